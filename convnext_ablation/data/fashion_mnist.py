@@ -1,0 +1,174 @@
+"""Fashion-MNIST: 70,000 real photographs of clothes in 10 classes, 28x28 pixels in grey.
+
+Han Xiao, Kashif Rasul, Roland Vollgraf: "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
+Learning Algorithms", arXiv:1708.07747; MIT licence. Debian packages the files as ``dataset-fashion-mnist``;
+where that isn't installed, torchvision downloads them. The official training set of 60,000 images is split
+into train and val, by a seed and evenly over the classes; test is the official one.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tempfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, features
+
+from convnext_ablation.data.manifest import Record
+from convnext_ablation.errors import UserError
+
+__all__ = ["CLASSES", "FashionMNIST", "read_idx"]
+
+# In the order of the official labels 0 to 9.
+CLASSES = (
+    "t-shirt_top",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle_boot",
+)
+
+_PACKAGE = "dataset-fashion-mnist"
+_DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
+# SHA-256 of the unpacked files. Debian's .gz carry another gzip header than those that torchvision downloads
+# (no name, another time), so the MD5 sums in torchvision don't fit them; what is packed in them is the same.
+_SHA256 = {
+    "train-images-idx3-ubyte.gz": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte.gz": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte.gz": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte.gz": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+}
+_TRAIN_PER_CLASS = 6000
+_TEST_PER_CLASS = 1000
+
+
+@dataclass(frozen=True)
+class FashionMNIST:
+    """The set as its parameters give it; all are options of the command line.
+
+    A smaller `train` is a subset of a larger one, and val stays the same.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    name: ClassVar[str] = "fashion-mnist"
+    summary: ClassVar[str] = "photographs of clothes in 10 classes, from Debian's package or downloaded"
+
+    seed: int = field(default=0, metadata={"help": "seed of the split into train and val"})
+    train: int = field(default=5400, metadata={"help": "training images per class"})
+    val: int = field(
+        default=600, metadata={"help": "validation images per class, taken off the official train"}
+    )
+    test: int = field(default=_TEST_PER_CLASS, metadata={"help": "test images per class"})
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        for name, least in {"seed": 0, "train": 1, "val": 1, "test": 1}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"fashion-mnist: {name} is {getattr(self, name)}; give {least} or more")
+        if self.train + self.val > _TRAIN_PER_CLASS:
+            what = f"fashion-mnist: train + val is {self.train + self.val} images per class"
+            raise UserError(f"{what}; there are {_TRAIN_PER_CLASS}")
+        if self.test > _TEST_PER_CLASS:
+            raise UserError(
+                f"fashion-mnist: test is {self.test} images per class; there are {_TEST_PER_CLASS}"
+            )
+
+    def images(self) -> Iterator[tuple[Record, np.ndarray]]:
+        """All images of the set, each as its record and its pixels, (28, 28) of uint8."""
+        files = _read_files()
+        sizes = {"train": {"val": self.val, "train": self.train}, "t10k": {"test": self.test}}
+        for official, splits in sizes.items():
+            source = f"{official}-images-idx3-ubyte.gz"
+            pixels, labels = files[source], files[f"{official}-labels-idx1-ubyte.gz"]
+            for label, class_name in enumerate(CLASSES):
+                rows = self._shuffle(np.flatnonzero(labels == label), official, label)
+                for split, count in splits.items():
+                    taken, rows = rows[:count], rows[count:]
+                    for row in sorted(taken.tolist()):
+                        id_ = f"{split}/{class_name}/{row:05d}.png"
+                        yield Record(id_, split, class_name, f"{source}#{row}"), pixels[row]
+
+    def encode(self, pixels: np.ndarray) -> bytes:
+        """One image as a grey PNG."""
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        return file.getvalue()
+
+    def versions(self) -> dict[str, str]:
+        """Versions of all that has a say in the bytes."""
+        return {
+            "numpy": np.__version__,
+            "pillow": version("pillow"),
+            "zlib": str(features.version("zlib_ng") or features.version("zlib")),
+        }
+
+    def _shuffle(self, rows: np.ndarray, official: str, label: int) -> np.ndarray:
+        seed = np.random.SeedSequence([self.seed, zlib.crc32(official.encode()), label])
+        return np.random.Generator(np.random.PCG64(seed)).permutation(rows)
+
+
+def read_idx(data: bytes) -> np.ndarray:
+    """Parses an IDX file of bytes, the format of the MNIST family.
+
+    Returns:
+        An array of uint8 with the shape that the header gives.
+
+    Raises:
+        ValueError: It isn't such a file, or is cut short.
+    """
+    # Two zero bytes, 8 for "unsigned bytes", the number of dimensions; then each as a big-endian int32.
+    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
+        raise ValueError("not an IDX file of unsigned bytes")
+    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
+    if values.size != shape.prod():
+        raise ValueError(f"IDX file holds {values.size} values where its header says {shape.prod()}")
+    return values.reshape(shape)
+
+
+def _read_files() -> dict[str, np.ndarray]:
+    if _DEBIAN_FOLDER.is_dir():
+        return {name: read_idx(_unpack(_DEBIAN_FOLDER / name)) for name in _SHA256}
+    with tempfile.TemporaryDirectory() as folder:
+        raw = _download(folder)
+        return {name: read_idx(_unpack(raw / name)) for name in _SHA256}
+
+
+def _download(folder: str) -> Path:
+    from torchvision.datasets import FashionMNIST as Downloader
+
+    try:
+        return Path(Downloader(folder, download=True).raw_folder)
+    except (OSError, RuntimeError) as error:
+        what = f"Fashion-MNIST could not be downloaded ({' '.join(str(error).split())})"
+        raise UserError(f"{what}; on Debian, `apt-get install {_PACKAGE}` brings it") from error
+
+
+def _unpack(path: Path) -> bytes:
+    """Unpacks a file and makes sure that it is the published one."""
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(
+            f"cannot unpack {path} ({error}); `apt-get install --reinstall {_PACKAGE}`"
+        ) from error
+    if hashlib.sha256(data).hexdigest() != _SHA256[path.name]:
+        raise UserError(
+            f"{path} is not the published file (SHA-256); `apt-get install --reinstall {_PACKAGE}`"
+        )
+    return data

@@ -1,0 +1,268 @@
+"""What an image folder holds: its manifest, and a check of it before anything is trained.
+
+A prepared folder has a ``manifest.csv`` with one line per image and the columns ``id, split, class, source,
+sha256``. The ``id`` is the image's path below the folder with forward slashes, ``train/cmr10/00012.png``, so
+an image is found by its id and by nothing else. A folder that a user brings needs no manifest.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from convnext_ablation.errors import UserError
+
+__all__ = [
+    "MANIFEST",
+    "SPLITS",
+    "FolderSummary",
+    "Record",
+    "check_folder",
+    "manifest_hash",
+    "read_manifest",
+    "write_manifest",
+]
+
+MANIFEST = "manifest.csv"
+SPLITS = ("train", "val", "test")
+
+_COLUMNS = ["id", "split", "class", "source", "sha256"]
+_EXTENSIONS = {".png", ".jpg", ".jpeg"}  # what timm's folder reader takes for an image
+_STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a prepared folder.
+
+    Args:
+        id: Path below the folder with forward slashes, ``<split>/<class>/<file>``.
+        split: ``train``, ``val`` or ``test``.
+        class_name: Name of the class, which is the name of its folder.
+        source: Where the image comes from, in the terms of its data set.
+        sha256: SHA-256 of the file, in hex; empty until the file is written.
+    """
+
+    id: str
+    split: str
+    class_name: str
+    source: str
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class FolderSummary:
+    """A folder that has passed `check_folder`.
+
+    Args:
+        root: The folder.
+        classes: Class names in the order in which timm numbers them.
+        counts: Number of images per split.
+        fingerprint: Hash of all that the folder holds: the manifest's, or else one over names and contents.
+    """
+
+    root: Path
+    classes: list[str]
+    counts: dict[str, int]
+    fingerprint: str
+
+
+def write_manifest(folder: str | os.PathLike[str], records: Iterable[Record]) -> None:
+    """Writes ``manifest.csv`` sorted by id, so that equal folders have equal manifests."""
+    with open(Path(folder) / MANIFEST, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        for record in sorted(records, key=lambda record: record.id):
+            writer.writerow([record.id, record.split, record.class_name, record.source, record.sha256])
+
+
+def read_manifest(folder: str | os.PathLike[str]) -> list[Record]:
+    """Reads ``manifest.csv``.
+
+    Raises:
+        UserError: There is none, or it isn't one that `write_manifest` wrote.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file, strict=True))
+    except FileNotFoundError:
+        raise UserError(f"no {MANIFEST} in {folder}; `convnext-ablation prepare` writes one") from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}); prepare the folder anew") from error
+    if not rows or rows[0] != _COLUMNS:
+        raise UserError(f"{path} lacks the header {','.join(_COLUMNS)}; prepare the folder anew")
+    return _parse_rows(path, rows[1:])
+
+
+def _parse_rows(path: Path, rows: Sequence[Sequence[str]]) -> list[Record]:
+    records: dict[str, Record] = {}
+    for line, row in enumerate(rows, start=2):
+        if len(row) != len(_COLUMNS) or PurePosixPath(row[0]).parts[:-1] != (row[1], row[2]):
+            raise UserError(f"{path} line {line} is not <split>/<class>/<file>,<split>,<class>,...; mend it")
+        if row[0] in records:
+            raise UserError(f"{path} line {line} lists {row[0]} a second time; remove the line")
+        records[row[0]] = Record(*row)
+    return list(records.values())
+
+
+def manifest_hash(folder: str | os.PathLike[str]) -> str:
+    """SHA-256 of ``manifest.csv``, which stands for the whole folder since it holds every image's hash."""
+    return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
+
+
+def check_folder(
+    folder: str | os.PathLike[str],
+    splits: Sequence[str] = SPLITS,
+    verify_images: bool = True,
+) -> FolderSummary:
+    """Checks an image folder, with or without a manifest, before anything is trained on it.
+
+    Args:
+        folder: Holds ``<split>/<class>/<image>``.
+        splits: Splits that must be there, the one that defines the classes first; others are not looked at.
+        verify_images: Whether to decode every image, and compare it with the manifest. Success is noted in
+            the folder, and holds as long as no file's name, size or time changes.
+
+    Raises:
+        UserError: The first thing found that would break or falsify a training run.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"no image folder at {root}; make one with `convnext-ablation prepare`")
+    images = {split: _find_images(root, split) for split in splits}
+    classes = _check_classes(root, images)
+    expected = _check_manifest(root, images) if (root / MANIFEST).exists() else {}
+    fingerprint = _fingerprint(root, sorted(set().union(*images.values())), expected, verify_images)
+    return FolderSummary(root, classes, {split: len(found) for split, found in images.items()}, fingerprint)
+
+
+def _find_images(root: Path, split: str) -> dict[str, str]:
+    """Maps every image of a split to its class, just as timm's folder reader finds and labels them."""
+    if not (root / split).is_dir():
+        raise UserError(f"{root} has no folder {split!r}; it must hold <split>/<class>/<image>")
+    images = {}
+    for parent, folders, files in os.walk(root / split, followlinks=True):
+        below = Path(parent).relative_to(root)
+        found = [name for name in files if os.path.splitext(name)[1].lower() in _EXTENSIONS]
+        if found and below == Path(split):
+            raise UserError(f"{Path(parent, found[0])} is in no class folder; move it into one")
+        if not found and not folders and below != Path(split):
+            raise UserError(f"class folder {parent} holds no images; fill it or remove it")
+        images.update({(below / name).as_posix(): below.name for name in found})
+    if not images:
+        raise UserError(f"{root / split} holds no images; expected <class>/<image> ({_extensions()}) in it")
+    return images
+
+
+def _extensions() -> str:
+    return ", ".join(sorted(_EXTENSIONS))
+
+
+def _natural_key(name: str) -> list[str | int]:
+    """Sort key of timm: without case, and numbers in the order of their value."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Sorts the classes as timm does, which numbers those of each split by themselves: they must agree."""
+    splits = list(images)
+    wanted = set(images[splits[0]].values())
+    for split in splits[1:]:
+        found = set(images[split].values())
+        if extra := sorted(found - wanted):
+            raise UserError(
+                f"class {extra[0]!r} is in {root / split} but not in {splits[0]}; move or remove it"
+            )
+        if missing := sorted(wanted - found):
+            raise UserError(
+                f"class {missing[0]!r} has no images in {root / split}, unlike {splits[0]}; add some"
+            )
+    classes = sorted(sorted(wanted), key=_natural_key)
+    for first, second in itertools.pairwise(classes):
+        if _natural_key(first) == _natural_key(second):
+            raise UserError(f"classes {first!r} and {second!r} of {root} sort as equal in timm; rename one")
+    return classes
+
+
+def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Compares the manifest with the files that are there, and returns the hash that each must have."""
+    listed = {record.id: record.sha256 for record in read_manifest(root) if record.split in images}
+    found = set().union(*images.values())
+    if missing := sorted(listed.keys() - found):
+        what = f"{root} lacks {len(missing)} images that its {MANIFEST} lists"
+        raise UserError(f"{what}, such as {missing[0]}; prepare the folder anew")
+    if extra := sorted(found - listed.keys()):
+        what = f"{root} holds {len(extra)} images that its {MANIFEST} does not list"
+        raise UserError(f"{what}, such as {extra[0]}; remove them, or the manifest")
+    return listed
+
+
+def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str], verify: bool) -> str:
+    """Hash of the folder, reading its images only where the last successful check says too little."""
+    listing = _listing_hash(root, [*ids, MANIFEST] if expected else ids)
+    stamp = root / _STAMP
+    with suppress(OSError, ValueError):
+        seen, fingerprint = stamp.read_text().split()
+        if seen == listing:
+            return fingerprint
+    if expected and not verify:
+        return manifest_hash(root)
+    digests = _read_images(root, ids, expected, verify)
+    lines = (f"{digest} {id_}" for digest, id_ in zip(digests, ids, strict=True))
+    fingerprint = manifest_hash(root) if expected else _hash_lines(lines)
+    if verify:
+        with suppress(OSError):  # a folder that can't be written to is read at every start
+            stamp.write_text(f"{listing} {fingerprint}\n")
+    return fingerprint
+
+
+def _listing_hash(root: Path, ids: Sequence[str]) -> str:
+    """Hash over names, sizes and times; ctime too, since tools that copy or mend files set mtime back."""
+    stats = ((id_, (root / id_).stat()) for id_ in ids)
+    return _hash_lines(f"{id_} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" for id_, stat in stats)
+
+
+def _hash_lines(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _read_images(root: Path, ids: Sequence[str], expected: Mapping[str, str], decode: bool) -> list[str]:
+    """Returns the hash of every image, having compared and decoded it."""
+    from tqdm import tqdm
+
+    # Threads suffice: reading, hashing and decoding all let go of the interpreter.
+    with ThreadPoolExecutor() as pool:
+        digests = pool.map(lambda id_: _read_image(root / id_, expected.get(id_, ""), decode), ids)
+        return list(tqdm(digests, "checking images", len(ids), delay=2, disable=None))
+
+
+def _read_image(path: Path, expected: str, decode: bool) -> str:
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    if expected and digest != expected:
+        raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder anew")
+    if decode:
+        _decode(path, data)
+    return digest
+
+
+def _decode(path: Path, data: bytes) -> None:
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.verify()  # checksums of the file format, where it has any; decoding doesn't look at them
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error

@@ -1,0 +1,209 @@
+"""The built-in data set: which typeface is a word set in?
+
+Telling 22 typefaces apart is a fine-grained problem, the classes sharing all but small shapes: regular and
+bold, upright and oblique of a family, italics of two families. Nothing is downloaded: matplotlib brings the
+fonts. Test and validation words do not occur in train, so the shapes of letters are learnt and not words.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import math
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
+
+from convnext_ablation.data.manifest import SPLITS, Record
+from convnext_ablation.errors import UserError
+
+__all__ = ["FACES", "WORDS", "Rendering", "Typefaces"]
+
+# The text faces among matplotlib's fonts, by file name; the others are symbols.
+FACES = (
+    "DejaVuSans",
+    "DejaVuSans-Bold",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSans-Oblique",
+    "DejaVuSansMono",
+    "DejaVuSansMono-Bold",
+    "DejaVuSansMono-BoldOblique",
+    "DejaVuSansMono-Oblique",
+    "DejaVuSerif",
+    "DejaVuSerif-Bold",
+    "DejaVuSerif-BoldItalic",
+    "DejaVuSerif-Italic",
+    "STIXGeneral",
+    "STIXGeneralBol",
+    "STIXGeneralBolIta",
+    "STIXGeneralItalic",
+    "cmb10",
+    "cmmi10",
+    "cmr10",
+    "cmss10",
+    "cmti10",
+    "cmtt10",
+)
+
+# Three letters, so that they stand large in a small image.
+_WORDS = """
+act add age aid aim air ant ape arc arm art ash axe bad bag ban bat bay bed bee bet big bin bit bog bow box
+boy bud bug bun bus buy cab can cap car cat cod cow cry cub cup cut day den dew dig dim dip dog dot dry due
+ear eat ebb eel egg elf elk elm end eve eye fan far fat few fig fin fir fit fix fly fog for fox fry fun fur
+gap gas gel gem get gin gum guy gym ham hat hay hen hip hit hop hot how hub hug hut ice imp ink inn ivy jam
+jar jaw jet job jog joy jug keg key kid kin kit lab lap law lay leg lid lip log lot low mad man map mat mix
+mob mop mud mug nap net new nod nor nun nut oak oar odd off oil old one orb ore our owl own pan paw pea pen
+pet pie pig pin pit pod pot pub quo rag ram ran rat raw ray red rib rid rim rob rod row rug rum run rye sad
+sap saw sax sea see set she shy sip sit six ski sky sly sob son sow soy spy sum sun tab tag tan tap tar tax
+tea ten tie tin tip toe ton top toy try tub tug two urn use van vat vet vex vow wag war wax way web wet who
+why wig win wit yak yam yes yet you zap zip zoo
+"""
+_DEAL = ("train", "val", "train", "test", "train")  # who gets each word in turn
+WORDS = {
+    split: tuple(word for i, word in enumerate(_WORDS.split()) if _DEAL[i % len(_DEAL)] == split)
+    for split in SPLITS
+}
+
+_OVERSAMPLING = 2  # words are drawn at twice the size: positions of half a pixel, and little hinting
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How hard the images are; each pair is a range from which every image draws uniformly."""
+
+    em: tuple[float, float] = (0.44, 0.64)  # font size in image sides; capitals are 0.7 of it
+    fit: float = 0.94  # a word that is wider or higher than this many image sides is set smaller
+    tilt: tuple[float, float] = (-8.0, 8.0)  # degrees, counter-clockwise
+    contrast: tuple[float, float] = (90.0, 200.0)  # grey levels of 255 between ink and paper, either darker
+    blur: tuple[float, float] = (0.0, 0.7)  # Gaussian radius in pixels
+    noise: tuple[float, float] = (4.0, 12.0)  # standard deviation per pixel in grey levels
+
+
+@dataclass(frozen=True)
+class Typefaces:
+    """The set as its parameters give it; all but `rendering` are options of the command line.
+
+    Raises:
+        UserError: A number is out of range.
+    """
+
+    name: ClassVar[str] = "typefaces"
+    summary: ClassVar[str] = "words in 22 typefaces, rendered here; nothing is downloaded"
+
+    seed: int = field(default=0, metadata={"help": "seed of all that is random"})
+    size: int = field(default=64, metadata={"help": "side of the square images in pixels"})
+    train: int = field(default=300, metadata={"help": "training images per class"})
+    val: int = field(default=40, metadata={"help": "validation images per class"})
+    test: int = field(default=100, metadata={"help": "test images per class"})
+    rendering: Rendering = Rendering()
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        for name, least in {"seed": 0, "size": 16, "train": 1, "val": 1, "test": 1}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"typefaces: {name} is {getattr(self, name)}; give {least} or more")
+
+    def images(self) -> Iterator[tuple[Record, tuple[str, str, int]]]:
+        """All images of the set, each as its record and what `encode` needs to draw it."""
+        for face in FACES:
+            _font_file(face)  # a font that is missing shall be found before anything is drawn
+        for split in SPLITS:
+            for face in FACES:
+                for index in range(getattr(self, split)):
+                    word = _draw_word(self._rng(split, face, index), split)
+                    yield Record(f"{split}/{face}/{index:05d}.png", split, face, word), (split, face, index)
+
+    def encode(self, key: tuple[str, str, int]) -> bytes:
+        """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
+        split, face, index = key
+        rng = self._rng(split, face, index)
+        word = _draw_word(rng, split)
+        pixels = _develop(rng, _draw_ink(rng, word, face, self.size, self.rendering), self.rendering)
+        file = io.BytesIO()
+        # Noise doesn't compress: the fastest level gives up a few per cent of size.
+        Image.fromarray(pixels).save(file, "png", compress_level=1)
+        return file.getvalue()
+
+    def versions(self) -> dict[str, str]:
+        """Versions of all that has a say in the bytes."""
+        return {
+            "freetype": str(features.version("freetype2")),
+            "matplotlib": version("matplotlib"),
+            "numpy": np.__version__,
+            "pillow": version("pillow"),
+            "zlib": str(features.version("zlib_ng") or features.version("zlib")),
+        }
+
+    def _rng(self, split: str, face: str, index: int) -> np.random.Generator:
+        # Names enter by their checksum: a face more or less leaves the images of the others as they are.
+        entropy = [self.seed, zlib.crc32(split.encode()), zlib.crc32(face.encode()), index]
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+def _draw_word(rng: np.random.Generator, split: str) -> str:
+    word = WORDS[split][rng.integers(len(WORDS[split]))]
+    return (word, word.capitalize(), word.upper())[rng.integers(3)]
+
+
+def _draw_ink(rng: np.random.Generator, word: str, face: str, side: int, rendering: Rendering) -> Image.Image:
+    """Sets a word at random size, tilt and place; returns the coverage of each pixel by ink."""
+    canvas = _OVERSAMPLING * side
+    tilt = rng.uniform(*rendering.tilt)
+    pixels = canvas * rng.uniform(*rendering.em)
+    width, height = _tilted_size(_font(face, round(pixels)).getbbox(word), tilt)
+    pixels *= min(1.0, rendering.fit * canvas / max(width, height))
+
+    font = _font(face, int(pixels))
+    left, top, right, bottom = map(int, font.getbbox(word))
+    tile = Image.new("L", (right - left, bottom - top))
+    ImageDraw.Draw(tile).text((-left, -top), word, fill=255, font=font)
+    tile = tile.rotate(tilt, Image.Resampling.BICUBIC, expand=True)
+
+    ink = Image.new("L", (canvas, canvas))
+    room = [max(0, canvas - length) for length in tile.size]
+    ink.paste(tile, (int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))))
+    return ink.reduce(_OVERSAMPLING)
+
+
+def _develop(rng: np.random.Generator, ink: Image.Image, rendering: Rendering) -> np.ndarray:
+    """Gives ink and paper their greys, then blurs and adds noise: (side, side) of uint8."""
+    ink = ink.filter(ImageFilter.GaussianBlur(rng.uniform(*rendering.blur)))
+    contrast = rng.uniform(*rendering.contrast)
+    darker = rng.uniform(0.0, 255.0 - contrast)
+    if rng.random() < 0.5:
+        coverage = np.asarray(ink, np.float32) / 255.0  # light ink on dark paper
+    else:
+        coverage = 1.0 - np.asarray(ink, np.float32) / 255.0
+    noise = rng.standard_normal(coverage.shape, np.float32) * np.float32(rng.uniform(*rendering.noise))
+    return np.clip(np.rint(darker + contrast * coverage + noise), 0, 255).astype(np.uint8)
+
+
+def _tilted_size(box: tuple[float, float, float, float], tilt: float) -> tuple[float, float]:
+    """Width and height of the upright box around a tilted one."""
+    width, height = box[2] - box[0], box[3] - box[1]
+    cosine, sine = abs(math.cos(math.radians(tilt))), abs(math.sin(math.radians(tilt)))
+    return width * cosine + height * sine, width * sine + height * cosine
+
+
+@functools.lru_cache(maxsize=4096)
+def _font(face: str, pixels: int) -> ImageFont.FreeTypeFont:
+    # The basic layout, whether or not Pillow has Raqm: the two kern differently.
+    return ImageFont.truetype(_font_file(face), pixels, layout_engine=ImageFont.Layout.BASIC)
+
+
+@functools.cache
+def _font_file(face: str) -> str:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise UserError("typefaces are drawn in matplotlib's fonts; `pip install matplotlib`") from error
+    path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
+    if not path.is_file():
+        raise UserError(f"font {path} is missing; reinstall matplotlib")
+    return str(path)

@@ -1,0 +1,197 @@
+import functools
+import gzip
+import hashlib
+import struct
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from convnext_ablation.data import fashion_mnist
+from convnext_ablation.data.fashion_mnist import CLASSES, FashionMNIST, read_idx
+from convnext_ablation.data.prepare import prepare
+from convnext_ablation.errors import UserError
+
+installed = pytest.mark.skipif(
+    not fashion_mnist._DEBIAN_FOLDER.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed"
+)
+
+
+def idx(array):
+    return struct.pack(f">I{array.ndim}I", 0x0800 | array.ndim, *array.shape) + array.tobytes()
+
+
+def official_files():
+    """A set like the official one with 8 training and 3 test images a class, pixels telling their row."""
+    files = {}
+    for name, count in (("train", 80), ("t10k", 30)):
+        pixels = np.zeros((count, 28, 28), np.uint8)
+        pixels[:, 0, 0] = np.arange(count)
+        files[f"{name}-images-idx3-ubyte.gz"] = idx(pixels)
+        files[f"{name}-labels-idx1-ubyte.gz"] = idx((np.arange(count) % 10).astype(np.uint8))
+    return files
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    folder = tmp_path / "official"
+    folder.mkdir()
+    files = official_files()
+    for name, data in files.items():
+        (folder / name).write_bytes(gzip.compress(data))
+    hashes = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    monkeypatch.setattr(fashion_mnist, "_SHA256", hashes)
+    monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", folder)
+    return folder
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def mirror(tiny, tmp_path, monkeypatch):
+    """Torchvision's downloader, with the tiny files on a mirror on this machine."""
+    from torchvision.datasets import FashionMNIST as Downloader
+
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(QuietHandler, directory=tiny))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    sums = [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in tiny.iterdir()]
+    monkeypatch.setattr(Downloader, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(Downloader, "resources", sums)
+    monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", tmp_path / "not installed")
+    yield Downloader
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_idx_is_parsed():
+    array = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    assert np.array_equal(read_idx(idx(array)), array)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0\0\x08", b"\0\0\x0d\1\0\0\0\0", b"\0\0\x08\2\0\0\0\1"])
+def test_file_that_is_not_idx_is_refused(data):
+    with pytest.raises(ValueError, match="not an IDX file"):
+        read_idx(data)
+
+
+@pytest.mark.parametrize("change", [lambda d: d[:-1], lambda d: d + b"\0"])
+def test_idx_of_the_wrong_length_is_refused(change):
+    with pytest.raises(ValueError, match="where its header says 6"):
+        read_idx(change(idx(np.zeros((2, 3), np.uint8))))
+
+
+def test_splits_are_stratified_and_disjoint(tiny):
+    images = list(FashionMNIST(train=5, val=2, test=3).images())
+    for split, count in {"train": 5, "val": 2, "test": 3}.items():
+        for class_name in CLASSES:
+            assert sum((r.split, r.class_name) == (split, class_name) for r, _ in images) == count
+    assert len({record.source for record, _ in images}) == len(images) == 100
+    assert all(r.source.startswith("t10k") == (r.split == "test") for r, _ in images)
+
+
+def test_pixels_and_labels_are_those_of_the_row_named(tiny):
+    for record, pixels in FashionMNIST(train=5, val=2, test=3).images():
+        row = int(record.source.split("#")[1])
+        assert record.id == f"{record.split}/{record.class_name}/{row:05d}.png"
+        assert pixels[0, 0] == row
+        assert record.class_name == CLASSES[row % 10]
+
+
+def ids(split, **parameters):
+    return {record.id for record, _ in FashionMNIST(**parameters).images() if record.split == split}
+
+
+def test_smaller_train_is_a_subset_and_leaves_val_alone(tiny):
+    small, large = {"train": 3, "val": 2, "test": 1}, {"train": 6, "val": 2, "test": 3}
+    assert ids("train", **small) < ids("train", **large)
+    assert ids("val", **small) == ids("val", **large)
+    assert ids("test", **small) < ids("test", **large)
+
+
+def test_seed_changes_the_split(tiny):
+    assert ids("val", seed=0, train=1, val=3) != ids("val", seed=1, train=1, val=3)
+
+
+def test_downloaded_files_give_the_same_images_as_the_package(tiny, mirror, monkeypatch):
+    dataset = FashionMNIST(train=5, val=2, test=3)
+    downloaded = [(record, dataset.encode(pixels)) for record, pixels in dataset.images()]
+    monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", tiny)
+    assert downloaded == [(record, dataset.encode(pixels)) for record, pixels in dataset.images()]
+    assert len(downloaded) == 100
+
+
+def test_absent_network_says_what_to_install(mirror, monkeypatch):
+    monkeypatch.setattr(mirror, "mirrors", ["http://127.0.0.1:1/"])  # where nobody listens
+    with pytest.raises(
+        UserError, match=r"could not be downloaded .*apt-get install dataset-fashion-mnist"
+    ) as caught:
+        list(FashionMNIST().images())
+    assert "\n" not in str(caught.value)
+
+
+def test_download_with_wrong_checksum_is_refused(mirror, monkeypatch):
+    monkeypatch.setattr(mirror, "resources", [(name, "0" * 32) for name, _ in mirror.resources])
+    with pytest.raises(UserError, match="could not be downloaded"):
+        list(FashionMNIST().images())
+
+
+def test_file_with_wrong_checksum_is_refused(tiny):
+    path = tiny / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(official_files()[path.name] + b"\1"))
+    with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file"):
+        list(FashionMNIST().images())
+
+
+@pytest.mark.parametrize("data", [None, b"", b"text", gzip.compress(bytes(1000))[:-12]])
+def test_damaged_file_is_refused(tiny, data):
+    path = tiny / "train-images-idx3-ubyte.gz"
+    path.unlink()
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(UserError, match=r"(cannot unpack .*|is not the published file.*)--reinstall"):
+        list(FashionMNIST().images())
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"seed": -1}, "seed is -1"),
+        ({"train": 0}, "train is 0"),
+        ({"val": 0}, "val is 0"),
+        ({"test": 0}, "test is 0"),
+        ({"train": 5401}, r"train \+ val is 6001 images per class; there are 6000"),
+        ({"test": 1001}, "test is 1001 images per class; there are 1000"),
+    ],
+)
+def test_parameter_out_of_range_is_named(parameters, message):
+    with pytest.raises(UserError, match=message):
+        FashionMNIST(**parameters)
+
+
+def test_prepared_folder_is_read_by_timm(tiny, tmp_path):
+    from timm.data import create_dataset
+
+    summary = prepare("fashion-mnist", tmp_path / "out", workers=1, train=5, val=2, test=3)
+    assert summary.counts == {"train": 50, "val": 20, "test": 30}
+    dataset = create_dataset("", root=str(tmp_path / "out"), split="val")
+    assert list(dataset.reader.class_to_idx) == summary.classes == sorted(CLASSES)
+    with dataset.reader[0][0] as file:
+        assert Image.open(file).size == (28, 28)
+
+
+@installed
+def test_debian_files_are_the_published_ones_and_split_evenly():
+    files = fashion_mnist._read_files()
+    assert files["train-images-idx3-ubyte.gz"].shape == (60000, 28, 28)
+    assert files["t10k-images-idx3-ubyte.gz"].shape == (10000, 28, 28)
+    assert files["train-labels-idx1-ubyte.gz"][:5].tolist() == [9, 0, 0, 3, 0]
+    for name, count in (("train", 6000), ("t10k", 1000)):
+        assert np.bincount(files[f"{name}-labels-idx1-ubyte.gz"]).tolist() == [count] * 10

@@ -1,0 +1,230 @@
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from convnext_ablation.data import manifest
+from convnext_ablation.data.manifest import Record, check_folder, manifest_hash, read_manifest, write_manifest
+from convnext_ablation.errors import UserError
+
+CLASSES = ["b2", "b10", "Cat"]  # in natural order, which is neither ASCII's nor a plain one without case
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "birds"
+    for number, split in enumerate(("train", "val", "test")):
+        for class_number, class_name in enumerate(CLASSES):
+            (root / split / class_name).mkdir(parents=True)
+            for index in range(2):
+                grey = 80 * number + 10 * class_number + index
+                Image.new("L", (8, 8), grey).save(root / split / class_name / f"{index}.png")
+    return root
+
+
+def list_images(root):
+    paths = sorted(root.glob("*/*/*.png"))
+    return [
+        Record(
+            path.relative_to(root).as_posix(),
+            path.parent.parent.name,
+            path.parent.name,
+            "drawn, by hand",
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+        )
+        for path in paths
+    ]
+
+
+def count_reads(monkeypatch):
+    seen = []
+    read = manifest._read_image
+
+    def counting(path, expected, decode):
+        seen.append(path)
+        return read(path, expected, decode)
+
+    monkeypatch.setattr(manifest, "_read_image", counting)
+    return seen
+
+
+def test_data_modules_import_neither_torch_nor_timm_nor_matplotlib():
+    # A bare package in place of the real one, which imports torch and timm itself.
+    code = """
+import sys, types
+package = sys.modules["convnext_ablation"] = types.ModuleType("convnext_ablation")
+package.__path__ = [sys.argv[1]]
+import convnext_ablation.data, convnext_ablation.data.prepare
+print(sorted({"matplotlib", "timm", "torch", "torchvision"} & set(sys.modules)))
+"""
+    package = Path(manifest.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_manifest_reads_as_written_and_is_sorted_by_id(folder):
+    records = list_images(folder)
+    write_manifest(folder, reversed(records))
+    assert read_manifest(folder) == records
+    assert (folder / "manifest.csv").read_text().splitlines()[0] == "id,split,class,source,sha256"
+    assert manifest_hash(folder) == hashlib.sha256((folder / "manifest.csv").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "lacks the header"),
+        (b"id,split\n", "lacks the header"),
+        (b"\xff\xfe", "damaged"),
+        (b'id,split,class,source,sha256\n"', "damaged"),
+        (b"id,split,class,source,sha256\ntrain/a/1.png,train,a\n", "line 2 is not"),
+        (b"id,split,class,source,sha256\ntrain/a/1.png,train,b,,\n", "line 2 is not"),
+        (
+            b"id,split,class,source,sha256\n" + 2 * b"train/a/1.png,train,a,,\n",
+            "line 3 lists train/a/1.png a sec",
+        ),
+    ],
+)
+def test_damaged_manifest_is_refused(tmp_path, content, message):
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_manifest(tmp_path)
+
+
+def test_absent_manifest_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no manifest\.csv in"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("with_manifest", [False, True])
+@pytest.mark.parametrize("verify", [False, True])
+def test_good_folder_is_summed_up(folder, with_manifest, verify):
+    if with_manifest:
+        write_manifest(folder, list_images(folder))
+    summary = check_folder(folder, verify_images=verify)
+    assert (summary.root, summary.classes) == (folder, CLASSES)
+    assert summary.counts == {"train": 6, "val": 6, "test": 6}
+    assert (summary.fingerprint == manifest_hash(folder)) if with_manifest else len(summary.fingerprint) == 64
+
+
+def test_classes_and_images_are_those_of_timm(folder):
+    from timm.data import create_dataset
+    from timm.data.readers.img_extensions import get_img_extensions
+
+    (folder / "train" / "b2" / "sub").mkdir()
+    os.rename(folder / "train/b2/0.png", folder / "train/b2/2.PNG")
+    for split in ("train", "val", "test"):
+        (folder / split / "x" / "deep").mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / split / "x" / "deep" / "1.jpg")
+    (folder / "train" / "b2" / "notes.txt").write_text("no image")
+    (folder / "train" / "b2" / "sub").rmdir()
+    summary = check_folder(folder)
+    reader = create_dataset("", root=str(folder), split="train").reader
+    assert list(reader.class_to_idx) == summary.classes == [*CLASSES, "deep"]
+    assert len(reader) == summary.counts["train"] == 7
+    assert get_img_extensions(as_set=True) == manifest._EXTENSIONS
+
+
+def test_only_the_splits_asked_for_are_looked_at(folder):
+    write_manifest(folder, list_images(folder))
+    (folder / "test" / "b2" / "0.png").unlink()
+    assert check_folder(folder, ("train", "val")).counts == {"train": 6, "val": 6}
+
+
+def remove(root, path):
+    for file in sorted((root / path).glob("**/*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    (root / path).rmdir()
+
+
+BAD_FOLDERS = {
+    "no folder": (lambda root: root.rename(root.with_name("other")), "no image folder at .*birds"),
+    "no split": (lambda root: remove(root, "val"), "no folder 'val'"),
+    "empty split": (lambda root: (remove(root, "val"), (root / "val").mkdir()), "val holds no images"),
+    "empty class": (lambda root: (root / "val" / "dog").mkdir(), "class folder .*val/dog holds no images"),
+    "new class in test": (
+        lambda root: (root / "test" / "Cat").rename(root / "test" / "Dog"),
+        "class 'Dog' is in .*test but not in train",
+    ),
+    "class not in val": (lambda root: remove(root, "val/b10"), "class 'b10' has no images in .*val"),
+    "no class folder": (
+        lambda root: (root / "train/b2/0.png").rename(root / "train/0.png"),
+        r"train/0\.png is in no class folder",
+    ),
+    "classes that sort as equal": (
+        lambda root: [(root / s / "b10").rename(root / s / "B2") for s in ("train", "val", "test")],
+        "classes 'B2' and 'b2' of .* sort as equal",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FOLDERS)
+def test_folder_that_would_falsify_training_is_refused(folder, case):
+    spoil, message = BAD_FOLDERS[case]
+    spoil(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        check_folder(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_image_of_manifest_is_named(folder):
+    write_manifest(folder, list_images(folder))
+    (folder / "val/Cat/1.png").unlink()
+    with pytest.raises(UserError, match=r"lacks 1 images .* such as val/Cat/1\.png"):
+        check_folder(folder)
+
+
+def test_image_outside_the_manifest_is_named(folder):
+    write_manifest(folder, list_images(folder))
+    Image.new("L", (8, 8)).save(folder / "val/Cat/7.png")
+    with pytest.raises(UserError, match=r"holds 1 images .* such as val/Cat/7\.png"):
+        check_folder(folder)
+
+
+@pytest.mark.parametrize("with_manifest", [False, True])
+@pytest.mark.parametrize("damage", ["flip", "truncate"])
+def test_damage_after_a_good_check_is_found(folder, with_manifest, damage):
+    if with_manifest:
+        write_manifest(folder, list_images(folder))
+    check_folder(folder)
+    path = folder / "test/b10/1.png"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data if damage == "flip" else data[:-20])
+    with pytest.raises(UserError, match=r"test/b10/1\.png (differs|is not a readable image)"):
+        check_folder(folder)
+
+
+def test_image_replaced_by_another_good_one_is_found_by_the_manifest(folder):
+    write_manifest(folder, list_images(folder))
+    Image.new("L", (8, 8), 255).save(folder / "test/b10/1.png")
+    with pytest.raises(UserError, match=r"test/b10/1\.png differs"):
+        check_folder(folder)
+
+
+def test_checked_folder_is_not_read_again(folder, monkeypatch):
+    first = check_folder(folder)
+    seen = count_reads(monkeypatch)
+    assert check_folder(folder) == first
+    assert seen == []
+
+
+def test_fingerprint_depends_on_names_and_contents_alone(folder, monkeypatch):
+    first = check_folder(folder).fingerprint
+    seen = count_reads(monkeypatch)
+    os.utime(folder / "train/Cat/0.png", (1, 1))
+    assert check_folder(folder).fingerprint == first
+    assert len(seen) == 18
+    os.rename(folder / "train/Cat/0.png", folder / "train/Cat/3.png")
+    renamed = check_folder(folder).fingerprint
+    Image.new("L", (8, 8), 255).save(folder / "train/Cat/3.png")
+    assert len({first, renamed, check_folder(folder, verify_images=False).fingerprint}) == 3
+
+
+def test_folder_that_cannot_be_written_to_is_checked_all_the_same(folder):
+    (folder / ".checked").mkdir()
+    assert check_folder(folder) == check_folder(folder)
