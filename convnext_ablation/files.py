@@ -29,7 +29,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
-                f"{path}: the disk is full; what was finished stays valid: make room and run the same command again"
+                f"{path}: the disk is full; what was finished stays valid: "
+                "make room and run the same command again"
             ) from error
         raise
     finally:

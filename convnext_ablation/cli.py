@@ -1,0 +1,75 @@
+"""The `convnext-ablation` command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NoReturn
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.version import __version__
+
+# the modules are imported when their command is used: some need the extra `study`
+COMMANDS = {
+    "study": ("convnext_ablation.study.command", "train a design's networks and say what each step is worth"),
+    "prepare": ("convnext_ablation.data.prepare", "write a data set as an image folder"),
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Prints one line, without the usage above it."""
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        argv: The arguments, those of the process if None.
+
+    Returns:
+        The exit code: 0, 2 for what the user can mend, 130 when interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = _parser(argv).parse_args(argv)
+        args.run(args)
+    except UserError as error:
+        print(f"convnext-ablation: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept: the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="convnext-ablation", description="From ResNet-50 to ConvNeXt-T, one component at a time."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, (module_name, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in argv[:1]:
+            module = _import(module_name)
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _import(module_name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except ImportError as error:
+        if error.name is None or error.name.startswith("convnext_ablation"):
+            raise
+        raise UserError(f"{error.name} is missing; pip install 'convnext_ablation[study]'") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,265 @@
+"""The report of a study: tables for people and for programs, the roadmap figure, and the answer in words.
+
+Everything but the last two columns of a table, which are timings, is reproducible to the last digit from the
+predictions. Each file is written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_ablation.files import write_text
+from convnext_ablation.study.answer import answer, caveats, p_text
+from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts, rows
+from convnext_ablation.study.effects import Interval
+from convnext_ablation.study.figure import plot_roadmap
+
+__all__ = [
+    "NetworkResult",
+    "Row",
+    "StudyFacts",
+    "answer",
+    "rows",
+    "terminal_table",
+    "write_report",
+    "write_table_csv",
+    "write_table_markdown",
+]
+
+MISSING = "–"  # what tables for people show where there is no figure
+
+# One column of table.csv: its heading and its value. Timings stand last: what precedes them is reproducible.
+CSV_COLUMNS: dict[str, Callable[[Row], str | int | float]] = {
+    "network": lambda row: row.name,
+    "label": lambda row: row.label,
+    "adds": lambda row: row.adds,
+    "seeds": lambda row: row.seeds,
+    "top1": lambda row: row.top1.estimate,
+    "top1_low": lambda row: row.top1.low,
+    "top1_high": lambda row: row.top1.high,
+    "baseline": lambda row: row.baseline,
+    "paired_seeds": lambda row: row.paired_seeds,
+    "difference": lambda row: row.difference.estimate if row.difference else math.nan,
+    "difference_low": lambda row: row.difference.low if row.difference else math.nan,
+    "difference_high": lambda row: row.difference.high if row.difference else math.nan,
+    "p_value": lambda row: row.difference.p_value if row.difference else math.nan,
+    "p_holm": lambda row: row.difference.p_holm if row.difference else math.nan,
+    "learning_rate": lambda row: row.learning_rate,
+    "parameters": lambda row: row.parameters,
+    "gmacs": lambda row: row.gmacs,
+    "images_per_second": lambda row: row.images_per_second,
+    "seconds": lambda row: row.seconds,
+}
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a table for people.
+
+    Attributes:
+        text: The cell of a row, given the number of decimals that percentages have.
+        words: Whether the cells are words, which stand left, rather than figures, which stand right.
+    """
+
+    heading: str
+    text: Callable[[Row, int], str]
+    words: bool = False
+
+
+COLUMNS = (
+    _Column("network", lambda row, _: row.label, words=True),
+    _Column("adds", lambda row, _: row.adds, words=True),
+    _Column("against", lambda row, _: row.baseline or MISSING, words=True),
+    _Column("seeds", lambda row, _: str(row.seeds)),
+    _Column("top-1 % [95 %]", lambda row, decimals: _percent(row.top1, decimals)),
+    _Column("change [95 %]", lambda row, decimals: _change(row, decimals)),
+    _Column("p (Holm)", lambda row, _: p_text(row.difference.p_holm) if row.difference else MISSING),
+    _Column("lr", lambda row, _: f"{row.learning_rate:g}"),
+    _Column("M par.", lambda row, _: f"{row.parameters / 1e6:.2f}"),
+    _Column("GMACs", lambda row, _: f"{row.gmacs:.3f}"),
+    _Column("img/s", lambda row, _: _measured(row.images_per_second, _three_digits)),
+    _Column("time", lambda row, _: _measured(row.seconds, _duration)),
+)
+# Columns that a terminal too narrow for all of them goes without, in this order; table.csv has them.
+DISPENSABLE = ("lr", "seeds", "img/s", "time", "M par.", "GMACs")
+NARROWEST_ADDS = 14  # characters; below that, wrapped words are hard to read
+
+
+def write_table_csv(path: Path, table: Sequence[Row]) -> None:
+    """Writes the table in full precision: fractions not percent, plain counts, empty where unknown."""
+    lines = [[_exact(value(row)) for value in CSV_COLUMNS.values()] for row in table]
+    _write_csv(path, list(CSV_COLUMNS), lines)
+
+
+def write_table_markdown(path: Path, results: Sequence[NetworkResult], facts: StudyFacts) -> None:
+    """Writes the table with the answer, what was done, and what the figures can't say."""
+    baseline = "named" if _shows_baseline(rows(results)) else "in the row above"
+    parts = [
+        f"# {facts.title}",
+        answer(results, facts),
+        _markdown_table(rows(results)),
+        "Top-1 on the test images in percent, change in percent points against the network "
+        f"{baseline}; 95 % intervals over seeds and images. M par.: million parameters. GMACs: of one image "
+        f"of {facts.image_size} px. img/s: in training, median over seeds. time: mean of a run.",
+        "![Top-1 of each network](roadmap.svg)",
+        "## What was done",
+        "\n".join(f"- {what}: {value}" for what, value in _about(results, facts).items()),
+        f"```\n{facts.command}\n```",
+        "## What these figures don't say",
+        "\n".join(f"- {caveat}" for caveat in caveats(results, facts)),
+    ]
+    write_text(path, "\n\n".join(parts) + "\n")
+
+
+def _about(results: Sequence[NetworkResult], facts: StudyFacts) -> dict[str, str]:
+    seeds = sorted({seed for result in results for seed in result.seeds})
+    start = "from pre-trained weights" if facts.pretrained else "from scratch"
+    return {
+        "design": facts.design,
+        "data": f"{facts.data_name}, {facts.classes} classes, {facts.test_images} test images, "
+        f"{facts.image_size} x {facts.image_size} px",
+        "training": f"{facts.epochs} epochs {start}, {facts.precision}, seeds {', '.join(map(str, seeds))}",
+        "machine": f"{facts.machine}, {facts.threads} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+    }
+
+
+def terminal_table(table: Sequence[Row], width: int = 110) -> str:
+    """Lays the table out as plain text of at most `width` columns, if that is 60 or more.
+
+    What a network adds is wrapped. If even that leaves too little room, columns are left out.
+    """
+    columns = _columns(table)
+    for heading in ("", *DISPENSABLE):
+        columns = [column for column in columns if column.heading != heading]
+        cells = [[column.text(row, 1) for column in columns] for row in table]
+        widths = [
+            max(len(text) for text in (column.heading, *texts))
+            for column, texts in zip(columns, zip(*cells, strict=True), strict=True)
+        ]
+        adds = [column.heading for column in columns].index("adds")
+        room = width - (sum(widths) - widths[adds]) - 2 * (len(columns) - 1)
+        if room >= min(NARROWEST_ADDS, widths[adds]):
+            break
+    widths[adds] = min(widths[adds], max(room, NARROWEST_ADDS))
+    lines = [[column.heading for column in columns], ["-" * size for size in widths]]
+    for texts in cells:
+        wrapped = textwrap.wrap(texts[adds], widths[adds]) or [""]
+        lines.append([*texts[:adds], wrapped[0], *texts[adds + 1 :]])
+        lines += [[words if place == adds else "" for place in range(len(columns))] for words in wrapped[1:]]
+    return "\n".join(_aligned(line, widths, columns) for line in lines)
+
+
+def write_report(folder: Path, results: Sequence[NetworkResult], facts: StudyFacts) -> list[Path]:
+    """Writes all files of the report into `folder`, which is made if need be.
+
+    Returns:
+        The files: table.csv, seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [
+        folder / name
+        for name in ("table.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png")
+    ]
+    table_csv, seeds_csv, table_md, answer_txt, svg, png = paths
+    write_table_csv(table_csv, rows(results))
+    write_seeds_csv(seeds_csv, results)
+    write_table_markdown(table_md, results, facts)
+    write_text(answer_txt, answer(results, facts) + "\n")
+    plot_roadmap(results, facts, svg)
+    plot_roadmap(results, facts, png)
+    return paths
+
+
+def write_seeds_csv(path: Path, results: Sequence[NetworkResult]) -> None:
+    """Writes one line per run, in full precision, accuracies as fractions."""
+    headings = ["network", "seed", "val_top1", "test_top1", "images_per_second", "seconds"]
+    lines = [[_exact(value) for value in run] for result in results for run in _runs(result)]
+    _write_csv(path, headings, lines)
+
+
+def _runs(result: NetworkResult) -> Iterator[tuple[str, int, float, float, float, float]]:
+    return zip(
+        [result.name] * len(result.seeds),
+        result.seeds,
+        result.val_top1,
+        result.correct.mean(axis=1).tolist(),
+        result.train_images_per_second,
+        result.seconds,
+        strict=True,
+    )
+
+
+def _write_csv(path: Path, headings: list[str], lines: list[list[str]]) -> None:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(headings)
+    writer.writerows(lines)
+    write_text(path, text.getvalue())
+
+
+def _markdown_table(table: Sequence[Row]) -> str:
+    columns = _columns(table)
+    lines = [
+        [column.heading for column in columns],
+        ["---" if column.words else "---:" for column in columns],
+        *([column.text(row, 2).replace("|", "\\|") for column in columns] for row in table),
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _columns(table: Sequence[Row]) -> list[_Column]:
+    return [column for column in COLUMNS if column.heading != "against" or _shows_baseline(table)]
+
+
+def _shows_baseline(table: Sequence[Row]) -> bool:
+    """Says whether some network is compared with another than the one above it."""
+    return any(row.difference is not None and not row.follows for row in table)
+
+
+def _aligned(line: list[str], widths: list[int], columns: list[_Column]) -> str:
+    cells = [
+        text.ljust(size) if column.words else text.rjust(size)
+        for text, size, column in zip(line, widths, columns, strict=True)
+    ]
+    return "  ".join(cells).rstrip()
+
+
+def _exact(value: str | float) -> str:
+    """Writes a value so that reading it back gives the same; empty for one that isn't known."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else repr(value)
+    return str(value)
+
+
+def _percent(top1: Interval, decimals: int) -> str:
+    estimate, low, high = (f"{100 * x:.{decimals}f}" for x in (top1.estimate, top1.low, top1.high))
+    return f"{estimate} [{low}, {high}]"
+
+
+def _change(row: Row, decimals: int) -> str:
+    d = row.difference
+    if d is None:
+        return MISSING
+    estimate, low, high = (f"{100 * x:+.{decimals}f}" for x in (d.estimate, d.low, d.high))
+    return f"{estimate} [{low}, {high}]"
+
+
+def _measured(value: float, text: Callable[[float], str]) -> str:
+    return MISSING if math.isnan(value) else text(value)
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"

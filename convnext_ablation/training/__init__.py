@@ -1,0 +1,1 @@
+"""Training, exact evaluation and checkpoints, under the names of timm's `train.py`."""
