@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -21,7 +23,11 @@ COMMANDS = {
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Prints one line, without the usage above it."""
+        """Prints one line, without the usage above it, and the nearest name for an unknown one."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            nearest = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
+            message += f"; did you mean {nearest[0]!r}?" if nearest else ""
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

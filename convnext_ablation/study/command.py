@@ -6,6 +6,7 @@ import argparse
 import os
 import platform
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,8 @@ def run(args: argparse.Namespace) -> None:
     results = [_collect(point, runs, args.output) for point in study.points]
     facts = _facts(study, data, results)
     paths = write_report(args.output / "report", results, facts)
-    print(f"\n{terminal_table(rows(results))}\n\n{answer(results, facts)}\n")
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(f"\n{terminal_table(rows(results), width)}\n\n{answer(results, facts)}\n")
     print(f"report: {', '.join(str(path) for path in paths)}")
     print(f"took {_clock(time.monotonic() - start)}")
 

@@ -63,7 +63,7 @@ class Progress:
         if not self.worked or self.done == self.runs:
             return ""
         seconds = (time.monotonic() - self.start) * (self.total / self.worked - 1)
-        return f"; about {max(1, round(seconds / 60))} min left"
+        return f"; about {seconds / 60:.0f} min left" if seconds > 90 else f"; about {seconds:.0f} s left"
 
     def _line(self, text: str) -> None:
         if self.quiet:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import platform
+import signal
 import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -168,6 +169,7 @@ def _start_worker(epochs: SimpleQueue[tuple[str, int]]) -> None:
     """Readies a process: it reports epochs, and it ends when the study's process does."""
     global _epochs
     _epochs = epochs
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the study ends this one
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:

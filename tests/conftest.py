@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+CLASSES = ("dark", "grey", "light")
+COUNTS = {"train": 16, "val": 5, "test": 7}  # a class; no multiple of the batch size
+
+
+@pytest.fixture(autouse=True)
+def _torch_as_it_was():
+    """Training sets the threads and the algorithms of the whole process; no test shall see another's."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of noisy 32 px images in three shades, easy to tell apart."""
+    root = tmp_path_factory.mktemp("shades")
+    rng = np.random.default_rng(0)
+    for split, count in COUNTS.items():
+        for shade, name in zip((60, 120, 180), CLASSES, strict=True):
+            (root / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(rng.normal(shade, 10.0, (32, 32)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{index:02d}.png")
+    return root
+
+
+RECIPE = """
+input_size: [1, 32, 32]
+mean: [0.5]
+std: [0.5]
+crop_pct: 1.0
+interpolation: bilinear
+train_interpolation: bilinear
+scale: [0.8, 1.0]
+color_jitter: null
+batch_size: 8
+opt: adamw
+lr: 2.0e-3
+epochs: 2
+warmup_epochs: 0
+sched_on_updates: true
+channels_last: true
+val_split: val
+"""
+
+
+@pytest.fixture(scope="session")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "shades.yaml"
+    path.write_text(RECIPE)
+    return path

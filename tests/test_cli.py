@@ -1,0 +1,67 @@
+"""The command line itself: versions, missing packages, interruptions."""
+
+from __future__ import annotations
+
+import pytest
+
+from convnext_ablation import __version__, cli
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [[], ["studi"], ["study"]])
+def test_what_is_not_understood_is_one_line(capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    captured = capsys.readouterr()
+    assert caught.value.code == 2
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+
+
+def test_commands_are_listed_with_what_they_do(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    out = capsys.readouterr().out
+    for name in cli.COMMANDS:
+        assert name in out
+
+
+def test_a_missing_package_names_the_extra(monkeypatch, capsys):
+    def missing(name):
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+
+    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    assert cli.main(["study"]) == 2
+    assert capsys.readouterr().err == (
+        "convnext-ablation: error: matplotlib is missing; pip install 'convnext_ablation[study]'\n"
+    )
+
+
+def test_a_fault_of_ours_is_no_missing_package(monkeypatch):
+    def broken(name):
+        raise ImportError("cannot import name 'x'", name="convnext_ablation.study")
+
+    monkeypatch.setattr(cli.importlib, "import_module", broken)
+    with pytest.raises(ImportError):
+        cli.main(["study"])
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("convnext_ablation.study.command.run", interrupted)
+    assert cli.main(["study", "--data=typefaces", f"--output={tmp_path}"]) == 130
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_an_unknown_data_set_comes_with_the_nearest(capsys, tmp_path):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["prepare", "typeface", str(tmp_path / "out")])
+    assert capsys.readouterr().err.endswith("did you mean 'typefaces'?\n")
+    assert not (tmp_path / "out").exists()

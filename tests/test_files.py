@@ -1,0 +1,60 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.files import write_text, written_whole
+
+
+def test_a_file_is_replaced_whole(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "one")
+    write_text(path, "zwei ü")
+    assert path.read_text(encoding="utf-8") == "zwei ü"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_stood_there_survives_a_failure(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def write_half():
+        with written_whole(path) as temporary:
+            temporary.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        write_half()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="the disk is full; what was finished stays valid"):
+        write_text(path, "new")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_other_system_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "none" / "a.txt", "text")
+
+
+def test_unknown_names_come_with_the_nearest_or_with_all():
+    assert (
+        str(unknown_name("design", "stage", ["stages"])) == "unknown design 'stage'; did you mean 'stages'?"
+    )
+    assert str(unknown_name("design", "x", ["b", "a"])) == "unknown design 'x'; known: a, b"

@@ -1,0 +1,292 @@
+"""The loop: exact resumption, exact evaluation, timm's files, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+
+import convnext_ablation  # noqa: F401  registers the networks
+from convnext_ablation.errors import UserError
+from convnext_ablation.training.arguments import TrainingArguments, read_recipe, recipe_names
+from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
+from convnext_ablation.training.evaluation import Predictions, predict
+from convnext_ablation.training.loop import BEST, LAST, SUMMARY, Trainer
+from convnext_ablation.training.reproducibility import make_deterministic, seed_stream
+
+
+@pytest.fixture
+def arguments(recipe_file, image_folder):
+    def make(**changes):
+        settings = {
+            **read_recipe(str(recipe_file)),
+            "model": "model_i_atto",
+            "data_dir": str(image_folder),
+            "device": "cpu",
+            "workers": 0,
+            "seed": 3,
+        }
+        return TrainingArguments(**{**settings, **changes})
+
+    make_deterministic(threads=1)
+    return make
+
+
+def same_weights(one, other):
+    assert one.keys() == other.keys()
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "drop": 0.1}]
+)
+def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, tmp_path, changes):
+    settings = arguments(epochs=3, warmup_epochs=1, reprob=0.3, model="model_v_atto", **changes)
+    undisturbed = Trainer(settings, tmp_path / "undisturbed")
+    undisturbed.run()
+
+    def interrupt(epoch):
+        if epoch.epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Trainer(settings, tmp_path / "interrupted").run(interrupt)
+    torch.rand(5)  # another process would start from other random numbers
+    seen = []
+    resumed = Trainer(settings, tmp_path / "interrupted")
+    resumed.run(lambda epoch: seen.append(epoch.epoch))
+
+    assert seen == [0, 1, 2]
+    assert same_weights(undisturbed.model.state_dict(), resumed.model.state_dict())
+    assert (tmp_path / "undisturbed" / SUMMARY).read_text() == (
+        tmp_path / "interrupted" / SUMMARY
+    ).read_text()
+    undisturbed.load_best()
+    resumed.load_best()
+    assert same_weights(undisturbed.model.state_dict(), resumed.model.state_dict())
+
+
+def test_another_seed_gives_other_weights(arguments, tmp_path):
+    runs = [Trainer(arguments(seed=seed, epochs=1), tmp_path / str(seed)) for seed in (0, 1)]
+    for run in runs:
+        run.run()
+    assert not same_weights(runs[0].model.state_dict(), runs[1].model.state_dict())
+
+
+def test_a_run_learns_and_keeps_the_best_epoch(arguments, tmp_path):
+    trainer = Trainer(arguments(epochs=10, scale=(1.0, 1.0)), tmp_path)
+    history = trainer.run()
+    assert history[-1].train_loss < history[0].train_loss
+    assert trainer.best.eval_top1 == max(epoch.eval_top1 for epoch in history) > 60.0
+    first_best = next(epoch for epoch in history if epoch.eval_top1 == trainer.best.eval_top1)
+    assert trainer.best is first_best
+    trainer.load_best()
+    assert trainer.evaluate("val").top1 == trainer.best.eval_top1
+    assert load_checkpoint(tmp_path / BEST)["epoch"] == first_best.epoch
+
+
+def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
+    settings = arguments(epochs=4, warmup_epochs=2, warmup_prefix=True, warmup_lr=0.0, lr=0.01)
+    trainer = Trainer(settings, tmp_path)
+    optimizer = create_optimizer_v2(torch.nn.Linear(1, 1), "sgd", lr=0.01)
+    schedule, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(settings), updates_per_epoch=6)
+    expected = []
+    for update in range(1, 6 * epochs + 1):
+        expected.append(optimizer.param_groups[0]["lr"])
+        schedule.step_update(update)
+
+    used = []
+    step = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (used.append(trainer.optimizer.param_groups[0]["lr"]), step())
+    trainer.run()
+    assert (epochs, used) == (6, expected)
+    assert used[0] == 0.0
+    assert max(used) == 0.01
+
+
+def test_summary_and_arguments_are_written_as_timm_does(arguments, tmp_path):
+    trainer = Trainer(arguments(), tmp_path)
+    history = trainer.run()
+    with open(tmp_path / SUMMARY, newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr"]
+    assert [int(row["epoch"]) for row in rows] == [0, 1]
+    assert [float(row["eval_top1"]) for row in rows] == [epoch.eval_top1 for epoch in history]
+    saved = yaml.safe_load((tmp_path / "args.yaml").read_text())
+    assert TrainingArguments(**saved) == arguments()
+
+
+def test_timm_loads_our_checkpoint(arguments, tmp_path):
+    trainer = Trainer(arguments(epochs=1), tmp_path)
+    trainer.run()
+    model = timm.create_model("model_i_atto", num_classes=3, in_chans=1, checkpoint_path=str(tmp_path / LAST))
+    assert same_weights(model.state_dict(), trainer.model.state_dict())
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 21, 64])
+def test_evaluation_counts_every_image_once(arguments, tmp_path, batch_size):
+    trainer = Trainer(arguments(validation_batch_size=batch_size), tmp_path)
+    predictions = trainer.evaluate("test")
+    assert len(set(predictions.ids.tolist())) == len(predictions.ids) == 21
+    assert predictions.targets.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+    assert all(str(name).startswith("light/") for name in predictions.ids[14:])
+    assert predictions.top5.shape == (21, 3)
+
+
+def test_evaluation_leaves_the_network_in_training_mode(arguments, tmp_path):
+    trainer = Trainer(arguments(), tmp_path)
+    trainer.model.train()
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.evaluate("val")
+    assert trainer.model.training
+    assert same_weights(before, trainer.model.state_dict())
+
+
+def test_predictions_hold_what_the_logits_say(tmp_path):
+    logits = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6], [9.0, 8, 7, 6, 5, 4, 3], [5.0, 4, 3, 2, 1, 0, 9]])
+    targets = torch.tensor([6, 4, 5])
+    predictions = predict(_Constant(logits), [(torch.zeros(3, 1, 2, 2), targets)], ["a", "b", "c"])
+    assert predictions.correct.tolist() == [True, False, False]
+    assert predictions.top1 == pytest.approx(100 / 3)
+    assert predictions.top5_accuracy == pytest.approx(200 / 3)
+    assert predictions.top5[0].tolist() == [6, 5, 4, 3, 2]
+    assert predictions.probability[0] == pytest.approx(float(logits[0].softmax(0)[6]))
+    assert predictions.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, targets)))
+
+    predictions.save(tmp_path / "p.npz")
+    again = Predictions.load(tmp_path / "p.npz")
+    for field in dataclasses.fields(Predictions):
+        assert np.array_equal(getattr(again, field.name), getattr(predictions, field.name))
+
+
+class _Constant(torch.nn.Module):
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, images):
+        return self.logits[: len(images)]
+
+
+def test_images_that_come_or_go_during_evaluation_are_noticed():
+    batches = [(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))]
+    with pytest.raises(UserError, match="3 images listed but 2 read"):
+        predict(_Constant(torch.eye(2)), batches, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04broken"])
+def test_damaged_predictions_are_named(tmp_path, content):
+    (tmp_path / "p.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"p\.npz: predictions can't be read"):
+        Predictions.load(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 49}, "batch size 49 is larger than the 48 training images"),
+        ({"num_classes": 2}, "has 3 classes, but num_classes is 2"),
+        ({"train_split": "training"}, "training: no such folder"),
+        ({"lr": 1e30, "clip_grad": None}, "the loss is (nan|inf) at step .* of epoch 0"),
+    ],
+)
+def test_what_cannot_train_says_why(arguments, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        Trainer(arguments(**changes), tmp_path).run()
+
+
+def test_missing_validation_split_is_not_replaced_by_the_root(arguments, tmp_path):
+    with pytest.raises(UserError, match="validation: no such folder"):
+        Trainer(arguments(val_split="validation"), tmp_path).run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"lr": -1.0}, "lr is -1.0; it must be above 0"),
+        ({"lr": float("inf")}, "lr is inf"),
+        ({"amp_dtype": "bfloat"}, "did you mean 'bfloat16'"),
+    ],
+)
+def test_values_out_of_range_are_refused(changes, message):
+    with pytest.raises(UserError, match=message):
+        TrainingArguments(**changes)
+
+
+def test_recipes_of_the_package_are_valid():
+    assert {"typefaces", "fashion_mnist"} <= set(recipe_names())
+    for name in recipe_names():
+        TrainingArguments(**read_recipe(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("epoch: 3\n", "did you mean 'epochs'"),
+        ("- 1\n", "a recipe is a list of"),
+        ("a: [1\n", "not valid YAML"),
+    ],
+)
+def test_a_bad_recipe_is_one_line(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_recipe(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_recipes_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such recipe file"):
+        read_recipe(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="did you mean 'typefaces'"):
+        read_recipe("typeface")
+
+
+class _Malicious:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+def test_a_checkpoint_is_read_without_running_code(tmp_path, capsys):
+    path = tmp_path / "evil.pth.tar"
+    torch.save({"state_dict": {}, "args": _Malicious()}, path)
+    with pytest.raises(UserError, match=r"evil\.pth\.tar: not a checkpoint that can be read safely"):
+        load_checkpoint(path)
+    path.write_bytes(pickle.dumps(_Malicious(), protocol=2))
+    with pytest.raises(UserError, match="safely"):
+        load_checkpoint(path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_missing_truncated_and_foreign_checkpoints_are_named(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint"):
+        load_checkpoint(tmp_path / "none.pth.tar")
+    path = tmp_path / "last.pth.tar"
+    save_checkpoint(path, {"state_dict": {"w": torch.ones(1000)}})
+    assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.ones(1000))
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="not a checkpoint that can be read"):
+        load_checkpoint(path)
+    torch.save(torch.ones(1), path)
+    with pytest.raises(UserError, match="it holds a Tensor"):
+        load_checkpoint(path)
+
+
+def test_a_stream_is_the_same_for_the_same_identity_only():
+    def draw(*identity):
+        seed_stream(*identity)
+        return torch.rand(3).tolist(), np.random.rand(3).tolist()
+
+    assert draw(0, "epoch", 1) == draw(0, "epoch", 1)
+    assert draw(0, "epoch", 1) != draw(0, "epoch", 2)
+    assert draw(0, "epoch", 1) != draw(1, "epoch", 1)
