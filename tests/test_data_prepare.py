@@ -252,11 +252,6 @@ def test_default_workers_are_few_for_few_images(tmp_path, capsys):
     assert "writing 88 images with 1 process\n" in capsys.readouterr().out
 
 
-def test_cores_are_counted_without_affinity(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert module._cores() == os.cpu_count()
-
-
 def parse(*words):
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)

@@ -18,7 +18,6 @@ import multiprocessing
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -30,6 +29,7 @@ from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.manifest import FolderSummary, Record, check_folder, write_manifest
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.machine import available_cores, end_with_parent
 
 __all__ = ["DATASETS", "DESCRIPTION", "DataSet", "add_arguments", "prepare", "run"]
 
@@ -171,7 +171,7 @@ def _remove_leftovers(partial: Path) -> None:
 def _write_images(dataset: DataSet, folder: Path, workers: int | None) -> list[Record]:
     """Writes all images, each the same whichever process writes it, and returns their records."""
     images = list(dataset.images())
-    workers = workers or min(_cores(), 1 + len(images) // _WORTH_A_PROCESS)
+    workers = workers or min(available_cores(), 1 + len(images) // _WORTH_A_PROCESS)
     for parent in sorted({f"{record.split}/{record.class_name}" for record, _ in images}):
         (folder / parent).mkdir(parents=True)
     print(
@@ -183,21 +183,9 @@ def _write_images(dataset: DataSet, folder: Path, workers: int | None) -> list[R
         return list(_with_progress(itertools.starmap(write, images), len(images)))
     # Processes start afresh rather than by fork, which may hang where torch has started threads.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, spawn, initializer=end_with_parent) as pool:
         records = pool.map(write, *zip(*images, strict=True), chunksize=64)
         return list(_with_progress(records, len(images)))
-
-
-def _end_with_parent() -> None:
-    """Lets a worker end when the process that started it is killed, instead of waiting for work forever."""
-
-    def wait() -> None:
-        parent = multiprocessing.parent_process()
-        if parent:
-            parent.join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _write_image(dataset: DataSet, folder: Path, record: Record, key: Any) -> Record:
@@ -220,13 +208,6 @@ def _with_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
         if count in quarters:
             left = (time.monotonic() - start) / count * (total - count)
             print(f"{count} of {total} images, {left:.0f} s left", flush=True)
-
-
-def _cores() -> int:
-    """Cores that this process may use, which on a shared machine is not all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
-import platform
 import shlex
 import shutil
 import sys
@@ -21,6 +19,7 @@ from convnext_ablation.cost import count_gmacs
 from convnext_ablation.data.manifest import FolderSummary, check_folder
 from convnext_ablation.data.prepare import DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.machine import available_cores, processor_name
 from convnext_ablation.study.comparison import NetworkResult, StudyFacts, rows
 from convnext_ablation.study.design import DESIGNS, WIDTHS, Point, points_of
 from convnext_ablation.study.plan import (
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     claim_folder(args.output, study)
     runs = study.runs()
     left = [run for run in runs if not is_done(run, args.output)]
-    jobs = args.jobs or max(1, _cores() // args.threads)
+    jobs = args.jobs or max(1, available_cores() // args.threads)
     print(
         f"{len(runs)} runs ({len(study.points)} networks x {len(study.seeds)} seeds), "
         f"{len(runs) - len(left)} done before; {study.precision}, {jobs} at a time",
@@ -233,27 +232,10 @@ def _facts(study: Study, data: FolderSummary, results: Sequence[NetworkResult]) 
         precision=study.precision,
         threads=study.threads,
         epochs=_epochs(study),
-        machine=f"{_processor()}, {_cores()} cores",
+        machine=f"{processor_name()} ({torch.backends.cpu.get_cpu_capability()}), {available_cores()} cores",
         versions=versions(),
         command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
     )
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return f"{line.partition(':')[2].strip()} ({torch.backends.cpu.get_cpu_capability()})"
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Cores that this process may use, which on a shared machine is not all."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _clock(seconds: float) -> str:

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +21,7 @@ import torchvision
 from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
+from convnext_ablation.machine import end_with_parent
 from convnext_ablation.study.plan import Run
 from convnext_ablation.study.progress import Progress
 from convnext_ablation.training.loop import LAST, Epoch, Trainer
@@ -170,14 +170,7 @@ def _start_worker(epochs: SimpleQueue[tuple[str, int]]) -> None:
     global _epochs
     _epochs = epochs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the study ends this one
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)  # the study was killed; another one may already do this run again
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()  # another study may already do a killed one's runs again
 
 
 def _work(run: Run, study_folder: Path) -> None:
