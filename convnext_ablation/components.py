@@ -1,8 +1,8 @@
 """What can change between ResNet-50 and ConvNeXt-T, and every named point of the way: data only.
 
-The switches follow section 2 of "A ConvNet for the 2020s" (Liu et al., CVPR 2022, arXiv:2201.03545). The
-five stages are those of the 11785-FGVC project, which differ from the paper's steps in how Models III and IV
-change resolution (see `Components.downsampling`).
+The switches follow section 2 of "A ConvNet for the 2020s" (Liu et al., CVPR 2022, arXiv:2201.03545), and so
+does the roadmap. The five stages are those of the 11785-FGVC project, which differ from the paper's steps in
+how Models III and IV change resolution (see `Components.downsampling`).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from convnext_ablation.errors import UserError, unknown_name
 
@@ -39,13 +39,14 @@ class Components:
     fewer_norms: bool = False  # norms in a block: three, or one after the spatial conv
     layer_norm: bool = False  # norm: BatchNorm, or LayerNorm over channels
     # How resolution changes between stages. `block`: the paper's way, by the stride of the next block, with a
-    # 1x1 conv on the shortcut where the shape changes. `pointwise`: Models III and IV, a bare 1x1 conv widens at
-    # the old resolution and the next block strides; every stage's first shortcut has a 1x1 conv. `separate`: norm
-    # and a 2x2 stride-2 conv between the stages, and a norm after the global pool.
+    # 1x1 conv on the shortcut where the shape changes. `pointwise`: Models III and IV, a bare 1x1 conv widens
+    # at the old resolution and the next block strides; every stage's first shortcut has a 1x1 conv.
+    # `separate`: norm and a 2x2 stride-2 conv between the stages, and a norm after the global pool.
     downsampling: str = "block"
     layer_scale: bool = False  # a learned factor per channel, 1e-6 at the start, on each residual branch
 
     def __post_init__(self) -> None:
+        """Checks that each switch has a value that it can take."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, bool) and not isinstance(value, bool):
@@ -104,35 +105,141 @@ CONVNEXT_TINY = Components(
 )
 
 
+class Words(NamedTuple):
+    """A component in a few words, at either end of the way."""
+
+    resnet: str
+    convnext: str
+
+
+WORDS: Mapping[str, Words] = MappingProxyType(
+    {
+        "stage_ratio": Words("stage ratio 3-4-6-3", "stage ratio 3-3-9-3"),
+        "patchify_stem": Words("7x7 stem with max pool", "patchify stem"),
+        "depthwise": Words("dense convolution", "depthwise convolution"),
+        "wide": Words("width 64", "width 96"),
+        "inverted": Words("bottleneck", "inverted bottleneck"),
+        "moved_up": Words("spatial convolution in the middle", "spatial convolution moved up"),
+        "kernel_size": Words("kernel 3", "kernel 7"),
+        "gelu": Words("ReLU", "GELU"),
+        "fewer_acts": Words("three activations a block", "fewer activations"),
+        "fewer_norms": Words("three norms a block", "fewer norms"),
+        "layer_norm": Words("BatchNorm", "LayerNorm"),
+        "downsampling": Words("downsampling in the block", "separate downsampling"),
+        "layer_scale": Words("no layer scale", "layer scale"),
+    }
+)
+
+
 @dataclass(frozen=True)
-class Stage:
-    """One of the five networks of the 11785-FGVC project.
+class Variant:
+    """A network with a name.
 
     Attributes:
         label: The name people use for it, e.g. ``Model III``.
-        adds: What it adds to the stage before, in a few words.
+        adds: What it adds to its baseline, in a few words.
         components: The network.
+        baseline: Name of the network that it is measured against; empty if it is itself where a way begins.
     """
 
     label: str
     adds: str
     components: Components
+    baseline: str = ""
 
 
 _MODEL_II = RESNET_50.with_(stage_ratio=True, patchify_stem=True, depthwise=True, wide=True)
 _MODEL_III = _MODEL_II.with_(inverted=True, downsampling="pointwise")
 _MODEL_IV = _MODEL_III.with_(moved_up=True, kernel_size=7)
+_MODEL_V_ADDS = "GELU, LayerNorm, fewer acts and norms, separate downsampling, layer scale (= ConvNeXt-T)"
 
-STAGES: Mapping[str, Stage] = MappingProxyType(
+STAGES: Mapping[str, Variant] = MappingProxyType(
     {
-        "model_i": Stage("Model I", "ResNet-50", RESNET_50),
-        "model_ii": Stage("Model II", "stage ratio, patchify stem, depthwise, width", _MODEL_II),
-        "model_iii": Stage("Model III", "inverted bottleneck", _MODEL_III),
-        "model_iv": Stage("Model IV", "depthwise moved up, kernel 7", _MODEL_IV),
-        "model_v": Stage(
-            "Model V",
-            "GELU, LayerNorm, fewer acts and norms, separate downsampling",
-            CONVNEXT_TINY,
+        "model_i": Variant("Model I", "ResNet-50", RESNET_50),
+        "model_ii": Variant(
+            "Model II", "stage ratio, patchify stem, depthwise, width", _MODEL_II, baseline="model_i"
         ),
+        "model_iii": Variant("Model III", "inverted bottleneck", _MODEL_III, baseline="model_ii"),
+        "model_iv": Variant("Model IV", "depthwise moved up, kernel 7", _MODEL_IV, baseline="model_iii"),
+        "model_v": Variant("Model V", _MODEL_V_ADDS, CONVNEXT_TINY, baseline="model_iv"),
     }
+)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A row of the paper's table 10: what it is called, what it switches, and whether the paper keeps it."""
+
+    name: str
+    adds: str
+    switches: Mapping[str, Any]
+    kept: bool = True
+
+
+_STEPS = (
+    _Step("resnet50", "ResNet-50", {}),
+    _Step("stage_ratio", "stage ratio 3-4-6-3 -> 3-3-9-3", {"stage_ratio": True}),
+    _Step("patchify_stem", "patchify stem 4x4 stride 4", {"patchify_stem": True}),
+    _Step("depthwise", "depthwise convolution", {"depthwise": True}),
+    _Step("wide", "width 64 -> 96", {"wide": True}),
+    _Step("inverted", "inverted bottleneck", {"inverted": True}),
+    _Step("moved_up", "depthwise convolution moved up", {"moved_up": True}),
+    _Step("kernel_5", "kernel 5", {"kernel_size": 5}),
+    _Step("kernel_7", "kernel 7", {"kernel_size": 7}),
+    _Step("kernel_9", "kernel 9", {"kernel_size": 9}, kept=False),
+    _Step("kernel_11", "kernel 11", {"kernel_size": 11}, kept=False),
+    _Step("gelu", "ReLU -> GELU", {"gelu": True}),
+    _Step("fewer_acts", "fewer activations", {"fewer_acts": True}),
+    _Step("fewer_norms", "fewer norms", {"fewer_norms": True}),
+    _Step("layer_norm", "BatchNorm -> LayerNorm", {"layer_norm": True}),
+    # the paper doesn't say where layer scale enters; here, so that the last step is ConvNeXt-T exactly
+    _Step(
+        "separate_downsampling",
+        "separate downsampling, layer scale (= ConvNeXt-T)",
+        {"downsampling": "separate", "layer_scale": True},
+    ),
+)
+
+
+def _roadmap() -> dict[str, Variant]:
+    """The paper's sixteen steps; each starts from the last one that was kept."""
+    variants = {}
+    baseline, components = "", RESNET_50
+    for number, step in enumerate(_STEPS):
+        name = f"roadmap_{number:02d}_{step.name}"
+        stepped = components.with_(**step.switches)
+        variants[name] = Variant(f"Step {number}", step.adds, stepped, baseline)
+        if step.kept:
+            baseline, components = name, stepped
+    return variants
+
+
+ROADMAP: Mapping[str, Variant] = MappingProxyType(_roadmap())
+
+LEAVE_ONE_OUT: Mapping[str, Variant] = MappingProxyType(
+    {
+        f"convnext_tiny_without_{name}": Variant(
+            f"ConvNeXt-T without {words.convnext}",
+            words.resnet,
+            CONVNEXT_TINY.with_(**{name: getattr(RESNET_50, name)}),
+            baseline="model_v",
+        )
+        for name, words in WORDS.items()
+    }
+)
+
+ADD_ONE_IN: Mapping[str, Variant] = MappingProxyType(
+    {
+        f"resnet50_with_{name}": Variant(
+            f"ResNet-50 with {words.convnext}",
+            words.convnext,
+            RESNET_50.with_(**{name: getattr(CONVNEXT_TINY, name)}),
+            baseline="model_i",
+        )
+        for name, words in WORDS.items()
+    }
+)
+
+FAMILIES: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
+    {"stages": STAGES, "roadmap": ROADMAP, "leave-one-out": LEAVE_ONE_OUT, "add-one-in": ADD_ONE_IN}
 )

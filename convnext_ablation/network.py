@@ -1,145 +1,29 @@
 """One network, built from `Components`: ResNet-50 at one end, ConvNeXt-T at the other, anything in between.
 
 Papers: "Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv:1512.03385) and "A ConvNet for
-the 2020s" (Liu et al., 2022, arXiv:2201.03545). How switches that the papers never combined meet is written
-where the code decides it: `Block`, `Stage` and `Stem`.
+the 2020s" (Liu et al., 2022, arXiv:2201.03545).
 """
 
-from __future__ import annotations
-
+# No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
 import math
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from timm.layers import DropPath, LayerNorm2d, SelectAdaptivePool2d, trunc_normal_
+from timm.layers import SelectAdaptivePool2d, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import nn
 
+from convnext_ablation.blocks import Block, Layers, LayerScale, Stem, fold_norm_ahead, norm_as_conv
 from convnext_ablation.components import Components
+from convnext_ablation.errors import UserError
 
-Layer = Callable[..., nn.Module]
-
-
-class LayerScale(nn.Module):
-    """Multiplies each channel of a ``(B, C, H, W)`` tensor by a learned factor."""
-
-    def __init__(self, channels: int, init_value: float, **factory: Any) -> None:
-        super().__init__()
-        self.gamma = nn.Parameter(torch.full((channels,), init_value, **factory))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Scales ``(B, C, H, W)``."""
-        return x * self.gamma.view(1, -1, 1, 1)
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-class Stem(nn.Module):
-    """Image to the first stage's input, at a quarter of the resolution.
-
-    ResNet's is conv, norm, activation and pool; the patchify stem is a conv with bias and a norm.
-    """
-
-    def __init__(
-        self, in_chans: int, out_chs: int, components: Components, norm: Layer, act: Layer, **factory: Any
-    ) -> None:
-        super().__init__()
-        if components.patchify_stem:
-            self.conv = nn.Conv2d(in_chans, out_chs, kernel_size=4, stride=4, **factory)
-        else:
-            bias = components.layer_norm
-            self.conv = nn.Conv2d(in_chans, out_chs, 7, stride=2, padding=3, bias=bias, **factory)
-        self.norm = norm(out_chs)
-        self.act = nn.Identity() if components.patchify_stem else act()
-        self.pool = nn.Identity() if components.patchify_stem else nn.MaxPool2d(3, stride=2, padding=1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, in_chans, H, W) -> (B, C, H / 4, W / 4)``."""
-        return self.pool(self.act(self.norm(self.conv(x))))
-
-
-class Shortcut(nn.Module):
-    """1x1 conv and norm for a block whose output has another shape than its input."""
-
-    def __init__(
-        self, in_chs: int, out_chs: int, stride: int, components: Components, norm: Layer, **factory: Any
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=components.layer_norm, **factory)
-        self.norm = norm(out_chs)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
-        return self.norm(self.conv(x))
-
-
-class Block(nn.Module):
-    """Residual block of one spatial and two 1x1 convs.
-
-    The spatial conv carries the stride. It stands first, on the block's input width, if `moved_up`, else in the
-    middle, on the hidden width; it has one group per channel if `depthwise`. A conv has a bias unless a
-    BatchNorm follows it directly, which would cancel the bias.
-    """
-
-    def __init__(
-        self,
-        in_chs: int,
-        hidden_chs: int,
-        out_chs: int,
-        stride: int,
-        components: Components,
-        norm: Layer,
-        act: Layer,
-        shortcut: bool = False,
-        drop_path: float = 0.0,
-        layer_scale_init: float = 1e-6,
-        **factory: Any,
-    ) -> None:
-        super().__init__()
-        moved_up, kernel_size = components.moved_up, components.kernel_size
-        # fewer norms: the one after the spatial conv; fewer activations: the one before the last 1x1 conv
-        norm_at = (moved_up, not moved_up, False) if components.fewer_norms else (True, True, True)
-        act_at = (False, True, False) if components.fewer_acts else (True, True, True)
-        bias_at = [components.layer_norm or not has_norm for has_norm in norm_at]
-        spatial_chs = in_chs if moved_up else hidden_chs
-        spatial = partial(
-            nn.Conv2d,
-            spatial_chs,
-            spatial_chs,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            groups=spatial_chs if components.depthwise else 1,
-            **factory,
-        )
-        expand = partial(nn.Conv2d, in_chs, hidden_chs, 1, **factory)
-        first, second = (spatial, expand) if moved_up else (expand, spatial)
-
-        self.conv1 = first(bias=bias_at[0])
-        self.norm1 = norm(self.conv1.out_channels) if norm_at[0] else nn.Identity()
-        self.act1 = act() if act_at[0] else nn.Identity()
-        self.conv2 = second(bias=bias_at[1])
-        self.norm2 = norm(hidden_chs) if norm_at[1] else nn.Identity()
-        self.act2 = act() if act_at[1] else nn.Identity()
-        self.conv3 = nn.Conv2d(hidden_chs, out_chs, 1, bias=bias_at[2], **factory)
-        self.norm3 = norm(out_chs) if norm_at[2] else nn.Identity()
-        self.scale = (
-            LayerScale(out_chs, layer_scale_init, **factory) if components.layer_scale else nn.Identity()
-        )
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.shortcut = (
-            Shortcut(in_chs, out_chs, stride, components, norm, **factory) if shortcut else nn.Identity()
-        )
-        self.act3 = act() if act_at[2] else nn.Identity()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
-        shortcut = self.shortcut(x)
-        x = self.act1(self.norm1(self.conv1(x)))
-        x = self.act2(self.norm2(self.conv2(x)))
-        x = self.norm3(self.conv3(x))
-        x = self.drop_path(self.scale(x))
-        return self.act3(x + shortcut)
+def _not_scripted(method: _Method) -> _Method:
+    """`torch.jit.ignore`, which has no types: keeps a method in Python on a scripted network."""
+    return torch.jit.ignore(method)
 
 
 class Stage(nn.Module):
@@ -148,111 +32,126 @@ class Stage(nn.Module):
     Args:
         in_chs: Channels of the stage's input.
         width: d of the blocks: hidden width of a bottleneck, output width of an inverted one.
-        depth: Number of blocks.
         first: Whether this is the first stage, which keeps the stem's resolution.
-        components: The switches.
-        norm: Makes a norm layer for a number of channels.
-        act: Makes an activation.
+        layers: Makes the layers.
         drop_path: Probability of dropping each block's residual branch, one a block.
         layer_scale_init: First value of the layer scale.
-        **factory: `device` and `dtype` of the parameters.
     """
 
     def __init__(
         self,
         in_chs: int,
         width: int,
-        depth: int,
         first: bool,
-        components: Components,
-        norm: Layer,
-        act: Layer,
+        layers: Layers,
         drop_path: list[float],
         layer_scale_init: float,
-        **factory: Any,
     ) -> None:
         super().__init__()
         self.grad_checkpointing = False
+        components = layers.components
         hidden_chs, out_chs = (4 * width, width) if components.inverted else (width, 4 * width)
         self.out_chs = out_chs
-        stride = 1 if first else 2
-        downsample: list[nn.Module] = []
-        if components.downsampling == "pointwise" and not first:
-            downsample = [nn.Conv2d(in_chs, out_chs, 1, bias=False, **factory)]
+        self.downsample = nn.Sequential() if first else _downsample(in_chs, out_chs, layers)
+        if len(self.downsample) > 0:
             in_chs = out_chs
-        elif components.downsampling == "separate" and not first:
-            downsample = [norm(in_chs), nn.Conv2d(in_chs, out_chs, 2, stride=2, **factory)]
-            in_chs, stride = out_chs, 1
-        self.downsample = nn.Sequential(*downsample)
-
+        stride = 1 if first or components.downsampling == "separate" else 2
         blocks = []
-        for index in range(depth):
-            changes_shape = stride != 1 or in_chs != out_chs
+        for index, rate in enumerate(drop_path):
+            shortcut = stride != 1 or in_chs != out_chs
+            if components.downsampling == "pointwise" and index == 0:
+                shortcut = True  # Models III and IV have one in the first stage too
             blocks.append(
-                Block(
-                    in_chs,
-                    hidden_chs,
-                    out_chs,
-                    stride,
-                    components,
-                    norm,
-                    act,
-                    shortcut=changes_shape or (index == 0 and components.downsampling == "pointwise"),
-                    drop_path=drop_path[index],
-                    layer_scale_init=layer_scale_init,
-                    **factory,
-                )
+                Block(in_chs, hidden_chs, out_chs, layers, stride, shortcut, rate, layer_scale_init)
             )
             in_chs, stride = out_chs, 1
         self.blocks = nn.Sequential(*blocks)
 
+    def reparameterize(self) -> None:
+        """Folds a BatchNorm in front of the downsampling conv into it; outputs in eval mode stay."""
+        norm, conv = list(self.downsample) if len(self.downsample) == 2 else (None, None)
+        if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
+            self.downsample = nn.Sequential(nn.Identity(), fold_norm_ahead(norm, conv))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in_chs, H, W) -> (B, out_chs, H / 2, W / 2)``, and H x W in the first stage."""
         x = self.downsample(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        # TorchScript knows this function by no other name
+        if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
 
 
+def _downsample(in_chs: int, out_chs: int, layers: Layers) -> nn.Sequential:
+    """What stands between two stages."""
+    if layers.components.downsampling == "pointwise":
+        conv = nn.Conv2d(in_chs, out_chs, 1, bias=False, device=layers.device, dtype=layers.dtype)
+        return nn.Sequential(conv)
+    if layers.components.downsampling == "separate":
+        conv = layers.conv(in_chs, out_chs, kernel_size=2, stride=2, normed=False)
+        return nn.Sequential(layers.norm(in_chs), conv)
+    return nn.Sequential()
+
+
 class Head(nn.Module):
-    """Global pool, norm (with separate downsampling), dropout, classifier."""
+    """Global pool, norm (with separate downsampling), dropout, classifier.
+
+    Args:
+        in_features: Channels of the input.
+        num_classes: Outputs of the classifier; 0 for none.
+        pool_type: Kind of the global pool, or ``""`` for none.
+        drop_rate: Dropout before the classifier.
+        layers: Makes the layers.
+
+    Raises:
+        UserError: The pool changes the number of channels and a norm stands behind it.
+    """
 
     def __init__(
-        self,
-        in_features: int,
-        num_classes: int,
-        pool_type: str,
-        drop_rate: float,
-        norm: nn.Module,
-        **factory: Any,
+        self, in_features: int, num_classes: int, pool_type: str, drop_rate: float, layers: Layers
     ) -> None:
         super().__init__()
         self.in_features = in_features
-        self.norm = norm
+        has_norm = layers.components.downsampling == "separate"
+        self.norm = layers.norm(in_features) if has_norm else nn.Identity()
         self.drop = nn.Dropout(drop_rate)
         self._set_pool(pool_type)
-        self._set_classifier(num_classes, **factory)
+        self.hidden_size = in_features * self.global_pool.feat_mult()
+        self.fc = self._classifier(num_classes, layers.device, layers.dtype)
 
     def _set_pool(self, pool_type: str) -> None:
-        self.global_pool = SelectAdaptivePool2d(pool_type=pool_type)
+        pool = SelectAdaptivePool2d(pool_type=pool_type)
+        if pool.feat_mult() != 1 and not isinstance(self.norm, nn.Identity):
+            raise UserError(
+                f"global_pool is {pool_type!r}, which doubles the channels that the norm behind it takes; "
+                "use 'avg', 'max' or 'avgmax'"
+            )
+        self.global_pool = pool
         self.flatten = nn.Flatten(1) if pool_type else nn.Identity()
 
-    def _set_classifier(self, num_classes: int, **factory: Any) -> None:
-        in_features = self.in_features * self.global_pool.feat_mult()
-        self.fc: nn.Module
+    def _classifier(
+        self, num_classes: int, device: torch.device | str | None, dtype: torch.dtype | None
+    ) -> nn.Module:
         if num_classes == 0:
-            self.fc = nn.Identity()
-        elif self.global_pool.is_identity():
-            self.fc = nn.Conv2d(in_features, num_classes, 1, **factory)  # logits at every position
-        else:
-            self.fc = nn.Linear(in_features, num_classes, **factory)
+            return nn.Identity()
+        if self.global_pool.is_identity():  # logits at every position
+            return nn.Conv2d(self.hidden_size, num_classes, 1, device=device, dtype=dtype)
+        return nn.Linear(self.hidden_size, num_classes, device=device, dtype=dtype)
 
-    def reset(self, num_classes: int, pool_type: str | None = None, **factory: Any) -> None:
+    def reset(
+        self, num_classes: int, pool_type: str | None, device: torch.device, dtype: torch.dtype
+    ) -> None:
         """Replaces the classifier, and the pooling if one is given."""
         if pool_type is not None:
             self._set_pool(pool_type)
-        self._set_classifier(num_classes, **factory)
+        self.hidden_size = self.in_features * self.global_pool.feat_mult()
+        self.fc = self._classifier(num_classes, device, dtype)
         self.train(self.training)
+
+    def reparameterize(self) -> None:
+        """Turns a BatchNorm into a conv; it can't fold into the classifier, which `pre_logits` leaves out."""
+        if isinstance(self.norm, nn.BatchNorm2d):
+            self.norm = norm_as_conv(self.norm)
 
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """``(B, C, H, W) -> (B, num_classes)``, or ``(B, C)`` before the classifier."""
@@ -293,81 +192,61 @@ class ResNetToConvNeXt(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        norm = partial(LayerNorm2d if components.layer_norm else nn.BatchNorm2d, **factory)
-        act = nn.GELU if components.gelu else partial(nn.ReLU, inplace=True)
+        layers = Layers(components, device, dtype)
         self.components = components
         self.in_chans = in_chans
         self.num_classes = num_classes
 
         chs = width = round(components.width * width_factor)
-        self.stem = Stem(in_chans, chs, components, norm, act, **factory)
-        drop_path = _linear_drop_path(drop_path_rate, components.depths)
+        self.stem = Stem(in_chans, chs, layers)
         stages = []
-        self.feature_info = []
-        for index, depth in enumerate(components.depths):
-            stage = Stage(
-                chs,
-                width * 2**index,
-                depth,
-                index == 0,
-                components,
-                norm,
-                act,
-                drop_path=drop_path[index],
-                layer_scale_init=layer_scale_init,
-                **factory,
-            )
+        feature_info: list[dict[str, Any]] = []
+        for index, rates in enumerate(_linear_drop_path(drop_path_rate, components.depths)):
+            stage = Stage(chs, width * 2**index, index == 0, layers, rates, layer_scale_init)
             chs = stage.out_chs
             stages.append(stage)
-            self.feature_info.append({"num_chs": chs, "reduction": 4 * 2**index, "module": f"stages.{index}"})
+            feature_info.append({"num_chs": chs, "reduction": 4 * 2**index, "module": f"stages.{index}"})
         self.stages = nn.Sequential(*stages)
+        self.feature_info = feature_info
         self.num_features = chs
-        head_norm = norm(chs) if components.downsampling == "separate" else nn.Identity()
-        self.head = Head(chs, num_classes, global_pool, drop_rate, head_norm, **factory)
-        self.head_hidden_size = self.num_features
+        self.head = Head(chs, num_classes, global_pool, drop_rate, layers)
+        self.head_hidden_size = self.head.hidden_size
         self.init_weights(zero_init_last)
 
-    @torch.jit.ignore
+    @_not_scripted
     def init_weights(self, zero_init_last: bool = True) -> None:
         """Draws new weights: as ResNet where norms are BatchNorm, as ConvNeXt where they are LayerNorm.
 
         Args:
             zero_init_last: Start each residual branch that ends in BatchNorm at zero.
         """
-        for module in self.modules():
-            if self.components.layer_norm and isinstance(module, (nn.Conv2d, nn.Linear)):
-                trunc_normal_(module.weight, std=0.02)
-            elif isinstance(module, nn.Conv2d):
-                # He et al., 2015, fan-out of one group: a depthwise conv has kernel_size^2 outputs per input
-                fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
-                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
-            if isinstance(module, nn.Conv2d) and module.bias is not None:
-                nn.init.zeros_(module.bias)
-            if isinstance(module, nn.Linear) and self.components.layer_norm:
-                nn.init.zeros_(module.bias)
-            if zero_init_last and isinstance(module, Block) and isinstance(module.norm3, nn.BatchNorm2d):
-                nn.init.zeros_(module.norm3.weight)
+        init = _init_like_convnext if self.components.layer_norm else _init_like_resnet
+        self.apply(init)
+        if zero_init_last:
+            for module in self.modules():
+                if isinstance(module, Block):
+                    module.zero_init_last()
 
-    @torch.jit.ignore
+    @_not_scripted
     def no_weight_decay(self) -> set[str]:
         """Names of further parameters without weight decay: none."""
         return set()
 
-    @torch.jit.ignore
+    @_not_scripted
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters into layers, for layer-wise learning rates."""
         blocks = r"^stages\.(\d+)"
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": blocks if coarse else fine}
 
-    @torch.jit.ignore
+    @_not_scripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Turns on or off that blocks are computed again in the backward pass to save memory."""
-        for stage in self.stages:
-            stage.grad_checkpointing = enable
+        for module in self.modules():
+            if isinstance(module, Stage):
+                module.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @_not_scripted
     def get_classifier(self) -> nn.Module:
         """The last layer."""
         return self.head.fc
@@ -381,7 +260,8 @@ class ResNetToConvNeXt(nn.Module):
         """
         self.num_classes = num_classes
         weight = self.stem.conv.weight
-        self.head.reset(num_classes, global_pool, device=weight.device, dtype=weight.dtype)
+        self.head.reset(num_classes, global_pool, weight.device, weight.dtype)
+        self.head_hidden_size = self.head.hidden_size
 
     def forward_intermediates(
         self,
@@ -406,16 +286,18 @@ class ResNetToConvNeXt(nn.Module):
             The intermediates, ``(B, C_i, H_i, W_i)`` each, behind the last feature map unless left out.
         """
         if output_fmt != "NCHW":
-            raise ValueError(f"output_fmt is {output_fmt!r}; only 'NCHW' is supported")
+            raise ValueError(f"output_fmt is '{output_fmt}'; only 'NCHW' is supported")
         taken = _stage_indices(indices, len(self.stages))
-        stages = self.stages[: taken[-1] + 1] if stop_early else self.stages
         x = self.stem(x)
         intermediates = []
-        for index, stage in enumerate(stages):
-            x = stage(x)
+        for index, stage in enumerate(self.stages):
+            if index <= taken[-1] or not stop_early:  # TorchScript can't break out of this loop
+                x = stage(x)
             if index in taken:
                 intermediates.append(x)
-        return intermediates if intermediates_only else (x, intermediates)
+        if intermediates_only:
+            return intermediates
+        return x, intermediates
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -433,7 +315,7 @@ class ResNetToConvNeXt(nn.Module):
         taken = _stage_indices(indices, len(self.stages))
         drops_last = taken[-1] < len(self.stages) - 1
         self.stages = self.stages[: taken[-1] + 1]
-        self.num_features = self.head_hidden_size = self.feature_info[taken[-1]]["num_chs"]
+        self.num_features = self.feature_info[taken[-1]]["num_chs"]
         if prune_head or drops_last:
             self.head.norm = nn.Identity()
             self.head.in_features = self.num_features
@@ -453,6 +335,28 @@ class ResNetToConvNeXt(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def _init_like_resnet(module: nn.Module) -> None:
+    """Normal, by the outputs that each input of a conv reaches (He et al., 2015); linear as torch does."""
+    if isinstance(module, nn.Conv2d):
+        # a conv with groups reaches the outputs of one group only
+        fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+        nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.BatchNorm2d, nn.Linear, LayerScale)):
+        module.reset_parameters()
+
+
+def _init_like_convnext(module: nn.Module) -> None:
+    """Liu et al., 2022, appendix A: truncated normal of deviation 0.02 and zero bias."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, (nn.LayerNorm, LayerScale)):
+        module.reset_parameters()
+
+
 def _linear_drop_path(last: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Rates of stochastic depth, one a block in each stage, growing linearly from 0 to `last`."""
     blocks = sum(depths)
@@ -460,12 +364,15 @@ def _linear_drop_path(last: float, depths: tuple[int, ...]) -> list[list[float]]
     return [rates[sum(depths[:stage]) : sum(depths[: stage + 1])] for stage in range(len(depths))]
 
 
-def _stage_indices(indices: int | list[int] | tuple[int, ...] | None, count: int) -> list[int]:
-    """Resolves the last n (an int), all (None) or listed stages to sorted indices from 0."""
+def _stage_indices(indices: int | list[int] | None, count: int) -> list[int]:
+    """Resolves the last n (an int), all (None) or listed stages to sorted indices from 0; scriptable."""
     if indices is None:
-        return list(range(count))
-    chosen = range(count - indices, count) if isinstance(indices, int) else indices
-    resolved = sorted({index + count if index < 0 else index for index in chosen})
-    if not resolved or resolved[0] < 0 or resolved[-1] >= count:
-        raise ValueError(f"stage indices {indices!r} are out of range; there are {count} stages")
-    return resolved
+        indices = count
+    if isinstance(indices, int):
+        chosen = [count - indices + index for index in range(indices)]
+    else:
+        chosen = [index + count if index < 0 else index for index in indices]
+    chosen = sorted(chosen)
+    if len(chosen) == 0 or chosen[0] < 0 or chosen[-1] >= count:
+        raise ValueError(f"stage indices {indices} are out of range; there are {count} stages")
+    return chosen

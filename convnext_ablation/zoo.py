@@ -8,7 +8,7 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from convnext_ablation.components import STAGES, SWITCHES, Components
+from convnext_ablation.components import FAMILIES, RESNET_50, STAGES, SWITCHES, Components
 from convnext_ablation.network import ResNetToConvNeXt
 
 __all__: list[str] = []  # `register_model` adds every entry point
@@ -18,9 +18,11 @@ ATTO_WIDTH_FACTOR = 0.25
 
 def _named_points() -> dict[str, Components]:
     """Every registered network at full width, by name."""
-    points = {name: stage.components for name, stage in STAGES.items()}
+    points = {"resnet_to_convnext": RESNET_50}  # free: its switches are model kwargs
     for number, stage in enumerate(STAGES.values(), start=1):
         points[f"resnet_to_convnext_stage{number}"] = stage.components
+    for variants in FAMILIES.values():
+        points.update({name: variant.components for name, variant in variants.items()})
     return points
 
 
@@ -84,3 +86,8 @@ def components_of(name: str) -> Components:
         KeyError: It isn't one of ours.
     """
     return _POINTS[name][0]
+
+
+def model_names() -> list[str]:
+    """Returns the names of all registered networks, without tags."""
+    return list(_POINTS)

@@ -1,0 +1,242 @@
+"""What the network is made of: stem, residual block, shortcut, and how a BatchNorm folds into a conv.
+
+How switches that the papers never combined meet is written where the code decides it.
+"""
+
+# No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from timm.layers import DropPath, LayerNorm2d
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from convnext_ablation.components import Components
+
+
+class Layers:
+    """Makes the layers that the components ask for.
+
+    Args:
+        components: The switches.
+        device: Where the parameters are made.
+        dtype: Type of the parameters.
+    """
+
+    def __init__(
+        self,
+        components: Components,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.components = components
+        self.device = device
+        self.dtype = dtype
+
+    def norm(self, channels: int) -> nn.Module:
+        """LayerNorm over the channels of each pixel, or BatchNorm."""
+        norm: Callable[..., nn.Module] = LayerNorm2d if self.components.layer_norm else nn.BatchNorm2d
+        return norm(channels, device=self.device, dtype=self.dtype)
+
+    def act(self) -> nn.Module:
+        """GELU or ReLU."""
+        return nn.GELU() if self.components.gelu else nn.ReLU(inplace=True)
+
+    def conv(
+        self,
+        in_chs: int,
+        out_chs: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        normed: bool = True,
+    ) -> nn.Conv2d:
+        """A conv; no bias if a BatchNorm follows it directly (`normed`), which would cancel the bias."""
+        return nn.Conv2d(
+            in_chs,
+            out_chs,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            bias=self.components.layer_norm or not normed,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+
+class LayerScale(nn.Module):
+    """Multiplies each channel of a ``(B, C, H, W)`` tensor by a learned factor."""
+
+    def __init__(self, channels: int, init_value: float, layers: Layers) -> None:
+        super().__init__()
+        self.init_value = init_value
+        self.gamma = nn.Parameter(torch.empty(channels, device=layers.device, dtype=layers.dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Sets every factor to its first value."""
+        nn.init.constant_(self.gamma, self.init_value)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Scales ``(B, C, H, W)``."""
+        return x * self.gamma.view(1, -1, 1, 1)
+
+
+class Stem(nn.Module):
+    """Image to the first stage's input, at a quarter of the resolution.
+
+    ResNet's is conv, norm, activation and pool; the patchify stem is a conv and a norm. The patchify conv has
+    a bias even in front of a BatchNorm: so do Models II to IV.
+    """
+
+    def __init__(self, in_chans: int, out_chs: int, layers: Layers) -> None:
+        super().__init__()
+        patchify = layers.components.patchify_stem
+        if patchify:
+            self.conv = layers.conv(in_chans, out_chs, kernel_size=4, stride=4, normed=False)
+        else:
+            self.conv = layers.conv(in_chans, out_chs, kernel_size=7, stride=2, padding=3)
+        self.norm = layers.norm(out_chs)
+        self.act = nn.Identity() if patchify else layers.act()
+        self.pool = nn.Identity() if patchify else nn.MaxPool2d(3, stride=2, padding=1)
+
+    def reparameterize(self) -> None:
+        """Folds the BatchNorm, if it is one, into the conv; outputs in eval mode stay."""
+        self.conv, self.norm = fold_norm(self.conv, self.norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_chans, H, W) -> (B, C, H / 4, W / 4)``."""
+        return self.pool(self.act(self.norm(self.conv(x))))
+
+
+class Shortcut(nn.Module):
+    """1x1 conv and norm for a block whose output has another shape than its input."""
+
+    def __init__(self, in_chs: int, out_chs: int, stride: int, layers: Layers) -> None:
+        super().__init__()
+        self.conv = layers.conv(in_chs, out_chs, stride=stride)
+        self.norm = layers.norm(out_chs)
+
+    def reparameterize(self) -> None:
+        """Folds the BatchNorm, if it is one, into the conv; outputs in eval mode stay."""
+        self.conv, self.norm = fold_norm(self.conv, self.norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
+        return self.norm(self.conv(x))
+
+
+class Block(nn.Module):
+    """Residual block of one spatial and two 1x1 convs.
+
+    The spatial conv carries the stride. It stands first, on the block's input width, if `moved_up`, else in
+    the middle, on the hidden width; it has one group per channel if `depthwise`.
+
+    Args:
+        in_chs: Channels of the input.
+        hidden_chs: Channels between the two 1x1 convs.
+        out_chs: Channels of the output.
+        layers: Makes the layers.
+        stride: Of the spatial conv, and of the shortcut's conv.
+        shortcut: Whether the shortcut has a conv.
+        drop_path: Probability of dropping the residual branch.
+        layer_scale_init: First value of the layer scale.
+    """
+
+    def __init__(
+        self,
+        in_chs: int,
+        hidden_chs: int,
+        out_chs: int,
+        layers: Layers,
+        stride: int = 1,
+        shortcut: bool = False,
+        drop_path: float = 0.0,
+        layer_scale_init: float = 1e-6,
+    ) -> None:
+        super().__init__()
+        components = layers.components
+        moved_up, kernel_size = components.moved_up, components.kernel_size
+        # fewer norms: the one after the spatial conv; fewer activations: the one before the last 1x1 conv
+        norm_at = (moved_up, not moved_up, False) if components.fewer_norms else (True, True, True)
+        act_at = (False, True, False) if components.fewer_acts else (True, True, True)
+        chs = in_chs if moved_up else hidden_chs
+        groups = chs if components.depthwise else 1
+        spatial = partial(
+            layers.conv, chs, chs, kernel_size, stride=stride, padding=kernel_size // 2, groups=groups
+        )
+        pointwise = partial(layers.conv, in_chs, hidden_chs)
+        first, second = (spatial, pointwise) if moved_up else (pointwise, spatial)
+
+        self.conv1 = first(normed=norm_at[0])
+        self.norm1 = layers.norm(chs) if norm_at[0] else nn.Identity()
+        self.act1 = layers.act() if act_at[0] else nn.Identity()
+        self.conv2 = second(normed=norm_at[1])
+        self.norm2 = layers.norm(hidden_chs) if norm_at[1] else nn.Identity()
+        self.act2 = layers.act() if act_at[1] else nn.Identity()
+        self.conv3 = layers.conv(hidden_chs, out_chs, normed=norm_at[2])
+        self.norm3 = layers.norm(out_chs) if norm_at[2] else nn.Identity()
+        scaled = components.layer_scale
+        self.scale = LayerScale(out_chs, layer_scale_init, layers) if scaled else nn.Identity()
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.shortcut = Shortcut(in_chs, out_chs, stride, layers) if shortcut else nn.Identity()
+        self.act3 = layers.act() if act_at[2] else nn.Identity()
+
+    def zero_init_last(self) -> None:
+        """Starts the residual branch at zero, if it ends in a BatchNorm."""
+        if isinstance(self.norm3, nn.BatchNorm2d):
+            nn.init.zeros_(self.norm3.weight)
+
+    def reparameterize(self) -> None:
+        """Folds each BatchNorm into the conv in front of it; outputs in eval mode stay."""
+        self.conv1, self.norm1 = fold_norm(self.conv1, self.norm1)
+        self.conv2, self.norm2 = fold_norm(self.conv2, self.norm2)
+        self.conv3, self.norm3 = fold_norm(self.conv3, self.norm3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
+        shortcut = self.shortcut(x)
+        x = self.act1(self.norm1(self.conv1(x)))
+        x = self.act2(self.norm2(self.conv2(x)))
+        x = self.norm3(self.conv3(x))
+        x = self.drop_path(self.scale(x))
+        return self.act3(x + shortcut)
+
+
+def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
+    """Folds a BatchNorm into the conv in front of it.
+
+    Args:
+        conv: The conv.
+        norm: What follows it.
+
+    Returns:
+        A conv that does in eval mode what both did, and an identity; both arguments as they are if `norm`
+        isn't a BatchNorm.
+    """
+    if not isinstance(norm, nn.BatchNorm2d):
+        return conv, norm
+    mode = conv.training  # timm's scripts fold before they call `eval`
+    return fuse_conv_bn_eval(conv.eval(), norm.eval()).train(mode), nn.Identity()
+
+
+@torch.no_grad()
+def fold_norm_ahead(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
+    """Returns a conv that does in eval mode what a BatchNorm and a conv without padding behind it do."""
+    affine = norm_as_conv(norm)
+    nothing = conv.weight.new_zeros(1, conv.in_channels, *conv.kernel_size)
+    bias = conv(affine(nothing)).flatten()
+    conv.weight.mul_(affine.weight.view(1, -1, 1, 1))
+    conv.bias = nn.Parameter(bias)
+    return conv
+
+
+def norm_as_conv(norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """Returns a 1x1 conv, one group per channel, that does what a BatchNorm without a conv in front does."""
+    chs, weight = norm.num_features, norm.weight
+    keep = nn.Conv2d(chs, chs, 1, groups=chs, bias=False, device=weight.device, dtype=weight.dtype)
+    nn.init.ones_(keep.weight)
+    return fold_norm(keep.train(norm.training), norm)[0]

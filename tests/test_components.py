@@ -1,0 +1,130 @@
+import pytest
+
+from convnext_ablation.components import (
+    ADD_ONE_IN,
+    CONVNEXT_TINY,
+    FAMILIES,
+    LEAVE_ONE_OUT,
+    RESNET_50,
+    ROADMAP,
+    STAGES,
+    SWITCHES,
+    WORDS,
+    Components,
+)
+from convnext_ablation.errors import UserError
+
+VARIANTS = [(name, variant) for variants in FAMILIES.values() for name, variant in variants.items()]
+
+
+def test_components_default_to_resnet_50():
+    assert Components() == RESNET_50
+    assert (RESNET_50.depths, RESNET_50.width, RESNET_50.kernel_size) == ((3, 4, 6, 3), 64, 3)
+    assert (CONVNEXT_TINY.depths, CONVNEXT_TINY.width, CONVNEXT_TINY.kernel_size) == ((3, 3, 9, 3), 96, 7)
+
+
+def test_every_switch_differs_between_resnet_50_and_convnext_tiny():
+    assert tuple(CONVNEXT_TINY.changed_from(RESNET_50)) == SWITCHES
+    assert tuple(WORDS) == SWITCHES
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"gelu": 1}, "gelu is 1; it takes True or False"),
+        ({"kernel_size": 4}, "kernel_size is 4; it takes an odd whole number such as 7"),
+        ({"kernel_size": -1}, "kernel_size is -1; it takes an odd whole number such as 7"),
+        ({"kernel_size": True}, "kernel_size is True; it takes an odd whole number such as 7"),
+        ({"kernel_size": 7.0}, "kernel_size is 7.0; it takes an odd whole number such as 7"),
+        ({"downsampling": "seperate"}, "unknown downsampling 'seperate'; did you mean 'separate'?"),
+    ],
+)
+def test_value_that_a_switch_cannot_take_is_one_clear_line(switches, message):
+    with pytest.raises(UserError) as raised:
+        Components(**switches)
+    assert str(raised.value) == message
+
+
+def test_switch_that_does_not_exist_is_named_with_the_nearest():
+    with pytest.raises(UserError, match="unknown component 'layernorm'; did you mean 'layer_norm'"):
+        RESNET_50.with_(layernorm=True)
+
+
+def test_changed_from_gives_both_values():
+    changed = CONVNEXT_TINY.with_(kernel_size=9).changed_from(CONVNEXT_TINY)
+    assert changed == {"kernel_size": (7, 9)}
+
+
+@pytest.mark.parametrize(("name", "variant"), VARIANTS)
+def test_variant_has_words_and_differs_from_its_baseline(name, variant):
+    assert variant.label
+    assert variant.adds
+    named = dict(VARIANTS)
+    if variant.baseline:
+        assert variant.components.changed_from(named[variant.baseline].components)
+    else:
+        assert variant.components == RESNET_50
+
+
+def test_labels_are_unique_within_a_family():
+    for variants in FAMILIES.values():
+        assert len({variant.label for variant in variants.values()}) == len(variants)
+
+
+def test_stages_lead_from_resnet_50_to_convnext_tiny():
+    assert list(STAGES) == ["model_i", "model_ii", "model_iii", "model_iv", "model_v"]
+    assert STAGES["model_i"].components == RESNET_50
+    assert STAGES["model_v"].components == CONVNEXT_TINY
+    assert [variant.baseline for variant in STAGES.values()] == ["", *list(STAGES)[:-1]]
+
+
+def test_roadmap_changes_one_switch_a_step_and_ends_at_convnext_tiny():
+    assert list(ROADMAP) == [
+        "roadmap_00_resnet50",
+        "roadmap_01_stage_ratio",
+        "roadmap_02_patchify_stem",
+        "roadmap_03_depthwise",
+        "roadmap_04_wide",
+        "roadmap_05_inverted",
+        "roadmap_06_moved_up",
+        "roadmap_07_kernel_5",
+        "roadmap_08_kernel_7",
+        "roadmap_09_kernel_9",
+        "roadmap_10_kernel_11",
+        "roadmap_11_gelu",
+        "roadmap_12_fewer_acts",
+        "roadmap_13_fewer_norms",
+        "roadmap_14_layer_norm",
+        "roadmap_15_separate_downsampling",
+    ]
+    changes = {
+        name: step.components.changed_from(ROADMAP[step.baseline].components)
+        for name, step in ROADMAP.items()
+        if step.baseline
+    }
+    last = changes.pop("roadmap_15_separate_downsampling")
+    assert all(len(changed) == 1 for changed in changes.values())
+    assert last == {"downsampling": ("block", "separate"), "layer_scale": (False, True)}
+    assert ROADMAP["roadmap_15_separate_downsampling"].components == CONVNEXT_TINY
+
+
+def test_roadmap_goes_on_from_kernel_7_after_the_kernels_that_were_not_kept():
+    for name in ("roadmap_09_kernel_9", "roadmap_10_kernel_11", "roadmap_11_gelu"):
+        assert ROADMAP[name].baseline == "roadmap_08_kernel_7"
+    assert [ROADMAP[name].components.kernel_size for name in list(ROADMAP)[6:12]] == [3, 5, 7, 9, 11, 7]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_leave_one_out_sets_one_switch_back(switch):
+    variant = LEAVE_ONE_OUT[f"convnext_tiny_without_{switch}"]
+    at_ends = getattr(CONVNEXT_TINY, switch), getattr(RESNET_50, switch)
+    assert variant.components.changed_from(CONVNEXT_TINY) == {switch: at_ends}
+    assert variant.baseline == "model_v"
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_add_one_in_sets_one_switch(switch):
+    variant = ADD_ONE_IN[f"resnet50_with_{switch}"]
+    at_ends = getattr(RESNET_50, switch), getattr(CONVNEXT_TINY, switch)
+    assert variant.components.changed_from(RESNET_50) == {switch: at_ends}
+    assert variant.baseline == "model_i"

@@ -1,0 +1,379 @@
+import copy
+import math
+import re
+
+import pytest
+import timm
+import torch
+import torchvision
+from timm.optim import create_optimizer_v2
+from timm.utils import reparameterize_model
+from torch import nn
+
+from convnext_ablation import UserError
+from convnext_ablation.components import STAGES
+from convnext_ablation.network import ResNetToConvNeXt
+
+STAGES_ATTO = [f"{name}_atto" for name in STAGES]
+# a BatchNorm in front of the downsampling convs and behind the pool, and blocks with one norm
+FEW_BATCH_NORMS = "convnext_tiny_without_layer_norm_atto"
+NETWORKS = [*STAGES_ATTO, FEW_BATCH_NORMS]
+
+
+@pytest.fixture(autouse=True)
+def _same_weights_every_time():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 3, 64, 64)
+
+
+def randomise(model):
+    """Gives every parameter and statistic a value of its own, so that one in the wrong place shows."""
+    for module in model.modules():
+        if isinstance(module, (nn.BatchNorm2d, nn.LayerNorm)):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for name, parameter in model.named_parameters():
+        if name.endswith("gamma"):
+            nn.init.uniform_(parameter, 0.05, 0.2)
+        elif name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.02)
+    return model
+
+
+def settle(model):
+    """Lets statistics fit the weights; without it outputs, and with them rounding errors, explode."""
+    with torch.no_grad():
+        for _ in range(20):
+            model(torch.randn(8, 3, 64, 64))
+    return model
+
+
+# our names -> theirs, by pattern
+RESNET_NAMES = (
+    (r"^stem\.conv", "conv1"),
+    (r"^stem\.norm", "bn1"),
+    (r"^stages\.(\d)\.blocks\.(\d+)\.shortcut\.conv", r"layer\1.\2.downsample.0"),
+    (r"^stages\.(\d)\.blocks\.(\d+)\.shortcut\.norm", r"layer\1.\2.downsample.1"),
+    (r"^stages\.(\d)\.blocks\.(\d+)\.conv", r"layer\1.\2.conv"),
+    (r"^stages\.(\d)\.blocks\.(\d+)\.norm", r"layer\1.\2.bn"),
+    (r"^head\.fc", "fc"),
+)
+CONVNEXT_NAMES = (
+    (r"^stem\.conv", "stem.0"),
+    (r"^stem\.norm", "stem.1"),
+    (r"\.conv1\.", ".conv_dw."),
+    (r"\.norm1\.", ".norm."),
+    (r"\.conv2\.", ".mlp.fc1."),
+    (r"\.conv3\.", ".mlp.fc2."),
+    (r"\.scale\.gamma", ".gamma"),
+)
+
+
+def with_weights_of(model, other, names):
+    """Copies the other project's weights into our network, name by name."""
+    theirs = other.state_dict()
+    weights = {}
+    for ours, tensor in model.state_dict().items():
+        name = ours
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        name = re.sub(r"^layer(\d)", lambda match: f"layer{int(match[1]) + 1}", name)
+        weights[ours] = theirs.pop(name).reshape(tensor.shape)
+    assert not theirs, "weights that have no counterpart"
+    model.load_state_dict(weights)
+    return model
+
+
+def stage_outputs(model, stages, images):
+    """What the given modules put out, and the logits."""
+    outputs = []
+    hooks = [stage.register_forward_hook(lambda _, __, output: outputs.append(output)) for stage in stages]
+    with torch.no_grad():
+        logits = model(images)
+    for hook in hooks:
+        hook.remove()
+    return [*outputs, logits]
+
+
+def resnet_stages(model):
+    return [model.layer1, model.layer2, model.layer3, model.layer4]
+
+
+ORIGINALS = {
+    "timm resnet50": ("model_i", lambda: timm.create_model("resnet50"), resnet_stages, RESNET_NAMES),
+    "torchvision resnet50": ("model_i", torchvision.models.resnet50, resnet_stages, RESNET_NAMES),
+    "timm convnext_tiny": (
+        "model_v",
+        lambda: timm.create_model("convnext_tiny"),
+        lambda model: list(model.stages),
+        CONVNEXT_NAMES,
+    ),
+}
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("original", ORIGINALS)
+def test_network_gives_the_logits_and_features_of_the_original(original, training):
+    name, create, stages_of, names = ORIGINALS[original]
+    other = randomise(create())
+    model = with_weights_of(timm.create_model(name), other, names)
+    images = torch.randn(
+        2, 3, 112, 112
+    )  # 112 / 16 is odd: Model V's last downsampling drops a row and column
+    theirs = stage_outputs(other.train(training), stages_of(other), images)
+    ours = stage_outputs(model.train(training), list(model.stages), images)
+    assert theirs[-1].std() > 0.1
+    for mine, expected in zip(ours, theirs, strict=True):
+        scale = max(1.0, expected.abs().max().item())
+        assert (mine - expected).abs().max() / scale <= 1e-5
+    assert (ours[-1] - theirs[-1]).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_reparameterised_network_has_no_batch_norm_and_equal_outputs(name, images):
+    model = settle(randomise(timm.create_model(name)))
+    folded = reparameterize_model(model)  # in train mode, as timm's scripts do it
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    with torch.no_grad():
+        expected, outputs = model.eval()(images), folded.eval()(images)
+        pre_logits = folded.forward_head(folded.forward_features(images), pre_logits=True)
+        expected_pre_logits = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pre_logits, expected_pre_logits, rtol=1e-4, atol=1e-4)
+
+
+def test_reparameterising_leaves_layer_norm_network_as_it_is():
+    model = timm.create_model("model_v_atto")
+    folded = reparameterize_model(model)
+    assert str(folded) == str(model)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(folded.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_features_only_gives_the_stages_asked_for(name, images):
+    features = timm.create_model(name, features_only=True, out_indices=(1, 3))
+    outputs = features(images)
+    assert [output.shape[1] for output in outputs] == features.feature_info.channels()
+    assert [output.shape[-1] for output in outputs] == [8, 2]
+    assert features.feature_info.reduction() == [8, 32]
+
+
+@pytest.mark.parametrize("indices", [None, 2, [0, 2], [-1], (1, 3)])
+def test_forward_intermediates_are_the_outputs_of_the_stages(indices, images):
+    model = timm.create_model("model_v_atto").eval()
+    every = stage_outputs(model, list(model.stages), images)[:4]
+    taken = (
+        {None: [0, 1, 2, 3], 2: [2, 3]}.get(indices) if not isinstance(indices, (list, tuple)) else indices
+    )
+    with torch.no_grad():
+        last, outputs = model.forward_intermediates(images, indices=indices)
+        early = model.forward_intermediates(images, indices=indices, stop_early=True, intermediates_only=True)
+    torch.testing.assert_close(last, every[3])
+    torch.testing.assert_close(outputs, [every[index] for index in taken])
+    torch.testing.assert_close(early, outputs)
+
+
+@pytest.mark.parametrize("indices", [0, 5, [4], [-5], []])
+def test_stages_that_do_not_exist_are_an_error(indices, images):
+    model = timm.create_model("model_i_atto", device="meta")
+    with pytest.raises(ValueError, match="out of range; there are 4 stages"):
+        model.forward_intermediates(images.to("meta"), indices=indices)
+
+
+def test_pruned_network_keeps_its_features_and_drops_the_rest(images):
+    model = timm.create_model("model_iv_atto").eval()
+    expected = stage_outputs(model, list(model.stages), images)[1]
+    assert model.prune_intermediate_layers([1]) == [1]
+    assert len(model.stages) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(model.forward_features(images), expected)
+    model.reset_classifier(7, "avg")
+    assert model(images).shape == (2, 7)
+    assert model.num_features == model.head_hidden_size == expected.shape[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("in_chans", [1, 4])
+def test_network_takes_images_of_other_channels(name, in_chans):
+    model = timm.create_model(name, in_chans=in_chans)
+    assert model(torch.randn(2, in_chans, 64, 64)).shape == (2, 1000)
+
+
+@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", "fast", ""])
+def test_pool_can_be_chosen_and_changed(pool, images):
+    chosen = timm.create_model("model_iii_atto", num_classes=5, global_pool=pool)
+    changed = timm.create_model("model_iii_atto", num_classes=7)
+    changed.reset_classifier(5, pool)
+    changed.load_state_dict(chosen.state_dict())
+    outputs = chosen.eval()(images)
+    assert outputs.shape == ((2, 5) if pool else (2, 5, 2, 2))
+    torch.testing.assert_close(changed.eval()(images), outputs)
+    features = chosen.forward_head(chosen.forward_features(images), pre_logits=True)
+    assert features.shape[1] == chosen.head_hidden_size
+
+
+def test_pool_that_doubles_channels_is_refused_in_front_of_a_norm():
+    with pytest.raises(UserError, match="use 'avg', 'max' or 'avgmax'"):
+        timm.create_model("model_v_atto", global_pool="catavgmax")
+    model = timm.create_model("model_v_atto")
+    with pytest.raises(UserError, match="use 'avg', 'max' or 'avgmax'"):
+        model.reset_classifier(5, "catavgmax")
+    assert model.head.global_pool.pool_type == "avg"
+
+
+def test_reset_classifier_keeps_the_pool_and_can_remove_the_classifier(images):
+    model = timm.create_model("model_v_atto", global_pool="max").eval()
+    expected = model.forward_head(model.forward_features(images), pre_logits=True)
+    model.reset_classifier(0)
+    torch.testing.assert_close(model(images), expected)
+    assert isinstance(model.get_classifier(), nn.Identity)
+    model.reset_classifier(3)
+    assert model.get_classifier().out_features == model.num_classes == 3
+
+
+def test_drop_rates_act_in_training_only(images):
+    for name, rates in (("model_i_atto", {"drop_rate": 0.5}), ("model_v_atto", {"drop_path_rate": 0.5})):
+        model = timm.create_model(name, layer_scale_init=1.0, **rates)
+        assert not torch.equal(model(images), model(images))
+        assert torch.equal(model.eval()(images), model.eval()(images))
+
+
+def test_drop_path_grows_linearly_over_the_blocks():
+    model = timm.create_model("model_v_atto", drop_path_rate=0.17)
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
+    assert rates == pytest.approx([0.17 * index / 17 for index in range(18)])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(name, images):
+    results = []
+    model = randomise(timm.create_model(name, drop_path_rate=0.2))
+    for checkpointing in (False, True):
+        trained = copy.deepcopy(model)
+        trained.set_grad_checkpointing(checkpointing)
+        assert all(stage.grad_checkpointing == checkpointing for stage in trained.stages)
+        torch.manual_seed(1)
+        outputs = trained(images)
+        outputs.square().mean().backward()
+        results.append((outputs, [parameter.grad for parameter in trained.parameters()]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_layer_decay_slows_the_layers_near_the_image(name):
+    model = timm.create_model(name)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.9)
+    scale_of = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
+    scales = {parameter_name: scale_of[id(p)] for parameter_name, p in model.named_parameters()}
+    blocks = [
+        scales[f"stages.{index}.blocks.{block}.conv1.weight"]
+        for index, stage in enumerate(model.stages)
+        for block in range(len(stage.blocks))
+    ]
+    ordered = [scales["stem.conv.weight"], *blocks, scales["head.fc.weight"]]
+    assert ordered == sorted(set(ordered))
+    assert scales["head.fc.weight"] == 1.0
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
+@pytest.mark.parametrize("name", NETWORKS)
+def test_scripted_network_gives_equal_outputs(name, images):
+    model = timm.create_model(name, scriptable=True).eval()
+    scripted = torch.jit.script(model)
+    torch.testing.assert_close(scripted(images), model(images))
+    assert scripted.no_weight_decay() == set()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_scripted_feature_getter_gives_equal_outputs(images):
+    model = timm.create_model("model_iv_atto", features_only=True, feature_cls="getter", out_indices=(0, 2))
+    torch.testing.assert_close(torch.jit.script(model.eval())(images), model(images))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_traced_network_gives_equal_outputs(name, images):
+    model = timm.create_model(name).eval()
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(images), model(images))
+
+
+@pytest.mark.parametrize("name", ["model_iii_atto", "model_v_atto"])
+def test_compiled_network_gives_equal_outputs_without_graph_breaks(name, images):
+    model = timm.create_model(name).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(images), model(images))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_exported_network_takes_batches_of_any_size(name, images):
+    model = timm.create_model(name).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
+    several = torch.randn(5, 3, 64, 64)
+    torch.testing.assert_close(exported(several), model(several))
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # of the exporter's own code
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_network_gives_equal_outputs_for_batches_of_any_size(name, images, tmp_path):
+    import onnxruntime
+
+    model = settle(randomise(timm.create_model(name))).eval()
+    path = tmp_path / "model.onnx"
+    batch = torch.export.Dim("batch", min=1, max=64)
+    torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
+    runtime = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    several = torch.randn(5, 3, 64, 64)
+    (outputs,) = runtime.run(None, {runtime.get_inputs()[0].name: several.numpy()})
+    torch.testing.assert_close(torch.from_numpy(outputs), model(several), rtol=1e-3, atol=1e-4)
+
+
+def test_batch_norm_network_starts_as_resnet():
+    model = timm.create_model("model_i")
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            expected = math.sqrt(2 / (module.out_channels * math.prod(module.kernel_size)))
+            assert module.weight.std().item() == pytest.approx(expected, rel=0.05), name
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    assert all(not block.norm3.weight.any() for block in blocks)
+    ours = timm.create_model("model_i_atto", zero_init_last=False)
+    assert all((block.norm3.weight == 1).all() for stage in ours.stages for block in stage.blocks)
+
+
+def test_layer_norm_network_starts_as_convnext():
+    model = timm.create_model("model_v")
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            assert module.weight.std().item() == pytest.approx(0.02, rel=0.05), name
+            assert not module.bias.any(), name
+    assert all((block.scale.gamma == 1e-6).all() for stage in model.stages for block in stage.blocks)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_network_made_on_meta_can_be_given_weights(name, images):
+    model = timm.create_model(name, device="meta").to_empty(device="cpu")
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data.fill_(float("nan") if tensor.is_floating_point() else 0)
+    model.init_weights()
+    assert model(images).isfinite().all()
+    assert all(parameter.isfinite().all() for parameter in model.state_dict().values())
+
+
+def test_network_runs_in_bfloat16(images):
+    model = timm.create_model("model_v_atto", dtype=torch.bfloat16)
+    assert model(images.bfloat16()).dtype == torch.bfloat16
+
+
+def test_argument_that_does_not_exist_is_an_error():
+    with pytest.raises(TypeError, match="drop_paths"):
+        ResNetToConvNeXt(STAGES["model_i"].components, drop_paths=0.1)

@@ -1,0 +1,142 @@
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+from convnext_ablation import UserError, zoo
+from convnext_ablation.components import FAMILIES, RESNET_50, STAGES, SWITCHES
+from convnext_ablation.cost import count_gmacs, count_parameters
+
+# Parameters at 1000, 200 and 120 classes, and billions of multiply-accumulates at 224 and 112 pixels, of the
+# five networks as the 11785-FGVC project and timm (resnet50, convnext_tiny) publish them.
+STAGE_COSTS = {
+    "model_i": (25_557_032, 23_917_832, 23_753_912, 4.089, 1.078),
+    "model_ii": (33_761_128, 31_302_728, 31_056_888, 5.268, 1.381),
+    "model_iii": (28_183_432, 27_568_232, 27_506_712, 5.584, 1.443),
+    "model_iv": (28_229_800, 27_614_600, 27_553_080, 4.571, 1.199),
+    "model_v": (28_589_128, 27_973_928, 27_912_408, 4.456, 1.064),
+}
+# GMACs at 224 pixels that "A ConvNet for the 2020s" (arXiv:2201.03545) gives for each step, table 10
+ROADMAP_GMACS = (
+    4.09,
+    4.53,
+    4.42,
+    2.35,
+    5.27,
+    4.64,
+    4.07,
+    4.10,
+    4.15,
+    4.21,
+    4.29,
+    4.15,
+    4.15,
+    4.15,
+    4.15,
+    4.46,
+)
+
+
+def on_meta(name, **kwargs):
+    return timm.create_model(name, device="meta", **kwargs)
+
+
+@pytest.mark.parametrize("name", STAGE_COSTS)
+def test_stage_has_published_parameters_and_macs(name):
+    *parameters, gmacs_224, gmacs_112 = STAGE_COSTS[name]
+    counted = [count_parameters(on_meta(name, num_classes=classes)) for classes in (1000, 200, 120)]
+    assert counted == parameters
+    assert round(count_gmacs(on_meta(name), (3, 224, 224)), 3) == gmacs_224
+    assert round(count_gmacs(on_meta(name), (3, 112, 112)), 3) == gmacs_112
+
+
+@pytest.mark.parametrize(("name", "gmacs"), list(zip(FAMILIES["roadmap"], ROADMAP_GMACS, strict=True)))
+def test_roadmap_step_has_macs_of_the_paper(name, gmacs):
+    assert round(count_gmacs(on_meta(name), (3, 224, 224)), 2) == gmacs
+
+
+def test_every_variant_is_registered_at_both_widths():
+    named = {name for variants in FAMILIES.values() for name in variants}
+    aliases = {f"resnet_to_convnext_stage{number}" for number in range(1, 6)}
+    full = named | aliases | {"resnet_to_convnext"}
+    assert set(timm.list_models(module="zoo")) == full | {f"{name}_atto" for name in full}
+    assert len(full) == 5 + 5 + 16 + 13 + 13 + 1
+
+
+@pytest.mark.parametrize("number", range(1, 6))
+def test_stage_has_two_names(number):
+    name = list(STAGES)[number - 1]
+    assert zoo.components_of(name) == zoo.components_of(f"resnet_to_convnext_stage{number}")
+    assert zoo.components_of(name) == STAGES[name].components
+
+
+def test_atto_network_is_a_quarter_as_wide():
+    assert on_meta("model_v").num_features == 4 * on_meta("model_v_atto").num_features
+
+
+def test_free_network_is_resnet_50_unless_switched():
+    assert on_meta("resnet_to_convnext").components == RESNET_50
+    model = on_meta("resnet_to_convnext", inverted=True, kernel_size=7)
+    assert model.components == RESNET_50.with_(inverted=True, kernel_size=7)
+    assert model.stages[0].blocks[0].conv2.kernel_size == (7, 7)
+
+
+@pytest.mark.parametrize("name", ["resnet_to_convnext", "model_v_atto"])
+def test_misspelt_argument_is_an_error(name):
+    with pytest.raises(TypeError, match="kernal_size"):
+        on_meta(name, kernal_size=7)
+
+
+def test_value_that_a_switch_cannot_take_is_an_error():
+    with pytest.raises(UserError, match="kernel_size is 4"):
+        on_meta("resnet_to_convnext", kernel_size=4)
+
+
+def test_components_of_unknown_network_is_a_key_error():
+    with pytest.raises(KeyError):
+        zoo.components_of("resnet50")
+
+
+def test_every_switch_is_reachable_as_model_argument():
+    for switch in SWITCHES:
+        value = getattr(STAGES["model_v"].components, switch)
+        assert getattr(on_meta("resnet_to_convnext_atto", **{switch: value}).components, switch) == value
+
+
+_IMPORT = """
+import sys, time, warnings
+import timm, torch
+theirs = set(timm.list_models(include_tags=False)) | set(dir(timm.models))
+modules = set(timm.list_modules())
+built = []
+construct = torch.nn.Module.__init__
+torch.nn.Module.__init__ = lambda self, *a, **kw: (built.append(self), construct(self, *a, **kw))
+warnings.simplefilter("error")
+start = time.process_time()
+import convnext_ablation
+seconds = time.process_time() - start
+ours = set(timm.list_models("*", module="zoo"))
+for name in ours:
+    timm.get_pretrained_cfg(name)
+assert ours, "nothing is registered"
+assert not built, f"{len(built)} modules were built"
+assert not ours & theirs, f"names that timm has: {ours & theirs}"
+assert "zoo" not in modules, "timm has a module of that name"
+print(seconds)
+"""
+
+
+def test_import_is_quick_builds_nothing_and_takes_no_name_of_timm():
+    imported = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True)
+    assert imported.returncode == 0, imported.stderr
+    assert float(imported.stdout) < 0.3  # seconds over `import timm`
+
+
+def test_every_network_is_built_on_the_device_and_of_the_type_asked_for():
+    for name in timm.list_models("*_atto", module="zoo"):
+        model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
+        floating = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
+        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
+        assert {t.dtype for t in floating} == {torch.bfloat16}

@@ -1,0 +1,186 @@
+"""Runs timm's own `tests/test_models.py` on our networks; a pytest plugin, and a command.
+
+    python tests/timm_suite.py 'model_*_atto' resnet_to_convnext_stage5
+
+The tests are those of the timm that Python imports, from its source distribution, which is downloaded once
+into `.cache`. Each takes its models from `timm.list_models`: the plugin puts a list of ours in its place, and
+drops the tests of models that are timm's.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import timm
+
+CACHE = Path(__file__).parents[1] / ".cache"
+MODELS_VARIABLE = "CONVNEXT_ABLATION_TESTED_MODELS"
+MARKERS = (
+    "base", "forward", "backward", "cfg", "cfg_nonstd", "torchscript", "features", "fxforward", "fxbackward",
+    "timeout",
+)  # fmt: skip
+
+
+class SuiteError(Exception):
+    """timm's tests can't be downloaded."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run of timm's tests gave.
+
+    Attributes:
+        tests: Number of tests that ran for each model.
+        skipped: Their names.
+        failed: Their names.
+        output: What pytest printed.
+    """
+
+    tests: Counter[str]
+    skipped: list[str]
+    failed: list[str]
+    output: str
+
+
+def timm_tests(version: str = timm.__version__, cache: Path = CACHE) -> Path:
+    """Returns the file with timm's tests of its models, downloaded on first use.
+
+    Raises:
+        SuiteError: The package index can't be reached, or doesn't have it.
+    """
+    tests = cache / f"timm-{version}-tests" / "test_models.py"
+    if tests.exists():
+        return tests
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary",
+            "timm",
+            "--dest",
+            folder,
+        ]
+        download = subprocess.run([*command, f"timm=={version}"], capture_output=True, text=True)
+        if download.returncode != 0:
+            reason = download.stderr.strip().splitlines()[-1]
+            raise SuiteError(f"can't download the source of timm {version}, which has its tests: {reason}")
+        with tarfile.open(Path(folder) / f"timm-{version}.tar.gz") as archive:
+            source = archive.extractfile(f"timm-{version}/tests/test_models.py").read()
+    tests.parent.mkdir(parents=True, exist_ok=True)
+    partial = tests.with_suffix(f".{os.getpid()}")  # processes that share the cache may download at once
+    partial.write_bytes(source)
+    return partial.replace(tests)
+
+
+def run_timm_tests(models: Sequence[str], processes: int = 2) -> Outcome:
+    """Runs timm's tests on models of ours.
+
+    Args:
+        models: Their names.
+        processes: How many processes share the tests; 0 for one without pytest-xdist.
+    """
+    tests = timm_tests()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", str(tests), "-p", "timm_suite", "-n", str(processes), "-q"]
+        # our own settings, which make warnings errors, aren't timm's
+        command += ["-c", os.devnull, "--rootdir", str(tests.parent), "-p", "no:cacheprovider"]
+        command += ["--junitxml", str(report)]
+        done = subprocess.run(command, env=_environment(models), capture_output=True, text=True)
+        if not report.exists():
+            raise RuntimeError(f"timm's tests didn't run:\n{done.stdout}{done.stderr}")
+        return _read(report, done.stdout)
+
+
+def _environment(models: Sequence[str]) -> dict[str, str]:
+    # on GitHub timm's tests leave some out
+    environment = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"}
+    environment = {name: value for name, value in environment.items() if not name.startswith("PYTEST_")}
+    paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
+    one_thread = {"OMP_NUM_THREADS": "1"}  # a process's threads would get in the other's way
+    return {
+        **environment,
+        **one_thread,
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        MODELS_VARIABLE: " ".join(models),
+    }
+
+
+def _read(report: Path, output: str) -> Outcome:
+    tests: Counter[str] = Counter()
+    skipped, failed = [], []
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = case.get("name", "")
+        tests[name.partition("[")[2].rstrip("]").split("-")[-1].partition(".")[0]] += 1
+        if case.find("skipped") is not None:
+            skipped.append(name)
+        elif case.find("failure") is not None or case.find("error") is not None:
+            failed.append(name)
+    return Outcome(tests, skipped, failed, output)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Puts our models into timm's place before its tests ask for them."""
+    import convnext_ablation  # noqa: F401
+
+    for marker in MARKERS:
+        config.addinivalue_line("markers", f"{marker}: timm's")
+    list_registered = timm.list_models
+    tested = set(os.environ[MODELS_VARIABLE].split())
+
+    def list_models(filter="", module="", pretrained=False, **kwargs):
+        if pretrained:
+            return []  # weights are tested where they are made, and these tests would download them
+        # timm's tests select some models by the names of its modules: any of them stands for ours
+        named = list_registered(filter, module="zoo", **kwargs)
+        return [name for name in named if name.partition(".")[0] in tested]
+
+    timm.list_models = list_models
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Drops the tests of timm's models, and those that have no model."""
+    tested = set(os.environ[MODELS_VARIABLE].split())
+
+    def is_ours(item: pytest.Item) -> bool:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        return str(parameters.get("model_name", "")).partition(".")[0] in tested
+
+    ours = [item for item in items if is_ours(item)]
+    config.hook.pytest_deselected(items=[item for item in items if not is_ours(item)])
+    items[:] = ours
+
+
+def main(patterns: Sequence[str]) -> int:
+    """Runs timm's tests on our models whose names match; on all if there are no patterns."""
+    import convnext_ablation  # noqa: F401
+
+    names = timm.list_models(module="zoo")
+    models = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns or ["*"])]
+    try:
+        outcome = run_timm_tests(models)
+    except SuiteError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(outcome.output)
+    for model in models:
+        print(f"{outcome.tests[model]:3} tests  {model}")
+    return 1 if outcome.failed or outcome.skipped or not all(outcome.tests[model] for model in models) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
