@@ -1,0 +1,471 @@
+import io
+import os
+import pickle
+import sys
+import tarfile
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import timm
+import torch
+import torchvision
+from safetensors.torch import save_file
+from timm.models import load_pretrained
+
+from convnext_ablation import zoo  # noqa: F401  (registers the models)
+from convnext_ablation.checkpoints import checkpoint_filter_fn, format_of, read_checkpoint
+from convnext_ablation.errors import UserError
+
+BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+AFFINE = ("weight", "bias")
+
+
+def _randomized(model):
+    """The model with every parameter and statistic away from its start: zeros and ones hide mistakes."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.ndim == 1 or name.endswith("gamma"):
+                value.copy_(torch.rand(value.shape, generator=generator) * 0.5 + 0.5)
+    return model.eval()
+
+
+def _loaded(name, state_dict, **kwargs):
+    model = timm.create_model(name, device="meta", **kwargs)
+    model.load_state_dict(checkpoint_filter_fn(state_dict, model), strict=True, assign=True)
+    return model.eval()
+
+
+def _logits(model):
+    with torch.no_grad():
+        return model(torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1)))
+
+
+def _official_names(timm_state_dict):
+    """The official name of each parameter of timm's ConvNeXt."""
+    official = {}
+    for key, value in timm_state_dict.items():
+        parts = key.split(".")
+        if parts[0] == "stem":
+            name = ["downsample_layers", "0", *parts[1:]]
+        elif parts[0] == "head":
+            name = ["head" if parts[1] == "fc" else "norm", *parts[2:]]
+        elif parts[2] == "downsample":
+            name = ["downsample_layers", parts[1], *parts[3:]]
+        else:
+            swap = {"conv_dw": ["dwconv"], "mlp": [], "fc1": ["pwconv1"], "fc2": ["pwconv2"]}
+            name = ["stages", parts[1], parts[3]]
+            name += [new for part in parts[4:] for new in swap.get(part, [part])]
+        official[".".join(name)] = value
+    return official
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "names"),
+    [
+        ("model_i", lambda: timm.create_model("resnet50", num_classes=10), dict),
+        ("model_i", lambda: torchvision.models.resnet50(num_classes=10), dict),
+        ("model_v", lambda: timm.create_model("convnext_tiny", num_classes=10), dict),
+        ("model_v", lambda: timm.create_model("convnext_tiny", num_classes=10), _official_names),
+    ],
+    ids=["timm-resnet50", "torchvision-resnet50", "timm-convnext", "official-convnext"],
+)
+def test_imported_weights_give_the_logits_of_the_original(name, theirs, names):
+    theirs = _randomized(theirs())
+    ours = _loaded(name, names(theirs.state_dict()), num_classes=10)
+    expected = _logits(theirs)
+    assert expected.std() > 0.01
+    torch.testing.assert_close(_logits(ours), expected, atol=1e-5, rtol=1e-5)
+
+
+def _layer(theirs, ours, leaves):
+    return {f"{theirs}.{leaf}": f"{ours}.{leaf}" for leaf in leaves}
+
+
+def _fgvc_names(depths, stem_bias, pointwise):
+    """Names of 11785-FGVC's Models I to IV, and ours for the same parameter, written out."""
+    names = _layer("conv1", "stem.conv", AFFINE if stem_bias else ("weight",))
+    names |= _layer("bn1", "stem.norm", BATCH_NORM)
+    for stage, depth in enumerate(depths):
+        for block in range(depth):
+            theirs, ours = f"layer{stage + 1}.{block}", f"stages.{stage}.blocks.{block}"
+            for number in (1, 2, 3):
+                names |= _layer(f"{theirs}.conv{number}", f"{ours}.conv{number}", ("weight",))
+                names |= _layer(f"{theirs}.bn{number}", f"{ours}.norm{number}", BATCH_NORM)
+        names |= _layer(
+            f"layer{stage + 1}.0.downsample.0", f"stages.{stage}.blocks.0.shortcut.conv", ("weight",)
+        )
+        names |= _layer(
+            f"layer{stage + 1}.0.downsample.1", f"stages.{stage}.blocks.0.shortcut.norm", BATCH_NORM
+        )
+        if pointwise and stage:
+            names |= _layer(f"ds{stage}", f"stages.{stage}.downsample.0", ("weight",))
+    return names | _layer("fc", "head.fc", AFFINE)
+
+
+def _fgvc_model_v_names():
+    names = _layer("downsample_layers.0.0", "stem.conv", AFFINE)
+    names |= _layer("downsample_layers.0.1", "stem.norm", AFFINE)
+    for stage, depth in enumerate((3, 3, 9, 3)):
+        for part in (0, 1) if stage else ():
+            names |= _layer(f"downsample_layers.{stage}.{part}", f"stages.{stage}.downsample.{part}", AFFINE)
+        for block in range(depth):
+            theirs, ours = f"stages.{stage}.{block}", f"stages.{stage}.blocks.{block}"
+            for layer, other in {
+                "dwconv": "conv1",
+                "norm": "norm1",
+                "pwconv1": "conv2",
+                "pwconv2": "conv3",
+            }.items():
+                names |= _layer(f"{theirs}.{layer}", f"{ours}.{other}", AFFINE)
+            names[f"{theirs}.gamma"] = f"{ours}.scale.gamma"
+    return names | _layer("norm", "head.norm", AFFINE) | _layer("head", "head.fc", AFFINE)
+
+
+FGVC = {
+    "model_i": ("resnet", _fgvc_names((3, 4, 6, 3), stem_bias=False, pointwise=False)),
+    "model_ii": ("resnet", _fgvc_names((3, 3, 9, 3), stem_bias=True, pointwise=False)),
+    "model_iii": ("11785-fgvc", _fgvc_names((3, 3, 9, 3), stem_bias=True, pointwise=True)),
+    "model_iv": ("11785-fgvc", _fgvc_names((3, 3, 9, 3), stem_bias=True, pointwise=True)),
+    "model_v": ("convnext", _fgvc_model_v_names()),
+}
+
+
+def _fgvc_state_dict(stage, prefix=""):
+    """A state dict as 11785-FGVC's code names and shapes it, at a quarter of the width, and ours."""
+    ours = _randomized(timm.create_model(f"{stage}_atto", num_classes=5)).state_dict()
+    theirs = {
+        # Model V's 1x1 convs are linear layers there
+        f"{prefix}{their_name}": ours[name].flatten(1)
+        if ".pwconv" in their_name and ours[name].ndim == 4
+        else ours[name]
+        for their_name, name in FGVC[stage][1].items()
+    }
+    return theirs, ours
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("stage", FGVC)
+def test_fgvc_weights_come_back_parameter_by_parameter(stage, prefix):
+    theirs, expected = _fgvc_state_dict(stage, prefix)
+    model = timm.create_model(f"{stage}_atto", num_classes=5, device="meta")
+    converted = checkpoint_filter_fn(theirs, model)
+    assert converted.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(converted[name], value), name
+    if not prefix:
+        assert format_of(theirs).name == FGVC[stage][0]
+
+
+@pytest.mark.parametrize("name", ["model_i_atto", "model_iv_atto", "convnext_tiny_without_inverted_atto"])
+def test_our_own_names_stay(name):
+    model = timm.create_model(name, num_classes=5)
+    state_dict = model.state_dict()
+    converted = checkpoint_filter_fn(state_dict, model)
+    assert format_of(state_dict).name == "convnext_ablation"
+    assert converted.keys() == state_dict.keys()
+    assert all(converted[key] is state_dict[key] for key in state_dict)
+
+
+def test_a_whole_checkpoint_and_one_without_counters_are_taken():
+    theirs, expected = _fgvc_state_dict("model_i")
+    old = {key: value for key, value in theirs.items() if not key.endswith("num_batches_tracked")}
+    for checkpoint in ({"model": old}, {"state_dict": old, "epoch": 3}):
+        model = timm.create_model("model_i_atto", num_classes=5)
+        model.load_state_dict(checkpoint_filter_fn(checkpoint, model))
+        assert torch.equal(model.stem.conv.weight, expected["stem.conv.weight"])
+
+
+@pytest.mark.parametrize("num_classes", [5, 7, 0])
+@pytest.mark.parametrize("in_chans", [3, 1])
+def test_timm_adapts_classes_and_channels_after_the_filter(num_classes, in_chans):
+    theirs, expected = _fgvc_state_dict("model_iii")
+    model = timm.create_model("model_iii_atto", num_classes=num_classes, in_chans=in_chans)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    cfg = {
+        "state_dict": theirs,
+        "num_classes": 5,
+        "input_size": (3, 224, 224),
+        "first_conv": "stem.conv",
+        "classifier": "head.fc",
+    }
+    load_pretrained(model, cfg, num_classes=num_classes, in_chans=in_chans, filter_fn=checkpoint_filter_fn)
+    state = model.state_dict()
+    assert torch.equal(state["stages.3.blocks.2.conv3.weight"], expected["stages.3.blocks.2.conv3.weight"])
+    stem = expected["stem.conv.weight"]
+    torch.testing.assert_close(
+        state["stem.conv.weight"], stem.sum(1, keepdim=True) if in_chans == 1 else stem
+    )
+    if num_classes:
+        kept = expected if num_classes == 5 else before
+        assert torch.equal(state["head.fc.weight"], kept["head.fc.weight"])
+
+
+def test_a_classifier_at_every_position_takes_a_linear_one():
+    theirs, expected = _fgvc_state_dict("model_i")
+    model = _loaded("model_i_atto", theirs, num_classes=5, global_pool="")
+    assert torch.equal(model.head.fc.weight, expected["head.fc.weight"][:, :, None, None])
+
+
+def _refusal(name, state_dict, **kwargs):
+    with pytest.raises(UserError) as caught:
+        checkpoint_filter_fn(state_dict, timm.create_model(name, device="meta", **kwargs))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_another_stages_shapes_are_named():
+    theirs, _ = _fgvc_state_dict("model_iv")
+    message = _refusal("model_iii_atto", theirs, num_classes=5)
+    assert "layer1.0.conv1.weight is 24x1x7x7 in the checkpoint and 96x24x1x1 in model_iii_atto" in message
+    assert "(stages.0.blocks.0.conv1.weight)" in message
+
+
+def test_a_kernel_of_another_size_is_named():
+    theirs, _ = _fgvc_state_dict("model_iv")
+    theirs["layer3.4.conv1.weight"] = theirs["layer3.4.conv1.weight"][..., 2:5, 2:5]
+    message = _refusal("model_iv_atto", theirs, num_classes=5)
+    assert "layer3.4.conv1.weight is 96x1x3x3 in the checkpoint and 96x1x7x7 in model_iv_atto" in message
+
+
+def test_a_stem_of_another_width_is_no_other_number_of_channels():
+    theirs, _ = _fgvc_state_dict("model_i")
+    assert "conv1.weight is 16x3x7x7 in the checkpoint and 64x3x7x7" in _refusal("model_i", theirs)
+
+
+def test_the_first_missing_and_the_first_unexpected_name_are_told():
+    message = _refusal("model_i_atto", _fgvc_state_dict("model_ii")[0], num_classes=5)
+    assert "(resnet names) is not one of model_i_atto" in message
+    assert "first missing: what model_i_atto calls stages.1.blocks.3.conv1.weight" in message
+    assert "first unexpected: conv1.bias" in message
+
+
+def test_an_unknown_layout_names_the_nearest():
+    theirs, _ = _fgvc_state_dict("model_iii")
+    theirs["se.weight"] = theirs.pop("layer1.0.conv1.weight")
+    message = _refusal("model_iii_atto", theirs, num_classes=5)
+    assert "layout is unknown; nearest: 11785-fgvc" in message
+    assert "what model_iii_atto calls stages.0.blocks.0.conv1.weight" in message
+    assert message.endswith("first unexpected: se.weight")
+
+
+def test_nothing_has_no_format():
+    assert format_of({}) is None
+    assert "first missing: what model_i_atto calls stem.conv.weight" in _refusal("model_i_atto", {})
+
+
+# files
+
+
+def _with_hooks(base):
+    class Dict(base):
+        """addict 2's: it pickles its content three times over."""
+
+        def __getnewargs__(self):
+            return tuple(self.items())
+
+        def __getstate__(self):
+            return self
+
+        def __setstate__(self, state):
+            self.update(state)
+
+    return Dict
+
+
+@pytest.fixture(params=["addict 1", "addict 2"])
+def fgvc_file(request, tmp_path, monkeypatch):
+    """A file like those of 11785-FGVC; addict is there while it is written, and gone when it is read."""
+    settings_type = type("Dict", (dict,), {})
+    if request.param == "addict 2":
+        settings_type = _with_hooks(dict)
+    settings_type.__module__, settings_type.__qualname__ = "addict.addict", "Dict"
+    module = ModuleType("addict.addict")
+    module.Dict = settings_type
+    model = settings_type(backbone=settings_type(name="resnet50_c12", drop_path=0.0), head=settings_type())
+    content = {
+        "epoch": 87,
+        "arch": model,
+        "state_dict": _fgvc_state_dict("model_iii", "module.")[0],
+        "optimizer": {"state": {}, "param_groups": [{"lr": 0.03}]},
+        "version": 2,
+        "args": settings_type(model=model, optim=settings_type(name="sgd", betas=[settings_type(a=1)])),
+        "scaler": {"scale": 65536.0},
+        "metric": 81.5,
+    }
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "addict", ModuleType("addict"))
+        patch.setitem(sys.modules, "addict.addict", module)
+        torch.save(content, tmp_path / "model_best.pth.tar")
+    assert "addict" not in sys.modules
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "model_best.pth.tar", weights_only=True)
+    return tmp_path / "model_best.pth.tar"
+
+
+def test_an_fgvc_file_is_read_without_addict(fgvc_file):
+    allowed = list(torch.serialization.get_safe_globals())
+    checkpoint = read_checkpoint(fgvc_file)
+    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (87, 81.5, "resnet50_c12")
+    assert (checkpoint.is_ema, checkpoint.has_ema) == (False, False)
+    assert checkpoint.format.name == "11785-fgvc"
+    assert checkpoint.state_dict.keys() == FGVC["model_iii"][1].keys()
+    assert "addict" not in sys.modules
+    assert list(torch.serialization.get_safe_globals()) == allowed
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+def test_a_timm_file_is_read_with_either_weights(tmp_path, zipped):
+    plain, averaged = {"fc.weight": torch.zeros(2, 3)}, {"module.fc.weight": torch.ones(2, 3)}
+    content = {
+        "arch": "resnet50",
+        "args": Namespace(lr=0.1, opt="sgd"),
+        "epoch": 4,
+        "metric": torch.tensor(71.5),
+        "state_dict": plain,
+        "state_dict_ema": averaged,
+    }
+    path = tmp_path / "last.pth.tar"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    checkpoint, ema = read_checkpoint(path), read_checkpoint(path, ema=True)
+    assert (checkpoint.arch, checkpoint.epoch, checkpoint.metric) == ("resnet50", 4, 71.5)
+    assert (checkpoint.is_ema, checkpoint.has_ema, ema.is_ema, ema.has_ema) == (False, True, True, True)
+    assert torch.equal(checkpoint.state_dict["fc.weight"], torch.zeros(2, 3))
+    assert torch.equal(ema.state_dict["fc.weight"], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.bin"])
+def test_safetensors_are_known_by_their_content(tmp_path, name):
+    save_file(
+        {"fc.weight": torch.ones(2, 3)}, tmp_path / name, {"epoch": "7", "metric": "80.5", "model": "model_i"}
+    )
+    checkpoint = read_checkpoint(tmp_path / name)
+    assert torch.equal(checkpoint.state_dict["fc.weight"], torch.ones(2, 3))
+    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (7, 80.5, "model_i")
+
+
+def test_a_bare_state_dict_says_nothing_else(tmp_path):
+    torch.save({"fc.weight": torch.ones(2, 3)}, tmp_path / "weights.pth")
+    checkpoint = read_checkpoint(tmp_path / "weights.pth")
+    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch, checkpoint.has_ema) == (
+        None,
+        None,
+        None,
+        False,
+    )
+    assert list(checkpoint.state_dict) == ["fc.weight"]
+
+
+class _Runs:
+    """Runs a function when it is unpickled."""
+
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
+@pytest.mark.parametrize(
+    ("function", "arg", "named"),
+    [
+        (os.system, "touch {}", f"{os.system.__module__}.system"),
+        (eval, "open('{}', 'w')", "eval"),
+    ],
+)
+def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, function, arg, named, zipped):
+    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
+    weights = {"fc.weight": torch.ones(2, 3)}
+    content = {"state_dict": weights, "args": Namespace(x=[_Runs(function, arg.format(trace))])}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    message = _unreadable(path)
+    assert f"refused, nothing was run: the file names {named}," in message
+    assert not trace.exists()
+    torch.load(path, weights_only=False)  # the trap is a real one
+    assert trace.exists()
+
+
+def _unreadable(path, **kwargs):
+    with pytest.raises(UserError) as caught:
+        read_checkpoint(path, **kwargs)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert "\n" not in message
+    return message
+
+
+def _saved(**content):
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def _zip(name):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"")
+    return file.getvalue()
+
+
+def _tar():
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        archive.addfile(tarfile.TarInfo("storages"))
+    return file.getvalue()
+
+
+def _flipped(data):
+    at = data.index(b"\x11" * 64)
+    return data[:at] + b"\x12" + data[at + 1 :]
+
+
+WEIGHTS = {"fc.weight": torch.full((64, 64), 0x11, dtype=torch.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.pth", b"", "the file is empty"),
+        ("a.pth", b"\n<!DOCTYPE html><html>404</html>", "a web page"),
+        ("a.safetensors", b"<html></html>", "a web page"),
+        ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        ("a.pth", b"not a checkpoint at all", "not a checkpoint, or a damaged one"),
+        ("a.pth", b"\x80\x02}q\x00(X\x05", "not a checkpoint, or a damaged one"),
+        ("a.pth", _saved(state_dict=WEIGHTS)[:-200], "damaged or cut short"),
+        ("a.pth", _flipped(_saved(state_dict=WEIGHTS)), "fails its checksum"),
+        ("a.pth", _zip("other/data.txt"), "not a checkpoint, or a damaged one"),
+        ("a.pt", _zip("model/constants.pkl"), "a TorchScript program"),
+        ("a.tar", _tar(), "the tar format of torch before 0.4"),
+        ("a.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "damaged or cut short"),
+        ("a.pth", _saved(epoch=3), "holds no weights"),
+        ("a.pth", _saved(state_dict={}), "holds no weights"),
+    ],
+)
+def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    assert says in _unreadable(tmp_path / name)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pth")
+    assert "holds a list" in _unreadable(tmp_path / "list.pth")
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+    assert "No such file or directory" in _unreadable(tmp_path / "missing.pth")
+    assert "directory" in _unreadable(tmp_path)
+
+
+def test_averaged_weights_that_are_not_there_are_not_made_up(tmp_path):
+    torch.save({"state_dict": WEIGHTS}, tmp_path / "a.pth")
+    assert "holds no averaged weights; leave out --ema" in _unreadable(tmp_path / "a.pth", ema=True)
+
+
+def test_a_path_may_be_a_string(tmp_path):
+    torch.save(WEIGHTS, Path(tmp_path, "a.pth"))
+    assert list(read_checkpoint(str(tmp_path / "a.pth")).state_dict) == ["fc.weight"]
