@@ -1,9 +1,11 @@
-# `make study` and `make test` do all their own set-up: Python 3.10 or later with venv and pip is enough.
+# `make study` and `make test` do all their own set-up: Python 3.10 or later with pip, make and git is enough.
 PYTHON ?= python3
 VENV ?= .venv
 RUNS ?= runs/first
 BIN := $(VENV)/bin
 OLDEST_TIMM := 1.0.20
+# two processes with one thread each: torch's own threads would only get in each other's way
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
 .PHONY: study test lint unit oldest-timm clean
 
@@ -18,23 +20,26 @@ lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# two processes, one thread each: torch's own threads would only get in each other's way
 unit: $(VENV)/.test
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-fail-under=90 tests
+	$(PYTEST) --cov --cov-fail-under=90 tests
 
-# the models against the oldest timm supported, with the same torch
+# the networks and the training on the oldest timm that is supported, with the same torch
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
-	OMP_NUM_THREADS=1 PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(BIN)/pytest -n 2 tests/test_zoo.py tests/test_network.py tests/test_training.py
+	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) tests/test_zoo.py tests/test_network.py \
+	    tests/test_timm_suite.py tests/test_training.py
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test
+	rm -rf $@.partial
 	$(BIN)/pip install --quiet --no-deps --target $@.partial timm==$(OLDEST_TIMM)
 	mv $@.partial $@
 
-# one environment; `test` adds its tools to what `study` needs
+# one environment for both; `test` adds its tools
 $(VENV)/.study: setup.cfg pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet -e '.[study]'
-	touch $@
+	@echo "making the environment in $(VENV), some minutes the first time"
+	@start=$$(date +%s); \
+	    { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } \
+	    && $(BIN)/pip install --quiet -e '.[study]' \
+	    && touch $@ && echo "environment made in $$(($$(date +%s) - start)) s"
 
 $(VENV)/.test: $(VENV)/.study
 	$(BIN)/pip install --quiet -e '.[study,test]'
