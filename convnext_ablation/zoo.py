@@ -8,6 +8,7 @@ from typing import Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
+from convnext_ablation.checkpoints import checkpoint_filter_fn
 from convnext_ablation.components import FAMILIES, RESNET_50, STAGES, SWITCHES, Components
 from convnext_ablation.network import ResNetToConvNeXt
 
@@ -52,6 +53,7 @@ def _create(
         variant,
         pretrained,
         feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
+        pretrained_filter_fn=checkpoint_filter_fn,
         components=components.with_(**switches),
         **kwargs,
     )

@@ -62,7 +62,7 @@ def test_folder_is_complete_and_read_by_timm(prepared):
     from timm.data import create_dataset
 
     summary = check_folder(prepared)
-    assert summary.counts == {"train": 44, "val": 22, "test": 22}
+    assert summary.counts == {"train": 40, "val": 20, "test": 20}
     assert sorted(summary.classes) == sorted(FACES)
     assert summary.fingerprint == manifest_hash(prepared)
     for split, count in summary.counts.items():
@@ -78,7 +78,7 @@ def test_description_says_what_made_the_folder(prepared):
     description = json.loads((prepared / "dataset.json").read_text())
     assert (description["format"], description["name"]) == (1, "typefaces")
     assert description["parameters"]["train"] == 2
-    assert description["parameters"]["rendering"]["tilt"] == [-8.0, 8.0]
+    assert description["parameters"]["rendering"]["tilt"] == [-3.0, 3.0]
     assert {"freetype", "matplotlib", "numpy", "pillow", "zlib"} == set(description["versions"])
     assert all(re.match(r"\d", version) for version in description["versions"].values())
 
@@ -249,7 +249,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys
 
 def test_default_workers_are_few_for_few_images(tmp_path, capsys):
     prepare("typefaces", tmp_path / "out", **SMALL)
-    assert "writing 88 images with 1 process\n" in capsys.readouterr().out
+    assert "writing 80 images with 1 process\n" in capsys.readouterr().out
 
 
 def parse(*words):
