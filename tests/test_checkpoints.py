@@ -237,6 +237,13 @@ def test_a_stem_of_another_width_is_no_other_number_of_channels():
     assert "conv1.weight is 16x3x7x7 in the checkpoint and 64x3x7x7" in _refusal("model_i", theirs)
 
 
+def test_a_classifier_for_other_features_is_not_one_for_other_classes():
+    theirs, _ = _fgvc_state_dict("model_i")
+    theirs["fc.weight"] = theirs["fc.weight"][:, :100]
+    message = _refusal("model_i_atto", theirs, num_classes=5)
+    assert "fc.weight is 5x100 in the checkpoint and 5x512 in model_i_atto (head.fc.weight)" in message
+
+
 def test_the_first_missing_and_the_first_unexpected_name_are_told():
     message = _refusal("model_i_atto", _fgvc_state_dict("model_ii")[0], num_classes=5)
     assert "(resnet names) is not one of model_i_atto" in message
