@@ -171,6 +171,7 @@ class ResNetToConvNeXt(nn.Module):
         width_factor: Factor on the width of every layer; a quarter gives the ``_atto`` networks.
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
+        uniform_drop_path: The same stochastic depth in every block instead, as 11785-FGVC trains Model V.
         layer_scale_init: First value of the layer scale, where the components have one.
         zero_init_last: Start each residual branch that ends in BatchNorm at zero.
         device: Where the parameters are made.
@@ -186,6 +187,7 @@ class ResNetToConvNeXt(nn.Module):
         width_factor: float = 1.0,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        uniform_drop_path: bool = False,
         layer_scale_init: float = 1e-6,
         zero_init_last: bool = True,
         device: torch.device | str | None = None,
@@ -201,7 +203,8 @@ class ResNetToConvNeXt(nn.Module):
         self.stem = Stem(in_chans, chs, layers)
         stages = []
         feature_info: list[dict[str, Any]] = []
-        for index, rates in enumerate(_linear_drop_path(drop_path_rate, components.depths)):
+        drop_path = _drop_path_rates(drop_path_rate, components.depths, uniform_drop_path)
+        for index, rates in enumerate(drop_path):
             stage = Stage(chs, width * 2**index, index == 0, layers, rates, layer_scale_init)
             chs = stage.out_chs
             stages.append(stage)
@@ -357,10 +360,10 @@ def _init_like_convnext(module: nn.Module) -> None:
         module.reset_parameters()
 
 
-def _linear_drop_path(last: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Rates of stochastic depth, one a block in each stage, growing linearly from 0 to `last`."""
+def _drop_path_rates(last: float, depths: tuple[int, ...], uniform: bool) -> list[list[float]]:
+    """Rates of stochastic depth, one a block in each stage: `last`, or growing linearly from 0 to it."""
     blocks = sum(depths)
-    rates = [last * index / (blocks - 1) for index in range(blocks)]
+    rates = [last if uniform else last * index / (blocks - 1) for index in range(blocks)]
     return [rates[sum(depths[:stage]) : sum(depths[: stage + 1])] for stage in range(len(depths))]
 
 

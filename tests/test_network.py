@@ -247,10 +247,19 @@ def test_drop_rates_act_in_training_only(images):
         assert torch.equal(model.eval()(images), model.eval()(images))
 
 
+def drop_path_rates(model):
+    return [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
+
+
 def test_drop_path_grows_linearly_over_the_blocks():
     model = timm.create_model("model_v_atto", drop_path_rate=0.17)
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
-    assert rates == pytest.approx([0.17 * index / 17 for index in range(18)])
+    assert drop_path_rates(model) == pytest.approx([0.17 * index / 17 for index in range(18)])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_drop_path_can_be_the_same_in_every_block(name):
+    model = timm.create_model(name, drop_path_rate=0.1, uniform_drop_path=True)
+    assert drop_path_rates(model) == [0.1] * sum(model.components.depths)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
