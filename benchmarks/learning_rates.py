@@ -16,8 +16,9 @@ from pathlib import Path
 
 from convnext_ablation.study.design import points_of
 from convnext_ablation.study.runner import KEEP_MEMORY
-from convnext_ablation.training.arguments import TrainingArguments, read_recipe
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.recipes import read_recipe
 from convnext_ablation.training.reproducibility import make_deterministic
 
 

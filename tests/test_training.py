@@ -16,10 +16,11 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.arguments import TrainingArguments, read_recipe, recipe_names
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
 from convnext_ablation.training.evaluation import Predictions, predict
 from convnext_ablation.training.loop import BEST, LAST, SUMMARY, Trainer
+from convnext_ablation.training.recipes import read_recipe, recipe_names
 from convnext_ablation.training.reproducibility import make_deterministic, seed_stream
 
 

@@ -33,8 +33,8 @@ from convnext_ablation.study.precision import PRECISIONS, faster_precision
 from convnext_ablation.study.progress import Progress
 from convnext_ablation.study.report import answer, terminal_table, write_report
 from convnext_ablation.study.runner import PREDICTIONS, execute_all, is_done, read_result, versions
-from convnext_ablation.training.arguments import read_recipe
 from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.recipes import read_recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
