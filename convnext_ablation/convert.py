@@ -12,15 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convnext_ablation import zoo
-from convnext_ablation.checkpoints import (
-    CLASSIFIER,
-    FIRST_CONV,
-    Checkpoint,
-    Format,
-    StateDict,
-    checkpoint_filter_fn,
-    read_checkpoint,
-)
+from convnext_ablation.checkpoint_files import Checkpoint, read_checkpoint
+from convnext_ablation.checkpoints import CLASSIFIER, FIRST_CONV, Format, StateDict, checkpoint_filter_fn
 from convnext_ablation.components import STAGES
 from convnext_ablation.cost import count_parameters
 from convnext_ablation.errors import UserError, unknown_name

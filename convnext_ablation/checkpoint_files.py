@@ -1,0 +1,214 @@
+"""Reads checkpoint files, and runs nothing that is in them."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models import clean_state_dict
+from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+
+from convnext_ablation.checkpoints import Format, StateDict, format_of, weights_in
+from convnext_ablation.errors import UserError
+
+# A crafted file can run code in older versions, `weights_only=True` or not: before 2.6 as a tar archive
+# (CVE-2025-32434) or a TorchScript program, before 2.10 by writing outside a tensor (CVE-2026-24747).
+SAFE_TORCH = "2.10"  # torch.__version__ compares as a version
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        state_dict: Parameters by name, without prefixes such as ``module.``.
+        epoch: Epoch after which it was saved, None if the file doesn't say.
+        metric: The metric it was picked by, None if the file doesn't say.
+        arch: Name of the network, None if the file doesn't say.
+        is_ema: Whether these are the averaged weights.
+        has_ema: Whether the file holds averaged weights.
+    """
+
+    state_dict: StateDict = field(repr=False)
+    epoch: int | None = None
+    metric: float | None = None
+    arch: str | None = None
+    is_ema: bool = False
+    has_ema: bool = False
+
+    @property
+    def format(self) -> Format | None:
+        """How its parameters are named, None if that is unknown."""
+        return format_of(self.state_dict)
+
+
+def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
+    """Reads a ``.pth``, ``.pth.tar``, ``.pt`` or ``.safetensors`` file; nothing in it is executed.
+
+    Args:
+        path: The file.
+        ema: Take the averaged weights.
+
+    Raises:
+        UserError: The file is missing, damaged or no checkpoint, could run code, or holds no such weights.
+    """
+    path = Path(path)
+    try:
+        content = _read_safetensors(path) if _is_safetensors(path) else _read_foreign_pickle(path)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; give the path of a checkpoint file") from error
+    averaged = weights_in(content, ema=True)
+    weights = averaged if ema else weights_in(content)
+    if weights is None:
+        hint = (
+            "averaged weights; leave out --ema" if ema else "weights; give a checkpoint with a 'state_dict'"
+        )
+        raise UserError(f"{path}: holds no {hint}")
+    return Checkpoint(
+        state_dict=clean_state_dict(weights),
+        epoch=_number(content.get("epoch"), int),
+        metric=_number(content.get("metric"), float),
+        arch=_arch(content.get("arch") or content.get("model")),
+        is_ema=ema,
+        has_ema=averaged is not None,
+    )
+
+
+def _number(value: Any, kind: type) -> Any:
+    """The value as a number, None if it isn't one."""
+    try:
+        return kind(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return None
+
+
+def _arch(value: Any) -> str | None:
+    """Name of the network; 11785-FGVC stores its whole model configuration in this place."""
+    if isinstance(value, Mapping) and isinstance(value.get("backbone"), Mapping):
+        value = value["backbone"].get("name")
+    return value if isinstance(value, str) and value.isprintable() else None  # it is printed
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether the content is safetensors: the length of a JSON header in 8 bytes, then the header.
+
+    Raises:
+        UserError: The file is something else that is often found in a checkpoint's place.
+    """
+    with open(path, "rb") as file:
+        start = file.read(512)
+    if not start:
+        raise UserError(f"{path}: the file is empty; download or copy it again")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{path}: this is a web page, not a checkpoint; download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: this is a Git LFS pointer, not the checkpoint; run `git lfs pull`")
+    if start[257:262] == b"ustar":
+        raise UserError(
+            f"{path}: refused: a tar archive; unpack it, or if torch before 0.4 wrote it, save it again"
+        )
+    return path.suffix == ".safetensors" or start[8:9] == b"{"
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # it is not iterable itself
+            return {**(file.metadata() or {}), "state_dict": {name: file.get_tensor(name) for name in names}}
+    except SafetensorError as error:
+        raise UserError(f"{path}: damaged or cut short ({error}); download or copy it again") from error
+
+
+def _read_foreign_pickle(path: Path) -> dict[str, Any]:
+    if torch.__version__ < SAFE_TORCH:
+        raise UserError(
+            f"{path}: refused: a crafted file could run code in torch {torch.__version__} (CVE-2026-24747); "
+            f"convert it to safetensors with torch {SAFE_TORCH} or later"
+        )
+    return read_pickle(path)
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """Reads what `torch.save` wrote, with nothing allowed but tensors, plain values and settings.
+
+    Args:
+        path: The file; one that was made here, if torch is older than `SAFE_TORCH`.
+
+    Raises:
+        UserError: The file is damaged, no checkpoint, or names anything else.
+    """
+    _check_archive(path)
+    try:
+        with _settings_allowed():
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle can make the unpickler fail in any way
+        refused = re.search(r"GLOBAL `?([\w.]+)", str(error))
+        if refused:
+            raise UserError(
+                f"{path}: refused, nothing was run: the file names {refused[1]}, which is neither weights "
+                "nor settings; save the state_dict alone where it was made"
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: not a checkpoint, or a damaged one ({reason}); copy it again") from error
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
+    return dict(content)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuses archives whose checksums don't hold, which torch doesn't look at, and programs."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # what torch goes by too
+            return
+    try:
+        with ZipFile(path) as archive:
+            is_program = any(name.endswith("/constants.pkl") for name in archive.namelist())
+            damaged = archive.testzip()
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive can make the reader fail in any way
+        raise UserError(f"{path}: damaged or cut short ({error}); download or copy it again") from error
+    if is_program:
+        raise UserError(f"{path}: refused: a TorchScript program, not a checkpoint; save its state_dict")
+    if damaged:
+        raise UserError(f"{path}: damaged: {damaged} fails its checksum; download or copy it again")
+
+
+class _Dict:
+    """Stands in for `addict.Dict`, 11785-FGVC's type of settings, which need not be installed.
+
+    An instance is an `OrderedDict`: that one, unlike a subclass, torch's unpickler fills. The content that a
+    pickled `addict.Dict` passes to `__new__` comes once more as items.
+    """
+
+    def __new__(cls, *_: Any) -> OrderedDict[str, Any]:  # type: ignore[misc]
+        return OrderedDict()
+
+
+_Dict.__module__, _Dict.__name__, _Dict.__qualname__ = "addict.addict", "Dict", "Dict"
+
+
+@contextmanager
+def _settings_allowed() -> Iterator[None]:
+    """Lets `torch.load` make the types that settings are stored in: of 11785-FGVC, and of timm.
+
+    Neither runs anything when made or filled. torch 2.4 has no `safe_globals` to undo this by itself.
+    """
+    before = list(get_safe_globals())
+    add_safe_globals([_Dict, Namespace])
+    try:
+        yield
+    finally:
+        clear_safe_globals()
+        add_safe_globals(before)
