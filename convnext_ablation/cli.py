@@ -20,6 +20,10 @@ COMMANDS = {
     "prepare": ("convnext_ablation.data.prepare", "write a data set as an image folder"),
     "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
     "convert": ("convnext_ablation.convert", "turn another project's checkpoint into safetensors"),
+    "timm-scripts": (
+        "convnext_ablation.timm_scripts",
+        "say where to get timm's scripts, or check a checkout",
+    ),
 }
 
 
