@@ -17,9 +17,10 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
-from convnext_ablation.training.evaluation import Predictions, predict
-from convnext_ablation.training.loop import BEST, LAST, SUMMARY, Trainer
+from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
+from convnext_ablation.training.evaluation import Predictions, merge, predict
+from convnext_ablation.training.history import SUMMARY
+from convnext_ablation.training.loop import Trainer, Watcher
 from convnext_ablation.training.recipes import read_recipe, recipe_names
 from convnext_ablation.training.reproducibility import make_deterministic, seed_stream
 
@@ -54,18 +55,16 @@ def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, 
     undisturbed = Trainer(settings, tmp_path / "undisturbed")
     undisturbed.run()
 
-    def interrupt(epoch):
-        if epoch.epoch == 1:
-            raise KeyboardInterrupt
+    class Interrupting(Watcher):
+        def epoch(self, epoch):
+            if epoch.epoch == 1:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(settings, tmp_path / "interrupted").run(interrupt)
+        Trainer(settings, tmp_path / "interrupted", watcher=Interrupting()).run()
     torch.rand(5)  # another process would start from other random numbers
-    seen = []
-    resumed = Trainer(settings, tmp_path / "interrupted")
-    resumed.run(lambda epoch: seen.append(epoch.epoch))
-
-    assert seen == [0, 1, 2]
+    resumed = Trainer(dataclasses.replace(settings, resume="auto"), tmp_path / "interrupted")
+    assert [epoch.epoch for epoch in resumed.run()] == [0, 1, 2]
     assert same_weights(undisturbed.model.state_dict(), resumed.model.state_dict())
     assert (tmp_path / "undisturbed" / SUMMARY).read_text() == (
         tmp_path / "interrupted" / SUMMARY
@@ -122,7 +121,7 @@ def test_summary_and_arguments_are_written_as_timm_does(arguments, tmp_path):
     assert [int(row["epoch"]) for row in rows] == [0, 1]
     assert [float(row["eval_top1"]) for row in rows] == [epoch.eval_top1 for epoch in history]
     saved = yaml.safe_load((tmp_path / "args.yaml").read_text())
-    assert TrainingArguments(**saved) == arguments()
+    assert TrainingArguments(**saved) == dataclasses.replace(arguments(), num_classes=3)
 
 
 def test_timm_loads_our_checkpoint(arguments, tmp_path):
@@ -134,7 +133,7 @@ def test_timm_loads_our_checkpoint(arguments, tmp_path):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 21, 64])
 def test_evaluation_counts_every_image_once(arguments, tmp_path, batch_size):
-    trainer = Trainer(arguments(validation_batch_size=batch_size), tmp_path)
+    trainer = Trainer(arguments(validation_batch_size=batch_size, test_split="test"), tmp_path)
     predictions = trainer.evaluate("test")
     assert len(set(predictions.ids.tolist())) == len(predictions.ids) == 21
     assert predictions.targets.tolist() == [0] * 7 + [1] * 7 + [2] * 7
@@ -154,7 +153,8 @@ def test_evaluation_leaves_the_network_in_training_mode(arguments, tmp_path):
 def test_predictions_hold_what_the_logits_say(tmp_path):
     logits = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6], [9.0, 8, 7, 6, 5, 4, 3], [5.0, 4, 3, 2, 1, 0, 9]])
     targets = torch.tensor([6, 4, 5])
-    predictions = predict(_Constant(logits), [(torch.zeros(3, 1, 2, 2), targets)], ["a", "b", "c"])
+    part = predict(_Constant(logits), [(torch.zeros(3, 1, 2, 2), targets)])
+    predictions = merge([part], ["a", "b", "c"])
     assert predictions.correct.tolist() == [True, False, False]
     assert predictions.top1 == pytest.approx(100 / 3)
     assert predictions.top5_accuracy == pytest.approx(200 / 3)
@@ -180,7 +180,7 @@ class _Constant(torch.nn.Module):
 def test_images_that_come_or_go_during_evaluation_are_noticed():
     batches = [(torch.zeros(2, 1, 2, 2), torch.tensor([0, 1]))]
     with pytest.raises(UserError, match="3 images listed but 2 read"):
-        predict(_Constant(torch.eye(2)), batches, ["a", "b", "c"])
+        merge([predict(_Constant(torch.eye(2)), batches)], ["a", "b", "c"])
 
 
 @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04broken"])
@@ -195,8 +195,8 @@ def test_damaged_predictions_are_named(tmp_path, content):
     [
         ({"batch_size": 49}, "batch size 49 is larger than the 48 training images"),
         ({"num_classes": 2}, "has 3 classes, but num_classes is 2"),
-        ({"train_split": "training"}, "training: no such folder"),
-        ({"lr": 1e30, "clip_grad": None}, "the loss is (nan|inf) at step .* of epoch 0"),
+        ({"train_split": "learn"}, "learn: no such folder"),
+        ({"lr": 1e30, "clip_grad": None}, "epoch 0, learning rate 1e.30: the loss is (nan|inf) at step"),
     ],
 )
 def test_what_cannot_train_says_why(arguments, tmp_path, changes, message):
@@ -205,8 +205,8 @@ def test_what_cannot_train_says_why(arguments, tmp_path, changes, message):
 
 
 def test_missing_validation_split_is_not_replaced_by_the_root(arguments, tmp_path):
-    with pytest.raises(UserError, match="validation: no such folder"):
-        Trainer(arguments(val_split="validation"), tmp_path).run()
+    with pytest.raises(UserError, match="testing: no such folder"):
+        Trainer(arguments(val_split="testing"), tmp_path).run()
 
 
 @pytest.mark.parametrize(
@@ -261,10 +261,10 @@ class _Malicious:
 def test_a_checkpoint_is_read_without_running_code(tmp_path, capsys):
     path = tmp_path / "evil.pth.tar"
     torch.save({"state_dict": {}, "args": _Malicious()}, path)
-    with pytest.raises(UserError, match=r"evil\.pth\.tar: not a checkpoint that can be read safely"):
+    with pytest.raises(UserError, match=r"evil\.pth\.tar: refused, nothing was run"):
         load_checkpoint(path)
     path.write_bytes(pickle.dumps(_Malicious(), protocol=2))
-    with pytest.raises(UserError, match="safely"):
+    with pytest.raises(UserError, match=r"refused|not a checkpoint"):
         load_checkpoint(path)
     assert "executed" not in capsys.readouterr().out
 
@@ -276,10 +276,10 @@ def test_missing_truncated_and_foreign_checkpoints_are_named(tmp_path):
     save_checkpoint(path, {"state_dict": {"w": torch.ones(1000)}})
     assert torch.equal(load_checkpoint(path)["state_dict"]["w"], torch.ones(1000))
     path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="not a checkpoint that can be read"):
+    with pytest.raises(UserError, match=r"damaged|not a checkpoint"):
         load_checkpoint(path)
     torch.save(torch.ones(1), path)
-    with pytest.raises(UserError, match="it holds a Tensor"):
+    with pytest.raises(UserError, match="holds a Tensor"):
         load_checkpoint(path)
 
 

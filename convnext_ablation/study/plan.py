@@ -18,8 +18,9 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.zoo import components_of
 
 STUDY_FILE = "study.json"
-# where a run's data lie and how many processes load them changes nothing about its result
-_NOT_IDENTITY = ("data_dir", "workers")
+TEST_SPLIT = "test"
+# where a run's data lie, how many processes load them, and how it is logged change nothing about its result
+_NOT_IDENTITY = ("data_dir", "workers", "output", "experiment", "resume", "checkpoint_hist", "log_interval")
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ class Study:
                 "amp": self.precision != "float32",
                 "amp_dtype": "bfloat16",
                 "workers": 0,
+                "test_split": TEST_SPLIT,
+                "resume": "auto",
+                "checkpoint_hist": 0,
             }
         )
         return Run(point, arguments, self.data_fingerprint, self.threads)

@@ -22,9 +22,11 @@ from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import end_with_parent
-from convnext_ablation.study.plan import Run
+from convnext_ablation.study.plan import TEST_SPLIT, Run
 from convnext_ablation.study.progress import Progress
-from convnext_ablation.training.loop import LAST, Epoch, Trainer
+from convnext_ablation.training.checkpoints import BEST, LAST, without_optimizer
+from convnext_ablation.training.history import Epoch
+from convnext_ablation.training.loop import Trainer, Watcher
 from convnext_ablation.training.reproducibility import make_deterministic
 from convnext_ablation.version import __version__
 
@@ -65,20 +67,20 @@ def read_result(run: Run, study_folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: can't be read ({error}); delete the folder to do the run again") from error
 
 
-def execute(run: Run, study_folder: Path, on_epoch: Any = lambda epoch: None) -> None:
+def execute(run: Run, study_folder: Path, watcher: Watcher | None = None) -> None:
     """Trains one run to its end, tests the best epoch's weights once, and writes down the result.
 
     Args:
         run: What to train.
         study_folder: The study's folder; an interrupted run goes on from its last epoch.
-        on_epoch: Called with each finished `Epoch`.
+        watcher: Is told what the run does.
     """
     folder = run.folder(study_folder)
     make_deterministic(run.threads)
-    trainer = Trainer(run.arguments, folder)
-    history = trainer.run(on_epoch)
+    trainer = Trainer(run.arguments, folder, watcher=watcher)
+    history = trainer.run()
     trainer.load_best()
-    test = trainer.evaluate("test")
+    test = trainer.evaluate(TEST_SPLIT)
     test.save(folder / PREDICTIONS)
     train_seconds = sum(epoch.train_seconds for epoch in history)
     result = {
@@ -100,6 +102,7 @@ def execute(run: Run, study_folder: Path, on_epoch: Any = lambda epoch: None) ->
     }
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
     (folder / LAST).unlink()  # a finished run has nothing left to resume
+    without_optimizer(folder / BEST)
 
 
 def execute_all(runs: Sequence[Run], study_folder: Path, jobs: int, progress: Progress) -> None:
@@ -174,9 +177,14 @@ def _start_worker(epochs: SimpleQueue[tuple[str, int]]) -> None:
 
 
 def _work(run: Run, study_folder: Path) -> None:
-    name = run.folder(study_folder).name
+    execute(run, study_folder, _Reporter(run.folder(study_folder).name))
 
-    def report(epoch: Epoch) -> None:
-        _epochs.put((name, epoch.epoch))
 
-    execute(run, study_folder, report)
+class _Reporter(Watcher):
+    """Tells the study of a run's epochs."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def epoch(self, epoch: Epoch) -> None:
+        _epochs.put((self.run, epoch.epoch))

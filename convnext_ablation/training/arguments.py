@@ -1,96 +1,245 @@
-"""What determines a training run, under the names, types and defaults of timm's `train.py`."""
+"""What determines a training run, under the names, types and defaults of timm's `train.py`.
+
+`TrainingArguments` has every argument of that script which image classification uses, and a few of ours;
+`settings.py` has the others.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any, Literal
 
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError
+from convnext_ablation.training.argument import argument, described
+
+_data = partial(argument, "Data")
+_model = partial(argument, "Model")
+_device = partial(argument, "Device and processes")
+_optimizer = partial(argument, "Optimizer")
+_schedule = partial(argument, "Learning rate schedule")
+_augmentation = partial(argument, "Augmentation and regularization")
+_average = partial(argument, "Average of the weights (EMA)")
+_run = partial(argument, "Run and output")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments:
-    """The arguments of timm's `train.py` that this package's loop follows, with timm's defaults.
+    """The arguments of a run.
 
-    Values that make no sense are refused when the object is made.
+    Values are checked when the object is made. A list becomes a tuple where a tuple is meant, and a whole
+    number a float.
 
     Raises:
-        UserError: A value is out of its range.
+        UserError: A value has the wrong type or is out of its range.
     """
 
-    # data
-    data_dir: str = ""  # image folder with a folder a split
-    train_split: str = "train"
-    val_split: str = "validation"
-    # model
-    model: str = "resnet50"
-    model_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    num_classes: int | None = None  # from the data if None
-    input_size: tuple[int, int, int] | None = None  # channels, height, width; the model's own if None
-    crop_pct: float | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    interpolation: str = ""
-    drop: float = 0.0
-    drop_path: float | None = None
-    # optimizer
-    opt: str = "sgd"
-    opt_eps: float | None = None
-    opt_betas: tuple[float, ...] | None = None
-    momentum: float = 0.9
-    weight_decay: float = 2e-5
-    clip_grad: float | None = None
-    clip_mode: str = "norm"
-    layer_decay: float | None = None
-    opt_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    # learning rate
-    lr: float | None = None
-    sched: str = "cosine"
-    sched_on_updates: bool = False
-    epochs: int = 300
-    warmup_epochs: int = 5
-    warmup_prefix: bool = False
-    warmup_lr: float = 1e-5
-    min_lr: float = 0.0
-    cooldown_epochs: int = 0
-    # batches and augmentation
-    batch_size: int = 128
-    validation_batch_size: int | None = None
-    no_aug: bool = False
-    scale: tuple[float, float] = (0.08, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    hflip: float = 0.5
-    vflip: float = 0.0
-    color_jitter: float | None = 0.4
-    aa: str | None = None
-    reprob: float = 0.0
-    remode: str = "pixel"
-    recount: int = 1
-    smoothing: float = 0.1
-    train_interpolation: str = "random"
-    # machine
-    device: str = "cuda"
-    channels_last: bool = False
-    amp: bool = False
-    amp_dtype: str = "float16"
-    workers: int = 4
-    seed: int = 42
+    data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
+    dataset: str = _data(
+        "", "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder"
+    )
+    train_split: str = _data("train", "split to train on")
+    val_split: str = _data("validation", "split that the best epoch is picked on; '' for none")
+    test_split: str | None = _data(
+        None, "split that the best epoch's weights are tested on, once, at the end"
+    )
+    train_num_samples: int | None = _data(None, "images in the training split of an iterable data set")
+    val_num_samples: int | None = _data(None, "images in the validation split of an iterable data set")
+    dataset_download: bool = _data(False, "let torch/ and tfds/ data sets download themselves")
+    class_map: str = _data("", "file that maps class names to numbers")
+    input_img_mode: str | None = _data(
+        None, "PIL mode that images are converted to; by default from in_chans"
+    )
+    input_key: str | None = _data(None, "name of the images' column")
+    target_key: str | None = _data(None, "name of the labels' column")
+    dataset_trust_remote_code: bool = _data(False, "let hfds/ data sets run code of their repository")
+    skip_bad_images: int = _data(0, "go on with up to so many images that can't be decoded, and list them")
+
+    model: str = _model("resnet50", "name of the network")
+    pretrained: bool = _model(False, "start from pretrained weights")
+    pretrained_path: str | None = _model(None, "start from this file as if it were the pretrained weights")
+    initial_checkpoint: str = _model("", "start from this checkpoint, which must fit exactly")
+    resume: str = _model("", "go on from this checkpoint; auto takes the newest of the output folder")
+    no_resume_opt: bool = _model(False, "resume the weights only, not the optimizer")
+    num_classes: int | None = _model(None, "classes; as many as the data set has if not given")
+    gp: str | None = _model(None, "global pool, e.g. avg, max, avgmax")
+    img_size: int | None = _model(None, "side of the images in pixels")
+    in_chans: int | None = _model(None, "channels of the images")
+    input_size: tuple[int, ...] | None = _model(None, "channels, height and width of the images")
+    crop_pct: float | None = _model(None, "share of the resized image that evaluation's centre crop keeps")
+    mean: tuple[float, ...] | None = _model(None, "mean of the pixels that is subtracted")
+    std: tuple[float, ...] | None = _model(None, "deviation of the pixels that is divided by")
+    interpolation: str = _model("", "interpolation when resizing for evaluation")
+    batch_size: int = _model(128, "images a process takes at a time")
+    validation_batch_size: int | None = _model(None, "the same in evaluation")
+    channels_last: bool = _model(False, "keep tensors in channels_last memory format")
+    grad_accum_steps: int = _model(1, "batches whose gradients are added up for one update")
+    grad_checkpointing: bool = _model(False, "compute activations again in the backward pass to save memory")
+    fast_norm: bool = _model(False, "timm's faster norms under AMP")
+    model_kwargs: Mapping[str, Any] = _model({}, "arguments of the network, e.g. inverted=True kernel_size=7")
+    head_init_scale: float | None = _model(None, "factor on the classifier's first weights")
+    head_init_bias: float | None = _model(None, "first value of the classifier's bias")
+    torchcompile: str | None = _model(
+        None, "compile the network with this backend (inductor if none is named)"
+    )
+    torchcompile_mode: str | None = _model(None, "mode of torch.compile")
+
+    device: str = _device("cuda", "device to train on: cuda, cpu")
+    amp: bool = _device(False, "automatic mixed precision")
+    amp_dtype: Literal["float16", "bfloat16"] = _device("float16", "lower precision of it")
+    model_dtype: Literal["float32", "float16", "bfloat16"] | None = _device(None, "type of the weights")
+    no_ddp_bb: bool = _device(
+        False, "don't send the first process's BatchNorm statistics to all at each step"
+    )
+    device_modules: tuple[str, ...] | None = _device(None, "Python modules to import first")
+    workers: int = _device(4, "processes that load data, for each process that trains")
+    pin_mem: bool = _device(False, "pin memory for faster transfer to a GPU")
+    sync_bn: bool = _device(False, "BatchNorm over the batches of all processes (GPUs only)")
+    dist_bn: Literal["reduce", "broadcast", ""] = _device(
+        "reduce", "BatchNorm statistics after an epoch: average over the processes, or the first one's"
+    )
+
+    opt: str = _optimizer("sgd", "optimizer; sgd is Nesterov's, momentum the plain one")
+    opt_eps: float | None = _optimizer(None, "its epsilon")
+    opt_betas: tuple[float, ...] | None = _optimizer(None, "its betas")
+    momentum: float = _optimizer(0.9, "its momentum")
+    weight_decay: float = _optimizer(2e-5, "weight decay, on all parameters but norms and biases")
+    clip_grad: float | None = _optimizer(None, "bound on the gradients")
+    clip_mode: Literal["norm", "value", "agc"] = _optimizer("norm", "what is bounded")
+    layer_decay: float | None = _optimizer(
+        None, "factor on the learning rate from each layer to the one below"
+    )
+    layer_decay_min_scale: float = _optimizer(0.0, "bound of that factor from below")
+    layer_decay_no_opt_scale: float | None = _optimizer(None, "factor below which a layer isn't trained")
+    opt_kwargs: Mapping[str, Any] = _optimizer({}, "further ones, e.g. filter_bias_and_bn=False fused=True")
+
+    sched: str = _schedule("cosine", "schedule")
+    sched_on_updates: bool = _schedule(False, "change the learning rate at each update, not each epoch")
+    lr: float | None = _schedule(None, "learning rate; from lr_base if not given")
+    lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size")
+    lr_base_size: int = _schedule(256, "see lr_base")
+    lr_base_scale: Literal["linear", "sqrt", ""] = _schedule(
+        "", "how it grows with the global batch; by default sqrt for Adam's kin, else linear"
+    )
+    lr_noise: tuple[float, ...] | None = _schedule(
+        None, "epochs, as shares of all, between which it is noisy"
+    )
+    lr_noise_pct: float = _schedule(0.67, "bound of the noise")
+    lr_noise_std: float = _schedule(1.0, "deviation of the noise")
+    lr_cycle_mul: float = _schedule(1.0, "factor on the length of each cycle")
+    lr_cycle_decay: float = _schedule(0.5, "factor on the learning rate of each cycle")
+    lr_cycle_limit: int = _schedule(1, "cycles")
+    lr_k_decay: float = _schedule(1.0, "k-decay of cosine and poly")
+    warmup_lr: float = _schedule(1e-5, "learning rate at the start of the warm-up")
+    min_lr: float = _schedule(0.0, "learning rate at the end")
+    epochs: int = _schedule(300, "epochs, warm-up included unless warmup_prefix")
+    start_epoch: int | None = _schedule(None, "number of the first epoch, whatever was resumed")
+    decay_milestones: tuple[int, ...] = _schedule((90, 180, 270), "epochs of the steps of multistep")
+    decay_epochs: float = _schedule(90.0, "epochs between the steps of step")
+    warmup_epochs: int = _schedule(5, "epochs of warm-up")
+    warmup_prefix: bool = _schedule(False, "add the warm-up to the epochs")
+    cooldown_epochs: int = _schedule(0, "epochs at min_lr at the end")
+    patience_epochs: int = _schedule(10, "epochs that plateau waits")
+    decay_rate: float = _schedule(0.1, "factor of a step")
+
+    no_aug: bool = _augmentation(False, "no augmentation at all")
+    train_crop_mode: str | None = _augmentation(None, "how training images are cropped: rrc, rkrc, rkrr")
+    scale: tuple[float, ...] = _augmentation((0.08, 1.0), "share of an image's area that a crop takes")
+    ratio: tuple[float, ...] = _augmentation((3.0 / 4.0, 4.0 / 3.0), "aspect ratio of a crop")
+    hflip: float = _augmentation(0.5, "probability of a horizontal flip")
+    vflip: float = _augmentation(0.0, "probability of a vertical flip")
+    color_jitter: float | None = _augmentation(0.4, "strength of the colour jitter; null for none")
+    color_jitter_prob: float | None = _augmentation(None, "probability of it")
+    grayscale_prob: float | None = _augmentation(None, "probability of turning an image grey")
+    gaussian_blur_prob: float | None = _augmentation(None, "probability of a blur")
+    aa: str | None = _augmentation(None, "automatic augmentation, e.g. rand-m9-mstd0.5-inc1")
+    reprob: float = _augmentation(0.0, "probability of random erasing")
+    remode: Literal["pixel", "const", "rand"] = _augmentation("pixel", "what is put in its place")
+    recount: int = _augmentation(1, "areas that are erased")
+    mixup: float = _augmentation(0.0, "alpha of mixup; 0 for none")
+    cutmix: float = _augmentation(0.0, "alpha of cutmix; 0 for none")
+    cutmix_minmax: tuple[float, ...] | None = _augmentation(None, "share of cutmix's area, instead of alpha")
+    mixup_prob: float = _augmentation(1.0, "probability of mixup or cutmix")
+    mixup_switch_prob: float = _augmentation(0.5, "probability of cutmix where there are both")
+    mixup_mode: Literal["batch", "pair", "elem"] = _augmentation("batch", "what is mixed the same way")
+    mixup_off_epoch: int = _augmentation(0, "epoch from which nothing is mixed; 0 for none")
+    bce_loss: bool = _augmentation(False, "binary cross-entropy")
+    bce_sum: bool = _augmentation(False, "sum it over the classes")
+    bce_target_thresh: float | None = _augmentation(None, "threshold that makes mixed targets 0 or 1")
+    bce_pos_weight: float | None = _augmentation(None, "weight of the positive class")
+    smoothing: float = _augmentation(0.1, "label smoothing")
+    train_interpolation: str = _augmentation("random", "interpolation when cropping")
+    drop: float = _augmentation(0.0, "dropout before the classifier")
+    drop_path: float | None = _augmentation(None, "stochastic depth")
+
+    model_ema: bool = _average(False, "keep an average of the weights, and evaluate it")
+    model_ema_force_cpu: bool = _average(False, "keep it on the CPU; it isn't evaluated then")
+    model_ema_decay: float = _average(0.9998, "share of the average that stays at an update")
+    model_ema_warmup: bool = _average(False, "begin with a smaller share")
+
+    seed: int = _run(42, "seed of everything random")
+    log_interval: int = _run(50, "updates between two lines about the training")
+    val_interval: int = _run(1, "epochs between two evaluations")
+    recovery_interval: int = _run(0, "updates between two checkpoints within an epoch; 0 for none")
+    checkpoint_hist: int = _run(10, "checkpoints of the best epochs to keep; 0 for none")
+    output: str = _run("", "folder of the experiments (output/train if not given)")
+    experiment: str = _run("", "name of the run's folder; from time, network and size if not given")
+    eval_metric: Literal["top1", "top5", "loss"] = _run("top1", "what the best epoch is picked by")
+    log_wandb: bool = _run(False, "log to Weights & Biases")
+    wandb_project: str | None = _run(None, "project there")
+    wandb_tags: tuple[str, ...] = _run((), "tags there")
+    wandb_resume_id: str = _run("", "run there that is resumed")
+    log_tensorboard: bool = _run(False, "log to TensorBoard, in the run's folder")
 
     def __post_init__(self) -> None:
-        """Turns YAML's lists into tuples and checks the values."""
-        for name in ("input_size", "mean", "std", "scale", "ratio", "opt_betas"):
+        """Checks types and ranges."""
+        for name, known in ARGUMENTS.items():
+            object.__setattr__(self, name, known.check(getattr(self, name)))
+        for name, least in _LEAST.items():
             value = getattr(self, name)
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.lr is not None and not (self.lr > 0 and math.isfinite(self.lr)):
-            raise UserError(f"lr is {self.lr}; it must be above 0")
-        if self.amp_dtype not in ("float16", "bfloat16"):
-            raise unknown_name("amp_dtype", self.amp_dtype, ("float16", "bfloat16"))
+            if value is not None and value < least:
+                raise UserError(f"{name} is {value}; it must be at least {least}")
+        for name in ("lr", "lr_base"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise UserError(f"{name} is {value}; it must be above 0")
+        if self.input_size is not None and len(self.input_size) != 3:
+            raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
+        if self.amp and self.model_dtype not in (None, "float32"):
+            raise UserError(f"model_dtype is {self.model_dtype}; amp needs float32")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed."""
+        return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
+
+    @property
+    def decreasing_metric(self) -> bool:
+        """Whether a smaller metric is better; without a validation split the metric is the training loss."""
+        return self.eval_metric == "loss" or not self.val_split
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        if self.in_chans is not None:
+            return self.in_chans
+        return self.input_size[0] if self.input_size else 3
+
+    def learning_rate(self, global_batch: int) -> float:
+        """The learning rate, by timm's rule from `lr_base` if `lr` isn't given.
+
+        Args:
+            global_batch: Images of one update: batch size x processes x batches added up.
+        """
+        if self.lr:
+            return self.lr
+        scale = self.lr_base_scale
+        if not scale:
+            scale = "sqrt" if any(name in self.opt.lower() for name in ("ada", "lamb")) else "linear"
+        ratio = global_batch / self.lr_base_size
+        return self.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values that YAML and JSON can hold."""
@@ -98,4 +247,23 @@ class TrainingArguments:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
-ARGUMENTS = tuple(argument.name for argument in fields(TrainingArguments))
+ARGUMENTS = described(TrainingArguments)
+# where nothing may fall below
+_LEAST: dict[str, float] = {
+    "epochs": 1,
+    "batch_size": 1,
+    "validation_batch_size": 1,
+    "grad_accum_steps": 1,
+    "num_classes": 0,
+    "workers": 0,
+    "log_interval": 1,
+    "val_interval": 1,
+    "recovery_interval": 0,
+    "checkpoint_hist": 0,
+    "skip_bad_images": 0,
+    "seed": 0,
+    "weight_decay": 0.0,
+    "smoothing": 0.0,
+    "warmup_epochs": 0,
+    "start_epoch": 0,
+}

@@ -1,15 +1,22 @@
-"""A training run's checkpoints: timm's layout, written whole or not at all, read without running code."""
+"""A run's checkpoints under timm's names: written whole or not at all, read without running code."""
 
 from __future__ import annotations
 
-import pickle
+import os
+import re
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from convnext_ablation.checkpoint_files import read_pickle
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
+
+LAST, BEST = "last.pth.tar", "model_best.pth.tar"
+_EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -19,18 +26,76 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of tensors and plain values; nothing in the file is executed.
+    """Reads a checkpoint of ours or of timm's script; nothing in the file is executed.
 
     Raises:
         UserError: The file is missing, damaged, or holds anything else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such checkpoint") from error
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not a checkpoint that can be read safely ({reason})") from error
-    if not isinstance(state, dict):
-        raise UserError(f"{path}: not a checkpoint: it holds a {type(state).__name__}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    state = read_pickle(path)
+    if "state_dict" not in state:
+        raise UserError(f"{path}: not a checkpoint of a training: it has no state_dict")
     return state
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Puts a file under another name too: as a link where the file system has those, else as a copy."""
+    with written_whole(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+
+def without_optimizer(path: Path) -> None:
+    """Leaves a checkpoint with what is needed to use its weights, at a third of the size."""
+    state = load_checkpoint(path)
+    state.pop("optimizer", None)
+    save_checkpoint(path, state)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint that an interrupted run goes on from, None if there is none."""
+    recoveries = {
+        (int(match[1]), int(match[2])): path
+        for path in folder.glob(_RECOVERY.format("*", "*"))
+        if (match := re.fullmatch(_RECOVERY.format(r"(\d+)", r"(\d+)"), path.name))
+    }
+    last = folder / LAST
+    if not recoveries:
+        return last if last.is_file() else None
+    newest = max(recoveries)
+    # within an epoch that the last whole one may be behind, if it was killed before the cleaning up
+    if last.is_file() and load_checkpoint(last)["epoch"] >= newest[0]:
+        return last
+    return recoveries[newest]
+
+
+def recovery_path(folder: Path, epoch: int, step: int) -> Path:
+    """Where the state within an epoch is saved, under timm's name for it."""
+    return folder / _RECOVERY.format(epoch, step)
+
+
+def remove_recoveries(folder: Path, but: Path | None = None) -> None:
+    """Removes the checkpoints within epochs, once there is a later one."""
+    for path in folder.glob(_RECOVERY.format("*", "*")):
+        if path != but:
+            path.unlink(missing_ok=True)
+
+
+def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
+    """Keeps the last checkpoint under its epoch's name if it is among the best, and no other than those.
+
+    Args:
+        folder: The run's folder.
+        last_epoch: The epoch that `last.pth.tar` is of.
+        kept: Epochs to keep, the best.
+    """
+    if last_epoch in kept:
+        copy_whole(folder / LAST, folder / _EPOCH.format(last_epoch))
+    for path in folder.glob(_EPOCH.format("*")):
+        match = re.fullmatch(_EPOCH.format(r"(\d+)"), path.name)
+        if match and int(match[1]) <= last_epoch and int(match[1]) not in kept:
+            path.unlink(missing_ok=True)

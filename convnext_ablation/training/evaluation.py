@@ -1,11 +1,13 @@
-"""Exact evaluation: every image once, in float32, with a prediction for each kept."""
+"""Exact evaluation: every image once, by any number of processes, with a prediction for each kept."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +16,18 @@ from torch import nn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.images import UNREADABLE, EvaluatedImages, Images, UnreadableImages
+from convnext_ablation.training.loaders import evaluation_loader
+from convnext_ablation.training.parts import memory_format
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of each image of a split, in the order of the image folder.
+    """What a network said of each image of a split, in the order of the split.
+
+    Images that could not be decoded are left out.
 
     Attributes:
         ids: Path of each image below the split's folder, ``(N,)``.
@@ -48,6 +57,17 @@ class Predictions:
     def top5_accuracy(self) -> float:
         """Percentage of images whose target is among the five most probable classes."""
         return 100.0 * float((self.top5 == self.targets[:, None]).any(axis=1).mean())
+
+    def class_top1(self, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns how many images each class has, and the percentage of them that are right (NaN of none).
+
+        Args:
+            classes: Number of classes.
+        """
+        images = np.bincount(self.targets, minlength=classes)
+        right = np.bincount(self.targets, weights=self.correct, minlength=classes)
+        with np.errstate(invalid="ignore"):
+            return images, 100.0 * right / images
 
     def save(self, path: Path) -> None:
         """Writes a compressed NumPy archive with one array an attribute."""
@@ -83,39 +103,145 @@ class Predictions:
             ) from error
 
 
+class EvaluationStoppedError(Exception):
+    """An evaluation was asked to give up."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process predicted of its images, in their order: see `Predictions`; a loss for each image."""
+
+    targets: NDArray[np.int64]
+    top5: NDArray[np.int64]
+    probability: NDArray[np.float32]
+    losses: NDArray[np.float32]
+
+
 @torch.inference_mode()
 def predict(
     model: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    ids: Sequence[str],
     memory_format: torch.memory_format = torch.contiguous_format,
-) -> Predictions:
-    """Runs a network over a split in evaluation mode, in the precision of its weights.
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    on_batch: Callable[[int, int], None] = lambda batch, images: None,
+) -> Part:
+    """Runs a network over one process's images in evaluation mode, in the precision of its weights.
 
     Args:
         model: Maps ``(B, C, H, W)`` to logits ``(B, classes)``.
-        batches: Images ``(B, C, H, W)`` and targets ``(B,)``, in the order of `ids`.
-        ids: Name of each image.
+        batches: Images ``(B, C, H, W)`` and targets ``(B,)``.
         memory_format: Layout that the images are given to the network in.
-
-    Raises:
-        UserError: The split held another number of images than `ids`.
+        precision: Context that the network runs in.
+        on_batch: Called after each batch with its number and how many images it had; it may raise.
     """
     training = model.training
     model.eval()
-    logits, targets = [], []
-    for images, labels in batches:
-        logits.append(model(images.contiguous(memory_format=memory_format)).float().cpu())
-        targets.append(labels.cpu())
-    model.train(training)
-    all_logits, all_targets = torch.cat(logits), torch.cat(targets)
-    if len(all_targets) != len(ids):
-        raise UserError(f"{len(ids)} images listed but {len(all_targets)} read; the folder changed meanwhile")
-    probability, classes = all_logits.softmax(dim=1).topk(min(5, all_logits.shape[1]), dim=1)
+    parts: list[tuple[torch.Tensor, ...]] = []
+    try:
+        for number, (images, targets) in enumerate(batches):
+            with precision():
+                logits = model(images.contiguous(memory_format=memory_format)).float()
+            probability, classes = logits.softmax(dim=1).topk(min(5, logits.shape[1]), dim=1)
+            losses = nn.functional.cross_entropy(logits, targets, reduction="none", ignore_index=UNREADABLE)
+            parts.append(tuple(each.cpu() for each in (targets, classes, probability[:, 0], losses)))
+            on_batch(number, len(targets))
+    finally:
+        model.train(training)
+    if not parts:  # more processes than images
+        return Part(*(np.empty(shape, kind) for shape, kind in _EMPTY))
+    return Part(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)))
+
+
+_EMPTY = (((0,), np.int64), ((0, 0), np.int64), ((0,), np.float32), ((0,), np.float32))
+
+
+def merge(parts: Sequence[Part], ids: Sequence[str]) -> Predictions:
+    """Puts together what the processes predicted, image by image in turn.
+
+    Args:
+        parts: Of all processes, in the order of ranks: process r of n had images r, r + n, ...
+        ids: Name of each image of the split.
+
+    Raises:
+        UserError: The split held another number of images than `ids`, or none that can be decoded.
+    """
+    read = sum(len(part.targets) for part in parts)
+    if read != len(ids):
+        raise UserError(f"{len(ids)} images listed but {read} read; the folder changed meanwhile")
+    whole = {}
+    for name in ("targets", "top5", "probability", "losses"):
+        values = [getattr(part, name) for part in parts]
+        filled = np.empty((read, *values[0].shape[1:]), values[0].dtype)
+        for rank, value in enumerate(values):
+            filled[rank :: len(parts)] = value if len(value) else filled[rank :: len(parts)]
+        whole[name] = filled
+    readable = whole["targets"] != UNREADABLE
+    if not readable.any():
+        raise UserError("no image of the split can be decoded")
     return Predictions(
-        ids=np.array(ids, dtype=np.str_),
-        targets=all_targets.numpy(),
-        top5=classes.numpy(),
-        probability=probability[:, 0].numpy(),
-        loss=float(nn.functional.cross_entropy(all_logits, all_targets)),
+        ids=np.array(ids, dtype=np.str_)[readable],
+        targets=whole["targets"][readable],
+        top5=whole["top5"][readable],
+        probability=whole["probability"][readable],
+        loss=float(whole["losses"][readable].mean(dtype=np.float64)),
     )
+
+
+def evaluate(
+    model: torch.nn.Module,
+    images: Any,
+    arguments: TrainingArguments,
+    data_config: dict[str, Any],
+    processes: Processes,
+    unreadable: UnreadableImages,
+    precision: Callable[[], Any] = nullcontext,
+    on_progress: Callable[[int, int], None] = lambda images, of: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Predictions:
+    """Predicts every image of a split once, by all processes together.
+
+    Args:
+        model: The network.
+        images: The split.
+        arguments: Batch size, workers and memory format.
+        data_config: How images are prepared.
+        processes: This process and the others.
+        unreadable: Hears of images that can't be decoded.
+        precision: Context that the network runs in.
+        on_progress: Called with the images done by this process, and its images in all.
+        should_stop: Whether to give up, asked after each batch.
+
+    Raises:
+        UserError: An image can't be decoded.
+        EvaluationStoppedError: It was asked to give up.
+    """
+    if isinstance(images, Images):
+        dataset = EvaluatedImages(images, processes.rank, processes.world_size, unreadable.path)
+    elif processes.world_size > 1:
+        raise UserError(
+            "an iterable data set can't be counted exactly by several processes; evaluate with one"
+        )
+    else:
+        dataset = images
+    done, of = 0, len(dataset)
+    batch_size = arguments.validation_batch_size or arguments.batch_size
+    common = -(-(of if processes.world_size == 1 else len(images) // processes.world_size) // batch_size)
+
+    def counted(number: int, batch: int) -> None:
+        nonlocal done
+        done += batch
+        unreadable.check()
+        on_progress(done, of)
+        if number < common and processes.any(should_stop()):  # some processes have one batch more
+            raise EvaluationStoppedError
+
+    part = predict(
+        model,
+        evaluation_loader(dataset, arguments, data_config, processes.device),
+        memory_format(arguments),
+        precision,
+        counted,
+    )
+    unreadable.check()
+    ids = images.ids() if isinstance(images, Images) else [str(index) for index in range(len(part.targets))]
+    return merge(processes.gather(part), ids)

@@ -1,266 +1,407 @@
-"""The training loop, built from timm's parts: dataset, loader, optimizer, schedule, loss."""
+"""The training loop, built from timm's parts, exact where it stops and where it counts."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import yaml
-from timm.data import create_dataset, create_loader, resolve_data_config
-from timm.loss import LabelSmoothingCrossEntropy
+from timm.data import resolve_data_config
+from timm.data.random_erasing import RandomErasing
+from timm.models import model_parameters
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import dispatch_clip_grad
-from torch import nn
+from timm.utils import dispatch_clip_grad, distribute_bn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
-from convnext_ablation.training.evaluation import Predictions, predict
+from convnext_ablation.training.checkpoints import (
+    BEST,
+    LAST,
+    copy_whole,
+    keep_epochs,
+    load_checkpoint,
+    recovery_path,
+    remove_recoveries,
+    save_checkpoint,
+)
+from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.evaluation import EvaluationStoppedError, Predictions, evaluate
+from convnext_ablation.training.history import SUMMARY, Epoch, best_of, write_summary
+from convnext_ablation.training.images import Images, TrainingImages, UnreadableImages
+from convnext_ablation.training.loaders import training_loader
+from convnext_ablation.training.losses import Losses
+from convnext_ablation.training.parts import (
+    create_average,
+    create_loss,
+    create_network,
+    create_precision,
+    memory_format,
+    wrap_network,
+)
 from convnext_ablation.training.reproducibility import seed_stream
+from convnext_ablation.training.resume import resume, state_of
+from convnext_ablation.training.splits import count_classes, open_splits
 
-LAST, BEST, SUMMARY = "last.pth.tar", "model_best.pth.tar", "summary.csv"
+ARGUMENTS_FILE = "args.yaml"
 
 
-@dataclass(frozen=True)
-class Epoch:
-    """One finished epoch, a row of `summary.csv`.
+class StoppedError(Exception):
+    """The run was asked to stop, and did; `checkpoint` is what it goes on from."""
 
-    Attributes:
-        epoch: Its number, from 0.
-        train_loss: Mean training loss in nats.
-        eval_loss: Mean cross-entropy on the validation split.
-        eval_top1: Top-1 on the validation split, in percent.
-        eval_top5: Top-5 on the validation split, in percent.
-        lr: Learning rate of its last step.
-        train_seconds: Time that training took, without validation.
-        images: Images that it trained on.
-    """
+    def __init__(self, checkpoint: Path, epoch: int, step: int) -> None:
+        super().__init__(f"stopped in epoch {epoch} after {step} batches")
+        self.checkpoint = checkpoint
+        self.epoch = epoch
+        self.step = step
 
-    epoch: int
-    train_loss: float
-    eval_loss: float
-    eval_top1: float
-    eval_top5: float
-    lr: float
-    train_seconds: float
-    images: int
+
+class Watcher:
+    """Is told what a run does; this one does nothing with it."""
+
+    def started(self, epochs: int, steps: int, done: int) -> None:
+        """Hears of the epochs of the run, the batches of an epoch, and those that were done before."""
+
+    def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
+        """Hears of the mean training loss so far in an epoch, every `log_interval` updates."""
+
+    def trained(self, epoch: int, step: int, images: int) -> None:
+        """Hears of each batch that was trained on, with its images in all processes."""
+
+    def evaluated(self, split: str, images: int, of: int) -> None:
+        """Hears of each batch that was evaluated."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Hears of each finished epoch, those of before an interruption too."""
+
+    def line(self, text: str) -> None:
+        """Hears of anything else."""
 
 
 class Trainer:
     """One run: a network, its data, and the folder that its files go to.
 
-    A run whose folder holds a checkpoint goes on behind it, with the weights and the random numbers of a run
-    that was never interrupted.
-
     Args:
         arguments: What determines the run.
         folder: Where `args.yaml`, `summary.csv` and the checkpoints go.
+        processes: This process and the others that train with it.
+        watcher: Is told what happens.
+        should_stop: Whether to stop at the next update, to go on another time.
+
+    Raises:
+        UserError: The run can't be made as asked.
     """
 
-    def __init__(self, arguments: TrainingArguments, folder: Path) -> None:
-        self.arguments = arguments
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        folder: Path,
+        processes: Processes | None = None,
+        watcher: Watcher | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.folder = folder
-        self.device = torch.device(arguments.device)
-        self.memory_format = torch.channels_last if arguments.channels_last else torch.contiguous_format
+        self.processes = processes or Processes(torch.device(arguments.device))
+        self.watcher = watcher or Watcher()
+        self.should_stop = should_stop
+        self.unreadable = UnreadableImages(arguments.skip_bad_images)
+        self.splits = open_splits(arguments)
+        self.classes = count_classes(arguments, self.splits)
+
+        global_batch = arguments.batch_size * self.processes.world_size
+        updates = global_batch * arguments.grad_accum_steps
+        self.arguments = arguments = replace(
+            arguments, num_classes=self.classes, lr=arguments.learning_rate(updates)
+        )
         seed_stream(arguments.seed, "weights")
-        self.train_set = self._dataset(arguments.train_split)
-        self.model = self._create_model()
+        self.model = create_network(arguments, self.classes, self.processes)
         self.data_config = resolve_data_config(_data_arguments(arguments), model=self.model)
-        self.train_batches = self._train_loader()
-        self.steps_per_epoch = len(self.train_batches)
-        if not self.steps_per_epoch:
-            raise UserError(
-                f"batch size {arguments.batch_size} is larger than the {len(self.train_set)} training "
-                "images; give a smaller batch_size"
-            )
-        self.optimizer = create_optimizer_v2(
-            self.model, **optimizer_kwargs(arguments), **arguments.opt_kwargs
+        self.train_images = self._train_images()
+        self.train_batches = training_loader(
+            self.train_images, arguments, self.data_config, self.classes, self.processes.device
         )
+        self.steps = self._steps(global_batch)
+        self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
+        self.erase = self._random_erasing()
+        self.loss = create_loss(arguments).to(self.processes.device)
+        self.precision, self.scaler = create_precision(arguments, self.processes.device)
+        self.optimizer = self._create_optimizer()
+        self.average = create_average(self.model, arguments)
+        self.wrapped = wrap_network(self.model, arguments, self.processes)
+        self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
         self.scheduler, self.epochs = create_scheduler_v2(
-            self.optimizer, **scheduler_kwargs(arguments), updates_per_epoch=self.steps_per_epoch
+            self.optimizer,
+            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
+            updates_per_epoch=self.updates_per_epoch,
         )
-        self.loss = LabelSmoothingCrossEntropy(arguments.smoothing)
         self.history: list[Epoch] = []
 
-    def run(self, on_epoch: Callable[[Epoch], None] = lambda epoch: None) -> list[Epoch]:
-        """Trains to the end, from the start or from the last checkpoint.
-
-        Args:
-            on_epoch: Called with each epoch, those of before an interruption too.
+    def run(self) -> list[Epoch]:
+        """Trains to the end, from the start or from where a checkpoint is.
 
         Raises:
-            UserError: The loss is not finite.
+            UserError: The checkpoint doesn't fit, an image can't be decoded, or the loss is not finite.
+            StoppedError: It was asked to stop.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "args.yaml", yaml.safe_dump(self.arguments.to_dict()))
-        self._resume()
-        for epoch in self.history:
-            on_epoch(epoch)
-        for number in range(len(self.history), self.epochs):
-            seed_stream(self.arguments.seed, "epoch", number)
-            train_loss, seconds = self._train_epoch(number)
-            validation = self.evaluate(self.arguments.val_split)
-            epoch = Epoch(
-                epoch=number,
-                train_loss=train_loss,
-                eval_loss=validation.loss,
-                eval_top1=validation.top1,
-                eval_top5=validation.top5_accuracy,
-                lr=self.optimizer.param_groups[0]["lr"],
-                train_seconds=seconds,
-                images=self.steps_per_epoch * self.arguments.batch_size,
-            )
-            self.scheduler.step(number + 1, epoch.eval_top1)
-            self.history.append(epoch)
-            self._save()
-            on_epoch(epoch)
+        epoch, step, losses = resume(self)
+        if self.processes.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
+            if self.history:
+                self._write_history()
+        self.watcher.started(self.epochs, self.steps, epoch * self.steps + step)
+        for past in self.history:
+            self.watcher.epoch(past)
+        while epoch < self.epochs:
+            self._train_epoch(epoch, step, losses)
+            self._finish_epoch(epoch, losses)
+            epoch, step, losses = epoch + 1, 0, Losses(self.processes)
         return self.history
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the highest validation top-1, the first of equals."""
-        return max(self.history, key=lambda epoch: epoch.eval_top1)
+        """The epoch with the best metric, the first of equals."""
+        best = best_of(self.history, self.metric, self.arguments.decreasing_metric)
+        if best is None:
+            raise UserError(f"{self.folder}: no epoch of this run has been evaluated")
+        return best
+
+    @property
+    def evaluated_model(self) -> torch.nn.Module:
+        """What is evaluated: the average of the weights if one is kept on the device, else the network."""
+        if self.average is not None and not self.arguments.model_ema_force_cpu:
+            return self.average.module
+        return self.model
 
     def load_best(self) -> None:
-        """Puts the weights of the best epoch into the model."""
-        self.model.load_state_dict(load_checkpoint(self.folder / BEST)["state_dict"])
+        """Puts the weights of the best epoch into what is evaluated."""
+        state = load_checkpoint(self.folder / BEST)
+        averaged = self.evaluated_model is not self.model
+        self.evaluated_model.load_state_dict(state["state_dict_ema" if averaged else "state_dict"])
 
     def evaluate(self, split: str) -> Predictions:
-        """Predicts every image of a split with the weights as they are, in float32."""
-        dataset = self._dataset(split)
-        loader = create_loader(
+        """Predicts every image of a split with the weights as they are, in their precision.
+
+        Raises:
+            UserError: An image can't be decoded.
+        """
+        return evaluate(
+            self.evaluated_model,
+            self.splits[split],
+            self.arguments,
+            self.data_config,
+            self.processes,
+            self.unreadable,
+            on_progress=lambda images, of: self.watcher.evaluated(split, images, of),
+            should_stop=self.should_stop,
+        )
+
+    def _train_images(self) -> Any:
+        dataset = self.splits[self.arguments.train_split]
+        if not isinstance(dataset, Images):
+            if self.arguments.mixup_off_epoch:
+                raise UserError(f"mixup_off_epoch doesn't work with {self.arguments.dataset}; leave it out")
+            return dataset
+        return TrainingImages(
             dataset,
-            **self._loader_arguments(),
-            batch_size=self.arguments.validation_batch_size or self.arguments.batch_size,
-            interpolation=self.data_config["interpolation"],
-            crop_pct=self.data_config["crop_pct"],
+            self.arguments.batch_size,
+            self.arguments.seed,
+            self.processes.rank,
+            self.processes.world_size,
+            self.unreadable.path,
         )
-        return predict(self.model, loader, dataset.filenames(), self.memory_format)
 
-    def _dataset(self, split: str) -> Any:
-        folder = Path(self.arguments.data_dir) / split
-        if not folder.is_dir():  # timm would read the folder above instead
-            raise UserError(f"{folder}: no such folder; the data need one for the split {split!r}")
-        channels = (self.arguments.input_size or (3,))[0]
-        mode = "RGB" if channels == 3 else "L"
-        return create_dataset("", root=str(folder), split=split, search_split=False, input_img_mode=mode)
-
-    def _create_model(self) -> nn.Module:
-        arguments = self.arguments
-        classes = len(self.train_set.reader.class_to_idx)
-        if arguments.num_classes is not None and arguments.num_classes < classes:
+    def _steps(self, global_batch: int) -> int:
+        exact = isinstance(self.train_images, TrainingImages)
+        steps = self.train_images.steps if exact else len(self.train_batches)
+        if not steps:
+            size = f"{self.arguments.batch_size}"
+            if self.processes.world_size > 1:
+                size += f" x {self.processes.world_size} processes"
             raise UserError(
-                f"{arguments.data_dir} has {classes} classes, but num_classes is {arguments.num_classes}"
+                f"batch size {size} is larger than the {len(self.splits[self.arguments.train_split])} "
+                "training images; give a smaller batch_size"
             )
-        model = timm.create_model(
-            arguments.model,
-            num_classes=classes if arguments.num_classes is None else arguments.num_classes,
-            in_chans=(arguments.input_size or (3,))[0],
-            drop_rate=arguments.drop,
-            drop_path_rate=arguments.drop_path,
-            **arguments.model_kwargs,
-        )
-        return model.to(self.device, memory_format=self.memory_format)
+        return int(steps)
 
-    def _loader_arguments(self) -> dict[str, Any]:
-        return {
-            "input_size": self.data_config["input_size"],
-            "mean": self.data_config["mean"],
-            "std": self.data_config["std"],
-            "num_workers": self.arguments.workers,
-            "persistent_workers": False,
-            "device": self.device,
-        }
-
-    def _train_loader(self) -> Any:
+    def _random_erasing(self) -> Callable[[torch.Tensor], torch.Tensor]:
         arguments = self.arguments
-        return create_loader(
-            self.train_set,
-            **self._loader_arguments(),
-            batch_size=arguments.batch_size,
-            is_training=True,
-            no_aug=arguments.no_aug,
-            scale=arguments.scale,
-            ratio=arguments.ratio,
-            hflip=arguments.hflip,
-            vflip=arguments.vflip,
-            color_jitter=arguments.color_jitter,
-            auto_augment=arguments.aa,
-            re_prob=arguments.reprob,
-            re_mode=arguments.remode,
-            re_count=arguments.recount,
-            interpolation=arguments.train_interpolation,
+        if not arguments.reprob or arguments.no_aug:
+            return lambda images: images
+        erase: Callable[[torch.Tensor], torch.Tensor] = RandomErasing(
+            arguments.reprob,
+            mode=arguments.remode,
+            max_count=arguments.recount,
+            device=self.processes.device,
         )
+        return erase
 
-    def _autocast(self) -> Any:
-        if not self.arguments.amp:
-            return nullcontext()
-        return torch.autocast(self.device.type, getattr(torch, self.arguments.amp_dtype))
+    def _create_optimizer(self) -> torch.optim.Optimizer:
+        try:
+            return create_optimizer_v2(
+                self.model, **optimizer_kwargs(self.arguments), **self.arguments.opt_kwargs
+            )
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"opt {self.arguments.opt}: {' '.join(str(error).split())}") from error
 
-    def _train_epoch(self, number: int) -> tuple[float, float]:
-        """Trains one epoch; returns the mean loss in nats and the time in seconds."""
-        start = time.perf_counter()
-        arguments = self.arguments
-        self.model.train()
-        total = 0.0
-        for step, (images, targets) in enumerate(self.train_batches):
-            with self._autocast():
-                loss = self.loss(self.model(images.contiguous(memory_format=self.memory_format)), targets)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise UserError(
-                    f"{arguments.model}: the loss is {value} at step {step} of epoch {number}; "
-                    f"a learning rate below {arguments.lr:g} may help"
-                )
-            self.optimizer.zero_grad()
-            loss.backward()
-            if arguments.clip_grad is not None:
-                dispatch_clip_grad(self.model.parameters(), arguments.clip_grad, mode=arguments.clip_mode)
-            self.optimizer.step()
-            self.scheduler.step_update(number * self.steps_per_epoch + step + 1)
-            total += value
-        return total / self.steps_per_epoch, time.perf_counter() - start
-
-    def _resume(self) -> None:
-        last = self.folder / LAST
-        if not last.is_file():
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
+        """The batches of an epoch from one on, with their numbers."""
+        if isinstance(self.train_images, TrainingImages):
+            if first < self.steps:
+                self.train_images.start_at(epoch, first)
+                yield from enumerate(self.train_batches, first)
             return
-        state = load_checkpoint(last)
-        self.model.load_state_dict(state["state_dict"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history = [Epoch(**epoch) for epoch in state["history"]]
-        self.scheduler.step_update(len(self.history) * self.steps_per_epoch)
-        self.scheduler.step(len(self.history), self.history[-1].eval_top1)
+        self.train_images.set_epoch(epoch)  # an iterable data set can't skip: it is read up to there
+        yield from ((step, batch) for step, batch in enumerate(self.train_batches) if step >= first)
 
-    def _save(self) -> None:
-        state = {
-            "epoch": len(self.history) - 1,
-            "arch": self.arguments.model,
-            "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "version": 2,
-            "args": self.arguments.to_dict(),
-            "metric": self.best.eval_top1,
-            "history": [vars(epoch) for epoch in self.history],
-        }
-        # the best first: a run killed in between does its last epoch again, and comes out the same
-        if self.best is self.history[-1]:
-            save_checkpoint(self.folder / BEST, {key: state[key] for key in state if key != "optimizer"})
-        save_checkpoint(self.folder / LAST, state)
-        columns = ("epoch", "train_loss", "eval_loss", "eval_top1", "eval_top5", "lr")
-        rows = [",".join(str(getattr(epoch, column)) for column in columns) for epoch in self.history]
-        write_text(self.folder / SUMMARY, "\n".join([",".join(columns), *rows]) + "\n")
+    def _train_epoch(self, epoch: int, first: int, losses: Losses) -> None:
+        """Trains on an epoch's batches from `first` on."""
+        accumulate = self.arguments.grad_accum_steps
+        whole = self.steps - self.steps % accumulate  # behind it, fewer batches make an update
+        self.wrapped.train()
+        self.optimizer.zero_grad()
+        losses.start_clock()
+        for step, (images, targets) in self._batches(epoch, first):
+            self.unreadable.check()
+            seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
+            updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
+            share = accumulate if step < whole else self.steps % accumulate
+            losses.add(step, self._step(images, targets, share, updates))
+            self.watcher.trained(epoch, step, len(targets) * self.processes.world_size)
+            if updates:
+                self._after_update(epoch, step, losses)
+        losses.stop_clock()
+
+    def _after_update(self, epoch: int, step: int, losses: Losses) -> None:
+        """Brings average and learning rate along; reports, saves or stops where it is time to."""
+        number = step // self.arguments.grad_accum_steps  # of the update in the epoch
+        done = epoch * self.updates_per_epoch + number + 1
+        if self.average is not None:
+            self.average.update(self.model, step=done)
+        learning_rate = self._learning_rate()
+        self.scheduler.step_update(done)
+        if number % self.arguments.log_interval == 0 or step + 1 == self.steps:
+            self.watcher.update(epoch, step, losses.mean(self._named(epoch)), learning_rate)
+        interval = self.arguments.recovery_interval
+        stops = self.processes.any(self.should_stop())
+        if stops or (interval and (number + 1) % interval == 0):
+            path = self._save_recovery(epoch, step + 1, losses)
+            if stops:
+                raise StoppedError(path, epoch, step + 1)
+
+    def _step(self, images: torch.Tensor, targets: torch.Tensor, share: int, updates: bool) -> torch.Tensor:
+        """Adds up gradients over one of `share` batches, and makes an update behind the last of them."""
+        arguments = self.arguments
+        images = self.erase(images).contiguous(memory_format=memory_format(arguments))
+        # gradients need averaging over processes only once for an update
+        alone = self.processes.world_size > 1 and not updates
+        with self.wrapped.no_sync() if alone else nullcontext():  # type: ignore[operator]
+            with self.precision():
+                loss: torch.Tensor = self.loss(self.wrapped(images), targets)
+            scaled = loss / share if share > 1 else loss
+            clipped = self._clipped_parameters() if arguments.clip_grad is not None else None
+            if self.scaler is not None:
+                self.scaler(
+                    scaled,
+                    self.optimizer,
+                    clip_grad=arguments.clip_grad,
+                    clip_mode=arguments.clip_mode,
+                    parameters=clipped,
+                    need_update=updates,
+                )
+            else:
+                scaled.backward()
+                if updates and arguments.clip_grad is not None:
+                    dispatch_clip_grad(clipped, arguments.clip_grad, mode=arguments.clip_mode)
+                if updates:
+                    self.optimizer.step()
+        if updates:
+            self.optimizer.zero_grad()
+        return loss.detach()
+
+    def _clipped_parameters(self) -> Any:
+        return model_parameters(self.model, exclude_head="agc" in self.arguments.clip_mode)
+
+    def _learning_rate(self) -> float:
+        rates = [group["lr"] for group in self.optimizer.param_groups]
+        return sum(rates) / len(rates)
+
+    def _named(self, epoch: int) -> str:
+        return f"{self.arguments.model}: epoch {epoch}, learning rate {self.arguments.lr:g}"
+
+    def _finish_epoch(self, number: int, losses: Losses) -> None:
+        """Evaluates, and writes down what the epoch came to."""
+        arguments = self.arguments
+        train_loss = losses.mean(self._named(number))
+        if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
+            models = [self.model, self.evaluated_model]
+            for model in models[: 1 + (models[0] is not models[1])]:
+                distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
+        judged = (number + 1) % arguments.val_interval == 0 or number + 1 == self.epochs
+        try:
+            validation = self.evaluate(arguments.val_split) if arguments.val_split and judged else None
+        except EvaluationStoppedError:
+            path = self._save_recovery(number, self.steps, losses)
+            raise StoppedError(path, number, self.steps) from None
+        epoch = Epoch(
+            epoch=number,
+            train_loss=train_loss,
+            eval_loss=validation.loss if validation else None,
+            eval_top1=validation.top1 if validation else None,
+            eval_top5=validation.top5_accuracy if validation else None,
+            lr=self._learning_rate(),
+            train_seconds=losses.seconds,
+            images=self.steps * arguments.batch_size * self.processes.world_size,
+        )
+        self.scheduler.step(number + 1, epoch.metric(self.metric))
+        self.history.append(epoch)
+        if self.processes.is_first:
+            save_checkpoint(self.folder / LAST, state_of(self, number))
+            self._write_history()
+        self.watcher.epoch(epoch)
+        if self.processes.any(self.should_stop()) and number + 1 < self.epochs:
+            raise StoppedError(self.folder / LAST, number + 1, 0)
+
+    def _write_history(self) -> None:
+        """Brings every file in line with the last checkpoint; done twice, it changes nothing."""
+        last = self.history[-1].epoch
+        best = best_of(self.history, self.metric, self.arguments.decreasing_metric)
+        if best is not None and best.epoch == last and (self.folder / LAST).is_file():
+            copy_whole(self.folder / LAST, self.folder / BEST)
+        write_summary(self.folder / SUMMARY, self.history, bool(self.arguments.val_split))
+        if self.arguments.checkpoint_hist and (self.folder / LAST).is_file():
+            kept = [epoch.epoch for epoch in self.best_epochs(self.arguments.checkpoint_hist)]
+            keep_epochs(self.folder, last, kept)
+        remove_recoveries(self.folder)
+
+    def best_epochs(self, count: int) -> list[Epoch]:
+        """The epochs with the best metrics, the best first."""
+        left, chosen = list(self.history), list[Epoch]()
+        while left and len(chosen) < count:
+            best = best_of(left, self.metric, self.arguments.decreasing_metric)
+            if best is None:
+                break
+            chosen.append(best)
+            left.remove(best)
+        return chosen
+
+    def _save_recovery(self, epoch: int, step: int, losses: Losses) -> Path:
+        """Saves the state within an epoch; to timm's script it is the state after the epoch before."""
+        losses.mean(self._named(epoch))  # nothing is saved behind a loss that isn't finite
+        path = recovery_path(self.folder, epoch, step)
+        if self.processes.is_first:
+            save_checkpoint(path, state_of(self, epoch - 1, step, losses))
+            remove_recoveries(self.folder, but=path)
+        self.processes.any(False)  # the others wait: when the first of them ends, all are ended
+        return path
 
 
 def _data_arguments(arguments: TrainingArguments) -> dict[str, Any]:
-    names = ("input_size", "mean", "std", "crop_pct", "interpolation")
+    names = ("img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans")
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name)}

@@ -9,15 +9,26 @@ from typing import Any
 import yaml
 
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.training.arguments import ARGUMENTS
+from convnext_ablation.training.settings import known_settings
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    folder = resources.files("convnext_ablation") / "recipes"
-    return sorted(
-        entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")
-    )
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """Path of a recipe of the package, for programs that want a file.
+
+    Args:
+        name: Name of a recipe of the package.
+
+    Raises:
+        UserError: There is no such recipe.
+    """
+    if name not in recipe_names():
+        raise unknown_name("recipe", name, recipe_names())
+    return _folder() / f"{name}.yaml"
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
@@ -29,21 +40,18 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
     Raises:
         UserError: There is no such recipe, or it sets something that is not an argument.
     """
-    if name_or_file.endswith((".yaml", ".yml")):
-        if not Path(name_or_file).is_file():
-            raise UserError(f"{name_or_file}: no such recipe file")
-        text = Path(name_or_file).read_text(encoding="utf-8")
-    elif name_or_file in recipe_names():
-        text = (resources.files("convnext_ablation") / "recipes" / f"{name_or_file}.yaml").read_text("utf-8")
-    else:
-        raise unknown_name("recipe", name_or_file, recipe_names())
+    is_file = name_or_file.endswith((".yaml", ".yml"))
+    path = Path(name_or_file) if is_file else recipe_path(name_or_file)
+    if not path.is_file():
+        raise UserError(f"{name_or_file}: no such recipe file")
     try:
-        recipe = yaml.safe_load(text)
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{name_or_file}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(recipe, dict):
         raise UserError(f"{name_or_file}: a recipe is a list of `argument: value` lines")
-    for argument in recipe:
-        if argument not in ARGUMENTS:
-            raise unknown_name(f"argument in {name_or_file}", str(argument), ARGUMENTS)
-    return recipe
+    return known_settings(recipe, name_or_file)
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("convnext_ablation") / "recipes"))

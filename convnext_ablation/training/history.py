@@ -1,0 +1,99 @@
+"""The epochs of a run, and `summary.csv`, where timm's script writes them too."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import write_text
+
+SUMMARY = "summary.csv"
+_TRAINED = ("epoch", "train_loss")
+_EVALUATED = ("eval_loss", "eval_top1", "eval_top5")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One finished epoch, a row of `summary.csv`.
+
+    Attributes:
+        epoch: Its number, from 0.
+        train_loss: Mean training loss in nats.
+        eval_loss: Mean cross-entropy on the validation split; None if it wasn't evaluated.
+        eval_top1: Top-1 on the validation split, in percent.
+        eval_top5: Top-5 on the validation split, in percent.
+        lr: Learning rate of its last update.
+        train_seconds: Time that training took, without validation.
+        images: Images that it trained on.
+    """
+
+    epoch: int
+    train_loss: float
+    eval_loss: float | None
+    eval_top1: float | None
+    eval_top5: float | None
+    lr: float
+    train_seconds: float = 0.0
+    images: int = 0
+
+    def metric(self, name: str) -> float | None:
+        """What the best epoch is picked by: ``top1``, ``top5`` or ``loss``, or ``train_loss``."""
+        value: float | None = getattr(self, name if name == "train_loss" else f"eval_{name}")
+        return value
+
+
+def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | None:
+    """The epoch with the best metric, the first of equals; None if none has been evaluated."""
+    judged = [epoch for epoch in history if epoch.metric(metric) is not None]
+    sign = 1.0 if decreasing else -1.0
+    return min(judged, key=lambda epoch: sign * (epoch.metric(metric) or 0.0), default=None)
+
+
+def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None:
+    """Writes `summary.csv`, whole: a row for each epoch that was evaluated, or each if none is.
+
+    Args:
+        path: The file.
+        history: The epochs so far.
+        evaluates: Whether the run has a validation split.
+    """
+    columns = (*_TRAINED, *(_EVALUATED if evaluates else ()), "lr")
+    rows = [
+        ",".join(str(getattr(epoch, column)) for column in columns)
+        for epoch in history
+        if epoch.eval_loss is not None or not evaluates
+    ]
+    write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
+
+
+def read_summary(path: Path) -> list[Epoch]:
+    """Reads a `summary.csv` of ours or of timm's script; no epochs if there is no such file.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return [
+                Epoch(
+                    epoch=int(row["epoch"]),
+                    train_loss=float(row["train_loss"]),
+                    eval_loss=_number(row.get("eval_loss")),
+                    eval_top1=_number(row.get("eval_top1")),
+                    eval_top5=_number(row.get("eval_top5")),
+                    lr=float(row["lr"]),
+                )
+                for row in csv.DictReader(file)
+                if row.get("epoch") != "epoch"  # timm's script writes the header again when it resumes
+            ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not a summary of epochs ({error}); give another --output") from error
+
+
+def _number(text: str | None) -> float | None:
+    return float(text) if text not in (None, "") else None

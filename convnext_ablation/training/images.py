@@ -1,0 +1,238 @@
+"""Images of a split, and the order in which training and evaluation read them.
+
+What is drawn for an image (crop, flip, colours) depends on the run's seed, the epoch and the image, not on
+the process that reads it or on what was read before. Any number of workers and processes sees the same, and
+an epoch can go on in its middle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.training.reproducibility import seed_stream
+
+# what stands for an image that can't be decoded, where every image must keep its place
+UNREADABLE = -1
+# after so many in a row something else is wrong
+_IN_A_ROW = 100
+
+
+class UnreadableImageError(Exception):
+    """An image can't be decoded."""
+
+    def __init__(self, image_id: str, reason: str) -> None:
+        super().__init__(f"{image_id}: {reason}")
+        self.image_id = image_id
+        self.reason = reason
+
+
+class Images(Dataset):
+    """A split of a data set that can be read in any order.
+
+    Args:
+        dataset: timm's or torchvision's data set; it decides which classes there are.
+        mode: PIL mode that images are converted to.
+        name: What the split is called in messages.
+    """
+
+    def __init__(self, dataset: Any, mode: str, name: str) -> None:
+        self.dataset = dataset
+        self.mode = mode
+        self.name = name
+        self.reader = getattr(dataset, "reader", None)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.dataset)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of their numbers; empty if the data set doesn't tell."""
+        numbers = getattr(self.reader, "class_to_idx", None) or getattr(self.dataset, "class_to_idx", None)
+        if numbers:
+            return [str(name) for name in sorted(numbers, key=numbers.__getitem__)]
+        return [str(name) for name in getattr(self.dataset, "classes", ())]
+
+    def id(self, index: int) -> str:
+        """Path of an image below the split's folder, or its number where it has none."""
+        try:
+            return str(self.reader.filename(index)) if self.reader is not None else str(index)
+        except NotImplementedError:
+            return str(index)
+
+    def ids(self) -> list[str]:
+        """Paths of all images."""
+        return [self.id(index) for index in range(len(self))]
+
+    def load(self, index: int) -> tuple[Image.Image, int]:
+        """Decodes an image.
+
+        Returns:
+            The image in the mode asked for, and the number of its class.
+
+        Raises:
+            UnreadableImageError: It can't be decoded.
+        """
+        try:
+            if self.reader is None:
+                image, target = self.dataset[index]
+                return image.convert(self.mode), int(target)
+            file, target = self.reader[index][:2]
+            with file, Image.open(file) as image:
+                return image.convert(self.mode), int(target)
+        except Exception as error:  # decoders raise anything
+            raise UnreadableImageError(self.id(index), " ".join(str(error).split())) from error
+
+
+class UnreadableImages:
+    """Which images could not be decoded, told to the main process by those that read.
+
+    Args:
+        allowed: How many there may be.
+    """
+
+    def __init__(self, allowed: int) -> None:
+        self.allowed = allowed
+        self.reasons: dict[str, str] = {}
+        # a file: unlike a pipe it can't fill up when the reader is the main process itself
+        self._file = tempfile.NamedTemporaryFile("r", encoding="utf-8")  # noqa: SIM115 lives as long as this
+        self.path = self._file.name
+
+    def check(self) -> None:
+        """Reads what was reported since the last time.
+
+        Raises:
+            UserError: There are more than allowed.
+        """
+        if os.stat(self.path).st_size == self._file.tell():
+            return
+        for line in self._file:
+            image_id, reason = json.loads(line)
+            self.reasons[image_id] = reason
+        if len(self.reasons) > self.allowed:
+            image_id, reason = next(reversed(self.reasons.items()))
+            allowed = f" (more than {self.allowed})" if self.allowed else ""
+            raise UserError(
+                f"{image_id}: can't be decoded{allowed}: {reason}; mend or remove it, "
+                f"or go on without with --skip-bad-images {len(self.reasons)}"
+            )
+
+
+def _report(path: str, error: UnreadableImageError, split: str) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps([os.path.join(split, error.image_id), error.reason]) + "\n")
+
+
+class TrainingImages(IterableDataset):
+    """What one process trains on: its part of each batch, from any batch of any epoch on.
+
+    Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
+    with 32 images each see what one with 64 sees. What is left over for less than a batch is left out.
+
+    Args:
+        images: All images of the split.
+        batch_size: Images that a process takes at a time.
+        seed: The run's.
+        rank: Number of the process.
+        world_size: Number of processes.
+        unreadable: File to report images to that can't be decoded; the next one takes the place of each.
+    """
+
+    def __init__(
+        self, images: Images, batch_size: int, seed: int, rank: int, world_size: int, unreadable: str
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.unreadable = unreadable
+        self.transform: Callable[[Image.Image], Any] = lambda image: image  # timm's loader puts its own here
+        # shared: workers that outlive an epoch see it change
+        self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return len(self.images) // (self.batch_size * self.world_size)
+
+    @property
+    def epoch(self) -> int:
+        """Number of the epoch that is read."""
+        return int(self._position[0])
+
+    def start_at(self, epoch: int, step: int) -> None:
+        """Has the next iteration begin with a batch of an epoch."""
+        self._position.copy_(torch.tensor([epoch, step]))
+
+    def order(self, epoch: int) -> torch.Tensor:
+        """Indices of all images in the order of an epoch."""
+        digest = hashlib.sha256(repr((self.seed, "order", epoch)).encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        return torch.randperm(len(self.images), generator=generator)
+
+    def __iter__(self) -> Iterator[tuple[Any, int]]:
+        """What this process, or this worker of it, reads of the rest of the epoch."""
+        worker = get_worker_info()
+        number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        epoch, first = self._position.tolist()
+        order = self.order(epoch)
+        # the loader asks its workers in turn, so each reads every so many batches
+        for step in range(first + number, self.steps, workers):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            for index in order[start : start + self.batch_size].tolist():
+                yield self._draw(epoch, index)
+
+    def _draw(self, epoch: int, index: int) -> tuple[Any, int]:
+        for offset in range(_IN_A_ROW):
+            number = (index + offset) % len(self.images)
+            try:
+                image, target = self.images.load(number)
+            except UnreadableImageError as error:
+                _report(self.unreadable, error, self.images.name)
+                continue
+            seed_stream(self.seed, "image", epoch, index)
+            return self.transform(image), target
+        raise UserError(f"{self.images.name}: {_IN_A_ROW} images in a row can't be decoded")
+
+
+class EvaluatedImages(Dataset):
+    """What one process evaluates: every so many images, none twice, none left out.
+
+    An image that can't be decoded is black, with the target `UNREADABLE`.
+
+    Args:
+        images: All images of the split.
+        rank: Number of the process.
+        world_size: Number of processes.
+        unreadable: File to report images to that can't be decoded.
+    """
+
+    def __init__(self, images: Images, rank: int, world_size: int, unreadable: str) -> None:
+        self.images = images
+        self.indices = range(rank, len(images), world_size)
+        self.unreadable = unreadable
+        self.transform: Callable[[Image.Image], Any] = lambda image: image
+
+    def __len__(self) -> int:
+        """Images of this process."""
+        return len(self.indices)
+
+    def __getitem__(self, number: int) -> tuple[Any, int]:
+        """An image, prepared, and the number of its class."""
+        try:
+            image, target = self.images.load(self.indices[number])
+        except UnreadableImageError as error:
+            _report(self.unreadable, error, self.images.name)
+            image, target = Image.new(self.images.mode, (32, 32)), UNREADABLE
+        return self.transform(image), target

@@ -1,0 +1,115 @@
+"""The splits of a data set: where they are, and that they have the same classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from timm.data import create_dataset
+from torch.utils.data import IterableDataset
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.images import Images
+
+# how timm names folders of the same meaning
+_SYNONYMS = (("train", "training"), ("validation", "val", "valid", "eval", "evaluation"))
+
+
+def open_splits(arguments: TrainingArguments) -> dict[str, Any]:
+    """Opens all splits that the run will read, before anything long starts."""
+    splits = {arguments.train_split: open_split(arguments, arguments.train_split, training=True)}
+    for split in (arguments.val_split, arguments.test_split):
+        if split and split not in splits:
+            splits[split] = open_split(arguments, split)
+    return splits
+
+
+def open_split(arguments: TrainingArguments, split: str, training: bool = False) -> Images | IterableDataset:
+    """Opens a split of the data set that the arguments name.
+
+    Args:
+        arguments: Say where the data are and how they are read.
+        split: Name of the split.
+        training: Whether it is trained on, which an iterable data set must know.
+
+    Raises:
+        UserError: There is no such data set, folder or split, or no image in it.
+    """
+    if arguments.data_dir is None and not arguments.dataset.startswith(("hfds/", "hfids/")):
+        raise UserError("no data are given; name their folder with --data-dir")
+    mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
+    root, name = arguments.data_dir, arguments.dataset
+    is_folder = name in ("", "torch/image_folder", "torch/folder")
+    if is_folder:
+        root = str(_split_folder(Path(str(root)), split))
+    try:
+        dataset = create_dataset(
+            name,
+            root=root,
+            split=split,
+            search_split=False,
+            class_map=arguments.class_map,
+            is_training=training,
+            download=arguments.dataset_download,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            num_samples=arguments.train_num_samples if training else arguments.val_num_samples,
+            input_img_mode=mode,
+            input_key=arguments.input_key,
+            target_key=arguments.target_key,
+            trust_remote_code=arguments.dataset_trust_remote_code,
+        )
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{name or root}: can't be read as the split {split!r}: {reason}") from error
+    if isinstance(dataset, IterableDataset):
+        return dataset
+    images = Images(dataset, mode, str(root) if is_folder else f"{name} {split}")
+    if not len(images):
+        raise UserError(f"{images.name}: there is no image in it")
+    return images
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    """The folder or tar of a split; never the folder above, which timm takes if there is none."""
+    if not root.exists():
+        raise UserError(f"{root}: no such folder; name that of the data with --data-dir")
+    if not split or root.is_file():
+        return root
+    names = [split, *next((names for names in _SYNONYMS if split in names), ())]
+    for name in names:
+        for path in (root / name, root / f"{name}.tar"):
+            if path.exists():
+                return path
+    raise UserError(
+        f"{root / split}: no such folder; the data need one for the split {split!r} "
+        f"(there: {', '.join(sorted(path.name for path in root.iterdir())[:8]) or 'nothing'})"
+    )
+
+
+def count_classes(arguments: TrainingArguments, splits: dict[str, Any]) -> int:
+    """How many classes the network gets.
+
+    Raises:
+        UserError: The splits have different classes, or more than asked for; or nobody tells how many.
+    """
+    named = {name: split for name, split in splits.items() if isinstance(split, Images) and split.classes}
+    train = named.get(arguments.train_split)
+    for name, split in named.items():
+        if train is not None and split.classes != train.classes:
+            odd = sorted(set(split.classes) ^ set(train.classes))[:3]
+            raise UserError(
+                f"{split.name}: its classes are not those of {train.name} (such as {', '.join(odd)}); each "
+                f"split is numbered by itself, so the labels of {name} would be wrong; mend the folders or "
+                "give --class-map"
+            )
+    if train is None and arguments.num_classes is None:
+        raise UserError(f"{arguments.dataset} doesn't tell its classes; give --num-classes")
+    known = len(train.classes) if train is not None else 0
+    if arguments.num_classes is None:
+        return known
+    if arguments.num_classes < known:
+        where = arguments.data_dir or arguments.dataset
+        raise UserError(f"{where} has {known} classes, but num_classes is {arguments.num_classes}")
+    return arguments.num_classes

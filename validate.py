@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Evaluates weights: `python validate.py --help`."""
+
+import sys
+
+from convnext_ablation.training.validation import main
+
+if __name__ == "__main__":
+    sys.exit(main())
