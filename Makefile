@@ -4,8 +4,9 @@ VENV ?= .venv
 RUNS ?= runs/first
 BIN := $(VENV)/bin
 OLDEST_TIMM := 1.0.20
-# two processes with one thread each: torch's own threads would only get in each other's way
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+# two processes with one thread each: torch's own threads would only get in each other's way; test by test, so
+# that both end at the same time
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --maxschedchunk 1
 
 .PHONY: study test lint unit oldest-timm clean
 

@@ -9,6 +9,12 @@ from PIL import Image
 
 CLASSES = ("dark", "grey", "light")
 COUNTS = {"train": 16, "val": 5, "test": 7}  # a class; no multiple of the batch size
+SLOW_MODULES = ("test_timm_suite", "test_network_property")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Starts with what takes longest, so that no process is left alone with it at the end."""
+    items.sort(key=lambda item: item.path.stem not in SLOW_MODULES)
 
 
 @pytest.fixture(autouse=True)
