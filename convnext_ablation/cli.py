@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": ("convnext_ablation.data.prepare", "write a data set as an image folder"),
     "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
     "convert": ("convnext_ablation.convert", "turn another project's checkpoint into safetensors"),
+    "recipes": ("convnext_ablation.recipe_catalogue", "list the recipes, print one, or say where it is"),
     "timm-scripts": (
         "convnext_ablation.timm_scripts",
         "say where to get timm's scripts, or check a checkout",
