@@ -6,7 +6,10 @@ import multiprocessing
 import os
 import platform
 import threading
+import time
 from pathlib import Path
+
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def available_cores() -> int:
@@ -28,11 +31,15 @@ def processor_name() -> str:
 
 def end_with_parent() -> None:
     """Has this process end when the one that started it is killed, instead of working on."""
+    parent = multiprocessing.parent_process()
+    started_by = os.getppid()
 
     def wait() -> None:
-        parent = multiprocessing.parent_process()
         if parent:
             parent.join()
-            os._exit(1)
+        else:  # not started by Python's multiprocessing
+            while os.getppid() == started_by:
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -12,6 +12,7 @@ from timm.utils import is_distributed_env, world_info_from_env
 from timm.utils.distributed import init_distributed_device_so
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.machine import end_with_parent
 
 
 class SharedError(UserError):
@@ -80,6 +81,7 @@ def start_processes(device: str) -> Processes:
     started = init_distributed_device_so(device=device)
     group = None
     if started["distributed"]:
+        end_with_parent()  # a killed torchrun leaves its processes behind, and a new one may do their work
         on_cpu = dist.get_backend() == "gloo"
         group = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo")
     return Processes(torch.device(started["device"]), started["global_rank"], started["world_size"], group)

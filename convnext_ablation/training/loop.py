@@ -361,8 +361,9 @@ class Trainer:
         )
         self.scheduler.step(number + 1, epoch.metric(self.metric))
         self.history.append(epoch)
+        state = state_of(self, number)
         if self.processes.is_first:
-            save_checkpoint(self.folder / LAST, state_of(self, number))
+            save_checkpoint(self.folder / LAST, state)
             self._write_history()
         self.watcher.epoch(epoch)
         if self.processes.any(self.should_stop()) and number + 1 < self.epochs:
@@ -395,8 +396,9 @@ class Trainer:
         """Saves the state within an epoch; to timm's script it is the state after the epoch before."""
         losses.mean(self._named(epoch))  # nothing is saved behind a loss that isn't finite
         path = recovery_path(self.folder, epoch, step)
+        state = state_of(self, epoch - 1, step, losses)
         if self.processes.is_first:
-            save_checkpoint(path, state_of(self, epoch - 1, step, losses))
+            save_checkpoint(path, state)
             remove_recoveries(self.folder, but=path)
         self.processes.any(False)  # the others wait: when the first of them ends, all are ended
         return path

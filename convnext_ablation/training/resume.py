@@ -6,7 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from timm.models import clean_state_dict
+from torch import nn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.checkpoints import BEST, LAST, copy_whole, load_checkpoint, newest_checkpoint
@@ -33,6 +35,8 @@ class Position(NamedTuple):
 def state_of(trainer: Trainer, epoch: int, step: int = 0, losses: Losses | None = None) -> dict[str, Any]:
     """What a checkpoint holds: the entries of timm's script, and what that has no place for under `OURS`.
 
+    All processes must call this together: each saw other images, so its BatchNorm statistics are its own.
+
     Args:
         trainer: The run.
         epoch: The last epoch that is finished.
@@ -53,6 +57,9 @@ def state_of(trainer: Trainer, epoch: int, step: int = 0, losses: Losses | None 
             "losses": list(losses.total),
             "seconds": losses.seconds,
             "world_size": trainer.processes.world_size,
+            "buffers": trainer.processes.gather(_buffers(trainer))
+            if trainer.processes.world_size > 1
+            else [],
         },
     }
     metric = trainer.history[-1].metric(trainer.metric) if trainer.history else None
@@ -88,6 +95,8 @@ def resume(trainer: Trainer) -> Position:
     ours = state.get(OURS, {})
     _check_fits(trainer, path, state)
     _load(trainer, path, state)
+    if ours.get("buffers"):
+        _load_buffers(trainer, ours["buffers"][trainer.processes.rank])
     epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
     step = int(ours.get("step", 0))
     if arguments.start_epoch is not None:
@@ -148,6 +157,27 @@ def _load(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:
     except (KeyError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{path}: doesn't fit this run: {reason}") from error
+
+
+def _modules(trainer: Trainer) -> dict[str, nn.Module]:
+    average = {"average": trainer.average.module} if trainer.average is not None else {}
+    return {"model": trainer.model, **average}
+
+
+def _buffers(trainer: Trainer) -> dict[str, torch.Tensor]:
+    """The buffers of a process's network and of its average."""
+    return {
+        f"{which}.{name}": buffer.cpu()
+        for which, module in _modules(trainer).items()
+        for name, buffer in module.named_buffers()
+    }
+
+
+def _load_buffers(trainer: Trainer, saved: dict[str, torch.Tensor]) -> None:
+    for which, module in _modules(trainer).items():
+        for name, buffer in module.named_buffers():
+            if f"{which}.{name}" in saved:
+                buffer.copy_(saved[f"{which}.{name}"])
 
 
 def _set_schedule(trainer: Trainer, epoch: int, ours: dict[str, Any]) -> None:

@@ -1,0 +1,142 @@
+"""How far two processes agree with one: exactly in what they count, by rounding in what they learn."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import convnext_ablation  # noqa: F401  registers the networks
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.checkpoints import LAST, load_checkpoint
+from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.reproducibility import make_deterministic
+
+ROOT = Path(__file__).parents[1]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+PLAIN = {"opt": "momentum", "lr": 0.05, "epochs": 2, "clip_grad": 1.0, "batch_size": 4, "seed": 5}
+TRAINING = {
+    # LayerNorm looks at one image, so nothing but the order of sums can differ
+    "layer norm": {**PLAIN, "model": "model_v_atto", "model_kwargs": {"layer_scale_init": 1.0}},
+    "average": {**PLAIN, "model": "model_v_atto", "model_ema": True, "model_ema_decay": 0.5},
+    "accumulated": {**PLAIN, "model": "model_v_atto", "grad_accum_steps": 2, "batch_size": 2},
+    # weights that stand still: what BatchNorm notes down of its inputs is compared
+    "batch norm": {**PLAIN, "model": "model_i_atto", "lr": 1e-12, "epochs": 1, "no_ddp_bb": True},
+}
+EVALUATION = {f"batches of {size}": {"validation_batch_size": size} for size in (1, 4, 10, 64)}
+
+
+def settings(image_folder, recipe_file, **changes):
+    return {
+        **read_recipe(str(recipe_file)),
+        "model": "model_i_atto",
+        "data_dir": str(image_folder),
+        "device": "cpu",
+        "workers": 0,
+        "test_split": "test",
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, image_folder, recipe_file):
+    """Folder with what two processes left: a run for each training, predictions for each evaluation."""
+    folder = tmp_path_factory.mktemp("together")
+    cases = {
+        "training": {name: settings(image_folder, recipe_file, **case) for name, case in TRAINING.items()},
+        "evaluation": {
+            name: settings(image_folder, recipe_file, **case) for name, case in EVALUATION.items()
+        },
+    }
+    (folder / "cases.json").write_text(json.dumps(cases))
+    command = [*TORCHRUN, str(ROOT / "tests" / "two_processes.py"), str(folder / "cases.json"), str(folder)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def alone(tmp_path, image_folder, recipe_file):
+    """Trains with one process on batches twice as large, and returns its last checkpoint."""
+
+    def train(**case):
+        make_deterministic(threads=1)
+        case["batch_size"] = 2 * case["batch_size"]
+        trainer = Trainer(TrainingArguments(**settings(image_folder, recipe_file, **case)), tmp_path)
+        trainer.run()
+        return load_checkpoint(tmp_path / LAST)
+
+    return train
+
+
+@pytest.mark.parametrize("name", ["layer norm", "average", "accumulated"])
+def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alone, name):
+    one, two = alone(**TRAINING[name]), load_checkpoint(together / name / LAST)
+    for entry in {"state_dict", "state_dict_ema"} & set(one):
+        for key, value in one[entry].items():
+            torch.testing.assert_close(two[entry][key], value, rtol=1e-3, atol=2e-5, msg=f"{entry} {key}")
+    for mine, other in zip(
+        two["convnext_ablation"]["history"], one["convnext_ablation"]["history"], strict=True
+    ):
+        assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+        assert mine["eval_loss"] == pytest.approx(other["eval_loss"], rel=1e-4)
+        assert mine["eval_top1"] == other["eval_top1"]
+        assert mine["images"] == other["images"] == 48
+
+
+def test_batch_norm_statistics_of_two_processes_are_those_of_one_as_far_as_halves_tell(together, alone):
+    one = alone(**TRAINING["batch norm"])["state_dict"]
+    two = load_checkpoint(together / "batch norm" / LAST)["state_dict"]
+    # behind the first conv the mean of two halves' means is the whole's mean ...
+    torch.testing.assert_close(
+        two["stem.norm.running_mean"], one["stem.norm.running_mean"], rtol=1e-4, atol=1e-5
+    )
+    # ... and their variances lack what lies between the halves: some, but not much
+    ratio = two["stem.norm.running_var"] / one["stem.norm.running_var"]
+    assert not torch.equal(two["stem.norm.running_var"], one["stem.norm.running_var"])
+    assert 0.8 < ratio.min() < ratio.max() < 1.2
+
+
+@pytest.mark.parametrize("name", EVALUATION)
+def test_two_processes_count_every_image_once(together, tmp_path, image_folder, recipe_file, name):
+    make_deterministic(threads=1)
+    case = settings(image_folder, recipe_file, **EVALUATION[name])
+    one = Trainer(TrainingArguments(**case), tmp_path).evaluate("test")
+    two = Predictions.load(together / f"{name}.npz")
+    assert len(two.ids) == len(set(two.ids.tolist())) == 21
+    assert np.array_equal(two.ids, one.ids)
+    assert np.array_equal(two.targets, one.targets)
+    assert np.array_equal(two.top5, one.top5)
+    assert two.loss == pytest.approx(one.loss, rel=1e-5)
+
+
+@pytest.fixture
+def folder_with_broken_image(tmp_path, image_folder):
+    root = tmp_path / "data"
+    shutil.copytree(image_folder, root)
+    (root / "train" / "grey" / "03.png").write_bytes(b"not an image")
+    return root
+
+
+def test_a_broken_image_ends_all_processes_and_is_named_once(folder_with_broken_image, recipe_file, tmp_path):
+    command = [*TORCHRUN, str(ROOT / "train.py"), str(folder_with_broken_image), "-c", str(recipe_file)]
+    command += ["--model", "model_i_atto", "--device", "cpu", "-j", "0", "--output", str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("train.py: error")]
+    assert len(said) == 1
+    assert "grey/03.png: can't be decoded" in said[0]
+    assert "--skip-bad-images 1" in said[0]
