@@ -186,8 +186,11 @@ class Block(nn.Module):
         self.act3 = layers.act() if act_at[2] else nn.Identity()
 
     def zero_init_last(self) -> None:
-        """Starts the residual branch at zero, if it ends in a BatchNorm."""
-        if isinstance(self.norm3, nn.BatchNorm2d):
+        """Starts the residual branch at zero, if it ends in a norm: a layer scale does so by itself.
+
+        With both at zero neither would get a gradient to speak of.
+        """
+        if isinstance(self.norm3, (nn.BatchNorm2d, nn.LayerNorm)) and isinstance(self.scale, nn.Identity):
             nn.init.zeros_(self.norm3.weight)
 
     def reparameterize(self) -> None:

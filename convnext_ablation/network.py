@@ -173,7 +173,7 @@ class ResNetToConvNeXt(nn.Module):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
         uniform_drop_path: The same stochastic depth in every block instead, as 11785-FGVC trains Model V.
         layer_scale_init: First value of the layer scale, where the components have one.
-        zero_init_last: Start each residual branch that ends in BatchNorm at zero.
+        zero_init_last: Start each residual branch that ends in a norm at zero.
         device: Where the parameters are made.
         dtype: Type of the parameters.
     """
@@ -221,7 +221,7 @@ class ResNetToConvNeXt(nn.Module):
         """Draws new weights: as ResNet where norms are BatchNorm, as ConvNeXt where they are LayerNorm.
 
         Args:
-            zero_init_last: Start each residual branch that ends in BatchNorm at zero.
+            zero_init_last: Start each residual branch that ends in a norm at zero.
         """
         init = _init_like_convnext if self.components.layer_norm else _init_like_resnet
         self.apply(init)

@@ -11,6 +11,7 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from convnext_ablation import UserError
+from convnext_ablation.blocks import LayerScale
 from convnext_ablation.components import STAGES
 from convnext_ablation.network import ResNetToConvNeXt
 
@@ -368,6 +369,22 @@ def test_layer_norm_network_starts_as_convnext():
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.05), name
             assert not module.bias.any(), name
     assert all((block.scale.gamma == 1e-6).all() for stage in model.stages for block in stage.blocks)
+
+
+@pytest.mark.parametrize("name", ["resnet50_with_layer_norm_atto", "resnet50_with_layer_scale_atto"])
+def test_residual_branch_starts_at_zero_and_learns_from_the_first_step(name, images):
+    model = timm.create_model(name, num_classes=5)
+    blocks = [block for stage in model.stages for block in stage.blocks]
+    branches = []
+    for block in blocks:
+        block.drop_path.register_forward_hook(lambda _, __, output: branches.append(output))
+    model(images).logsumexp(1).mean().backward()
+    assert len(branches) == len(blocks)
+    for block, branch in zip(blocks, branches, strict=True):
+        assert branch.abs().max() < 1e-4  # layer scale starts at 1e-6
+        # a norm at zero behind a layer scale would leave both without a gradient
+        last = block.scale.gamma if isinstance(block.scale, LayerScale) else block.norm3.weight
+        assert last.grad.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("name", NETWORKS)
