@@ -1,0 +1,392 @@
+"""timm's own scripts with our networks: `python -m convnext_ablation.stock`, and `--device-modules`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import timm
+import torch
+import yaml
+from timm_repo import FOLDER, Stock, needs_timm_repo, run, started
+
+import convnext_ablation  # noqa: F401  (registers the networks)
+from convnext_ablation import stock as stock_module
+from convnext_ablation.training.recipes import read_recipe, recipe_names, recipe_path
+
+STOCK = (sys.executable, "-m", "convnext_ablation.stock")
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+
+# A script like timm's: a data set of its own, loader workers, an exit code. Each time it runs, it says so.
+SCRIPT = """
+import json, sys, timm, torch
+
+with open("log", "a") as log:
+    print(__name__, file=log)
+
+
+class Probe(torch.utils.data.Dataset):
+    def __init__(self, name: "no such name"):
+        self.name = name
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return type(timm.create_model(self.name, device="meta")).__name__, timm.__file__
+
+
+if __name__ == "__main__":
+    seen = {
+        "argv": sys.argv,
+        "file": __file__,
+        "path": sys.path,
+        "known": timm.is_model("model_iv_atto"),
+        "timm": timm.__file__,
+        "annotation": repr(Probe.__init__.__annotations__["name"]),
+    }
+    for method in ("fork", "spawn", "forkserver"):
+        loader = torch.utils.data.DataLoader(
+            Probe("model_iv_atto"), batch_size=None, num_workers=1, multiprocessing_context=method
+        )
+        seen[method] = list(loader)
+    print(json.dumps(seen))
+    sys.exit(3)
+"""
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory) -> dict:
+    """What a script sees that lies beside another timm, and is run from its own folder."""
+    folder = tmp_path_factory.mktemp("checkout")
+    (folder / "timm").mkdir()
+    (folder / "timm" / "version.py").write_text("__version__ = '0.0.1'")
+    (folder / "timm" / "__init__.py").write_text("raise ImportError('the wrong timm')")
+    (folder / "script.py").write_text(SCRIPT)
+    work = tmp_path_factory.mktemp("work")
+    script = os.path.relpath(folder / "script.py", work)
+    done = run([*STOCK, script, "--opt", "a b", "-h"], work)
+    assert done.returncode == 3, done.stderr
+    return {
+        "script": script,
+        "folder": str(folder),
+        "work": str(work),
+        "stderr": done.stderr,
+        "log": (work / "log").read_text().split(),
+        **json.loads(done.stdout),
+    }
+
+
+def test_a_script_sees_our_networks_and_its_own_arguments(seen):
+    assert seen["known"]
+    assert seen["argv"] == [seen["script"], "--opt", "a b", "-h"]
+    assert seen["file"] == seen["script"]
+    assert seen["annotation"] == "'no such name'"  # compiled by its own rules, not by ours
+
+
+def test_a_timm_beside_the_script_is_left_out_and_said_so(seen):
+    assert seen["timm"] == timm.__file__
+    assert seen["path"][-1] == seen["folder"]
+    assert seen["work"] not in seen["path"]
+    assert seen["stderr"].splitlines() == [
+        f"convnext_ablation.stock: script.py runs with timm {timm.__version__} "
+        f"({Path(timm.__file__).parent}), not with the timm 0.0.1 beside it; "
+        "`convnext-ablation timm-scripts` says if they fit"
+    ]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_loader_workers_see_our_networks_and_the_same_timm(seen, method):
+    assert seen[method] == 2 * [["ResNetToConvNeXt", timm.__file__]]
+
+
+def test_nothing_runs_twice(seen):
+    # a worker by spawn and one by forkserver define what the script defines; only one process is the main one
+    assert sorted(seen["log"]) == ["__main__", "__mp_main__", "__mp_main__"]
+
+
+def test_torchrun_starts_a_script_in_each_process(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import sys, timm, torch.distributed as dist\n"
+        "dist.init_process_group('gloo')\n"
+        "timm.create_model('model_i_atto', device='meta')\n"
+        "open(f'{dist.get_rank()}', 'w').write(' '.join(sys.argv))\n"
+        "dist.destroy_process_group()\n"
+    )
+    done = run([*TORCHRUN, "-m", "convnext_ablation.stock", "script.py", "--lr", "1"], tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / rank).read_text() for rank in "01"] == 2 * ["script.py --lr 1"]
+    assert done.stderr.count("convnext_ablation.stock: script.py runs with timm") == 1
+
+
+@pytest.mark.parametrize(("name", "problem"), [("train.py", "no such script"), ("", "is a folder")])
+def test_a_script_that_is_not_there_is_one_line(capsys, tmp_path, name, problem):
+    path = tmp_path / name
+    assert stock_module.main([str(path), "--model", "model_i"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"convnext_ablation.stock: error: {path}: {problem}")
+    assert "`convnext-ablation timm-scripts` says where to get timm's" in error
+    assert error.count("\n") == 1
+
+
+def test_usage(capsys):
+    assert stock_module.main(["--help"]) == 0
+    assert capsys.readouterr().out == f"{stock_module.USAGE}\n"
+    assert stock_module.main([]) == 2
+    assert capsys.readouterr().err == f"{stock_module.USAGE}\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "timm_folder", "expected"),
+    [
+        # from anywhere, with timm installed
+        (["work", "site"], "site", ["site", "checkout"]),
+        # in the checkout, whose timm python -m finds first: all processes find that one
+        (["checkout", "site"], "checkout", ["checkout", "site"]),
+        # with the checkout on PYTHONPATH
+        (["work", "checkout", "site"], "checkout", ["checkout", "site"]),
+        # in another checkout
+        (["other", "site"], "other", ["other", "site", "checkout"]),
+    ],
+)
+def test_all_processes_find_the_timm_that_was_found_first(tmp_path, path, timm_folder, expected):
+    for name in ("checkout", "other"):
+        (tmp_path / name / "timm").mkdir(parents=True)
+        (tmp_path / name / "timm" / "version.py").write_text("__version__ = '1'")
+    found = stock_module.search_path(
+        [str(tmp_path / name) for name in path], tmp_path / "checkout" / "train.py", tmp_path / timm_folder
+    )
+    assert found == [str(tmp_path / name) for name in expected]
+
+
+def test_a_script_elsewhere_finds_its_neighbours_first(tmp_path):
+    found = stock_module.search_path(["/work", "/site"], tmp_path / "script.py", Path("/site"))
+    assert found == [str(tmp_path), "/site"]
+
+
+@pytest.fixture(scope="module")
+def stock() -> Iterator[Stock]:
+    with started() as runner:
+        yield runner
+
+
+@pytest.fixture(scope="module")
+def trained(image_folder, tmp_path_factory) -> Path:
+    """The folder of a run of timm's train.py itself, told of our networks by --device-modules."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = run(
+        [
+            *(
+                sys.executable,
+                FOLDER / "train.py",
+                "--device-modules",
+                "convnext_ablation",
+                "--device",
+                "cpu",
+            ),
+            *("-c", recipe_path("fashion_mnist"), "--data-dir", image_folder, "--model", "model_v_atto"),
+            *("--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "-b", "16"),
+            *("--num-classes", "3", "--epochs", "2", "-j", "1", "--output", folder, "--experiment", "run"),
+        ],
+        folder,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def few_images(image_folder, tmp_path_factory) -> Path:
+    """The same, with enough images for two batches of 8 only."""
+    folder = tmp_path_factory.mktemp("few")
+    for split, count in (("train", 6), ("val", 2)):
+        for shade in (image_folder / split).iterdir():
+            (folder / split / shade.name).mkdir(parents=True)
+            for image in sorted(shade.iterdir())[:count]:
+                (folder / split / shade.name / image.name).symlink_to(image)
+    return folder
+
+
+def summary(run_folder: Path) -> list[dict[str, str]]:
+    with open(run_folder / "summary.csv") as lines:
+        return list(csv.DictReader(lines))
+
+
+@needs_timm_repo
+def test_train_takes_the_package_as_a_device_module(trained):
+    rows = summary(trained)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    weights = timm.models.load_state_dict(trained / "last.pth.tar", use_ema=False)
+    timm.create_model("model_v_atto", num_classes=3).load_state_dict(weights, strict=True)
+
+
+@needs_timm_repo
+def test_validate_finds_the_top1_of_training(trained, stock: Stock, image_folder, tmp_path):
+    stock(
+        tmp_path,
+        "validate.py",
+        *("--data-dir", image_folder, "--split", "val", "--model", "model_v_atto", "--num-classes", "3"),
+        *("--checkpoint", trained / "last.pth.tar", "--device", "cpu", "--workers", "0", "-b", "4"),
+        *("--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"]),
+        *("--crop-pct", "1.0", "--interpolation", "bilinear", "--results-file", "results.csv"),
+    )
+    with open(tmp_path / "results.csv") as lines:
+        (row,) = csv.DictReader(lines)
+    assert float(row["top1"]) == pytest.approx(float(summary(trained)[-1]["eval_top1"]), abs=0.01)
+
+
+@needs_timm_repo
+def test_avg_checkpoints_averages_ours(trained, stock: Stock, tmp_path):
+    arguments = ("--input", trained, "--filter", "checkpoint-*.pth.tar", "-n", "2")
+    stock(tmp_path, "avg_checkpoints.py", *arguments)
+    average = timm.models.load_state_dict(tmp_path / "averaged.pth")
+    epochs = [timm.models.load_state_dict(path) for path in sorted(trained.glob("checkpoint-*.pth.tar"))]
+    assert len(epochs) == 2
+    name = "head.fc.weight"
+    torch.testing.assert_close(average[name], (epochs[0][name] + epochs[1][name]) / 2)
+    assert not torch.equal(epochs[0][name], epochs[1][name])
+
+
+@needs_timm_repo
+def test_onnx_export_gives_our_logits(trained, stock: Stock, tmp_path):
+    weights = trained / "model_best.pth.tar"
+    stock(
+        tmp_path,
+        "onnx_export.py",
+        *("model.onnx", "--model", "model_v_atto", "--num-classes", "3", "--checkpoint", weights),
+        *("--img-size", "64", "--dynamo"),
+    )
+    model = timm.create_model("model_v_atto", num_classes=3, checkpoint_path=weights).eval()
+    images = torch.rand(1, 3, 64, 64)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    (logits,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+    np.testing.assert_allclose(logits, model(images).detach().numpy(), atol=1e-5)
+
+
+@needs_timm_repo
+def test_inference_finds_a_class_for_each_image(trained, stock: Stock, image_folder, tmp_path):
+    pytest.importorskip("pandas", reason="timm's inference.py needs pandas")
+    stock(
+        tmp_path,
+        "inference.py",
+        *("--data-dir", image_folder / "test", "--model", "model_v_atto", "--num-classes", "3"),
+        *("--checkpoint", trained / "last.pth.tar", "--device", "cpu", "--workers", "0", "-b", "4"),
+        *("--input-size", "3", "32", "32", "--results-file", "found.csv", "--fullname", "--include-index"),
+    )
+    with open(tmp_path / "found.csv") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 21
+    assert {int(row["index"]) for row in rows} <= {0, 1, 2}
+
+
+@needs_timm_repo
+@pytest.mark.parametrize("bench", ["infer", "train"])
+def test_benchmark_counts_our_parameters(stock: Stock, tmp_path, bench):
+    stock(
+        tmp_path,
+        "benchmark.py",
+        *("--model", "model_iv_atto", "--device", "cpu", "--bench", bench, "--img-size", "64", "-b", "2"),
+        *("--num-warm-iter", "1", "--num-bench-iter", "10", "--results-file", "speed.csv"),
+    )
+    with open(tmp_path / "speed.csv") as lines:
+        (row,) = csv.DictReader(lines)
+    parameters = sum(p.numel() for p in timm.create_model("model_iv_atto", device="meta").parameters())
+    assert row["model"] == "model_iv_atto"
+    assert float(row["param_count"]) == pytest.approx(parameters / 1e6, abs=0.01)
+
+
+# timm's train.py gives DistributedDataParallel a list of devices, which it takes for GPUs only
+ON_CPUS = """
+import runpy, sys, torch
+
+ddp = torch.nn.parallel.DistributedDataParallel
+torch.nn.parallel.DistributedDataParallel = lambda module, device_ids, **kwargs: ddp(module, **kwargs)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@needs_timm_repo
+def test_train_runs_in_two_processes(few_images, tmp_path):
+    (tmp_path / "on_cpus.py").write_text(ON_CPUS)
+    done = run(
+        [
+            *(
+                *TORCHRUN,
+                "-m",
+                "convnext_ablation.stock",
+                "on_cpus.py",
+                FOLDER / "train.py",
+                "--device",
+                "cpu",
+            ),
+            *("-c", recipe_path("in1k_112"), "--data-dir", few_images, "--model", "model_i_atto", "-j", "0"),
+            *("--num-classes", "3", "-b", "4", "--epochs", "1", "--warmup-epochs", "0"),
+            *("--amp-dtype", "bfloat16", "--output", tmp_path, "--experiment", "run"),
+        ],
+        tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(summary(tmp_path / "run")) == 1
+    assert yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())["lr_base"] == 4e-3
+    assert "Learning rate (7.8125e-06)" in done.stderr  # 4e-3 * 2 processes * 4 images / 4096
+
+
+@needs_timm_repo
+@pytest.mark.parametrize("name", recipe_names())
+def test_timms_script_trains_by_the_recipe(name, stock: Stock, few_images, tmp_path):
+    recipe = read_recipe(name)
+    model = f"{recipe.get('model', 'model_iv')}_atto"
+    out = train(stock, name, few_images, tmp_path, model)
+    arguments = yaml.safe_load((out / "args.yaml").read_text())
+    overridden = {"model", "num_classes", "epochs", "warmup_epochs", "batch_size", "amp_dtype"}
+    assert {key: arguments[key] for key in recipe.keys() - overridden} == {
+        key: recipe[key] for key in recipe.keys() - overridden
+    }
+    with torch.serialization.safe_globals([Namespace]):
+        groups = torch.load(out / "last.pth.tar", weights_only=True)["optimizer"]["param_groups"]
+    # one group means that weight decay is on all parameters
+    on_all = recipe.get("opt_kwargs", {}).get("filter_bias_and_bn") is False
+    assert {group["weight_decay"] for group in groups} == {recipe["weight_decay"], *([] if on_all else [0.0])}
+    if recipe["opt"] == "momentum":
+        assert (groups[0]["momentum"], groups[0]["nesterov"]) == (0.9, False)
+
+
+@needs_timm_repo
+@pytest.mark.parametrize(
+    ("name", "model", "arguments"),
+    [
+        ("cub200_224", "test_resnet", []),
+        ("stanford_dogs_224", "test_convnext", []),
+        ("cub200_224", "test_vit", ["--model-kwargs", "img_size=224"]),
+        ("stanford_dogs_448", "test_vit", ["--model-kwargs", "img_size=448"]),
+    ],
+)
+def test_timms_script_fine_tunes_the_baselines_kin(
+    name, model, arguments, stock: Stock, few_images, tmp_path
+):
+    train(stock, name, few_images, tmp_path, model, *arguments)
+
+
+def train(stock: Stock, recipe: str, data: Path, folder: Path, model: str, *arguments: str) -> Path:
+    """Trains for a few steps on a CPU and returns the run's folder."""
+    stock(
+        folder,
+        "train.py",
+        *("-c", recipe_path(recipe), "--data-dir", data, "--model", model, "--output", folder),
+        *("--device", "cpu", "--workers", "0", "--experiment", "run", "--num-classes", "3"),
+        *("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8", "--amp-dtype", "bfloat16"),
+        *arguments,
+    )
+    (row,) = summary(folder / "run")
+    assert math.isfinite(float(row["train_loss"]))
+    assert 0.0 <= float(row["eval_top1"]) <= 100.0
+    return folder / "run"
