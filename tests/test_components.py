@@ -78,6 +78,17 @@ def test_stages_lead_from_resnet_50_to_convnext_tiny():
     assert [variant.baseline for variant in STAGES.values()] == ["", *list(STAGES)[:-1]]
 
 
+def test_three_stages_are_steps_of_the_paper():
+    steps = {variant.components: name for name, variant in ROADMAP.items()}
+    assert [steps.get(variant.components) for variant in STAGES.values()] == [
+        "roadmap_00_resnet50",
+        "roadmap_04_wide",
+        None,  # Models III and IV change resolution in a way of their own
+        None,
+        "roadmap_15_separate_downsampling",
+    ]
+
+
 def test_roadmap_changes_one_switch_a_step_and_ends_at_convnext_tiny():
     assert list(ROADMAP) == [
         "roadmap_00_resnet50",
