@@ -183,6 +183,7 @@ def transform_of(recipe: dict, is_training: bool):
         mean=recipe["mean"],
         std=recipe["std"],
         num_workers=0,
+        persistent_workers=False,
         device=torch.device("cpu"),
     )
     return dataset.transform
