@@ -83,5 +83,5 @@ def run(command: Sequence[str | Path], folder: Path, **environment: str) -> subp
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
