@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from convnext_ablation.checkpoint_files import read_pickle
+from convnext_ablation.checkpoint_files import read_checkpoint, read_pickle
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
 
@@ -31,12 +31,28 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, damaged, or holds anything else.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    state = read_pickle(path)
+    state = _read(path)
     if "state_dict" not in state:
         raise UserError(f"{path}: not a checkpoint of a training: it has no state_dict")
     return state
+
+
+def check_weights(path: Path) -> None:
+    """Checks that a file of weights can be read.
+
+    Raises:
+        UserError: It is missing or damaged, or holds anything else.
+    """
+    if path.suffix == ".safetensors":
+        read_checkpoint(path)
+    else:
+        _read(path)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    return read_pickle(path)
 
 
 def copy_whole(source: Path, target: Path) -> None:

@@ -40,7 +40,7 @@ class Console(Watcher):
         now = time.perf_counter()
         speed, self.images, self.since = self.images / (now - self.since), 0, now
         if not self.bar.disable:
-            self.bar.set_postfix_str(f", epoch {epoch}, loss {loss:.3f}, {speed:.0f} images/s")
+            self.bar.set_postfix_str(f"epoch {epoch}, loss {loss:.3f}, {speed:.0f} images/s")
             return
         done = epoch * self.steps + step + 1
         left = (now - self.begin) * (self.epochs * self.steps - done) / (done - self.begun)
@@ -63,7 +63,7 @@ class Console(Watcher):
     def evaluated(self, split: str, images: int, of: int) -> None:
         """Shows how far an evaluation is."""
         if not self.bar.disable:
-            self.bar.set_postfix_str(f", evaluating {split}: {images}/{of}")
+            self.bar.set_postfix_str(f"evaluating {split}: {images}/{of}")
 
     def progress(self, images: int, of: int) -> None:
         """Moves the bar of an evaluation that stands alone."""

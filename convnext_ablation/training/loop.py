@@ -135,11 +135,7 @@ class Trainer:
         self.average = create_average(self.model, arguments)
         self.wrapped = wrap_network(self.model, arguments, self.processes)
         self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
-        self.scheduler, self.epochs = create_scheduler_v2(
-            self.optimizer,
-            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
-            updates_per_epoch=self.updates_per_epoch,
-        )
+        self.scheduler, self.epochs = self._create_scheduler()
         self.history: list[Epoch] = []
 
     def run(self) -> list[Epoch]:
@@ -249,6 +245,17 @@ class Trainer:
             )
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             raise UserError(f"opt {self.arguments.opt}: {' '.join(str(error).split())}") from error
+
+    def _create_scheduler(self) -> tuple[Any, int]:
+        arguments = self.arguments
+        try:
+            return create_scheduler_v2(
+                self.optimizer,
+                **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
+                updates_per_epoch=self.updates_per_epoch,
+            )
+        except (AssertionError, TypeError, ValueError) as error:
+            raise UserError(f"sched {arguments.sched}: {' '.join(str(error).split())}") from error
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
         """The batches of an epoch from one on, with their numbers."""

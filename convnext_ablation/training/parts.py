@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -15,9 +16,9 @@ from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from convnext_ablation.checkpoint_files import read_checkpoint
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.checkpoints import check_weights
 from convnext_ablation.training.distributed import Processes
 
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -59,7 +60,7 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
     further: dict[str, Any] = {}
     for path in (arguments.pretrained_path, arguments.initial_checkpoint):
         if path:
-            read_checkpoint(path)  # says in a line what is wrong with it, as timm does not
+            check_weights(Path(path))  # says in a line what is wrong with it, as timm does not
     if arguments.pretrained_path:
         # -1: timm then makes a new classifier, for as many classes as there are here
         further["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}

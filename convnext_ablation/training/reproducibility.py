@@ -7,6 +7,7 @@ import random
 
 import numpy as np
 import torch
+import torch.utils.deterministic
 
 
 def seed_stream(*identity: object) -> None:
@@ -35,4 +36,6 @@ def make_deterministic(threads: int) -> None:
         threads: Threads of one operation; sums come out differently for another number.
     """
     torch.use_deterministic_algorithms(True)
+    # it would help to find reads of memory that nothing has written, and costs a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)

@@ -1,0 +1,122 @@
+"""Images a second of our training loop against that of timm's `train.py`, in turn.
+
+Both get the same data, model and loader. Each run is one epoch in a process of its own; what is timed is the
+epoch's training as either script reports it.
+
+    python benchmarks/training_speed.py --timm path/to/timm/repository --output results/training_speed.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+
+from convnext_ablation.machine import available_cores, processor_name
+from convnext_ablation.study.runner import KEEP_MEMORY
+from convnext_ablation.training.checkpoints import load_checkpoint
+
+ROOT = Path(__file__).parents[1]
+# name: (side of the images on disk, arguments of both scripts)
+SETTINGS = {
+    "model_v_atto, 32 px, no augmentation": (
+        32,
+        "--model model_v_atto --input-size 1 32 32 --mean 0.5 --std 0.5 --crop-pct 1.0 --no-aug -b 32",
+    ),
+    "model_i_atto, 112 px, RandAugment, mixup, erasing": (
+        128,
+        "--model model_i_atto --input-size 3 112 112 --aa rand-m9-mstd0.5-inc1 --mixup 0.8 --cutmix 1.0 "
+        "--reprob 0.25 -b 32",
+    ),
+    "resnet18, 112 px": (128, "--model resnet18 --input-size 3 112 112 -b 32"),
+}
+COMMON = "--num-classes 2 --opt adamw --lr 1e-3 --epochs 1 --warmup-epochs 0 --device cpu --log-interval 1000"
+
+
+def write_images(folder: Path, side: int, count: int) -> None:
+    """Writes an image folder of noise, with two classes."""
+    rng = np.random.default_rng(0)
+    for split, images in (("train", count), ("validation", 2)):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            for index in range(images // 2):
+                pixels = rng.integers(0, 256, (side, side, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{index}.jpg")
+
+
+def seconds(script: Sequence[str], arguments: str, data: Path, output: Path) -> float:
+    """Time of one epoch's training."""
+    command = [sys.executable, *script, "--data-dir", str(data), *arguments.split(), "--output", str(output)]
+    environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--experiment", "run"], capture_output=True, text=True, env=environment, check=True
+    )
+    if script[0].endswith("train.py"):
+        epochs = load_checkpoint(output / "run" / "last.pth.tar")["convnext_ablation"]["history"]
+        return float(epochs[0]["train_seconds"])
+    updates, mean = re.findall(r"Train: 0 \[ *\d+/(\d+).*?\((\d+\.\d+)s,", done.stdout + done.stderr)[-1]
+    return float(mean) * int(updates)
+
+
+def main() -> None:
+    """Times both scripts in turn, and writes a row for each setting."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--timm", type=Path, required=True, help="checkout of timm's repository")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=640)
+    parser.add_argument("--workers", type=int, default=1)
+    options = parser.parse_args()
+    scripts = {
+        "ours": [str(ROOT / "train.py")],
+        "timm": ["-m", "convnext_ablation.stock", str(options.timm / "train.py")],
+    }
+    machine = f"{processor_name()}, {available_cores()} cores, 1 thread, {options.workers} loader workers"
+    rows = []
+    for name, (side, arguments) in SETTINGS.items():
+        taken: dict[str, list[float]] = {script: [] for script in scripts}
+        with tempfile.TemporaryDirectory() as folder:
+            write_images(Path(folder) / "data", side, options.images)
+            for number in range(options.rounds):
+                for script, command in scripts.items():
+                    output = Path(folder) / f"{script}{number}"
+                    settings = f"{COMMON} {arguments} -j {options.workers}"
+                    taken[script].append(seconds(command, settings, Path(folder) / "data", output))
+        speeds = {script: options.images / median(times) for script, times in taken.items()}
+        ratios = [theirs / ours for ours, theirs in zip(taken["ours"], taken["timm"], strict=True)]
+        rows.append(
+            {
+                "setting": name,
+                "ours_images_per_second": f"{speeds['ours']:.1f}",
+                "timm_images_per_second": f"{speeds['timm']:.1f}",
+                "ratio": f"{median(ratios):.3f}",
+                "lowest": f"{min(ratios):.3f}",
+                "highest": f"{max(ratios):.3f}",
+                "rounds": options.rounds,
+                "images": options.images,
+                "machine": machine,
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+            }
+        )
+        print(rows[-1], flush=True)
+    with open(options.output, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The command lines: timm's names, types and defaults, and one line for what is wrong."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.training import validation
+from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
+from convnext_ablation.training.parser import parse_arguments
+from convnext_ablation.training.settings import TIMM_ONLY, known_settings
+
+OURS = {"test_split", "skip_bad_images", "log_tensorboard"}
+OURS_IN_VALIDATION = {"skip_bad_images", "predictions_file", "per_class_file"}
+
+
+def timms_script(name):
+    folder = os.environ.get("TIMM_REPO")
+    if not folder:
+        pytest.skip("TIMM_REPO doesn't name a checkout of timm's repository")
+    spec = importlib.util.spec_from_file_location(f"timms_{name}", Path(folder) / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return {action.dest: action for action in script.parser._actions if action.dest != "help"}
+
+
+def same_default(ours, timms):
+    return (list(ours) if isinstance(ours, tuple) else ours) == timms
+
+
+def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
+    timms = timms_script("train")
+    assert set(timms) - set(ARGUMENTS) - set(TIMM_ONLY) == set()
+    assert set(ARGUMENTS) - set(timms) == OURS
+    assert set(TIMM_ONLY) - set(timms) == set()
+    for name, action in timms.items():
+        if name in TIMM_ONLY:
+            assert same_default(TIMM_ONLY[name], action.default), name
+            continue
+        ours = ARGUMENTS[name]
+        assert same_default(ours.default, action.default), name
+        assert action.type in (None, ours.kind), name
+        if ours.kind is not dict and name != "torchcompile":
+            assert ours.several == (action.nargs in ("+", 3)), name
+        options = [option for option in action.option_strings if option.startswith("--")]
+        assert "--" + name.replace("_", "-") in options, name
+
+
+def test_arguments_have_the_names_and_types_of_timms_validate_script():
+    timms, ours = timms_script("validate"), validation.ARGUMENTS
+    assert set(timms) - set(ours) - set(validation.TIMM_ONLY) == {"data"}  # the folder by position
+    assert set(ours) - set(timms) - OURS_IN_VALIDATION - {"data_dir"} == set()
+    assert set(validation.TIMM_ONLY) - set(timms) == set()
+    for name in set(timms) & set(ours) - {"model"}:  # ours takes the checkpoint's
+        assert same_default(ours[name].default, timms[name].default), name
+        assert timms[name].type in (None, ours[name].kind), name
+
+
+def test_the_command_line_goes_before_the_file(tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_text("lr: 0.1\nepochs: 7\nmean: [0.5, 0.5, 0.5]\namp: true\nscale: [1, 1]\n")
+    arguments = parse_arguments(
+        [
+            "data/x",
+            "-c",
+            str(file),
+            "--lr",
+            "0.2",
+            "-b",
+            "16",
+            "--model-kwargs",
+            "inverted=True",
+            "kernel_size=7",
+        ]
+    )
+    assert (arguments.lr, arguments.epochs, arguments.amp) == (0.2, 7, True)
+    assert (arguments.mean, arguments.scale) == ((0.5, 0.5, 0.5), (1.0, 1.0))
+    assert (arguments.data_dir, arguments.batch_size) == ("data/x", 16)
+    assert arguments.model_kwargs == {"inverted": True, "kernel_size": 7}
+    assert arguments.warmup_lr == 1e-5
+
+
+def test_a_recipe_goes_by_its_name():
+    assert parse_arguments(["-c", "fashion_mnist"]).input_size == (1, 32, 32)
+
+
+@pytest.mark.parametrize(("given", "backend"), [([], None), (["--torchcompile"], "inductor")])
+def test_compiling_takes_inductor_if_nothing_is_named(given, backend):
+    assert parse_arguments(given).torchcompile == backend
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--epoch", "3"], r"unknown argument '--epoch'; did you mean '--epochs'"),
+        (["--weigth-decay=0.1"], r"unknown argument '--weigth-decay'; did you mean '--weight-decay'"),
+        (["--xyzzy"], r"unknown argument '--xyzzy'; see --help"),
+        (
+            ["--jsd-loss"],
+            r"jsd_loss is an argument of timm's train.py that this one doesn't take; run timm's",
+        ),
+        (["--kd-model-name", "resnet50"], r"kd_model_name is an argument of timm's train.py"),
+        (["--epochs", "many"], r"argument --epochs: invalid int value: 'many'"),
+        (["--input-size", "3", "224"], r"input_size is \[3, 224\]; give channels, height and width"),
+        (["--clip-mode", "nrom"], r"unknown clip_mode 'nrom'; did you mean 'norm'"),
+        (["--batch-size", "0"], r"batch_size is 0; it must be at least 1"),
+        (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
+        (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
+    ],
+)
+def test_a_bad_command_line_is_one_line(argv, message):
+    with pytest.raises(UserError, match=message) as caught:
+        parse_arguments(argv)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "no network is given"),
+        (["--checkpoint", "x.pth.tar", "--predictions-file", "p.txt"], r"name it \.csv or \.npz"),
+        (["--model", "model_i", "--spilt", "test"], "unknown argument '--spilt'; did you mean '--split'"),
+        (["--model", "model_i", "--real-labels", "x"], r"real_labels is an argument of timm's validate\.py"),
+    ],
+)
+def test_a_bad_command_line_of_validation_is_one_line(capsys, argv, message):
+    assert validation.main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"lr": "4e-3"}, r"lr is '4e-3'; it takes a number; YAML reads 4e-3 as text, write 4.0e-3"),
+        ({"epochs": 3.5}, "epochs is 3.5; it takes a whole number"),
+        ({"amp": "yes"}, "amp is 'yes'; it takes true or false"),
+        ({"mean": 0.5}, "mean is 0.5; it takes a list"),
+        ({"model_kwargs": [1]}, r"model_kwargs is \[1\]; it takes names and values"),
+        ({"epochs": None}, "epochs is None; it takes a whole number"),
+    ],
+)
+def test_values_of_another_type_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        TrainingArguments(**settings)
+
+
+def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
+    assert known_settings({"epochs": 3, "naflex_loader": False, "tta": 0}, "args.yaml") == {"epochs": 3}
+    with pytest.raises(UserError, match=r"args\.yaml: tta is an argument of timm's train\.py"):
+        known_settings({"tta": 2}, "args.yaml")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({"lr": 0.3}, 0.3),
+        ({"opt": "sgd"}, 0.1 * 1024 / 256),
+        ({"opt": "adamw"}, 0.1 * (1024 / 256) ** 0.5),
+        ({"opt": "lamb", "lr_base_scale": "linear", "lr_base": 4e-3, "lr_base_size": 4096}, 1e-3),
+    ],
+)
+def test_the_learning_rate_follows_timms_rule(settings, rate):
+    assert TrainingArguments(**settings).learning_rate(1024) == pytest.approx(rate)
