@@ -100,7 +100,7 @@ def test_plateau_goes_on_as_if_it_was_never_interrupted(train, tmp_path, recipe_
     by_epoch = tmp_path / "by_epoch.yaml"
     by_epoch.write_text(recipe_file.read_text().replace("sched_on_updates: true", "sched: plateau"))
     plateau = ("-c", by_epoch, "--patience-epochs", 0, "--decay-rate", 0.5)
-    plateau += ("--lr", 1e-9)  # nothing improves, so the rate falls
+    plateau += ("--lr", 1e-6)  # nothing improves, so the rate falls
     assert train("--epochs", 5, *plateau, name="whole") == 0
     assert train("--epochs", 3, *plateau, name="parts") == 0
     assert train("--epochs", 5, *plateau, "--resume", "auto", name="parts") == 0
