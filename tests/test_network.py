@@ -19,6 +19,8 @@ STAGES_ATTO = [f"{name}_atto" for name in STAGES]
 # a BatchNorm in front of the downsampling convs and behind the pool, and blocks with one norm
 FEW_BATCH_NORMS = "convnext_tiny_without_layer_norm_atto"
 NETWORKS = [*STAGES_ATTO, FEW_BATCH_NORMS]
+# torch's own Python runs for seconds in these, and counting its lines would take as long again
+uncounted = pytest.mark.no_cover
 # Models II and III are made of the same layers as Model IV, and an export to ONNX takes seconds
 ONNX_NETWORKS = ["model_i_atto", "model_iv_atto", "model_v_atto", FEW_BATCH_NORMS]
 
@@ -296,6 +298,7 @@ def test_layer_decay_slows_the_layers_near_the_image(name):
     assert scales["head.fc.weight"] == 1.0
 
 
+@uncounted
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
 @pytest.mark.parametrize("name", NETWORKS)
 def test_scripted_network_gives_equal_outputs(name, images):
@@ -317,6 +320,7 @@ def test_traced_network_gives_equal_outputs(name, images):
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(images), model(images))
 
 
+@uncounted
 @pytest.mark.parametrize("name", ["model_iii_atto", "model_v_atto"])
 def test_compiled_network_gives_equal_outputs_without_graph_breaks(name, images):
     model = timm.create_model(name).eval()
@@ -324,6 +328,7 @@ def test_compiled_network_gives_equal_outputs_without_graph_breaks(name, images)
     torch.testing.assert_close(compiled(images), model(images))
 
 
+@uncounted
 @pytest.mark.parametrize("name", NETWORKS)
 def test_exported_network_takes_batches_of_any_size(name, images):
     model = timm.create_model(name).eval()
@@ -333,6 +338,7 @@ def test_exported_network_takes_batches_of_any_size(name, images):
     torch.testing.assert_close(exported(several), model(several))
 
 
+@uncounted
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning"
 )  # of the exporter's own code
