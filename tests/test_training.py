@@ -20,9 +20,10 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
 from convnext_ablation.training.evaluation import Predictions, merge, predict
 from convnext_ablation.training.history import SUMMARY
-from convnext_ablation.training.loop import Trainer, Watcher
+from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe, recipe_names
 from convnext_ablation.training.reproducibility import make_deterministic, seed_stream
+from convnext_ablation.training.watcher import Watcher
 
 
 @pytest.fixture

@@ -310,3 +310,20 @@ def test_a_second_interrupt_stops_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_going_on_from_an_earlier_epoch_leaves_nothing_of_the_later_ones(train, tmp_path):
+    assert train("--epochs", 4) == 0
+    whole = load_checkpoint(tmp_path / "run" / "last.pth.tar")
+    earlier = tmp_path / "run" / "checkpoint-1.pth.tar"
+    for name in ("run", "elsewhere"):
+        assert train("--epochs", 4, "--resume", earlier, name=name) == 0
+        folder = tmp_path / name
+        again = load_checkpoint(folder / "last.pth.tar")
+        assert all(torch.equal(value, again["state_dict"][key]) for key, value in whole["state_dict"].items())
+        rows = (folder / "summary.csv").read_text().splitlines()
+        assert [row.partition(",")[0] for row in rows] == ["epoch", "0", "1", "2", "3"]
+        top1 = [float(row.split(",")[3]) for row in rows[1:]]
+        best = load_checkpoint(folder / "model_best.pth.tar")
+        assert best["epoch"] == top1.index(max(top1))
+        assert best["metric"] == max(top1)

@@ -26,8 +26,9 @@ from convnext_ablation.study.plan import TEST_SPLIT, Run
 from convnext_ablation.study.progress import Progress
 from convnext_ablation.training.checkpoints import BEST, LAST, without_optimizer
 from convnext_ablation.training.history import Epoch
-from convnext_ablation.training.loop import Trainer, Watcher
+from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.reproducibility import make_deterministic
+from convnext_ablation.training.watcher import Watcher
 from convnext_ablation.version import __version__
 
 RESULT, PREDICTIONS = "result.json", "predictions.npz"

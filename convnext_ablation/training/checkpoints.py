@@ -74,12 +74,7 @@ def without_optimizer(path: Path) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that an interrupted run goes on from, None if there is none."""
-    recoveries = {
-        (int(match[1]), int(match[2])): path
-        for path in folder.glob(_RECOVERY.format("*", "*"))
-        if (match := re.fullmatch(_RECOVERY.format(r"(\d+)", r"(\d+)"), path.name))
-    }
-    last = folder / LAST
+    recoveries, last = _recoveries(folder), folder / LAST
     if not recoveries:
         return last if last.is_file() else None
     newest = max(recoveries)
@@ -95,10 +90,39 @@ def recovery_path(folder: Path, epoch: int, step: int) -> Path:
 
 
 def remove_recoveries(folder: Path, but: Path | None = None) -> None:
-    """Removes the checkpoints within epochs, once there is a later one."""
-    for path in folder.glob(_RECOVERY.format("*", "*")):
+    """Removes the checkpoints within epochs, but one of them."""
+    for path in _recoveries(folder).values():
         if path != but:
             path.unlink(missing_ok=True)
+
+
+def _recoveries(folder: Path) -> dict[tuple[int, int], Path]:
+    """The checkpoints within epochs, by epoch and batch."""
+    return {
+        (int(match[1]), int(match[2])): path
+        for path in folder.glob(_RECOVERY.format("*", "*"))
+        if (match := re.fullmatch(_RECOVERY.format(r"(\d+)", r"(\d+)"), path.name))
+    }
+
+
+def bring_along(path: Path, folder: Path, best: int | None) -> None:
+    """Has a folder hold what a run that goes on there needs of the one that a checkpoint is of.
+
+    Args:
+        path: The checkpoint that it goes on from.
+        folder: The folder that it goes on in.
+        best: The best epoch so far, whose weights must be kept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.name != LAST and not path.name.startswith(_RECOVERY.partition("-")[0]):
+        copy_whole(path, folder / LAST)
+    elif path.parent.resolve() != folder.resolve() and (path.parent / LAST).is_file():
+        copy_whole(path.parent / LAST, folder / LAST)
+    for held in (folder / BEST, path.parent / BEST, path.parent / _EPOCH.format(best), path):
+        if held.is_file() and load_checkpoint(held)["epoch"] == best:
+            if held != folder / BEST:
+                copy_whole(held, folder / BEST)
+            return
 
 
 def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:

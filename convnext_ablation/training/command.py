@@ -22,10 +22,11 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.console import Console
 from convnext_ablation.training.distributed import Processes, SharedError, is_first_process, start_processes
 from convnext_ablation.training.logs import Logs
-from convnext_ablation.training.loop import StoppedError, Trainer, Watcher
+from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.parser import parse_arguments
 from convnext_ablation.training.reproducibility import make_deterministic
 from convnext_ablation.training.stop import StopRequest
+from convnext_ablation.training.watcher import Watcher
 
 TEST_RESULT, TEST_PREDICTIONS, UNREADABLE = "test.json", "test_predictions.npz", "unreadable_images.txt"
 

@@ -8,7 +8,7 @@ import time
 from tqdm import tqdm
 
 from convnext_ablation.training.history import Epoch
-from convnext_ablation.training.loop import Watcher
+from convnext_ablation.training.watcher import Watcher
 
 
 class Console(Watcher):

@@ -9,7 +9,7 @@ from typing import Any
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
-from convnext_ablation.training.loop import Watcher
+from convnext_ablation.training.watcher import Watcher
 
 
 class Logs(Watcher):

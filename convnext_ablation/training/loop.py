@@ -47,7 +47,8 @@ from convnext_ablation.training.parts import (
 )
 from convnext_ablation.training.reproducibility import seed_stream
 from convnext_ablation.training.resume import resume, state_of
-from convnext_ablation.training.splits import count_classes, open_splits
+from convnext_ablation.training.splits import check_countable, count_classes, open_splits
+from convnext_ablation.training.watcher import Watcher
 
 ARGUMENTS_FILE = "args.yaml"
 
@@ -60,28 +61,6 @@ class StoppedError(Exception):
         self.checkpoint = checkpoint
         self.epoch = epoch
         self.step = step
-
-
-class Watcher:
-    """Is told what a run does; this one does nothing with it."""
-
-    def started(self, epochs: int, steps: int, done: int) -> None:
-        """Hears of the epochs of the run, the batches of an epoch, and those that were done before."""
-
-    def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """Hears of the mean training loss so far in an epoch, every `log_interval` updates."""
-
-    def trained(self, epoch: int, step: int, images: int) -> None:
-        """Hears of each batch that was trained on, with its images in all processes."""
-
-    def evaluated(self, split: str, images: int, of: int) -> None:
-        """Hears of each batch that was evaluated."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Hears of each finished epoch, those of before an interruption too."""
-
-    def line(self, text: str) -> None:
-        """Hears of anything else."""
 
 
 class Trainer:
@@ -113,6 +92,7 @@ class Trainer:
         self.unreadable = UnreadableImages(arguments.skip_bad_images)
         self.splits = open_splits(arguments)
         self.classes = count_classes(arguments, self.splits)
+        check_countable(arguments, self.splits, self.processes.world_size)
 
         global_batch = arguments.batch_size * self.processes.world_size
         updates = global_batch * arguments.grad_accum_steps
@@ -149,8 +129,12 @@ class Trainer:
         if self.processes.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
+            remove_recoveries(self.folder, but=recovery_path(self.folder, epoch, step))
             if self.history:
-                self._write_history()
+                # a run that began from a checkpoint of timm's may have none of its own yet
+                last = self.folder / LAST
+                here = last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch
+                self._write_history(links=here)
         self.watcher.started(self.epochs, self.steps, epoch * self.steps + step)
         for past in self.history:
             self.watcher.epoch(past)
@@ -372,21 +356,25 @@ class Trainer:
         if self.processes.is_first:
             save_checkpoint(self.folder / LAST, state)
             self._write_history()
+            remove_recoveries(self.folder)
         self.watcher.epoch(epoch)
         if self.processes.any(self.should_stop()) and number + 1 < self.epochs:
             raise StoppedError(self.folder / LAST, number + 1, 0)
 
-    def _write_history(self) -> None:
-        """Brings every file in line with the last checkpoint; done twice, it changes nothing."""
+    def _write_history(self, links: bool = True) -> None:
+        """Brings the other files in line with the last checkpoint; done twice, it changes nothing.
+
+        Args:
+            links: Whether the checkpoint of the last epoch is there, to be put under its other names.
+        """
         last = self.history[-1].epoch
         best = best_of(self.history, self.metric, self.arguments.decreasing_metric)
-        if best is not None and best.epoch == last and (self.folder / LAST).is_file():
-            copy_whole(self.folder / LAST, self.folder / BEST)
         write_summary(self.folder / SUMMARY, self.history, bool(self.arguments.val_split))
-        if self.arguments.checkpoint_hist and (self.folder / LAST).is_file():
+        if links and best is not None and best.epoch == last:
+            copy_whole(self.folder / LAST, self.folder / BEST)
+        if links and self.arguments.checkpoint_hist:
             kept = [epoch.epoch for epoch in self.best_epochs(self.arguments.checkpoint_hist)]
             keep_epochs(self.folder, last, kept)
-        remove_recoveries(self.folder)
 
     def best_epochs(self, count: int) -> list[Epoch]:
         """The epochs with the best metrics, the best first."""

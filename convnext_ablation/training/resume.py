@@ -11,8 +11,8 @@ from timm.models import clean_state_dict
 from torch import nn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.checkpoints import BEST, LAST, copy_whole, load_checkpoint, newest_checkpoint
-from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
+from convnext_ablation.training.checkpoints import LAST, bring_along, load_checkpoint, newest_checkpoint
+from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.losses import Losses
 
 if TYPE_CHECKING:
@@ -105,18 +105,11 @@ def resume(trainer: Trainer) -> Position:
         losses = Losses(trainer.processes, tuple(ours["losses"]), ours["seconds"])
     _set_schedule(trainer, epoch, ours)
     trainer.processes.any(False)  # all have read before one writes
-    if trainer.processes.is_first and ours and path.parent.resolve() != folder.resolve():
-        _bring_along(path.parent, folder)
+    if trainer.processes.is_first and ours and path != folder / LAST:
+        best = best_of(trainer.history, trainer.metric, arguments.decreasing_metric)
+        bring_along(path, folder, best.epoch if best else None)
     trainer.watcher.line(f"resumed from {path}: epoch {epoch}, batch {step}")
     return Position(epoch, step, losses)
-
-
-def _bring_along(source: Path, folder: Path) -> None:
-    """Takes the best and the last whole epoch's checkpoints to the folder that the run goes on in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (LAST, BEST):
-        if (source / name).is_file():
-            copy_whole(source / name, folder / name)
 
 
 def _check_fits(trainer: Trainer, path: Path, state: dict[str, Any]) -> None:

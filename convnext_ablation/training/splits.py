@@ -113,3 +113,17 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Any]) -> int:
         where = arguments.data_dir or arguments.dataset
         raise UserError(f"{where} has {known} classes, but num_classes is {arguments.num_classes}")
     return arguments.num_classes
+
+
+def check_countable(arguments: TrainingArguments, splits: dict[str, Any], processes: int) -> None:
+    """Checks that so many processes can evaluate the splits exactly.
+
+    Raises:
+        UserError: They can't.
+    """
+    for split in (arguments.val_split, arguments.test_split):
+        if split and processes > 1 and not isinstance(splits[split], Images):
+            raise UserError(
+                f"{arguments.dataset} {split}: several processes can't count the images of an iterable data "
+                "set exactly; leave the split out and use validate.py with one process"
+            )
