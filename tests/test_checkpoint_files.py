@@ -215,7 +215,7 @@ WEIGHTS = {"fc.weight": torch.full((64, 64), 0x11, dtype=torch.uint8)}
         ("a.pth", _encrypted(), "damaged or cut short"),
         ("a.pth", _bad_deflate(), "damaged or cut short"),
         ("a.tar", _tar(), "refused: a tar archive"),
-        ("a.pth.gz", gzip.compress(bytes(4096))[:20], "not a checkpoint, or a damaged one"),
+        ("a.pth.gz", gzip.compress(bytes(4096), mtime=0)[:20], "not a checkpoint, or a damaged one"),
         ("a.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "damaged or cut short"),
         ("a.pth", _saved(epoch=3), "holds no weights"),
         ("a.pth", _saved(state_dict={}), "holds no weights"),
