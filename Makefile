@@ -5,8 +5,8 @@ RUNS ?= runs/first
 BIN := $(VENV)/bin
 OLDEST_TIMM := 1.0.20
 # two processes with one thread each: torch's own threads would only get in each other's way; test by test, so
-# that both end at the same time
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --maxschedchunk 1
+# that both end at the same time, but where tests share what takes long to make
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
 .PHONY: study test lint unit oldest-timm clean
 
@@ -29,7 +29,7 @@ unit: $(VENV)/.test
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -W ignore::FutureWarning \
 	    -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
-	    tests/test_timm_suite.py tests/test_training.py
+	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test
 	rm -rf $@.partial

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,12 @@ from PIL import Image
 
 CLASSES = ("dark", "grey", "light")
 COUNTS = {"train": 16, "val": 5, "test": 7}  # a class; no multiple of the batch size
+# of processes that tests start: their threads would get in each other's way, and measuring which lines they
+# run, which the tests in this process do too, takes far longer
+ONE_THREAD = {
+    **{name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "COV_"))},
+    "OMP_NUM_THREADS": "1",
+}
 SLOW_MODULES = ("test_timm_suite", "test_network_property")
 
 

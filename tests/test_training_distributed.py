@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import ONE_THREAD
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
@@ -21,6 +21,7 @@ from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe
 from convnext_ablation.training.reproducibility import make_deterministic
 
+pytestmark = pytest.mark.xdist_group("distributed")  # one process makes the runs that are compared
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PLAIN = {"opt": "momentum", "lr": 0.05, "epochs": 2, "clip_grad": 1.0, "batch_size": 4, "seed": 5}
@@ -59,9 +60,7 @@ def together(tmp_path_factory, image_folder, recipe_file):
     }
     (folder / "cases.json").write_text(json.dumps(cases))
     command = [*TORCHRUN, str(ROOT / "tests" / "two_processes.py"), str(folder / "cases.json"), str(folder)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ONE_THREAD)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -132,9 +131,7 @@ def folder_with_broken_image(tmp_path, image_folder):
 def test_a_broken_image_ends_all_processes_and_is_named_once(folder_with_broken_image, recipe_file, tmp_path):
     command = [*TORCHRUN, str(ROOT / "train.py"), str(folder_with_broken_image), "-c", str(recipe_file)]
     command += ["--model", "model_i_atto", "--device", "cpu", "-j", "0", "--output", str(tmp_path)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ONE_THREAD)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("train.py: error")]
     assert len(said) == 1

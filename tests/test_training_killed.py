@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import ONE_THREAD
 
 from convnext_ablation.training.checkpoints import LAST, load_checkpoint
 from convnext_ablation.training.history import SUMMARY
 
+pytestmark = pytest.mark.xdist_group("killed")  # one process makes the runs that are compared
 ROOT = Path(__file__).parents[1]
 # more by hand: KILLS=20 pytest tests/test_training_killed.py
 KILLS = int(os.environ.get("KILLS", "2"))
@@ -34,7 +36,7 @@ class Run:
 
     def start(self, *more: str, torchrun: bool = False) -> subprocess.Popen[str]:
         command = [sys.executable, *(TORCHRUN if torchrun else []), *self.arguments, *more]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        environment = {**ONE_THREAD, "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )

@@ -82,9 +82,10 @@ def _split_folder(root: Path, split: str) -> Path:
         for path in (root / name, root / f"{name}.tar"):
             if path.exists():
                 return path
+    there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     raise UserError(
         f"{root / split}: no such folder; the data need one for the split {split!r} "
-        f"(there: {', '.join(sorted(path.name for path in root.iterdir())[:8]) or 'nothing'})"
+        f"(there: {', '.join(there[:8]) or 'nothing'})"
     )
 
 
