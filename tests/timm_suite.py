@@ -10,6 +10,7 @@ drops the tests of models that are timm's.
 from __future__ import annotations
 
 import fnmatch
+import gc
 import os
 import subprocess
 import sys
@@ -164,6 +165,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if is_ours(item)]
     config.hook.pytest_deselected(items=[item for item in items if not is_ours(item)])
     items[:] = ours
+
+
+def pytest_collection_finish() -> None:
+    """Keeps all that was imported out of the garbage collector's way, which takes an eighth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 def main(patterns: Sequence[str]) -> int:
