@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 
+import numpy as np
 import pytest
 import torch
-from timm.data import resolve_data_config
+from PIL import Image
+from timm.data import rand_augment_transform, resolve_data_config
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
@@ -198,3 +201,11 @@ def test_torchvisions_data_sets_are_read_as_they_are(make, image_folder):
     assert images.load(0)[0].mode == "L"
     assert images.ids()[:2] == ["0", "1"]
     assert same(batches(arguments), batches(make()))
+
+
+def test_the_strongest_augmentation_of_the_recipes_works_with_the_pillow_that_is_installed():
+    augment = rand_augment_transform("rand-m10-n6-mstd0-inc1", {"img_mean": (128, 128, 128)})
+    image = Image.new("RGB", (32, 32), (200, 100, 50))
+    random.seed(0)
+    np.random.seed(0)
+    assert {augment(image).size for _ in range(100)} == {(32, 32)}
