@@ -1,0 +1,221 @@
+"""Does every network train stably? A hundred steps of each, from scratch, at the roadmap's learning rate.
+
+    python benchmarks/stability.py --random 16 --output results/stability/runs.csv
+
+The roadmap's recipe (Liu et al., 2022, appendix A.1): AdamW, learning rate 4e-3 at a batch of 4096, weight
+decay 0.05, linear warm-up for 20 of 300 epochs. Here the rate is 4e-3 at a batch of a few images, which is
+harder: the linear rule would make it 8e-6. Warm-up takes the same share of the steps, after which the rate
+stays. No clipping, stochastic depth, mixup or smoothing. The task is to tell four typefaces of the built-in
+set, drawn at the size that the network takes; no image is seen twice.
+
+The networks are all named ones at a quarter of the width, each once, and combinations drawn at random. Each
+run becomes a row of the CSV file; the same command goes on with those that it lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import multiprocessing
+import os
+import random
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, fields
+from fnmatch import fnmatch
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from timm.optim import create_optimizer_v2
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from convnext_ablation.components import DOWNSAMPLINGS, FAMILIES, RESNET_50, SWITCHES, Components
+from convnext_ablation.data.typefaces import Typefaces
+from convnext_ablation.machine import processor_name
+from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.study.runner import KEEP_MEMORY
+
+FREE = "resnet_to_convnext"
+# The network that the paper found to diverge. No switch builds it; here it shows what such a run looks like.
+WITHOUT_NORMS = "convnext_tiny_with_bare_downsampling"
+FACES = ("DejaVuSans-Bold", "DejaVuSerif-Italic", "STIXGeneral", "cmtt10")
+WARMUP = 20 / 300  # of the steps
+WEIGHT_DECAY = 0.05
+LAST = 10  # steps whose mean loss is the loss at the end
+
+
+@dataclass(frozen=True)
+class Run:
+    """What determines a run; `switches` are those of a random combination that aren't ResNet-50's."""
+
+    model: str
+    switches: str
+    size: int
+    batch: int
+    lr: float
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave; `finite_steps` is less than its steps if loss or gradients were not finite."""
+
+    first_loss: float
+    last_loss: float
+    highest_loss: float
+    highest_gradient_norm: float
+    finite_steps: int
+    seconds: float
+
+
+def main() -> None:
+    """Does the runs that the CSV file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the CSV file")
+    parser.add_argument("--models", default="*", help="pattern of the named networks, without _atto")
+    parser.add_argument("--random", type=int, default=0, help="combinations to draw besides")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224])
+    parser.add_argument("--batches", type=int, nargs="+", default=[8, 4], help="one a size")
+    parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    os.environ.update({"OMP_NUM_THREADS": "1", **KEEP_MEMORY})
+
+    networks = [(name, "") for name in _named(options.models)]
+    networks += [(FREE, switches) for switches in _drawn(options.random)]
+    runs = [
+        Run(model, switches, size, batch, options.lr, options.steps, options.seed)
+        for size, batch in zip(options.sizes, options.batches, strict=True)
+        for model, switches in networks
+    ]
+    versions = {"torch": torch.__version__, "timm": timm.__version__, "processor": processor_name()}
+    columns = [field.name for field in (*fields(Run), *fields(Outcome))] + list(versions)
+    left = [run for run in runs if run not in _done(options.output, columns)]
+    with (
+        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool,
+        open(options.output, "a", newline="", encoding="utf-8") as file,
+    ):
+        rows = csv.DictWriter(file, columns, lineterminator="\n")
+        futures = {pool.submit(train, run): run for run in left}
+        for number, future in enumerate(as_completed(futures), start=1):
+            row = {**asdict(futures[future]), **_rounded(future.result())}
+            rows.writerow({**row, **versions})
+            file.flush()
+            print(f"{number}/{len(left)}", *row.values(), flush=True)
+
+
+def _named(pattern: str) -> list[str]:
+    """Names that match; a network that has several names is there under its first."""
+    first: dict[Components, str] = {}
+    for variants in FAMILIES.values():
+        for name, variant in variants.items():
+            first.setdefault(variant.components, name)
+    return [name for name in (*first.values(), WITHOUT_NORMS) if fnmatch(name, pattern)]
+
+
+def _drawn(count: int) -> list[str]:
+    """Random combinations, the same every time, as ``name=value name=value``."""
+    draw = random.Random(0)
+    values: dict[str, tuple[Any, ...]] = {"kernel_size": (3, 5, 7), "downsampling": DOWNSAMPLINGS}
+    texts = []
+    for _ in range(count):
+        drawn = RESNET_50.with_(**{name: draw.choice(values.get(name, (False, True))) for name in SWITCHES})
+        changes = drawn.changed_from(RESNET_50).items()
+        texts.append(" ".join(f"{name}={value}" for name, (_, value) in changes))
+    return texts
+
+
+def _components(switches: str) -> dict[str, Any]:
+    """What `_drawn` wrote, as model kwargs."""
+    pairs = dict(switch.split("=") for switch in switches.split())
+    return {
+        name: value if name == "downsampling" else int(value) if name == "kernel_size" else value == "True"
+        for name, value in pairs.items()
+    }
+
+
+def _done(path: Path, columns: list[str]) -> set[Run]:
+    """Runs that the file has; it is begun if it isn't there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(",".join(columns) + "\n", encoding="utf-8")
+    kinds = {"model": str, "switches": str, "lr": float}
+    names = [field.name for field in fields(Run)]
+    with open(path, newline="", encoding="utf-8") as file:
+        return {
+            Run(**{name: kinds.get(name, int)(row[name]) for name in names}) for row in csv.DictReader(file)
+        }
+
+
+def _rounded(outcome: Outcome) -> dict[str, str]:
+    return {name: f"{value:.4g}" for name, value in asdict(outcome).items()}
+
+
+def train(run: Run) -> Outcome:
+    """Trains one network until its steps are done, or its loss or gradients are no longer finite."""
+    torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    start = time.process_time()
+    model = _network(run).to(memory_format=torch.channels_last).train()
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=run.lr, weight_decay=WEIGHT_DECAY)
+    images, labels = _task(run.size, run.batch * run.steps, run.seed)
+    losses: list[float] = []
+    norms: list[float] = []
+    for step in range(run.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = run.lr * min(1.0, (step + 1) / (WARMUP * run.steps))
+        batch = slice(step * run.batch, (step + 1) * run.batch)
+        loss = cross_entropy(model(images[batch].float().expand(-1, 3, -1, -1) / 128 - 1), labels[batch])
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(model.parameters(), math.inf)
+        if not math.isfinite(loss.item() + norm.item()):
+            break
+        losses.append(loss.item())
+        norms.append(norm.item())
+        optimizer.step()
+    return Outcome(
+        first_loss=losses[0] if losses else math.nan,
+        last_loss=float(np.mean(losses[-LAST:])) if len(losses) == run.steps else math.nan,
+        highest_loss=max(losses, default=math.nan),
+        highest_gradient_norm=max(norms, default=math.nan),
+        finite_steps=len(losses),
+        seconds=time.process_time() - start,
+    )
+
+
+def _network(run: Run) -> ResNetToConvNeXt:
+    if run.model != WITHOUT_NORMS:
+        return timm.create_model(f"{run.model}_atto", num_classes=len(FACES), **_components(run.switches))
+    model = timm.create_model("model_v_atto", num_classes=len(FACES))
+    model.stem.norm, model.head.norm = nn.Identity(), nn.Identity()
+    for stage in model.stages[1:]:
+        stage.downsample[0] = nn.Identity()
+    return model
+
+
+@cache  # a process trains many networks on the same images
+def _task(size: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(count, 1, size, size)`` grey levels and ``(count,)`` labels."""
+    typefaces = Typefaces(size=size)
+    labels = np.random.default_rng(seed).permutation(np.arange(count) % len(FACES))
+    drawn = [
+        np.asarray(Image.open(io.BytesIO(typefaces.encode(("train", FACES[label], index)))))
+        for index, label in enumerate(labels)
+    ]
+    return torch.from_numpy(np.stack(drawn)).unsqueeze(1), torch.from_numpy(labels)
+
+
+if __name__ == "__main__":
+    main()
