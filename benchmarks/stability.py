@@ -1,6 +1,6 @@
 """Does every network train stably? A hundred steps of each, from scratch, at the roadmap's learning rate.
 
-    python benchmarks/stability.py --random 16 --output results/stability/runs.csv
+    python benchmarks/stability.py --output results/stability/runs.csv
 
 The roadmap's recipe (Liu et al., 2022, appendix A.1): AdamW, learning rate 4e-3 at a batch of 4096, weight
 decay 0.05, linear warm-up for 20 of 300 epochs. Here the rate is 4e-3 at a batch of a few images, which is
