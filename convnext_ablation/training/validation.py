@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,7 +16,6 @@ from timm.utils import natural_key, reparameterize_model
 
 from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
 from convnext_ablation.training.argument import argument, described
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run
@@ -26,10 +23,17 @@ from convnext_ablation.training.command import guarded, prepare_torch, together
 from convnext_ablation.training.console import Console
 from convnext_ablation.training.distributed import Processes, start_processes
 from convnext_ablation.training.evaluation import Predictions, evaluate
+from convnext_ablation.training.exclusion import excluded_ids, side_by_side, without
 from convnext_ablation.training.images import Images, UnreadableImages
 from convnext_ablation.training.parser import build_parser, given_arguments
 from convnext_ablation.training.parts import create_network, create_precision
 from convnext_ablation.training.splits import count_classes, open_split
+from convnext_ablation.training.validation_results import (
+    network_result,
+    write_classes,
+    write_predictions,
+    write_results,
+)
 
 _data = partial(argument, "Data")
 _model = partial(argument, "Model")
@@ -55,6 +59,7 @@ class ValidationArguments:
     target_key: str | None = _data(None, "name of the labels' column")
     dataset_trust_remote_code: bool = _data(False, "let hfds/ data sets run code of their repository")
     skip_bad_images: int = _data(0, "go on with up to so many images that can't be decoded, and list them")
+    exclude: str = _data("", "file of image ids; the figures without these images are given, too")
 
     model: str = _model("", "name of the network; the checkpoint's if not given")
     pretrained: bool = _model(False, "take pretrained weights, as without --checkpoint")
@@ -166,7 +171,7 @@ def _validate(arguments: ValidationArguments) -> int:
     if processes.is_first:
         results.sort(key=lambda result: -result["top1"])
         if arguments.results_file:
-            write_text(Path(arguments.results_file), _written(results, arguments.results_format))
+            write_results(Path(arguments.results_file), results, arguments.results_format)
         print(f"--result\n{json.dumps(results if len(results) > 1 else results[0], indent=4)}")
     return 0
 
@@ -194,6 +199,7 @@ class _Evaluation:
         if not run.model:
             raise UserError(f"{arguments.checkpoint}: doesn't say what network it is of; give --model")
         self.images = open_split(run, arguments.split)
+        self.excluded = _excluded(arguments, self.images)
         self.classes = count_classes(
             replace(run, train_split=arguments.split), {arguments.split: self.images}
         )
@@ -220,6 +226,15 @@ class _Evaluation:
             model=self.model,
             use_test_size=not arguments.use_train_size,
         )
+
+
+def _excluded(arguments: ValidationArguments, images: Any) -> set[str] | None:
+    """Images that the file of ``--exclude`` names; None without one."""
+    if not arguments.exclude:
+        return None
+    if not isinstance(images, Images):
+        raise UserError("images of an iterable data set have no ids; leave --exclude away")
+    return excluded_ids(Path(arguments.exclude), images, arguments.split)
 
 
 def _saved_arguments(checkpoint: str) -> dict[str, Any]:
@@ -264,6 +279,7 @@ def _evaluated(arguments: ValidationArguments, processes: Processes) -> dict[str
         if console is not None:
             console.close()
     bad = {image for part in processes.gather(list(unreadable.reasons)) for image in part}
+    kept = None if it.excluded is None else without(predictions, it.excluded)
     if processes.is_first:
         if it.taken:
             print(f"as in the run of {arguments.checkpoint}: {', '.join(it.taken)}")
@@ -274,57 +290,14 @@ def _evaluated(arguments: ValidationArguments, processes: Processes) -> dict[str
             f"{it.run.model}: top-1 {predictions.top1:.3f} %, top-5 {predictions.top5_accuracy:.3f} %, "
             f"loss {predictions.loss:.4f}, {len(predictions.targets)} images, {it.classes} classes"
         )
-    return _result(it, predictions)
-
-
-def _result(it: _Evaluation, predictions: Predictions) -> dict[str, Any]:
-    """What timm's script says of a network, under the same names."""
-    top1, top5 = predictions.top1, predictions.top5_accuracy
-    return {
-        "model": it.run.model,
-        "top1": round(top1, 4),
-        "top1_err": round(100 - top1, 4),
-        "top5": round(top5, 4),
-        "top5_err": round(100 - top5, 4),
-        "param_count": round(sum(parameter.numel() for parameter in it.model.parameters()) / 1e6, 2),
-        "img_size": it.data_config["input_size"][-1],
-        "crop_pct": it.data_config["crop_pct"],
-        "interpolation": it.data_config["interpolation"],
-    }
-
-
-def _written(results: Sequence[Mapping[str, Any]], form: str) -> str:
-    if form == "json":
-        return json.dumps(results if len(results) > 1 else results[0], indent=4)
-    return _csv(list(results[0]), [list(result.values()) for result in results])
+        if kept is not None:
+            print(side_by_side(predictions, kept))
+    return network_result(it.run.model, it.model, it.data_config, predictions, kept)
 
 
 def _write_details(arguments: ValidationArguments, predictions: Predictions, it: _Evaluation) -> None:
     if arguments.per_class_file:
         names = it.images.classes if isinstance(it.images, Images) else []
-        images, top1 = predictions.class_top1(it.classes)
-        rows = [
-            [index, names[index] if index < len(names) else "", images[index], f"{top1[index]:.4f}"]
-            for index in range(it.classes)
-        ]
-        write_text(Path(arguments.per_class_file), _csv(["index", "class", "images", "top1"], rows))
-    path = Path(arguments.predictions_file)
-    if path.suffix == ".npz":
-        predictions.save(path)
-    elif path.suffix == ".csv":
-        columns = [f"top{rank + 1}" for rank in range(predictions.top5.shape[1])]
-        rows = [
-            [name, target, *top5, f"{probability:.6g}"]
-            for name, target, top5, probability in zip(
-                predictions.ids, predictions.targets, predictions.top5, predictions.probability, strict=True
-            )
-        ]
-        write_text(path, _csv(["id", "target", *columns, "probability"], rows))
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+        write_classes(Path(arguments.per_class_file), predictions, it.classes, names)
+    if arguments.predictions_file:
+        write_predictions(Path(arguments.predictions_file), predictions)
