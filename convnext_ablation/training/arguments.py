@@ -38,7 +38,9 @@ class TrainingArguments:
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
     dataset: str = _data(
-        "", "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder"
+        "",
+        "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one "
+        "whose images are decoded once and kept beside it",
     )
     train_split: str = _data("train", "split to train on")
     val_split: str = _data("validation", "split that the best epoch is picked on; '' for none")

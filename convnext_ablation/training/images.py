@@ -93,6 +93,14 @@ class Images(Dataset):
         except Exception as error:  # decoders raise anything
             raise UnreadableImageError(self.id(index), " ".join(str(error).split())) from error
 
+    def black(self) -> Any:
+        """What `load` might give, where there is nothing to load."""
+        return Image.new(self.mode, (32, 32))
+
+    def fitted(self, transform: Callable[[Image.Image], Any]) -> Callable[[Any], Any]:
+        """Makes a transform for what `load` gives of one for PIL images."""
+        return transform
+
 
 class UnreadableImages:
     """Which images could not be decoded, told to the main process by those that read.
@@ -133,7 +141,23 @@ def _report(path: str, error: UnreadableImageError, split: str) -> None:
         file.write(json.dumps([os.path.join(split, error.image_id), error.reason]) + "\n")
 
 
-class TrainingImages(IterableDataset):
+class _Prepared:
+    """Images, and how each is prepared."""
+
+    images: Images
+    _transform: Callable[[Any], Any]
+
+    @property
+    def transform(self) -> Callable[[Any], Any]:
+        """What prepares an image; timm's loader puts its own here."""
+        return self._transform
+
+    @transform.setter
+    def transform(self, transform: Callable[[Image.Image], Any]) -> None:
+        self._transform = self.images.fitted(transform)
+
+
+class TrainingImages(_Prepared, IterableDataset):
     """What one process trains on: its part of each batch, from any batch of any epoch on.
 
     Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
@@ -157,7 +181,6 @@ class TrainingImages(IterableDataset):
         self.rank = rank
         self.world_size = world_size
         self.unreadable = unreadable
-        self.transform: Callable[[Image.Image], Any] = lambda image: image  # timm's loader puts its own here
         # shared: workers that outlive an epoch see it change
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -206,7 +229,7 @@ class TrainingImages(IterableDataset):
         raise UserError(f"{self.images.name}: {_IN_A_ROW} images in a row can't be decoded")
 
 
-class EvaluatedImages(Dataset):
+class EvaluatedImages(_Prepared, Dataset):
     """What one process evaluates: every so many images, none twice, none left out.
 
     An image that can't be decoded is black, with the target `UNREADABLE`.
@@ -222,7 +245,6 @@ class EvaluatedImages(Dataset):
         self.images = images
         self.indices = range(rank, len(images), world_size)
         self.unreadable = unreadable
-        self.transform: Callable[[Image.Image], Any] = lambda image: image
 
     def __len__(self) -> int:
         """Images of this process."""
@@ -234,5 +256,5 @@ class EvaluatedImages(Dataset):
             image, target = self.images.load(self.indices[number])
         except UnreadableImageError as error:
             _report(self.unreadable, error, self.images.name)
-            image, target = Image.new(self.images.mode, (32, 32)), UNREADABLE
+            image, target = self.images.black(), UNREADABLE
         return self.transform(image), target

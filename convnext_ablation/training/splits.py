@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from timm.data import create_dataset
+from timm.data.readers.class_map import load_class_map
 from torch.utils.data import IterableDataset
 
+from convnext_ablation.data.decoded import open_decoded
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.decoded_images import DecodedImages
 from convnext_ablation.training.images import Images
 
+_CACHED = "cached"  # an image folder that is decoded once
+_CLASSES = "classes.txt"  # of a prepared folder: its classes in the order of their numbers
 # how timm names folders of the same meaning
 _SYNONYMS = (("train", "training"), ("validation", "val", "valid", "eval", "evaluation"))
 
@@ -38,18 +43,23 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
     """
     if arguments.data_dir is None and not arguments.dataset.startswith(("hfds/", "hfids/")):
         raise UserError("no data are given; name their folder with --data-dir")
-    mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
     root, name = arguments.data_dir, arguments.dataset
-    is_folder = name in ("", "torch/image_folder", "torch/folder")
+    is_folder = name in ("", _CACHED, "torch/image_folder", "torch/folder")
     if is_folder:
         root = str(_split_folder(Path(str(root)), split))
+    mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
+    class_map = arguments.class_map
+    if not class_map and name in ("", _CACHED):
+        class_map = _class_list(Path(str(arguments.data_dir)), Path(str(root)))
     try:
+        if name == _CACHED:
+            return _open_cached(arguments, Path(str(root)), mode, class_map)
         dataset = create_dataset(
             name,
             root=root,
             split=split,
             search_split=False,
-            class_map=arguments.class_map,
+            class_map=class_map,
             is_training=training,
             download=arguments.dataset_download,
             batch_size=arguments.batch_size,
@@ -62,13 +72,58 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
         )
     except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name or root}: can't be read as the split {split!r}: {reason}") from error
+        what = root if name == _CACHED else name or root
+        raise UserError(f"{what}: can't be read as the split {split!r}: {reason}") from error
     if isinstance(dataset, IterableDataset):
         return dataset
-    images = Images(dataset, mode, str(root) if is_folder else f"{name} {split}")
+    return _not_empty(Images(dataset, mode, str(root) if is_folder else f"{name} {split}"))
+
+
+def _open_cached(arguments: TrainingArguments, folder: Path, mode: str, class_map: str) -> Images:
+    """Opens a folder's decoded images, and complains at once of those that could not be decoded."""
+    split = open_decoded(folder, mode, arguments.input_key)
+    numbers = load_class_map(class_map, str(folder)) if class_map else None
+    images = DecodedImages(split, mode, str(folder), numbers)
+    bad = images.unreadable()
+    if len(bad) > arguments.skip_bad_images:
+        image, reason = next(iter(bad.items()))
+        raise UserError(
+            f"{folder / image}: can't be decoded: {reason}; mend or remove it, or go on without the "
+            f"{len(bad)} of {folder} that can't with --skip-bad-images {len(bad)}"
+        )
+    return _not_empty(images)
+
+
+def _not_empty(images: Images) -> Images:
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")
     return images
+
+
+def _class_list(root: Path, folder: Path) -> str:
+    """The file with the classes of all splits, so that a class without images in one doesn't shift labels.
+
+    Args:
+        root: Folder of the data set.
+        folder: Folder of one split of it.
+
+    Returns:
+        The file's path; empty where there is none.
+
+    Raises:
+        UserError: It lacks a class of the split, whose images would be left out.
+    """
+    path = root / _CLASSES
+    if not path.is_file() or not folder.is_dir():
+        return ""
+    listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
+    for entry in sorted(folder.iterdir()):
+        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in listed:
+            raise UserError(
+                f"{path}: lacks the class {entry.name!r}, whose images are in {folder}; add it, or give "
+                "--class-map"
+            )
+    return str(path)
 
 
 def _split_folder(root: Path, split: str) -> Path:
