@@ -1,0 +1,557 @@
+"""`convnext-ablation data-report`: what it finds, what it writes, and that nothing is read twice."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import itertools
+import os
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+from timm.data import create_dataset
+
+from convnext_ablation.cli import main
+from convnext_ablation.data.manifest import Record, check_folder, write_manifest
+from convnext_ablation.data.report import data_report, facts, measure, near, page, pretraining, remember
+from convnext_ablation.data.report.folder import read_folder
+from convnext_ablation.data.report.near import Hashes, Limits, near_pairs
+from convnext_ablation.training.exclusion import excluded_ids
+
+
+def photograph(number, size=(96, 72)):
+    """A picture unlike those of other numbers, with large shapes and fine detail."""
+    rng = np.random.default_rng(number)
+    shapes = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    detail = rng.normal(0, 4, (size[1], size[0], 3))
+    pixels = np.asarray(shapes.resize(size, Image.Resampling.BICUBIC)) + detail
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def jpeg(image, quality=85):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def put(root, id_, content):
+    path = root / id_
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        content.save(path)
+    return path
+
+
+@pytest.fixture
+def birds(tmp_path):
+    """Two classes in three splits, no two images alike."""
+    root = tmp_path / "birds"
+    numbers = itertools.count()
+    for split, count in (("train", 4), ("val", 1), ("test", 2)):
+        for name in ("crow", "wren"):
+            for index in range(count):
+                put(root, f"{split}/{name}/{index}.jpg", jpeg(photograph(next(numbers))))
+    return root
+
+
+def found(report, *kinds):
+    return {(each.kind, each.id, each.other) for each in report.findings if each.kind in kinds}
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def excluded(folder):
+    return (folder / "report" / "exclude_test.txt").read_text().split()
+
+
+def test_a_faultless_set_has_no_findings(birds, capsys):
+    report = data_report(birds)
+    assert report.findings == []
+    assert rows(birds / "report" / "findings.csv") == []
+    assert excluded(birds) == []
+    out = capsys.readouterr().out
+    assert "train: 8 images, 2 classes of 4 to 4 images (ratio 1.00)" in out
+    assert "0 exact copies: 0 across splits, 0 with different classes" in out
+    assert "0 test images in exclude_test.txt\n" in out
+
+
+def test_copies_are_found_within_and_across_splits(birds):
+    original = (birds / "train/crow/0.jpg").read_bytes()
+    put(birds, "test/crow/same.jpg", original)
+    put(birds, "val/wren/same.jpg", original)
+    put(birds, "train/wren/again.png", Image.open(birds / "train/wren/0.jpg"))
+    put(birds, "test/wren/first.jpg", (birds / "test/wren/0.jpg").read_bytes())
+    report = data_report(birds)
+    assert found(report, "same_file", "same_pixels", "near") == {
+        ("same_file", "test/crow/same.jpg", "train/crow/0.jpg"),
+        ("same_file", "val/wren/same.jpg", "train/crow/0.jpg"),
+        ("same_file", "test/wren/first.jpg", "test/wren/0.jpg"),
+        ("same_pixels", "train/wren/again.png", "train/wren/0.jpg"),
+    }
+    assert excluded(birds) == ["test/crow/same.jpg"]
+    first, second = rows(birds / "report" / "findings.csv")[:2]
+    assert (first["id"], first["note"], first["phash_distance"]) == ("test/crow/same.jpg", "", "")
+    assert (second["id"], second["note"]) == ("val/wren/same.jpg", "the classes differ")
+    assert (second["class"], second["other_split"], second["other_class"]) == ("wren", "train", "crow")
+
+
+COPIES = {
+    "rescaled": lambda image: jpeg(image.resize((48, 36), Image.Resampling.BICUBIC)),
+    "squashed": lambda image: jpeg(image.resize((80, 80), Image.Resampling.BILINEAR)),
+    "recompressed": lambda image: jpeg(image, quality=40),
+    "cropped": lambda image: jpeg(image.crop((1, 1, 95, 71))),
+    "grey": lambda image: jpeg(image.convert("L")),
+}
+
+
+@pytest.mark.parametrize("change", COPIES)
+def test_changed_copies_are_near_and_others_are_not(birds, change):
+    put(birds, "test/wren/copy.jpg", COPIES[change](Image.open(birds / "train/crow/2.jpg")))
+    report = data_report(birds, workers=1)
+    assert found(report, "near", "same_pixels") == {("near", "test/wren/copy.jpg", "train/crow/2.jpg")}
+    assert report.near.totals["train", "test"] == 1
+    assert excluded(birds) == ["test/wren/copy.jpg"]
+    [pair] = [row for row in rows(birds / "report" / "findings.csv") if row["kind"] == "near"]
+    assert 0 <= int(pair["phash_distance"]) <= 8
+    assert 0 <= int(pair["dhash_distance"]) <= 8
+    assert pair["note"] == "the classes differ"
+
+
+def test_thresholds_hold_for_both_hashes(birds):
+    put(birds, "test/wren/copy.jpg", jpeg(Image.open(birds / "train/crow/2.jpg").crop((3, 2, 93, 70)), 60))
+    [pair] = data_report(birds, limits=Limits(20, 20)).near.findings
+    assert pair.phash > 0
+    assert pair.dhash > 0
+    for limits, expected in (
+        (Limits(pair.phash, pair.dhash), 1),
+        (Limits(pair.phash - 1, 20), 0),
+        (Limits(20, pair.dhash - 1), 0),
+    ):
+        assert len(data_report(birds, limits=limits).near.findings) == expected
+
+
+def test_broken_images_and_odd_ones_stop_nothing(birds):
+    whole = (birds / "train/crow/1.jpg").read_bytes()
+    put(birds, "train/crow/cut.jpg", whole[: len(whole) // 2])
+    put(birds, "test/wren/text.png", b"no image")
+    (birds / "train/crow/gone.jpg").symlink_to(birds / "nowhere.jpg")
+    put(birds, "train/wren/blank.png", Image.new("RGB", (40, 40), "red"))
+    put(birds, "test/wren/blank.png", Image.new("RGB", (40, 41), "blue"))
+    put(birds, "train/wren/grey.png", photograph(50).convert("L"))
+    put(birds, "val/wren/grey.png", photograph(51).convert("L").convert("RGB"))
+    put(birds, "train/wren/notes.txt", b"")
+    put(birds, "test/astray.jpg", whole)
+    put(birds, "train/jay/0.jpg", jpeg(photograph(60)))
+    (birds / "val/jay").mkdir()
+    report = data_report(birds)
+    assert {(each.kind, each.id or f"{each.split}/{each.class_name}") for each in report.findings} == {
+        ("broken", "train/crow/cut.jpg"),
+        ("broken", "train/crow/gone.jpg"),
+        ("broken", "test/wren/text.png"),
+        ("flat", "train/wren/blank.png"),
+        ("flat", "test/wren/blank.png"),
+        ("greyscale", "train/wren/grey.png"),
+        ("greyscale", "val/wren/grey.png"),
+        ("not_read", "train/wren/notes.txt"),
+        ("not_read", "test/astray.jpg"),
+        ("missing_class", "val/jay"),
+        ("missing_class", "test/jay"),
+    }
+    notes = {each.id: each.note for each in report.findings}
+    assert "truncated" in notes["train/crow/cut.jpg"]
+    assert notes["test/wren/text.png"] == "cannot identify image file"
+    assert notes["train/wren/grey.png"] == "mode L"
+    html = (birds / "report" / "index.html").read_text()
+    assert "<code>test/jay</code>" in html
+    assert (
+        "test: 6 images, 2 classes of 2 to 4 images (ratio 2.00); 1 classes are missing, such as jay" in html
+    )
+
+
+def test_the_manifest_is_compared_with_the_files(birds):
+    paths = sorted(birds.glob("*/*/*.jpg"))
+    ids = [path.relative_to(birds).as_posix() for path in paths]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    write_manifest(
+        birds, [Record(id_, *id_.split("/")[:2], "x", sha) for id_, sha in zip(ids, hashes, strict=True)]
+    )
+    assert data_report(birds).findings == []
+    put(birds, "train/crow/0.jpg", jpeg(photograph(70)))
+    put(birds, "train/crow/new.jpg", jpeg(photograph(71)))
+    (birds / "val/wren/0.jpg").unlink()
+    put(birds, "val/wren/other.jpg", jpeg(photograph(72)))
+    report = data_report(birds)
+    assert {(each.kind, each.id) for each in report.findings} == {
+        ("differs", "train/crow/0.jpg"),
+        ("unlisted", "train/crow/new.jpg"),
+        ("unlisted", "val/wren/other.jpg"),
+        ("missing", "val/wren/0.jpg"),
+    }
+    assert (
+        "unlike the manifest: 1 changed, 2 not listed, 1 missing" in (birds / "report/index.html").read_text()
+    )
+
+
+def test_training_reads_the_folder_as_before(birds):
+    before = [create_dataset("", root=birds / split).filenames() for split in ("train", "test")]
+    fingerprint = check_folder(birds).fingerprint
+    data_report(birds)
+    assert [create_dataset("", root=birds / split).filenames() for split in ("train", "test")] == before
+    assert check_folder(birds).fingerprint == fingerprint
+
+
+def counted(monkeypatch, module, name):
+    seen = []
+    original = getattr(module, name)
+
+    def counting(path):
+        seen.append(path.name)
+        return original(path)
+
+    monkeypatch.setattr(module, name, counting)
+    return seen
+
+
+def test_images_are_read_once(birds, monkeypatch):
+    seen = counted(monkeypatch, measure, "measure_image")
+    first = data_report(birds)
+    assert len(seen) == len(first.measured) == 14
+    seen.clear()
+    assert data_report(birds).measured == first.measured
+    assert seen == []
+    put(birds, "train/crow/3.jpg", jpeg(photograph(80)))
+    os.utime(birds / "val/crow/0.jpg", ns=(1, 1))
+    again = data_report(birds)
+    assert seen == ["3.jpg", "0.jpg"]
+    assert again.measured[3] != first.measured[3]
+
+
+def _cut_line(folder):
+    """A line with all its columns, but only a part of the last: the reason why an image is broken."""
+    stat = (folder / "train/wren/2.jpg").stat()
+    return f"train/wren/2.jpg,{stat.st_size}:{stat.st_mtime_ns},ab,,0,0,,,0,0,0,0,trunca"
+
+
+def test_an_interrupted_run_goes_on(birds, monkeypatch, capsys):
+    monkeypatch.setattr(remember, "_AT_A_TIME", 2)
+    original = measure.measure_image
+
+    def interrupted(path):
+        if path.parts[-3:] == ("train", "wren", "2.jpg"):
+            raise KeyboardInterrupt
+        return original(path)
+
+    monkeypatch.setattr(measure, "measure_image", interrupted)
+    assert main(["data-report", str(birds), "--workers", "1"]) == 130
+    assert not (birds / "report" / "index.html").exists()
+    cache = birds / "report" / "cache" / "images.csv"
+    with open(cache, "a") as file:
+        file.write(_cut_line(birds))  # as a killed run leaves it
+    monkeypatch.setattr(measure, "measure_image", original)
+    seen = counted(monkeypatch, measure, "measure_image")
+    assert main(["data-report", str(birds), "--workers", "1"]) == 0
+    assert len(seen) == 8
+    assert data_report(birds).findings == []
+    assert len(seen) == 8
+    assert "the same command goes on from there" in capsys.readouterr().err
+
+
+def test_what_was_kept_of_another_kind_is_not_used(birds):
+    data_report(birds)
+    cache = birds / "report" / "cache" / "images.csv"
+    lines = cache.read_text().splitlines()
+    cache.write_text("\n".join([lines[0].replace("phash", "other"), *lines[1:]]) + "\n")
+    first = data_report(birds)
+    assert cache.read_text().splitlines()[0] == lines[0]
+    assert sorted(cache.read_text().splitlines()[1:]) == sorted(lines[1:])
+    assert first.findings == []
+
+
+def random_hashes(rng, count, centres):
+    """Hashes a few bits from some centres, so that many are near."""
+    phash, dhash = (centres[rng.integers(0, len(centres), count)] for _ in range(2))
+    for hashes in (phash, dhash):
+        for _ in range(3):
+            hashes ^= np.uint64(1) << rng.integers(0, 64, count).astype(np.uint64)
+    return Hashes(np.arange(count), phash, dhash, rng.integers(0, count // 2, count))
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("most", [5, 10_000])
+def test_all_pairs_agree_with_one_by_one(monkeypatch, within, most):
+    monkeypatch.setattr(near, "_ROWS", 7)
+    monkeypatch.setattr(near, "_COLUMNS", 10)
+    rng = np.random.default_rng(3)
+    centres = rng.integers(0, 2**63, 6, dtype=np.uint64)
+    one, two = random_hashes(rng, 60, centres), random_hashes(rng, 45, centres)
+    other = one if within else two
+    expected = {}
+    for a in range(60):
+        for b in range(a + 1 if within else 0, len(other.phash)):
+            p = (int(one.phash[a]) ^ int(other.phash[b])).bit_count()
+            d = (int(one.dhash[a]) ^ int(other.dhash[b])).bit_count()
+            if p <= 6 and d <= 6 and one.groups[a] != other.groups[b]:
+                expected[a, b] = (p, d)
+    assert len(expected) > 30
+    pairs, total, matched = near_pairs(one, None if within else two, Limits(6, 6), 2, most)
+    found = dict(
+        zip(
+            zip(pairs.one.tolist(), pairs.two.tolist(), strict=True),
+            zip(pairs.phash.tolist(), pairs.dhash.tolist(), strict=True),
+            strict=True,
+        )
+    )
+    assert total == len(expected)
+    assert set(np.nonzero(matched)[0].tolist()) == {a for a, _ in expected}
+    assert found.items() <= expected.items()
+    sums = sorted(map(sum, expected.values()))[:most]
+    assert list(map(sum, found.values())) == sums
+
+
+def test_pairs_beyond_those_kept_are_counted_and_excluded(birds, monkeypatch, capsys):
+    monkeypatch.setattr(near.near_pairs, "__defaults__", (1,))
+    for index, quality in enumerate((30, 50, 70)):
+        put(
+            birds,
+            f"test/crow/copy{index}.jpg",
+            jpeg(Image.open(birds / f"train/crow/{index}.jpg"), quality),
+        )
+    report = data_report(birds)
+    assert len(report.near.findings) == 1
+    assert report.totals["near"] == 3
+    assert excluded(birds) == [f"test/crow/copy{index}.jpg" for index in range(3)]
+    assert "3 near duplicates, to be looked at (train and test: 3); the nearest 1 are kept" in (
+        out := capsys.readouterr().out
+    )
+    assert "lower --phash-distance and --dhash-distance" in out
+
+
+def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
+    dogs, imagenet = tmp_path / "dogs", tmp_path / "imagenet"
+    for split, number in (("train", 1), ("train", 2), ("test", 3), ("test", 4)):
+        put(dogs, f"{split}/Chihuahua/n02085620_{number}.jpg", jpeg(photograph(number)))
+    for number in (1, 3, 33):
+        put(imagenet, f"train/n02085620/n02085620_{number}.JPEG", b"not read")
+    report = data_report(dogs, against=imagenet)
+    assert found(report, "pretraining_id") == {
+        (
+            "pretraining_id",
+            f"{split}/Chihuahua/n02085620_{number}.jpg",
+            f"train/n02085620/n02085620_{number}.JPEG",
+        )
+        for split, number in (("train", 1), ("test", 3))
+    }
+    assert excluded(dogs) == ["test/Chihuahua/n02085620_3.jpg"]
+    assert [path.name for path in (dogs / "report" / "cache").iterdir()] == ["images.csv"]
+
+
+def test_the_id_is_that_of_the_source_where_there_is_a_manifest(tmp_path):
+    dogs, imagenet = tmp_path / "dogs", tmp_path / "imagenet"
+    path = put(dogs, "test/Chihuahua/0001.jpg", jpeg(photograph(1)))
+    source = "Images/n02085620-Chihuahua/n02085620_7.jpg"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_manifest(dogs, [Record("test/Chihuahua/0001.jpg", "test", "Chihuahua", source, sha256)])
+    put(imagenet, "train/n02085620/n02085620_7.JPEG", b"")
+    data_report(dogs, against=imagenet)
+    assert excluded(dogs) == ["test/Chihuahua/0001.jpg"]
+
+
+def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, monkeypatch, capsys):
+    imagenet = tmp_path / "imagenet"
+    small = Image.open(birds / "test/crow/1.jpg").resize((64, 50), Image.Resampling.BICUBIC)
+    put(imagenet, "train/n01530575/n01530575_1.JPEG", jpeg(small))
+    put(imagenet, "train/n01530575/n01530575_2.JPEG", jpeg(photograph(99)))
+    put(imagenet, "train/n01530575/n01530575_3.JPEG", b"broken")
+    put(imagenet, "train/n01530575/n01530575_4.JPEG", jpeg(Image.new("RGB", (9, 9))))
+    put(imagenet, "val/ILSVRC2012_val_00000001.JPEG", (birds / "train/wren/3.jpg").read_bytes())
+    seen = counted(monkeypatch, pretraining, "hash_image")
+    for _ in range(2):
+        report = data_report(birds, against=imagenet)
+        assert found(report, "pretraining_near") == {
+            ("pretraining_near", "test/crow/1.jpg", "train/n01530575/n01530575_1.JPEG"),
+            ("pretraining_near", "train/wren/3.jpg", "val/ILSVRC2012_val_00000001.JPEG"),
+        }
+    # all of them once; those without a hash again
+    assert sorted(seen[5:]) == ["n01530575_3.JPEG", "n01530575_4.JPEG"]
+    assert report.findings[0].id == "test/crow/1.jpg"
+    assert excluded(birds) == ["test/crow/1.jpg"]
+    out = capsys.readouterr().out
+    assert "2 images are in the pre-training set (train: 1, val: 0, test: 1)" in out
+    html = (birds / "report" / "index.html").read_text()
+    assert html.count("<img") == 4
+
+
+class Reader(HTMLParser):
+    """Collects what a page has of tags and words, and checks that they are closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.open, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("img", "meta"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def read_page(folder):
+    reader = Reader()
+    text = (folder / "report" / "index.html").read_text()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader, text
+
+
+def test_the_page_stands_alone_and_can_be_read_by_anyone(birds):
+    odd = "jay <b>&amp;"
+    put(birds, f"train/{odd}/0.jpg", jpeg(photograph(90)))
+    put(birds, f"test/{odd}/0.jpg", jpeg(photograph(90), quality=50))
+    data_report(birds)
+    reader, text = read_page(birds)
+    assert "http" not in text
+    assert not reader.all("script") + reader.all("link") + reader.all("b")
+    assert "prefers-color-scheme: dark" in text
+    assert reader.all("html") == [{"lang": "en"}]
+    pictures = reader.all("img")
+    assert [picture["alt"] for picture in pictures] == [f"test/{odd}/0.jpg", f"train/{odd}/0.jpg"]
+    assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
+    targets = {attributes.get("id") for _, attributes in reader.tags}
+    assert {attributes["href"].removeprefix("#") for attributes in reader.all("a")} <= targets
+    for region in (attributes for _, attributes in reader.tags if "tabindex" in attributes):
+        assert region["role"] == "region"
+        assert region["aria-label"]
+    assert all(cell["scope"] in ("row", "col") for cell in reader.all("th"))
+
+
+def test_the_page_shows_so_many_pairs_and_says_how_many_there_are(birds):
+    for name in ("train/crow/0", "train/crow/1", "test/crow/0"):
+        put(birds, f"{name}_copy.jpg", (birds / f"{name}.jpg").read_bytes())
+    put(birds, "test/wren/copy.jpg", (birds / "train/wren/0.jpg").read_bytes())
+    data_report(birds, shown=2)
+    reader, _ = read_page(birds)
+    words = "".join(reader.text)
+    assert "4 in all; 2 are shown, 4 are in findings.csv" in words
+    assert "Copies: the same file (4)" in words
+    # that across training and test first
+    assert [picture["alt"] for picture in reader.all("img")][:2] == ["test/wren/copy.jpg", "train/wren/0.jpg"]
+    assert len(reader.all("img")) == 4
+
+
+def test_pictures_are_small(tmp_path):
+    path = put(tmp_path, "large.png", photograph(1, (1600, 400)))
+    assert len(page._data_uri(path)) < 15_000
+    assert page._data_uri(tmp_path / "none.png") == ""
+
+
+def test_facts_are_counted(birds):
+    put(birds, "train/wren/wide.png", photograph(40, (200, 50)))
+    contents = read_folder(birds)
+    measured = [measure.measure_image(birds / place.id) for place in contents.images]
+    assert facts.balance(contents)["train"].largest == ("wren", 5)
+    assert facts.balance(contents)["train"].ratio == 1.25
+    assert facts.class_table(contents).rows == [("crow", "4", "1", "2"), ("wren", "5", "1", "2")]
+    assert facts.split_table(contents, measured).rows[0] == (
+        "train", "9", "2", "4 (crow)", "5 (wren)", "1.25", "0", "0",
+    )  # fmt: skip
+    width, height, aspect = facts.size_table(measured).rows
+    assert (width[1], width[4], width[-1]) == ("96", "96", "200")
+    assert (height[1], height[-1]) == ("50", "72")
+    assert (aspect[1], aspect[-1]) == ("1.33", "4")
+    assert facts.format_table(measured).rows == [
+        ("JPEG, mode RGB", "14"),
+        ("PNG, mode RGB", "1"),
+        ("96x72", "14"),
+        ("200x50", "1"),
+    ]
+
+
+def test_many_sizes_are_put_together():
+    sizes = [measure.Measured(width=width, height=5, format="PNG", mode="L") for width in range(1, 12)]
+    assert facts.format_table(sizes).rows[-1] == ("3 other sizes", "3")
+    assert facts.size_table([measure.Measured(error="broken")]).rows == []
+
+
+def test_the_exclusions_are_what_validation_takes(birds):
+    put(birds, "test/crow/copy.jpg", (birds / "train/crow/0.jpg").read_bytes())
+    data_report(birds)
+
+    class Split:
+        name = str(birds / "test")
+
+        def ids(self):
+            return ["crow/0.jpg", "crow/copy.jpg"]
+
+    assert excluded_ids(birds / "report" / "exclude_test.txt", Split(), "test") == {"crow/copy.jpg"}
+
+
+def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):
+    put(birds, "test/wren/copy.jpg", jpeg(Image.open(birds / "train/crow/2.jpg").crop((3, 2, 93, 70)), 60))
+    (birds / "dataset.json").write_text('{"name": "cub200"}')
+    imagenet = tmp_path / "imagenet"
+    put(imagenet, "train/n01530575/n01530575_1.JPEG", jpeg(photograph(99)))
+    arguments = ["--against", imagenet, "--output", tmp_path / "out", "--pairs", 0, "--workers", 1]
+    arguments += ["--phash-distance", 20, "--dhash-distance", 20]
+    assert main(["data-report", str(birds), *map(str, arguments)]) == 0
+    assert "1 near duplicates" in capsys.readouterr().out
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert "<title>Data report: cub200</title>" in html
+    assert "<img" not in html
+    assert not (birds / "report").exists()
+    strict = ["--phash-distance", 0, "--dhash-distance", 0, "--output", tmp_path / "out"]
+    assert main(["data-report", str(birds), *map(str, strict)]) == 0
+    assert "0 near duplicates" in capsys.readouterr().out
+
+
+def test_long_work_tells_how_long_it_takes_in_a_log(monkeypatch, capsys):
+    monkeypatch.setattr(remember, "_SOON", -1.0)
+    assert list(remember.progress([[1, 2], [3, 4], [5], [6, 7, 8]], 8, "counting")) != []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["counting: 2 of 8, 0 s left", "counting: 4 of 8, 0 s left"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "nowhere: no such folder"),
+        (["empty"], "empty: holds no split"),
+        (["hollow"], "hollow: holds no image"),
+        (["birds", "--against", "empty"], "empty: holds no folder train"),
+        (["birds", "--against", "hollow"], "hollow: holds no image"),
+        (["birds", "--output", "birds/train/report"], "is among the images of train"),
+        (["birds", "--output", "file/report"], "cannot write file/report (Not a directory)"),
+        (["birds", "--phash-distance", "65"], "phash-distance is 65; give 0 to 64 bits"),
+        (["birds", "--pairs", "-1"], "pairs is -1"),
+        (["birds", "--workers", "0"], "workers is 0"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_before_anything_is_read(
+    birds, tmp_path, monkeypatch, capsys, arguments, message
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "hollow" / "train" / "crow").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    seen = counted(monkeypatch, measure, "measure_image")
+    assert main(["data-report", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert seen == []
