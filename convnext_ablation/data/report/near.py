@@ -8,7 +8,7 @@ them. Found were of copies
 
 - rescaled to a half or a third, or squashed to 256x256 or 112x112: 99.6 to 100 % (6 bits: 99.6 %, 12: 100 %)
 - recompressed as JPEG of quality 75, 50, 30: 99, 99.6, 96 % (6 bits: 99, 98, 90 %)
-- halved and recompressed at quality 50: 96 % (6 bits: 89 %)
+- halved and recompressed at quality 50: 95.5 % (6 bits: 89 %)
 - cropped by 1, 2, 3, 5 % at each edge: 99, 91, 71, 8 % (6 bits: 99, 67, 38, 2 %; 10: 99.6, 99, 90, 25 %)
 - mirrored: none
 
