@@ -3,6 +3,8 @@
 Importing the package registers its networks with timm: `timm.create_model("model_iv")`.
 """
 
+from timm.data import add_img_extensions
+
 from convnext_ablation import zoo
 from convnext_ablation.components import Components
 from convnext_ablation.errors import UserError
@@ -10,3 +12,6 @@ from convnext_ablation.network import ResNetToConvNeXt
 from convnext_ablation.version import __version__
 
 __all__ = ["Components", "ResNetToConvNeXt", "UserError", "__version__", "zoo"]
+
+# what `convnext-ablation prepare --format webp` writes; timm's readers leave it out unless told
+add_img_extensions(".webp")

@@ -17,7 +17,7 @@ from convnext_ablation.version import __version__
 # the modules are imported when their command is used: some need the extra `study`
 COMMANDS = {
     "study": ("convnext_ablation.study.command", "train a design's networks and say what each step is worth"),
-    "prepare": ("convnext_ablation.data.prepare", "write a data set as an image folder"),
+    "prepare": ("convnext_ablation.data.prepare_command", "write a data set as an image folder"),
     "data-report": ("convnext_ablation.data.report.command", "say what is wrong with an image data set"),
     "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
     "convert": ("convnext_ablation.convert", "turn another project's checkpoint into safetensors"),

@@ -4,6 +4,7 @@ import hashlib
 import struct
 import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,8 +89,8 @@ def test_idx_of_the_wrong_length_is_refused(change):
         read_idx(change(idx(np.zeros((2, 3), np.uint8))))
 
 
-def test_splits_are_stratified_and_disjoint(tiny):
-    images = list(FashionMNIST(train=5, val=2, test=3).images())
+def test_splits_are_stratified_and_disjoint(tiny, tmp_path):
+    images = list(FashionMNIST(train=5, val=2, test=3).records(tmp_path))
     for split, count in {"train": 5, "val": 2, "test": 3}.items():
         for class_name in CLASSES:
             assert sum((r.split, r.class_name) == (split, class_name) for r, _ in images) == count
@@ -97,8 +98,8 @@ def test_splits_are_stratified_and_disjoint(tiny):
     assert all(r.source.startswith("t10k") == (r.split == "test") for r, _ in images)
 
 
-def test_pixels_and_labels_are_those_of_the_row_named(tiny):
-    for record, pixels in FashionMNIST(train=5, val=2, test=3).images():
+def test_pixels_and_labels_are_those_of_the_row_named(tiny, tmp_path):
+    for record, pixels in FashionMNIST(train=5, val=2, test=3).records(tmp_path):
         row = int(record.source.split("#")[1])
         assert record.id == f"{record.split}/{record.class_name}/{row:05d}.png"
         assert pixels[0, 0] == row
@@ -106,7 +107,9 @@ def test_pixels_and_labels_are_those_of_the_row_named(tiny):
 
 
 def ids(split, **parameters):
-    return {record.id for record, _ in FashionMNIST(**parameters).images() if record.split == split}
+    return {
+        record.id for record, _ in FashionMNIST(**parameters).records(Path("unused")) if record.split == split
+    }
 
 
 def test_smaller_train_is_a_subset_and_leaves_val_alone(tiny):
@@ -120,45 +123,45 @@ def test_seed_changes_the_split(tiny):
     assert ids("val", seed=0, train=1, val=3) != ids("val", seed=1, train=1, val=3)
 
 
-def test_downloaded_files_give_the_same_images_as_the_package(tiny, mirror, monkeypatch):
+def test_downloaded_files_give_the_same_images_as_the_package(tiny, mirror, monkeypatch, tmp_path):
     dataset = FashionMNIST(train=5, val=2, test=3)
-    downloaded = [(record, dataset.encode(pixels)) for record, pixels in dataset.images()]
+    downloaded = [(record, dataset.encode(pixels)) for record, pixels in dataset.records(tmp_path)]
     monkeypatch.setattr(fashion_mnist, "_DEBIAN_FOLDER", tiny)
-    assert downloaded == [(record, dataset.encode(pixels)) for record, pixels in dataset.images()]
+    assert downloaded == [(record, dataset.encode(pixels)) for record, pixels in dataset.records(tmp_path)]
     assert len(downloaded) == 100
 
 
-def test_absent_network_says_what_to_install(mirror, monkeypatch):
+def test_absent_network_says_what_to_install(mirror, monkeypatch, tmp_path):
     monkeypatch.setattr(mirror, "mirrors", ["http://127.0.0.1:1/"])  # where nobody listens
     with pytest.raises(
         UserError, match=r"could not be downloaded .*apt-get install dataset-fashion-mnist"
     ) as caught:
-        list(FashionMNIST().images())
+        list(FashionMNIST().records(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_download_with_wrong_checksum_is_refused(mirror, monkeypatch):
+def test_download_with_wrong_checksum_is_refused(mirror, monkeypatch, tmp_path):
     monkeypatch.setattr(mirror, "resources", [(name, "0" * 32) for name, _ in mirror.resources])
     with pytest.raises(UserError, match="could not be downloaded"):
-        list(FashionMNIST().images())
+        list(FashionMNIST().records(tmp_path))
 
 
-def test_file_with_wrong_checksum_is_refused(tiny):
+def test_file_with_wrong_checksum_is_refused(tiny, tmp_path):
     path = tiny / "t10k-labels-idx1-ubyte.gz"
     path.write_bytes(gzip.compress(official_files()[path.name] + b"\1"))
     with pytest.raises(UserError, match=r"t10k-labels-idx1-ubyte\.gz is not the published file"):
-        list(FashionMNIST().images())
+        list(FashionMNIST().records(tmp_path))
 
 
 # the time in the header would give the test another name in each process
 @pytest.mark.parametrize("data", [None, b"", b"text", gzip.compress(bytes(1000), mtime=0)[:-12]])
-def test_damaged_file_is_refused(tiny, data):
+def test_damaged_file_is_refused(tiny, data, tmp_path):
     path = tiny / "train-images-idx3-ubyte.gz"
     path.unlink()
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(UserError, match=r"(cannot unpack .*|is not the published file.*)--reinstall"):
-        list(FashionMNIST().images())
+        list(FashionMNIST().records(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -190,7 +193,7 @@ def test_prepared_folder_is_read_by_timm(tiny, tmp_path):
 
 @installed
 def test_debian_files_are_the_published_ones_and_split_evenly():
-    files = fashion_mnist._read_files()
+    files = fashion_mnist._read_files(Path("unused"))
     assert files["train-images-idx3-ubyte.gz"].shape == (60000, 28, 28)
     assert files["t10k-images-idx3-ubyte.gz"].shape == (10000, 28, 28)
     assert files["train-labels-idx1-ubyte.gz"][:5].tolist() == [9, 0, 0, 3, 0]

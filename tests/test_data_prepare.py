@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation.data import prepare as module
-from convnext_ablation.data.manifest import check_folder, manifest_hash, read_manifest
-from convnext_ablation.data.prepare import DATASETS, prepare
+from convnext_ablation.data import prepare_command, writing
+from convnext_ablation.data.manifest import check_folder, manifest_hash, read_manifest, write_manifest
+from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.data.typefaces import FACES, Typefaces
 from convnext_ablation.errors import UserError
 
@@ -192,37 +194,114 @@ def is_alive(pid):
 
 
 @pytest.mark.parametrize(
-    ("number", "message"),
+    ("number", "message", "kept"),
     [
-        (errno.ENOSPC, "the disk is full; free some space"),
-        (errno.EDQUOT, "quota is used up"),
-        (errno.EROFS, "read-only"),
+        (errno.ENOSPC, "the disk is full; free some space", True),
+        (errno.EDQUOT, "quota is used up", True),
+        (errno.EROFS, "read-only", False),
     ],
 )
-def test_full_disk_is_named_and_partial_folder_removed(tmp_path, monkeypatch, number, message):
+def test_full_disk_is_named_and_what_was_written_is_kept(
+    prepared, tmp_path, monkeypatch, number, message, kept
+):
     written = []
 
     def write_bytes(path, data):
         written.append(path)
         if len(written) == 5:
             raise OSError(number, os.strerror(number), str(path))
-        path.open("wb").close()
+        with path.open("wb") as file:
+            file.write(data)
 
-    monkeypatch.setattr(Path, "write_bytes", write_bytes)
-    with pytest.raises(UserError, match=f"cannot write .*out: .*{message}"):
-        prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
-    assert list(tmp_path.iterdir()) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write_bytes)
+        with pytest.raises(UserError, match=f"cannot write .*out: .*{message}"):
+            prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"] * kept
+    calls = count_encoded(monkeypatch)
+    prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
+    assert len(calls) == (76 if kept else 80)
+    assert contents(tmp_path / "out") == contents(prepared)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.EIO, "broken disk")])
-def test_other_failures_pass_and_leave_nothing_behind(tmp_path, monkeypatch, error):
+def count_encoded(monkeypatch):
+    """Notes what is encoded from now on."""
+    calls, encode = [], Typefaces.encode
+
+    def counted(self, key):
+        calls.append(key)
+        return encode(self, key)
+
+    monkeypatch.setattr(Typefaces, "encode", counted)
+    return calls
+
+
+def test_broken_disk_passes_and_leaves_nothing_behind(tmp_path, monkeypatch):
     def encode(self, key):
-        raise error
+        raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(Typefaces, "encode", encode)
-    with pytest.raises(type(error) if isinstance(error, Exception) else error):
+    with pytest.raises(OSError, match="broken disk"):
         prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_interrupted_run_goes_on_unless_a_version_has_changed(prepared, tmp_path, monkeypatch, changed):
+    encode = Typefaces.encode
+
+    def interrupted(self, key):
+        if key == ("train", FACES[5], 1):
+            raise KeyboardInterrupt
+        return encode(self, key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Typefaces, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
+    # as after a power failure
+    (tmp_path / "out.partial" / "train" / FACES[0] / "00001.png").write_bytes(b"")
+    calls = count_encoded(monkeypatch)
+    if changed:
+        versions = {"pillow": "1.0"}
+        monkeypatch.setattr(Typefaces, "versions", lambda self: versions)
+    prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
+    assert len(calls) == (80 if changed else 80 - 11 + 1)
+    found, expected = contents(tmp_path / "out"), contents(prepared)
+    if changed:
+        del found["dataset.json"], expected["dataset.json"]
+    assert found == expected
+
+
+def test_verify_finds_what_has_changed_although_it_was_checked(prepared, tmp_path, capsys):
+    folder = tmp_path / "out"
+    prepare("typefaces", folder, workers=1, **SMALL)
+    assert verify(folder).counts == {"train": 40, "val": 20, "test": 20}
+    assert "80 images of 20 classes, all as the manifest lists them" in capsys.readouterr().out
+    path = folder / "test" / "cmr10" / "00000.png"
+    stat, data = path.stat(), path.read_bytes()
+    path.write_bytes(data[:-1] + b"x")
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(UserError, match=r"00000\.png differs from what the manifest lists"):
+        verify(folder)
+
+
+def test_classes_are_numbered_the_same_where_a_split_lacks_one(prepared, tmp_path):
+    folder = tmp_path / "out"
+    shutil.copytree(prepared, folder)
+    classes = check_folder(folder).classes
+    assert (folder / "classes.txt").read_text().split() == classes
+    shutil.rmtree(folder / "val" / classes[0])
+    write_manifest(
+        folder, [r for r in read_manifest(folder) if (r.split, r.class_name) != ("val", classes[0])]
+    )
+    assert check_folder(folder).classes == classes
+    (folder / "classes.txt").write_text("cmr10\n")
+    with pytest.raises(UserError, match=r"has images but is not in .*classes\.txt"):
+        check_folder(folder)
+    (folder / "classes.txt").unlink()
+    with pytest.raises(UserError, match="has no images in"):
+        check_folder(folder)
 
 
 def test_unknown_name_gets_the_nearest(tmp_path):
@@ -238,10 +317,10 @@ def test_workers_must_be_positive(tmp_path, workers):
 
 def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
     records = [object()] * 8
-    assert list(module._with_progress(records, 8)) == records
+    assert list(writing._with_progress(records, 8)) == records
     assert re.findall(r"(\d) of 8 images, \d+ s left", capsys.readouterr().out) == ["2", "4", "6"]
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(module._with_progress(records, 8)) == records
+    assert list(writing._with_progress(records, 8)) == records
     output = capsys.readouterr()
     assert output.out == ""
     assert "8/8" in output.err
@@ -254,23 +333,23 @@ def test_default_workers_are_few_for_few_images(tmp_path, capsys):
 
 def parse(*words):
     parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
+    prepare_command.add_arguments(parser)
     return parser.parse_args(words)
 
 
 def test_command_line_options_reach_the_data_set(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(module, "prepare", lambda *args, **options: calls.append((args, options)))
-    module.run(parse("typefaces", "out", "--seed", "3", "--size", "32", "--train", "7", "--workers", "2"))
-    module.run(parse("fashion-mnist", "there"))
+    monkeypatch.setattr(prepare_command, "prepare", lambda *args, **options: calls.append((args, options)))
+    prepare_command.run(
+        parse("typefaces", "out", "--seed", "3", "--size", "32", "--train", "7", "--workers", "2")
+    )
+    prepare_command.run(parse("fashion-mnist", "there"))
     typefaces = {"seed": 3, "size": 32, "train": 7, "val": 40, "test": 100, "workers": 2}
     fashion = {"seed": 0, "train": 5400, "val": 600, "test": 1000, "workers": None}
     assert calls == [(("typefaces", "out"), typefaces), (("fashion-mnist", "there"), fashion)]
 
 
-@pytest.mark.parametrize(
-    "words", [["typefaces"], ["typeface", "out"], ["typefaces", "out", "--seed", "x"], []]
-)
+@pytest.mark.parametrize("words", [["typefaces"], ["typeface", "out"], ["typefaces", "out", "--seed", "x"]])
 def test_wrong_command_line_exits_with_2(words, capsys):
     with pytest.raises(SystemExit, match="2"):
         parse(*words)
@@ -278,8 +357,22 @@ def test_wrong_command_line_exits_with_2(words, capsys):
 
 
 def test_every_data_set_has_a_summary_and_defaults():
-    assert sorted(DATASETS) == ["fashion-mnist", "typefaces"]
+    assert {"fashion-mnist", "typefaces", "cub200", "stanford-dogs"} <= DATASETS.keys()
     for name, dataset in DATASETS.items():
         assert dataset.name == name
         assert dataset.summary
-        assert dataset().versions()
+    assert Typefaces().versions()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "name a data set"),
+        (["--verify", "here", "typefaces", "out"], "leave the data set out"),
+        (["cub200", "out"], "say where it is with --archive"),
+        (["stanford-dogs", "out", "--images", "a"], "say where it is with --images"),
+    ],
+)
+def test_incomplete_command_line_is_one_line(words, message):
+    with pytest.raises(UserError, match=message):
+        prepare_command.run(parse(*words))

@@ -1,6 +1,7 @@
 import io
 import itertools
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def decode(data):
 @pytest.fixture(scope="module")
 def small_set():
     dataset = Typefaces(train=6, val=2, test=3)
-    return dataset, [(record, dataset.encode(key)) for record, key in dataset.images()]
+    return dataset, [(record, dataset.encode(key)) for record, key in dataset.records(Path("unused"))]
 
 
 def test_set_has_all_classes_and_counts(small_set):
@@ -48,7 +49,7 @@ def test_image_depends_on_nothing_but_its_key_and_seed(small_set):
     _, images = small_set
     larger = Typefaces(train=50, val=20, test=30)
     wanted = {record.id: data for record, data in images}
-    shared = [(record, key) for record, key in larger.images() if record.id in wanted]
+    shared = [(record, key) for record, key in larger.records(Path("unused")) if record.id in wanted]
     assert len(shared) == len(wanted)
     for record, key in reversed(shared):
         assert larger.encode(key) == wanted[record.id]
@@ -60,7 +61,7 @@ def test_split_class_and_index_change_the_image(key):
 
 
 def test_seed_changes_every_image():
-    keys = [key for _, key in Typefaces(train=1, val=1, test=1).images()]
+    keys = [key for _, key in Typefaces(train=1, val=1, test=1).records(Path("unused"))]
     assert all(Typefaces(seed=1).encode(key) != Typefaces(seed=0).encode(key) for key in keys)
 
 
@@ -81,7 +82,7 @@ def test_record_names_the_word_that_is_drawn(small_set, monkeypatch):
         typefaces, "_draw_ink", lambda rng, word, *rest: drawn.append(word) or draw_ink(rng, word, *rest)
     )
     dataset = small_set[0]
-    for record, key in itertools.islice(dataset.images(), 20):
+    for record, key in itertools.islice(dataset.records(Path("unused")), 20):
         dataset.encode(key)
         assert record.source == drawn[-1]
     assert len(set(drawn)) > 5
@@ -173,11 +174,11 @@ def test_missing_font_is_named_before_anything_is_drawn(tmp_path, monkeypatch):
     typefaces._font_file.cache_clear()
     monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
     with pytest.raises(UserError, match=r"DejaVuSans\.ttf is missing; reinstall matplotlib"):
-        next(Typefaces().images())
+        next(Typefaces().records(Path("unused")))
 
 
 def test_missing_matplotlib_is_named(monkeypatch):
     typefaces._font_file.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(UserError, match="pip install matplotlib"):
-        next(Typefaces().images())
+        next(Typefaces().records(Path("unused")))

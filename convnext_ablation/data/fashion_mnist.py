@@ -11,10 +11,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import tempfile
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +21,9 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, features
 
-from convnext_ablation.data.manifest import Record
+from convnext_ablation.data.archives import Published
+from convnext_ablation.data.manifest import SPLITS, Record
+from convnext_ablation.data.options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["CLASSES", "FashionMNIST", "read_idx"]
@@ -67,13 +68,14 @@ class FashionMNIST:
 
     name: ClassVar[str] = "fashion-mnist"
     summary: ClassVar[str] = "photographs of clothes in 10 classes, from Debian's package or downloaded"
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    in_threads: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Published]] = {}
 
-    seed: int = field(default=0, metadata={"help": "seed of the split into train and val"})
-    train: int = field(default=5400, metadata={"help": "training images per class"})
-    val: int = field(
-        default=600, metadata={"help": "validation images per class, taken off the official train"}
-    )
-    test: int = field(default=_TEST_PER_CLASS, metadata={"help": "test images per class"})
+    seed: int = option(0, "seed of the split into train and val")
+    train: int = option(5400, "training images per class")
+    val: int = option(600, "validation images per class, taken off the official train")
+    test: int = option(_TEST_PER_CLASS, "test images per class")
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -88,9 +90,9 @@ class FashionMNIST:
                 f"fashion-mnist: test is {self.test} images per class; there are {_TEST_PER_CLASS}"
             )
 
-    def images(self) -> Iterator[tuple[Record, np.ndarray]]:
+    def records(self, scratch: Path) -> Iterator[tuple[Record, np.ndarray]]:
         """All images of the set, each as its record and its pixels, (28, 28) of uint8."""
-        files = _read_files()
+        files = _read_files(scratch)
         sizes = {"train": {"val": self.val, "train": self.train}, "t10k": {"test": self.test}}
         for official, splits in sizes.items():
             source = f"{official}-images-idx3-ubyte.gz"
@@ -141,15 +143,12 @@ def read_idx(data: bytes) -> np.ndarray:
     return values.reshape(shape)
 
 
-def _read_files() -> dict[str, np.ndarray]:
-    if _DEBIAN_FOLDER.is_dir():
-        return {name: read_idx(_unpack(_DEBIAN_FOLDER / name)) for name in _SHA256}
-    with tempfile.TemporaryDirectory() as folder:
-        raw = _download(folder)
-        return {name: read_idx(_unpack(raw / name)) for name in _SHA256}
+def _read_files(scratch: Path) -> dict[str, np.ndarray]:
+    folder = _DEBIAN_FOLDER if _DEBIAN_FOLDER.is_dir() else _download(scratch)
+    return {name: read_idx(_unpack(folder / name)) for name in _SHA256}
 
 
-def _download(folder: str) -> Path:
+def _download(folder: Path) -> Path:
     from torchvision.datasets import FashionMNIST as Downloader
 
     try:

@@ -2,7 +2,8 @@
 
 A prepared folder has a ``manifest.csv`` with one line per image and the columns ``id, split, class, source,
 sha256``. The ``id`` is the image's path below the folder with forward slashes, ``train/cmr10/00012.png``, so
-an image is found by its id and by nothing else. A folder that a user brings needs no manifest.
+an image is found by its id and by nothing else. Its ``classes.txt`` numbers the classes for all splits
+alike, should one of them lack a class. A folder that a user brings needs neither.
 """
 
 from __future__ import annotations
@@ -22,21 +23,26 @@ from pathlib import Path, PurePosixPath
 from convnext_ablation.errors import UserError
 
 __all__ = [
+    "CLASSES",
     "MANIFEST",
     "SPLITS",
     "FolderSummary",
     "Record",
     "check_folder",
     "manifest_hash",
+    "mark_checked",
     "read_manifest",
+    "sort_classes",
     "write_manifest",
 ]
 
+CLASSES = "classes.txt"  # names of the classes in the order of their numbers
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
 
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
-_EXTENSIONS = {".png", ".jpg", ".jpeg"}  # what timm's folder reader takes for an image
+# what timm's folder reader takes for an image; .webp because the package tells it to
+_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
 
@@ -124,6 +130,7 @@ def check_folder(
     folder: str | os.PathLike[str],
     splits: Sequence[str] = SPLITS,
     verify_images: bool = True,
+    anew: bool = False,
 ) -> FolderSummary:
     """Checks an image folder, with or without a manifest, before anything is trained on it.
 
@@ -132,6 +139,7 @@ def check_folder(
         splits: Splits that must be there, the one that defines the classes first; others are not looked at.
         verify_images: Whether to decode every image, and compare it with the manifest. Success is noted in
             the folder, and holds as long as no file's name, size or time changes.
+        anew: Whether to look at every image even so.
 
     Raises:
         UserError: The first thing found that would break or falsify a training run.
@@ -139,11 +147,29 @@ def check_folder(
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"no image folder at {root}; make one with `convnext-ablation prepare`")
+    if anew:
+        (root / _STAMP).unlink(missing_ok=True)
     images = {split: _find_images(root, split) for split in splits}
     classes = _check_classes(root, images)
     expected = _check_manifest(root, images) if (root / MANIFEST).exists() else {}
     fingerprint = _fingerprint(root, sorted(set().union(*images.values())), expected, verify_images)
     return FolderSummary(root, classes, {split: len(found) for split, found in images.items()}, fingerprint)
+
+
+def mark_checked(folder: str | os.PathLike[str], splits: Sequence[str]) -> FolderSummary:
+    """Notes that a folder is as its manifest says, for one that was written just now.
+
+    Args:
+        folder: Holds ``<split>/<class>/<image>`` and a manifest.
+        splits: All its splits.
+
+    Raises:
+        UserError: Files are missing or left over, or a split has no image.
+    """
+    summary = check_folder(folder, splits, verify_images=False)
+    ids = sorted(record.id for record in read_manifest(folder))
+    _stamp(summary.root, _listing_hash(summary.root, [*ids, MANIFEST]), summary.fingerprint)
+    return summary
 
 
 def _find_images(root: Path, split: str) -> dict[str, str]:
@@ -174,23 +200,39 @@ def _natural_key(name: str) -> list[str | int]:
 
 
 def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Sorts the classes as timm does, which numbers those of each split by themselves: they must agree."""
-    splits = list(images)
-    wanted = set(images[splits[0]].values())
-    for split in splits[1:]:
-        found = set(images[split].values())
-        if extra := sorted(found - wanted):
-            raise UserError(
-                f"class {extra[0]!r} is in {root / split} but not in {splits[0]}; move or remove it"
-            )
-        if missing := sorted(wanted - found):
-            raise UserError(
-                f"class {missing[0]!r} has no images in {root / split}, unlike {splits[0]}; add some"
-            )
-    classes = sorted(sorted(wanted), key=_natural_key)
+    """The classes in the order of their numbers, which must be the same for each split."""
+    found = {split: set(classes.values()) for split, classes in images.items()}
+    first, *others = found
+    for split in others:
+        if extra := sorted(found[split] - found[first]):
+            raise UserError(f"class {extra[0]!r} is in {root / split} but not in {first}; move or remove it")
+    if (root / CLASSES).exists():
+        return _read_classes(root, found[first])
+    for split in others:
+        # timm numbers those of each split by themselves
+        if missing := sorted(found[first] - found[split]):
+            raise UserError(f"class {missing[0]!r} has no images in {root / split}, unlike {first}; add some")
+    return sort_classes(root, found[first])
+
+
+def sort_classes(root: Path, names: Iterable[str]) -> list[str]:
+    """Sorts classes as timm does.
+
+    Raises:
+        UserError: Two of them sort as equal.
+    """
+    classes = sorted(sorted(names), key=_natural_key)
     for first, second in itertools.pairwise(classes):
         if _natural_key(first) == _natural_key(second):
             raise UserError(f"classes {first!r} and {second!r} of {root} sort as equal in timm; rename one")
+    return classes
+
+
+def _read_classes(root: Path, found: set[str]) -> list[str]:
+    classes = (root / CLASSES).read_text(encoding="utf-8").splitlines()
+    if odd := sorted(found ^ set(classes)):
+        where = "has images but is not in" if odd[0] in found else "has no images but is in"
+        raise UserError(f"class {odd[0]!r} {where} {root / CLASSES}; mend or remove the file")
     return classes
 
 
@@ -210,9 +252,8 @@ def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict
 def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str], verify: bool) -> str:
     """Hash of the folder, reading its images only where the last successful check says too little."""
     listing = _listing_hash(root, [*ids, MANIFEST] if expected else ids)
-    stamp = root / _STAMP
     with suppress(OSError, ValueError):
-        seen, fingerprint = stamp.read_text().split()
+        seen, fingerprint = (root / _STAMP).read_text().split()
         if seen == listing:
             return fingerprint
     if expected and not verify:
@@ -221,9 +262,13 @@ def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str], ve
     lines = (f"{digest} {id_}" for digest, id_ in zip(digests, ids, strict=True))
     fingerprint = manifest_hash(root) if expected else _hash_lines(lines)
     if verify:
-        with suppress(OSError):  # a folder that can't be written to is read at every start
-            stamp.write_text(f"{listing} {fingerprint}\n")
+        _stamp(root, listing, fingerprint)
     return fingerprint
+
+
+def _stamp(root: Path, listing: str, fingerprint: str) -> None:
+    with suppress(OSError):  # a folder that can't be written to is read at every start
+        (root / _STAMP).write_text(f"{listing} {fingerprint}\n")
 
 
 def _listing_hash(root: Path, ids: Sequence[str]) -> str:

@@ -1,63 +1,53 @@
 """From the name of a data set to an image folder, whole or not at all.
 
 A data set is a frozen dataclass, one module each: its fields are its parameters, and it gives its images one
-by one (see `DataSet`). What is common to all stands here: drawing in parallel, the manifest, progress, and a
-folder that appears under its name only when it is complete and checked. Beside the ``manifest.csv`` stands a
-``dataset.json`` that says what the folder holds and what made it.
+by one (see `convnext_ablation.data.dataset`). What is common to all stands here: the manifest, and a folder
+that appears under its name only when it is complete. Beside the ``manifest.csv`` stand a ``dataset.json``
+that says what the folder holds and what made it, and a ``classes.txt`` with the classes in the order of their
+numbers. A run that was killed goes on where it stopped, if nothing has changed since: neither parameters nor
+originals nor versions.
 """
 
 from __future__ import annotations
 
-import argparse
 import errno
-import functools
-import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
-import sys
-import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any
 
+from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.dataset import DataSet
 from convnext_ablation.data.fashion_mnist import FashionMNIST
-from convnext_ablation.data.manifest import FolderSummary, Record, check_folder, write_manifest
+from convnext_ablation.data.manifest import (
+    CLASSES,
+    FolderSummary,
+    check_folder,
+    mark_checked,
+    read_manifest,
+    sort_classes,
+    write_manifest,
+)
+from convnext_ablation.data.options import identity
+from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
+from convnext_ablation.data.writing import write_images
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.machine import available_cores, end_with_parent
 
-__all__ = ["DATASETS", "DESCRIPTION", "DataSet", "add_arguments", "prepare", "run"]
+__all__ = ["DATASETS", "DESCRIPTION", "prepare", "verify"]
 
 DESCRIPTION = "dataset.json"
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
-_WORTH_A_PROCESS = 10_000  # images; fewer are written sooner than another process has started
+_SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 
-class DataSet(Protocol):
-    """What a data set's module provides: a frozen dataclass, as its objects travel to other processes.
-
-    Fields with ``metadata={"help": ...}`` become options of the command line.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-
-    def images(self) -> Iterable[tuple[Record, Any]]:
-        """All images, each as its record, still without a hash, and whatever `encode` needs."""
-
-    def encode(self, key: Any, /) -> bytes:
-        """The file of one image, the same bytes for the same key; called in any process, in any order."""
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the software that has a say in the bytes."""
-
-
-DATASETS: dict[str, type[Any]] = {dataset.name: dataset for dataset in (FashionMNIST, Typefaces)}
+DATASETS: dict[str, type[Any]] = {
+    dataset.name: dataset for dataset in (CUB200, FashionMNIST, StanfordDogs, Typefaces)
+}
 
 
 def prepare(
@@ -72,7 +62,7 @@ def prepare(
     Args:
         name: One of `DATASETS`.
         out: Folder to make. While it is being made it is called ``<out>.partial``.
-        workers: Number of processes, by default up to one per core; the files are the same for any.
+        workers: Threads or processes, by default up to one per core; the files are the same for any.
         parameters: Fields of the data set's class, such as ``seed``.
 
     Raises:
@@ -92,11 +82,24 @@ def prepare(
             raise
         raise UserError(f"cannot write {out}: {_REASONS[error.errno]}") from error
     print(f"{out} already holds {name} with these parameters; nothing to do")
-    return check_folder(out)
+    return check_folder(out, dataset.splits)
+
+
+def verify(out: str | os.PathLike[str]) -> FolderSummary:
+    """Compares each image of a prepared folder with its manifest, and decodes it.
+
+    Raises:
+        UserError: The first thing found that is wrong.
+    """
+    splits = dict.fromkeys(record.split for record in read_manifest(out))
+    summary = check_folder(out, sorted(splits, key="train val test".find), anew=True)
+    images, classes = sum(summary.counts.values()), len(summary.classes)
+    print(f"{out}: {images} images of {classes} classes, all as the manifest lists them")
+    return summary
 
 
 _REASONS = {
-    errno.ENOSPC: "the disk is full; free some space or choose another place",
+    errno.ENOSPC: "the disk is full; free some space and run the same command again, or choose another place",
     errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
     errno.EACCES: "you may not write there; choose another place",
     errno.EPERM: "you may not write there; choose another place",
@@ -110,7 +113,7 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     """Whether the folder holds this very set; False if there is nothing, an error if something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    found, wanted = _read_description(out), _describe(dataset)
+    found, wanted = _read_json(out / DESCRIPTION), _describe(dataset)
     if not found:
         raise UserError(f"{out} exists and is no prepared data set; remove it or choose another place")
     for key, value in _identity(wanted).items():
@@ -121,10 +124,14 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     return True
 
 
-def _describe(dataset: Any) -> dict[str, Any]:
+def _describe(dataset: DataSet) -> dict[str, Any]:
     """What ``dataset.json`` says of a data set, in JSON's own types."""
-    parameters = json.loads(json.dumps(asdict(dataset)))
-    return {"format": FORMAT, "name": dataset.name, "parameters": parameters, "versions": dataset.versions()}
+    return {
+        "format": FORMAT,
+        "name": dataset.name,
+        "parameters": identity(dataset),
+        "versions": dataset.versions(),
+    }
 
 
 def _identity(description: dict[str, Any]) -> dict[str, Any]:
@@ -133,112 +140,73 @@ def _identity(description: dict[str, Any]) -> dict[str, Any]:
     return {"format": description.get("format"), "name": description.get("name"), **parameters}
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    """Reads ``dataset.json``; empty if there is none that makes sense."""
+def _read_json(path: Path) -> dict[str, Any]:
+    """Reads a description; empty if there is none that makes sense."""
     try:
-        found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 
 
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     partial = out.with_name(f"{out.name}.partial")
-    _remove_leftovers(partial)
+    _begin(dataset, partial)
     try:
-        partial.mkdir(parents=True)
-        (partial / DESCRIPTION).write_text(json.dumps(_describe(dataset), indent=2) + "\n", encoding="utf-8")
-        write_manifest(partial, _write_images(dataset, partial, workers))
-        summary = check_folder(partial)
+        images = list(dataset.records(partial / _SCRATCH))
+        records = write_images(dataset, partial, images, workers)
+        write_manifest(partial, records)
+        classes = sort_classes(partial, {record.class_name for record in records})
+        (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        shutil.rmtree(partial / _SCRATCH)
+        summary = mark_checked(partial, dataset.splits)
         partial.replace(out)
+    except (OSError, KeyboardInterrupt) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    classes, images = len(summary.classes), sum(summary.counts.values())
-    print(f"{out}: {images} images of {classes} classes, manifest {summary.fingerprint[:12]}")
+    counts = ", ".join(f"{count} {split}" for split, count in summary.counts.items())
+    print(f"{out}: {len(summary.classes)} classes, {counts}; manifest {summary.fingerprint[:12]}")
+    for split in dataset.splits:
+        _tell_of_missing(classes, split, {r.class_name for r in records if r.split == split}, out)
     return replace(summary, root=out)
 
 
-def _remove_leftovers(partial: Path) -> None:
-    """Removes what a killed run has left, and nothing that someone else has put there."""
-    if not partial.exists():
-        return
-    if not partial.is_dir() or (any(partial.iterdir()) and not _read_description(partial)):
-        raise UserError(f"{partial} is in the way and not from an earlier `prepare`; move it")
-    shutil.rmtree(partial)
-
-
-def _write_images(dataset: DataSet, folder: Path, workers: int | None) -> list[Record]:
-    """Writes all images, each the same whichever process writes it, and returns their records."""
-    images = list(dataset.images())
-    workers = workers or min(available_cores(), 1 + len(images) // _WORTH_A_PROCESS)
-    for parent in sorted({f"{record.split}/{record.class_name}" for record, _ in images}):
-        (folder / parent).mkdir(parents=True)
-    print(
-        f"{dataset.name}: writing {len(images)} images with {workers} process{'es' * (workers > 1)}",
-        flush=True,
-    )
-    write = functools.partial(_write_image, dataset, folder)
-    if workers == 1:
-        return list(_with_progress(itertools.starmap(write, images), len(images)))
-    # Processes start afresh rather than by fork, which may hang where torch has started threads.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, spawn, initializer=end_with_parent) as pool:
-        records = pool.map(write, *zip(*images, strict=True), chunksize=64)
-        return list(_with_progress(records, len(images)))
-
-
-def _write_image(dataset: DataSet, folder: Path, record: Record, key: Any) -> Record:
-    data = dataset.encode(key)
-    (folder / record.id).write_bytes(data)
-    return replace(record, sha256=hashlib.sha256(data).hexdigest())
-
-
-def _with_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """A bar with the time left on a terminal; a line every quarter in a log."""
-    if sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(records, total=total, unit=" images")
-        return
-    start = time.monotonic()
-    quarters = {total * quarter // 4 for quarter in (1, 2, 3)}
-    for count, record in enumerate(records, start=1):
-        yield record
-        if count in quarters:
-            left = (time.monotonic() - start) / count * (total - count)
-            print(f"{count} of {total} images, {left:.0f} s left", flush=True)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``convnext-ablation prepare``, a sub-command for every data set."""
-    commands = parser.add_subparsers(dest="dataset", metavar="DATASET", required=True)
-    for name, dataset in DATASETS.items():
-        command = commands.add_parser(
-            name,
-            help=dataset.summary,
-            description=dataset.summary,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
-        command.add_argument("out", metavar="OUT", help="folder to make")
-        for option in _options(dataset):
-            command.add_argument(
-                f"--{option.name}",
-                type=type(option.default),
-                metavar="N",
-                default=option.default,
-                help=option.metadata["help"],
-            )
-        command.add_argument(
-            "--workers", type=int, metavar="N", help="processes; up to one per core if not given"
+def _tell_of_missing(classes: list[str], split: str, found: set[str], out: Path) -> None:
+    missing = [name for name in classes if name not in found]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        print(
+            f"class {missing[0]}{more} has no image in {split}; give timm's own scripts "
+            f"--class-map {out / CLASSES}, or they number the classes of {split} differently"
         )
 
 
-def _options(dataset: type) -> list[Any]:
-    return [field for field in fields(dataset) if "help" in field.metadata]
+def _begin(dataset: DataSet, partial: Path) -> None:
+    """Makes the unfinished folder, or takes up the one that a killed run has left."""
+    origin = {"description": _describe(dataset), "originals": _originals(dataset)}
+    if partial.exists():
+        if not partial.is_dir() or (any(partial.iterdir()) and not _read_json(partial / DESCRIPTION)):
+            raise UserError(f"{partial} is in the way and not from an earlier `prepare`; move it")
+        if _read_json(partial / _SCRATCH / "origin.json") == origin:
+            print(f"going on with what {partial} holds")
+            return
+        shutil.rmtree(partial)
+    (partial / _SCRATCH).mkdir(parents=True)
+    _write_json(partial / DESCRIPTION, _describe(dataset))
+    _write_json(partial / _SCRATCH / "origin.json", origin)
 
 
-def run(args: argparse.Namespace) -> None:
-    """Does what the arguments of `add_arguments` say."""
-    parameters = {option.name: getattr(args, option.name) for option in _options(DATASETS[args.dataset])}
-    prepare(args.dataset, args.out, workers=args.workers, **parameters)
+def _originals(dataset: DataSet) -> list[list[Any]]:
+    """Which files and folders a set is made of, and which state of them."""
+    values = [each if isinstance(each, tuple) else (each,) for each in vars(dataset).values()]
+    paths = [path for path in itertools.chain(*values) if isinstance(path, Path)]
+    stats = [(path, path.stat()) for path in paths if path.exists()]
+    return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

@@ -11,8 +11,8 @@ import functools
 import io
 import math
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import ClassVar
@@ -20,7 +20,9 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
+from convnext_ablation.data.archives import Published
 from convnext_ablation.data.manifest import SPLITS, Record
+from convnext_ablation.data.options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["FACES", "WORDS", "Rendering", "Typefaces"]
@@ -86,12 +88,15 @@ class Typefaces:
 
     name: ClassVar[str] = "typefaces"
     summary: ClassVar[str] = "words in 20 typefaces, rendered here; nothing is downloaded"
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    in_threads: ClassVar[bool] = False
+    published: ClassVar[Mapping[str, Published]] = {}
 
-    seed: int = field(default=0, metadata={"help": "seed of all that is random"})
-    size: int = field(default=32, metadata={"help": "side of the square images in pixels"})
-    train: int = field(default=600, metadata={"help": "training images per class"})
-    val: int = field(default=40, metadata={"help": "validation images per class"})
-    test: int = field(default=100, metadata={"help": "test images per class"})
+    seed: int = option(0, "seed of all that is random")
+    size: int = option(32, "side of the square images in pixels")
+    train: int = option(600, "training images per class")
+    val: int = option(40, "validation images per class")
+    test: int = option(100, "test images per class")
     rendering: Rendering = Rendering()
 
     def __post_init__(self) -> None:
@@ -100,7 +105,7 @@ class Typefaces:
             if getattr(self, name) < least:
                 raise UserError(f"typefaces: {name} is {getattr(self, name)}; give {least} or more")
 
-    def images(self) -> Iterator[tuple[Record, tuple[str, str, int]]]:
+    def records(self, scratch: Path) -> Iterator[tuple[Record, tuple[str, str, int]]]:
         """All images of the set, each as its record and what `encode` needs to draw it."""
         for face in FACES:
             _font_file(face)  # a font that is missing shall be found before anything is drawn

@@ -1,0 +1,276 @@
+"""Files of a data set where they lie: in a folder, or in a tar that is read without being unpacked.
+
+A tar is listed once and its files are then read at their offsets, by any number of threads. Nothing is
+written by the names that an archive gives. A gzipped tar has no offsets, so it is unzipped to a scratch
+folder first. Archives from the net may be broken or hostile: see `open_source` for what is refused.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import tarfile
+import unicodedata
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import written_whole
+
+__all__ = ["Piece", "Published", "Source", "find_pieces", "open_source"]
+
+_BLOCK = 1 << 20
+# Photographs are packed already: the official archives grow by a tenth when they are unzipped. What grows by
+# more than this, and by more than the tables of a small archive might, is no archive of photographs.
+_GROWTH = 8
+_TABLES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or the part of a file that holds one.
+
+    Args:
+        path: The file.
+        offset: Where the part begins, in bytes.
+        size: Its length in bytes.
+    """
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Reads it.
+
+        Raises:
+            UserError: The file has become shorter since it was listed.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise UserError(f"{self.path} has changed while it was read; start again")
+        return data
+
+
+@dataclass(frozen=True)
+class Published:
+    """What is known of an archive as its authors publish it.
+
+    Args:
+        file: Its name.
+        url: Where it is to be had; empty where one has to log in.
+        digest: Its hash in hex.
+        algorithm: The hash's name in `hashlib`.
+        only_for: The option that needs it, if it isn't always needed.
+    """
+
+    file: str
+    url: str
+    digest: str
+    algorithm: str = "sha256"
+    only_for: str = ""
+
+    def check(self, path: Path) -> None:
+        """Makes sure that a file is this archive.
+
+        Raises:
+            UserError: It isn't.
+        """
+        digest = hashlib.new(self.algorithm)
+        with open(path, "rb") as file, _bar(f"checking {path.name}", path.stat().st_size) as bar:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                bar.update(len(block))
+        if digest.hexdigest() != self.digest:
+            raise UserError(
+                f"{path} is not the published {self.file} ({self.algorithm} {digest.hexdigest()[:12]}..., "
+                f"not {self.digest[:12]}...); download it again, or say --unofficial if you mean another one"
+            )
+
+
+class Source(Mapping[str, Piece]):
+    """The files of a folder or an archive by their paths, with forward slashes.
+
+    Args:
+        path: The folder or archive.
+        pieces: Its files.
+    """
+
+    def __init__(self, path: Path, pieces: Mapping[str, Piece]) -> None:
+        self.path = path
+        # one who unpacks on macOS may get names in another Unicode form than the lists have
+        self._pieces = {unicodedata.normalize("NFC", name): piece for name, piece in pieces.items()}
+
+    def __getitem__(self, name: str) -> Piece:
+        """A file.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        return self._pieces[unicodedata.normalize("NFC", name)]
+
+    def __iter__(self) -> Iterator[str]:
+        """All paths."""
+        return iter(self._pieces)
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return len(self._pieces)
+
+    def below(self, landmark: str) -> Source:
+        """The files of the folder in which a file stands that every such data set has.
+
+        Args:
+            landmark: Path of that file below the folder.
+
+        Raises:
+            UserError: There is no such file.
+        """
+        found = [name for name in self if name == landmark or name.endswith(f"/{landmark}")]
+        if not found:
+            raise UserError(f"{self.path} has no {landmark}; is it the right archive or folder?")
+        top = min(found, key=lambda name: (name.count("/"), name)).removesuffix(landmark)
+        inside = {name.removeprefix(top): self[name] for name in self if name.startswith(top)}
+        return Source(self.path, inside)
+
+    def text(self, name: str) -> str:
+        """A text file.
+
+        Raises:
+            UserError: There is none of this name, or it isn't UTF-8.
+        """
+        if name not in self:
+            raise UserError(f"{self.path} has no {name}; is it the right archive or folder?")
+        try:
+            return self[name].read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{self.path}: {name} is not a text in UTF-8 ({error.reason})") from error
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is a file of this name."""
+        return isinstance(name, str) and unicodedata.normalize("NFC", name) in self._pieces
+
+
+def open_source(path: Path, scratch: Path, published: Published | None = None) -> Source:
+    """Lists the files of a folder, a tar or a gzipped tar.
+
+    Args:
+        path: The folder or archive.
+        scratch: Folder for an archive that has to be unzipped.
+        published: What an archive must be.
+
+    Raises:
+        UserError: There is nothing at `path`, or the archive is not the published one, or is cut short, or
+            holds links, devices, a name twice, an absolute path or one that climbs out by ``..``, or grows
+            beyond all measure.
+    """
+    path = path.expanduser()
+    if path.is_dir():
+        return Source(path, dict(_walk(path)))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file or folder")
+    if published is not None:
+        published.check(path)
+    with open(path, "rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    return Source(path, find_pieces(_unzip(path, scratch) if zipped else path, path))
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, Piece]]:
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            path = Path(parent, name)
+            yield path.relative_to(folder).as_posix(), Piece(path, 0, path.stat().st_size)
+
+
+def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:
+    """Lists the files of a tar by the paths that it gives them.
+
+    Args:
+        tar: The tar, not zipped.
+        shown: Its name in messages, where that is another.
+        within: The part of the file that is the tar, where that isn't all.
+
+    Raises:
+        UserError: As with `open_source`.
+    """
+    shown = shown or tar
+    start, end = (within.offset, within.offset + within.size) if within else (0, tar.stat().st_size)
+    pieces: dict[str, Piece] = {}
+    try:
+        with open(tar, "rb") as file:
+            file.seek(start)
+            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+                for member in archive:
+                    _add(pieces, member, tar, end, shown)
+    except (tarfile.TarError, OSError, ValueError) as error:
+        raise UserError(
+            f"{shown} can't be read as a tar ({error}); it may be cut short: get it again"
+        ) from error
+    if not pieces:
+        raise UserError(f"{shown} holds no files; get it again")
+    return pieces
+
+
+def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
+    name = member.name.removeprefix("./")
+    path = PurePosixPath(name)
+    shown_name = ascii(member.name) if not member.name.isprintable() else repr(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
+        raise UserError(f"{shown} holds {shown_name}, which leads out of the archive; get it from its home")
+    if member.isdir():
+        return
+    if not member.isreg():
+        raise UserError(
+            f"{shown} holds {shown_name}, which is a link or a device; get the archive from its home"
+        )
+    if member.offset_data + member.size > end:
+        raise UserError(f"{shown} is cut short in the middle of {shown_name}; get it again")
+    if name in pieces:
+        raise UserError(f"{shown} holds {shown_name} twice; get it from its home")
+    pieces[name] = Piece(tar, member.offset_data, member.size)
+
+
+def _unzip(path: Path, scratch: Path) -> Path:
+    """Unzips an archive, unless that was done before and it is still the same."""
+    stat = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
+    unzipped = scratch / f"{key[:16]}.tar"
+    if unzipped.exists():
+        return unzipped
+    scratch.mkdir(parents=True, exist_ok=True)
+    most = _GROWTH * stat.st_size + _TABLES
+    try:
+        with written_whole(unzipped) as temporary, open(temporary, "wb") as to:
+            for block in _unzipped_blocks(path):
+                to.write(block)
+                if to.tell() > most:
+                    raise UserError(
+                        f"{path} unzips to more than {_GROWTH} times its size; get it from its home"
+                    )
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
+    return unzipped
+
+
+def _unzipped_blocks(path: Path) -> Iterator[bytes]:
+    with (
+        open(path, "rb") as raw,
+        gzip.open(raw) as file,
+        _bar(f"unzipping {path.name}", path.stat().st_size) as bar,
+    ):
+        while block := file.read(_BLOCK):
+            yield block
+            bar.update(raw.tell() - bar.n)
+
+
+def _bar(what: str, size: int) -> tqdm:
+    return tqdm(desc=what, total=size, unit="B", unit_scale=True, delay=2, disable=None)

@@ -1,0 +1,137 @@
+"""CUB-200-2011: 11,788 photographs of 200 bird species.
+
+C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie: "The Caltech-UCSD Birds-200-2011 Dataset", Technical
+Report CNS-TR-2011-001, California Institute of Technology, 2011; home: https://data.caltech.edu, record
+65de6-vp158. The lists name images by an id; they are in no order that a folder's listing has, so images,
+labels, splits and boxes are joined by it. The official split has 5,994 images to train on and 5,794 to test;
+validation images are held out of the former.
+
+What is known to be wrong with the set: about twenty test images are in ImageNet too, at least 4 % of the
+labels are wrong (Van Horn et al., "Building a bird recognition app and large scale dataset with citizen
+scientists", CVPR 2015).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from convnext_ablation.data.archives import Published, Source, open_source
+from convnext_ablation.data.fitting import Box
+from convnext_ablation.data.options import option
+from convnext_ablation.data.photographs import Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.errors import UserError
+
+__all__ = ["CUB200"]
+
+OFFICIAL = {"train": 5994, "test": 5794}
+CLASSES = 200
+
+
+@dataclass(frozen=True)
+class CUB200(Photographs):
+    """The set as its options give it.
+
+    Raises:
+        UserError: An option is out of range, or it isn't said where the set is.
+    """
+
+    name: ClassVar[str] = "cub200"
+    summary: ClassVar[str] = "CUB-200-2011: photographs of 200 bird species"
+    published: ClassVar[Mapping[str, Published]] = {
+        "archive": Published(
+            "CUB_200_2011.tgz",
+            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
+            "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+        )
+    }
+
+    archive: Path | None = option(
+        None, "CUB_200_2011.tgz, or a folder where it is unpacked", parse=Path, identity=False
+    )
+    seed: int = option(0, "seed of the choice of validation images")
+    val: int = option(6, "validation images per class, held out of the official training images")
+    crop_to_box: bool = option(False, "crop to the bounding boxes first")
+    unofficial: bool = option(False, "take an archive that isn't the published one, or a part of it")
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        if self.archive is None:
+            raise UserError("cub200: say where it is with --archive CUB_200_2011.tgz, or --download it")
+        if self.val < 1:
+            raise UserError(f"cub200: val is {self.val}; give 1 or more")
+
+    def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals, joined by their ids."""
+        assert self.archive is not None
+        published = None if self.unofficial else self.published["archive"]
+        source = open_source(self.archive, scratch, published).below("images.txt")
+        originals = list(self._joined(source))
+        if not self.unofficial:
+            check_counts(originals, OFFICIAL, CLASSES, str(self.archive))
+        return hold_out(originals, self.val, self.seed)
+
+    def _joined(self, source: Source) -> Iterator[Photograph]:
+        paths = read_table(source, "images.txt")
+        labels = read_table(source, "image_class_labels.txt", like=paths)
+        training = read_table(source, "train_test_split.txt", like=paths)
+        boxes = read_table(source, "bounding_boxes.txt", like=paths) if self.crop_to_box else {}
+        names = read_table(source, "classes.txt")
+        for id_, path in paths.items():
+            class_name = names.get(labels[id_], "")
+            if path.split("/")[0] != class_name or path.count("/") != 1:
+                raise UserError(
+                    f"{source.path}: image {id_} is {path}, but its class {labels[id_]} is "
+                    f"{class_name or 'not in classes.txt'}; get the archive from its home"
+                )
+            if training[id_] not in ("0", "1"):
+                raise UserError(
+                    f"{source.path}: train_test_split.txt says {training[id_]!r} of image {id_}, not 0 or 1"
+                )
+            if f"images/{path}" not in source:
+                raise UserError(f"{source.path} has no images/{path}, which images.txt lists; get it again")
+            split = "train" if training[id_] == "1" else "test"
+            box = _box(boxes[id_], id_, source) if boxes else None
+            yield Photograph(id_, f"images/{path}", class_name, split, source[f"images/{path}"], box)
+
+
+def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Reads a list of lines ``<id> <value>``.
+
+    Args:
+        source: The archive.
+        name: The list's file.
+        like: A list that must have the same ids.
+
+    Raises:
+        UserError: A line is otherwise, or an id is there twice or not at all.
+    """
+    table: dict[str, str] = {}
+    for number, line in enumerate(source.text(name).splitlines(), start=1):
+        key, _, value = line.strip().partition(" ")
+        if not value:
+            if not line.strip():
+                continue
+            raise UserError(f"{source.path}: {name} line {number} is {line[:80]!r}, not an id and its value")
+        if key in table:
+            raise UserError(f"{source.path}: {name} line {number} has the id {key} a second time")
+        table[key] = value.strip()
+    if not table:
+        raise UserError(f"{source.path}: {name} is empty; get the archive again")
+    if like is not None and (odd := sorted(table.keys() ^ like.keys(), key=lambda key: (len(key), key))):
+        having, lacking = (name, "images.txt") if odd[0] in table else ("images.txt", name)
+        raise UserError(f"{source.path}: {having} has the id {odd[0]}, {lacking} lacks it; get it again")
+    return table
+
+
+def _box(text: str, id_: str, source: Source) -> Box:
+    try:
+        left, top, width, height = map(float, text.split())
+    except ValueError:
+        raise UserError(
+            f"{source.path}: bounding_boxes.txt says {text!r} of image {id_}, not four numbers"
+        ) from None
+    return left, top, left + width, top + height

@@ -1,0 +1,77 @@
+"""A data set's parameters, which are the fields of its class, as options of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import Field, field, fields
+from typing import Any
+
+__all__ = ["add_options", "given_options", "identity", "option"]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    choices: Sequence[str] = (),
+    many: bool = False,
+    identity: bool = True,
+) -> Any:
+    """A field that is an option of the command line.
+
+    Args:
+        default: Its value if it isn't given; a bool becomes a flag.
+        help: What it does.
+        parse: Makes its value from text, if not the default's type.
+        choices: The values that it may have.
+        many: Whether it takes several values; the field is a tuple.
+        identity: Whether another value gives another folder; where an original lies, for one, doesn't.
+    """
+    metadata = {"help": help, "parse": parse, "choices": choices, "many": many, "identity": identity}
+    return field(default=default, metadata=metadata)
+
+
+def add_options(command: argparse.ArgumentParser, dataset: type[Any]) -> None:
+    """Adds the options of a data set to its sub-command."""
+    for option_ in _options(dataset):
+        flag, known = f"--{option_.name.replace('_', '-')}", option_.metadata
+        if isinstance(option_.default, bool):
+            command.add_argument(flag, action="store_true", help=known["help"])
+            continue
+        parse = known["parse"] or type(option_.default)
+        shown: dict[str, Any] = {"choices": known["choices"]} if known["choices"] else {}
+        shown["metavar"] = None if known["choices"] else _metavar(parse)
+        command.add_argument(
+            flag,
+            type=parse,
+            default=option_.default,
+            help=known["help"],
+            **{**shown, **({"nargs": "+"} if known["many"] else {})},
+        )
+
+
+def _metavar(parse: Any) -> str:
+    return "N" if parse is int else getattr(parse, "__name__", "value").strip("_").upper()
+
+
+def given_options(args: argparse.Namespace, dataset: type[Any]) -> dict[str, Any]:
+    """The parameters of a data set as they were given."""
+    return {
+        option_.name: tuple(value) if isinstance(value := getattr(args, option_.name), list) else value
+        for option_ in _options(dataset)
+    }
+
+
+def _options(dataset: type[Any]) -> list[Field[Any]]:
+    return [field_ for field_ in fields(dataset) if "help" in field_.metadata]
+
+
+def identity(dataset: Any) -> dict[str, Any]:
+    """The parameters that determine what is written, in JSON's own types."""
+    values = dataclasses.asdict(dataset)
+    names = [field_.name for field_ in fields(dataset) if field_.metadata.get("identity", True)]
+    return json.loads(json.dumps({name: values[name] for name in names}))

@@ -1,0 +1,71 @@
+"""``convnext-ablation prepare``: a sub-command for every data set, and ``--verify`` for a prepared folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from convnext_ablation.data.download import download
+from convnext_ablation.data.options import add_options, given_options
+from convnext_ablation.data.prepare import DATASETS, prepare, verify
+from convnext_ablation.errors import UserError
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``convnext-ablation prepare``."""
+    parser.add_argument(
+        "--verify",
+        metavar="OUT",
+        type=Path,
+        help="only compare a prepared folder with its manifest",
+    )
+    commands = parser.add_subparsers(dest="dataset", metavar="DATASET")
+    for name, dataset in DATASETS.items():
+        command = commands.add_parser(
+            name,
+            help=dataset.summary,
+            description=dataset.summary,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_argument("out", metavar="OUT", help="folder to make")
+        add_options(command, dataset)
+        if any(published.url for published in dataset.published.values()):
+            command.add_argument(
+                "--download",
+                metavar="FOLDER",
+                type=Path,
+                nargs="?",
+                const=Path("downloads"),
+                help="fetch the archives from their home into this folder (./downloads if none is named), "
+                "unless they are there",
+            )
+        command.add_argument("--workers", type=int, metavar="N", help="at a time; if not given, one per core")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Does what the arguments of `add_arguments` say."""
+    if args.verify is not None:
+        if args.dataset:
+            raise UserError("--verify looks at a folder that is there; leave the data set out")
+        verify(args.verify)
+        return
+    if not args.dataset:
+        raise UserError(f"name a data set ({', '.join(DATASETS)}) or --verify a folder")
+    dataset = DATASETS[args.dataset]
+    parameters = given_options(args, dataset)
+    if getattr(args, "download", None) is not None:
+        parameters |= _fetched(dataset, parameters, args.download)
+    prepare(args.dataset, args.out, workers=args.workers, **parameters)
+
+
+def _fetched(dataset: type[Any], parameters: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Downloads the archives that aren't named."""
+    needed = {
+        option: published
+        for option, published in dataset.published.items()
+        if parameters[option] is None and parameters.get(published.only_for, True)
+    }
+    return {option: download(published, folder) for option, published in needed.items()}

@@ -1,0 +1,464 @@
+"""CUB-200-2011 and Stanford Dogs from archives in their official layout."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from official_archives import (
+    BIRDS,
+    BREEDS,
+    DOGS,
+    SPECIES,
+    bird_files,
+    bird_path,
+    dog_files,
+    dog_list,
+    write_folder,
+    write_tar,
+)
+from PIL import Image
+from torchvision.transforms import Resize
+
+from convnext_ablation.data import archives
+from convnext_ablation.data.archives import Published, open_source
+from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.manifest import read_manifest
+from convnext_ablation.data.prepare import prepare, verify
+from convnext_ablation.data.stanford_dogs import StanfordDogs
+from convnext_ablation.errors import UserError
+
+TEST = {path for path, _ in DOGS["test"]}
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.glob("**/*"))
+        if path.is_file() and path.name != ".checked"
+    }
+
+
+@pytest.fixture
+def birds(tmp_path):
+    return write_tar(tmp_path / "CUB_200_2011.tgz", bird_files(), "w:gz")
+
+
+@pytest.fixture
+def dogs(tmp_path):
+    names = {"images": "images.tar", "lists": "lists.tar", "annotations": "annotation.tar"}
+    return {which: write_tar(tmp_path / names[which], files) for which, files in dog_files().items()}
+
+
+def records_by_source(folder):
+    return {
+        record.source.removeprefix("images/").removeprefix("Images/"): record
+        for record in read_manifest(folder)
+    }
+
+
+def test_birds_get_their_own_labels_and_splits_whatever_the_order(birds, tmp_path, capsys):
+    summary = prepare("cub200", tmp_path / "out", archive=birds, val=1, unofficial=True, format="png")
+    assert summary.classes == list(SPECIES.values())
+    assert summary.counts == {"train": 3, "val": 2, "test": 3}
+    records = records_by_source(tmp_path / "out")
+    assert len(records) == len(BIRDS)
+    for id_, (label, _, training, _) in BIRDS.items():
+        record = records[bird_path(id_)]
+        assert record.class_name == SPECIES[label]
+        assert record.split in (("train", "val") if training else ("test",))
+    # its only training image stays in train, and the numbers of the classes stay the same in val
+    assert records[bird_path(10)].split == "train"
+    assert "class 010.Guêpier has no image in val" in capsys.readouterr().out
+
+
+def test_birds_joined_by_position_would_be_wrong():
+    """The odd order of the lists is what makes the test above one."""
+    training = [BIRDS[id_][2] for id_ in sorted(BIRDS, reverse=True)]
+    by_line = dict(zip(BIRDS, training, strict=True))
+    listing = sorted(BIRDS, key=bird_path)
+    by_listing = dict(zip(listing, training, strict=True))
+    for wrong in (by_line, by_listing):
+        assert any(wrong[id_] != BIRDS[id_][2] for id_ in BIRDS)
+
+
+def test_dogs_get_their_own_labels_and_splits_whatever_the_order(dogs, tmp_path):
+    out = tmp_path / "out"
+    summary = prepare(
+        "stanford-dogs", out, images=dogs["images"], lists=dogs["lists"], val=1, unofficial=True
+    )
+    assert summary.classes == list(BREEDS)
+    assert summary.counts == {"train": 3, "val": 2, "test": 3}
+    records = records_by_source(out)
+    for split, rows in DOGS.items():
+        for path, label in rows:
+            assert records[path].class_name == BREEDS[label - 1]
+            assert (records[path].split == "test") == (split == "test")
+    # the file of each record is that of its original
+    files = dog_files()["images"]
+    for path, record in records.items():
+        original = Image.open(io.BytesIO(files[f"Images/{path}"])).resize(
+            (256, 256), Image.Resampling.BILINEAR
+        )
+        stored = Image.open(out / record.id)
+        difference = np.abs(np.asarray(original, int) - np.asarray(stored, int)).mean()
+        assert difference < 3, path
+
+
+@pytest.mark.parametrize("fit", ["squash", "short-side"])
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_lossless_images_are_those_of_torchvision_to_the_bit(birds, tmp_path, kind, fit):
+    out = tmp_path / "out"
+    prepare("cub200", out, archive=birds, val=1, unofficial=True, format=kind, fit=fit, size=32)
+    resize = Resize((32, 32) if fit == "squash" else 32)
+    for path, record in records_by_source(out).items():
+        original = Image.open(io.BytesIO(bird_files()[f"CUB_200_2011/images/{path}"])).convert("RGB")
+        with Image.open(out / record.id) as stored:
+            assert stored.mode == "RGB"
+            assert np.array_equal(np.asarray(stored), np.asarray(resize(original))), path
+
+
+def test_originals_are_kept_byte_for_byte(birds, tmp_path):
+    out = tmp_path / "out"
+    prepare("cub200", out, archive=birds, val=1, unofficial=True, size=None)
+    for path, record in records_by_source(out).items():
+        assert (out / record.id).read_bytes() == bird_files()[f"CUB_200_2011/images/{path}"]
+        assert record.id.endswith(Path(path).name)
+
+
+def test_boxes_of_birds_crop_within_the_image(birds, tmp_path):
+    out = tmp_path / "out"
+    prepare("cub200", out, archive=birds, val=1, unofficial=True, size=None, crop_to_box=True, format="png")
+    records = records_by_source(out)
+    for id_, box in {7: (10, 5, 40, 25), 12: (1, 3, 22, 33), 2: (4, 4, 48, 36)}.items():
+        original = Image.open(io.BytesIO(bird_files()[f"CUB_200_2011/images/{bird_path(id_)}"]))
+        with Image.open(out / records[bird_path(id_)].id) as stored:
+            assert np.array_equal(np.asarray(stored), np.asarray(original.convert("RGB").crop(box)))
+
+
+def test_box_of_dogs_is_around_all_of_them(dogs, tmp_path):
+    out = tmp_path / "out"
+    prepare("stanford-dogs", out, **dogs, val=1, unofficial=True, size=None, crop_to_box=True, format="png")
+    record = records_by_source(out)[DOGS["test"][0][0]]
+    original = Image.open(io.BytesIO(dog_files()["images"][f"Images/{DOGS['test'][0][0]}"]))
+    with Image.open(out / record.id) as stored:
+        assert np.array_equal(np.asarray(stored), np.asarray(original.crop((5, 3, 33, 30))))
+
+
+@pytest.mark.parametrize("top", ["", "CUB_200_2011", "deeper/CUB_200_2011"])
+def test_unpacked_folder_gives_what_the_archive_gives(birds, tmp_path, top):
+    files = {name.replace("CUB_200_2011", top or ".", 1): data for name, data in bird_files().items()}
+    folder = write_folder(tmp_path / "unpacked", files)
+    prepare("cub200", tmp_path / "a", archive=birds, val=1, unofficial=True)
+    prepare("cub200", tmp_path / "b", archive=folder, val=1, unofficial=True, workers=1)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    verify(tmp_path / "b")
+
+
+def test_held_out_images_are_the_same_everywhere(birds):
+    def held_out(seed):
+        dataset = CUB200(archive=birds, val=1, unofficial=True, seed=seed)
+        photographs = dataset.photographs(birds.parent / "scratch")
+        return {photograph.id for photograph in photographs if photograph.split == "val"}
+
+    assert held_out(0) == {"7", "1"}  # by SHA-256: on any machine, with any library
+    assert any(held_out(seed) != held_out(0) for seed in range(1, 9))
+
+
+def test_timm_and_torchvision_read_every_format(birds, tmp_path):
+    from timm.data import create_dataset
+    from torchvision.datasets import ImageFolder
+
+    for kind in ("png", "jpeg", "webp"):
+        out = tmp_path / kind
+        prepare("cub200", out, archive=birds, val=1, unofficial=True, format=kind, size=16)
+        dataset = create_dataset("", root=str(out), split="test")
+        assert list(dataset.reader.class_to_idx) == list(SPECIES.values())
+        assert [target for _, target in dataset.reader.samples] == [0, 1, 2]
+        assert dataset[0][0].size == (16, 16)
+        assert len(ImageFolder(out / "train").samples) == 3
+
+
+def test_prepared_birds_train(birds, tmp_path):
+    """The labels that training sees are those of the lists, though val lacks a class."""
+    from convnext_ablation.training.arguments import TrainingArguments
+    from convnext_ablation.training.splits import open_split
+
+    out = tmp_path / "out"
+    prepare("cub200", out, archive=birds, val=1, unofficial=True, size=16)
+    labels = {name: number for number, name in enumerate(SPECIES.values())}
+    for split in ("train", "val", "test"):
+        images = open_split(TrainingArguments(data_dir=str(out), model="model_i_atto"), split)
+        for index, name in enumerate(images.ids()):
+            assert images.load(index)[1] == labels[name.split("/")[0]]
+
+
+# Refused: bad archives
+
+
+def member(name, kind=tarfile.REGTYPE, link=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, link
+    return info, b""
+
+
+HOSTILE = {
+    "parent": (member("../outside.txt"), "leads out of the archive"),
+    "parent inside": (member("CUB_200_2011/../../outside.txt"), "leads out of the archive"),
+    "absolute": (member("/tmp/outside.txt"), "leads out of the archive"),
+    "backslash": (member("..\\outside.txt"), "leads out of the archive"),
+    "symlink": (member("CUB_200_2011/a.jpg", tarfile.SYMTYPE, "/etc/passwd"), "is a link or a device"),
+    "hard link": (member("CUB_200_2011/a.jpg", tarfile.LNKTYPE, "/etc/passwd"), "is a link or a device"),
+    "device": (member("CUB_200_2011/a.jpg", tarfile.CHRTYPE), "is a link or a device"),
+    "fifo": (member("CUB_200_2011/a.jpg", tarfile.FIFOTYPE), "is a link or a device"),
+    "twice": (member("CUB_200_2011/images.txt"), "twice"),
+}
+
+
+def refused(tmp_path, message, name="cub200", **options):
+    """Checks that a set is refused, and that nothing is left or touched."""
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(name, tmp_path / "out", val=1, **{"unofficial": True, **options})
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_member_is_refused(tmp_path, case, zipped):
+    extra, message = HOSTILE[case]
+    path = write_tar(tmp_path / "a.tgz", bird_files(), "w:gz" if zipped else "w", [extra])
+    refused(tmp_path, message, archive=path)
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6])
+def test_truncated_archive_is_refused(tmp_path, share, zipped):
+    path = write_tar(tmp_path / "a.tar", bird_files(), "w:gz" if zipped else "w")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * share) // 512 * 512 + 100])
+    refused(tmp_path, "cut short|has no", archive=path)
+
+
+def test_bomb_is_refused_long_before_the_disk_is_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_TABLES", 1 << 20)
+    path = write_tar(tmp_path / "a.tgz", {**bird_files(), "zeros": bytes(50 << 20)}, "w:gz")
+    refused(tmp_path, "unzips to more than 8 times its size", archive=path)
+
+
+def test_image_of_absurd_size_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = write_tar(tmp_path / "a.tgz", bird_files(), "w:gz")
+    refused(tmp_path, "is not a readable image .*decompression bomb", archive=path)
+
+
+def test_other_archive_than_the_published_one_is_refused(birds, dogs, tmp_path):
+    refused(tmp_path, r"is not the published CUB_200_2011\.tgz", archive=birds, unofficial=False)
+    dogs.pop("annotations")
+    refused(tmp_path, r"is not the published lists\.tar", "stanford-dogs", **dogs, unofficial=False)
+
+
+def test_counts_that_are_off_are_refused(tmp_path):
+    folder = write_folder(tmp_path / "cub", bird_files())
+    refused(tmp_path, "has 5 train images, not the official 5,994", archive=folder, unofficial=False)
+    files = dog_files()
+    folders = {which: write_folder(tmp_path / which, files[which]) for which in ("images", "lists")}
+    refused(
+        tmp_path, "has 5 train images, not the official 12,000", "stanford-dogs", **folders, unofficial=False
+    )
+
+
+BROKEN_BIRDS = {
+    "no images.txt": ({"images.txt": None}, r"has no images\.txt"),
+    "no labels": ({"image_class_labels.txt": None}, r"has no image_class_labels\.txt"),
+    "no split": ({"train_test_split.txt": None}, r"has no train_test_split\.txt"),
+    "no classes": ({"classes.txt": None}, r"has no classes\.txt"),
+    "empty list": ({"train_test_split.txt": b""}, r"train_test_split\.txt is empty"),
+    "id missing": (
+        {"train_test_split.txt": b"1 1\n"}, r"images\.txt has the id 2, train_test_split\.txt lacks it"
+    ),
+    "id too many": (
+        {"image_class_labels.txt": bird_files()["CUB_200_2011/image_class_labels.txt"] + b"13 1\n"},
+        r"image_class_labels\.txt has the id 13, images\.txt lacks it",
+    ),
+    "id twice": ({"train_test_split.txt": b"1 1\n1 0\n"}, r"line 2 has the id 1 a second time"),
+    "no value": ({"train_test_split.txt": b"1\n"}, r"line 1 is '1', not an id and its value"),
+    "not text": ({"images.txt": b"\xff\xfe\x00"}, r"images\.txt is not a text in UTF-8"),
+    "image missing": ({f"images/{bird_path(1)}": None}, r"has no images/002\.Laysan.*images\.txt lists"),
+    "image broken": ({f"images/{bird_path(1)}": b"\xff\xd8\xff"}, "is not a readable image"),
+    "labels by position": (
+        {
+            "image_class_labels.txt": "".join(
+                f"{id_} {label}\n" for id_, (label, *_) in zip(sorted(BIRDS), BIRDS.values(), strict=True)
+            ).encode()
+        },
+        r"image 7 is 001\.Black.*, but its class 2 is 002\.Laysan",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN_BIRDS)
+def test_broken_lists_of_birds_are_refused(tmp_path, case):
+    changes, message = BROKEN_BIRDS[case]
+    files = bird_files()
+    for name, data in changes.items():
+        files.pop(f"CUB_200_2011/{name}")
+        if data is not None:
+            files[f"CUB_200_2011/{name}"] = data
+    path = write_tar(tmp_path / "CUB_200_2011.tgz", files, "w:gz")
+    refused(tmp_path, message, archive=path)
+
+
+BROKEN_DOGS = {
+    "no list": ("lists", {"test_list.mat": None}, r"has no test_list\.mat"),
+    "no MATLAB file": ("lists", {"test_list.mat": b"text"}, r"test_list\.mat is no MATLAB file"),
+    "listed twice": ("lists", {"test_list.mat": dog_list(DOGS["train"])}, "a second time"),
+    "one label for two": (
+        "lists", {"test_list.mat": dog_list([("n02085620-Chihuahua/n02085620_2650.jpg", 2)])}, "the label 2, which is that of"
+    ),
+    "no path": ("lists", {"test_list.mat": dog_list([("n02085620_2650.jpg", 1)])}, "is not <breed>/<file>"),
+    "image missing": ("images", {f"Images/{DOGS['test'][1][0]}": None}, r"which test_list\.mat lists"),
+    "no annotation": ("annotations", {f"Annotation/{DOGS['test'][1][0][:-4]}": None}, "has no annotation of"),
+    "no XML": ("annotations", {f"Annotation/{DOGS['test'][1][0][:-4]}": b"<a>"}, "can't be read"),
+    "no box": ("annotations", {f"Annotation/{DOGS['test'][1][0][:-4]}": b"<a/>"}, "can't be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BROKEN_DOGS)
+def test_broken_lists_of_dogs_are_refused(tmp_path, case):
+    which, changes, message = BROKEN_DOGS[case]
+    files = dog_files()
+    for name, data in changes.items():
+        files[which].pop(name)
+        if data is not None:
+            files[which][name] = data
+    folders = {key: write_tar(tmp_path / f"{key}.tar", value) for key, value in files.items()}
+    refused(tmp_path, message, "stanford-dogs", **folders, crop_to_box=True)
+
+
+def test_missing_archive_is_named(tmp_path):
+    refused(tmp_path, r"nowhere\.tgz: no such file or folder", archive=tmp_path / "nowhere.tgz")
+    (tmp_path / "text.tgz").write_text("text")
+    refused(tmp_path, r"text\.tgz can't be read as a tar", archive=tmp_path / "text.tgz")
+
+
+@pytest.mark.parametrize("options", [{"size": 4}, {"fit": "crop"}, {"format": "gif"}, {"val": 0}])
+@pytest.mark.parametrize("dataset", [CUB200, StanfordDogs])
+def test_option_out_of_range_is_named(dataset, options):
+    where = {"archive": Path()} if dataset is CUB200 else {"images": Path(), "lists": Path()}
+    with pytest.raises(UserError, match=next(iter(options))):
+        dataset(**where, **options)
+
+
+def test_dogs_need_annotations_for_boxes():
+    with pytest.raises(UserError, match="--crop-to-box takes the boxes from --annotations"):
+        StanfordDogs(images=Path(), lists=Path(), crop_to_box=True)
+
+
+# Killed and started again
+
+
+def slow_prepare(out, archive):
+    """Starts a process that prepares the birds slowly, one after another."""
+    script = out.with_name("slow.py")
+    script.write_text(
+        f"""
+import sys, time, types
+from pathlib import Path
+package = sys.modules["convnext_ablation"] = types.ModuleType("convnext_ablation")
+package.__path__ = [{str(Path(archives.__file__).parents[1])!r}]
+from convnext_ablation.data import prepare
+from convnext_ablation.data.cub200 import CUB200
+encode = CUB200.encode
+CUB200.encode = lambda self, key: (time.sleep(0.2), encode(self, key))[1]
+out, archive = Path({str(out)!r}), Path({str(archive)!r})
+prepare.prepare("cub200", out, archive=archive, val=1, unofficial=True, workers=1)
+"""
+    )
+    return subprocess.Popen([sys.executable, script], stdout=subprocess.DEVNULL)
+
+
+def test_killed_run_goes_on_to_the_same_folder(birds, tmp_path, monkeypatch):
+    prepare("cub200", tmp_path / "undisturbed", archive=birds, val=1, unofficial=True)
+    out = tmp_path / "out"
+    process = slow_prepare(out, birds)
+    partial = tmp_path / "out.partial"
+    deadline = time.monotonic() + 60
+    while len(list(partial.glob("*/*/*.jpg"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    done = len(list(partial.glob("*/*/*.jpg")))
+    assert 3 <= done < len(BIRDS)
+
+    calls = []
+    encode = CUB200.encode
+    monkeypatch.setattr(CUB200, "encode", lambda self, key: calls.append(key) or encode(self, key))
+    prepare("cub200", out, archive=birds, val=1, unofficial=True)
+    assert len(calls) == len(BIRDS) - done
+    assert contents(out) == contents(tmp_path / "undisturbed")
+    assert not partial.exists()
+
+
+def test_another_archive_begins_anew(birds, tmp_path, monkeypatch):
+    def interrupted(self, key):
+        if key[1].endswith("0104_630.jpg"):
+            raise KeyboardInterrupt
+        return encode(self, key)
+
+    encode = CUB200.encode
+    with monkeypatch.context() as patch:
+        patch.setattr(CUB200, "encode", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("cub200", tmp_path / "out", archive=birds, val=1, unofficial=True, workers=1)
+    files = bird_files()
+    first = f"CUB_200_2011/images/{bird_path(12)}"
+    files[first] = files[f"CUB_200_2011/images/{bird_path(7)}"]
+    write_tar(birds, files, "w:gz")
+    prepare("cub200", tmp_path / "out", archive=birds, val=1, unofficial=True)
+    records = records_by_source(tmp_path / "out")
+    assert records[bird_path(12)].sha256 == records[bird_path(7)].sha256
+
+
+def test_zipped_archive_is_unzipped_once(birds, tmp_path, monkeypatch):
+    open_source(birds, tmp_path / "scratch")
+    monkeypatch.setattr(archives.gzip, "open", None)
+    assert len(open_source(birds, tmp_path / "scratch")) == len(bird_files())
+
+
+def test_published_hash_is_compared(birds):
+    digest = hashlib.sha256(birds.read_bytes()).hexdigest()
+    Published("CUB_200_2011.tgz", "", digest).check(birds)
+    with pytest.raises(UserError, match="is not the published"):
+        Published("CUB_200_2011.tgz", "", digest[::-1]).check(birds)
+
+
+def test_names_in_another_unicode_form_are_found(tmp_path):
+    files = {unicodedata.normalize("NFD", name): data for name, data in bird_files().items()}
+    path = write_tar(tmp_path / "a.tar", files)
+    summary = prepare("cub200", tmp_path / "out", archive=path, val=1, unofficial=True)
+    assert sum(summary.counts.values()) == len(BIRDS)
+
+
+def test_two_images_of_one_name_are_refused(tmp_path):
+    files = bird_files()
+    top = "CUB_200_2011"
+    other = bird_path(3).replace(".jpg", ".JPEG")
+    files[f"{top}/images/{other}"] = files[f"{top}/images/{bird_path(12)}"]
+    changes = {"images.txt": (bird_path(12), other), "train_test_split.txt": ("12 1", "12 0")}
+    for name, (old, new) in changes.items():
+        files[f"{top}/{name}"] = files[f"{top}/{name}"].decode().replace(old, new).encode()
+    path = write_tar(tmp_path / "a.tar", files)
+    refused(tmp_path, "would both become test/001.*; rename one", archive=path)
