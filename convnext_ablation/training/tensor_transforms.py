@@ -25,7 +25,7 @@ def on_tensors(transform: Callable[[Image.Image], Any]) -> Callable[[torch.Tenso
         transform: A composition of timm's, or anything else that takes a PIL image.
 
     Returns:
-        What takes an image as uint8 ``(C, H, W)``, leaves it as it is, and gives what `transform` gives.
+        What takes an image as uint8 ``(C, H, W)`` and gives what `transform` gives, perhaps as a view of it.
     """
     parts = getattr(transform, "transforms", ())
     if parts and all(type(part) in _PARTS for part in parts) and type(parts[-1]) is MaybePILToTensor:
@@ -78,16 +78,6 @@ class _Resize:
         return pixels if fits else functional.pil_to_tensor(self.resize(to_image(pixels)))
 
 
-class _Copy:
-    """A copy of what may be a view of the decoded images, which nobody may write to."""
-
-    def __init__(self, part: MaybePILToTensor) -> None:
-        pass
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        return pixels.clone(memory_format=torch.contiguous_format)
-
-
 def _as_it_is(part: Any) -> Any:
     return part
 
@@ -98,5 +88,5 @@ _PARTS: dict[type, Callable[[Any], Callable[[torch.Tensor], torch.Tensor]]] = {
     transforms.CenterCrop: _as_it_is,
     transforms.RandomHorizontalFlip: _as_it_is,
     transforms.RandomVerticalFlip: _as_it_is,
-    MaybePILToTensor: _Copy,
+    MaybePILToTensor: _as_it_is,
 }
