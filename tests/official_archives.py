@@ -117,3 +117,40 @@ def write_folder(folder, files):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+SYNSETS = ("n01440764", "n01443537")
+# numbers of the devkit, which are not the order of the synsets; the third is no class
+DEVKIT = [(1, "n01443537", 0), (2, "n01440764", 0), (1001, "n00001740", 2)]
+VALIDATION_LABELS = (2, 1, 1, 2)
+
+
+def imagenet_files() -> dict[str, dict[str, bytes]]:
+    """Files of the three archives, a tar a synset in the first."""
+    train = {}
+    for index, synset in enumerate(SYNSETS):
+        images = {f"{synset}_{number}.JPEG": jpeg(10 * index + number) for number in (10026, 4, 7)}
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name, data in images.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                archive.addfile(info, io.BytesIO(data))
+        train[f"{synset}.tar"] = file.getvalue()
+    val = {f"ILSVRC2012_val_{number:08d}.JPEG": jpeg(100 + number) for number in (3, 1, 4, 2)}
+    kinds = [("ILSVRC2012_ID", "float64"), ("WNID", "O"), ("num_children", "float64")]
+    file = io.BytesIO()
+    savemat(file, {"synsets": np.array(DEVKIT, kinds)})
+    top = "ILSVRC2012_devkit_t12/data"
+    labels = "".join(f"{label}\n" for label in VALIDATION_LABELS).encode()
+    devkit = {f"{top}/meta.mat": file.getvalue(), f"{top}/ILSVRC2012_validation_ground_truth.txt": labels}
+    return {"train": train, "val": val, "devkit": devkit}
+
+
+def write_imagenet(folder, files=None):
+    """Writes the three archives into a folder."""
+    files = files or imagenet_files()
+    write_tar(folder / "ILSVRC2012_img_train.tar", files["train"])
+    write_tar(folder / "ILSVRC2012_img_val.tar", files["val"])
+    write_tar(folder / "ILSVRC2012_devkit_t12.tar.gz", files["devkit"], "w:gz")
+    return folder

@@ -276,7 +276,7 @@ def test_interrupted_run_goes_on_unless_a_version_has_changed(prepared, tmp_path
 def test_verify_finds_what_has_changed_although_it_was_checked(prepared, tmp_path, capsys):
     folder = tmp_path / "out"
     prepare("typefaces", folder, workers=1, **SMALL)
-    assert verify(folder).counts == {"train": 40, "val": 20, "test": 20}
+    verify(folder)
     assert "80 images of 20 classes, all as the manifest lists them" in capsys.readouterr().out
     path = folder / "test" / "cmr10" / "00000.png"
     stat, data = path.stat(), path.read_bytes()

@@ -212,10 +212,10 @@ def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[
         # timm numbers those of each split by themselves
         if missing := sorted(found[first] - found[split]):
             raise UserError(f"class {missing[0]!r} has no images in {root / split}, unlike {first}; add some")
-    return sort_classes(root, found[first])
+    return sort_classes(found[first])
 
 
-def sort_classes(root: Path, names: Iterable[str]) -> list[str]:
+def sort_classes(names: Iterable[str]) -> list[str]:
     """Sorts classes as timm does.
 
     Raises:
@@ -224,7 +224,7 @@ def sort_classes(root: Path, names: Iterable[str]) -> list[str]:
     classes = sorted(sorted(names), key=_natural_key)
     for first, second in itertools.pairwise(classes):
         if _natural_key(first) == _natural_key(second):
-            raise UserError(f"classes {first!r} and {second!r} of {root} sort as equal in timm; rename one")
+            raise UserError(f"classes {first!r} and {second!r} sort as equal in timm; rename one")
     return classes
 
 

@@ -12,17 +12,25 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
-from convnext_ablation.data.archives import Piece, Published
+from convnext_ablation.data.archives import Published
 from convnext_ablation.data.fitting import FITS, FORMATS, Box, Fitting, fitting_versions
 from convnext_ablation.data.manifest import SPLITS, Record
 from convnext_ablation.data.options import option
 from convnext_ablation.errors import UserError
 
-__all__ = ["Key", "Photograph", "Photographs", "check_counts", "hold_out"]
+__all__ = ["Key", "Photograph", "Photographs", "Readable", "check_counts", "hold_out"]
 
-Key = tuple[Piece, str, Box | None]
+
+class Readable(Protocol):
+    """A file, or what stands for one."""
+
+    def read(self) -> bytes:
+        """Its bytes."""
+
+
+Key = tuple[Readable, str, Box | None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Photograph:
     path: str
     class_name: str
     split: str
-    piece: Piece
+    piece: Readable
     box: Box | None = None
 
 
@@ -108,13 +116,13 @@ class Photographs:
 
 
 def hold_out(
-    originals: Iterable[Photograph], per_class: int, seed: int, split: str = "val"
+    originals: Iterable[Photograph], per_class: int | None, seed: int, split: str = "val"
 ) -> list[Photograph]:
     """Moves so many training images of each class to another split; at least one stays.
 
     Args:
         originals: Images of any split.
-        per_class: How many of each class.
+        per_class: How many of each class; None for a tenth, but one at least.
         seed: Which ones.
         split: The split that they go to.
     """
@@ -128,7 +136,8 @@ def hold_out(
     done = classes.pop("", [])
     for members in classes.values():
         members.sort(key=rank)
-        count = min(per_class, len(members) - 1)
+        wanted = max(1, round(len(members) / 10)) if per_class is None else per_class
+        count = min(wanted, len(members) - 1)
         done += [replace(original, split=split) for original in members[:count]]
         done += members[count:]
     return sorted(done, key=lambda original: original.path)

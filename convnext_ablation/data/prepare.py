@@ -15,7 +15,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,13 @@ from typing import Any
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.dataset import DataSet
 from convnext_ablation.data.fashion_mnist import FashionMNIST
+from convnext_ablation.data.hub import HubPhotographs
+from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
 from convnext_ablation.data.manifest import (
     CLASSES,
+    MANIFEST,
     FolderSummary,
+    Record,
     check_folder,
     mark_checked,
     read_manifest,
@@ -33,6 +37,7 @@ from convnext_ablation.data.manifest import (
     write_manifest,
 )
 from convnext_ablation.data.options import identity
+from convnext_ablation.data.own import ImageFolder, ImageList
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.data.writing import write_images
@@ -46,7 +51,17 @@ _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it
 
 
 DATASETS: dict[str, type[Any]] = {
-    dataset.name: dataset for dataset in (CUB200, FashionMNIST, StanfordDogs, Typefaces)
+    dataset.name: dataset
+    for dataset in (
+        CUB200,
+        StanfordDogs,
+        ImageNet,
+        FashionMNIST,
+        Typefaces,
+        ImageFolder,
+        ImageList,
+        HubPhotographs,
+    )
 }
 
 
@@ -85,17 +100,22 @@ def prepare(
     return check_folder(out, dataset.splits)
 
 
-def verify(out: str | os.PathLike[str]) -> FolderSummary:
+def verify(out: str | os.PathLike[str]) -> None:
     """Compares each image of a prepared folder with its manifest, and decodes it.
+
+    Of a folder of ImageNet without a manifest, synsets and images are counted.
 
     Raises:
         UserError: The first thing found that is wrong.
     """
+    out = Path(out)
+    if looks_like_imagenet(out) and not (out / MANIFEST).exists():
+        print(check_imagenet(out))
+        return
     splits = dict.fromkeys(record.split for record in read_manifest(out))
     summary = check_folder(out, sorted(splits, key="train val test".find), anew=True)
     images, classes = sum(summary.counts.values()), len(summary.classes)
     print(f"{out}: {images} images of {classes} classes, all as the manifest lists them")
-    return summary
 
 
 _REASONS = {
@@ -158,9 +178,9 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     _begin(dataset, partial)
     try:
         images = list(dataset.records(partial / _SCRATCH))
+        classes = _numbered_classes(record for record, _ in images)
         records = write_images(dataset, partial, images, workers)
         write_manifest(partial, records)
-        classes = sort_classes(partial, {record.class_name for record in records})
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         shutil.rmtree(partial / _SCRATCH)
         summary = mark_checked(partial, dataset.splits)
@@ -177,6 +197,17 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     for split in dataset.splits:
         _tell_of_missing(classes, split, {r.class_name for r in records if r.split == split}, out)
     return replace(summary, root=out)
+
+
+def _numbered_classes(records: Iterable[Record]) -> list[str]:
+    """The classes in the order of their numbers; those of other splits must be in train too."""
+    classes: dict[str, set[str]] = {"train": set()}
+    for record in records:
+        classes.setdefault(record.split, set()).add(record.class_name)
+    for split, names in classes.items():
+        if extra := sorted(names - classes["train"]):
+            raise UserError(f"class {extra[0]!r} has images in {split} but none in train; add or remove some")
+    return sort_classes(classes["train"])
 
 
 def _tell_of_missing(classes: list[str], split: str, found: set[str], out: Path) -> None:

@@ -1,0 +1,185 @@
+"""ImageNet-1K (ILSVRC 2012): 1,281,167 photographs of 1000 synsets to train on and 50,000 to validate.
+
+O. Russakovsky et al.: "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. The archives are to be
+had from https://image-net.org after registering. What is written has the splits train and val only: the
+labels of the official test images were never published. Validation images are labelled by the devkit, whose
+list gives the label of the image with the number n in its line n.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from convnext_ablation.data.archives import Published, Source, find_pieces, open_source
+from convnext_ablation.data.options import option
+from convnext_ablation.data.photographs import Photograph, Photographs, check_counts
+from convnext_ablation.errors import UserError
+
+__all__ = ["ImageNet", "check_imagenet", "looks_like_imagenet"]
+
+OFFICIAL = {"train": 1_281_167, "val": 50_000}
+CLASSES = 1000
+# MD5 as torchvision has them (torchvision.datasets.imagenet)
+PUBLISHED = {
+    "train": Published("ILSVRC2012_img_train.tar", "", "1d675b47d978889d74fa0da5fadfb00e", "md5"),
+    "val": Published("ILSVRC2012_img_val.tar", "", "29b22e2961454d5413ddabcf34fc5622", "md5"),
+    "devkit": Published("ILSVRC2012_devkit_t12.tar.gz", "", "fa75699e90414af021442c21a62c3abf", "md5"),
+}
+_SYNSET = re.compile(r"n\d{8}")
+_VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
+
+
+@dataclass(frozen=True)
+class ImageNet(Photographs):
+    """The set as its options give it.
+
+    Raises:
+        UserError: An option is out of range, or it isn't said where the set is.
+    """
+
+    name: ClassVar[str] = "imagenet"
+    summary: ClassVar[str] = "ImageNet-1K: photographs of 1000 synsets; train and val only"
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+
+    archives: tuple[Path, ...] = option(
+        (),
+        "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or the folder "
+        "that holds them, or one that holds train/<synset> and val/<synset>",
+        parse=Path,
+        many=True,
+        identity=False,
+    )
+    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        if not self.archives:
+            raise UserError(
+                "imagenet: say where it is with --archives, which names the folder with the .tar files"
+            )
+
+    def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals, by the synsets that archives or folders put them in."""
+        first = self.archives[0]
+        if len(self.archives) == 1 and looks_like_imagenet(first):
+            originals = list(_from_folder(open_source(first, scratch), self.splits))
+        else:
+            paths = self._find_archives()
+            originals = list(self._from_archives(paths, scratch))
+        if not self.unofficial:
+            check_counts(originals, OFFICIAL, CLASSES, str(first))
+        return originals
+
+    def _find_archives(self) -> dict[str, Path]:
+        found = {}
+        for which, published in PUBLISHED.items():
+            candidates = [
+                path / published.file if path.is_dir() else path
+                for path in self.archives
+                if path.is_dir() or path.name == published.file
+            ]
+            existing = [path for path in candidates if path.is_file()]
+            if not existing:
+                raise UserError(
+                    f"imagenet: {published.file} is missing; name it, or its folder, with --archives"
+                )
+            found[which] = existing[0]
+        if not self.unofficial:
+            for which in reversed(PUBLISHED):  # the small ones first
+                PUBLISHED[which].check(found[which])
+        return found
+
+    def _from_archives(self, paths: dict[str, Path], scratch: Path) -> Iterator[Photograph]:
+        devkit = open_source(paths["devkit"], scratch).below("data/meta.mat")
+        synsets, labels = _read_synsets(devkit), _read_labels(devkit)
+        for name, piece in find_pieces(paths["train"]).items():
+            synset = name.removesuffix(".tar")
+            if synset not in synsets.values():
+                raise UserError(
+                    f"{paths['train']} holds {name}, which is no synset of the devkit; get it again"
+                )
+            for file, image in find_pieces(paths["train"], within=piece).items():
+                yield Photograph(file, f"train/{synset}/{file}", synset, "train", image)
+        for file, image in find_pieces(paths["val"]).items():
+            match = _VALIDATION.fullmatch(file)
+            if match is None or not 1 <= int(match[1]) <= len(labels):
+                raise UserError(
+                    f"{paths['val']} holds {file}, which the devkit has no label for; get it again"
+                )
+            yield Photograph(file, f"val/{file}", synsets[labels[int(match[1]) - 1]], "val", image)
+
+
+def looks_like_imagenet(folder: Path) -> bool:
+    """Whether a folder has ``train/<synset>``."""
+    train = folder / "train"
+    return train.is_dir() and any(_SYNSET.fullmatch(path.name) for path in train.iterdir())
+
+
+def check_imagenet(folder: Path) -> str:
+    """Checks a folder with ``train/<synset>`` and ``val/<synset>`` by its listing.
+
+    Returns:
+        A line that says what is there.
+
+    Raises:
+        UserError: Synsets or images are missing or too many.
+    """
+    synsets: dict[str, set[str]] = {}
+    for split, official in OFFICIAL.items():
+        if not (folder / split).is_dir():
+            raise UserError(f"{folder} has no folder {split!r}; it must hold train/<synset> and val/<synset>")
+        counts = {
+            entry.name: len(os.listdir(entry)) for entry in os.scandir(folder / split) if entry.is_dir()
+        }
+        synsets[split] = set(counts)
+        if len(counts) != CLASSES or (odd := [name for name in counts if not _SYNSET.fullmatch(name)]):
+            what = f"{len(counts)} folders" if len(counts) != CLASSES else f"a folder {odd[0]!r}"
+            raise UserError(f"{folder / split} has {what}, not those of {CLASSES} synsets; complete it")
+        if sum(counts.values()) != official:
+            total = sum(counts.values())
+            raise UserError(
+                f"{folder / split} has {total:,} images, not the official {official:,}; complete it"
+            )
+    if odd := sorted(synsets["train"] ^ synsets["val"]):
+        raise UserError(f"{folder}: the synset {odd[0]} is in one of train and val only; complete it")
+    return f"{folder}: {CLASSES} synsets, {OFFICIAL['train']:,} train and {OFFICIAL['val']:,} val images"
+
+
+def _from_folder(source: Source, splits: tuple[str, ...]) -> Iterator[Photograph]:
+    for path in source:
+        split, _, rest = path.partition("/")
+        if split not in splits:
+            continue
+        synset, _, file = rest.partition("/")
+        if not _SYNSET.fullmatch(synset) or not file or "/" in file:
+            raise UserError(f"{source.path / path} is not <split>/<synset>/<image>; move or remove it")
+        yield Photograph(file, path, synset, split, source[path])
+
+
+def _read_synsets(devkit: Source) -> dict[int, str]:
+    """The synsets that are classes, by the devkit's numbers."""
+    from scipy.io import loadmat
+
+    try:
+        table: Any = loadmat(io.BytesIO(devkit["data/meta.mat"].read()), squeeze_me=True)["synsets"]
+        rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
+        return {int(number): str(synset) for number, synset, children in rows if not children}
+    except Exception as error:  # of a broken file scipy raises anything
+        raise UserError(
+            f"{devkit.path}: data/meta.mat can't be read ({error}); get the devkit again"
+        ) from error
+
+
+def _read_labels(devkit: Source) -> list[int]:
+    name = "data/ILSVRC2012_validation_ground_truth.txt"
+    try:
+        return [int(line) for line in devkit.text(name).split()]
+    except ValueError as error:
+        raise UserError(f"{devkit.path}: {name} is not a list of numbers ({error}); get it again") from error

@@ -1,0 +1,136 @@
+"""ImageNet-1K from archives in their official layout, and from a folder."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from official_archives import DEVKIT, SYNSETS, VALIDATION_LABELS, imagenet_files, jpeg, write_imagenet
+from PIL import Image
+
+from convnext_ablation.data import imagenet
+from convnext_ablation.data.imagenet import ImageNet
+from convnext_ablation.data.manifest import read_manifest
+from convnext_ablation.data.prepare import prepare, verify
+from convnext_ablation.errors import UserError
+
+
+@pytest.fixture
+def archives(tmp_path):
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    return write_imagenet(folder)
+
+
+def test_images_get_their_synsets_by_name_and_by_number(archives, tmp_path):
+    out = tmp_path / "out"
+    summary = prepare("imagenet", out, archives=(archives,), unofficial=True, format="png", size=16)
+    assert summary.classes == list(SYNSETS)
+    assert summary.counts == {"train": 6, "val": 4}
+    numbers = {number: synset for number, synset, _ in DEVKIT}
+    records = {record.source: record for record in read_manifest(out)}
+    for number, label in enumerate(VALIDATION_LABELS, start=1):
+        source = f"val/ILSVRC2012_val_{number:08d}.JPEG"
+        assert records[source].class_name == numbers[label]
+        original = Image.open(io.BytesIO(jpeg(100 + number))).resize((16, 16), Image.Resampling.BILINEAR)
+        with Image.open(out / records[source].id) as stored:
+            assert np.array_equal(np.asarray(stored), np.asarray(original))
+    for index, synset in enumerate(SYNSETS):
+        record = records[f"train/{synset}/{synset}_7.JPEG"]
+        assert record.class_name == synset
+        original = Image.open(io.BytesIO(jpeg(10 * index + 7))).resize((16, 16), Image.Resampling.BILINEAR)
+        with Image.open(out / record.id) as stored:
+            assert np.array_equal(np.asarray(stored), np.asarray(original))
+    assert not (out / "test").exists()
+    verify(out)
+
+
+def test_folder_and_named_archives_give_the_same(archives, tmp_path):
+    prepare("imagenet", tmp_path / "full", archives=tuple(archives.iterdir()), unofficial=True, size=None)
+    prepare("imagenet", tmp_path / "a", archives=(archives,), unofficial=True, size=16)
+    prepare("imagenet", tmp_path / "b", archives=(tmp_path / "full",), unofficial=True, size=16)
+    hashes = [{(r.id, r.sha256) for r in read_manifest(tmp_path / name)} for name in "ab"]
+    assert hashes[0] == hashes[1]
+    kept = tmp_path / "full" / "train" / SYNSETS[0] / f"{SYNSETS[0]}_7.JPEG"
+    assert kept.read_bytes() == jpeg(7)
+
+
+def refused(tmp_path, message, archives, **options):
+    with pytest.raises(UserError, match=message):
+        prepare("imagenet", tmp_path / "out", **{"archives": (archives,), "unofficial": True, **options})
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_archives_that_are_missing_or_other_are_refused(archives, tmp_path):
+    refused(
+        tmp_path, r"is not the published ILSVRC2012_devkit_t12\.tar\.gz \(md5", archives, unofficial=False
+    )
+    (archives / "ILSVRC2012_img_val.tar").unlink()
+    refused(tmp_path, r"ILSVRC2012_img_val\.tar is missing", archives)
+    with pytest.raises(UserError, match="say where it is with --archives"):
+        ImageNet()
+
+
+@pytest.mark.parametrize(
+    ("which", "name", "data", "message"),
+    [
+        ("train", "n99999999.tar", b"", "is no synset of the devkit"),
+        ("train", "n01440764.tar", b"text" * 200, "holds no files"),
+        ("train", "n01440764.tar", imagenet_files()["train"]["n01440764.tar"][:1500], "cut short"),
+        ("val", "ILSVRC2012_val_00000005.JPEG", b"", "has no label for"),
+        ("val", "other.JPEG", b"", "has no label for"),
+        ("devkit", "ILSVRC2012_devkit_t12/data/meta.mat", b"text", r"meta\.mat can't be read"),
+        (
+            "devkit",
+            "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
+            b"one\n",
+            "is not a list of numbers",
+        ),
+    ],
+)
+def test_broken_archive_is_refused(tmp_path, which, name, data, message):
+    files = imagenet_files()
+    files[which][name] = data
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    refused(tmp_path, message, write_imagenet(folder, files))
+
+
+@pytest.fixture
+def folder(archives, tmp_path, monkeypatch):
+    prepare("imagenet", tmp_path / "full", archives=(archives,), unofficial=True, size=None)
+    (tmp_path / "full" / "manifest.csv").unlink()
+    monkeypatch.setattr(imagenet, "CLASSES", 2)
+    monkeypatch.setattr(imagenet, "OFFICIAL", {"train": 6, "val": 4})
+    return tmp_path / "full"
+
+
+def test_existing_folder_is_checked_by_its_listing(folder, capsys):
+    verify(folder)
+    assert "2 synsets, 6 train and 4 val images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "train" / "n01440764" / "n01440764_4.JPEG").unlink(), "has 5 images, not"),
+        (lambda root: (root / "val" / "n00000001").mkdir(), "has 3 folders, not those of 2 synsets"),
+        (lambda root: (root / "val" / "n01440764").rename(root / "val" / "fish"), "has a folder 'fish'"),
+        (
+            lambda root: (root / "val" / "n01440764").rename(root / "val" / "n00000001"),
+            "n00000001 is in one of train and val only",
+        ),
+        (lambda root: (root / "val").rename(root / "dev"), "has no folder 'val'"),
+    ],
+)
+def test_incomplete_folder_is_refused(folder, change, message):
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        verify(folder)
+
+
+def test_folder_with_another_layout_is_refused(folder, tmp_path):
+    (folder / "train" / "n01440764" / "deeper").mkdir()
+    (folder / "train" / "n01440764" / "deeper" / "a.JPEG").write_bytes(b"")
+    refused(tmp_path, "is not <split>/<synset>/<image>", folder)

@@ -1,0 +1,166 @@
+"""Anyone's own photographs: folders, lists, data sets of the hub."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+from official_archives import jpeg, write_folder, write_tar
+
+from convnext_ablation.data.manifest import read_manifest
+from convnext_ablation.data.prepare import prepare
+from convnext_ablation.errors import UserError
+
+
+def plain(per_class=12):
+    names = [f"{name}/{index}.jpg" for name in ("ash", "birch") for index in range(per_class)]
+    return {name: jpeg(number, size=(12, 12)) for number, name in enumerate(names)}
+
+
+def by_split(out):
+    found = {}
+    for record in read_manifest(out):
+        found.setdefault(record.split, {})[record.source] = record.class_name
+    return found
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar", "tar with a top folder"])
+def test_folder_of_classes_is_split_evenly(tmp_path, kind):
+    files = plain()
+    if kind == "folder":
+        images = write_folder(tmp_path / "mine", {**files, "notes.txt": b"x", ".cache/x/1.jpg": b"x"})
+    elif kind == "tar":
+        images = write_tar(tmp_path / "mine.tar", files)
+    else:
+        images = write_tar(tmp_path / "mine.tgz", {f"mine/{name}": files[name] for name in files}, "w:gz")
+    summary = prepare("folder", tmp_path / "out", images=images, size=16, val=2)
+    assert summary.classes == ["ash", "birch"]
+    assert summary.counts == {"train": 18, "val": 4, "test": 2}  # test: a tenth, rounded
+    found = by_split(tmp_path / "out")
+    assert set().union(*found.values()) == set(files)
+    for sources in found.values():
+        assert all(source.startswith(f"{name}/") for source, name in sources.items())
+
+
+def test_splits_that_are_there_are_kept(tmp_path):
+    files = {f"{split}/{name}": data for split in ("training", "valid") for name, data in plain(4).items()}
+    images = write_folder(tmp_path / "mine", files)
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    found = by_split(tmp_path / "out")
+    assert {split: len(sources) for split, sources in found.items()} == {"train": 6, "val": 8, "test": 2}
+    assert all(source.startswith("valid/") for source in found["val"])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no image; it needs images to train on"),
+        ({"test/a/1.jpg": jpeg(1)}, "has only test; it needs images to train on"),
+        ({"a.jpg": jpeg(1), "b/c.jpg": jpeg(2)}, r"a\.jpg is not <class>/<image>"),
+        (
+            {"train/a/1.jpg": b"", "val/a/1.jpg": b"", "test/b/1.jpg": b""},
+            "class 'b' has images in test but none in train",
+        ),
+        ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)}, "has too few images to hold any out for val"),
+        (
+            {f"{split}/a/1.{end}": b"" for split in ("train", "val", "test") for end in ("jpg", "JPG")},
+            "both become",
+        ),
+        ({f"{name}/{index}.jpg": b"" for name in "aA" for index in range(3)}, "sort as equal"),
+        ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2), "a/3.jpg": b"x"}, "is not a readable image"),
+    ],
+)
+def test_folder_that_makes_no_set_is_refused(tmp_path, files, message):
+    images = write_folder(tmp_path / "mine", files)
+    images.mkdir(exist_ok=True)
+    with pytest.raises(UserError, match=message):
+        prepare("folder", tmp_path / "out", images=images)
+    assert not list(tmp_path.glob("out*"))
+
+
+def write_list(path, rows, columns=("path", "class", "split")):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path
+
+
+def test_list_gives_class_and_split(tmp_path):
+    files = write_folder(tmp_path / "images", plain(3))
+    rows = [(name, "Tree/Ash" if "ash" in name else "Birke, weiß", "train") for name in plain(3)]
+    rows[0] = (*rows[0][:2], "validation")
+    rows[3] = (*rows[3][:2], "test")
+    path = write_list(tmp_path / "mine.csv", rows)
+    summary = prepare("csv", tmp_path / "out", file=path, root=files, size=16)
+    assert sorted(summary.classes) == ["Birke, weiß", "Tree_Ash"]
+    assert by_split(tmp_path / "out")["val"] == {rows[0][0]: "Tree_Ash"}
+    assert by_split(tmp_path / "out")["test"] == {rows[3][0]: "Birke, weiß"}
+
+
+def test_list_beside_its_images_needs_no_root_and_no_split(tmp_path):
+    write_folder(tmp_path, plain(5))
+    path = write_list(
+        tmp_path / "mine.csv", [(name, name.split("/")[0]) for name in plain(5)], ("path", "class")
+    )
+    summary = prepare("csv", tmp_path / "out", file=path, size=16)
+    assert summary.counts == {"train": 6, "val": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        ([("ash/0.jpg",)], ("path",), "has no column 'class'"),
+        ([("ash/0.jpg", "")], ("path", "class"), "line 2 has no class"),
+        ([("", "ash")], ("path", "class"), "line 2 has no path"),
+        ([("ash/0.jpg", "ash", "all")], ("path", "class", "split"), "line 2 has the split 'all'"),
+        ([("ash/0.jpg", "ash")] * 2, ("path", "class"), "line 3 lists ash/0.jpg a second time"),
+        ([("ash/9.jpg", "ash")], ("path", "class"), r"line 2: .*9\.jpg can't be read"),
+    ],
+)
+def test_broken_list_is_refused(tmp_path, rows, columns, message):
+    write_folder(tmp_path, plain(3))
+    path = write_list(tmp_path / "mine.csv", rows, columns)
+    with pytest.raises(UserError, match=message):
+        prepare("csv", tmp_path / "out", file=path)
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_missing_list_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"mine\.csv can't be read"):
+        prepare("csv", tmp_path / "out", file=tmp_path / "mine.csv")
+
+
+@pytest.mark.parametrize(("name", "option"), [("folder", "images"), ("csv", "file"), ("hfds", "source")])
+def test_source_must_be_named(tmp_path, name, option):
+    with pytest.raises(UserError, match=f"with --{option}"):
+        prepare(name, tmp_path / "out")
+    with pytest.raises(UserError, match="val is 0"):
+        prepare(name, tmp_path / "out", val=0)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The library, kept off the network and out of the user's cache."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def test_data_set_of_the_hub_is_prepared(hub, tmp_path):
+    files = {f"{split}/{name}": data for split in ("train", "test") for name, data in plain(4).items()}
+    folder = write_folder(tmp_path / "mine", files)
+    summary = prepare("hfds", tmp_path / "out", source=str(folder), size=16)
+    assert summary.classes == ["ash", "birch"]
+    assert summary.counts == {"train": 6, "val": 2, "test": 8}
+    assert len({record.sha256 for record in read_manifest(tmp_path / "out")}) == 8  # the splits are alike
+
+
+def test_data_set_that_is_not_there_is_named(hub, tmp_path):
+    with pytest.raises(UserError, match=r"hfds: .*nowhere can't be loaded"):
+        prepare("hfds", tmp_path / "out", source=str(tmp_path / "nowhere"))
+    folder = write_folder(tmp_path / "mine", {f"train/{name}": data for name, data in plain(4).items()})
+    with pytest.raises(UserError, match="no column 'breed' but image, label; give --target-key"):
+        prepare("hfds", tmp_path / "out", source=str(folder), target_key="breed")
