@@ -168,7 +168,7 @@ def test_a_manifest_without_the_split_says_nothing_of_it(folder):
     assert open_decoded(folder / "train", "RGB").path != before
 
 
-DECODE = "import sys; from pathlib import Path; from convnext_ablation.data import decoded; "
+DECODE = "import sys; from pathlib import Path; from convnext_ablation.data import decoded, decoding; "
 
 
 def start(code, folder):
@@ -178,8 +178,8 @@ def start(code, folder):
 
 def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(folder):
     slow = start(
-        "finish = decoded._Build._finish; "
-        "decoded._Build._finish = lambda *a: (finish(*a), a[1].flush(), print('there', flush=True), "
+        "finish = decoding.Build._finish; "
+        "decoding.Build._finish = lambda *a: (finish(*a), a[1].flush(), print('there', flush=True), "
         "__import__('time').sleep(60)); decoded.open_decoded(Path(sys.argv[1]), 'RGB')",
         folder,
     )
@@ -195,8 +195,8 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_whole(folder):
 
 def test_two_processes_decode_once(folder):
     code = (
-        "run = decoded._Build.run; "
-        "decoded._Build.run = lambda build: (__import__('time').sleep(1), run(build), print('built'))[:0]; "
+        "run = decoding.Build.run; "
+        "decoding.Build.run = lambda build: (__import__('time').sleep(1), run(build), print('built'))[:0]; "
         "print(len(decoded.open_decoded(Path(sys.argv[1]), 'RGB')))"
     )
     both = [start(code, folder) for _ in range(2)]
