@@ -344,6 +344,8 @@ def test_training_and_evaluation_see_what_they_see_of_the_folder(folder, augment
 
 @pytest.mark.parametrize("mode", ["pair", "elem", "batch"])
 def test_mixing_mixes_the_same_and_leaves_the_decoded_images_alone(folder, mode):
+    for number, path in enumerate(sorted((folder / "train").glob("*/*"))):
+        Image.new("RGB", (32, 32), (9 * number, 99, 200)).save(path)  # the crop is all of it
     given = arguments(folder, mixup=0.5, cutmix=1.0, mixup_mode=mode, no_aug=True)
     plain, cached = (open_split(arguments(folder, dataset=dataset), "train") for dataset in ("", "cached"))
 
