@@ -1,0 +1,138 @@
+"""Archives that are downloaded: whole, resumed, and refused if they are other ones."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from official_archives import bird_files, write_tar
+
+from convnext_ablation.cli import main
+from convnext_ablation.data import download as module
+from convnext_ablation.data.archives import Published
+from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.download import download
+from convnext_ablation.errors import UserError
+
+DATA = bytes(range(256)) * 20_000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+class Home(ThreadingHTTPServer):
+    """Serves one file, by ranges if `ranges`; the next `breaks` answers end in the middle."""
+
+    def __init__(self, data):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.data, self.ranges, self.breaks, self.asked = data, True, 0, []
+        self.url = f"http://127.0.0.1:{self.server_port}/archive.tar"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        home = self.server
+        asked = self.headers.get("Range")
+        home.asked.append(asked)
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and home.ranges else 0
+        if "missing" in self.path:
+            self.send_error(404)
+            return
+        if start >= len(home.data):
+            self.send_error(416)
+            return
+        body = home.data[start:]
+        self.send_response(206 if asked and home.ranges else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if home.breaks:
+            home.breaks -= 1
+            body = body[: len(body) // 2]
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def home():
+    with Home(DATA) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+def published(home, digest=DIGEST):
+    return Published("archive.tar", home.url, digest)
+
+
+def test_file_is_fetched_once(home, tmp_path):
+    path = download(published(home), tmp_path / "new")
+    assert path.read_bytes() == DATA
+    assert download(published(home), tmp_path / "new") == path
+    assert home.asked == [None]
+
+
+def test_broken_connection_goes_on_where_it_broke(home, tmp_path):
+    home.breaks = 2
+    assert download(published(home), tmp_path).read_bytes() == DATA
+    half = len(DATA) // 2
+    assert home.asked == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.tar"]
+
+
+def test_killed_download_goes_on(home, tmp_path):
+    (tmp_path / "archive.tar.part").write_bytes(DATA[:1000])
+    assert download(published(home), tmp_path).read_bytes() == DATA
+    assert home.asked == ["bytes=1000-"]
+
+
+def test_download_that_was_complete_is_only_checked(home, tmp_path):
+    (tmp_path / "archive.tar.part").write_bytes(DATA)
+    assert download(published(home), tmp_path).read_bytes() == DATA
+
+
+def test_home_without_ranges_is_asked_anew(home, tmp_path):
+    home.ranges = False
+    (tmp_path / "archive.tar.part").write_bytes(b"x" * 1000)
+    assert download(published(home), tmp_path).read_bytes() == DATA
+
+
+def test_other_file_than_the_published_one_is_refused_and_removed(home, tmp_path):
+    with pytest.raises(UserError, match=r"is not the published archive\.tar"):
+        download(published(home, DIGEST[::-1]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_file_and_dead_home_are_one_line(home, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"missing/archive\.tar can't be had \(HTTP Error 404"):
+        download(Published("a.tar", home.url.replace("archive", "missing/archive"), DIGEST), tmp_path)
+    assert len(home.asked) == 1
+    monkeypatch.setattr(module, "_TRIES", 2)
+    with pytest.raises(UserError, match=r"can't be had .*start again to go on, or fetch it yourself"):
+        download(Published("a.tar", "http://127.0.0.1:1/a.tar", DIGEST), tmp_path)
+
+
+def test_endless_breaks_end_with_what_was_had_kept(home, tmp_path):
+    home.breaks = 99
+    with pytest.raises(UserError, match="start again to go on"):
+        download(published(home), tmp_path)
+    assert len(home.asked) == 5
+    assert (tmp_path / "archive.tar.part").stat().st_size > len(DATA) * 0.9
+
+
+def test_command_downloads_what_is_not_named(home, tmp_path, monkeypatch, capsys):
+    archive = write_tar(tmp_path / "birds.tgz", bird_files(), "w:gz")
+    home.data = archive.read_bytes()
+    mine = Published("CUB_200_2011.tgz", home.url, hashlib.sha256(home.data).hexdigest())
+    monkeypatch.setattr(CUB200, "published", {"archive": mine})
+    monkeypatch.chdir(tmp_path)
+    words = ["prepare", "cub200", "out", "--download", "--val", "1", "--unofficial", "--size", "16"]
+    assert main(words) == 0
+    assert (tmp_path / "downloads" / "CUB_200_2011.tgz").read_bytes() == home.data
+    assert "3 train, 2 val, 3 test" in capsys.readouterr().out
+    assert main(words) == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert home.asked == [None]
