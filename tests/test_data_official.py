@@ -325,7 +325,9 @@ BROKEN_DOGS = {
     "no MATLAB file": ("lists", {"test_list.mat": b"text"}, r"test_list\.mat is no MATLAB file"),
     "listed twice": ("lists", {"test_list.mat": dog_list(DOGS["train"])}, "a second time"),
     "one label for two": (
-        "lists", {"test_list.mat": dog_list([("n02085620-Chihuahua/n02085620_2650.jpg", 2)])}, "the label 2, which is that of"
+        "lists",
+        {"test_list.mat": dog_list([("n02085620-Chihuahua/n02085620_2650.jpg", 2)])},
+        "the label 2, which is that of",
     ),
     "no path": ("lists", {"test_list.mat": dog_list([("n02085620_2650.jpg", 1)])}, "is not <breed>/<file>"),
     "image missing": ("images", {f"Images/{DOGS['test'][1][0]}": None}, r"which test_list\.mat lists"),

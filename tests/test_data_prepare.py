@@ -206,15 +206,14 @@ def test_full_disk_is_named_and_what_was_written_is_kept(
 ):
     written = []
 
-    def write_bytes(path, data):
+    def write(path, data):
         written.append(path)
         if len(written) == 5:
-            raise OSError(number, os.strerror(number), str(path))
-        with path.open("wb") as file:
-            file.write(data)
+            raise OSError(number, os.strerror(number), path)
+        Path(path).write_bytes(data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write_bytes)
+        patch.setattr(writing, "_write", write)
         with pytest.raises(UserError, match=f"cannot write .*out: .*{message}"):
             prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"] * kept

@@ -8,7 +8,6 @@ decoded image, so ``squash`` at 256 gives what ``Resize((256, 256))`` gives, and
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import PurePosixPath
@@ -21,9 +20,9 @@ from convnext_ablation.errors import UserError
 __all__ = ["FITS", "FORMATS", "Box", "Fitting", "decode", "fitting_versions"]
 
 FITS = ("squash", "short-side")
-# options of Pillow's encoders: colours of JPEG at full resolution; lossless formats at their fastest
+# options of Pillow's encoders: lossless formats at their fastest
 FORMATS: dict[str, dict[str, Any]] = {
-    "jpeg": {"quality": 95, "subsampling": 0},
+    "jpeg": {"quality": 95},
     "png": {"compress_level": 1},
     "webp": {"lossless": True, "quality": 0, "method": 0},
 }
@@ -108,10 +107,10 @@ def decode(data: bytes, name: str) -> Image.Image:
         UserError: It can't be decoded, or is larger than Pillow takes for a photograph.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image: Image.Image = Image.open(io.BytesIO(data))
-            image.load()
+        image: Image.Image = Image.open(io.BytesIO(data))
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+        image.load()
     except Exception as error:  # decoders raise anything
         reason = " ".join(str(error).split()).replace(repr(data), "the file")
         raise UserError(f"{name} is not a readable image ({reason}); get or mend it, or remove it") from error

@@ -59,7 +59,8 @@ def write_images(
         f"{('s' if dataset.in_threads else 'es') * (workers > 1)}",
         flush=True,
     )
-    write = functools.partial(_write_lot, dataset, folder)
+    resumed = any(folder.glob("*/*/*"))
+    write = functools.partial(_write_lot, dataset, str(folder), resumed)
     lots = (images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME))
     if workers == 1:
         return list(_with_progress(itertools.chain.from_iterable(map(write, lots)), len(images)))
@@ -99,26 +100,32 @@ def _in_order(
             future.cancel()
 
 
-def _write_lot(dataset: DataSet, folder: Path, lot: Sequence[tuple[Record, Any]]) -> list[Record]:
-    return [replace(record, sha256=_write(dataset, folder / record.id, key)) for record, key in lot]
+def _write_lot(
+    dataset: DataSet, folder: str, resumed: bool, lot: Sequence[tuple[Record, Any]]
+) -> list[Record]:
+    written = []
+    for record, key in lot:
+        path = f"{folder}/{record.id}"
+        data = _written_before(path) if resumed else None
+        if data is None:
+            data = dataset.encode(key)
+            _write(path, data)
+        written.append(replace(record, sha256=hashlib.sha256(data).hexdigest()))
+    return written
 
 
-def _write(dataset: DataSet, path: Path, key: Any) -> str:
-    """Writes an image, and returns its hash."""
-    data = _written_before(path)
-    if data is None:
-        data = dataset.encode(key)
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    return hashlib.sha256(data).hexdigest()
+def _write(path: str, data: bytes) -> None:
+    with open(f"{path}.tmp", "wb") as file:
+        file.write(data)
+    os.replace(f"{path}.tmp", path)
 
 
-def _written_before(path: Path) -> bytes | None:
+def _written_before(path: str) -> bytes | None:
     """The file that an interrupted run has left; after a power failure it may be there and empty."""
     try:
-        data = path.read_bytes()
-        decode(data, path.name)
+        with open(path, "rb") as file:
+            data = file.read()
+        decode(data, path)
     except (FileNotFoundError, UserError):
         return None
     return data

@@ -10,13 +10,13 @@ from timm.data.readers.class_map import load_class_map
 from torch.utils.data import IterableDataset
 
 from convnext_ablation.data.decoded import open_decoded
+from convnext_ablation.data.manifest import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.decoded_images import DecodedImages
 from convnext_ablation.training.images import Images
 
 _CACHED = "cached"  # an image folder that is decoded once
-_CLASSES = "classes.txt"  # of a prepared folder: its classes in the order of their numbers
 # how timm names folders of the same meaning
 _SYNONYMS = (("train", "training"), ("validation", "val", "valid", "eval", "evaluation"))
 
@@ -113,7 +113,7 @@ def _class_list(root: Path, folder: Path) -> str:
     Raises:
         UserError: It lacks a class of the split, whose images would be left out.
     """
-    path = root / _CLASSES
+    path = root / CLASSES
     if not path.is_file() or not folder.is_dir():
         return ""
     listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}

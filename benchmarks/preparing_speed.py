@@ -1,0 +1,155 @@
+"""How long `convnext-ablation prepare` takes, against decoding and resizing alone.
+
+12,000 JPEGs of 500x375 pixels in the layout of CUB-200-2011. Ours reads lists and images, joins, decodes,
+resizes to 256x256, encodes, writes, hashes and checks; the other only decodes and resizes, by Pillow and
+torchvision in a pool of processes that have everything imported. They take turns; wall-clock time on all
+cores.
+
+    python benchmarks/preparing_speed.py --output results/preparing_speed.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import PIL
+import torchvision
+from loading_speed import DIFFERENT, SIZE, photograph
+from PIL import Image
+from torchvision.transforms import Resize
+
+from convnext_ablation.machine import available_cores, processor_name
+
+PER_CLASS = 60
+
+
+def main() -> None:
+    """Measures, and writes the CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="the CSV file")
+    parser.add_argument("--images", type=int, default=12_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--formats", nargs="+", default=["jpeg", "webp", "png"])
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        kilobytes = write_originals(folder / "CUB_200_2011", options.images)
+        with tarfile.open(folder / "CUB_200_2011.tar", "w") as archive:
+            archive.add(folder / "CUB_200_2011", "CUB_200_2011")
+        rows = [
+            measure(folder, source, stored, options)
+            for stored in options.formats
+            for source in (["folder", "tar"] if stored == "jpeg" else ["folder"])
+        ]
+    machine = f"{processor_name()}, {available_cores()} cores"
+    common = {
+        "images": options.images,
+        "original": f"{SIZE[0]}x{SIZE[1]}, {kilobytes:.0f} kB",
+        "rounds": options.rounds,
+        "machine": machine,
+        "pillow": PIL.__version__,
+        "torchvision": torchvision.__version__,
+    }
+    with open(options.output, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0], *common], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **common} for row in rows)
+
+
+def write_originals(folder: Path, count: int) -> float:
+    """Writes a set in the official layout, and returns the mean size of an image in kB."""
+    (folder / "images").mkdir(parents=True)
+    files = []
+    for seed in range(min(DIFFERENT, count)):
+        photograph(seed).save(folder / "original.jpg", quality=90)
+        files.append((folder / "original.jpg").read_bytes())
+    (folder / "original.jpg").unlink()
+    paths = {}
+    for id_ in range(1, count + 1):
+        label = (id_ - 1) // PER_CLASS + 1
+        path = f"{label:03d}.Bird_{label}/Bird_{label}_{id_:04d}_{id_}.jpg"
+        (folder / "images" / path).parent.mkdir(exist_ok=True)
+        (folder / "images" / path).write_bytes(files[id_ % len(files)])
+        paths[id_] = (label, path)
+    classes = sorted({(label, path.split("/")[0]) for label, path in paths.values()})
+    for name, lines in {
+        "images": [f"{id_} {path}" for id_, (_, path) in paths.items()],
+        "image_class_labels": [f"{id_} {label}" for id_, (label, _) in paths.items()],
+        "train_test_split": [f"{id_} {id_ % 2}" for id_ in paths],
+        "classes": [f"{label} {name}" for label, name in classes],
+    }.items():
+        (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
+    return sum(map(len, files)) / len(files) / 1000
+
+
+def measure(folder: Path, source: str, stored: str, options: argparse.Namespace) -> dict[str, str]:
+    """Both ways in turn."""
+    archive = folder / ("CUB_200_2011" if source == "folder" else "CUB_200_2011.tar")
+    ours, alone = [], []
+    for number in range(options.rounds):
+        alone.append(decode_and_resize(folder / "CUB_200_2011" / "images"))
+        ours.append(prepare(archive, folder / f"{stored}_{source}_{number}", stored))
+    ratios = [mine / other for mine, other in zip(ours, alone, strict=True)]
+    row = {
+        "format": stored,
+        "from": source,
+        "seconds": f"{median(ours):.1f}",
+        "decode_and_resize_seconds": f"{median(alone):.1f}",
+        "ratio": f"{median(ratios):.3f}",
+        "lowest": f"{min(ratios):.3f}",
+        "highest": f"{max(ratios):.3f}",
+    }
+    print(row, flush=True)
+    return row
+
+
+def decode_and_resize(folder: Path) -> float:
+    """Seconds for all images of a folder, without starting the processes."""
+    paths = sorted(folder.glob("*/*.jpg"))
+    with multiprocessing.Pool(available_cores()) as pool:
+        pool.map(_resized, paths[:64])
+        start = time.perf_counter()
+        for _ in pool.imap_unordered(_resized, paths, chunksize=32):
+            pass
+        return time.perf_counter() - start
+
+
+_RESIZE = Resize((256, 256))
+
+
+def _resized(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return _RESIZE(image.convert("RGB")).size
+
+
+def prepare(archive: Path, out: Path, stored: str) -> float:
+    """Seconds of the command, without starting Python.
+
+    Always to a new folder, and nothing is removed in between: for minutes after files were removed, ext4
+    takes up to a millisecond to make a new one.
+    """
+    script = f"""
+import time
+from pathlib import Path
+from convnext_ablation.data.prepare import prepare
+start = time.perf_counter()
+prepare("cub200", Path({str(out)!r}), archive=Path({str(archive)!r}), unofficial=True, format={stored!r})
+print("seconds", time.perf_counter() - start)
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    os.sync()  # what it has written isn't to slow the next one down
+    return float(output.rsplit("seconds", 1)[1])
+
+
+if __name__ == "__main__":
+    main()
