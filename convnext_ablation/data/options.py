@@ -42,6 +42,7 @@ def add_options(command: argparse.ArgumentParser, dataset: type[Any]) -> None:
         if isinstance(option_.default, bool):
             command.add_argument(flag, action="store_true", help=known["help"])
             continue
+        default = f" (default: {option_.default})" if option_.default not in (None, "", ()) else ""
         parse = known["parse"] or type(option_.default)
         shown: dict[str, Any] = {"choices": known["choices"]} if known["choices"] else {}
         shown["metavar"] = None if known["choices"] else _metavar(parse)
@@ -49,7 +50,7 @@ def add_options(command: argparse.ArgumentParser, dataset: type[Any]) -> None:
             flag,
             type=parse,
             default=option_.default,
-            help=known["help"],
+            help=f"{known['help']}{default}",
             **{**shown, **({"nargs": "+"} if known["many"] else {})},
         )
 

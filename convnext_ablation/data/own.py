@@ -34,10 +34,6 @@ SPLIT_NAMES = {
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
-def _count(text: str) -> int | None:
-    return None if text == "tenth" else int(text)
-
-
 @dataclass(frozen=True)
 class OwnPhotographs(Photographs):
     """What all of them have in common.
@@ -49,9 +45,9 @@ class OwnPhotographs(Photographs):
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
         None, "validation images per class held out of train, where there is no such split; else a tenth",
-        parse=_count,
+        parse=int,
     )  # fmt: skip
-    test: int | None = option(None, "the same for test images", parse=_count)
+    test: int | None = option(None, "the same for test images", parse=int)
 
     def __post_init__(self) -> None:
         """Checks the options."""

@@ -54,7 +54,8 @@ class Photograph:
     box: Box | None = None
 
 
-def _size(text: str) -> int | None:
+def pixels(text: str) -> int | None:
+    """A size as the command line takes it: a number, or none."""
     return None if text == "none" else int(text)
 
 
@@ -73,7 +74,7 @@ class Photographs:
     published: ClassVar[Mapping[str, Published]] = {}
 
     size: int | None = option(
-        256, "side in pixels that images are resized to, or none to keep the originals", parse=_size
+        256, "side in pixels that images are resized to, or none to keep the originals", parse=pixels
     )
     fit: str = option("squash", "whether that is both sides, or the shorter one", choices=FITS)
     format: str = option(

@@ -24,12 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     commands = parser.add_subparsers(dest="dataset", metavar="DATASET")
     for name, dataset in DATASETS.items():
-        command = commands.add_parser(
-            name,
-            help=dataset.summary,
-            description=dataset.summary,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        )
+        command = commands.add_parser(name, help=dataset.summary, description=dataset.summary)
         command.add_argument("out", metavar="OUT", help="folder to make")
         add_options(command, dataset)
         if any(published.url for published in dataset.published.values()):
