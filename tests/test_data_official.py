@@ -464,3 +464,10 @@ def test_two_images_of_one_name_are_refused(tmp_path):
         files[f"{top}/{name}"] = files[f"{top}/{name}"].decode().replace(old, new).encode()
     path = write_tar(tmp_path / "a.tar", files)
     refused(tmp_path, "would both become test/001.*; rename one", archive=path)
+
+
+def test_split_without_an_image_is_refused_before_anything_is_written(tmp_path):
+    files = bird_files()
+    name = "CUB_200_2011/train_test_split.txt"
+    files[name] = files[name].replace(b" 0", b" 1")
+    refused(tmp_path, "there is no image for test", archive=write_tar(tmp_path / "a.tar", files))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation.data import prepare as module
-from convnext_ablation.data import prepare_command, writing
+from convnext_ablation.data import manifest, prepare_command, writing
 from convnext_ablation.data.manifest import check_folder, manifest_hash, read_manifest, write_manifest
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.data.typefaces import FACES, Typefaces
@@ -375,3 +375,9 @@ def test_every_data_set_has_a_summary_and_defaults():
 def test_incomplete_command_line_is_one_line(words, message):
     with pytest.raises(UserError, match=message):
         prepare_command.run(parse(*words))
+
+
+def test_folder_just_written_is_not_read_again(tmp_path, monkeypatch):
+    summary = prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
+    monkeypatch.setattr(manifest, "_read_images", None)
+    assert check_folder(tmp_path / "out") == summary

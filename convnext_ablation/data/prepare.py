@@ -16,7 +16,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,12 +177,12 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     _begin(dataset, partial)
     try:
         images = list(dataset.records(partial / _SCRATCH))
-        classes = _numbered_classes(record for record, _ in images)
+        classes = _numbered_classes(dataset, [record for record, _ in images])
         records = write_images(dataset, partial, images, workers)
         write_manifest(partial, records)
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         shutil.rmtree(partial / _SCRATCH)
-        summary = mark_checked(partial, dataset.splits)
+        fingerprint = mark_checked(partial, records)
         partial.replace(out)
     except (OSError, KeyboardInterrupt) as error:
         if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -192,19 +191,22 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    counts = ", ".join(f"{count} {split}" for split, count in summary.counts.items())
-    print(f"{out}: {len(summary.classes)} classes, {counts}; manifest {summary.fingerprint[:12]}")
+    counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
+    numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
+    print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
     for split in dataset.splits:
         _tell_of_missing(classes, split, {r.class_name for r in records if r.split == split}, out)
-    return replace(summary, root=out)
+    return FolderSummary(out, classes, counts, fingerprint)
 
 
-def _numbered_classes(records: Iterable[Record]) -> list[str]:
+def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
     """The classes in the order of their numbers; those of other splits must be in train too."""
-    classes: dict[str, set[str]] = {"train": set()}
+    classes: dict[str, set[str]] = {split: set() for split in dataset.splits}
     for record in records:
-        classes.setdefault(record.split, set()).add(record.class_name)
+        classes[record.split].add(record.class_name)
     for split, names in classes.items():
+        if not names:
+            raise UserError(f"{dataset.name}: there is no image for {split}; add some")
         if extra := sorted(names - classes["train"]):
             raise UserError(f"class {extra[0]!r} has images in {split} but none in train; add or remove some")
     return sort_classes(classes["train"])
