@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -11,12 +12,21 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance
 from timm.data import create_dataset
 
 from convnext_ablation.cli import main
 from convnext_ablation.data.manifest import Record, check_folder, write_manifest
-from convnext_ablation.data.report import data_report, facts, measure, near, page, pretraining, remember
+from convnext_ablation.data.report import (
+    agreement,
+    data_report,
+    facts,
+    measure,
+    near,
+    page,
+    pretraining,
+    remember,
+)
 from convnext_ablation.data.report.folder import read_folder
 from convnext_ablation.data.report.near import Hashes, Limits, near_pairs
 from convnext_ablation.training.exclusion import excluded_ids
@@ -98,7 +108,8 @@ def test_copies_are_found_within_and_across_splits(birds):
     }
     assert excluded(birds) == ["test/crow/same.jpg"]
     first, second = rows(birds / "report" / "findings.csv")[:2]
-    assert (first["id"], first["note"], first["phash_distance"]) == ("test/crow/same.jpg", "", "")
+    assert (first["id"], first["note"]) == ("test/crow/same.jpg", "")
+    assert (first["phash_distance"], first["agreement"]) == ("", "")
     assert (second["id"], second["note"]) == ("val/wren/same.jpg", "the classes differ")
     assert (second["class"], second["other_split"], second["other_class"]) == ("wren", "train", "crow")
 
@@ -109,6 +120,7 @@ COPIES = {
     "recompressed": lambda image: jpeg(image, quality=40),
     "cropped": lambda image: jpeg(image.crop((1, 1, 95, 71))),
     "grey": lambda image: jpeg(image.convert("L")),
+    "brighter": lambda image: jpeg(ImageEnhance.Brightness(image).enhance(1.1)),
 }
 
 
@@ -122,6 +134,7 @@ def test_changed_copies_are_near_and_others_are_not(birds, change):
     [pair] = [row for row in rows(birds / "report" / "findings.csv") if row["kind"] == "near"]
     assert 0 <= int(pair["phash_distance"]) <= 8
     assert 0 <= int(pair["dhash_distance"]) <= 8
+    assert 0.9 <= float(pair["agreement"]) <= 1
     assert pair["note"] == "the classes differ"
 
 
@@ -301,7 +314,7 @@ def test_all_pairs_agree_with_one_by_one(monkeypatch, within, most):
             if p <= 6 and d <= 6 and one.groups[a] != other.groups[b]:
                 expected[a, b] = (p, d)
     assert len(expected) > 30
-    pairs, total, matched = near_pairs(one, None if within else two, Limits(6, 6), 2, most)
+    pairs, total = near_pairs(one, None if within else two, Limits(6, 6), 2, most)
     found = dict(
         zip(
             zip(pairs.one.tolist(), pairs.two.tolist(), strict=True),
@@ -310,13 +323,12 @@ def test_all_pairs_agree_with_one_by_one(monkeypatch, within, most):
         )
     )
     assert total == len(expected)
-    assert set(np.nonzero(matched)[0].tolist()) == {a for a, _ in expected}
     assert found.items() <= expected.items()
     sums = sorted(map(sum, expected.values()))[:most]
     assert list(map(sum, found.values())) == sums
 
 
-def test_pairs_beyond_those_kept_are_counted_and_excluded(birds, monkeypatch, capsys):
+def test_pairs_beyond_those_kept_are_not_looked_at_and_it_says_so(birds, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(near.near_pairs, "__defaults__", (1,))
     for index, quality in enumerate((30, 50, 70)):
         put(
@@ -324,14 +336,170 @@ def test_pairs_beyond_those_kept_are_counted_and_excluded(birds, monkeypatch, ca
             f"test/crow/copy{index}.jpg",
             jpeg(Image.open(birds / f"train/crow/{index}.jpg"), quality),
         )
-    report = data_report(birds)
-    assert len(report.near.findings) == 1
-    assert report.totals["near"] == 3
-    assert excluded(birds) == [f"test/crow/copy{index}.jpg" for index in range(3)]
-    assert "3 near duplicates, to be looked at (train and test: 3); the nearest 1 are kept" in (
-        out := capsys.readouterr().out
+    imagenet = tmp_path / "imagenet"
+    for index in range(2):
+        put(imagenet, f"train/n1/n1_{index}.JPEG", jpeg(Image.open(birds / f"train/wren/{index}.jpg"), 60))
+    report = data_report(birds, against=imagenet)
+    [pair] = report.near.findings
+    assert excluded(birds) == [pair.id]
+    assert len(report.overlap.findings) == 1
+    out = capsys.readouterr().out
+    assert (
+        "1 near duplicates, to be looked at (train and test: 1); 2 pairs, those with the least near hashes, "
+        "were not looked at: lower --phash-distance and --dhash-distance\n"
+    ) in out
+    assert "compared by hash, to be looked at; 1 pairs, those with the least near hashes, were not" in out
+    assert "so many near duplicates mean that pictures look alike" in out
+
+
+def alike(image):
+    """Another picture with the same large shapes, and so with near hashes."""
+    rng = np.random.default_rng(1000)
+    large = image.resize((8, 6), Image.Resampling.BOX).resize(image.size, Image.Resampling.BICUBIC)
+    small = Image.fromarray(rng.integers(0, 256, (24, 32), dtype=np.uint8)).resize(image.size)
+    return Image.blend(large, small.convert("RGB"), 0.25)
+
+
+def put_alike(birds, tmp_path):
+    """A copy and a picture that is only like others in test, and the same in a pre-training set."""
+    imagenet = tmp_path / "imagenet"
+    one, two = (Image.open(birds / f"train/crow/{index}.jpg") for index in (2, 3))
+    put(birds, "test/crow/copy.jpg", jpeg(one, 50))
+    put(birds, "test/crow/alike.jpg", jpeg(alike(two)))
+    one, two = (Image.open(birds / f"test/wren/{index}.jpg") for index in (0, 1))
+    put(imagenet, "train/n1/copy.JPEG", jpeg(one, 50))
+    put(imagenet, "train/n1/alike.JPEG", jpeg(alike(two)))
+    return imagenet
+
+
+def test_pictures_that_only_look_alike_to_the_hashes_are_dropped_and_counted(birds, tmp_path, capsys):
+    imagenet = put_alike(birds, tmp_path)
+    hashes = Limits(16, 16)
+    report = data_report(birds, against=imagenet, limits=hashes)
+    copies = {
+        ("near", "test/crow/copy.jpg", "train/crow/2.jpg"),
+        ("pretraining_near", "test/wren/0.jpg", "train/n1/copy.JPEG"),
+    }
+    assert found(report, "near", "pretraining_near") == copies
+    assert (report.near.dropped, report.overlap.dropped) == (1, 1)
+    assert report.near.totals == {("train", "test"): 1}
+    assert excluded(birds) == ["test/crow/copy.jpg", "test/wren/0.jpg"]
+    dropped = "; 1 more pairs have near hashes, but pictures that don't agree"
+    html = (birds / "report" / "index.html").read_text().replace("&#x27;", "'")
+    assert capsys.readouterr().out.count(dropped) == html.count(dropped) == 2
+    for row in rows(birds / "report" / "findings.csv"):
+        assert f"agreement {row['agreement']}" in html
+    every = data_report(birds, against=imagenet, limits=hashes._replace(agreement=0))
+    assert found(every, "near", "pretraining_near") == copies | {
+        ("near", "test/crow/alike.jpg", "train/crow/3.jpg"),
+        ("pretraining_near", "test/wren/1.jpg", "train/n1/alike.JPEG"),
+    }
+
+
+def test_only_candidates_are_decoded_again_and_once(birds, tmp_path, monkeypatch):
+    imagenet = put_alike(birds, tmp_path)
+    put(birds, "test/crow/copy2.jpg", jpeg(Image.open(birds / "train/crow/2.jpg"), 60))
+    seen = counted(monkeypatch, agreement, "thumbnail")
+    arguments = {"against": imagenet, "limits": Limits(16, 16), "workers": 1}
+    first = data_report(birds, **arguments)
+    assert sorted(seen) == sorted(
+        ["2.jpg", "3.jpg", "copy.jpg", "copy2.jpg", "alike.jpg", "0.jpg", "1.jpg", "copy.JPEG", "alike.JPEG"]
     )
-    assert "lower --phash-distance and --dhash-distance" in out
+    seen.clear()
+    assert data_report(birds, **arguments).findings == first.findings
+    assert seen == []
+    os.utime(imagenet / "train/n1/copy.JPEG", ns=(1, 1))
+    assert data_report(birds, **arguments).findings == first.findings
+    assert seen == ["0.jpg", "copy.JPEG"]
+
+
+def test_an_interrupted_comparison_of_pictures_goes_on(birds, monkeypatch):
+    monkeypatch.setattr(remember, "_AT_A_TIME", 1)
+    for index in range(4):
+        put(birds, f"test/crow/copy{index}.jpg", jpeg(Image.open(birds / f"train/crow/{index}.jpg"), 60))
+    original = agreement.thumbnail
+
+    def interrupted(path):
+        if path.name == "copy2.jpg":
+            raise KeyboardInterrupt
+        return original(path)
+
+    monkeypatch.setattr(agreement, "thumbnail", interrupted)
+    assert main(["data-report", str(birds), "--workers", "1"]) == 130
+    monkeypatch.setattr(agreement, "thumbnail", original)
+    seen = counted(monkeypatch, agreement, "thumbnail")
+    assert main(["data-report", str(birds), "--workers", "1"]) == 0
+    assert sorted(seen) == ["2.jpg", "3.jpg", "copy2.jpg", "copy3.jpg"]
+    assert excluded(birds) == [f"test/crow/copy{index}.jpg" for index in range(4)]
+
+
+def test_agreement_does_not_mind_contrast_and_is_the_same_both_ways(tmp_path):
+    image = photograph(5)
+    paths = {
+        "dull": put(tmp_path, "dull.png", ImageEnhance.Contrast(image).enhance(0.5)),
+        "cut": put(tmp_path, "cut.png", image.crop((5, 0, 94, 70))),
+        "negative": put(tmp_path, "negative.png", Image.eval(image, lambda value: 255 - value)),
+        "flat": put(tmp_path, "flat.png", Image.new("RGB", (9, 9), "red")),
+        "large": put(tmp_path, "large.jpg", jpeg(image.resize((960, 720), Image.Resampling.BICUBIC))),
+    }
+    one = agreement.thumbnail(put(tmp_path, "one.png", image))
+    both = {}
+    for name, path in paths.items():
+        two = agreement.thumbnail(path)
+        both[name] = agreement.agreement(one, two)
+        assert agreement.agreement(two, one) == pytest.approx(both[name], abs=1e-5)
+    assert both["dull"] > 0.999
+    assert both["large"] > 0.99
+    assert both["cut"] > 0.95
+    assert both["negative"] == both["flat"] == 0
+
+
+def test_an_image_that_can_no_longer_be_decoded_agrees_with_none(tmp_path):
+    put(tmp_path, "a.png", photograph(1))
+    put(tmp_path, "b.png", b"broken")
+    cache = tmp_path / "pairs.csv"
+    pairs = [("b.png", "a.png"), ("a.png", "a.png"), ("a.png", "gone.png")]
+    found = agreement.agreements((tmp_path, tmp_path), pairs, cache, 1)
+    assert found.tolist() == [0, pytest.approx(1, abs=1e-3), 0]
+    assert len(cache.read_text().splitlines()) == 2
+
+
+class Full(io.RawIOBase):
+    """A file on a disk without room."""
+
+    def writable(self):
+        return True
+
+    def write(self, _):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("name", ["images.csv", "images-pairs.csv"])
+def test_a_full_disk_is_one_line(birds, monkeypatch, capsys, name):
+    put(birds, "test/crow/copy.jpg", jpeg(Image.open(birds / "train/crow/2.jpg"), 60))
+
+    def full(path, mode="r", **options):
+        if path.name == name and mode == "a":
+            return io.TextIOWrapper(io.BufferedWriter(Full()), **options)
+        return open(path, mode, **options)
+
+    monkeypatch.setattr(remember, "open", full, raising=False)
+    assert main(["data-report", str(birds)]) == 2
+    error = capsys.readouterr().err
+    assert f"{name}: the disk is full; what was measured is kept" in error
+    assert error.count("\n") == 1
+    monkeypatch.undo()
+    assert main(["data-report", str(birds)]) == 0
+
+
+def test_copies_of_validation_images_are_listed_and_not_excluded(birds):
+    put(birds, "test/crow/same.jpg", (birds / "val/crow/0.jpg").read_bytes())
+    put(birds, "test/wren/near.jpg", jpeg(Image.open(birds / "val/wren/0.jpg"), 60))
+    assert found(data_report(birds), "same_file", "near") == {
+        ("same_file", "test/crow/same.jpg", "val/crow/0.jpg"),
+        ("near", "test/wren/near.jpg", "val/wren/0.jpg"),
+    }
+    assert excluded(birds) == []
 
 
 def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
@@ -448,7 +616,7 @@ def test_the_page_shows_so_many_pairs_and_says_how_many_there_are(birds):
     data_report(birds, shown=2)
     reader, _ = read_page(birds)
     words = "".join(reader.text)
-    assert "4 in all; 2 are shown, 4 are in findings.csv" in words
+    assert "4 in all; 2 are shown, all are in findings.csv" in words
     assert "Copies: the same file (4)" in words
     # that across training and test first
     assert [picture["alt"] for picture in reader.all("img")][:2] == ["test/wren/copy.jpg", "train/wren/0.jpg"]
@@ -538,6 +706,8 @@ def test_long_work_tells_how_long_it_takes_in_a_log(monkeypatch, capsys):
         (["birds", "--output", "birds/train/report"], "is among the images of train"),
         (["birds", "--output", "file/report"], "cannot write file/report (Not a directory)"),
         (["birds", "--phash-distance", "65"], "phash-distance is 65; give 0 to 64 bits"),
+        (["birds", "--agreement", "1.1"], "agreement is 1.1; give 0"),
+        (["birds", "--agreement", "nan"], "agreement is nan; give 0"),
         (["birds", "--pairs", "-1"], "pairs is -1"),
         (["birds", "--workers", "0"], "workers is 0"),
     ],

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from convnext_ablation.data.report import facts
+from convnext_ablation.data.report.agreement import AGREEMENT
 from convnext_ablation.data.report.exact import exact_duplicates
 from convnext_ablation.data.report.findings import (
     KINDS,
@@ -46,34 +47,37 @@ def data_report(
         folder: Holds ``<split>/<class>/<image>``, with or without a manifest.
         against: Folder of a pre-training set, ``train/<wnid>/<wnid>_<number>.JPEG``.
         output: Folder to write to, by default ``report`` in `folder`.
-        limits: How many bits may differ in the hashes of near duplicates.
+        limits: What makes two images near duplicates.
         shown: How many pairs of a kind the page shows.
         workers: Number of threads, by default one a core.
 
     Raises:
-        UserError: A folder isn't one of images, or an argument is wrong.
+        UserError: A folder isn't one of images, an argument is wrong, or the disk is full.
     """
     limits, workers = limits or Limits(), available_cores() if workers is None else workers
     _check(limits, shown, workers)
     contents = read_folder(Path(folder))
     names = list_pretraining(Path(against)) if against is not None else []
     output = _output_folder(contents, Path(output) if output is not None else contents.root / "report")
-    ids = [place.id for place in contents.images]
-    measured = measure_images(contents.root, ids, output / _CACHE / "images.csv", workers)
-    near = near_duplicates(contents.images, measured, contents.splits, limits, workers)
+    root, images, cache = contents.root, contents.images, output / _CACHE
+    measured = measure_images(root, [place.id for place in images], cache / "images.csv", workers)
+    near = near_duplicates(
+        root, images, measured, contents.splits, cache / "images-pairs.csv", limits, workers
+    )
     common = None
     if against is not None:
-        cache = output / _CACHE
-        common = overlap(contents.images, measured, Path(against), names, cache, limits, workers)
+        common = overlap(root, images, measured, Path(against), names, cache, limits, workers)
     report = _collect(contents, measured, near, common)
     _write(report, output, limits, shown, Path(against) if against is not None else None)
     return report
 
 
 def _check(limits: Limits, shown: int, workers: int) -> None:
-    for name, bits in limits._asdict().items():
+    for name, bits in (("phash", limits.phash), ("dhash", limits.dhash)):
         if not 0 <= bits <= 64:
             raise UserError(f"{name}-distance is {bits}; give 0 to 64 bits")
+    if not 0 <= limits.agreement <= 1:
+        raise UserError(f"agreement is {limits.agreement:g}; give 0 (all whose hashes are near) to 1")
     if shown < 0:
         raise UserError(f"pairs is {shown}; give 0 or more")
     if workers < 1:
@@ -127,7 +131,6 @@ def _write(report: Report, output: Path, limits: Limits, shown: int, against: Pa
         ],
         long_tables=[facts.class_table(contents)],
         findings=report.findings,
-        totals=report.totals,
         shown=shown,
         against=against,
     )
@@ -165,6 +168,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the same in differences of neighbouring pixels (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
+        "--agreement", type=float, default=AGREEMENT, metavar="R",
+        help="how well the decoded pictures of near duplicates must agree, 0 (all count) to 1: correlation "
+        "of small versions (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
         "--pairs", type=int, default=SHOWN, metavar="N", help="pairs of a kind to show (default: %(default)s)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="threads; one per core if not given")
@@ -176,7 +184,7 @@ def run(args: argparse.Namespace) -> None:
         args.folder,
         against=args.against,
         output=args.output,
-        limits=Limits(args.phash_distance, args.dhash_distance),
+        limits=Limits(args.phash_distance, args.dhash_distance, args.agreement),
         shown=args.pairs,
         workers=args.workers,
     )

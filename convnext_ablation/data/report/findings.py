@@ -29,9 +29,9 @@ class Kind:
 
 
 _CANDIDATES = (
-    "Candidates for a person to look at: the hashes are close, which pictures of the same scene or with the "
-    "same simple outline can be, too. Copies that were mirrored, turned or cropped by more than a few "
-    "percent are not among them."
+    "For a person to look at: the hashes are close and small versions of the two pictures agree, which those "
+    "of the same scene or with the same simple outline can do, too. Copies that were mirrored, turned or "
+    "cropped by more than a few percent are not among them."
 )
 KINDS: dict[str, Kind] = {
     "pretraining_id": Kind(
@@ -91,6 +91,7 @@ class Finding:
         other: The other image, below the folder or below the pre-training set's.
         phash: Bits in which the perceptual hashes of both differ; -1 where they weren't asked.
         dhash: The same of the other hash.
+        agreement: How well the two pictures agree, 0 to 1; -1 where they weren't asked.
         split: Of the image.
         class_name: Of the image.
         other_split: Of the other.
@@ -103,6 +104,7 @@ class Finding:
     other: str = ""
     phash: int = -1
     dhash: int = -1
+    agreement: float = -1
     split: str = ""
     class_name: str = ""
     other_split: str = ""
@@ -137,11 +139,11 @@ def paired(kind: str, one: Place, two: Place, phash: int = -1, dhash: int = -1) 
         other.id,
         phash,
         dhash,
-        image.split,
-        image.class_name,
-        other.split,
-        other.class_name,
-        note,
+        split=image.split,
+        class_name=image.class_name,
+        other_split=other.split,
+        other_class=other.class_name,
+        note=note,
     )
 
 
@@ -173,19 +175,20 @@ def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Findi
 
 
 def write_findings(path: Path, findings: Iterable[Finding]) -> None:
-    """Writes all findings as CSV; distances are empty where there are none."""
+    """Writes all findings as CSV; distances and agreement are empty where there are none."""
     columns = [
-        "kind", "id", "other", "phash_distance", "dhash_distance", "split", "class", "other_split",
-        "other_class", "note",
+        "kind", "id", "other", "phash_distance", "dhash_distance", "agreement", "split", "class",
+        "other_split", "other_class", "note",
     ]  # fmt: skip
     with written_whole(path) as temporary, _open(temporary) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for each in findings:
             distances = ["" if bits < 0 else bits for bits in (each.phash, each.dhash)]
+            agreement = "" if each.agreement < 0 else f"{each.agreement:.3f}"
             writer.writerow([
-                each.kind, each.id, each.other, *distances, each.split, each.class_name, each.other_split,
-                each.other_class, each.note,
+                each.kind, each.id, each.other, *distances, agreement, each.split, each.class_name,
+                each.other_split, each.other_class, each.note,
             ])  # fmt: skip
 
 

@@ -22,17 +22,20 @@ all pairs are near, 0.003 % at 6 bits, 0.07 % at 10 bits.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convnext_ablation.data.report.agreement import AGREEMENT, agreements
 from convnext_ablation.data.report.exact import pixel_groups
 from convnext_ablation.data.report.findings import Finding, paired
-from convnext_ablation.data.report.folder import Place, split_rank
+from convnext_ablation.data.report.folder import Place
 from convnext_ablation.data.report.measure import Measured
 from convnext_ablation.data.report.remember import progress
 
@@ -42,21 +45,29 @@ __all__ = [
     "Hashes",
     "Limits",
     "Pairs",
+    "agreeing",
     "hashes_of",
     "near_duplicates",
     "near_pairs",
 ]
 
 DISTANCE = 8  # bits
-MOST_PAIRS = 50_000  # that are kept of a comparison: the nearest
+MOST_PAIRS = 200_000  # that are kept of a comparison: the nearest
 _ROWS, _COLUMNS = 64, 4096  # hashes compared at a time; what that takes stays in a core's cache
 
 
 class Limits(NamedTuple):
-    """How many bits may differ in each hash of near duplicates."""
+    """What makes two images near duplicates.
+
+    Attributes:
+        phash: How many bits may differ in this hash.
+        dhash: The same of the other.
+        agreement: How well the two pictures must agree, 0 to 1; 0 takes all whose hashes are near.
+    """
 
     phash: int = DISTANCE
     dhash: int = DISTANCE
+    agreement: float = AGREEMENT
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,7 @@ class Hashes:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Near duplicates: positions in the hashes that were compared, and distances, each ``(P,)``.
+    """Images whose hashes are near: positions in the hashes that were compared, and distances, each ``(P,)``.
 
     Attributes:
         one: Position among the first.
@@ -119,12 +130,10 @@ class Comparison(NamedTuple):
     Attributes:
         pairs: The nearest, at most as many as were asked for, nearest first.
         total: How many there are in all.
-        matched: Whether each of the first has any, ``(N,)``.
     """
 
     pairs: Pairs
     total: int
-    matched: NDArray[np.bool_]
 
 
 def hashes_of(measured: Sequence[Measured]) -> Hashes:
@@ -151,40 +160,37 @@ def near_pairs(
         most: How many pairs to keep, the nearest.
     """
     starts = range(0, len(first.numbers), _ROWS)
-    matched = np.zeros(len(first.numbers), bool)
     kept, total = Pairs.joined([]), 0
 
-    def compare(start: int) -> tuple[int, Pairs, NDArray[np.int64]]:
+    def compare(start: int) -> tuple[int, Pairs]:
         return _compare_rows(first, second, start, limits, most)
 
     pool = ThreadPoolExecutor(workers)
     try:
-        for [(count, pairs, rows)] in progress(
+        for [(count, pairs)] in progress(
             ([found] for found in pool.map(compare, starts)), len(starts), "comparing hashes"
         ):
             total += count
-            matched[rows] = True
             kept = Pairs.joined([kept, pairs])
             if len(kept) > 2 * most:
                 kept = kept.nearest(most)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return Comparison(kept.nearest(most), total, matched)
+    return Comparison(kept.nearest(most), total)
 
 
 def _compare_rows(
     first: Hashes, second: Hashes | None, start: int, limits: Limits, most: int
-) -> tuple[int, Pairs, NDArray[np.int64]]:
-    """Compares some of the first with all others: how many are near, the nearest, and whose they are."""
+) -> tuple[int, Pairs]:
+    """Compares some of the first with all others: how many are near, and the nearest."""
     parts: list[Pairs] = []
-    rows, total = [np.empty(0, np.int64)], 0
+    total = 0
     for pairs in _near_blocks(first, second, start, limits):
         total += len(pairs)
-        rows.append(np.unique(pairs.one))
         parts.append(pairs)
         if sum(map(len, parts)) > 2 * most:
             parts = [Pairs.joined(parts).nearest(most)]
-    return total, Pairs.joined(parts).nearest(most), np.unique(np.concatenate(rows))
+    return total, Pairs.joined(parts).nearest(most)
 
 
 def _near_blocks(first: Hashes, second: Hashes | None, start: int, limits: Limits) -> Iterator[Pairs]:
@@ -213,43 +219,77 @@ class Near(NamedTuple):
     """Near duplicates of a data set.
 
     Attributes:
-        findings: The nearest pairs, those of two splits first.
-        totals: How many pairs there are of each two splits, those kept or not.
+        findings: The pairs, those of two splits first, the nearest first.
+        totals: How many pairs there are of each two splits.
         leaking: Ids of test images that have one among the training images.
+        dropped: How many pairs had near hashes, but pictures that don't agree.
+        beyond: How many had near hashes and were not looked at, being more than are kept.
     """
 
     findings: list[Finding]
     totals: dict[tuple[str, str], int]
     leaking: set[str]
+    dropped: int
+    beyond: int
 
 
 def near_duplicates(
-    places: Sequence[Place], measured: Sequence[Measured], splits: Sequence[str], limits: Limits, workers: int
+    root: Path,
+    places: Sequence[Place],
+    measured: Sequence[Measured],
+    splits: Sequence[str],
+    cache: Path,
+    limits: Limits,
+    workers: int,
 ) -> Near:
     """Compares all images of a data set with each other, and finds those that are near but not equal.
 
     Args:
+        root: The data set's folder.
         places: The images.
         measured: What was measured of each.
         splits: The splits, from training to test.
-        limits: How many bits may differ.
+        cache: File that keeps how well pictures agree.
+        limits: What makes them near duplicates.
         workers: Number of threads.
     """
     every = hashes_of(measured)
     of_split = np.array([places[number].split for number in every.numbers], dtype=np.str_)
-    near = Near([], {}, set())
+    candidates: list[Finding] = []
+    beyond = 0
     for earlier, later in _combinations(splits):
         first = every.of(of_split == later)
         second = None if earlier == later else every.of(of_split == earlier)
-        pairs, total, matched = near_pairs(first, second, limits, workers)
-        near.totals[earlier, later] = total
-        near.findings.extend(
+        pairs, total = near_pairs(first, second, limits, workers)
+        beyond += total - len(pairs)
+        candidates += [
             paired("near", places[first.numbers[one]], places[(second or first).numbers[two]], int(p), int(d))
             for one, two, p, d in zip(pairs.one, pairs.two, pairs.phash, pairs.dhash, strict=True)
-        )
-        if (split_rank(earlier), split_rank(later)) == (0, 2):
-            near.leaking.update(places[number].id for number in first.numbers[matched])
-    return near
+        ]
+    found = agreeing(candidates, (root, root), cache, limits, workers)
+    totals = Counter((finding.other_split, finding.split) for finding in found)
+    leaking = {finding.id for finding in found if finding.leaks}
+    return Near(found, dict(totals), leaking, len(candidates) - len(found), beyond)
+
+
+def agreeing(
+    candidates: Sequence[Finding], roots: tuple[Path, Path], cache: Path, limits: Limits, workers: int
+) -> list[Finding]:
+    """The pairs whose pictures agree, with how well they do.
+
+    Args:
+        candidates: Pairs whose hashes are near.
+        roots: Folders of each pair's first and second image.
+        cache: File that keeps how well pictures agree.
+        limits: How well they must.
+        workers: Number of threads.
+    """
+    values = agreements(roots, [(each.id, each.other) for each in candidates], cache, workers)
+    return [
+        replace(each, agreement=float(value))
+        for each, value in zip(candidates, values, strict=True)
+        if value >= limits.agreement
+    ]
 
 
 def _combinations(splits: Sequence[str]) -> list[tuple[str, str]]:

@@ -57,7 +57,6 @@ class Page:
         tables: Shown as they are.
         long_tables: Shown when they are opened.
         findings: All findings, those to look at first standing first in each kind.
-        totals: How many there are of each kind, where not all stand in `findings`.
         shown: How many of a kind to show.
         against: Folder of the pre-training set.
     """
@@ -69,7 +68,6 @@ class Page:
     tables: Sequence[Table]
     long_tables: Sequence[Table]
     findings: Sequence[Finding]
-    totals: dict[str, int]
     shown: int
     against: Path | None = None
     _pictures: dict[Path, str] = field(default_factory=dict, repr=False)
@@ -121,11 +119,7 @@ def html(page: Page) -> str:
 def _contents(page: Page) -> list[str]:
     counts = Counter(finding.kind for finding in page.findings)
     links = [("summary", "Summary"), ("holds", "What it holds")]
-    links += [
-        (kind, f"{KINDS[kind].title} ({page.totals.get(kind, counts[kind]):,})")
-        for kind in KINDS
-        if counts[kind]
-    ]
+    links += [(kind, f"{KINDS[kind].title} ({counts[kind]:,})") for kind in KINDS if counts[kind]]
     links.append(("notes", "How it was measured"))
     return [f'<li><a href="#{anchor}">{escape(text)}</a></li>' for anchor, text in links]
 
@@ -153,11 +147,10 @@ def _table(table: Table, high: bool = False) -> str:
 
 def _section(page: Page, kind: str) -> str:
     found = [finding for finding in page.findings if finding.kind == kind]
-    total = page.totals.get(kind, len(found))
     shown = found[: page.shown]
-    count = f"{total:,} in all"
-    if len(shown) < total:
-        count += f"; {len(shown):,} are shown, {len(found):,} are in findings.csv"
+    count = f"{len(found):,} in all"
+    if len(shown) < len(found):
+        count += f"; {len(shown):,} are shown, all are in findings.csv"
     items = [_pair(page, finding) if finding.other else _single(finding) for finding in shown]
     list_class = "pairs" if found[0].other else "ids"
     return (
@@ -181,6 +174,8 @@ def _pair(page: Page, finding: Finding) -> str:
         marks.append(f"classes differ: {finding.class_name}, {finding.other_class}")
     if finding.phash >= 0:
         marks.append(f"{finding.phash} + {finding.dhash} bits differ")
+    if finding.agreement >= 0:
+        marks.append(f"agreement {finding.agreement:.3f}")
     other_root = page.against if finding.kind.startswith("pretraining") and page.against else page.root
     return (
         "<li>"

@@ -14,7 +14,7 @@ import numpy as np
 from convnext_ablation.data.report.findings import Finding
 from convnext_ablation.data.report.folder import IMAGE_EXTENSIONS, Place
 from convnext_ablation.data.report.measure import HASH_COLUMNS, Measured, hash_image
-from convnext_ablation.data.report.near import Hashes, Limits, hashes_of, near_pairs
+from convnext_ablation.data.report.near import Hashes, Limits, agreeing, hashes_of, near_pairs
 from convnext_ablation.data.report.remember import remembered
 from convnext_ablation.errors import UserError
 
@@ -28,11 +28,12 @@ class Overlap(NamedTuple):
     """What a data set has in common with a pre-training set.
 
     Attributes:
-        findings: Images of both; by hash only the nearest pairs.
+        findings: Images of both.
         seen: Ids of all images that pre-training has seen, of all splits.
         with_id: How many images have an ImageNet id, and were looked up by it.
         compared: How many have none, and were compared by hash.
-        near_pairs: How many pairs are near.
+        dropped: How many pairs had near hashes, but pictures that don't agree.
+        beyond: How many had near hashes and were not looked at, being more than are kept.
         against: Images of the pre-training set.
     """
 
@@ -40,7 +41,8 @@ class Overlap(NamedTuple):
     seen: set[str]
     with_id: int
     compared: int
-    near_pairs: int
+    dropped: int
+    beyond: int
     against: int
 
 
@@ -73,6 +75,7 @@ def list_pretraining(folder: Path) -> list[str]:
 
 
 def overlap(
+    root: Path,
     places: Sequence[Place],
     measured: Sequence[Measured],
     against: Path,
@@ -87,31 +90,35 @@ def overlap(
     there are others is the pre-training set hashed, which is kept for the next time.
 
     Args:
+        root: The data set's folder.
         places: The images.
         measured: What was measured of each.
         against: Folder of the pre-training set.
         names: Its images, as `list_pretraining` lists them.
-        cache: Folder that keeps the hashes.
-        limits: How many bits may differ.
+        cache: Folder that keeps the hashes, and how well pictures agree.
+        limits: What makes images near duplicates.
         workers: Number of threads.
     """
     ids = [imagenet_id(place.source) for place in places]
     found = _by_id(places, ids, names)
-    seen = {finding.id for finding in found}
     ours = hashes_of(measured)
     ours = ours.of(np.array([not ids[number] for number in ours.numbers], bool))
-    total = 0
+    dropped = beyond = 0
     if len(ours.numbers):
-        theirs = _hashes(against, names, cache, workers)
-        pairs, total, matched = near_pairs(ours, theirs, limits, workers)
-        found += [
+        key = hashlib.sha256(str(against.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
+        theirs = _hashes(against, names, cache / f"{key}.csv", workers)
+        pairs, total = near_pairs(ours, theirs, limits, workers)
+        candidates = [
             _finding(
                 "pretraining_near", places[ours.numbers[one]], names[theirs.numbers[two]], int(p), int(d)
             )
             for one, two, p, d in zip(pairs.one, pairs.two, pairs.phash, pairs.dhash, strict=True)
         ]
-        seen.update(places[number].id for number in ours.numbers[matched])
-    return Overlap(found, seen, sum(map(bool, ids)), len(ours.numbers), total, len(names))
+        near = agreeing(candidates, (root, against), cache / f"{key}-pairs.csv", limits, workers)
+        found += near
+        dropped, beyond = len(candidates) - len(near), total - len(pairs)
+    seen = {finding.id for finding in found}
+    return Overlap(found, seen, sum(map(bool, ids)), len(ours.numbers), dropped, beyond, len(names))
 
 
 def _by_id(places: Sequence[Place], ids: Sequence[str], names: Sequence[str]) -> list[Finding]:
@@ -130,10 +137,9 @@ def _finding(kind: str, place: Place, other: str, phash: int = -1, dhash: int = 
 
 def _hashes(against: Path, names: Sequence[str], cache: Path, workers: int) -> Hashes:
     """The hashes of a pre-training set, from the file that keeps them as far as it has them."""
-    key = hashlib.sha256(str(against.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     hashes = np.zeros((2, len(names)), np.uint64)
     there = np.zeros(len(names), bool)
-    for index, row in remembered(against, names, hash_image, HASH_COLUMNS, cache / f"{key}.csv", workers):
+    for index, row in remembered(against, names, hash_image, HASH_COLUMNS, cache, workers):
         if row[0]:
             hashes[:, index] = [int(text, 16) for text in row]
             there[index] = True

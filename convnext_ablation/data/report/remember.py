@@ -7,17 +7,21 @@ a second one reads no image that hasn't changed.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["progress", "remembered"]
+from convnext_ablation.errors import UserError
+
+__all__ = ["kept", "progress", "remembered", "state_of"]
 
 _AT_A_TIME = 64  # images that a thread measures before they are written down
 _LONGEST_LINE = 1 << 16  # bytes
@@ -44,41 +48,90 @@ def remembered(
 
     Yields:
         The index of a file, and its values, in no order.
+
+    Raises:
+        UserError: The disk is full.
     """
-    _begin(cache, columns)
-    states = [_state(root / name) for name in names]
-    left = set(range(len(names)))
-    for index, row in _read_cache(cache, names, states, columns):
-        if index in left:
-            left.remove(index)
-            yield index, row
-    order = sorted(left)
-    chunks = [order[start : start + _AT_A_TIME] for start in range(0, len(order), _AT_A_TIME)]
-    work = partial(_measure_chunk, root, names, measure)
-    pool = ThreadPoolExecutor(workers)
-    with (
-        warnings.catch_warnings(),
-        open(cache, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        warnings.simplefilter("ignore")  # Pillow's, of what it could mend
-        writer = csv.writer(file, lineterminator="\n")
-        try:
-            for done in progress(pool.map(work, chunks), len(order), f"measuring images of {root}"):
-                # without what could not be read: it is tried again the next time
-                writer.writerows((names[index], states[index], *row) for index, row in done if row[0])
-                file.flush()
-                yield from done
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    states = [state_of(root / name) for name in names]
+
+    def measured(index: int) -> Sequence[str]:
+        return measure(root / names[index])
+
+    yield from kept(names, states, measured, columns, cache, workers, f"measuring images of {root}")
+
+
+def kept(
+    names: Sequence[str],
+    states: Sequence[str],
+    measure: Callable[[int], Sequence[str]],
+    columns: Sequence[str],
+    cache: Path,
+    workers: int,
+    what: str,
+) -> Iterator[tuple[int, Sequence[str]]]:
+    """Measures things by threads, in their order, and none that the cache has.
+
+    Args:
+        names: What the cache keeps each under.
+        states: What must be the same for it to hold still.
+        measure: What to do with each, told its index; an empty first value isn't kept.
+        columns: Names of the values that it returns.
+        cache: CSV file that keeps them.
+        workers: Number of threads.
+        what: What is being done, for people.
+
+    Yields:
+        The index of a thing, and its values, in no order.
+
+    Raises:
+        UserError: The disk is full.
+    """
+    with _told_of_full_disk(cache):
+        _begin(cache, columns)
+        left = set(range(len(names)))
+        for index, row in _read_cache(cache, names, states, columns):
+            if index in left:
+                left.remove(index)
+                yield index, row
+        order = sorted(left)
+        chunks = [order[start : start + _AT_A_TIME] for start in range(0, len(order), _AT_A_TIME)]
+        pool = ThreadPoolExecutor(workers)
+        with (
+            warnings.catch_warnings(),
+            open(cache, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        ):
+            warnings.simplefilter("ignore")  # Pillow's, of what it could mend
+            writer = csv.writer(file, lineterminator="\n")
+            try:
+                for done in progress(pool.map(partial(_measure_chunk, measure), chunks), len(order), what):
+                    # without what could not be read: it is tried again the next time
+                    writer.writerows((names[index], states[index], *row) for index, row in done if row[0])
+                    file.flush()
+                    yield from done
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _told_of_full_disk(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"{cache}: the disk is full; what was measured is kept: "
+                "make room and run the same command again, or choose another place with --output"
+            ) from error
+        raise
 
 
 def _measure_chunk(
-    root: Path, names: Sequence[str], measure: Callable[[Path], Sequence[str]], indices: Sequence[int]
+    measure: Callable[[int], Sequence[str]], indices: Sequence[int]
 ) -> list[tuple[int, Sequence[str]]]:
-    return [(index, measure(root / names[index])) for index in indices]
+    return [(index, measure(index)) for index in indices]
 
 
-def _state(path: Path) -> str:
+def state_of(path: Path) -> str:
     """Size and time of change of a file, which tell whether it is still the one that was measured."""
     try:
         stat = path.stat()

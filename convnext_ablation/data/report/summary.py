@@ -24,7 +24,7 @@ class Report:
     Attributes:
         contents: What the folder holds.
         measured: What was measured of each image.
-        findings: All of them; of near duplicates the nearest.
+        findings: All of them.
         near: Near duplicates.
         overlap: What it has in common with the pre-training set; None if there was none to compare with.
         excluded: Test images that training or pre-training has seen, by reason.
@@ -45,12 +45,8 @@ class Report:
 
     @property
     def totals(self) -> dict[str, int]:
-        """How many findings there are of each kind, those that aren't kept included."""
-        counts = dict(Counter(finding.kind for finding in self.findings))
-        more = {"near": sum(self.near.totals.values())}
-        if self.overlap:
-            more["pretraining_near"] = self.overlap.near_pairs
-        return counts | {kind: total for kind, total in more.items() if total}
+        """How many findings there are of each kind."""
+        return dict(Counter(finding.kind for finding in self.findings))
 
 
 def summary_lines(report: Report) -> list[str]:
@@ -77,8 +73,8 @@ def summary_lines(report: Report) -> list[str]:
     lines.append(f"{len(excluded):,} test images in exclude_test.txt" + (f" ({reasons})" if reasons else ""))
     if len(excluded - report.certain) > _MANY * sum(map(_is_test, report.contents.images)):
         lines.append(
-            "so many near duplicates mean that pictures look alike to the hashes, not that they are copies: "
-            "lower --phash-distance and --dhash-distance"
+            "so many near duplicates mean that pictures look alike, not that they are copies: "
+            "raise --agreement, or lower --phash-distance and --dhash-distance"
         )
     return lines
 
@@ -105,8 +101,19 @@ def _near_line(near: Near) -> str:
     total = sum(near.totals.values())
     across = {splits: count for splits, count in near.totals.items() if splits[0] != splits[1] and count}
     where = "; ".join(f"{one} and {two}: {count:,}" for (one, two), count in across.items())
-    kept = f"; the nearest {len(near.findings):,} are kept" if len(near.findings) < total else ""
-    return f"{total:,} near duplicates, to be looked at" + (f" ({where})" if where else "") + kept
+    line = f"{total:,} near duplicates, to be looked at" + (f" ({where})" if where else "")
+    return line + _not_counted(near.dropped, near.beyond)
+
+
+def _not_counted(dropped: int, beyond: int) -> str:
+    """What became of pairs whose hashes are near, but that don't count."""
+    line = f"; {dropped:,} more pairs have near hashes, but pictures that don't agree" if dropped else ""
+    if beyond:
+        line += (
+            f"; {beyond:,} pairs, those with the least near hashes, were not looked at: "
+            "lower --phash-distance and --dhash-distance"
+        )
+    return line
 
 
 def _overlap_line(report: Report, common: Overlap) -> str:
@@ -114,14 +121,17 @@ def _overlap_line(report: Report, common: Overlap) -> str:
     where = ", ".join(f"{split}: {splits[split]:,}" for split in report.contents.splits)
     how = [f"{common.with_id:,} looked up by id"] if common.with_id else []
     how += [f"{common.compared:,} compared by hash, to be looked at"] if common.compared else []
-    return f"{len(common.seen):,} images are in the pre-training set ({where}); {', '.join(how)}"
+    return (
+        f"{len(common.seen):,} images are in the pre-training set ({where}); {', '.join(how)}"
+        + _not_counted(common.dropped, common.beyond)
+    )
 
 
 def notes(limits: Limits, common: Overlap | None, against: Path | None) -> list[str]:
     """How it was measured, and what that can't say.
 
     Args:
-        limits: How many bits may differ in near duplicates.
+        limits: What makes two images near duplicates.
         common: What the data set has in common with the pre-training set.
         against: Folder of the pre-training set.
     """
@@ -130,12 +140,14 @@ def notes(limits: Limits, common: Overlap | None, against: Path | None) -> list[
         "training reads them. Of several equal images each is paired with the first, a training image if "
         "there is one.",
         f"Near duplicates are pairs whose perceptual hashes differ in at most {limits.phash} (pHash) and "
-        f"{limits.dhash} (dHash) of 64 bits. They are candidates: some are different pictures, and copies "
-        "that were mirrored, turned or cropped more are not found. The fewer details pictures have, the more "
-        "of them look alike to the hashes.",
-        f"Of two splits at most {MOST_PAIRS:,} near pairs are kept, the nearest; all are counted.",
+        f"{limits.dhash} (dHash) of 64 bits, and whose decoded pictures agree to at least "
+        f"{limits.agreement:g}: the correlation of small versions. Some may be different pictures, and "
+        "copies that were mirrored, turned or cropped more are not found. The fewer details pictures have, "
+        "the more of them look alike.",
+        f"Of two splits at most {MOST_PAIRS:,} pairs with near hashes are looked at, the nearest.",
         "exclude_test.txt has all test images with an exact or near duplicate among the training images, or "
-        "in the pre-training set. Take out lines of pairs that turn out to be different pictures.",
+        "in the pre-training set. Take out lines of pairs that turn out to be different pictures. Duplicates "
+        "of validation images are only listed here.",
         "Labels were not checked, other than that equal images have equal classes.",
     ]
     if common:
