@@ -15,6 +15,11 @@ from typing import Any, Literal
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.argument import argument, described
 
+DATASET_HELP = (
+    "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one whose "
+    "images are decoded once and kept beside it"
+)
+
 _data = partial(argument, "Data")
 _model = partial(argument, "Model")
 _device = partial(argument, "Device and processes")
@@ -37,11 +42,7 @@ class TrainingArguments:
     """
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
-    dataset: str = _data(
-        "",
-        "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one "
-        "whose images are decoded once and kept beside it",
-    )
+    dataset: str = _data("", DATASET_HELP)
     train_split: str = _data("train", "split to train on")
     val_split: str = _data("validation", "split that the best epoch is picked on; '' for none")
     test_split: str | None = _data(

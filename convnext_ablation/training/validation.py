@@ -17,7 +17,7 @@ from timm.utils import natural_key, reparameterize_model
 from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.argument import argument, described
-from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.arguments import DATASET_HELP, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run
 from convnext_ablation.training.command import guarded, prepare_torch, together
 from convnext_ablation.training.console import Console
@@ -47,9 +47,7 @@ class ValidationArguments:
     """The arguments of timm's `validate.py` that image classification uses, and a few of ours."""
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
-    dataset: str = _data(
-        "", "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder"
-    )
+    dataset: str = _data("", DATASET_HELP)
     split: str = _data("validation", "split to evaluate on; '' if data_dir itself is it")
     num_samples: int | None = _data(None, "images in the split of an iterable data set")
     dataset_download: bool = _data(False, "let torch/ data sets download themselves")
