@@ -16,8 +16,8 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.training.argument import argument, described
 
 DATASET_HELP = (
-    "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one whose "
-    "images are decoded once and kept beside it"
+    "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one "
+    "whose images are decoded once and kept beside it"
 )
 
 _data = partial(argument, "Data")
