@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -136,3 +137,14 @@ def test_command_downloads_what_is_not_named(home, tmp_path, monkeypatch, capsys
     assert main(words) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert home.asked == [None]
+
+
+def test_full_disk_is_one_line_and_keeps_what_was_had(home, tmp_path, monkeypatch):
+    def full(url, part):
+        part.write_bytes(DATA[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_fetch", full)
+    with pytest.raises(UserError, match=r"archive\.tar\.part: the disk is full"):
+        download(published(home), tmp_path)
+    assert (tmp_path / "archive.tar.part").read_bytes() == DATA[:10]

@@ -486,7 +486,7 @@ def test_a_full_disk_is_one_line(birds, monkeypatch, capsys, name):
     monkeypatch.setattr(remember, "open", full, raising=False)
     assert main(["data-report", str(birds)]) == 2
     error = capsys.readouterr().err
-    assert f"{name}: the disk is full; what was measured is kept" in error
+    assert f"{name}: the disk is full; what was finished stays valid" in error
     assert error.count("\n") == 1
     monkeypatch.undo()
     assert main(["data-report", str(birds)]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import os
 import urllib.error
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import told_of_full_disk
 
 __all__ = ["download"]
 
@@ -41,11 +41,10 @@ def download(published: Published, folder: Path) -> Path:
     part = path.with_name(f"{path.name}.part")
     for left in reversed(range(_TRIES)):
         try:
-            _fetch(published.url, part)
+            with told_of_full_disk(part):
+                _fetch(published.url, part)
             break
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
-            if getattr(error, "errno", None) == errno.ENOSPC:
-                raise UserError(f"{part}: the disk is full; make room and start again") from error
+        except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
             if not left or isinstance(error, urllib.error.HTTPError):
                 raise UserError(
                     f"{published.url} can't be had ({error}); start again to go on, or fetch it yourself"

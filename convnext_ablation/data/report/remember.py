@@ -7,19 +7,17 @@ a second one reads no image that hasn't changed.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.files import told_of_full_disk
 
 __all__ = ["kept", "progress", "remembered", "state_of"]
 
@@ -86,7 +84,7 @@ def kept(
     Raises:
         UserError: The disk is full.
     """
-    with _told_of_full_disk(cache):
+    with told_of_full_disk(cache):
         _begin(cache, columns)
         left = set(range(len(names)))
         for index, row in _read_cache(cache, names, states, columns):
@@ -110,19 +108,6 @@ def kept(
                     yield from done
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _told_of_full_disk(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{cache}: the disk is full; what was measured is kept: "
-                "make room and run the same command again, or choose another place with --output"
-            ) from error
-        raise
 
 
 def _measure_chunk(
