@@ -14,6 +14,7 @@ import sys
 import time
 
 import pytest
+import torch
 
 from convnext_ablation import cli
 from convnext_ablation.errors import UserError
@@ -124,6 +125,8 @@ def test_a_killed_worker_is_one_line(arguments, tmp_path, monkeypatch, capsys):
         (["--seeds", "-1"], "a seed is a whole number from 0"),
         (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
         (["--width=half"], "unknown width 'half'"),
+        (["--device=nvidia"], "device is 'nvidia'; it takes cpu or cuda"),
+        (["--data=imagenet"], "make its folder first with `convnext-ablation prepare imagenet OUT`"),
         (["--data=typeface"], "unknown data set or folder 'typeface'; did you mean 'typefaces'?"),
         (["--threads=0"], "--threads is 0"),
         (["--jobs=0"], "--jobs is 0"),
@@ -248,3 +251,22 @@ def test_learning_rates_of_the_built_in_studies_were_all_tuned():
     for recipe in ("typefaces", "fashion_mnist"):
         points = command.points_of("stages", "atto")
         assert len(choose_learning_rates(points, recipe, {}, {})) == 5
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("typefases", "unknown data set or folder 'typefases'; did you mean 'typefaces'?"),
+        (".", "a folder of your own needs --recipe"),
+    ],
+)
+def test_data_without_a_recipe_is_named_first(tmp_path, capsys, data, message):
+    assert cli.main(["study", f"--data={data}", f"--output={tmp_path / 'study'}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_absent_gpu_is_one_line_and_leaves_nothing(arguments, tmp_path, capsys):
+    assert cli.main([*arguments, "--device=cuda"]) == 2
+    assert "there is no GPU here" in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 
@@ -209,3 +210,14 @@ def test_the_strongest_augmentation_of_the_recipes_works_with_the_pillow_that_is
     random.seed(0)
     np.random.seed(0)
     assert {augment(image).size for _ in range(100)} == {(32, 32)}
+
+
+def test_more_workers_than_cores_are_taken_without_a_warning(image_folder):
+    """A warning would be printed into the bar; here it would be an error."""
+    arguments = TrainingArguments(
+        model="model_i_atto", data_dir=str(image_folder), batch_size=2, workers=(os.cpu_count() or 1) + 1
+    )
+    images = open_split(arguments, "train")
+    config = {"input_size": (3, 8, 8), "mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": "bilinear"}
+    dataset = TrainingImages(images, 2, 0, 0, 1, os.devnull)
+    assert training_loader(dataset, arguments, config, 2, torch.device("cpu")) is not None

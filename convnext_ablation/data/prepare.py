@@ -42,7 +42,7 @@ from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.data.writing import write_images
 from convnext_ablation.errors import UserError, unknown_name
 
-__all__ = ["DATASETS", "DESCRIPTION", "prepare", "verify"]
+__all__ = ["BUILT_IN", "DATASETS", "DESCRIPTION", "prepare", "verify"]
 
 DESCRIPTION = "dataset.json"
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
@@ -62,6 +62,9 @@ DATASETS: dict[str, type[Any]] = {
         HubPhotographs,
     )
 }
+
+# those that need nothing named to be prepared
+BUILT_IN = (FashionMNIST.name, Typefaces.name)
 
 
 def prepare(

@@ -17,7 +17,7 @@ import torch
 
 from convnext_ablation.cost import count_gmacs
 from convnext_ablation.data.manifest import FolderSummary, check_folder
-from convnext_ablation.data.prepare import DATASETS, prepare
+from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.machine import available_cores, processor_name
 from convnext_ablation.study.comparison import NetworkResult, StudyFacts, rows
@@ -33,6 +33,7 @@ from convnext_ablation.study.precision import PRECISIONS, faster_precision
 from convnext_ablation.study.progress import Progress
 from convnext_ablation.study.report import answer, terminal_table, write_report
 from convnext_ablation.study.runner import PREDICTIONS, execute_all, is_done, read_result, versions
+from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.recipes import read_recipe
 
@@ -43,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="NAME|FOLDER",
-        help=f"a built-in data set ({', '.join(DATASETS)}; made in data/NAME if it isn't there), "
+        help=f"a built-in data set ({', '.join(BUILT_IN)}; made in data/NAME if it isn't there), "
         "or an image folder with train/, val/ and test/",
     )
     parser.add_argument("--design", default="stages", help=f"networks to compare: {', '.join(DESIGNS)}")
@@ -120,6 +121,7 @@ def _plan(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
     for name in ("threads", "jobs"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} is {getattr(args, name)}; it must be at least 1")
+    check_device(args.device)
     points = points_of(args.design, args.width)
     recipe_name = args.recipe or _recipe_for(args.data)
     recipe = read_recipe(recipe_name)
@@ -150,9 +152,10 @@ def _plan(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
 
 
 def _recipe_for(data: str) -> str:
-    if data not in DATASETS:
-        raise UserError(f"--data {data}: a folder of your own needs --recipe NAME or --recipe FILE.yaml")
-    return data.replace("-", "_")
+    if data in BUILT_IN:
+        return data.replace("-", "_")
+    _check_exists(data)
+    raise UserError(f"--data {data}: a folder of your own needs --recipe NAME or --recipe FILE.yaml")
 
 
 def _parse_rates(given: Sequence[str]) -> dict[str, float]:
@@ -168,11 +171,21 @@ def _parse_rates(given: Sequence[str]) -> dict[str, float]:
 
 def _data(name_or_folder: str) -> FolderSummary:
     """Finds, makes if need be, and checks the data set."""
-    if name_or_folder in DATASETS:
+    if name_or_folder in BUILT_IN:
         return prepare(name_or_folder, Path("data") / name_or_folder)
-    if not Path(name_or_folder).exists():
-        raise unknown_name("data set or folder", name_or_folder, DATASETS)
+    _check_exists(name_or_folder)
     return check_folder(Path(name_or_folder))
+
+
+def _check_exists(name_or_folder: str) -> None:
+    if Path(name_or_folder).exists():
+        return
+    if name_or_folder in DATASETS:
+        raise UserError(
+            f"--data {name_or_folder}: make its folder first with `convnext-ablation prepare "
+            f"{name_or_folder} OUT`, and name that folder"
+        )
+    raise unknown_name("data set or folder", name_or_folder, BUILT_IN)
 
 
 def _faster_precision(points: Sequence[Point], recipe: Mapping[str, Any], args: argparse.Namespace) -> str:

@@ -77,7 +77,7 @@ def start_processes(device: str) -> Processes:
     Raises:
         UserError: There is no such device here.
     """
-    _check_device(device)
+    check_device(device)
     started = init_distributed_device_so(device=device)
     group = None
     if started["distributed"]:
@@ -87,7 +87,12 @@ def start_processes(device: str) -> Processes:
     return Processes(torch.device(started["device"]), started["global_rank"], started["world_size"], group)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Makes sure that a device is here.
+
+    Raises:
+        UserError: It isn't.
+    """
     try:
         kind = torch.device(device).type
     except RuntimeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ def training_loader(
         and not (arguments.mixes or arguments.pin_mem)
     ):
         shared = SharedBatches(arguments.workers, arguments.batch_size, tuple(data_config["input_size"]))
-    loader = create_loader(
+    loader = _loader(
         dataset,
         **_common(arguments, data_config, device),
         batch_size=arguments.batch_size,
@@ -82,7 +83,7 @@ def evaluation_loader(
     Returns:
         An iterable of images ``(B, C, H, W)``, normalised and on the device, and targets ``(B,)``.
     """
-    return create_loader(
+    return _loader(
         dataset,
         **_common(arguments, data_config, device),
         batch_size=arguments.validation_batch_size or arguments.batch_size,
@@ -91,6 +92,13 @@ def evaluation_loader(
         crop_mode=data_config.get("crop_mode"),
         persistent_workers=False,
     )
+
+
+def _loader(dataset: Any, **options: Any) -> Any:
+    with warnings.catch_warnings():
+        # timm's default of 4 on a machine of fewer cores; it would break the bar
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        return create_loader(dataset, **options)
 
 
 def _common(

@@ -104,7 +104,9 @@ def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Proc
         )
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
-        model = DistributedDataParallel(model, device_ids=devices, broadcast_buffers=not arguments.no_ddp_bb)
+        # newer torch warns of the argument even where it is given its default
+        without: dict[str, Any] = {"broadcast_buffers": False} if arguments.no_ddp_bb else {}
+        model = DistributedDataParallel(model, device_ids=devices, **without)
     return model
 
 
