@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from convnext_ablation.data.decoding import Build, Source, tried
+from convnext_ablation.data.decoding import Build, SplitFolder, tried
 from convnext_ablation.data.pixel_file import CHANNELS, DecodedSplit
 from convnext_ablation.errors import UserError
 
@@ -47,7 +47,7 @@ def open_decoded(folder: Path, mode: str, input_key: str | None = None) -> Decod
         raise UserError(f"images of mode {mode} can't be kept decoded; leave --dataset cached out")
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; leave --dataset cached out, or unpack it")
-    source = Source(folder, mode, input_key)
+    source = SplitFolder(folder, mode, input_key)
     places = [folder.parent / FOLDER]
     if os.environ.get(CACHE_VARIABLE):
         places.append(Path(os.environ[CACHE_VARIABLE]))
@@ -65,7 +65,7 @@ def open_decoded(folder: Path, mode: str, input_key: str | None = None) -> Decod
     return found
 
 
-def _find(source: Source, place: Path) -> DecodedSplit | None:
+def _find(source: SplitFolder, place: Path) -> DecodedSplit | None:
     """Opens the file if it is there and whole, and nothing in it has been mended since."""
     try:
         found = DecodedSplit(place / source.name)
@@ -118,7 +118,7 @@ def _alone(place: Path) -> Iterator[bool]:
             yield True
 
 
-def _remove_useless(source: Source, place: Path) -> None:
+def _remove_useless(source: SplitFolder, place: Path) -> None:
     """Removes what killed processes have left, and what the folder held before it changed."""
     for path in place.glob(".*.pixels.*.tmp"):
         path.unlink(missing_ok=True)

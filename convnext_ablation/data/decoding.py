@@ -25,7 +25,7 @@ from convnext_ablation.machine import available_cores
 _AT_A_TIME = 32  # images that a thread takes
 
 
-class Source:
+class SplitFolder:
     """The folder that is decoded."""
 
     def __init__(self, folder: Path, mode: str, input_key: str | None) -> None:
@@ -91,7 +91,7 @@ def tried(read: Callable[[Any], Any], path: str | Path) -> tuple[str, Any]:
 class Build:
     """Decodes a folder into a file."""
 
-    def __init__(self, source: Source, path: Path) -> None:
+    def __init__(self, source: SplitFolder, path: Path) -> None:
         self.source = source
         self.path = path
         self.samples = source.reader.samples

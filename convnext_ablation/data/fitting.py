@@ -15,6 +15,7 @@ from typing import Any
 
 from PIL import Image, features
 
+from convnext_ablation.data.manifest import IMAGE_EXTENSIONS
 from convnext_ablation.errors import UserError
 
 __all__ = ["FITS", "FORMATS", "Box", "Fitting", "decode", "fitting_versions"]
@@ -27,7 +28,6 @@ FORMATS: dict[str, dict[str, Any]] = {
     "webp": {"lossless": True, "quality": 0, "method": 0},
 }
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
-_READ = (".png", ".jpg", ".jpeg", ".webp")  # endings that timm's folder reader takes, with this package
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -65,7 +65,7 @@ class Fitting:
         return path.name if self._keeps(path, cropped) else f"{path.stem}{_SUFFIXES[self.format]}"
 
     def _keeps(self, original: PurePosixPath, cropped: bool) -> bool:
-        return self.size is None and not cropped and original.suffix.lower() in _READ
+        return self.size is None and not cropped and original.suffix.lower() in IMAGE_EXTENSIONS
 
     def apply(self, data: bytes, name: str, box: Box | None = None) -> bytes:
         """Gives the stored file of an original.

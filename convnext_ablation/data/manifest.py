@@ -24,8 +24,10 @@ from convnext_ablation.errors import UserError
 
 __all__ = [
     "CLASSES",
+    "IMAGE_EXTENSIONS",
     "MANIFEST",
     "SPLITS",
+    "SYNONYMS",
     "FolderSummary",
     "Record",
     "check_folder",
@@ -39,10 +41,16 @@ __all__ = [
 CLASSES = "classes.txt"  # names of the classes in the order of their numbers
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
+# what folders of splits are called, as timm knows them
+SYNONYMS = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid", "eval", "evaluation"),
+    "test": ("test",),
+}
 
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
 # what timm's folder reader takes for an image; .webp because the package tells it to
-_EXTENSIONS = {".png", ".jpg", ".jpeg", ".webp"}
+IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
 
@@ -180,7 +188,7 @@ def _find_images(root: Path, split: str) -> dict[str, str]:
     images = {}
     for parent, folders, files in os.walk(root / split, followlinks=True):
         below = Path(parent).relative_to(root)
-        found = [name for name in files if os.path.splitext(name)[1].lower() in _EXTENSIONS]
+        found = [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
         if found and below == Path(split):
             raise UserError(f"{Path(parent, found[0])} is in no class folder; move it into one")
         if not found and not folders and below != Path(split):
@@ -192,7 +200,7 @@ def _find_images(root: Path, split: str) -> dict[str, str]:
 
 
 def _extensions() -> str:
-    return ", ".join(sorted(_EXTENSIONS))
+    return ", ".join(sorted(IMAGE_EXTENSIONS))
 
 
 def _natural_key(name: str) -> list[str | int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Piece, Source, open_source
+from convnext_ablation.data.manifest import SYNONYMS
 from convnext_ablation.data.options import option
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.errors import UserError
@@ -21,16 +22,8 @@ from convnext_ablation.errors import UserError
 __all__ = ["ImageFolder", "ImageList", "OwnPhotographs"]
 
 # what splits are called
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
+SPLIT_NAMES = {name: split for split, names in SYNONYMS.items() for name in names}
+SPLIT_NAMES |= {"dev": "val", "testing": "test"}
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 

@@ -6,15 +6,13 @@ predictions. Each file is written whole or not at all.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from convnext_ablation.files import write_text
+from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.answer import answer, caveats, p_text
 from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts, rows
 from convnext_ablation.study.effects import Interval
@@ -94,7 +92,7 @@ NARROWEST_ADDS = 14  # characters; below that, wrapped words are hard to read
 def write_table_csv(path: Path, table: Sequence[Row]) -> None:
     """Writes the table in full precision: fractions not percent, plain counts, empty where unknown."""
     lines = [[_exact(value(row)) for value in CSV_COLUMNS.values()] for row in table]
-    _write_csv(path, list(CSV_COLUMNS), lines)
+    write_csv(path, list(CSV_COLUMNS), lines)
 
 
 def write_table_markdown(path: Path, results: Sequence[NetworkResult], facts: StudyFacts) -> None:
@@ -181,7 +179,7 @@ def write_seeds_csv(path: Path, results: Sequence[NetworkResult]) -> None:
     """Writes one line per run, in full precision, accuracies as fractions."""
     headings = ["network", "seed", "val_top1", "test_top1", "images_per_second", "seconds"]
     lines = [[_exact(value) for value in run] for result in results for run in _runs(result)]
-    _write_csv(path, headings, lines)
+    write_csv(path, headings, lines)
 
 
 def _runs(result: NetworkResult) -> Iterator[tuple[str, int, float, float, float, float]]:
@@ -194,14 +192,6 @@ def _runs(result: NetworkResult) -> Iterator[tuple[str, int, float, float, float
         result.seconds,
         strict=True,
     )
-
-
-def _write_csv(path: Path, headings: list[str], lines: list[list[str]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(headings)
-    writer.writerows(lines)
-    write_text(path, text.getvalue())
 
 
 def _markdown_table(table: Sequence[Row]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convnext_ablation.data.manifest import SYNONYMS
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.images import Images
@@ -19,8 +20,7 @@ from convnext_ablation.training.images import Images
 __all__ = ["excluded_ids", "read_ids", "side_by_side", "without"]
 
 _COLUMN = "id"
-# what splits are called, those of the same meaning together
-_SPLITS = ({"train", "training"}, {"validation", "val", "valid", "eval", "evaluation"}, {"test"})
+_SPLITS = [set(names) for names in SYNONYMS.values()]
 
 
 def read_ids(path: Path) -> list[str]:

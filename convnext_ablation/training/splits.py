@@ -10,15 +10,13 @@ from timm.data.readers.class_map import load_class_map
 from torch.utils.data import IterableDataset
 
 from convnext_ablation.data.decoded import open_decoded
-from convnext_ablation.data.manifest import CLASSES
+from convnext_ablation.data.manifest import CLASSES, SYNONYMS
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.decoded_images import DecodedImages
 from convnext_ablation.training.images import Images
 
 _CACHED = "cached"  # an image folder that is decoded once
-# how timm names folders of the same meaning
-_SYNONYMS = (("train", "training"), ("validation", "val", "valid", "eval", "evaluation"))
 
 
 def open_splits(arguments: TrainingArguments) -> dict[str, Any]:
@@ -132,7 +130,7 @@ def _split_folder(root: Path, split: str) -> Path:
         raise UserError(f"{root}: no such folder; name that of the data with --data-dir")
     if not split or root.is_file():
         return root
-    names = [split, *next((names for names in _SYNONYMS if split in names), ())]
+    names = [split, *next((names for names in SYNONYMS.values() if split in names), ())]
     for name in names:
         for path in (root / name, root / f"{name}.tar"):
             if path.exists():

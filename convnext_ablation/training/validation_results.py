@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any
 
 import torch
 
-from convnext_ablation.files import write_text
+from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.training.evaluation import Predictions
 
 __all__ = ["network_result", "write_classes", "write_predictions", "write_results"]
@@ -57,7 +55,7 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]], form: str) -
     if form == "json":
         write_text(path, json.dumps(results if len(results) > 1 else results[0], indent=4))
     else:
-        _write_csv(path, list(results[0]), [list(result.values()) for result in results])
+        write_csv(path, list(results[0]), [list(result.values()) for result in results])
 
 
 def write_classes(path: Path, predictions: Predictions, classes: int, names: Sequence[str]) -> None:
@@ -74,7 +72,7 @@ def write_classes(path: Path, predictions: Predictions, classes: int, names: Seq
         [index, names[index] if index < len(names) else "", images[index], f"{top1[index]:.4f}"]
         for index in range(classes)
     ]
-    _write_csv(path, ["index", "class", "images", "top1"], rows)
+    write_csv(path, ["index", "class", "images", "top1"], rows)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
@@ -89,12 +87,4 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
             predictions.ids, predictions.targets, predictions.top5, predictions.probability, strict=True
         )
     ]
-    _write_csv(path, ["id", "target", *columns, "probability"], rows)
-
-
-def _write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_csv(path, ["id", "target", *columns, "probability"], rows)

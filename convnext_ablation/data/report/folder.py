@@ -6,19 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from convnext_ablation.data.manifest import MANIFEST, read_manifest
+from convnext_ablation.data.manifest import IMAGE_EXTENSIONS, MANIFEST, SPLITS, SYNONYMS, read_manifest
 from convnext_ablation.errors import UserError
 
-__all__ = ["IMAGE_EXTENSIONS", "Contents", "Place", "read_folder", "split_rank"]
+__all__ = ["Contents", "Place", "read_folder", "split_rank"]
 
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
-# the names that timm has for splits, in the order of what may be learned from them
-_TRAINING, _VALIDATION, _TEST = (
-    ("train", "training"),
-    ("val", "valid", "validation", "eval", "evaluation"),
-    ("test",),
-)
-_RANKS = {name: rank for rank, names in enumerate((_TRAINING, _VALIDATION, _TEST)) for name in names}
+# splits in the order of what may be learned from them
+_RANKS = {name: rank for rank, split in enumerate(SPLITS) for name in SYNONYMS[split]}
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from convnext_ablation.data.manifest import IMAGE_EXTENSIONS
 from convnext_ablation.data.report.findings import Finding
-from convnext_ablation.data.report.folder import IMAGE_EXTENSIONS, Place
+from convnext_ablation.data.report.folder import Place
 from convnext_ablation.data.report.measure import HASH_COLUMNS, Measured, hash_image
 from convnext_ablation.data.report.near import Hashes, Limits, agreeing, hashes_of, near_pairs
 from convnext_ablation.data.report.remember import remembered
