@@ -52,7 +52,6 @@ class ImageNet(Photographs):
         "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or the folder "
         "that holds them, or one that holds train/<synset> and val/<synset>",
         parse=Path,
-        many=True,
         identity=False,
     )
     unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")

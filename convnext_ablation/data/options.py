@@ -18,20 +18,18 @@ def option(
     *,
     parse: Callable[[str], Any] | None = None,
     choices: Sequence[str] = (),
-    many: bool = False,
     identity: bool = True,
 ) -> Any:
     """A field that is an option of the command line.
 
     Args:
-        default: Its value if it isn't given; a bool becomes a flag.
+        default: Its value if it isn't given; a bool becomes a flag, a tuple takes several values.
         help: What it does.
         parse: Makes its value from text, if not the default's type.
         choices: The values that it may have.
-        many: Whether it takes several values; the field is a tuple.
         identity: Whether another value gives another folder; where an original lies, for one, doesn't.
     """
-    metadata = {"help": help, "parse": parse, "choices": choices, "many": many, "identity": identity}
+    metadata = {"help": help, "parse": parse, "choices": choices, "identity": identity}
     return field(default=default, metadata=metadata)
 
 
@@ -44,19 +42,14 @@ def add_options(command: argparse.ArgumentParser, dataset: type[Any]) -> None:
             continue
         default = f" (default: {option_.default})" if option_.default not in (None, "", ()) else ""
         parse = known["parse"] or type(option_.default)
-        shown: dict[str, Any] = {"choices": known["choices"]} if known["choices"] else {}
-        shown["metavar"] = None if known["choices"] else _metavar(parse)
+        values: dict[str, Any] = {"nargs": "+"} if isinstance(option_.default, tuple) else {}
+        if known["choices"]:
+            values["choices"] = known["choices"]
+        else:
+            values["metavar"] = "N" if parse is int else parse.__name__.upper()
         command.add_argument(
-            flag,
-            type=parse,
-            default=option_.default,
-            help=f"{known['help']}{default}",
-            **{**shown, **({"nargs": "+"} if known["many"] else {})},
+            flag, type=parse, default=option_.default, help=f"{known['help']}{default}", **values
         )
-
-
-def _metavar(parse: Any) -> str:
-    return "N" if parse is int else getattr(parse, "__name__", "value").strip("_").upper()
 
 
 def given_options(args: argparse.Namespace, dataset: type[Any]) -> dict[str, Any]:

@@ -187,12 +187,9 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         shutil.rmtree(partial / _SCRATCH)
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
-    except (OSError, KeyboardInterrupt) as error:
-        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except BaseException as error:
+        if not _can_go_on_after(error):
             shutil.rmtree(partial, ignore_errors=True)
-        raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
         raise
     counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -200,6 +197,11 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     for split in dataset.splits:
         _tell_of_missing(classes, split, {r.class_name for r in records if r.split == split}, out)
     return FolderSummary(out, classes, counts, fingerprint)
+
+
+def _can_go_on_after(error: BaseException) -> bool:
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or isinstance(error, KeyboardInterrupt)
 
 
 def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
