@@ -23,13 +23,13 @@ from convnext_ablation.data.report import (
     facts,
     measure,
     near,
-    page,
     pretraining,
     remember,
 )
 from convnext_ablation.data.report.folder import read_folder
 from convnext_ablation.data.report.near import Hashes, Limits, near_pairs
 from convnext_ablation.training.exclusion import excluded_ids
+from convnext_ablation.webpage import picture_uri
 
 
 def photograph(number, size=(96, 72)):
@@ -625,8 +625,8 @@ def test_the_page_shows_so_many_pairs_and_says_how_many_there_are(birds):
 
 def test_pictures_are_small(tmp_path):
     path = put(tmp_path, "large.png", photograph(1, (1600, 400)))
-    assert len(page._data_uri(path)) < 15_000
-    assert page._data_uri(tmp_path / "none.png") == ""
+    assert len(picture_uri(path, 160)) < 15_000
+    assert picture_uri(tmp_path / "none.png", 160) == ""
 
 
 def test_facts_are_counted(birds):

@@ -10,26 +10,12 @@ import numpy as np
 
 from convnext_ablation.data.report.folder import Contents
 from convnext_ablation.data.report.measure import Measured
+from convnext_ablation.webpage import Table
 
-__all__ = ["Balance", "Table", "balance", "class_table", "format_table", "size_table", "split_table"]
+__all__ = ["Balance", "balance", "class_table", "format_table", "size_table", "split_table"]
 
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _COMMON_SIZES = 8
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table for people.
-
-    Attributes:
-        caption: What it shows.
-        head: Headings of the columns.
-        rows: Cells; the first of a row is its heading.
-    """
-
-    caption: str
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
