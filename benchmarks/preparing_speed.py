@@ -1,9 +1,9 @@
 """How long `convnext-ablation prepare` takes, against decoding and resizing alone.
 
 12,000 JPEGs of 500x375 pixels in the layout of CUB-200-2011. Ours reads lists and images, joins, decodes,
-resizes to 256x256, encodes, writes, hashes and checks; the other only decodes and resizes, by Pillow and
-torchvision in a pool of processes that have everything imported. They take turns; wall-clock time on all
-cores.
+resizes to 256x256, encodes, writes, hashes and checks. Two others only decode and resize, by Pillow and
+torchvision: in as many threads, as ours does, and in a pool of processes that have everything imported. They
+take turns; wall-clock time on all cores.
 
     python benchmarks/preparing_speed.py --output results/preparing_speed.csv
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import multiprocessing
+import multiprocessing.pool
 import os
 import subprocess
 import sys
@@ -95,28 +96,30 @@ def write_originals(folder: Path, count: int) -> float:
 def measure(folder: Path, source: str, stored: str, options: argparse.Namespace) -> dict[str, str]:
     """Both ways in turn."""
     archive = folder / ("CUB_200_2011" if source == "folder" else "CUB_200_2011.tar")
-    ours, alone = [], []
+    ours: list[float] = []
+    alone: dict[str, list[float]] = {"threads": [], "processes": []}
     for number in range(options.rounds):
-        alone.append(decode_and_resize(folder / "CUB_200_2011" / "images"))
+        for means, times in alone.items():
+            times.append(decode_and_resize(folder / "CUB_200_2011" / "images", means))
         ours.append(prepare(archive, folder / f"{stored}_{source}_{number}", stored))
-    ratios = [mine / other for mine, other in zip(ours, alone, strict=True)]
-    row = {
-        "format": stored,
-        "from": source,
-        "seconds": f"{median(ours):.1f}",
-        "decode_and_resize_seconds": f"{median(alone):.1f}",
-        "ratio": f"{median(ratios):.3f}",
-        "lowest": f"{min(ratios):.3f}",
-        "highest": f"{max(ratios):.3f}",
-    }
+    row = {"format": stored, "from": source, "seconds": f"{median(ours):.1f}"}
+    for means, times in alone.items():
+        ratios = [mine / other for mine, other in zip(ours, times, strict=True)]
+        row |= {
+            f"alone_in_{means}": f"{median(times):.1f}",
+            f"ratio_to_{means}": f"{median(ratios):.3f}",
+            f"lowest_to_{means}": f"{min(ratios):.3f}",
+            f"highest_to_{means}": f"{max(ratios):.3f}",
+        }
     print(row, flush=True)
     return row
 
 
-def decode_and_resize(folder: Path) -> float:
-    """Seconds for all images of a folder, without starting the processes."""
+def decode_and_resize(folder: Path, means: str) -> float:
+    """Seconds for all images of a folder, without starting the threads or processes."""
     paths = sorted(folder.glob("*/*.jpg"))
-    with multiprocessing.Pool(available_cores()) as pool:
+    pools = {"threads": multiprocessing.pool.ThreadPool, "processes": multiprocessing.Pool}
+    with pools[means](available_cores()) as pool:
         pool.map(_resized, paths[:64])
         start = time.perf_counter()
         for _ in pool.imap_unordered(_resized, paths, chunksize=32):

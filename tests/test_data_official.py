@@ -383,7 +383,7 @@ package.__path__ = [{str(Path(archives.__file__).parents[1])!r}]
 from convnext_ablation.data import prepare
 from convnext_ablation.data.cub200 import CUB200
 encode = CUB200.encode
-CUB200.encode = lambda self, key: (time.sleep(0.2), encode(self, key))[1]
+CUB200.encode = lambda self, key, file: (time.sleep(0.2), encode(self, key, file))[1]
 out, archive = Path({str(out)!r}), Path({str(archive)!r})
 prepare.prepare("cub200", out, archive=archive, val=1, unofficial=True, workers=1)
 """
@@ -407,7 +407,7 @@ def test_killed_run_goes_on_to_the_same_folder(birds, tmp_path, monkeypatch):
 
     calls = []
     encode = CUB200.encode
-    monkeypatch.setattr(CUB200, "encode", lambda self, key: calls.append(key) or encode(self, key))
+    monkeypatch.setattr(CUB200, "encode", lambda self, *args: calls.append(args) or encode(self, *args))
     prepare("cub200", out, archive=birds, val=1, unofficial=True)
     assert len(calls) == len(BIRDS) - done
     assert contents(out) == contents(tmp_path / "undisturbed")
@@ -415,10 +415,10 @@ def test_killed_run_goes_on_to_the_same_folder(birds, tmp_path, monkeypatch):
 
 
 def test_another_archive_begins_anew(birds, tmp_path, monkeypatch):
-    def interrupted(self, key):
+    def interrupted(self, key, file):
         if key[1].endswith("0104_630.jpg"):
             raise KeyboardInterrupt
-        return encode(self, key)
+        encode(self, key, file)
 
     encode = CUB200.encode
     with monkeypatch.context() as patch:

@@ -206,14 +206,16 @@ def test_full_disk_is_named_and_what_was_written_is_kept(
 ):
     written = []
 
-    def write(path, data):
-        written.append(path)
+    encode = Typefaces.encode
+
+    def write(self, key, file):
+        written.append(key)
         if len(written) == 5:
-            raise OSError(number, os.strerror(number), path)
-        Path(path).write_bytes(data)
+            raise OSError(number, os.strerror(number), file.name)
+        encode(self, key, file)
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing, "_write", write)
+        patch.setattr(Typefaces, "encode", write)
         with pytest.raises(UserError, match=f"cannot write .*out: .*{message}"):
             prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["out.partial"] * kept
@@ -227,16 +229,16 @@ def count_encoded(monkeypatch):
     """Notes what is encoded from now on."""
     calls, encode = [], Typefaces.encode
 
-    def counted(self, key):
+    def counted(self, key, file):
         calls.append(key)
-        return encode(self, key)
+        encode(self, key, file)
 
     monkeypatch.setattr(Typefaces, "encode", counted)
     return calls
 
 
 def test_broken_disk_passes_and_leaves_nothing_behind(tmp_path, monkeypatch):
-    def encode(self, key):
+    def encode(self, key, file):
         raise OSError(errno.EIO, "broken disk")
 
     monkeypatch.setattr(Typefaces, "encode", encode)
@@ -249,10 +251,10 @@ def test_broken_disk_passes_and_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_interrupted_run_goes_on_unless_a_version_has_changed(prepared, tmp_path, monkeypatch, changed):
     encode = Typefaces.encode
 
-    def interrupted(self, key):
+    def interrupted(self, key, file):
         if key == ("train", FACES[5], 1):
             raise KeyboardInterrupt
-        return encode(self, key)
+        encode(self, key, file)
 
     with monkeypatch.context() as patch:
         patch.setattr(Typefaces, "encode", interrupted)

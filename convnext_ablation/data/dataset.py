@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar, Protocol
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.manifest import Record
@@ -31,8 +31,8 @@ class DataSet(Protocol):
             scratch: Folder for what has to be downloaded or unpacked; it needn't be there.
         """
 
-    def encode(self, key: Any, /) -> bytes:
-        """The file of one image, the same bytes for the same key; called by any worker, in any order."""
+    def encode(self, key: Any, file: BinaryIO, /) -> None:
+        """Writes the file of one image, the same bytes for the same key; by any worker, in any order."""
 
     def versions(self) -> dict[str, str]:
         """Versions of the software that has a say in the bytes."""

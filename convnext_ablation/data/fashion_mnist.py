@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from PIL import Image, features
@@ -105,11 +104,9 @@ class FashionMNIST:
                         id_ = f"{split}/{class_name}/{row:05d}.png"
                         yield Record(id_, split, class_name, f"{source}#{row}"), pixels[row]
 
-    def encode(self, pixels: np.ndarray) -> bytes:
-        """One image as a grey PNG."""
-        file = io.BytesIO()
+    def encode(self, pixels: np.ndarray, file: BinaryIO) -> None:
+        """Writes one image as a grey PNG."""
         Image.fromarray(pixels).save(file, "png")
-        return file.getvalue()
 
     def versions(self) -> dict[str, str]:
         """Versions of all that has a say in the bytes."""

@@ -11,7 +11,7 @@ import io
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, features
 
@@ -67,12 +67,14 @@ class Fitting:
     def _keeps(self, original: PurePosixPath, cropped: bool) -> bool:
         return self.size is None and not cropped and original.suffix.lower() in IMAGE_EXTENSIONS
 
-    def apply(self, data: bytes, name: str, box: Box | None = None) -> bytes:
-        """Gives the stored file of an original.
+    def store(self, data: bytes, name: str, file: BinaryIO, box: Box | None = None) -> None:
+        """Writes the stored file of an original.
 
         Args:
             data: The original's bytes.
             name: Its path in the data set.
+            file: What to write to. While it encodes JPEG to a file of the system, Pillow lets go of the
+                interpreter; to one in memory it doesn't.
             box: What to crop to, as far as it lies in the image.
 
         Raises:
@@ -82,10 +84,9 @@ class Fitting:
         if box is not None:
             image = image.crop(_inside(box, image.size, name))
         elif self._keeps(PurePosixPath(name), cropped=False):
-            return data
-        file = io.BytesIO()
+            file.write(data)
+            return
         self._resized(image).save(file, self.format, **FORMATS[self.format])
-        return file.getvalue()
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.size is None:

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import BinaryIO, ClassVar, Protocol
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.fitting import FITS, FORMATS, Box, Fitting, fitting_versions
@@ -106,10 +106,10 @@ class Photographs:
             record = Record(id_, original.split, original.class_name, original.path)
             yield record, (original.piece, original.path, original.box)
 
-    def encode(self, key: Key) -> bytes:
-        """The stored file of one image."""
+    def encode(self, key: Key, file: BinaryIO) -> None:
+        """Writes the stored file of one image."""
         piece, path, box = key
-        return self.fitting.apply(piece.read(), path, box)
+        self.fitting.store(piece.read(), path, file, box)
 
     def versions(self) -> dict[str, str]:
         """Versions of all that has a say in the bytes."""

@@ -8,14 +8,13 @@ fonts. All splits draw from the same words; size, place, tilt, greys, blur and n
 from __future__ import annotations
 
 import functools
-import io
 import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import ClassVar
+from typing import BinaryIO, ClassVar
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
@@ -115,16 +114,14 @@ class Typefaces:
                     word = _draw_word(self._rng(split, face, index))
                     yield Record(f"{split}/{face}/{index:05d}.png", split, face, word), (split, face, index)
 
-    def encode(self, key: tuple[str, str, int]) -> bytes:
+    def encode(self, key: tuple[str, str, int], file: BinaryIO) -> None:
         """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
         split, face, index = key
         rng = self._rng(split, face, index)
         word = _draw_word(rng)
         pixels = _develop(rng, _draw_ink(rng, word, face, self.size, self.rendering), self.rendering)
-        file = io.BytesIO()
         # Noise doesn't compress: the fastest level gives up a few per cent of size.
         Image.fromarray(pixels).save(file, "png", compress_level=1)
-        return file.getvalue()
 
     def versions(self) -> dict[str, str]:
         """Versions of all that has a say in the bytes."""

@@ -52,7 +52,9 @@ def write_images(
     for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
     cores = available_cores()
-    workers = workers or (cores if dataset.in_threads else min(cores, 1 + len(images) // _WORTH_A_PROCESS))
+    workers = workers or (
+        cores + 1 if dataset.in_threads else min(cores, 1 + len(images) // _WORTH_A_PROCESS)
+    )
     kind = "thread" if dataset.in_threads else "process"
     print(
         f"{dataset.name}: writing {len(images)} images with {workers} {kind}"
@@ -108,16 +110,18 @@ def _write_lot(
         path = f"{folder}/{record.id}"
         data = _written_before(path) if resumed else None
         if data is None:
-            data = dataset.encode(key)
-            _write(path, data)
+            data = _write(path, dataset, key)
         written.append(replace(record, sha256=hashlib.sha256(data).hexdigest()))
     return written
 
 
-def _write(path: str, data: bytes) -> None:
-    with open(f"{path}.tmp", "wb") as file:
-        file.write(data)
+def _write(path: str, dataset: DataSet, key: Any) -> bytes:
+    with open(f"{path}.tmp", "w+b") as file:
+        dataset.encode(key, file)
+        file.seek(0)
+        data = file.read()
     os.replace(f"{path}.tmp", path)
+    return data
 
 
 def _written_before(path: str) -> bytes | None:
