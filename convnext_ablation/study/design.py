@@ -1,50 +1,148 @@
-"""Designs: which networks a study compares, in which order."""
+"""Designs: which networks a study compares, and which questions it asks of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
-from convnext_ablation.components import STAGES
-from convnext_ablation.errors import unknown_name
+from convnext_ablation.components import (
+    ADD_ONE_IN,
+    LEAVE_ONE_OUT,
+    RESNET_50,
+    ROADMAP,
+    STAGES,
+    WORDS,
+    Variant,
+)
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.study.contrasts import (
+    WIDTHS,
+    Contrast,
+    Design,
+    Point,
+    make_difference,
+    make_point,
+)
+from convnext_ablation.study.factorial import factorial
+from convnext_ablation.study.own_design import read_design
+from convnext_ablation.study.screening import screening
 
-WIDTHS = {"full": "", "atto": "_atto"}
+__all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "design_of"]
+
+_ONE_ORDER = (
+    "Each component is measured at its place on one way; at another place it may be worth another amount."
+)
+_LOST = (
+    "An effect is ConvNeXt-T minus ConvNeXt-T without the component, so above 0 means that the component "
+    "helps; all of them share ConvNeXt-T, so chance in its runs moves all of them together."
+)
+_GAINED = (
+    "An effect is ResNet-50 with the component minus ResNet-50; all of them share ResNet-50, so chance "
+    "in its runs moves all of them together."
+)
 
 
-@dataclass(frozen=True)
-class Point:
-    """One network of a design.
+def _points(variants: Mapping[str, Variant], suffix: str) -> dict[str, Point]:
+    return {
+        name: make_point(variant.components, suffix, name, variant.label, variant.adds)
+        for name, variant in variants.items()
+    }
 
-    Attributes:
-        model: Its name in timm's registry.
-        label: Its name for people.
-        adds: What it adds to the point before, in a few words.
+
+def _stages(suffix: str) -> Design:
+    points = _points(STAGES, suffix)
+    contrasts = [
+        make_difference(
+            points[name], points[stage.baseline], f"{stage.label} after {STAGES[stage.baseline].label}"
+        )
+        for name, stage in STAGES.items()
+        if stage.baseline
+    ]
+    return Design("stages", tuple(points.values()), tuple(contrasts), (_ONE_ORDER,))
+
+
+def _roadmap(suffix: str) -> Design:
+    points = _points(ROADMAP, suffix)
+    contrasts = [
+        make_difference(
+            points[name],
+            points[step.baseline],
+            f"{step.label} after {ROADMAP[step.baseline].label}: {step.adds}",
+        )
+        for name, step in ROADMAP.items()
+        if step.baseline
+    ]
+    kernels = "Kernels 9 and 11, which the paper tries and doesn't keep, are compared with kernel 7."
+    return Design("roadmap", tuple(points.values()), tuple(contrasts), (_ONE_ORDER, kernels))
+
+
+def _leave_one_out(suffix: str) -> Design:
+    whole = make_point(STAGES["model_v"].components, suffix, "model_v", "ConvNeXt-T", "all components")
+    points = _points(LEAVE_ONE_OUT, suffix)
+    contrasts = [
+        make_difference(whole, point, f"{words.convnext}: what ConvNeXt-T loses without it")
+        for point, words in zip(points.values(), WORDS.values(), strict=True)
+    ]
+    return Design("leave-one-out", (whole, *points.values()), tuple(contrasts), (_LOST,))
+
+
+def _add_one_in(suffix: str) -> Design:
+    bare = make_point(RESNET_50, suffix, "model_i", "ResNet-50", "no component")
+    points = _points(ADD_ONE_IN, suffix)
+    contrasts = [
+        make_difference(point, bare, f"{words.convnext}: what ResNet-50 gains with it")
+        for point, words in zip(points.values(), WORDS.values(), strict=True)
+    ]
+    return Design("add-one-in", (bare, *points.values()), tuple(contrasts), (_GAINED,))
+
+
+def _fold_over(suffix: str, groups: Mapping[str, Sequence[str]] | None) -> Design:
+    return screening(suffix, groups, fold_over=True)
+
+
+_FIXED: Mapping[str, Callable[[str], Design]] = {
+    "stages": _stages,
+    "roadmap": _roadmap,
+    "leave-one-out": _leave_one_out,
+    "add-one-in": _add_one_in,
+}
+# designs over components of one's choice, or groups of them
+GROUPED: Mapping[str, Callable[[str, Mapping[str, Sequence[str]] | None], Design]] = {
+    "factorial": factorial,
+    "screening": screening,
+    "screening-fold-over": _fold_over,
+}
+DESIGNS = (*_FIXED, *GROUPED)
+
+
+def design_of(name_or_file: str, width: str, groups: Mapping[str, Sequence[str]] | None = None) -> Design:
+    """Returns a design.
+
+    Args:
+        name_or_file: A name in `DESIGNS`, or path of a YAML file with a design of one's own.
+        width: A name in `WIDTHS`.
+        groups: Of a factorial or screening design: the components that are switched together, by name.
+
+    Raises:
+        UserError: There is no such design, width or component, or the file isn't a design.
     """
-
-    model: str
-    label: str
-    adds: str
-
-
-def _stages(suffix: str) -> list[Point]:
-    return [Point(name + suffix, stage.label, stage.adds) for name, stage in STAGES.items()]
-
-
-DESIGNS: dict[str, Callable[[str], list[Point]]] = {"stages": _stages}
+    if width not in WIDTHS:
+        raise unknown_name("width", width, WIDTHS)
+    suffix = WIDTHS[width]
+    if name_or_file in GROUPED:
+        return GROUPED[name_or_file](suffix, groups)
+    if groups is not None:
+        raise UserError(f"--design {name_or_file}: takes no groups; {', '.join(GROUPED)} do")
+    if name_or_file in _FIXED:
+        return _FIXED[name_or_file](suffix)
+    if name_or_file.endswith((".yaml", ".yml")):
+        return read_design(name_or_file, suffix)
+    raise unknown_name("design", name_or_file, DESIGNS)
 
 
 def points_of(design: str, width: str) -> list[Point]:
     """Returns the networks of a design.
 
-    Args:
-        design: A name in `DESIGNS`.
-        width: A name in `WIDTHS`.
-
     Raises:
         UserError: There is no such design or width.
     """
-    if design not in DESIGNS:
-        raise unknown_name("design", design, DESIGNS)
-    if width not in WIDTHS:
-        raise unknown_name("width", width, WIDTHS)
-    return DESIGNS[design](WIDTHS[width])
+    return list(design_of(design, width).points)

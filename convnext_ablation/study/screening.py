@@ -1,0 +1,153 @@
+"""Screening designs: a main effect of every component from about as many networks as components.
+
+For 12 to 15 factors: 16 networks, a regular fractional factorial. Its 15 columns are the non-empty subsets
+(bit masks) of four basic factors; the product of two columns is that of the exclusive or of their masks.
+For 11 factors or fewer: 12 networks, the design of Plackett and Burman (1946). Both have resolution III: main
+effects are clear of one another, but not of two-way interactions. Folded over, which is once more as many
+networks with every factor the other way round, they have resolution IV: clear of two-way interactions too.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from convnext_ablation.components import RESNET_50, SWITCHES
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.contrasts import Contrast, Design, make_point, switched_on, words_of
+from convnext_ablation.study.groups import (
+    Groups,
+    checked_groups,
+    group_label,
+    group_notes,
+    single_switch,
+)
+
+# Masks 1 and 2 stay free, so that the interactions of these neighbours touch no main effect:
+# depthwise - kernel_size - moved_up - inverted - depthwise,
+# gelu - fewer_acts - fewer_norms - layer_norm - gelu,
+# stage_ratio - patchify_stem - downsampling - wide - stage_ratio.
+_MASKS: Mapping[str, int] = {
+    "layer_scale": 3,
+    "depthwise": 4,
+    "kernel_size": 5,
+    "moved_up": 7,
+    "inverted": 6,
+    "gelu": 8,
+    "fewer_acts": 9,
+    "fewer_norms": 11,
+    "layer_norm": 10,
+    "stage_ratio": 12,
+    "patchify_stem": 13,
+    "downsampling": 15,
+    "wide": 14,
+}
+_PLACKETT_BURMAN_12 = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
+
+Column = tuple[bool, ...]  # for each network, whether the factor is on
+
+_MAIN = (
+    "A main effect is what a component adds on average over the networks that differ in the others; Holm's "
+    "correction is over all of them."
+)
+_CLEAR = (
+    "Folded over: no main effect is mixed with an interaction of two components (resolution IV), but those "
+    "of three are in it."
+)
+
+
+def screening(
+    suffix: str, groups: Mapping[str, Sequence[str]] | None = None, fold_over: bool = False
+) -> Design:
+    """Makes a screening design.
+
+    Args:
+        suffix: A value of `WIDTHS`.
+        groups: Components by factor; by default each of the 13 components is a factor.
+        fold_over: Add each network's opposite.
+
+    Raises:
+        UserError: No design can be made of the groups.
+    """
+    name = "screening-fold-over" if fold_over else "screening"
+    default = {switch: (switch,) for switch in SWITCHES}
+    groups = checked_groups(default if groups is None else groups, RESNET_50, len(SWITCHES), name)
+    columns = (
+        _regular(tuple(groups)) if len(groups) > len(_PLACKETT_BURMAN_12) else _plackett_burman(tuple(groups))
+    )
+    aliases = (_CLEAR,) if fold_over else _aliases(columns)
+    if fold_over:
+        columns = {factor: (*column, *(not on for on in column)) for factor, column in columns.items()}
+    if len(set(zip(*columns.values(), strict=True))) < len(next(iter(columns.values()))):
+        raise UserError(f"{name}: {len(groups)} groups are too few; take the design factorial")
+    points = []
+    for number, settings in enumerate(zip(*columns.values(), strict=True)):
+        on = [factor for factor, is_on in zip(columns, settings, strict=True) if is_on]
+        components = switched_on(RESNET_50, [switch for factor in on for switch in groups[factor]])
+        key = f"screening_{number:02d}"
+        points.append(make_point(components, suffix, key, f"Network {number}", words_of(components)))
+    keys = [point.key for point in points]
+    contrasts = [
+        _main_effect(factor, groups, dict(zip(keys, columns[factor], strict=True))) for factor in groups
+    ]
+    return Design(name, tuple(points), tuple(contrasts), (*group_notes(groups), _MAIN, *aliases))
+
+
+def _regular(factors: Sequence[str]) -> dict[str, Column]:
+    """Columns of 16 networks, the first with all factors off."""
+    if set(factors) <= set(_MASKS):
+        masks = [_MASKS[factor] for factor in factors]
+    else:
+        masks = list(range(15, 15 - len(factors), -1))
+    return {
+        factor: tuple((network & mask).bit_count() % 2 == 1 for network in range(16))
+        for factor, mask in zip(factors, masks, strict=True)
+    }
+
+
+def _plackett_burman(factors: Sequence[str]) -> dict[str, Column]:
+    """Columns of 12 networks, the first with all factors off, each other with the generating row shifted."""
+    size = len(_PLACKETT_BURMAN_12)
+    return {
+        factor: (False, *(bool(_PLACKETT_BURMAN_12[(place - network) % size]) for network in range(size)))
+        for place, factor in enumerate(factors)
+    }
+
+
+def _aliases(columns: Mapping[str, Column]) -> tuple[str, ...]:
+    """Says which interactions are mixed into the main effects."""
+    if len(next(iter(columns.values()))) == 12:
+        return (
+            "Resolution III: a sixth of each interaction of two other components, with either sign, is in "
+            "every main effect; what it says holds as far as interactions are small.",
+        )
+    mixed = {
+        factor: [
+            ":".join(pair) for pair in itertools.combinations(columns, 2) if _in_effect(factor, pair, columns)
+        ]
+        for factor in columns
+    }
+    listed = "; ".join(f"{factor} - ({' + '.join(pairs)})/2" for factor, pairs in mixed.items() if pairs)
+    return (
+        "Resolution III: what is measured as a main effect is the component's own minus half of some "
+        "interactions of two others. It holds as far as these are small; screening-fold-over takes twice as "
+        "many networks and is clear of them.",
+        f"Measured are: {listed}.",
+    )
+
+
+def _in_effect(factor: str, pair: tuple[str, str], columns: Mapping[str, Column]) -> bool:
+    """Whether a regular design's column for a factor is minus the product of those of two others."""
+    first, second = (columns[name] for name in pair)
+    return columns[factor] == tuple(a != b for a, b in zip(first, second, strict=True))
+
+
+def _main_effect(factor: str, groups: Groups, column: Mapping[str, bool]) -> Contrast:
+    half = len(column) / 2
+    return Contrast(
+        name=factor,
+        label=group_label(factor, groups[factor]),
+        weights={key: (1 if on else -1) / half for key, on in column.items()},
+        kind="main effect",
+        switch=single_switch(groups[factor]),
+    )

@@ -1,0 +1,474 @@
+"""Designs: their networks build, their contrasts recover what was planted, bad ones are named."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from convnext_ablation.components import CONVNEXT_TINY, RESNET_50, SWITCHES
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.contrasts import Contrast, Design, Point
+from convnext_ablation.study.design import DESIGNS, design_of
+from convnext_ablation.study.factorial import STAGE_GROUPS, factorial
+from convnext_ablation.study.groups import parse_groups
+from convnext_ablation.zoo import components_of
+
+GROUPS = {"stem": ["patchify_stem"], "block": ["inverted", "moved_up"], "kernel": ["kernel_size"]}
+ELEVEN = {switch: [switch] for switch in SWITCHES[:11]}
+
+
+def effects(design, accuracy):
+    """Every contrast of a design, where `accuracy` says what a network with these components reaches."""
+    reached = {point.key: accuracy(point.components) for point in design.points}
+    return {
+        contrast.name: sum(weight * reached[key] for key, weight in contrast.weights.items())
+        for contrast in design.contrasts
+    }
+
+
+def is_on(components, switch):
+    return getattr(components, switch) == getattr(CONVNEXT_TINY, switch)
+
+
+def columns(design, factors):
+    """Settings of the factors, -1 or 1, (networks, factors)."""
+    on = [[all(is_on(p.components, switch) for switch in group) for group in factors] for p in design.points]
+    return np.where(on, 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "networks", "contrasts", "family"),
+    [
+        ("stages", None, 5, 4, 4),
+        ("roadmap", None, 16, 15, 15),
+        ("leave-one-out", None, 14, 13, 13),
+        ("add-one-in", None, 14, 13, 13),
+        ("factorial", None, 16, 4 + 6 + 4, 4),
+        ("factorial", GROUPS, 8, 3 + 3 + 3, 3),
+        ("factorial", {"stem": ["patchify_stem"]}, 2, 1, 1),
+        ("screening", None, 16, 13, 13),
+        ("screening", ELEVEN, 12, 11, 11),
+        ("screening-fold-over", None, 32, 13, 13),
+        ("screening-fold-over", ELEVEN, 24, 11, 11),
+    ],
+)
+def test_a_design_has_so_many_networks_and_contrasts(name, groups, networks, contrasts, family):
+    design = design_of(name, "atto", groups)
+    assert len(design.points) == len({point.components for point in design.points}) == networks
+    assert len(design.contrasts) == contrasts
+    assert design.family == family
+
+
+def test_every_network_of_every_design_is_what_it_says_and_builds():
+    points = {point.components: point for name in DESIGNS for point in design_of(name, "atto").points}
+    assert len(points) == 5 + 13 + 13 + 12 + 9 + 30  # those of a design that none before has
+    for point in points.values():
+        with torch.device("meta"):
+            model = timm.create_model(point.model, in_chans=1, num_classes=3, **point.model_kwargs)
+            assert model(torch.empty(2, 1, 32, 32)).shape == (2, 3)
+        assert model.components == point.components
+        assert model.num_features < 800, "a quarter of the width"
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_full_width_has_the_same_networks_and_questions(name):
+    atto, full = design_of(name, "atto"), design_of(name, "full")
+    assert [point.key for point in atto.points] == [f"{point.key}_atto" for point in full.points]
+    assert [point.components for point in atto.points] == [point.components for point in full.points]
+    assert [tuple(c.weights.values()) for c in atto.contrasts] == [
+        tuple(c.weights.values()) for c in full.contrasts
+    ]
+
+
+def test_a_network_has_one_key_in_all_designs_and_a_registered_name_where_there_is_one():
+    registered = {}
+    for name in ("stages", "roadmap", "leave-one-out", "add-one-in", "factorial", "screening-fold-over"):
+        for point in design_of(name, "full").points:
+            if point.model_kwargs:
+                assert point.model == "resnet_to_convnext"
+                assert point.components == RESNET_50.with_(**point.model_kwargs)
+            else:
+                assert point.key == point.model
+                assert components_of(point.model) == point.components
+                assert registered.setdefault(point.components, point.key) == point.key
+    assert registered[RESNET_50] == "model_i"
+    assert registered[CONVNEXT_TINY] == "model_v"
+    factorial_keys = {point.key for point in design_of("factorial", "full").points}
+    assert {"model_i", "model_ii", "model_v", "convnext_tiny_without_inverted"} < factorial_keys
+    first, folded = design_of("screening", "full").points, design_of("screening-fold-over", "full").points
+    assert first == folded[:16]
+
+
+def test_stages_are_compared_with_the_one_before():
+    contrasts = design_of("stages", "atto").contrasts
+    assert [contrast.name for contrast in contrasts] == [
+        "model_ii_atto-model_i_atto",
+        "model_iii_atto-model_ii_atto",
+        "model_iv_atto-model_iii_atto",
+        "model_v_atto-model_iv_atto",
+    ]
+    assert contrasts[1].label == "Model III after Model II"
+    assert contrasts[1].weights == {"model_iii_atto": 1, "model_ii_atto": -1}
+    assert (contrasts[1].baseline, contrasts[1].kind, contrasts[1].switch) == (
+        "model_ii_atto",
+        "difference",
+        "",
+    )
+
+
+def test_the_larger_kernels_of_the_roadmap_are_compared_with_kernel_7():
+    contrasts = {contrast.name.split("-")[0]: contrast for contrast in design_of("roadmap", "full").contrasts}
+    for step in ("roadmap_09_kernel_9", "roadmap_10_kernel_11", "roadmap_11_gelu"):
+        assert contrasts[step].baseline == "roadmap_08_kernel_7"
+        assert contrasts[step].weights == {step: 1, "roadmap_08_kernel_7": -1}
+    assert contrasts["roadmap_08_kernel_7"].switch == "kernel_size"
+    assert contrasts["model_v"].switch == ""
+
+
+@pytest.mark.parametrize("name", ["leave-one-out", "add-one-in"])
+def test_an_effect_above_0_means_that_the_component_helps(name):
+    helps = {switch: 0.01 * number for number, switch in enumerate(SWITCHES, start=1)}
+    design = design_of(name, "atto")
+    found = effects(design, lambda c: sum(gain for switch, gain in helps.items() if is_on(c, switch)))
+    by_switch = {contrast.switch: found[contrast.name] for contrast in design.contrasts}
+    assert by_switch == pytest.approx(helps)
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("factorial", None),
+        ("factorial", GROUPS),
+        ("screening", None),
+        ("screening", ELEVEN),
+        ("screening", {name: [name] for name in SWITCHES[:12]}),
+        ("screening", {f"factor_{name}": [name] for name in SWITCHES}),
+        ("screening-fold-over", None),
+        ("screening-fold-over", ELEVEN),
+    ],
+)
+def test_columns_are_balanced_and_orthogonal(name, groups):
+    design = design_of(name, "atto", groups)
+    default = STAGE_GROUPS if name == "factorial" else {switch: [switch] for switch in SWITCHES}
+    factors = groups or default
+    settings = columns(design, factors.values())
+    assert (settings.sum(axis=0) == 0).all()
+    assert (settings.T @ settings == len(settings) * np.eye(len(factors))).all()
+    # and main effects weigh exactly those columns
+    keys = [point.key for point in design.points]
+    for column, contrast in zip(settings.T, design.contrasts, strict=False):
+        assert contrast.kind == "main effect"
+        assert contrast.primary
+        assert [contrast.weights[key] for key in keys] == pytest.approx(2 * column / len(column))
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [("screening", None), ("screening", ELEVEN), ("screening-fold-over", None), ("factorial", GROUPS)],
+)
+def test_planted_main_effects_are_recovered_exactly(name, groups):
+    factors = groups or {switch: [switch] for switch in SWITCHES}
+    planted = {factor: 0.01 * (-1) ** number * (number + 1) for number, factor in enumerate(factors)}
+
+    def accuracy(components):
+        on = [factor for factor, group in factors.items() if all(is_on(components, s) for s in group)]
+        return 0.7 + sum(planted[factor] for factor in on)
+
+    found = effects(design_of(name, "atto", groups), accuracy)
+    assert {factor: found[factor] for factor in factors} == pytest.approx(planted, abs=1e-12)
+    if name == "factorial":
+        assert found["stem:block"] == pytest.approx(0)
+        assert found["shapley(kernel)"] == pytest.approx(planted["kernel"])
+
+
+def test_interactions_and_shapley_values_of_a_factorial_are_recovered_exactly():
+    rng = np.random.default_rng(0)
+    table = {frozenset(on): rng.random() for size in range(4) for on in itertools.combinations(GROUPS, size)}
+
+    def accuracy(components):
+        return table[frozenset(g for g, group in GROUPS.items() if all(is_on(components, s) for s in group))]
+
+    found = effects(factorial("", GROUPS), accuracy)
+    # the linear model with all interactions, factors coded -1/2 and 1/2, by least squares
+    names = [(), *itertools.chain(*(itertools.combinations(GROUPS, size) for size in (1, 2, 3)))]
+    rows = [[math.prod(0.5 if g in on else -0.5 for g in name) for name in names] for on in table]
+    fitted = dict(zip(names, np.linalg.solve(np.array(rows), np.array(list(table.values()))), strict=True))
+    for name in names:
+        if 1 <= len(name) <= 2:
+            assert found[":".join(name)] == pytest.approx(fitted[name], abs=1e-12)
+    # what each group adds, averaged over all orders
+    gains = {group: [] for group in GROUPS}
+    for order in itertools.permutations(GROUPS):
+        for place, group in enumerate(order):
+            before = frozenset(order[:place])
+            gains[group].append(table[before | {group}] - table[before])
+    shapley = {group: found[f"shapley({group})"] for group in GROUPS}
+    assert shapley == pytest.approx({group: np.mean(each) for group, each in gains.items()}, abs=1e-12)
+    assert sum(shapley.values()) == pytest.approx(table[frozenset(GROUPS)] - table[frozenset()])
+
+
+def test_default_groups_lead_from_model_i_to_model_v():
+    switches = [switch for group in STAGE_GROUPS.values() for switch in group]
+    assert sorted(switches) == sorted(SWITCHES)
+    assert {
+        contrast.name for contrast in design_of("factorial", "atto").contrasts if contrast.primary
+    } == set(STAGE_GROUPS)
+
+
+def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
+    """Plants each of the 78 interactions alone, and expects what the note says of every main effect."""
+    design = design_of("screening", "atto")
+    listed = next(note for note in design.notes if note.startswith("Measured are: "))
+    mixed = {}
+    for entry in listed.removeprefix("Measured are: ").removesuffix(".").split("; "):
+        factor, _, pairs = entry.removesuffix("/2").partition(" - ")
+        mixed[factor] = pairs.strip("()").split(" + ")
+    pairs = [f"{a}:{b}" for a, b in itertools.combinations(SWITCHES, 2)]
+    clear = [pair for pair in pairs if not any(pair in listed for listed in mixed.values())]
+    for pair in pairs:
+        a, b = pair.split(":")
+
+        def accuracy(components, a=a, b=b):
+            return (is_on(components, a) - 0.5) * (is_on(components, b) - 0.5)
+
+        expected = {factor: -0.5 if pair in mixed[factor] else 0.0 for factor in SWITCHES}
+        assert effects(design, accuracy) == pytest.approx(expected)
+    assert len(clear) == 12
+    assert {"depthwise:kernel_size", "moved_up:kernel_size", "gelu:fewer_acts"} <= set(clear)
+
+
+def test_folded_over_no_main_effect_holds_an_interaction_of_two():
+    for groups in (None, ELEVEN):
+        design = design_of("screening-fold-over", "atto", groups)
+        for a, b in itertools.combinations(groups or SWITCHES, 2):
+            found = effects(design, lambda c, a=a, b=b: float(is_on(c, a) and not is_on(c, b)))
+            others = [found[factor] for factor in groups or SWITCHES if factor not in (a, b)]
+            assert others == pytest.approx([0] * len(others))
+            assert found[a] == pytest.approx(0.5)
+
+
+def test_the_12_networks_hold_a_sixth_of_each_interaction():
+    design = design_of("screening", "atto", ELEVEN)
+    assert any("a sixth of each interaction" in note for note in design.notes)
+    found = effects(design, lambda c: (is_on(c, "wide") - 0.5) * (is_on(c, "gelu") - 0.5))
+    sizes = {factor: abs(effect) for factor, effect in found.items()}
+    assert sizes == pytest.approx({f: 0 if f in ("wide", "gelu") else 1 / 6 for f in ELEVEN})
+
+
+def test_groups_of_several_components_are_spelled_out():
+    design = design_of("factorial", "atto", GROUPS)
+    assert "Group block: inverted bottleneck, spatial convolution moved up." in design.notes
+    by_name = {contrast.name: contrast for contrast in design.contrasts}
+    assert (by_name["kernel"].label, by_name["kernel"].switch) == ("kernel 7", "kernel_size")
+    assert (by_name["block"].label, by_name["block"].switch) == ("block", "")
+    on = {point.key: point for point in design.points}["factorial-stem-block_atto"]
+    assert on.label == "patchify stem + block"
+
+
+def test_groups_are_read_from_a_command_line():
+    assert parse_groups(["a=wide,gelu", "depthwise"]) == {"a": ["wide", "gelu"], "depthwise": ["depthwise"]}
+    with pytest.raises(UserError, match="--groups a=gelu: the group 'a' is given twice"):
+        parse_groups(["a=wide", "a=gelu"])
+
+
+@pytest.mark.parametrize(
+    ("name", "groups", "message"),
+    [
+        ("stages", GROUPS, "--design stages: takes no groups; factorial, screening"),
+        ("factorial", {}, "factorial: 0 groups; give 1 to 7"),
+        ("factorial", {s: [s] for s in SWITCHES[:8]}, "factorial: 8 groups; give 1 to 7"),
+        (
+            "factorial",
+            {"a": ["widht"]},
+            "unknown component in factorial, group 'a', 'widht'; .*'width|'wide'",
+        ),
+        ("factorial", {"a": []}, r"group 'a' is \[\]; give it a list of components"),
+        ("factorial", {"a": ["wide"], "b": ["gelu", "wide"]}, "component 'wide' is in the groups twice"),
+        ("factorial", {"A b": ["wide"]}, "group 'A b': write its name in small letters"),
+        ("screening", GROUPS, "screening: 3 groups are too few; take the design factorial"),
+        ("screening", {f"x{n}": ["wide"] for n in range(14)}, "screening: 14 groups; give 1 to 13"),
+    ],
+)
+def test_groups_that_make_no_design_are_refused(name, groups, message):
+    with pytest.raises(UserError, match=message):
+        design_of(name, "atto", groups)
+
+
+def test_a_group_that_the_base_has_already_is_refused():
+    with pytest.raises(UserError, match="group 'a': the base network has gelu as ConvNeXt-T has it"):
+        factorial("", {"a": ["gelu"]}, CONVNEXT_TINY)
+
+
+def test_designs_and_widths_are_found_by_name():
+    assert [point.model for point in design_of("stages", "full").points] == [
+        "model_i",
+        "model_ii",
+        "model_iii",
+        "model_iv",
+        "model_v",
+    ]
+    with pytest.raises(UserError, match="unknown design 'stage'; did you mean 'stages'"):
+        design_of("stage", "atto")
+    with pytest.raises(UserError, match="unknown width 'at'; did you mean 'atto'"):
+        design_of("stages", "at")
+
+
+def test_a_design_is_checked_when_it_is_made():
+    one, other = (Point(key, key, key, "", RESNET_50) for key in ("one", "other"))
+    fair = Contrast("fair", "", {"one": 1, "other": -1}, "difference")
+    assert Design("d", (one, other), (fair,)).family == 1
+    for points, contrasts, message in [
+        ((one, one), (), "network 'one' is there twice"),
+        ((one, other), (fair, fair), "contrast 'fair' is there twice"),
+        ((one,), (fair,), "fair weighs 'other', which isn't there"),
+        ((one, other), (Contrast("c", "", {"one": 1}, "difference"),), "weights of c don't sum to 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Design("d", points, contrasts)
+
+
+# A design of one's own
+
+OWN = """
+networks:
+  - model_i
+  - roadmap_04_wide
+  - label: Model I, kernel 7
+    base: model_i
+    components: {kernel_size: 7, moved_up: true}
+    key: big_kernel
+  - {label: Kernel 9!, components: {kernel_size: 9}}
+contrasts:
+  - {network: big_kernel, baseline: model_i}
+  - {network: roadmap_04_wide, baseline: model_i, label: two, primary: false}
+  - name: both
+    weights: {big_kernel: 1/3, kernel_9: 1/6, model_i: -0.5}
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    def read(text, width="atto"):
+        path = tmp_path / "own.yaml"
+        path.write_text(text)
+        return design_of(str(path), width)
+
+    return read
+
+
+def test_a_design_of_ones_own_is_read_as_it_stands(own):
+    design = own(OWN)
+    assert design.name == "own"
+    assert [(p.key, p.model, p.label) for p in design.points] == [
+        ("model_i_atto", "model_i_atto", "Model I"),
+        ("model_ii_atto", "model_ii_atto", "Step 4"),
+        ("big_kernel_atto", "resnet_to_convnext_atto", "Model I, kernel 7"),
+        ("kernel_9_atto", "resnet_to_convnext_atto", "Kernel 9!"),
+    ]
+    assert design.points[2].model_kwargs == {"kernel_size": 7, "moved_up": True}
+    assert design.points[3].adds == "kernel 9"
+    first, second, third = design.contrasts
+    assert first.weights == {"big_kernel_atto": 1, "model_i_atto": -1}
+    assert first.label == "Model I, kernel 7 minus Model I"
+    assert (second.label, second.primary, design.family) == ("two", False, 2)
+    assert third.weights == pytest.approx(
+        {"big_kernel_atto": 1 / 3, "kernel_9_atto": 1 / 6, "model_i_atto": -1 / 2}
+    )
+
+
+def test_without_contrasts_each_network_is_compared_with_the_one_above(own):
+    design = own("networks: [model_i, model_iii, model_ii]", "full")
+    assert [contrast.name for contrast in design.contrasts] == ["model_iii-model_i", "model_ii-model_iii"]
+    assert "Each network is compared with the one above it in the list." in design.notes
+
+
+def test_groups_of_ones_own_make_a_factorial_that_networks_can_be_added_to(own):
+    text = """
+groups: {stem: [patchify_stem], kernel: [kernel_size, moved_up]}
+networks: [model_v]
+contrasts: [{network: model_v, baseline: model_i}]
+"""
+    design = own(text)
+    assert [point.key for point in design.points] == [
+        "model_i_atto",
+        "resnet50_with_patchify_stem_atto",
+        "factorial-kernel_atto",
+        "factorial-stem-kernel_atto",
+        "model_v_atto",
+    ]
+    assert [contrast.name for contrast in design.contrasts][-1] == "model_v_atto-model_i_atto"
+    assert {"stem", "kernel", "stem:kernel", "shapley(stem)"} < {
+        contrast.name for contrast in design.contrasts
+    }
+
+
+TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "write lines of `key: value` with networks, contrasts, groups"),
+        ("networks: [model_i", "not valid YAML"),
+        ("networks: [model_i]\nnetworks: [model_ii]", "'networks' is there twice; leave one .*line 2"),
+        ("network: [model_i]", "unknown key in .*own.yaml: 'network'; did you mean 'networks'"),
+        ("networks: model_i", "networks is 'model_i'; write a list, each entry behind a dash"),
+        ("networks: [model_i]", "own.yaml: 1 networks; list two or more"),
+        ("networks: [model_i, model_i]", "networks, entry 2: 'model_i' is there twice"),
+        ("networks: [model_i, roadmap_00_resnet50]", "'Step 0' and 'Model I' are the same network"),
+        ("networks: [model_i, model_vi]", "unknown network in .*networks, entry 2: 'model_vi'; did you mean"),
+        ("networks: [model_i, 7]", "networks, entry 2: write lines of `key: value` with label, components"),
+        ("networks: [model_i, {label: a}]", "networks, entry 2: no components; give them"),
+        ("networks: [model_i, {components: {wide: true}}]", "networks, entry 2: no label; add it"),
+        ("networks: [{label: a, component: {wide: true}}]", "unknown key in .* 'component'; .*'components'"),
+        ("networks: [{label: a, components: {widht: true}}]", "entry 1: unknown component 'widht'"),
+        ("networks: [{label: a, components: {wide: 2}}]", "entry 1: wide is 2; it takes True or False"),
+        ("networks: [{label: a, base: x, components: {wide: true}}]", "unknown network in .* 'x'"),
+        ("networks: [{label: a, key: a/b, components: {wide: true}}]", "key 'a/b': write letters, digits"),
+        (
+            "networks: [{label: a, key: model_v, components: {wide: true}}]",
+            "'model_v' is the name of another",
+        ),
+        ("networks: [{label: [], components: {wide: true}}]", r"label is \[\]; give it a text"),
+        (
+            TWO + "- {network: model_i, baseline: model_x}",
+            "unknown network in .*contrasts, entry 1: 'model_x'",
+        ),
+        (TWO + "- {network: model_i, baseline: model_i}", "'Model I' is compared with itself"),
+        (TWO + "- {network: model_i}", "contrasts, entry 1: no baseline; add it"),
+        (TWO + "- {network: model_i, against: model_ii}", "unknown key in .* 'against'"),
+        (
+            TWO + "- {network: model_i, baseline: model_ii, primary: 1}",
+            "primary is 1; it takes true or false",
+        ),
+        (
+            TWO + "- {network: model_i, baseline: model_ii}\n- {network: model_i, baseline: model_ii}",
+            "contrasts: 'model_i_atto-model_ii_atto' is there twice",
+        ),
+        (TWO + "- {weights: {model_i: 1, model_ii: -1}}", "contrasts, entry 1: no name; add it"),
+        (TWO + "- {name: c, weights: {model_i: 1, model_ii: -0.9}}", "they sum to 0.1, not to 0"),
+        (TWO + "- {name: c, weights: {model_i: 0, model_ii: 0}}", "none differs from 0"),
+        (TWO + "- {name: c, weights: {model_i: 1, model_ii: one}}", "model_ii is 'one'; it takes a number"),
+        (TWO + "- {name: c, weights: {model_i: 1, model_ii: .nan}}", "model_ii is nan; it takes a number"),
+        (TWO + "- {name: c, weights: {model_i: true, model_ii: -1}}", "model_i is True; it takes a number"),
+        (TWO + "- {name: c, weights: [1, -1]}", "weights: write lines of `key: value`"),
+        ("groups: {a: [wide], b: [wide]}", "own.yaml: groups: component 'wide' is in the groups twice"),
+        ("groups: [wide]", "own.yaml: groups: write lines of `key: value`"),
+        ("groups: {a: wide}", "own.yaml: groups: group 'a' is 'wide'; give it a list"),
+    ],
+)
+def test_what_is_wrong_with_a_design_of_ones_own_is_one_line_that_names_it(own, text, message):
+    with pytest.raises(UserError, match=message) as caught:
+        own(text)
+    assert "own.yaml" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"none\.yaml: can't be read"):
+        design_of(str(tmp_path / "none.yaml"), "atto")
