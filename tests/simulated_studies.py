@@ -1,0 +1,70 @@
+"""Studies drawn at random whose truth is known: networks, seeds and images that differ as much as told."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import stats
+
+# Latent correlation of two seeds that are right on 80 % of the images and disagree on a tenth of them.
+AGREEMENT = 0.93
+
+
+def simulated_studies(
+    rng,
+    studies,
+    seeds,
+    images,
+    top1,
+    seed_sd,
+    agreement=AGREEMENT,
+    shared=0.9,
+    pretraining=None,
+    pretraining_sd=0.0,
+):
+    """Draws what networks get right in many studies at once, (networks, studies, seeds, images).
+
+    A run is right on an image if the image's ease, in units of its standard deviation, exceeds a threshold.
+    The ease is made of three parts: what all networks share, what a network adds to that (the interaction of
+    network and image), and what each run adds (that of seed and image). The threshold varies with the seed.
+
+    Args:
+        rng: Random numbers.
+        studies: How many.
+        seeds: Of each network, or of each of its pre-training seeds.
+        images: All runs of a study are tested on the same.
+        top1: True top-1 of each network, over all seeds and images.
+        seed_sd: Standard deviation of a network's seeds, in accuracy.
+        agreement: Correlation of two seeds of a network in an image's ease.
+        shared: Part of what seeds share that networks share, too.
+        pretraining: How many pre-training seeds; the result is then (networks, studies, pretraining, seeds,
+            images).
+        pretraining_sd: Their standard deviation, in accuracy.
+    """
+    runs = (seeds,) if pretraining is None else (pretraining, seeds)
+    pad = (1,) * len(runs)
+
+    def normal(*shape):
+        return rng.standard_normal(shape, dtype=np.float32)
+
+    quantile = stats.norm.ppf(top1)
+    seed_scale, pretraining_scale = (
+        (sd / stats.norm.pdf(quantile)).astype(np.float32) for sd in (seed_sd, pretraining_sd)
+    )
+    # Averaged over seeds the threshold is spread out, which this makes up for: top1 is the truth.
+    threshold = quantile * np.sqrt(1 + seed_scale**2 + pretraining_scale**2)
+    threshold, seed_scale, pretraining_scale = (
+        each.astype(np.float32).reshape(-1, 1, *pad, 1) for each in (threshold, seed_scale, pretraining_scale)
+    )
+    networks = len(top1)
+    threshold = threshold + seed_scale * normal(networks, studies, *runs, 1)
+    if pretraining is not None:
+        threshold = threshold + pretraining_scale * normal(networks, studies, pretraining, 1, 1)
+    ease = math.sqrt(shared) * normal(1, studies, *pad, images)
+    ease = ease + math.sqrt(1 - shared) * normal(networks, studies, *pad, images)
+    ease = math.sqrt(agreement) * ease
+    by_run = normal(networks, studies, *runs, images)
+    by_run *= math.sqrt(1 - agreement)
+    by_run += ease
+    return by_run > -threshold
