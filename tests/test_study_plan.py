@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import json
+import time
 from dataclasses import replace
 
 import pytest
+import torch
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.design import DESIGNS, points_of
-from convnext_ablation.study.plan import Study, choose_learning_rates, claim_folder, saved_description
+from convnext_ablation.study import study_file
+from convnext_ablation.study.claims import take
+from convnext_ablation.study.design import design_of
+from convnext_ablation.study.file_clock import FileClock
+from convnext_ablation.study.plan import Script, Study, choose_learning_rates
+from convnext_ablation.study.study_file import claim_folder, read_study
+from convnext_ablation.study.weights import Weights, find_weights, mixed_origins
 
-POINTS = points_of("stages", "atto")
+STAGES = design_of("stages", "atto")
+POINTS = STAGES.points
+KEYS = [point.key for point in POINTS]
 STUDY = Study(
-    design="stages",
-    points=POINTS,
+    design=STAGES,
     data_name="typefaces",
     data_dir="data/typefaces",
     data_fingerprint="f" * 64,
     recipe_name="typefaces",
     recipe={"epochs": 2, "batch_size": 8, "input_size": [1, 32, 32]},
-    learning_rates={point.model: 0.001 for point in POINTS},
+    learning_rates=dict.fromkeys(KEYS, 0.001),
     seeds=[0, 1],
     precision="float32",
     device="cpu",
     threads=1,
+    gmacs=dict.fromkeys(KEYS, 0.5),
+    command="convnext-ablation study",
 )
+
+
+def weights(sha256="a", seeds=(None,)):
+    return tuple(Weights(key, seed, f"/{key}", sha256, "in1k") for seed in seeds for key in KEYS)
 
 
 def test_every_network_runs_with_every_seed_one_seed_after_the_other():
@@ -65,17 +78,126 @@ def test_where_the_data_lie_is_not_in_the_identity():
     assert replace(STUDY, data_dir="elsewhere").runs()[0].identity == STUDY.runs()[0].identity
 
 
-def test_a_folder_is_claimed_once_and_found_again(tmp_path):
+def test_a_free_network_is_made_of_its_switches_and_told_by_its_key(tmp_path):
+    study = replace(STUDY, design=design_of("screening", "atto"), learning_rates={})
+    rates = {point.key: 0.001 for point in study.points}
+    runs = study.runs(rates)
+    free = next(run for run in runs if run.point.model_kwargs)
+    assert free.arguments.model == "resnet_to_convnext_atto"
+    assert free.arguments.model_kwargs == free.point.model_kwargs
+    assert free.folder(tmp_path).name.startswith(f"{free.point.key}-seed0-")
+    assert len({run.identity for run in runs}) == 2 * len(study.points)
+
+
+def test_a_recipes_model_kwargs_stay(tmp_path):
+    recipe = {**STUDY.recipe, "model_kwargs": {"kernel_size": 5}}
+    assert replace(STUDY, recipe=recipe).runs()[0].arguments.model_kwargs == {"kernel_size": 5}
+
+
+def test_pretraining_seeds_multiply_the_runs_and_start_from_their_weights():
+    study = replace(STUDY, weights=weights("a", (0,)) + weights("b", (1,)))
+    runs = study.runs()
+    assert len(runs) == 2 * 2 * 5
+    assert [(run.arguments.seed, run.pretraining_seed) for run in runs[::5]] == [
+        (0, 0),
+        (0, 1),
+        (1, 0),
+        (1, 1),
+    ]
+    assert runs[0].arguments.pretrained_path == "/model_i_atto"
+    assert len({run.identity for run in runs}) == 20
+    assert study.is_pretrained
+    assert not STUDY.is_pretrained
+
+
+def test_the_weights_are_in_the_identity_and_where_they_lie_is_not():
+    run, other = (replace(STUDY, weights=weights(sha256)).runs()[0] for sha256 in "ab")
+    assert run.identity != other.identity != STUDY.runs()[0].identity
+    moved = tuple(replace(each, path="/elsewhere") for each in weights("a"))
+    assert replace(STUDY, weights=moved).runs()[0].identity == run.identity
+
+
+def test_timms_script_is_in_the_identity_and_where_it_lies_is_not():
+    def identity(*script):
+        return replace(STUDY, script=Script(*script)).runs()[0].identity
+
+    plain = STUDY.runs()[0].identity
+    assert len({plain, identity("a", "1", "1.0"), identity("a", "2", "1.0"), identity("a", "1", "1.1")}) == 4
+    assert identity("b", "1", "1.0") == identity("a", "1", "1.0")
+
+
+def test_tuning_runs_try_all_values_for_all_networks_with_one_seed_and_no_test(tmp_path):
+    study = replace(STUDY, learning_rates={}, tuning=(0.1, 0.2))
+    runs = study.tuning_runs()
+    assert [(run.point.key, run.arguments.lr) for run in runs] == [
+        (key, lr) for key in KEYS for lr in (0.1, 0.2)
+    ]
+    assert {run.arguments.seed for run in runs}.isdisjoint(study.seeds)
+    assert {run.arguments.test_split for run in runs} == {None}
+    assert runs[0].folder(tmp_path).parent.name == "tuning"
+    assert study.runs() == []
+    assert [run.arguments.lr for run in study.runs({KEYS[1]: 0.2})] == [0.2, 0.2]
+
+
+@pytest.mark.parametrize(
+    "study",
+    [
+        STUDY,
+        replace(STUDY, weights=weights("a", (3,)), script=Script("/train.py", "1", "1.0")),
+        replace(STUDY, design=design_of("screening", "atto"), learning_rates={}, tuning=(0.1, 0.2)),
+    ],
+)
+def test_what_is_read_back_makes_the_same_runs(tmp_path, study):
     folder = tmp_path / "study"
-    assert saved_description(folder) is None
-    claim_folder(folder, STUDY)
-    assert saved_description(folder)["precision"] == "float32"
-    claim_folder(folder, STUDY)
+    assert claim_folder(folder, study).seeds == [0, 1]
+    again = read_study(folder)
+    rates = {point.key: 0.001 for point in study.points} if study.tuning else None
+    assert [run.identity for run in again.runs(rates)] == [run.identity for run in study.runs(rates)]
+    assert [run.identity for run in again.tuning_runs()] == [run.identity for run in study.tuning_runs()]
+    assert (again.gmacs, again.command) == (study.gmacs, study.command)
+    assert again.design.contrasts == study.design.contrasts
+    assert {path.name for path in folder.iterdir()} == {"study.json"}
 
 
-def test_seeds_may_be_added_to_a_study(tmp_path):
+def test_a_folder_is_claimed_once_and_found_again(tmp_path):
     claim_folder(tmp_path / "study", STUDY)
-    claim_folder(tmp_path / "study", replace(STUDY, seeds=[0, 1, 2, 3]))
+    before = (tmp_path / "study" / "study.json").stat().st_mtime_ns
+    claim_folder(tmp_path / "study", STUDY)
+    assert (tmp_path / "study" / "study.json").stat().st_mtime_ns == before
+
+
+def test_seeds_may_be_added_to_a_study_and_none_is_lost(tmp_path):
+    claim_folder(tmp_path, STUDY)
+    assert claim_folder(tmp_path, replace(STUDY, seeds=[3, 1])).seeds == [0, 1, 3]
+    assert read_study(tmp_path).seeds == [0, 1, 3]
+
+
+def test_pretraining_seeds_may_be_added_too(tmp_path):
+    claim_folder(tmp_path, replace(STUDY, weights=weights("a", (0,))))
+    study = claim_folder(tmp_path, replace(STUDY, weights=weights("b", (1,))))
+    assert study.pretraining_seeds == [0, 1]
+    assert len(read_study(tmp_path).runs()) == 20
+
+
+def test_weights_that_have_changed_are_another_study(tmp_path):
+    claim_folder(tmp_path, replace(STUDY, weights=weights("a")))
+    with pytest.raises(UserError, match="model_i_atto starts from /model_i_atto with SHA-256 a, not b"):
+        claim_folder(tmp_path, replace(STUDY, weights=weights("b")))
+    with pytest.raises(UserError, match="its study has no pre-training seeds"):
+        claim_folder(tmp_path, replace(STUDY, weights=weights("a", (0,))))
+
+
+def test_two_that_add_seeds_wait_for_each_other(tmp_path, monkeypatch):
+    claim_folder(tmp_path, STUDY)
+    claim = take(tmp_path, FileClock(tmp_path))
+    waited = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: (waited.append(seconds), claim.release()))
+    claim_folder(tmp_path, replace(STUDY, seeds=[5]))
+    assert waited
+    take(tmp_path, FileClock(tmp_path))
+    monkeypatch.setattr(study_file, "_LONGEST_WAIT", -1.0)
+    with pytest.raises(UserError, match=r"another process is at its study\.json"):
+        claim_folder(tmp_path, STUDY)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +205,11 @@ def test_seeds_may_be_added_to_a_study(tmp_path):
     [
         ({"recipe": {**STUDY.recipe, "epochs": 3}}, "its recipe is"),
         ({"data_fingerprint": "0" * 64}, "its data fingerprint is"),
-        ({"learning_rates": dict.fromkeys(STUDY.learning_rates, 0.002)}, "its learning rates is"),
+        ({"learning_rates": dict.fromkeys(KEYS, 0.002)}, "its learning rates is"),
+        ({"design": design_of("stages", "full")}, "its networks is"),
+        ({"weights": weights()}, "its start is"),
+        ({"tuning": (0.1, 0.2)}, "its tuned learning rates is"),
+        ({"script": Script("/train.py", "1", "1.0")}, "its training script is"),
     ],
 )
 def test_another_study_is_not_written_into_the_folder(tmp_path, changes, message):
@@ -98,14 +224,94 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds something else than a study"):
         claim_folder(tmp_path, STUDY)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="something else"):
-        saved_description(tmp_path / "thesis.tex")
+        claim_folder(tmp_path / "thesis.tex", STUDY)
 
 
-def test_a_damaged_description_is_named(tmp_path):
-    (tmp_path / "study.json").write_text(json.dumps(STUDY.description())[:-9])
-    with pytest.raises(UserError, match=r"study\.json: damaged"):
-        saved_description(tmp_path)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"form', r"study\.json: damaged"),
+        ('{"format": 2}', r"study\.json: damaged \(KeyError"),
+        (
+            '{"precision": "float32"}',
+            "of format 1, and this version works with format 2; give another --output",
+        ),
+        (None, "no study is there"),
+    ],
+)
+def test_a_folder_without_a_study_that_can_be_read_is_named(tmp_path, content, message):
+    if content:
+        (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        read_study(tmp_path)
+
+
+def checkpoint(path, arch="model_i_atto", **arguments):
+    settings = {"data_dir": "/x/in1k", "epochs": 100, "input_size": [3, 112, 112], "seed": 4, **arguments}
+    torch.save({"state_dict": {"w": torch.zeros(1)}, "arch": arch, "args": settings}, path)
+
+
+def test_the_files_to_start_from_are_found_and_told_apart(tmp_path):
+    for seed in (0, 1):
+        for key in KEYS:
+            checkpoint(tmp_path / f"{key}-seed{seed}-{seed}abc.pth.tar", key, seed=seed, lr=0.1 * seed)
+    found = find_weights(f"{tmp_path}/{{model}}-seed{{pretraining_seed}}-*.pth.tar", POINTS, [0, 1])
+    assert [(each.network, each.pretraining_seed) for each in found] == [
+        (key, s) for s in (0, 1) for key in KEYS
+    ]
+    assert len({each.sha256 for each in found}) == 10
+    assert {each.origin.partition(" (")[0] for each in found} == {"in1k, 112 px, 100 epochs"}
+    assert mixed_origins(found) == ""
+
+
+def test_networks_that_were_pretrained_in_different_ways_are_mixed(tmp_path):
+    for number, key in enumerate(KEYS):
+        checkpoint(tmp_path / f"{key}.pth", key, epochs=90 if number == 2 else 100)
+    mixed = mixed_origins(find_weights(f"{tmp_path}/{{model}}.pth", POINTS, []))
+    assert "model_i_atto: in1k, 112 px, 100 epochs" in mixed
+    assert "model_iii_atto: in1k, 112 px, 90 epochs" in mixed
+
+
+@pytest.mark.parametrize(
+    ("pattern", "seeds", "message"),
+    [
+        ("{model}.pth", [], r"model_ii_atto\.pth: no such file; Model II would start from it"),
+        ("{model}*", [], "fits 2 files"),
+        ("model_i_atto.pth", [], "names one file for 5 networks"),
+        ("{model}.pth", [0], "names one file for all pre-training seeds"),
+        ("{model}-{pretraining_seed}.pth", [], "give --pretraining-seeds"),
+    ],
+)
+def test_files_to_start_from_that_are_missing_or_not_clear_are_named(tmp_path, pattern, seeds, message):
+    checkpoint(tmp_path / "model_i_atto.pth")
+    if "*" in pattern:
+        checkpoint(tmp_path / "model_i_atto_too.pth")
+    with pytest.raises(UserError, match=message):
+        find_weights(f"{tmp_path}/{pattern}", POINTS, seeds)
+
+
+@pytest.mark.parametrize(
+    ("arch", "kwargs"), [("model_ii_atto", {}), ("model_i", {}), ("model_i_atto", {"gelu": True})]
+)
+def test_weights_of_another_network_are_refused(tmp_path, arch, kwargs):
+    checkpoint(tmp_path / "model_i_atto.pth", arch, model_kwargs=kwargs)
+    with pytest.raises(UserError, match=f"holds {arch}, not model_i_atto"):
+        find_weights(f"{tmp_path}/{{model}}.pth", POINTS[:1], [])
+
+
+def test_what_safetensors_say_of_themselves_is_their_origin(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model_i_atto.safetensors"
+    save_file({"w": torch.zeros(1)}, path, {"model": "model_i_atto", "source_format": "timm"})
+    assert find_weights(str(path), POINTS[:1], [])[0].origin == "converted from timm"
+    save_file({"w": torch.zeros(1)}, path)
+    assert find_weights(str(path), POINTS[:1], [])[0].origin == "not told"
+    path.write_bytes(b"x")
+    with pytest.raises(UserError, match="not a safetensors file"):
+        find_weights(str(path), POINTS[:1], [])
 
 
 def test_a_given_learning_rate_comes_before_the_table_and_the_table_before_the_recipe():
@@ -122,18 +328,3 @@ def test_learning_rates_that_fit_nothing_are_refused():
         choose_learning_rates(POINTS, "typefaces", {}, {"model_i": 0.1})
     with pytest.raises(UserError, match=r"my\.yaml sets no lr for model_i_atto"):
         choose_learning_rates(POINTS, "my.yaml", {}, {})
-
-
-def test_designs_and_widths_are_found_by_name():
-    assert [point.model for point in points_of("stages", "full")] == [
-        "model_i",
-        "model_ii",
-        "model_iii",
-        "model_iv",
-        "model_v",
-    ]
-    assert "stages" in DESIGNS
-    with pytest.raises(UserError, match="unknown design 'stage'; did you mean 'stages'"):
-        points_of("stage", "atto")
-    with pytest.raises(UserError, match="unknown width 'at'; did you mean 'atto'"):
-        points_of("stages", "at")

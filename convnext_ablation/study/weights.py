@@ -1,0 +1,140 @@
+"""The files that a study's networks start from: which they are, and where they come from."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from convnext_ablation import zoo
+from convnext_ablation.checkpoint_files import read_pickle
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.contrasts import Point
+
+MODEL, SEED = "{model}", "{pretraining_seed}"
+# arguments in which pre-trainings may differ and still be of one origin
+_OWN = (
+    "model", "model_kwargs", "seed", "lr", "data_dir", "data", "device", "output", "experiment", "resume",
+    "workers", "log_interval", "checkpoint_hist", "config", "local_rank", "world_size", "rank", "distributed",
+    "prefetcher", "pretrained_path", "initial_checkpoint", "test_split", "recovery_interval",
+)  # fmt: skip
+UNKNOWN = "not told"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network of a study starts from.
+
+    Attributes:
+        network: Its key in the design.
+        pretraining_seed: Seed of the pre-training; None where there is one pre-training.
+        path: The file.
+        sha256: Its hash.
+        origin: How it was pre-trained, as far as the file tells.
+    """
+
+    network: str
+    pretraining_seed: int | None
+    path: str
+    sha256: str
+    origin: str
+
+
+def find_weights(pattern: str, points: Sequence[Point], seeds: Sequence[int]) -> tuple[Weights, ...]:
+    """Finds the file that each network starts from.
+
+    Args:
+        pattern: Path with ``{model}`` for a network's key, ``{pretraining_seed}`` for a seed, and ``*``.
+        points: The networks.
+        seeds: Seeds of pre-training.
+
+    Raises:
+        UserError: A file is missing, more than one fits, or one is of another network.
+    """
+    if MODEL not in pattern and len(points) > 1:
+        raise UserError(f"--init {pattern}: names one file for {len(points)} networks; write {MODEL} in it")
+    if seeds and SEED not in pattern:
+        raise UserError(f"--init {pattern}: names one file for all pre-training seeds; write {SEED} in it")
+    if SEED in pattern and not seeds:
+        raise UserError(f"--init {pattern}: which seeds? give --pretraining-seeds")
+    starts: list[int | None] = [*seeds] or [None]
+    found = [(point, seed, _file(pattern, point, seed)) for seed in starts for point in points]
+    return tuple(
+        Weights(point.key, seed, str(path.resolve()), sha256_of(path), _origin(path, point))
+        for point, seed, path in found
+    )
+
+
+def mixed_origins(weights: Sequence[Weights]) -> str:
+    """Says which networks were pre-trained in different ways, or nothing if none were."""
+    networks: dict[str, str] = {}
+    for each in weights:
+        networks.setdefault(each.origin, each.network)
+    if len(networks) < 2:
+        return ""
+    return "; ".join(f"{network}: {origin}" for origin, network in networks.items())
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _file(pattern: str, point: Point, seed: int | None) -> Path:
+    name = pattern.replace(MODEL, point.key).replace(SEED, str(seed))
+    if Path(name).is_file():
+        return Path(name)
+    found = sorted(glob.glob(name))
+    if len(found) == 1 and Path(found[0]).is_file():
+        return Path(found[0])
+    problem = f"fits {len(found)} files, such as {found[0]} and {found[1]}" if found[1:] else "no such file"
+    raise UserError(f"--init {name}: {problem}; {point.label} would start from it")
+
+
+def _origin(path: Path, point: Point) -> str:
+    """How weights were pre-trained.
+
+    Raises:
+        UserError: The file can't be read, or says that it is of another network.
+    """
+    content = _settings(path)
+    arguments = content.get("args") or {}
+    arguments = dict(arguments if isinstance(arguments, Mapping) else vars(arguments))
+    _check_network(path, point, content.get("arch") or content.get("model"), arguments)
+    if not arguments:
+        kept = content.get("source_format")
+        return f"converted from {kept}" if kept else UNKNOWN
+    data = arguments.get("dataset") or Path(str(arguments.get("data_dir") or "unnamed data")).name
+    size = arguments.get("input_size") or (arguments.get("img_size"),)
+    rest = {name: value for name, value in arguments.items() if name not in _OWN}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
+    return f"{data}, {size[-1]} px, {arguments.get('epochs')} epochs (arguments {digest[:8]})"
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a file says of itself besides its weights."""
+    if path.suffix != ".safetensors":
+        return read_pickle(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # the reader's own, with no common base
+        raise UserError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
+
+
+def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:
+    if not isinstance(arch, str) or arch not in zoo.model_names():
+        return
+    components = zoo.components_of(arch).with_(**dict(arguments.get("model_kwargs") or {}))
+    if components != point.components or arch.endswith("_atto") != point.model.endswith("_atto"):
+        raise UserError(f"{path}: holds {arch}, not {point.key}; correct --init")
