@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from hub_repository import LARGE, TOKEN, USER, Commit, File, Repository, Request
 
@@ -158,6 +158,18 @@ class _Handler(BaseHTTPRequestHandler):
         self._repository(name)
         del self.hub.repositories[name]
         self._send_json({})
+
+    def list_models(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query)
+        author, words = asked.get("author", [""])[0], asked.get("search", [""])[0].lower()
+        self._send_json(
+            [
+                {"id": name, "modelId": name, "private": repository.private, "tags": []}
+                for name, repository in sorted(self.hub.repositories.items())
+                if name.startswith(f"{author}/") and words in name.lower()
+                if self.token == TOKEN or not repository.private
+            ]
+        )
 
     def info(self, name: str, revision: str | None = None) -> None:
         commit = self._revision(name, revision or "main")
@@ -386,6 +398,7 @@ _ROUTES: tuple[tuple[str, str, Callable[..., None]], ...] = (
     ("POST", "/api/repos/create", _Handler.create),
     ("DELETE", "/api/repos/delete", _Handler.delete),
     ("POST", "/api/validate-yaml", _Handler.validate_card),
+    ("GET", "/api/models", _Handler.list_models),
     ("GET", f"/api/models/{_NAME}", _Handler.info),
     ("GET", f"/api/models/{_NAME}/revision/{_REV}", _Handler.info),
     ("GET", f"/api/models/{_NAME}/tree/{_REV}(/.*)?", _Handler.tree),
