@@ -3,15 +3,28 @@
 Importing the package registers its networks with timm: `timm.create_model("model_iv")`.
 """
 
-from timm.data import add_img_extensions
+import importlib
+from typing import TYPE_CHECKING, Any
 
-from convnext_ablation import zoo
 from convnext_ablation.components import Components
 from convnext_ablation.errors import UserError
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.registration import register_with_timm
 from convnext_ablation.version import __version__
+
+if TYPE_CHECKING:
+    from convnext_ablation import zoo
+    from convnext_ablation.network import ResNetToConvNeXt
 
 __all__ = ["Components", "ResNetToConvNeXt", "UserError", "__version__", "zoo"]
 
-# what `convnext-ablation prepare --format webp` writes; timm's readers leave it out unless told
-add_img_extensions(".webp")
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs torch and timm when it is first asked for."""
+    if name == "ResNetToConvNeXt":
+        return importlib.import_module("convnext_ablation.network").ResNetToConvNeXt
+    if name == "zoo":
+        return importlib.import_module("convnext_ablation.zoo")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register_with_timm()

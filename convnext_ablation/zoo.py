@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 
-from convnext_ablation.checkpoints import checkpoint_filter_fn
 from convnext_ablation.components import FAMILIES, RESNET_50, STAGES, SWITCHES, Components
-from convnext_ablation.network import ResNetToConvNeXt
+
+if TYPE_CHECKING:
+    from convnext_ablation.network import ResNetToConvNeXt
 
 __all__: list[str] = []  # `register_model` adds every entry point
 
@@ -47,6 +48,10 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 def _create(
     variant: str, components: Components, pretrained: bool = False, **kwargs: Any
 ) -> ResNetToConvNeXt:
+    # Not above: both import timm, and when that is imported, this module is (see `registration`).
+    from convnext_ablation.checkpoints import checkpoint_filter_fn
+    from convnext_ablation.network import ResNetToConvNeXt
+
     switches = {name: kwargs.pop(name) for name in SWITCHES if name in kwargs}
     return build_model_with_cfg(
         ResNetToConvNeXt,
