@@ -12,8 +12,6 @@ from typing import Any
 
 from safetensors import safe_open
 
-from convnext_ablation import zoo
-from convnext_ablation.checkpoint_files import read_pickle
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.contrasts import Point
 
@@ -123,6 +121,8 @@ def _origin(path: Path, point: Point) -> str:
 
 def _settings(path: Path) -> dict[str, Any]:
     """What a file says of itself besides its weights."""
+    from convnext_ablation.checkpoint_files import read_pickle  # needs torch, which `study status` doesn't
+
     if path.suffix != ".safetensors":
         return read_pickle(path)
     try:
@@ -133,6 +133,8 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:
+    from convnext_ablation import zoo  # needs timm
+
     if not isinstance(arch, str) or arch not in zoo.model_names():
         return
     components = zoo.components_of(arch).with_(**dict(arguments.get("model_kwargs") or {}))
