@@ -8,10 +8,10 @@ import hashlib
 import io
 import itertools
 import os
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from page_reader import read
 from PIL import Image, ImageEnhance
 from timm.data import create_dataset
 
@@ -557,35 +557,8 @@ def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, monk
     assert html.count("<img") == 4
 
 
-class Reader(HTMLParser):
-    """Collects what a page has of tags and words, and checks that they are closed in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.tags, self.open, self.text = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in ("img", "meta"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def all(self, tag):
-        return [attributes for name, attributes in self.tags if name == tag]
-
-
 def read_page(folder):
-    reader = Reader()
-    text = (folder / "report" / "index.html").read_text()
-    reader.feed(text)
-    reader.close()
-    assert reader.open == []
-    return reader, text
+    return read(folder / "report" / "index.html")
 
 
 def test_the_page_stands_alone_and_can_be_read_by_anyone(birds):

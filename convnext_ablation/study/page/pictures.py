@@ -1,0 +1,170 @@
+"""What the page shows of the test images themselves: confusions that go, and where the networks look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from html import escape
+
+import numpy as np
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.comparison import Effect, Row
+from convnext_ablation.study.page.classes import Confusion, Example, examples, telling
+from convnext_ablation.study.page.figures import percent_points
+from convnext_ablation.study.page.inputs import PageExtras, PageRun
+from convnext_ablation.training.checkpoints import BEST
+from convnext_ablation.webpage import picture_uri, region, uri_of
+
+__all__ = ["attention_part", "confusion_part", "disagreed"]
+
+_SIDE = 160  # pixels of a picture
+_CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
+_MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8
+
+
+def confusion_part(effects: Sequence[Effect], confusions: Sequence[Confusion], extras: PageExtras) -> str:
+    """The confusions that change with the surest effects, with images of those that go."""
+    parts = []
+    for effect in telling(effects, extras, _CONTRASTS):
+        raises = effect.difference.estimate > 0
+        gone = [
+            confusion
+            for confusion in confusions
+            if confusion.contrast == effect.contrast.name and (confusion.change < 0) == raises
+        ]
+        gone.sort(key=lambda confusion: -abs(confusion.change))
+        parts.append(_effect_part(effect, gone[:_CONFUSIONS], extras, raises))
+    return "".join(parts) or "<p>No effect of this study has confusions to show.</p>"
+
+
+def _effect_part(effect: Effect, confusions: Sequence[Confusion], extras: PageExtras, raises: bool) -> str:
+    side = "with it" if raises else "without it"
+    items = []
+    for confusion in confusions:
+        true, other = (extras.classes.index(name) for name in (confusion.class_name, confusion.taken_for))
+        found = examples(effect.contrast, extras, true, other, raises, _EXAMPLES)
+        before, after = confusion.without, confusion.with_
+        if not raises:
+            before, after = after, before
+        items.append(
+            f"<p><strong>{escape(confusion.class_name)}</strong> taken for "
+            f"<strong>{escape(confusion.taken_for)}</strong>: {before:.1f} test images a run, {after:.1f} "
+            f"{side}</p>" + _pictures(found, confusion, extras, side)
+        )
+    heading = f"{effect.contrast.label}: {percent_points(effect.difference.estimate)} points"
+    body = "".join(items) or f"<p>No confusion is rarer {side}.</p>"
+    return f"<h3>{escape(heading)}</h3>{body}"
+
+
+def _pictures(found: Sequence[Example], confusion: Confusion, extras: PageExtras, side: str) -> str:
+    if not found:
+        return ""
+    return f'<ul class="pictures">{"".join(_picture(each, confusion, extras, side) for each in found)}</ul>'
+
+
+def _picture(example: Example, confusion: Confusion, extras: PageExtras, side: str) -> str:
+    name = str(extras.ids[example.index])
+    path = extras.image(example.index)
+    source = picture_uri(path, _SIDE) if path is not None else ""
+    alt = f"{confusion.class_name}, taken for {confusion.taken_for}: {name}"
+    picture = f'<img src="{source}" alt="{escape(alt)}">' if source else '<p class="none">image not found</p>'
+    shares = f"confused in {example.confused:.0%} of runs, right in {example.right:.0%} {side}"
+    caption = f"<figcaption><code>{escape(name)}</code><br>{shares}</figcaption>"
+    return f"<li><figure>{picture}{caption}</figure></li>"
+
+
+def attention_part(
+    rows: Sequence[Row], extras: PageExtras, told: Callable[[str], None] = lambda line: None
+) -> str:
+    """Attention maps of networks side by side on the same images, or a line that says why there are none.
+
+    Args:
+        rows: The networks.
+        extras: Has their runs and the images.
+        told: Hears of what is being done.
+    """
+    indices = [index for index in disagreed(extras, _MAPPED_IMAGES) if extras.image(index) is not None]
+    if not indices:
+        return "<p>Not drawn: the test images are not at hand; the data folder has moved or is gone.</p>"
+    chosen = _first_runs(rows, extras.runs)
+    drawn, reasons, gone = {}, list[str](), list[str]()
+    for label, run in chosen:
+        if not (run.folder / BEST).is_file():
+            gone.append(label)
+            continue
+        told(f"attention of {label}")
+        try:
+            drawn[label] = _maps_of(run, indices, extras)
+        except UserError as error:
+            reasons.append(f"{label}: {error}")
+    if gone:
+        reasons.append(f"there is no {BEST} in the runs of {', '.join(gone)}")
+    parts = [f"<p>Not drawn: {escape('; '.join(reasons))}.</p>"] if reasons else []
+    if len(chosen) < len(rows):
+        parts.append(f"<p>{len(chosen)} of {len(rows)} networks are shown.</p>")
+    if drawn:
+        layers = sorted({layer for layer, _ in drawn.values()})
+        parts.append(f"<p>Maps are of: {escape('; '.join(layers))}.</p>")
+    for place, index in enumerate(indices if drawn else []):
+        true = extras.classes[extras.targets[index]]
+        label = f"{true}: {extras.ids[index]}"
+        items = _original(extras, index) + "".join(maps[place] for _, maps in drawn.values())
+        parts.append(
+            f"<h3>{escape(label)}</h3>" + region(f"Maps of {label}", f'<ul class="maps">{items}</ul>')
+        )
+    return "".join(parts)
+
+
+def disagreed(extras: PageExtras, most: int) -> list[int]:
+    """Test images that the networks disagree on most, of different classes: half of the runs are right."""
+    right = sum(
+        ((run.predicted == extras.targets).astype(np.float64) for run in extras.runs),
+        np.zeros(len(extras.targets)),
+    ) / max(1, len(extras.runs))
+    order = np.lexsort((np.arange(len(right)), np.abs(right - 0.5)))
+    chosen: dict[int, int] = {}
+    for index in order:
+        chosen.setdefault(int(extras.targets[index]), int(index))
+        if len(chosen) == most:
+            break
+    return list(chosen.values())
+
+
+def _first_runs(rows: Sequence[Row], runs: Sequence[PageRun]) -> list[tuple[str, PageRun]]:
+    """The first run of each network that is shown: of many networks, the first, the last and some between."""
+    kept = sorted(runs, key=lambda run: not (run.folder / BEST).is_file())  # stable: those with weights first
+    first = {run.network: run for run in reversed(kept)}
+    found = [(row.label, first[row.name]) for row in rows if row.name in first]
+    if len(found) <= _MAPPED_NETWORKS:
+        return found
+    places = np.linspace(0, len(found) - 1, _MAPPED_NETWORKS).round().astype(int)
+    return [found[place] for place in places]
+
+
+def _maps_of(run: PageRun, indices: Sequence[int], extras: PageExtras) -> tuple[str, list[str]]:
+    """What the maps of a run are of, and each with its picture."""
+    from convnext_ablation.study.attention import attention
+
+    images = [path for index in indices if (path := extras.image(index)) is not None]
+    targets = [int(extras.targets[index]) for index in indices]
+    found = attention(run.folder, images, targets, len(extras.classes))
+    height, width = found.grid
+    items = []
+    for map_, target in zip(found.maps, targets, strict=True):
+        says = f"{extras.classes[map_.predicted]} ({map_.probability:.0%})"
+        true = extras.classes[target]
+        where = f"most speaks for {true} at the {map_.place}" if map_.place else f"nothing speaks for {true}"
+        caption = f"{run.network}, seed {run.seed}: says {says}; {where}"
+        items.append(
+            f'<li><figure><img src="{uri_of(map_.picture)}" alt="Attention map: {escape(caption)}">'
+            f"<figcaption>{escape(caption)}</figcaption></figure></li>"
+        )
+    return f"{found.layer}, {height}x{width} positions", items
+
+
+def _original(extras: PageExtras, index: int) -> str:
+    path = extras.image(index)
+    source = picture_uri(path, _SIDE) if path is not None else ""
+    name = escape(str(extras.ids[index]))
+    picture = f'<img src="{source}" alt="Test image {name}">' if source else '<p class="none">no picture</p>'
+    return f"<li><figure>{picture}<figcaption>the image</figcaption></figure></li>"

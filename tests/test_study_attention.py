@@ -1,0 +1,124 @@
+"""Where networks look: the maps themselves, and how the page shows them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from fake_study import again, fake_study, write_images
+from PIL import Image
+
+from convnext_ablation.components import STAGES
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.attention import attention
+from convnext_ablation.training.arguments import TrainingArguments
+
+
+def save_network(folder, name, classes=4, size=64, **arguments):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=classes, in_chans=1)
+    given = TrainingArguments(model=name, input_size=(1, size, size), mean=(0.5,), std=(0.25,), **arguments)
+    state = {"epoch": 0, "arch": name, "state_dict": model.state_dict(), "args": given.to_dict()}
+    if arguments.get("model_ema"):
+        zeros = {key: torch.zeros_like(value) for key, value in model.state_dict().items()}
+        state |= {"state_dict": zeros, "state_dict_ema": model.state_dict()}
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / "model_best.pth.tar")
+    return model.eval()
+
+
+@pytest.fixture
+def image(tmp_path):
+    rng = np.random.default_rng(3)
+    path = tmp_path / "image.png"
+    Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("name", [f"{name}_atto" for name in STAGES])
+def test_a_map_is_grad_cam_of_the_last_stage(name, image, tmp_path):
+    model = save_network(tmp_path, name, size=128, crop_pct=1.0, interpolation="bilinear")
+    found = attention(tmp_path, [image] * 4, [0, 1, 2, 3], 4)
+    assert (found.layer, found.grid) == ("stages.3", (4, 4))
+    with Image.open(image) as file:
+        pixels = np.asarray(file.resize((128, 128), Image.Resampling.BILINEAR), np.float32) / 255
+    batch = torch.tensor((pixels - 0.5) / 0.25)[None, None]
+    features = model.forward_features(batch).detach().requires_grad_()
+    logits = model.forward_head(features)
+    share, first = (each.item() for each in logits.detach().softmax(1)[0].max(0))
+    for target, map_ in enumerate(found.maps):
+        gradient = torch.autograd.grad(logits[0, target], features, retain_graph=True)[0]
+        expected = (gradient.mean((2, 3), keepdim=True) * features).sum(1).relu()[0].detach()
+        expected = expected / expected.max() if expected.max() > 0 else expected
+        assert map_.heat == pytest.approx(expected.numpy(), abs=1e-3)
+        assert (map_.place == "") == (not expected.any())
+        assert map_.picture.size == (160, 160)
+        assert (map_.predicted, map_.probability) == (first, pytest.approx(share, abs=1e-4))
+    assert any(map_.place for map_ in found.maps)
+
+
+def test_averaged_weights_are_taken_where_they_were_evaluated(image, tmp_path):
+    save_network(tmp_path / "plain", "model_i_atto")
+    save_network(tmp_path / "averaged", "model_i_atto", model_ema=True)
+    plain, averaged = (attention(tmp_path / name, [image], [1], 4) for name in ("plain", "averaged"))
+    assert averaged.maps[0].probability == plain.maps[0].probability > 0.25
+
+
+def test_small_images_are_mapped_at_an_earlier_stage(image, tmp_path):
+    save_network(tmp_path, "model_v_atto", size=32)
+    found = attention(tmp_path, [image], [1], 4)
+    assert (found.layer, found.grid) == ("stages.1", (4, 4))
+
+
+def test_weights_of_another_network_are_refused(image, tmp_path):
+    save_network(tmp_path, "model_v_atto", classes=5)
+    with pytest.raises(UserError, match=r"model_best.pth.tar: can't be loaded: .*size mismatch"):
+        attention(tmp_path, [image], [1], 4)
+    save_network(tmp_path, "model_v_atto")
+    image.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"image.png: can't be decoded"):
+        attention(tmp_path, [image], [1], 4)
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """A study of which one run of two networks has weights."""
+    made = fake_study(tmp_path, seeds=2)
+    write_images(made.extras)
+    for network, seed in (("model_0", 1), ("model_2", 0)):
+        run = next(run for run in made.extras.runs if (run.network, run.seed) == (network, seed))
+        save_network(run.folder, "model_iii_atto", crop_pct=1.0)
+    return made
+
+
+def test_maps_stand_side_by_side_on_the_same_images(mapped, tmp_path):
+    reader, _ = again(mapped, tmp_path / "report")
+    words = reader.words()
+    maps = [image["alt"] for image in reader.all("img") if image["alt"].startswith("Attention map")]
+    originals = [image["alt"] for image in reader.all("img") if image["alt"].startswith("Test image")]
+    assert len(maps) == 8
+    assert len(originals) == 4
+    assert [text.split(":")[1].split(",")[0].strip() for text in maps[:2]] == ["model_0", "model_2"]
+    assert maps[0].startswith("Attention map: model_0, seed 1: says bird ")
+    assert "Maps are of: stages.2, 4x4 positions." in words
+    assert "Not drawn: there is no model_best.pth.tar in the runs of Model 1." in words
+
+
+def test_of_many_networks_some_are_mapped(mapped, tmp_path):
+    rows = [replace(mapped.rows[0], label=f"Model {number}", name="model_1") for number in range(20)]
+    words = again(mapped, tmp_path / "report", rows=rows)[0].words()
+    assert "8 of 20 networks are shown." in words
+    assert (
+        "in the runs of Model 0, Model 3, Model 5, Model 8, Model 11, Model 14, Model 16, Model 19." in words
+    )
+
+
+def test_a_page_without_captum_says_so(mapped, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    reader, _ = again(mapped, tmp_path / "report")
+    assert "Model 0: captum isn't installed: pip install" in reader.words()
+    assert not [image for image in reader.all("img") if image["alt"].startswith("Attention map")]
