@@ -1,0 +1,126 @@
+"""Learning rates chosen on the validation split, with the same values tried for every network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import write_csv
+from convnext_ablation.study.plan import TUNING_SEED, Study
+from convnext_ablation.study.run_files import is_done, read_result
+
+TUNING_FILE = "tuning.csv"
+_COLUMNS = ("network", "lr", "seed", "val_top1", "val_loss", "chosen")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was tried for one network.
+
+    Attributes:
+        network: Its key.
+        top1: Top-1 on the validation split by learning rate, in percent; NaN where training diverged.
+        losses: Loss there.
+    """
+
+    network: str
+    top1: dict[float, float]
+    losses: dict[float, float]
+
+    @property
+    def best(self) -> float | None:
+        """The learning rate with the highest top-1, of equals the lowest loss; None if all diverged."""
+        trained = [rate for rate, top1 in self.top1.items() if not math.isnan(top1)]
+        return max(trained, key=lambda rate: (self.top1[rate], -self.losses[rate], -rate), default=None)
+
+
+def parse_tuning(text: str) -> tuple[float, ...]:
+    """Reads ``lr=0.001,0.002,0.004``.
+
+    Raises:
+        UserError: It is something else, or less than two values.
+    """
+    name, _, values = text.partition("=")
+    try:
+        rates = tuple(sorted({float(value) for value in values.split(",")}))
+    except ValueError:
+        rates = ()
+    if name != "lr" or len(rates) < 2 or not all(0 < rate < math.inf for rate in rates):
+        raise UserError(
+            f"--tune {text}: write lr= and two or more learning rates, such as lr=0.001,0.002,0.004"
+        )
+    return rates
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Makes sure that learning rates are chosen with another seed than the study's.
+
+    Raises:
+        UserError: It is one of them.
+    """
+    if TUNING_SEED in seeds:
+        raise UserError(f"--seeds {TUNING_SEED}: learning rates are chosen with this seed; leave it out")
+
+
+def choices(study: Study, folder: Path) -> list[Choice]:
+    """What was tried, for the networks for which all values have been."""
+    found = []
+    runs = study.tuning_runs()
+    for point in study.points:
+        mine = [run for run in runs if run.point.key == point.key]
+        if all(is_done(run, folder) for run in mine):
+            results = {float(run.arguments.lr or 0): read_result(run, folder) for run in mine}
+            top1 = {rate: _number(result["val_top1"]) for rate, result in results.items()}
+            losses = {rate: _number(result["val_loss"]) for rate, result in results.items()}
+            found.append(Choice(point.key, top1, losses))
+    return found
+
+
+def chosen_rates(study: Study, folder: Path) -> dict[str, float]:
+    """The learning rates that are known by now, by network: the study's own, or those that were chosen."""
+    if not study.tuning:
+        return dict(study.learning_rates)
+    return {choice.network: choice.best for choice in choices(study, folder) if choice.best is not None}
+
+
+def write_tuning(study: Study, folder: Path) -> None:
+    """Writes all that was tried into the study's folder."""
+    rows = [
+        [choice.network, rate, TUNING_SEED, _cell(top1), _cell(choice.losses[rate]), int(rate == choice.best)]
+        for choice in choices(study, folder)
+        for rate, top1 in choice.top1.items()
+    ]
+    write_csv(folder / TUNING_FILE, _COLUMNS, rows)
+
+
+def tuning_notes(study: Study, folder: Path) -> list[str]:
+    """What a reader must know of how the learning rates were chosen."""
+    if not study.tuning:
+        return []
+    rates = ", ".join(f"{rate:g}" for rate in study.tuning)
+    notes = [
+        f"The learning rate of each network is the one of {rates} with the highest top-1 on the validation "
+        f"split, from one run each with a seed that is none of the study's ({TUNING_FILE} has all of them)."
+    ]
+    at_edge = [
+        f"{choice.network} ({choice.best:g})"
+        for choice in choices(study, folder)
+        if choice.best in (study.tuning[0], study.tuning[-1])
+    ]
+    if at_edge:
+        notes.append(
+            "WARNING: the best learning rate is at the edge of those tried, so a better one may lie beyond, "
+            f"for {', '.join(at_edge)}."
+        )
+    return notes
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _cell(value: float) -> float | str:
+    return "" if math.isnan(value) else value
