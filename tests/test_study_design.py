@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -99,7 +100,8 @@ def test_a_network_has_one_key_in_all_designs_and_a_registered_name_where_there_
     assert registered[RESNET_50] == "model_i"
     assert registered[CONVNEXT_TINY] == "model_v"
     factorial_keys = {point.key for point in design_of("factorial", "full").points}
-    assert {"model_i", "model_ii", "model_v", "convnext_tiny_without_inverted"} < factorial_keys
+    way = {"model_i", "model_ii", "roadmap_06_moved_up", "roadmap_08_kernel_7", "model_v"}
+    assert way < factorial_keys
     first, folded = design_of("screening", "full").points, design_of("screening-fold-over", "full").points
     assert first == folded[:16]
 
@@ -212,6 +214,14 @@ def test_interactions_and_shapley_values_of_a_factorial_are_recovered_exactly():
     assert sum(shapley.values()) == pytest.approx(table[frozenset(GROUPS)] - table[frozenset()])
 
 
+def test_no_network_of_screening_convolves_densely_with_kernel_7_where_the_block_is_wide():
+    """Such a network would cost 80 times as much as ResNet-50, and four of them most of the study."""
+    for name in ("screening", "screening-fold-over"):
+        dense = [p.components for p in design_of(name, "atto").points if not p.components.depthwise]
+        assert len(dense) in (8, 16)
+        assert {c.inverted == c.moved_up for c in dense if c.kernel_size == 7} == {True}
+
+
 def test_default_groups_lead_from_model_i_to_model_v():
     switches = [switch for group in STAGE_GROUPS.values() for switch in group]
     assert sorted(switches) == sorted(SWITCHES)
@@ -226,8 +236,9 @@ def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
     listed = next(note for note in design.notes if note.startswith("Measured are: "))
     mixed = {}
     for entry in listed.removeprefix("Measured are: ").removesuffix(".").split("; "):
-        factor, _, pairs = entry.removesuffix("/2").partition(" - ")
-        mixed[factor] = pairs.strip("()").split(" + ")
+        factor, _, terms = entry.removesuffix(")/2").partition(" + (")
+        signs = re.findall(r"([+-]) (\w+:\w+)", terms if terms.startswith("- ") else f"+ {terms}")
+        mixed[factor] = {pair: 0.5 if sign == "+" else -0.5 for sign, pair in signs}
     pairs = [f"{a}:{b}" for a, b in itertools.combinations(SWITCHES, 2)]
     clear = [pair for pair in pairs if not any(pair in listed for listed in mixed.values())]
     for pair in pairs:
@@ -236,9 +247,10 @@ def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
         def accuracy(components, a=a, b=b):
             return (is_on(components, a) - 0.5) * (is_on(components, b) - 0.5)
 
-        expected = {factor: -0.5 if pair in mixed[factor] else 0.0 for factor in SWITCHES}
+        expected = {factor: mixed[factor].get(pair, 0.0) for factor in SWITCHES}
         assert effects(design, accuracy) == pytest.approx(expected)
     assert len(clear) == 12
+    assert {sign for signs in mixed.values() for sign in signs.values()} == {-0.5, 0.5}
     assert {"depthwise:kernel_size", "moved_up:kernel_size", "gelu:fewer_acts"} <= set(clear)
 
 
