@@ -35,10 +35,16 @@ class Reader(HTMLParser):
         return " ".join("".join(self.text).split())
 
 
-def read(path):
-    """Reads a page; returns what it has, and its source."""
-    reader, text = Reader(), path.read_text("utf-8")
+def read_text(text):
+    """Reads a page, or a part of one."""
+    reader = Reader()
     reader.feed(text)
     reader.close()
     assert reader.open == []
-    return reader, text
+    return reader
+
+
+def read(path):
+    """Reads a page; returns what it has, and its source."""
+    text = path.read_text("utf-8")
+    return read_text(text), text

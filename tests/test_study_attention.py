@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import timm
 import torch
-from fake_study import again, fake_study, write_images
+from fake_study import fake_study, write_images
+from page_reader import read_text
 from PIL import Image
 
 from convnext_ablation.components import STAGES
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.attention import attention
+from convnext_ablation.study.page.pictures import attention_part
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.recipes import read_recipe
 
 
 def save_network(folder, name, classes=4, size=64, **arguments):
@@ -42,7 +46,7 @@ def image(tmp_path):
 @pytest.mark.parametrize("name", [f"{name}_atto" for name in STAGES])
 def test_a_map_is_grad_cam_of_the_last_stage(name, image, tmp_path):
     model = save_network(tmp_path, name, size=128, crop_pct=1.0, interpolation="bilinear")
-    found = attention(tmp_path, [image] * 4, [0, 1, 2, 3], 4)
+    found = attention(tmp_path, [image] * 4, [0, 1, 2, 3])
     assert (found.layer, found.grid) == ("stages.3", (4, 4))
     with Image.open(image) as file:
         pixels = np.asarray(file.resize((128, 128), Image.Resampling.BILINEAR), np.float32) / 255
@@ -64,24 +68,47 @@ def test_a_map_is_grad_cam_of_the_last_stage(name, image, tmp_path):
 def test_averaged_weights_are_taken_where_they_were_evaluated(image, tmp_path):
     save_network(tmp_path / "plain", "model_i_atto")
     save_network(tmp_path / "averaged", "model_i_atto", model_ema=True)
-    plain, averaged = (attention(tmp_path / name, [image], [1], 4) for name in ("plain", "averaged"))
+    plain, averaged = (attention(tmp_path / name, [image], [1]) for name in ("plain", "averaged"))
     assert averaged.maps[0].probability == plain.maps[0].probability > 0.25
 
 
 def test_small_images_are_mapped_at_an_earlier_stage(image, tmp_path):
     save_network(tmp_path, "model_v_atto", size=32)
-    found = attention(tmp_path, [image], [1], 4)
+    found = attention(tmp_path, [image], [1])
     assert (found.layer, found.grid) == ("stages.1", (4, 4))
 
 
-def test_weights_of_another_network_are_refused(image, tmp_path):
-    save_network(tmp_path, "model_v_atto", classes=5)
-    with pytest.raises(UserError, match=r"model_best.pth.tar: can't be loaded: .*size mismatch"):
-        attention(tmp_path, [image], [1], 4)
+def test_a_trained_run_says_what_it_said_in_its_test(image_folder, recipe_file, tmp_path):
+    recipe = {**read_recipe(str(recipe_file)), "model": "model_iv_atto", "epochs": 1}
+    trainer = Trainer(
+        TrainingArguments(**recipe, data_dir=str(image_folder), device="cpu", workers=0, test_split="test"),
+        tmp_path,
+    )
+    trainer.run()
+    trainer.load_best()
+    tested = trainer.evaluate("test")
+    images = [image_folder / "test" / name for name in tested.ids]
+    found = attention(tmp_path, images, tested.targets.tolist())
+    assert [map_.predicted for map_ in found.maps] == tested.top5[:, 0].tolist()
+    assert [map_.probability for map_ in found.maps] == pytest.approx(tested.probability, abs=1e-4)
+    repeated = read_recipe(str(tmp_path / "args.yaml"))
+    assert TrainingArguments(**repeated) == trainer.arguments, "the page's command repeats the run"
+
+
+def test_what_cannot_be_read_is_refused_in_a_line(image, tmp_path):
+    save_network(tmp_path, "model_v_atto")
+    path = tmp_path / "model_best.pth.tar"
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "arch": "model_i_atto", "args": {**state["args"], "model": "model_i_atto"}}, path)
+    with pytest.raises(UserError, match=r"model_best.pth.tar: can't be loaded: .*Missing key"):
+        attention(tmp_path, [image], [1])
+    torch.save({**state, "state_dict": {}}, path)
+    with pytest.raises(UserError, match=r"model_best.pth.tar: can't be loaded: 'head.fc.weight'"):
+        attention(tmp_path, [image], [1])
     save_network(tmp_path, "model_v_atto")
     image.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"image.png: can't be decoded"):
-        attention(tmp_path, [image], [1], 4)
+        attention(tmp_path, [image], [1])
 
 
 @pytest.fixture
@@ -95,8 +122,8 @@ def mapped(tmp_path):
     return made
 
 
-def test_maps_stand_side_by_side_on_the_same_images(mapped, tmp_path):
-    reader, _ = again(mapped, tmp_path / "report")
+def test_maps_stand_side_by_side_on_the_same_images(mapped):
+    reader = read_text(attention_part(mapped.rows, mapped.extras))
     words = reader.words()
     maps = [image["alt"] for image in reader.all("img") if image["alt"].startswith("Attention map")]
     originals = [image["alt"] for image in reader.all("img") if image["alt"].startswith("Test image")]
@@ -108,17 +135,17 @@ def test_maps_stand_side_by_side_on_the_same_images(mapped, tmp_path):
     assert "Not drawn: there is no model_best.pth.tar in the runs of Model 1." in words
 
 
-def test_of_many_networks_some_are_mapped(mapped, tmp_path):
+def test_of_many_networks_some_are_mapped(mapped):
     rows = [replace(mapped.rows[0], label=f"Model {number}", name="model_1") for number in range(20)]
-    words = again(mapped, tmp_path / "report", rows=rows)[0].words()
+    words = read_text(attention_part(rows, mapped.extras)).words()
     assert "8 of 20 networks are shown." in words
     assert (
         "in the runs of Model 0, Model 3, Model 5, Model 8, Model 11, Model 14, Model 16, Model 19." in words
     )
 
 
-def test_a_page_without_captum_says_so(mapped, tmp_path, monkeypatch):
+def test_a_page_without_captum_says_so(mapped, monkeypatch):
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    reader, _ = again(mapped, tmp_path / "report")
+    reader = read_text(attention_part(mapped.rows, mapped.extras))
     assert "Model 0: captum isn't installed: pip install" in reader.words()
     assert not [image for image in reader.all("img") if image["alt"].startswith("Attention map")]

@@ -244,3 +244,13 @@ def test_only_the_best_class_is_kept_of_predictions(tmp_path):
     assert run.predicted.tolist() == [2, 0]
     assert run.predicted.base is None, "the other predictions need not stay in memory"
     assert run.seeds == (1, 3)
+
+
+def test_a_network_may_predict_a_class_that_has_no_test_images(study, tmp_path):
+    extras = study.extras
+    runs = [replace(run, predicted=np.where(run.predicted == 3, 6, run.predicted)) for run in extras.runs]
+    again(study, tmp_path, extras=replace(extras, runs=runs))
+    study_there = replace(study, folder=tmp_path)
+    found = {(line["class_number"], line["taken_for"]) for line in csv_lines(study_there, "confusions")}
+    assert ("1", "6") in found
+    assert not {("1", "bird 3 <b>"), ("6", "bird 3 <b>")} & found

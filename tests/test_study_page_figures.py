@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_study import again, csv_lines, with_page
-from page_reader import read
+from fake_study import csv_lines, with_page
+from page_reader import read, read_text
 
-from convnext_ablation.study.page.classes import examples
+from convnext_ablation.study.page.classes import confusion_table, examples
 from convnext_ablation.study.page.drawings import planned
 from convnext_ablation.study.page.figures import draw_cost, draw_curves, draw_forest
 from convnext_ablation.study.page.inline import colours_of, inlined, palette
-from convnext_ablation.study.page.pictures import disagreed
+from convnext_ablation.study.page.pictures import attention_part, confusion_part, disagreed
 from convnext_ablation.study.page.tables import cost_table, curve_table, effect_table
 
 FIGURES = ("classes", "cost", "curves", "effects")
@@ -75,6 +75,9 @@ def test_marks_stand_where_the_numbers_say(study):
     means = [100 * point.top1 for point in curves if point.network == "model_2"]
     assert ([1, 2, 3], means) in drawn(panels[1])
     assert len(panels[1].lines) == 2, "the first network stands in the other panels"
+    five = {f"n{number}": "Model" for number in range(5)}
+    panels = draw_curves([replace(curves[0], network=name) for name in five], five).axes
+    assert [axes.axison for axes in panels] == [True] * 5 + [False] * 3
 
 
 def test_what_holds_up_is_filled_and_the_rest_open(study):
@@ -156,15 +159,21 @@ def test_confusions_that_go_are_shown_with_images_of_them(study, page):
     assert shown[0].startswith("bird 0 <b>, taken for bird 1 <b>: bird 0 <b>/000")
 
 
-def test_an_effect_that_lowers_shows_what_it_brings(study, tmp_path):
+def test_an_effect_that_lowers_shows_what_it_brings(study):
     effect = study.effects[0]
     turned = replace(
         effect,
         contrast=replace(effect.contrast, weights={"model_0": 1.0, "model_1": -1.0}),
         difference=replace(effect.difference, estimate=-effect.difference.estimate),
     )
-    words = again(study, tmp_path, effects=[turned])[0].words()
+    confusions = confusion_table([turned], study.extras)
+    words = read_text(confusion_part([turned], confusions, study.extras)).words()
     assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run, 0.0 without it" in words
+
+
+def test_an_effect_without_confusions_that_go_says_so(study):
+    assert "No confusion is rarer with it." in confusion_part(study.effects[:1], [], study.extras)
+    assert "No effect of this study has confusions to show." in confusion_part([], [], study.extras)
 
 
 def test_examples_are_the_clearest_images(study):
@@ -181,9 +190,12 @@ def test_examples_are_the_clearest_images(study):
 
 
 def test_pictures_of_a_folder_that_is_gone_are_missed_in_words(study, tmp_path):
+    confusions = confusion_table(study.effects, study.extras)
     for folder in (None, tmp_path / "moved"):
         extras = replace(study.extras, data_folder=folder)
-        reader, _ = again(study, tmp_path / "report", extras=extras)
+        reader = read_text(
+            confusion_part(study.effects, confusions, extras) + attention_part(study.rows, extras)
+        )
         assert reader.all("img") == []
         assert "image not found" in reader.words()
         assert "the test images are not at hand" in reader.words()

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
-from timm.models import clean_state_dict
+from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import nn
 
 from convnext_ablation import zoo  # noqa: F401  registers the networks
@@ -69,14 +69,13 @@ class Attention:
     maps: list[Map]
 
 
-def attention(folder: Path, images: Sequence[Path], targets: Sequence[int], classes: int) -> Attention:
+def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> Attention:
     """Draws what speaks for the classes of images in a run's best weights.
 
     Args:
         folder: The run's folder.
         images: Files of the images.
         targets: The class of each that the map is for.
-        classes: Number of classes of the network.
 
     Raises:
         UserError: captum isn't installed, the weights aren't there, or they or an image can't be read.
@@ -85,7 +84,7 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int], clas
         from captum.attr import LayerGradCam  # only pages with maps need it
     except ImportError as error:
         raise UserError("captum isn't installed: pip install 'convnext_ablation[study]'") from error
-    model, arguments = _load(folder, classes)
+    model, arguments = _load(folder)
     config = resolve_data_config(_given(arguments), model=model)
     batch = _prepared(images, arguments, config)
     layer, grid = _layer(model, batch[:1])
@@ -106,7 +105,7 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int], clas
     )
 
 
-def _load(folder: Path, classes: int) -> tuple[nn.Module, TrainingArguments]:
+def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
     """The network of a run with the weights of its best epoch, those that were evaluated."""
     state = load_checkpoint(folder / BEST)
     saved = state.get("args") or {}
@@ -114,15 +113,28 @@ def _load(folder: Path, classes: int) -> tuple[nn.Module, TrainingArguments]:
     names = {field.name for field in fields(TrainingArguments)}
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in names})
     averaged = arguments.model_ema and not arguments.model_ema_force_cpu and "state_dict_ema" in state
-    bare = replace(arguments, pretrained=False, pretrained_path=None, initial_checkpoint="", device="cpu",
-                   model_dtype=None)  # fmt: skip
-    model = create_network(bare, classes, Processes(torch.device("cpu")))
+    weights = clean_state_dict(state["state_dict_ema" if averaged else "state_dict"])
+    bare = replace(
+        arguments,
+        pretrained=False,
+        pretrained_path=None,
+        initial_checkpoint="",
+        device="cpu",
+        model_dtype=None,
+    )
     try:
-        model.load_state_dict(clean_state_dict(state["state_dict_ema" if averaged else "state_dict"]))
-    except RuntimeError as error:
+        model = create_network(bare, _count_classes(weights, arguments.model), Processes(torch.device("cpu")))
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / BEST}: can't be loaded: {reason}") from error
     return model.eval(), arguments
+
+
+def _count_classes(weights: Mapping[str, torch.Tensor], name: str) -> int:
+    """Outputs of the classifier that the weights hold."""
+    cfg = get_pretrained_cfg(name)
+    return len(weights[f"{cfg.classifier}.weight"])
 
 
 def _given(arguments: TrainingArguments) -> dict[str, Any]:

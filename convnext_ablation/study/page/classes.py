@@ -52,7 +52,9 @@ class Confusion:
 
     contrast: str
     label: str
+    class_number: int
     class_name: str
+    taken_for_number: int
     taken_for: str
     without: float
     with_: float
@@ -76,7 +78,7 @@ class Example:
 
 def class_table(effects: Sequence[Effect], extras: PageExtras) -> list[ClassGain]:
     """The gain of each class in each contrast but interactions, most first."""
-    images = np.bincount(extras.targets, minlength=len(extras.classes))
+    images = np.bincount(extras.targets)
     present = np.flatnonzero(images)
     rates = {
         network: {run.seeds: _class_rates(run, extras.targets, images) for run in runs}
@@ -94,7 +96,7 @@ def class_table(effects: Sequence[Effect], extras: PageExtras) -> list[ClassGain
             ClassGain(
                 contrast.name,
                 contrast.label,
-                extras.classes[number],
+                extras.class_name(int(number)),
                 int(images[number]),
                 float(gain[number]),
                 float(low[number]),
@@ -140,7 +142,8 @@ def _gains(contrast: Contrast, rates: Mapping[str, Mapping[tuple[int, int], _Flo
 
 def confusion_table(effects: Sequence[Effect], extras: PageExtras) -> list[Confusion]:
     """The confusions that change most in each contrast but interactions: that go, then that come."""
-    counts, codes = _confusion_counts(extras)
+    many = _many(extras)
+    counts, codes = _confusion_counts(extras, many)
     table = []
     for effect in _shown(effects, counts):
         contrast = effect.contrast
@@ -151,16 +154,31 @@ def confusion_table(effects: Sequence[Effect], extras: PageExtras) -> list[Confu
         for place in ends:
             if abs(change[place]) < 1e-9:  # rounding of sums that are equal
                 continue
-            true, other = divmod(int(codes[place]), len(extras.classes))
-            names = extras.classes[true], extras.classes[other]
-            numbers = float(without[place]), float(with_[place]), float(change[place])
-            table.append(Confusion(contrast.name, contrast.label, *names, *numbers))
+            true, other = divmod(int(codes[place]), many)
+            table.append(
+                Confusion(
+                    contrast.name,
+                    contrast.label,
+                    true,
+                    extras.class_name(true),
+                    other,
+                    extras.class_name(other),
+                    float(without[place]),
+                    float(with_[place]),
+                    float(change[place]),
+                )
+            )
     return table
 
 
-def _confusion_counts(extras: PageExtras) -> tuple[dict[str, _FloatArray], Labels]:
+def _many(extras: PageExtras) -> int:
+    """How many classes occur: a network may predict one that has no test images."""
+    highest = [int(labels.max()) for labels in (extras.targets, *(run.predicted for run in extras.runs))]
+    return max(highest) + 1
+
+
+def _confusion_counts(extras: PageExtras, classes: int) -> tuple[dict[str, _FloatArray], Labels]:
     """How often each confusion that occurs at all happens in a run of each network, and which they are."""
-    classes = len(extras.classes)
     found = {}
     for network, runs in _grouped(extras.runs).items():
         predicted = np.stack([run.predicted for run in runs])

@@ -257,7 +257,7 @@ def _runs(contents: Contents) -> str:
         Column("val top-1 %", lambda row: known(_share, row.val_top1), lambda row: row.val_top1),
         Column("test top-1 %", lambda row: _share(row.test_top1), lambda row: row.test_top1),
         Column("versions", lambda row: row.versions),
-        Column("command, below this report", lambda row: row.command),
+        Column("command, from this report's folder", lambda row: row.command),
     ]
     return sortable("Runs (runs.csv)", columns, contents.runs, high=True)
 

@@ -57,7 +57,8 @@ class PageExtras:
         runs: The finished runs, all tested on the same images in the same order.
         ids: Path of each test image below the split's folder, ``(N,)``.
         targets: Class of each test image, ``(N,)``.
-        classes: Names of the classes in the order of their numbers.
+        classes: Names of the classes in the order of their numbers; one without test images may be left out
+            at the end.
         data_folder: Folder of the data set; None if it isn't known.
         split: The split that was tested on.
         roadmap: The roadmap figure (SVG), to be shown first; None for none.
@@ -77,6 +78,10 @@ class PageExtras:
     roadmap: Path | None = None
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
+
+    def class_name(self, number: int) -> str:
+        """Name of a class, or its number where the name isn't known."""
+        return self.classes[number] if number < len(self.classes) else str(number)
 
     def image(self, index: int) -> Path | None:
         """The file of a test image, None if it isn't there (any more)."""

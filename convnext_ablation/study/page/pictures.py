@@ -41,8 +41,8 @@ def _effect_part(effect: Effect, confusions: Sequence[Confusion], extras: PageEx
     side = "with it" if raises else "without it"
     items = []
     for confusion in confusions:
-        true, other = (extras.classes.index(name) for name in (confusion.class_name, confusion.taken_for))
-        found = examples(effect.contrast, extras, true, other, raises, _EXAMPLES)
+        pair = (confusion.class_number, confusion.taken_for_number)
+        found = examples(effect.contrast, extras, *pair, raises, _EXAMPLES)
         before, after = confusion.without, confusion.with_
         if not raises:
             before, after = after, before
@@ -106,7 +106,7 @@ def attention_part(
         layers = sorted({layer for layer, _ in drawn.values()})
         parts.append(f"<p>Maps are of: {escape('; '.join(layers))}.</p>")
     for place, index in enumerate(indices if drawn else []):
-        true = extras.classes[extras.targets[index]]
+        true = extras.class_name(extras.targets[index])
         label = f"{true}: {extras.ids[index]}"
         items = _original(extras, index) + "".join(maps[place] for _, maps in drawn.values())
         parts.append(
@@ -147,12 +147,12 @@ def _maps_of(run: PageRun, indices: Sequence[int], extras: PageExtras) -> tuple[
 
     images = [path for index in indices if (path := extras.image(index)) is not None]
     targets = [int(extras.targets[index]) for index in indices]
-    found = attention(run.folder, images, targets, len(extras.classes))
+    found = attention(run.folder, images, targets)
     height, width = found.grid
     items = []
     for map_, target in zip(found.maps, targets, strict=True):
-        says = f"{extras.classes[map_.predicted]} ({map_.probability:.0%})"
-        true = extras.classes[target]
+        says = f"{extras.class_name(map_.predicted)} ({map_.probability:.0%})"
+        true = extras.class_name(target)
         where = f"most speaks for {true} at the {map_.place}" if map_.place else f"nothing speaks for {true}"
         caption = f"{run.network}, seed {run.seed}: says {says}; {where}"
         items.append(
