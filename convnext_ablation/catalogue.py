@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import timm
+from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
 from convnext_ablation import zoo
 from convnext_ablation.components import FAMILIES, STAGES
@@ -17,8 +18,10 @@ from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.difference import component_lines, layer_lines
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.weights import own_tags, place_from_environment
 
 HEADER = ("model", "adds", "parameters", "GMACs", "weights")
+WEIGHTS_HEADER = ("weights", "classes", "pixels", "crop", "interpolation", "licence", "from")
 NO_WEIGHTS = "train it"
 
 
@@ -31,14 +34,14 @@ class Entry:
         adds: What it adds to its baseline, in a few words.
         parameters: Number of parameters with 1000 classes.
         gmacs: Billions of multiply-accumulates for one image.
-        weights: Tags of the weights that there are, or that there are none.
+        weights: Names of the weights that there are, ``<model>.<tag>``, what is taken without a tag first.
     """
 
     name: str
     adds: str
     parameters: int
     gmacs: float
-    weights: str
+    weights: Sequence[str]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="which models, e.g. 'roadmap_*'; default all")
     parser.add_argument("--size", type=int, default=224, help="side of the images that GMACs are for")
     parser.add_argument("--format", choices=("table", "csv", "markdown"), default="table")
+    parser.add_argument("--weights", action="store_true", help="list the weights that there are instead")
     parser.add_argument("--diff", nargs=2, metavar=("OLD", "NEW"), help="say how two models differ instead")
 
 
@@ -64,6 +68,9 @@ def run(args: argparse.Namespace) -> None:
     names = [name for name in zoo.model_names() if fnmatchcase(name, args.pattern)]
     if not names:
         raise unknown_name("model", args.pattern, zoo.model_names())
+    if args.weights:
+        _write(WEIGHTS_HEADER, weights_rows(names), args.format)
+        return
     write_table([entry(name, args.size) for name in names], args.format)
 
 
@@ -75,9 +82,8 @@ def entry(name: str, size: int = 224) -> Entry:
         size: Side of the images in pixels.
     """
     model = _build(name)
-    return Entry(
-        name, adds(name), count_parameters(model), count_gmacs(model, (3, size, size)), _weights(name)
-    )
+    gmacs = count_gmacs(model, (3, size, size))
+    return Entry(name, adds(name), count_parameters(model), gmacs, list(_known_weights(name)))
 
 
 def adds(name: str) -> str:
@@ -124,13 +130,69 @@ def difference(old: str, new: str, size: int = 224) -> list[str]:
 
 def write_table(entries: Sequence[Entry], form: str) -> None:
     """Prints the list as a ``table``, ``csv`` or ``markdown``."""
+    told = ", ".join if form == "csv" else _shortened
+    _write(
+        HEADER,
+        [
+            (e.name, e.adds, _number(e.parameters, form), f"{e.gmacs:.3f}", told(e.weights) or NO_WEIGHTS)
+            for e in entries
+        ],
+        form,
+    )
+
+
+def _number(value: int, form: str) -> str:
+    return str(value) if form == "csv" else f"{value:,}"
+
+
+def _shortened(names: Sequence[str]) -> str:
+    """The first tag, and how many others there are: `--weights` lists them."""
+    tags = [name.partition(".")[2] for name in names]
+    return f"{tags[0]} and {len(tags) - 1} more" if len(tags) > 1 else "".join(tags)
+
+
+def weights_rows(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """Says of each of the networks' weights what they expect, under which licence, and where they are from.
+
+    Args:
+        names: Names of registered networks.
+
+    Raises:
+        UserError: There are none, or what is said of them can't be read.
+    """
+    rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
+    if not rows:
+        raise UserError(f"nobody has published weights of these models; {NO_WEIGHTS}")
+    return rows
+
+
+def _weights_row(name: str, cfg: PretrainedCfg) -> tuple[str, ...]:
+    return (
+        name,
+        str(cfg.num_classes),
+        str(cfg.input_size[-1]),
+        f"{cfg.crop_pct:g}",
+        cfg.interpolation,
+        cfg.license or "not stated",
+        cfg.origin_url or "not stated",
+    )
+
+
+def _known_weights(name: str) -> dict[str, PretrainedCfg]:
+    """By name: the public ones, timm's default first, then those in the folder that is set for one's own."""
+    public = {key: cfg for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights}
+    place = place_from_environment()
+    own = {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in own_tags(name)} if place else {}
+    return {**public, **own}
+
+
+def _write(header: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> None:
     if form == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows((e.name, e.adds, e.parameters, f"{e.gmacs:.3f}", e.weights) for e in entries)
+        writer.writerow(header)
+        writer.writerows(rows)
         return
-    rows = [(e.name, e.adds, f"{e.parameters:,}", f"{e.gmacs:.3f}", e.weights) for e in entries]
-    print("\n".join(markdown(HEADER, rows) if form == "markdown" else _aligned([HEADER, *rows])))
+    print("\n".join(markdown(header, rows) if form == "markdown" else _aligned([header, *rows])))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -158,11 +220,3 @@ def _is_number(cell: str) -> bool:
 
 def _build(name: str) -> ResNetToConvNeXt:
     return timm.create_model(name, device="meta")  # no memory, no random numbers
-
-
-def _weights(name: str) -> str:
-    """Names of the weights that timm knows for the model."""
-    names = [
-        pretrained for pretrained in timm.list_pretrained(f"{name}*") if pretrained.split(".")[0] == name
-    ]
-    return ", ".join(names) or NO_WEIGHTS

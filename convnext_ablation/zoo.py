@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 
-from convnext_ablation.components import FAMILIES, RESNET_50, STAGES, SWITCHES, Components
+from convnext_ablation.components import CONVNEXT_TINY, FAMILIES, RESNET_50, STAGES, SWITCHES, Components
+from convnext_ablation.weights.public import public_cfgs
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from convnext_ablation.network import ResNetToConvNeXt
 
 __all__: list[str] = []  # `register_model` adds every entry point
 
 ATTO_WIDTH_FACTOR = 0.25
+FREE = "resnet_to_convnext"  # its switches are model kwargs
+# what timm calls those of our networks that it has, and publishes weights of
+TIMM_NAMES = {RESNET_50: "resnet50", CONVNEXT_TINY: "convnext_tiny"}
 
 
 def _named_points() -> dict[str, Components]:
     """Every registered network at full width, by name."""
-    points = {"resnet_to_convnext": RESNET_50}  # free: its switches are model kwargs
+    points = {FREE: RESNET_50}
     for number, stage in enumerate(STAGES.values(), start=1):
-        points[f"resnet_to_convnext_stage{number}"] = stage.components
+        points[f"{FREE}_stage{number}"] = stage.components
     for variants in FAMILIES.values():
         points.update({name: variant.components for name, variant in variants.items()})
     return points
@@ -46,22 +53,63 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def _create(
-    variant: str, components: Components, pretrained: bool = False, **kwargs: Any
+    variant: str,
+    components: Components,
+    pretrained: bool = False,
+    pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    cache_dir: str | Path | None = None,
+    weights_from: str | None = None,
+    **kwargs: Any,
 ) -> ResNetToConvNeXt:
-    # Not above: both import timm, and when that is imported, this module is (see `registration`).
-    from convnext_ablation.checkpoints import checkpoint_filter_fn
+    # Not above: all import timm, and when that is imported, this module is (see `registration`).
     from convnext_ablation.network import ResNetToConvNeXt
+    from convnext_ablation.weights.choice import Wish, chosen
+    from convnext_ablation.weights.place import Place
 
+    wish = Wish(
+        names=(variant, *_same_network(variant)),
+        pretrained=pretrained,
+        cfg=pretrained_cfg or None,
+        overlay=pretrained_cfg_overlay or {},
+        cache_dir=cache_dir,
+        place=Place(weights_from) if weights_from else None,
+        untrained=_cfg(),
+    )
+    cfg, model_args = chosen(wish)
+    kwargs = {**model_args, **kwargs}
     switches = {name: kwargs.pop(name) for name in SWITCHES if name in kwargs}
     return build_model_with_cfg(
         ResNetToConvNeXt,
         variant,
         pretrained,
+        pretrained_cfg=cfg,
+        cache_dir=cache_dir,
         feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=_filtered,
         components=components.with_(**switches),
         **kwargs,
     )
+
+
+def _filtered(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """Turns a state dict into the model's, without what distillation (EUPE) leaves in some of timm's."""
+    from convnext_ablation.checkpoints import checkpoint_filter_fn
+
+    leftover = ("projectors.", "norms.")
+    return checkpoint_filter_fn(
+        {key: value for key, value in state_dict.items() if not key.startswith(leftover)}, model
+    )
+
+
+def _same_network(variant: str) -> list[str]:
+    """Other names of a network."""
+    point = _POINTS[variant]
+    return [name for name in _POINTS if name != variant and _POINTS[name] == point and not _is_free(name)]
+
+
+def _is_free(name: str) -> bool:
+    return name.removesuffix("_atto") == FREE
 
 
 def _entry_point(name: str, components: Components, width_factor: float) -> Callable[..., ResNetToConvNeXt]:
@@ -78,7 +126,19 @@ _POINTS = {
     for suffix, width_factor in (("", 1.0), ("_atto", ATTO_WIDTH_FACTOR))
     for name, components in _named_points().items()
 }
-default_cfgs = generate_default_cfgs({name: _cfg() for name in _POINTS})  # `register_model` looks it up here
+
+
+def _registered_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
+    """By name, and by name and tag where timm has weights of the same network."""
+    public = {components: public_cfgs(name) for components, name in TIMM_NAMES.items()}
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
+    for name, (components, width_factor) in _POINTS.items():
+        tagged = public.get(components, {}) if width_factor == 1.0 and not _is_free(name) else {}
+        cfgs.update({f"{name}.{tag}": cfg for tag, cfg in tagged.items()} or {name: _cfg()})
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_registered_cfgs())  # `register_model` looks it up here
 for _name, (_components, _width_factor) in _POINTS.items():
     globals()[_name] = register_model(_entry_point(_name, _components, _width_factor))
 

@@ -1,6 +1,7 @@
 import argparse
 import csv
 import io
+import json
 import re
 
 import pytest
@@ -80,11 +81,48 @@ def test_every_model_says_what_it_adds():
     assert adds["roadmap_08_kernel_7_atto"] == "kernel 7, a quarter of the width"
 
 
-def test_weights_that_timm_knows_are_listed(monkeypatch):
-    known = ["model_i.tv_in1k", "model_i.a1_in1k", "model_ii.x"]
-    monkeypatch.setattr(timm, "list_pretrained", lambda pattern: known)
-    assert catalogue.entry("model_i").weights == "model_i.tv_in1k, model_i.a1_in1k"
-    assert catalogue.entry("model_iii").weights == "train it"
+def test_weights_are_named_in_full_for_machines_and_counted_for_people(capsys):
+    (row,) = _rows(capsys, "model_v")
+    names = row["weights"].split(", ")
+    assert names[0] == "model_v.in12k_ft_in1k"
+    assert sorted(names) == sorted(timm.list_pretrained("model_v"))
+    _run("model_i*")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    count = len(timm.list_pretrained("model_i"))
+    assert lines["model_i"].endswith(f" a1_in1k and {count - 1} more")
+    assert lines["model_iv"].endswith(" train it")
+
+
+def test_weights_are_listed_with_preprocessing_licence_and_source(capsys):
+    _run("model_?", "--weights", "--format", "csv")
+    rows = {row["weights"]: row for row in csv.DictReader(io.StringIO(capsys.readouterr().out))}
+    assert rows.keys() == set(timm.list_pretrained(["model_i", "model_v"]))
+    assert rows["model_i.tv_in1k"] == {
+        "weights": "model_i.tv_in1k",
+        "classes": "1000",
+        "pixels": "224",
+        "crop": "0.875",
+        "interpolation": "bilinear",
+        "licence": "bsd-3-clause",
+        "from": "https://github.com/pytorch/vision",
+    }
+    assert rows["model_v.fb_in22k_ft_in1k_384"]["pixels"] == "384"
+
+
+def test_releases_in_the_folder_that_is_set_are_listed(tmp_path, monkeypatch, capsys):
+    config = {
+        "architecture": "model_iv",
+        "num_classes": 200,
+        "pretrained_cfg": {"input_size": [3, 448, 448], "license": "cc-by-4.0"},
+    }
+    (tmp_path / "model_iv.cub200_448").mkdir()
+    (tmp_path / "model_iv.cub200_448" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", str(tmp_path))
+    _run("model_iv", "--weights", "--format", "markdown")
+    assert capsys.readouterr().out.splitlines()[2] == (
+        "| model_iv.cub200_448 | 200 | 448 | 0.875 | bicubic | cc-by-4.0 | not stated |"
+    )
+    assert catalogue.entry("model_iv").weights == ["model_iv.cub200_448"]
 
 
 def _refusal(*arguments):
@@ -97,6 +135,10 @@ def test_what_is_not_there_is_told():
     assert _refusal("modell_iii") == "unknown model 'modell_iii'; did you mean 'model_iii'?"
     assert _refusal("--diff", "model_i", "model_vi") == "unknown model 'model_vi'; did you mean 'model_v'?"
     assert "--size is 16; the networks need images of 32 or more" in _refusal("--size", "16")
+
+
+def test_weights_that_do_not_exist_are_told():
+    assert _refusal("model_iv", "--weights") == "nobody has published weights of these models; train it"
 
 
 def test_the_smallest_size_can_be_counted(capsys):
