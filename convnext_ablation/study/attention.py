@@ -90,10 +90,12 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> A
     layer, grid = _layer(model, batch[:1])
     with torch.no_grad():
         probability, predicted = model(batch).float().softmax(dim=1).max(dim=1)
-    maps = LayerGradCam(model, model.get_submodule(layer)).attribute(
-        batch, target=torch.tensor(targets), relu_attributions=True
-    )
-    heats = _scaled(maps.detach()[:, 0])
+    grad_cam = LayerGradCam(model, model.get_submodule(layer))
+    maps = [  # one image at a time: what the backward pass keeps is large
+        grad_cam.attribute(image[None], target=target, relu_attributions=True).detach()[0]
+        for image, target in zip(batch, targets, strict=True)
+    ]
+    heats = _scaled(torch.cat(maps))
     pictures = _pictures(batch, config)
     return Attention(
         layer,

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convnext_ablation.training.evaluation import Predictions
+if TYPE_CHECKING:
+    from convnext_ablation.training.evaluation import Predictions
 
 __all__ = ["Labels", "PageExtras", "PageRun"]
 

@@ -12,7 +12,6 @@ from convnext_ablation.study.comparison import Effect, Row
 from convnext_ablation.study.page.classes import Confusion, Example, examples, telling
 from convnext_ablation.study.page.figures import percent_points
 from convnext_ablation.study.page.inputs import PageExtras, PageRun
-from convnext_ablation.training.checkpoints import BEST
 from convnext_ablation.webpage import picture_uri, region, uri_of
 
 __all__ = ["attention_part", "confusion_part", "disagreed"]
@@ -86,33 +85,41 @@ def attention_part(
     indices = [index for index in disagreed(extras, _MAPPED_IMAGES) if extras.image(index) is not None]
     if not indices:
         return "<p>Not drawn: the test images are not at hand; the data folder has moved or is gone.</p>"
-    chosen = _first_runs(rows, extras.runs)
-    drawn, reasons, gone = {}, list[str](), list[str]()
+    from convnext_ablation.training.checkpoints import BEST  # with torch, which nothing else here needs
+
+    kept = [run for run in extras.runs if (run.folder / BEST).is_file()]
+    there = {run.network: run for run in reversed(kept)}  # the first run of each network
+    networks = [(row.label, there[row.name]) for row in rows if row.name in there]
+    chosen = _spread(networks)
+    gone = [row.label for row in rows if row.name not in there]
+    reasons = [f"there is no {BEST} in the runs of {', '.join(gone)}"] if gone else []
+    drawn = []
     for label, run in chosen:
-        if not (run.folder / BEST).is_file():
-            gone.append(label)
-            continue
         told(f"attention of {label}")
         try:
-            drawn[label] = _maps_of(run, indices, extras)
+            drawn.append(_maps_of(label, run, indices, extras))
         except UserError as error:
             reasons.append(f"{label}: {error}")
-    if gone:
-        reasons.append(f"there is no {BEST} in the runs of {', '.join(gone)}")
     parts = [f"<p>Not drawn: {escape('; '.join(reasons))}.</p>"] if reasons else []
-    if len(chosen) < len(rows):
-        parts.append(f"<p>{len(chosen)} of {len(rows)} networks are shown.</p>")
+    if len(chosen) < len(networks):
+        parts.append(f"<p>{len(chosen)} of {len(networks)} networks are shown.</p>")
     if drawn:
-        layers = sorted({layer for layer, _ in drawn.values()})
+        layers = sorted({layer for layer, _ in drawn})
         parts.append(f"<p>Maps are of: {escape('; '.join(layers))}.</p>")
     for place, index in enumerate(indices if drawn else []):
-        true = extras.class_name(extras.targets[index])
-        label = f"{true}: {extras.ids[index]}"
-        items = _original(extras, index) + "".join(maps[place] for _, maps in drawn.values())
-        parts.append(
-            f"<h3>{escape(label)}</h3>" + region(f"Maps of {label}", f'<ul class="maps">{items}</ul>')
-        )
+        label = f"{extras.class_name(extras.targets[index])}: {extras.ids[index]}"
+        items = _original(extras, index) + "".join(maps[place] for _, maps in drawn)
+        row = region(f"Maps of {label}", f'<ul class="maps">{items}</ul>')
+        parts.append(f"<h3>{escape(label)}</h3>{row}")
     return "".join(parts)
+
+
+def _spread(networks: list[tuple[str, PageRun]]) -> list[tuple[str, PageRun]]:
+    """Those that are shown: of many networks, the first, the last and some between."""
+    if len(networks) <= _MAPPED_NETWORKS:
+        return networks
+    places = np.linspace(0, len(networks) - 1, _MAPPED_NETWORKS).round().astype(int)
+    return [networks[place] for place in places]
 
 
 def disagreed(extras: PageExtras, most: int) -> list[int]:
@@ -130,18 +137,7 @@ def disagreed(extras: PageExtras, most: int) -> list[int]:
     return list(chosen.values())
 
 
-def _first_runs(rows: Sequence[Row], runs: Sequence[PageRun]) -> list[tuple[str, PageRun]]:
-    """The first run of each network that is shown: of many networks, the first, the last and some between."""
-    kept = sorted(runs, key=lambda run: not (run.folder / BEST).is_file())  # stable: those with weights first
-    first = {run.network: run for run in reversed(kept)}
-    found = [(row.label, first[row.name]) for row in rows if row.name in first]
-    if len(found) <= _MAPPED_NETWORKS:
-        return found
-    places = np.linspace(0, len(found) - 1, _MAPPED_NETWORKS).round().astype(int)
-    return [found[place] for place in places]
-
-
-def _maps_of(run: PageRun, indices: Sequence[int], extras: PageExtras) -> tuple[str, list[str]]:
+def _maps_of(label: str, run: PageRun, indices: Sequence[int], extras: PageExtras) -> tuple[str, list[str]]:
     """What the maps of a run are of, and each with its picture."""
     from convnext_ablation.study.attention import attention
 
@@ -154,7 +150,7 @@ def _maps_of(run: PageRun, indices: Sequence[int], extras: PageExtras) -> tuple[
         says = f"{extras.class_name(map_.predicted)} ({map_.probability:.0%})"
         true = extras.class_name(target)
         where = f"most speaks for {true} at the {map_.place}" if map_.place else f"nothing speaks for {true}"
-        caption = f"{run.network}, seed {run.seed}: says {says}; {where}"
+        caption = f"{label}, seed {run.seed}: says {says}; {where}"
         items.append(
             f'<li><figure><img src="{uri_of(map_.picture)}" alt="Attention map: {escape(caption)}">'
             f"<figcaption>{escape(caption)}</figcaption></figure></li>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -16,6 +15,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.comparison import Effect, Row
 from convnext_ablation.study.page.inputs import PageExtras, PageRun
+from convnext_ablation.study.run_files import RESULT, load_result
 from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
     "write_rows",
 ]
 
-_RESULT, _ARGUMENTS = "result.json", "args.yaml"
+_ARGUMENTS = "args.yaml"
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ def run_table(extras: PageExtras, report: Path) -> list[RunLine]:
 
 def _run_line(run: PageRun, extras: PageExtras, report: Path) -> RunLine:
     try:
-        result = dict(json.loads((run.folder / _RESULT).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        result = load_result(run.folder / RESULT)
+    except UserError:
         result = {}
     folder = Path(os.path.relpath(run.folder, report)).as_posix()
     return RunLine(
