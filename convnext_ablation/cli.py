@@ -17,6 +17,10 @@ from convnext_ablation.version import __version__
 # the modules are imported when their command is used: some need the extra `study`
 COMMANDS = {
     "study": ("convnext_ablation.study.command", "train a design's networks and say what each step is worth"),
+    "study plan": ("convnext_ablation.study.plan_command", "say what a study would cost, and what it could show"),
+    "study status": ("convnext_ablation.study.status_command", "say how far a study is"),
+    "study work": ("convnext_ablation.study.work_command", "help with a study's runs, from this or another machine"),
+    "study report": ("convnext_ablation.study.report_command", "write a study's page, tables and figures anew"),
     "prepare": ("convnext_ablation.data.prepare_command", "write a data set as an image folder"),
     "data-report": ("convnext_ablation.data.report.command", "say what is wrong with an image data set"),
     "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
@@ -48,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for what the user can mend, 130 when interrupted.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    argv = _with_two_words_joined(sys.argv[1:] if argv is None else list(argv))
     try:
         args = _parser(argv).parse_args(argv)
         args.run(args)
@@ -59,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\nstopped; what was finished is kept: the same command goes on from there", file=sys.stderr)
         return 130
     return 0
+
+
+def _with_two_words_joined(argv: list[str]) -> list[str]:
+    """Makes one of the first two arguments where they are a command, such as ``study plan``."""
+    first = " ".join(argv[:2])
+    return [first, *argv[2:]] if first in COMMANDS else argv
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import math
 import os
 import re
@@ -14,14 +15,14 @@ import numpy as np
 import pytest
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.answer import caveats, p_text, verdict
-from convnext_ablation.study.effects import Difference, accuracy, holm, paired_difference
+from convnext_ablation.study.answer import answer, caveats, p_text, verdict
+from convnext_ablation.study.comparison import NetworkResult, StudyFacts, compare
+from convnext_ablation.study.design import Contrast
+from convnext_ablation.study.effects import Difference, accuracy, contrast, holm, paired_difference
 from convnext_ablation.study.report import (
-    NetworkResult,
-    StudyFacts,
-    answer,
-    rows,
+    terminal_effects,
     terminal_table,
+    write_effects_csv,
     write_report,
     write_table_csv,
     write_table_markdown,
@@ -76,6 +77,24 @@ def network(place, right_of_2000, runs=3, **changes):
     )
 
 
+def versus(treated, baseline):
+    """The contrast of two networks."""
+    details = f" ({treated.adds})" if treated.adds else ""
+    return Contrast(
+        name=f"{treated.name}-{baseline.name}",
+        label=treated.label + details,
+        weights={treated.name: 1.0, baseline.name: -1.0},
+        kind="difference",
+        baseline=baseline.name,
+    )
+
+
+def findings_of(results, contrasts=None):
+    """The findings of networks, each compared with the one before if nothing else is said."""
+    successive = [versus(after, before) for before, after in itertools.pairwise(results)]
+    return compare(results, successive if contrasts is None else contrasts)
+
+
 @pytest.fixture
 def stages():
     return [network(place, right) for place, right in enumerate([1500, 1600, 1600, 1570, 1700])]
@@ -85,39 +104,100 @@ def stages():
 
 
 def test_each_row_holds_what_effects_say_of_the_network_and_the_one_before(stages):
-    table = rows(stages)
+    table = findings_of(stages).rows
     differences = [paired_difference(stages[k].correct, stages[k - 1].correct) for k in range(1, 5)]
     adjusted = holm([d.p_value for d in differences])
     assert [row.top1 for row in table] == [accuracy(stage.correct) for stage in stages]
     assert table[0].difference is None
     for row, d, p_holm, before in zip(table[1:], differences, adjusted, LABELS[:4], strict=True):
         assert row.difference == replace(d, p_holm=p_holm)
-        assert (row.baseline, row.follows, row.paired_seeds) == (before, True, 3)
+        assert (row.baseline, row.follows) == (before, True)
     assert adjusted[2] > differences[2].p_value
 
 
 def test_speed_is_the_median_and_time_the_mean_over_seeds(stages):
-    row = rows(stages)[0]
+    row = findings_of(stages).rows[0]
     assert (row.images_per_second, row.seconds) == (110.0, 62.0)
     unknown = network(0, 1500, seconds=[math.nan] * 3, train_images_per_second=[math.nan, 5.0, math.nan])
-    assert rows([unknown])[0].images_per_second == 5.0
-    assert math.isnan(rows([unknown])[0].seconds)
+    assert findings_of([unknown]).rows[0].images_per_second == 5.0
+    assert math.isnan(findings_of([unknown]).rows[0].seconds)
 
 
-def test_a_network_is_compared_with_the_baseline_it_names(stages):
-    results = [*stages[:4], replace(stages[4], baseline="network_1")]
-    row = rows(results)[4]
+def test_a_network_may_be_compared_with_any_other(stages):
+    contrasts = [versus(stages[1], stages[0]), versus(stages[4], stages[1])]
+    findings = findings_of(stages, contrasts)
+    row = findings.rows[4]
     assert row.difference.estimate == pytest.approx(100 / 2000)
     assert (row.baseline, row.follows) == ("Model II", False)
-    assert "Model V (" + ADDS[4] + "; against Model II)" in answer(results, FACTS)
-    assert "against" in terminal_table(rows(results), 130).splitlines()[0]
-    assert "against" not in terminal_table(rows(stages), 130).splitlines()[0]
+    assert findings.rows[2].difference is None
+    assert findings.shown_by_rows
+    assert "against" in terminal_table(findings.rows, 130).splitlines()[0]
+    assert "against" not in terminal_table(findings_of(stages).rows, 130).splitlines()[0]
 
 
 def test_a_first_network_may_have_its_baseline_below():
-    table = rows([network(0, 1500, baseline="network_1"), network(1, 1600)])
-    assert [row.difference.estimate for row in table] == pytest.approx([-0.05, 0.05])
-    assert [row.follows for row in table] == [False, True]
+    one, other = network(0, 1500), network(1, 1600)
+    table = findings_of([one, other], [versus(one, other)]).rows
+    assert table[0].difference.estimate == pytest.approx(-0.05)
+    assert (table[0].baseline, table[0].follows) == ("Model II", False)
+
+
+def test_what_a_whole_loses_without_a_part_shows_in_the_rows_of_the_networks_without(stages):
+    whole, *parts = stages[::-1]
+    findings = findings_of([whole, *parts], [versus(whole, part) for part in parts])
+    assert findings.rows[0].difference is None
+    for row, effect in zip(findings.rows[1:], findings.effects, strict=True):
+        assert row.baseline == whole.label
+        assert effect.difference.estimate > 0
+        assert row.difference.estimate == -effect.difference.estimate
+        assert (row.difference.low, row.difference.high) == (-effect.difference.high, -effect.difference.low)
+        assert row.difference.p_holm == effect.difference.p_holm
+
+
+def test_a_contrast_of_many_networks_is_what_effects_say_of_it_and_stands_in_a_table_of_its_own(
+    stages, tmp_path
+):
+    weights = dict(zip((stage.name for stage in stages), [-0.5, 0.5, -0.5, 0.5, 0.0], strict=True))
+    main = Contrast(name="wide", label="width 96", weights=weights, kind="main effect")
+    second = replace(main, name="wide:gelu", kind="interaction", primary=False)
+    findings = findings_of(stages, [main, second])
+    wanted = contrast([stage.correct for stage in stages], list(weights.values()))
+    assert findings.effects[0].difference == replace(wanted, p_holm=wanted.p_value)
+    assert findings.primary == findings.effects[:1]
+    assert all(row.difference is None for row in findings.rows)
+    assert "width 96" in answer(findings, FACTS)
+    write_table_markdown(tmp_path / "table.md", stages, findings, FACTS)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| width 96 | main effect | 3 | " in text
+    assert "| width 96 | interaction | 3 | " in text
+    assert max(map(len, terminal_effects(findings.effects, 80).splitlines())) <= 80
+    write_effects_csv(tmp_path / "effects.csv", findings.effects)
+    with open(tmp_path / "effects.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["effect"] for line in lines] == ["wide", "wide:gelu"]
+    assert [line["primary"] for line in lines] == ["1", "0"]
+    assert lines[0]["estimate"] == repr(wanted.estimate)
+    assert lines[0]["p_better"] == repr(wanted.p_better)
+
+
+def test_pre_trainings_are_the_units_where_there_are_several():
+    rng = np.random.default_rng(0)
+    tables = [rng.random((4, 2000)) < share for share in (0.7, 0.75)]
+    seeds = {"pretraining_seeds": [0, 0, 1, 1], "seeds": [0, 1, 0, 1], "runs": 4}
+    times = {"train_images_per_second": [1.0] * 4, "seconds": [1.0] * 4, "val_top1": [0.5] * 4}
+    results = [
+        network(place, 0, **{**seeds, **times, "correct": table}) for place, table in enumerate(tables)
+    ]
+    wanted = contrast([table.reshape(2, 2, -1) for table in tables[::-1]], [1, -1])
+    assert findings_of(results).effects[0].difference == replace(wanted, p_holm=wanted.p_value)
+
+
+def test_contrasts_whose_networks_have_no_runs_are_named_and_left_out(stages):
+    wanted = [versus(stages[1], stages[0]), versus(stages[4], stages[3])]
+    findings = findings_of(stages[:3], wanted)
+    assert [effect.contrast for effect in findings.effects] == wanted[:1]
+    assert findings.missing == wanted[1:]
+    assert f"not told yet, as runs are missing: Model V ({ADDS[4]})" in "\n".join(caveats(findings, FACTS))
 
 
 def test_only_seeds_that_both_networks_have_are_paired():
@@ -126,32 +206,28 @@ def test_only_seeds_that_both_networks_have_are_paired():
     correct = before.correct[[2, 0, 1]].copy()
     correct[2] = True
     after = network(1, 1500, correct=correct, seeds=[2, 0, 9])
-    row = rows([before, after])[1]
-    assert row.difference.estimate == 0
-    assert row.paired_seeds == 2
-    assert "WARNING: Model II and Model I share 2 of 3 seeds" in "\n".join(caveats([before, after], FACTS))
+    findings = findings_of([before, after])
+    assert findings.effects[0].difference.estimate == 0
+    assert findings.effects[0].runs == 2
+    warning = f"WARNING: Model II ({ADDS[1]}): its networks share 2 of 3 runs"
+    assert warning in "\n".join(caveats(findings, FACTS))
 
 
 def test_a_study_without_results_is_refused():
     with pytest.raises(UserError, match="no run of this study is finished"):
-        rows([])
-
-
-def test_a_baseline_without_result_is_refused_with_the_nearest_name():
-    with pytest.raises(UserError, match="unknown baseline 'network_00'; did you mean 'network_0'"):
-        rows([network(0, 1500), network(1, 1500, baseline="network_00")])
+        findings_of([])
 
 
 def test_networks_without_a_common_seed_are_refused(stages):
     with pytest.raises(UserError, match="network_1 and network_0 have no seed in common"):
-        rows([stages[0], replace(stages[1], seeds=[7, 8, 9])])
+        findings_of([stages[0], replace(stages[1], seeds=[7, 8, 9])])
 
 
 @pytest.mark.parametrize(
     "change", [{"seeds": [1, 2]}, {"seeds": [1, 1, 2]}, {"seconds": []}, {"val_top1": [1.0]}]
 )
 def test_a_result_has_one_of_everything_per_seed(change):
-    with pytest.raises(ValueError, match=r"network_0: .* one per seed"):
+    with pytest.raises(ValueError, match=r"network_0: .* one per run"):
         network(0, 1500, **change)
 
 
@@ -175,8 +251,11 @@ def test_verdict_goes_by_the_adjusted_p_value():
 
 
 def test_answer_says_what_rose_what_fell_what_is_unclear_and_how_far_it_reaches(stages):
-    low, high = (100 * x for x in (rows(stages)[1].difference.low, rows(stages)[1].difference.high))
-    text = answer(stages, FACTS)
+    low, high = (
+        100 * x
+        for x in (findings_of(stages).rows[1].difference.low, findings_of(stages).rows[1].difference.high)
+    )
+    text = answer(findings_of(stages), FACTS)
     assert text.startswith(
         "On typefaces (40 classes, 2000 test images, 64 px, 10 epochs, 3 seeds), top-1 rose by 5.0 points "
         f"(95 % interval {low:+.1f} to {high:+.1f}, adjusted p <0.001) "
@@ -193,11 +272,11 @@ def test_answer_says_what_rose_what_fell_what_is_unclear_and_how_far_it_reaches(
         "These figures hold at this width, data set and training budget and do not carry over to others, "
         "such as full-width networks pre-trained on ImageNet."
     )
-    assert text == answer(stages, FACTS)
+    assert text == answer(findings_of(stages), FACTS)
 
 
 def test_answer_speaks_of_a_fall_alone(stages):
-    text = answer([stages[1], network(4, 1500)], FACTS)
+    text = answer(findings_of([stages[1], network(4, 1500)]), FACTS)
     assert "), top-1 fell by 5.0 points (95 % interval −" in text
     assert "rose" not in text
 
@@ -206,31 +285,35 @@ def test_answer_says_when_nothing_can_be_told_apart():
     same = [network(place, 1500) for place in range(3)]
     assert (
         f"none of the changes can be told from no change: Model II ({ADDS[1]}) and Model III ({ADDS[2]}) "
-        "(intervals together reach from −0.1 to +0.1 points)" in answer(same, FACTS)
+        "(intervals together reach from −0.1 to +0.1 points)" in answer(findings_of(same), FACTS)
     )
-    assert f"), Model II ({ADDS[1]}) can't be told from no change (interval" in answer(same[:2], FACTS)
+    assert f"), Model II ({ADDS[1]}) can't be told from no change (interval" in answer(
+        findings_of(same[:2]), FACTS
+    )
 
 
 def test_the_reach_of_unclear_changes_spans_all_their_intervals():
-    results = [network(place, right) for place, right in enumerate([1500, 1503, 1500])]
-    first, second = (row.difference for row in rows(results)[1:])
+    results = [network(place, right) for place, right in enumerate([1500, 1502, 1500])]
+    first, second = (row.difference for row in findings_of(results).rows[1:])
     reach = f"from {100 * second.low:+.1f} to {100 * first.high:+.1f} points".replace("-", "−")
     assert second.low < first.low
-    assert f"(intervals together reach {reach})" in answer(results, FACTS)
+    assert f"(intervals together reach {reach})" in answer(findings_of(results), FACTS)
 
 
 def test_one_seed_supports_no_claim_and_is_warned_of():
     results = [network(0, 1500, runs=1), network(1, 1900, runs=1)]
-    text = answer(results, FACTS)
+    text = answer(findings_of(results), FACTS)
     assert "1 seed), nothing can be claimed from one seed per network" in text
     assert "75.0 to 95.0 % top-1" in text
     assert "rose" not in text
-    assert "WARNING: one seed only for Model I and Model II" in "\n".join(caveats(results, FACTS))
+    assert "WARNING: one seed only for Model I and Model II" in "\n".join(
+        caveats(findings_of(results), FACTS)
+    )
 
 
 def test_a_network_with_one_seed_among_others_is_not_judged(stages):
     results = [*stages[:2], network(2, 1900, runs=1)]
-    text = answer(results, FACTS)
+    text = answer(findings_of(results), FACTS)
     assert "1 to 3 seeds), top-1 rose by 5.0 points" in text
     assert "; Model III (inverted bottleneck) can't be judged from one shared seed." in text
     assert "with Model III" not in text
@@ -238,40 +321,43 @@ def test_a_network_with_one_seed_among_others_is_not_judged(stages):
 
 def test_a_network_at_chance_is_named():
     results = [network(0, 50), network(1, 55), network(2, 1600)]
-    text = answer(results, FACTS)
+    text = answer(findings_of(results), FACTS)
     assert text.endswith(
         "Model I and Model II are not above chance (2.5 %), so what is compared with them says nothing about "
         "the change."
     )
     assert "Model I is not above chance (2.5 %), so what is compared with it says" in answer(
-        [results[0], results[2]], FACTS
+        findings_of([results[0], results[2]]), FACTS
     )
-    assert any(line.startswith("WARNING: Model I and Model II are not") for line in caveats(results, FACTS))
+    assert any(
+        line.startswith("WARNING: Model I and Model II are not")
+        for line in caveats(findings_of(results), FACTS)
+    )
 
 
 def test_one_network_is_reported_without_a_comparison(stages):
-    text = answer(stages[:1], FACTS)
+    text = answer(findings_of(stages[:1]), FACTS)
     assert "Model I reaches 75.0 % top-1 (95 % interval 73." in text
     assert "no other network to compare it with" in text
 
 
 def test_pretrained_networks_are_not_told_from_pretrained_ones(stages):
-    assert "ImageNet" not in answer(stages, replace(FACTS, pretrained=True))
+    assert "ImageNet" not in answer(findings_of(stages), replace(FACTS, pretrained=True))
 
 
 def test_a_change_without_description_goes_by_its_network():
-    assert "with Model II." in answer([network(0, 1500), network(1, 1600, adds="")], FACTS)
+    assert "with Model II." in answer(findings_of([network(0, 1500), network(1, 1600, adds="")]), FACTS)
 
 
 # Tables
 
 
 def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
-    write_table_csv(tmp_path / "table.csv", rows(stages))
+    write_table_csv(tmp_path / "table.csv", findings_of(stages).rows)
     with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0])[-2:] == ["images_per_second", "seconds"]
-    for line, row in zip(lines, rows(stages), strict=True):
+    for line, row in zip(lines, findings_of(stages).rows, strict=True):
         expected = {
             "network": row.name,
             "label": row.label,
@@ -281,7 +367,6 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
             "top1_low": repr(row.top1.low),
             "top1_high": repr(row.top1.high),
             "baseline": row.baseline,
-            "paired_seeds": str(row.paired_seeds),
             **dict.fromkeys(["difference", "difference_low", "difference_high", "p_value", "p_holm"], ""),
             "learning_rate": repr(row.learning_rate),
             "parameters": str(row.parameters),
@@ -303,7 +388,7 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
 def test_timings_change_nothing_but_the_last_two_columns(stages, tmp_path):
     slower = [replace(stage, seconds=[900.0] * 3, train_images_per_second=[7.0] * 3) for stage in stages]
     for name, results in (("one.csv", stages), ("other.csv", slower)):
-        write_table_csv(tmp_path / name, rows(results))
+        write_table_csv(tmp_path / name, findings_of(results).rows)
     one, other = (
         [line.rsplit(",", 2) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
         for name in ("one.csv", "other.csv")
@@ -314,10 +399,10 @@ def test_timings_change_nothing_but_the_last_two_columns(stages, tmp_path):
 
 
 def test_markdown_holds_table_facts_answer_and_caveats(stages, tmp_path):
-    write_table_markdown(tmp_path / "table.md", stages, FACTS)
+    write_table_markdown(tmp_path / "table.md", stages, findings_of(stages), FACTS)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    d, top1 = rows(stages)[3].difference, rows(stages)[3].top1
-    assert text.startswith("# Five stages on typefaces\n\n" + answer(stages, FACTS))
+    d, top1 = findings_of(stages).rows[3].difference, findings_of(stages).rows[3].top1
+    assert text.startswith("# Five stages on typefaces\n\n" + answer(findings_of(stages), FACTS))
     assert (
         f"| Model IV | {ADDS[3]} | 3 | 78.50 [{100 * top1.low:.2f}, {100 * top1.high:.2f}] "
         f"| -1.50 [{100 * d.low:+.2f}, {100 * d.high:+.2f}] | {p_text(d.p_holm)} "
@@ -340,13 +425,14 @@ def test_markdown_holds_table_facts_answer_and_caveats(stages, tmp_path):
 
 
 def test_markdown_escapes_what_would_end_a_cell(tmp_path):
-    write_table_markdown(tmp_path / "table.md", [network(0, 1500, adds="a|b")], FACTS)
+    results = [network(0, 1500, adds="a|b")]
+    write_table_markdown(tmp_path / "table.md", results, findings_of(results), FACTS)
     assert "| a\\|b |" in (tmp_path / "table.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("width", [80, 100, 110, 120, 160])
 def test_terminal_table_fits_and_keeps_what_matters(stages, width):
-    lines = terminal_table(rows(stages), width).splitlines()
+    lines = terminal_table(findings_of(stages).rows, width).splitlines()
     assert max(map(len, lines)) <= width
     assert all(heading in lines[0] for heading in ("network", "adds", "top-1 %", "change", "p (Holm)"))
     assert ("lr" in lines[0]) == (width >= 120)
@@ -362,8 +448,8 @@ def test_terminal_table_fits_and_keeps_what_matters(stages, width):
 
 
 def test_terminal_table_stands_figures_right_and_words_left():
-    table = rows([network(0, 1500, seconds=[7200.0] * 3), network(1, 1600, seconds=[600.0] * 3)])
-    lines = terminal_table(table, 140).splitlines()
+    results = [network(0, 1500, seconds=[7200.0] * 3), network(1, 1600, seconds=[600.0] * 3)]
+    lines = terminal_table(findings_of(results).rows, 140).splitlines()
     assert lines[2].endswith("110   2.0 h")
     assert lines[3].endswith("110  10 min")
     assert lines[2].startswith("Model I   ResNet-50")
@@ -371,14 +457,14 @@ def test_terminal_table_stands_figures_right_and_words_left():
 
 def test_unmeasured_values_are_dashes_for_people_and_empty_in_csv(tmp_path):
     results = [network(0, 1500, seconds=[math.nan] * 3)]
-    assert terminal_table(rows(results), 140).splitlines()[-1].endswith("110     –")
-    write_table_csv(tmp_path / "table.csv", rows(results))
+    assert terminal_table(findings_of(results).rows, 140).splitlines()[-1].endswith("110     –")
+    write_table_csv(tmp_path / "table.csv", findings_of(results).rows)
     assert (tmp_path / "table.csv").read_text(encoding="utf-8").endswith(",110.0,\n")
 
 
 def test_slow_runs_keep_three_digits():
     results = [network(0, 1500, train_images_per_second=[1.234] * 3)]
-    assert "1.23  62 s" in terminal_table(rows(results), 140)
+    assert "1.23  62 s" in terminal_table(findings_of(results).rows, 140)
 
 
 # Files and figure
@@ -386,24 +472,24 @@ def test_slow_runs_keep_three_digits():
 
 def test_report_writes_every_file_and_nothing_else(stages, tmp_path):
     folder = tmp_path / "new" / "report"
-    paths = write_report(folder, stages, FACTS)
-    names = {"table.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png"}
+    paths = write_report(folder, stages, findings_of(stages), FACTS)
+    names = {"table.csv", "effects.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png"}
     assert {path.name for path in paths} == names == {path.name for path in folder.iterdir()}
-    assert (folder / "answer.txt").read_text(encoding="utf-8") == answer(stages, FACTS) + "\n"
+    assert (folder / "answer.txt").read_text(encoding="utf-8") == answer(findings_of(stages), FACTS) + "\n"
     lines = (folder / "seeds.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "network,seed,val_top1,test_top1,images_per_second,seconds"
-    assert lines[5] == "network_1,1,0.71,0.7995,300.0,61.0"
+    assert lines[0] == "network,pretraining_seed,seed,val_top1,test_top1,images_per_second,seconds"
+    assert lines[5] == "network_1,,1,0.71,0.7995,300.0,61.0"
     assert len(lines) == 1 + 5 * 3
 
 
 def test_the_same_results_give_the_same_bytes_whatever_the_settings(stages, tmp_path, monkeypatch):
     import matplotlib
 
-    write_report(tmp_path / "one", stages, FACTS)
+    write_report(tmp_path / "one", stages, findings_of(stages), FACTS)
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # it can't be imported, and isn't needed
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
     with matplotlib.rc_context({"font.size": 20, "svg.hashsalt": None, "axes.edgecolor": "red"}):
-        write_report(tmp_path / "other", stages, FACTS)
+        write_report(tmp_path / "other", stages, findings_of(stages), FACTS)
         assert matplotlib.rcParams["font.size"] == 20
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes(), path.name
@@ -414,9 +500,9 @@ def svg_texts(path):
 
 
 def test_figure_says_in_words_what_it_shows(stages, tmp_path):
-    write_report(tmp_path, stages, FACTS)
+    write_report(tmp_path, stages, findings_of(stages), FACTS)
     texts = svg_texts(tmp_path / "roadmap.svg")
-    d = rows(stages)[3].difference
+    d = findings_of(stages).rows[3].difference
     change = f"-1.5 [{100 * d.low:+.1f}, {100 * d.high:+.1f}]".replace("-", "−")
     for text in (*LABELS, "78.5", change, p_text(d.p_holm), "25.56", "0.333", "inverted bottleneck"):
         assert text in texts
@@ -435,22 +521,22 @@ def test_figure_says_in_words_what_it_shows(stages, tmp_path):
 
 
 def test_figure_starts_at_zero_where_differences_are_visible_from_there(tmp_path):
-    write_report(tmp_path, [network(0, 100), network(1, 1600)], FACTS)
+    results = [network(0, 100), network(1, 1600)]
+    write_report(tmp_path, results, findings_of(results), FACTS)
     assert "top-1 on 2000 test images, %" in svg_texts(tmp_path / "roadmap.svg")
 
 
 def test_figure_of_one_seed_says_that_whiskers_leave_seeds_out(tmp_path):
-    write_report(tmp_path, [network(0, 1500, runs=1), network(1, 1600, runs=1)], FACTS)
+    results = [network(0, 1500, runs=1), network(1, 1600, runs=1)]
+    write_report(tmp_path, results, findings_of(results), FACTS)
     assert any("test images only (one seed)" in text for text in svg_texts(tmp_path / "roadmap.svg"))
 
 
 @pytest.mark.parametrize("networks", [1, 5, 16])
 def test_figure_has_room_for_every_network_and_no_text_is_cut_off(networks, tmp_path):
-    results = [
-        network(place, 1500 + 20 * place, baseline="network_0" if place == 7 else "")
-        for place in range(networks)
-    ]
-    write_report(tmp_path, results, FACTS)
+    results = [network(place, 1500 + 20 * place) for place in range(networks)]
+    pairs = [versus(after, results[0 if place == 7 else place - 1]) for place, after in enumerate(results)]
+    write_report(tmp_path, results, findings_of(results, pairs[1:]), FACTS)
     header = (tmp_path / "roadmap.png").read_bytes()[:24]
     width, height = (int.from_bytes(header[start : start + 4], "big") for start in (16, 20))
     assert header[:8] == b"\x89PNG\r\n\x1a\n"
@@ -469,7 +555,7 @@ def margin(path):
 
 
 def test_a_failed_write_leaves_the_former_report_as_it_was(stages, tmp_path, monkeypatch):
-    write_report(tmp_path, stages, FACTS)
+    write_report(tmp_path, stages, findings_of(stages), FACTS)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def fail(*_):
@@ -477,5 +563,5 @@ def test_a_failed_write_leaves_the_former_report_as_it_was(stages, tmp_path, mon
 
     monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        write_report(tmp_path, stages[:2], FACTS)
+        write_report(tmp_path, stages[:2], findings_of(stages[:2]), FACTS)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts, rows
+from convnext_ablation.study.comparison import Effect, Findings, Row, StudyFacts
 from convnext_ablation.study.effects import ALPHA, Difference
 
 __all__ = ["answer", "caveats", "p_text", "verdict"]
@@ -31,29 +29,28 @@ def p_text(p: float) -> str:
     return f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
-def answer(results: Sequence[NetworkResult], facts: StudyFacts) -> str:
+def answer(findings: Findings, facts: StudyFacts) -> str:
     """Says in a sentence or two which changes mattered, how sure that is, and how far it reaches."""
-    table = rows(results)
-    compared = [row for row in table if row.difference is not None]
-    seeds = _seeds_text(table)
+    table = findings.rows
     reach = _reach(facts)
     if max(row.seeds for row in table) == 1:
         claim, reach = _nothing(table), ""
-    elif compared:
-        claim = _claims(compared)
-    else:
+    elif findings.primary:
+        claim = _claims(findings.primary)
+    elif len(table) == 1:
         claim = f"{_top1_text(table[0])}, and there is no other network to compare it with"
+    else:
+        claim = "no comparison that the design declares can be told yet"
     scene = (
         f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
-        f"{facts.image_size} px, {_count(facts.epochs, 'epoch')}, {seeds})"
+        f"{facts.image_size} px, {_count(facts.epochs, 'epoch')}, {_seeds_text(table)})"
     )
     return f"{scene}, {claim}.{reach}{_chance_text(table, facts)}"
 
 
-def caveats(results: Sequence[NetworkResult], facts: StudyFacts) -> list[str]:
+def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     """Lists what a reader must bear in mind, the study's own warnings first."""
-    table = rows(results)
-    compared = [row for row in table if row.difference is not None]
+    table = findings.rows
     found = list(facts.warnings)
     alone = [row.label for row in table if row.seeds == 1]
     if alone:
@@ -62,18 +59,22 @@ def caveats(results: Sequence[NetworkResult], facts: StudyFacts) -> list[str]:
             "out what another seed would change, and there is no p-value."
         )
     found += [
-        f"WARNING: {row.label} and {row.baseline} share {row.paired_seeds} of "
-        f"{_count(row.seeds, 'seed')}; their difference is over the shared ones."
-        for row in compared
-        if row.paired_seeds < row.seeds
+        f"WARNING: {effect.label}: its networks share {effect.runs} of {_count(effect.of, 'run')}; "
+        "it is over the shared ones."
+        for effect in findings.effects
+        if effect.runs < effect.of
     ]
+    if findings.missing:
+        names = _join([each.label for each in findings.missing])
+        found.append(f"WARNING: not told yet, as runs are missing: {names}.")
     at_chance = _chance_text(table, facts)
     if at_chance:
         found.append(f"WARNING: {at_chance.strip()}")
-    if len(compared) > 1:
+    if len(findings.primary) > 1:
         found.append(
             "Each interval is 95 % for its own change; p-values are adjusted (Holm) for "
-            f"{len(compared)} comparisons, so an interval can exclude 0 where the adjusted p is above 0.05."
+            f"{len(findings.primary)} comparisons, so an interval can exclude 0 where the adjusted p is "
+            "above 0.05."
         )
     found.append("images/s and time were measured on a machine that may have done other things meanwhile.")
     return found
@@ -87,28 +88,28 @@ def _nothing(table: list[Row]) -> str:
     )
 
 
-def _claims(compared: list[Row]) -> str:
+def _claims(effects: list[Effect]) -> str:
     """Says what became of each change: a clause for each that mattered, one for all that are unclear."""
-    groups: dict[str, list[Row]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
-    for row in compared:
-        groups[verdict(row.difference)].append(row)
+    groups: dict[str, list[Effect]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
+    for effect in effects:
+        groups[verdict(effect.difference)].append(effect)
     clauses: list[str] = []
     for group, verb in (("raised", "rose"), ("lowered", "fell")):
         if groups[group]:
             subject = "it" if clauses else "top-1"
-            clauses.append(f"{subject} {verb} {_join([_change_text(row) for row in groups[group]])}")
+            clauses.append(f"{subject} {verb} {_join([_change_text(effect) for effect in groups[group]])}")
     if groups["unclear"]:
-        clauses.append(_unclear_text(groups["unclear"], everything=len(groups["unclear"]) == len(compared)))
+        clauses.append(_unclear_text(groups["unclear"], everything=len(groups["unclear"]) == len(effects)))
     if groups["untested"]:
-        names = _join([_change_name(row) for row in groups["untested"]])
+        names = _join([effect.label for effect in groups["untested"]])
         clauses.append(f"{names} can't be judged from one shared seed")
     return "; ".join(clauses)
 
 
-def _unclear_text(unclear: list[Row], everything: bool) -> str:
-    differences = [row.difference for row in unclear if row.difference is not None]
-    low, high = min(d.low for d in differences), max(d.high for d in differences)
-    names = _join([_change_name(row) for row in unclear])
+def _unclear_text(unclear: list[Effect], everything: bool) -> str:
+    low = min(effect.difference.low for effect in unclear)
+    high = max(effect.difference.high for effect in unclear)
+    names = _join([effect.label for effect in unclear])
     if everything and len(unclear) > 1:
         names = f"none of the changes can be told from no change: {names}"
     else:
@@ -117,20 +118,12 @@ def _unclear_text(unclear: list[Row], everything: bool) -> str:
     return f"{names} ({reach} from {_points(low)} to {_points(high)} points)"
 
 
-def _change_name(row: Row) -> str:
-    details = [row.adds, "" if row.follows else f"against {row.baseline}"]
-    inside = "; ".join(detail for detail in details if detail)
-    return f"{row.label} ({inside})" if inside else row.label
-
-
-def _change_text(row: Row) -> str:
-    d = row.difference
-    if d is None:
-        raise ValueError(f"{row.name} is compared with nothing")
+def _change_text(effect: Effect) -> str:
+    d = effect.difference
     p = p_text(d.p_holm)
     return (
         f"by {abs(100 * d.estimate):.1f} points (95 % interval {_points(d.low)} to {_points(d.high)}, "
-        f"adjusted p {p if p.startswith('<') else '= ' + p}) with {_change_name(row)}"
+        f"adjusted p {p if p.startswith('<') else '= ' + p}) with {effect.label}"
     )
 
 

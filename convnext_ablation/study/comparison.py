@@ -1,25 +1,32 @@
-"""What a study found, as data: one result per network, and the rows that compare them."""
+"""What a study found, as data: one result per network, the effects that its design declares, and the rows.
+
+Every effect is a linear contrast of networks' accuracies (see `convnext_ablation.study.design`), over the
+seeds that all of its networks have.
+"""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.design import Contrast
 from convnext_ablation.study.effects import (
     BoolArray,
     Difference,
     Interval,
     accuracy,
+    contrast,
     holm,
-    paired_difference,
 )
 
-__all__ = ["NetworkResult", "Row", "StudyFacts", "rows"]
+__all__ = ["Effect", "Findings", "NetworkResult", "Row", "StudyFacts", "compare"]
+
+Seeds = tuple[int, int]  # of pre-training, of this training
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +34,16 @@ class NetworkResult:
     """One network of a study, trained with one or more seeds.
 
     Attributes:
-        name: Its name in timm's registry, such as ``"model_iii"``.
+        name: Its key in the design, such as ``"model_iii_atto"``.
         label: Its name for people, such as ``"Model III"``.
         adds: What it changes with respect to its baseline, such as ``"inverted bottleneck"``.
-        correct: Whether each test image is classified rightly, (seeds, images).
+        correct: Whether each test image is classified rightly, (runs, images).
         seeds: The seeds, one for each row of `correct`.
         gmacs: Multiply-accumulates of one image at the study's size, in 10^9.
-        train_images_per_second: Training speed of each seed's run.
-        seconds: Duration of each seed's run.
-        val_top1: Top-1 of each seed on held-out validation, a fraction.
-        baseline: Name of the network it is compared with; empty for the one before it.
+        train_images_per_second: Training speed of each run.
+        seconds: Duration of each run.
+        val_top1: Top-1 of each run on held-out validation, a fraction.
+        pretraining_seeds: Those of the weights that each run started from; empty where there are none.
     """
 
     name: str
@@ -50,20 +57,30 @@ class NetworkResult:
     train_images_per_second: list[float]
     seconds: list[float]
     val_top1: list[float]
-    baseline: str = ""
+    pretraining_seeds: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Checks that there is one of everything for each seed."""
+        """Checks that there is one of everything for each run."""
         lengths = {
             len(self.correct),
-            len(set(self.seeds)),
+            len(set(self.runs)),
             len(self.seeds),
             len(self.train_images_per_second),
             len(self.seconds),
             len(self.val_top1),
         }
         if len(lengths) != 1:
-            raise ValueError(f"{self.name}: predictions, seeds and measurements must be one per seed")
+            raise ValueError(f"{self.name}: predictions, seeds and measurements must be one per run")
+
+    @property
+    def runs(self) -> list[Seeds]:
+        """Both seeds of each run."""
+        return list(zip(self.pretraining_seeds or [0] * len(self.seeds), self.seeds, strict=True))
+
+    def answers(self, runs: Sequence[Seeds]) -> BoolArray:
+        """The rows of `correct` that belong to some runs, in their order, (runs, images)."""
+        mine = self.runs
+        return np.asarray(self.correct)[[mine.index(seeds) for seeds in runs]]
 
 
 @dataclass(frozen=True)
@@ -97,17 +114,39 @@ class StudyFacts:
 
 
 @dataclass(frozen=True)
+class Effect:
+    """What a contrast of the design came to.
+
+    Attributes:
+        contrast: The contrast.
+        difference: Its estimate, interval and p-values; those of a primary contrast are adjusted over all
+            primary ones, those of another stand for themselves.
+        runs: How many runs of each of its networks it is over.
+        of: How many runs its networks have at most.
+    """
+
+    contrast: Contrast
+    difference: Difference
+    runs: int
+    of: int
+
+    @property
+    def label(self) -> str:
+        """What it is about, for people."""
+        return self.contrast.label
+
+
+@dataclass(frozen=True)
 class Row:
     """One network of the report's table.
 
     Attributes:
-        seeds: How many seeds the network was trained with.
-        top1: Mean over seeds and images, with its interval.
+        seeds: How many runs the network has.
+        top1: Mean over runs and images, with its interval.
         baseline: Label of the network that `difference` compares with; empty where there is none.
         follows: Whether that is the row above.
-        difference: Top-1 minus the baseline's, over the seeds that both have; None without a baseline.
-        paired_seeds: How many seeds both have.
-        images_per_second: Median over seeds; NaN where not measured.
+        difference: Top-1 minus the baseline's; None where the design compares it with no single network.
+        images_per_second: Median over runs; NaN where not measured.
         seconds: Mean duration of a run; NaN where not measured.
     """
 
@@ -119,7 +158,6 @@ class Row:
     baseline: str
     follows: bool
     difference: Difference | None
-    paired_seeds: int
     learning_rate: float
     parameters: int
     gmacs: float
@@ -127,36 +165,109 @@ class Row:
     seconds: float
 
 
-def rows(results: Sequence[NetworkResult]) -> list[Row]:
-    """Compares each network with its baseline; p-values are adjusted over all of the comparisons.
+@dataclass(frozen=True)
+class Findings:
+    """What a study found.
+
+    Attributes:
+        rows: The networks that have a result, in the design's order.
+        effects: The design's contrasts for whose networks all there are results.
+        missing: The contrasts that can't be told yet.
+    """
+
+    rows: list[Row]
+    effects: list[Effect]
+    missing: list[Contrast]
+
+    @property
+    def primary(self) -> list[Effect]:
+        """The effects that p-values are adjusted over."""
+        return [effect for effect in self.effects if effect.contrast.primary]
+
+    @property
+    def shown_by_rows(self) -> bool:
+        """Whether the rows' differences say all that the effects say."""
+        return {effect.contrast.name for effect in self.effects} <= set(_by_network(self.effects).values())
+
+
+def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast]) -> Findings:
+    """Estimates each contrast of a design.
+
+    Args:
+        results: The networks that have runs, in the design's order.
+        contrasts: The design's.
 
     Raises:
-        UserError: There is no result, a baseline has none, or two networks can't be paired.
+        UserError: There is no result, or the networks of a contrast have no run of the same seeds.
     """
     if not results:
         raise UserError("no run of this study is finished; nothing to report")
-    unadjusted = [_row(results, index) for index in range(len(results))]
-    differences = [row.difference for row in unadjusted]
-    adjusted = holm([math.nan if d is None else d.p_value for d in differences])
+    by_name = {result.name: result for result in results}
+    declared = list(contrasts)
+    known = [each for each in declared if by_name.keys() >= each.weights.keys()]
+    effects = _adjusted([_effect(by_name, each) for each in known])
+    rows = [_row(results, place, effects) for place in range(len(results))]
+    return Findings(rows, effects, [each for each in declared if each not in known])
+
+
+def _adjusted(effects: list[Effect]) -> list[Effect]:
+    tested = [effect.difference.p_value if effect.contrast.primary else math.nan for effect in effects]
     return [
-        row if d is None else replace(row, difference=replace(d, p_holm=p_holm))
-        for row, d, p_holm in zip(unadjusted, differences, adjusted, strict=True)
+        replace(effect, difference=replace(effect.difference, p_holm=p))
+        if effect.contrast.primary
+        else effect
+        for effect, p in zip(effects, holm(tested), strict=True)
     ]
 
 
-def _row(results: Sequence[NetworkResult], index: int) -> Row:
-    result, baseline = results[index], _baseline(results, index)
-    paired = [] if baseline is None else [seed for seed in result.seeds if seed in baseline.seeds]
+def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
+    networks = [by_name[key] for key in wanted.weights]
+    shared = [seeds for seeds in networks[0].runs if all(seeds in other.runs for other in networks)]
+    if not shared:
+        names = " and ".join(network.name for network in networks[:2])
+        raise UserError(f"{names} have no seed in common; run both with the same seeds")
+    shared, shape = _balanced(shared)
+    tables = [network.answers(shared).reshape(*shape, -1) for network in networks]
+    difference = contrast(tables, list(wanted.weights.values()))
+    return Effect(wanted, difference, len(shared), max(len(network.seeds) for network in networks))
+
+
+def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:
+    """The runs that have the same seeds in each pre-training, and how many of each there are.
+
+    Returns:
+        The runs, and (seeds,) where there is one pre-training, else (pre-trainings, seeds).
+    """
+    seeds_of: dict[int, list[int]] = {}
+    for pretraining, seed in runs:
+        seeds_of.setdefault(pretraining, []).append(seed)
+    first, *others = seeds_of.values()
+    seeds = [seed for seed in first if all(seed in other for other in others)]
+    if not seeds:
+        raise UserError(
+            f"pre-trainings {', '.join(map(str, seeds_of))} have no seed in common; run each with the same "
+            "seeds"
+        )
+    balanced = [(pretraining, seed) for pretraining in seeds_of for seed in seeds]
+    return balanced, (len(seeds),) if not others else (len(seeds_of), len(seeds))
+
+
+def _row(results: Sequence[NetworkResult], place: int, effects: Iterable[Effect]) -> Row:
+    result = results[place]
+    name = _by_network(effects).get(result.name)
+    effect = next((effect for effect in effects if effect.contrast.name == name), None)
+    labels = {other.name: other.label for other in results}
+    baseline = "" if effect is None else _other(effect.contrast, result.name)
+    runs, shape = _balanced(result.runs)
     return Row(
         name=result.name,
         label=result.label,
         adds=result.adds,
         seeds=len(result.seeds),
-        top1=accuracy(result.correct),
-        baseline="" if baseline is None else baseline.label,
-        follows=baseline is not None and index > 0 and baseline is results[index - 1],
-        difference=None if baseline is None else _difference(result, baseline, paired),
-        paired_seeds=len(paired),
+        top1=accuracy(result.answers(runs).reshape(*shape, -1)),
+        baseline=labels.get(baseline, ""),
+        follows=place > 0 and baseline == results[place - 1].name,
+        difference=None if effect is None else _seen_from(result.name, effect),
         learning_rate=result.learning_rate,
         parameters=result.parameters,
         gmacs=result.gmacs,
@@ -165,26 +276,30 @@ def _row(results: Sequence[NetworkResult], index: int) -> Row:
     )
 
 
-def _baseline(results: Sequence[NetworkResult], index: int) -> NetworkResult | None:
-    name = results[index].baseline
-    if not name:
-        return results[index - 1] if index else None
-    by_name = {result.name: result for result in results}
-    if name not in by_name:
-        raise unknown_name("baseline", name, by_name)
-    return by_name[name]
+def _by_network(effects: Iterable[Effect]) -> dict[str, str]:
+    """For networks that are compared with one other: the name of the contrast that does.
+
+    That is the network with the positive weight, unless it is so in many, as a whole is beside its parts.
+    """
+    pairs = [effect.contrast for effect in effects if effect.contrast.kind == "difference"]
+    treated = [_other(pair, pair.baseline) for pair in pairs]
+    found: dict[str, str] = {}
+    for pair, key in zip(pairs, treated, strict=True):
+        whole = treated.count(key) > 1 and pair.baseline not in treated
+        found.setdefault(pair.baseline if whole else key, pair.name)
+    return found
 
 
-def _difference(result: NetworkResult, baseline: NetworkResult, paired: list[int]) -> Difference:
-    if not paired:
-        raise UserError(
-            f"{result.name} and {baseline.name} have no seed in common; run both with the same seeds"
-        )
-    treated, control = (
-        np.asarray(network.correct)[[network.seeds.index(seed) for seed in paired]]
-        for network in (result, baseline)
-    )
-    return paired_difference(treated, control)
+def _other(pair: Contrast, key: str) -> str:
+    return next(other for other in pair.weights if other != key)
+
+
+def _seen_from(key: str, effect: Effect) -> Difference:
+    """A difference of two networks, as that of one of them to the other."""
+    d = effect.difference
+    if effect.contrast.weights[key] > 0:
+        return d
+    return replace(d, estimate=-d.estimate, low=-d.high, high=-d.low, p_better=1 - d.p_better)
 
 
 def _summary(of: Callable[[list[float]], float], values: list[float]) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.answer import p_text, verdict
-from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts, rows
+from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,15 +55,22 @@ SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
 }
 
 
-def plot_roadmap(results: Sequence[NetworkResult], facts: StudyFacts, path: Path) -> None:
-    """Draws the roadmap into a file whose suffix says the format, ``.svg`` or ``.png``."""
+def plot_roadmap(results: Sequence[NetworkResult], table: list[Row], facts: StudyFacts, path: Path) -> None:
+    """Draws the roadmap into a file whose suffix says the format, ``.svg`` or ``.png``.
+
+    Args:
+        results: The networks.
+        table: The row of each.
+        facts: For the headings.
+        path: The file.
+    """
     import matplotlib
 
     # The user's own settings must not change the bytes, nor ours the user's.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(SETTINGS)
-        figure = _draw(results, rows(results), facts)
+        figure = _draw(results, table, facts)
         # Neither the date nor the program's version may get into the file.
         unwanted = {"svg": ["Date", "Creator"], "png": ["Software"]}[path.suffix[1:]]
         with written_whole(path) as temporary:

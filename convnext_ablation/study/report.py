@@ -11,20 +11,18 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.answer import answer, caveats, p_text
-from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts, rows
-from convnext_ablation.study.effects import Interval
+from convnext_ablation.study.comparison import Effect, Findings, NetworkResult, Row, StudyFacts
+from convnext_ablation.study.effects import Difference, Interval
 from convnext_ablation.study.figure import plot_roadmap
 
 __all__ = [
-    "NetworkResult",
-    "Row",
-    "StudyFacts",
-    "answer",
-    "rows",
+    "terminal_effects",
     "terminal_table",
+    "write_effects_csv",
     "write_report",
     "write_table_csv",
     "write_table_markdown",
@@ -42,7 +40,6 @@ CSV_COLUMNS: dict[str, Callable[[Row], str | int | float]] = {
     "top1_low": lambda row: row.top1.low,
     "top1_high": lambda row: row.top1.high,
     "baseline": lambda row: row.baseline,
-    "paired_seeds": lambda row: row.paired_seeds,
     "difference": lambda row: row.difference.estimate if row.difference else math.nan,
     "difference_low": lambda row: row.difference.low if row.difference else math.nan,
     "difference_high": lambda row: row.difference.high if row.difference else math.nan,
@@ -56,8 +53,26 @@ CSV_COLUMNS: dict[str, Callable[[Row], str | int | float]] = {
 }
 
 
+# the same of effects.csv
+EFFECT_COLUMNS: dict[str, Callable[[Effect], str | int | float]] = {
+    "effect": lambda effect: effect.contrast.name,
+    "label": lambda effect: effect.label,
+    "kind": lambda effect: effect.contrast.kind,
+    "primary": lambda effect: int(effect.contrast.primary),
+    "runs": lambda effect: effect.runs,
+    "estimate": lambda effect: effect.difference.estimate,
+    "low": lambda effect: effect.difference.low,
+    "high": lambda effect: effect.difference.high,
+    "p_value": lambda effect: effect.difference.p_value,
+    "p_holm": lambda effect: effect.difference.p_holm,
+    "p_better": lambda effect: effect.difference.p_better,
+}
+
+Line = TypeVar("Line")  # Row or Effect
+
+
 @dataclass(frozen=True)
-class _Column:
+class _Column(Generic[Line]):
     """A column of a table for people.
 
     Attributes:
@@ -66,17 +81,17 @@ class _Column:
     """
 
     heading: str
-    text: Callable[[Row, int], str]
+    text: Callable[[Line, int], str]
     words: bool = False
 
 
-COLUMNS = (
+COLUMNS: tuple[_Column[Row], ...] = (
     _Column("network", lambda row, _: row.label, words=True),
     _Column("adds", lambda row, _: row.adds, words=True),
     _Column("against", lambda row, _: row.baseline or MISSING, words=True),
     _Column("seeds", lambda row, _: str(row.seeds)),
     _Column("top-1 % [95 %]", lambda row, decimals: _percent(row.top1, decimals)),
-    _Column("change [95 %]", lambda row, decimals: _change(row, decimals)),
+    _Column("change [95 %]", lambda row, decimals: _change(row.difference, decimals)),
     _Column("p (Holm)", lambda row, _: p_text(row.difference.p_holm) if row.difference else MISSING),
     _Column("lr", lambda row, _: f"{row.learning_rate:g}"),
     _Column("M par.", lambda row, _: f"{row.parameters / 1e6:.2f}"),
@@ -84,35 +99,69 @@ COLUMNS = (
     _Column("img/s", lambda row, _: _measured(row.images_per_second, _three_digits)),
     _Column("time", lambda row, _: _measured(row.seconds, _duration)),
 )
-# Columns that a terminal too narrow for all of them goes without, in this order; table.csv has them.
-DISPENSABLE = ("lr", "seeds", "img/s", "time", "M par.", "GMACs")
-NARROWEST_ADDS = 14  # characters; below that, wrapped words are hard to read
+EFFECTS: tuple[_Column[Effect], ...] = (
+    _Column("effect", lambda effect, _: effect.label, words=True),
+    _Column("kind", lambda effect, _: effect.contrast.kind, words=True),
+    _Column("runs", lambda effect, _: str(effect.runs)),
+    _Column("points [95 %]", lambda effect, decimals: _change(effect.difference, decimals)),
+    _Column(
+        "p (Holm)", lambda effect, _: p_text(effect.difference.p_holm) if effect.contrast.primary else MISSING
+    ),
+    _Column("p", lambda effect, _: p_text(effect.difference.p_value)),
+    _Column("P(better)", lambda effect, _: _measured(effect.difference.p_better, "{:.3f}".format)),
+)
+# Columns that a terminal too narrow for all of them goes without, in this order; the CSV files have them.
+DISPENSABLE = ("lr", "seeds", "img/s", "time", "M par.", "GMACs", "runs", "kind", "p", "P(better)")
+WRAPPED = ("adds", "effect")
+NARROWEST = 14  # characters of a wrapped column; below that, words are hard to read
 
 
 def write_table_csv(path: Path, table: Sequence[Row]) -> None:
-    """Writes the table in full precision: fractions not percent, plain counts, empty where unknown."""
+    """Writes the networks in full precision: fractions not percent, plain counts, empty where unknown."""
     lines = [[_exact(value(row)) for value in CSV_COLUMNS.values()] for row in table]
     write_csv(path, list(CSV_COLUMNS), lines)
 
 
-def write_table_markdown(path: Path, results: Sequence[NetworkResult], facts: StudyFacts) -> None:
-    """Writes the table with the answer, what was done, and what the figures can't say."""
-    baseline = "named" if _shows_baseline(rows(results)) else "in the row above"
+def write_effects_csv(path: Path, effects: Sequence[Effect]) -> None:
+    """Writes the effects in full precision: fractions not percent, empty where unknown."""
+    lines = [[_exact(value(effect)) for value in EFFECT_COLUMNS.values()] for effect in effects]
+    write_csv(path, list(EFFECT_COLUMNS), lines)
+
+
+def write_table_markdown(
+    path: Path, results: Sequence[NetworkResult], findings: Findings, facts: StudyFacts
+) -> None:
+    """Writes the tables with the answer, what was done, and what the figures can't say."""
+    table, effects = findings.rows, findings.effects
+    baseline = "named" if _shows_baseline(table) else "in the row above"
+    change = (
+        f", change in percent points against the network {baseline}"
+        if any(row.difference for row in table)
+        else ""
+    )
     parts = [
         f"# {facts.title}",
-        answer(results, facts),
-        _markdown_table(rows(results)),
-        "Top-1 on the test images in percent, change in percent points against the network "
-        f"{baseline}; 95 % intervals over seeds and images. M par.: million parameters. GMACs: of one image "
-        f"of {facts.image_size} px. img/s: in training, median over seeds. time: mean of a run.",
+        answer(findings, facts),
+        _markdown_table(_columns(table), table),
+        f"Top-1 on the test images in percent{change}; 95 % intervals over seeds and images. M par.: "
+        f"million parameters. GMACs: of one image of {facts.image_size} px. img/s: in training, median over "
+        "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
+        *([] if findings.shown_by_rows else [_markdown_table(list(EFFECTS), effects), EFFECTS_LEGEND]),
         "## What was done",
         "\n".join(f"- {what}: {value}" for what, value in _about(results, facts).items()),
         f"```\n{facts.command}\n```",
         "## What these figures don't say",
-        "\n".join(f"- {caveat}" for caveat in caveats(results, facts)),
+        "\n".join(f"- {caveat}" for caveat in caveats(findings, facts)),
     ]
     write_text(path, "\n\n".join(parts) + "\n")
+
+
+EFFECTS_LEGEND = (
+    "Effects in percent points of top-1, with 95 % intervals over seeds and images. P(better): how probable "
+    "it is that the effect is above 0. p (Holm) is adjusted over all effects that have one; p is of the "
+    "effect alone."
+)
 
 
 def _about(results: Sequence[NetworkResult], facts: StudyFacts) -> dict[str, str]:
@@ -129,62 +178,90 @@ def _about(results: Sequence[NetworkResult], facts: StudyFacts) -> dict[str, str
 
 
 def terminal_table(table: Sequence[Row], width: int = 110) -> str:
-    """Lays the table out as plain text of at most `width` columns, if that is 60 or more.
+    """Lays the networks out as plain text of at most `width` columns, if that is 60 or more.
 
     What a network adds is wrapped. If even that leaves too little room, columns are left out.
     """
-    columns = _columns(table)
+    return _terminal(_columns(table), table, width)
+
+
+def terminal_effects(effects: Sequence[Effect], width: int = 110) -> str:
+    """Lays the effects out likewise."""
+    return _terminal(list(EFFECTS), effects, width)
+
+
+def _terminal(columns: list[_Column[Line]], table: Sequence[Line], width: int) -> str:
+    cells: list[list[str]] = []
     for heading in ("", *DISPENSABLE):
         columns = [column for column in columns if column.heading != heading]
-        cells = [[column.text(row, 1) for column in columns] for row in table]
+        cells = [[column.text(line, 1) for column in columns] for line in table]
         widths = [
-            max(len(text) for text in (column.heading, *texts))
-            for column, texts in zip(columns, zip(*cells, strict=True), strict=True)
+            max(len(text) for text in (column.heading, *(line[place] for line in cells)))
+            for place, column in enumerate(columns)
         ]
-        adds = [column.heading for column in columns].index("adds")
-        room = width - (sum(widths) - widths[adds]) - 2 * (len(columns) - 1)
-        if room >= min(NARROWEST_ADDS, widths[adds]):
+        wrapped = next(place for place, column in enumerate(columns) if column.heading in WRAPPED)
+        room = width - (sum(widths) - widths[wrapped]) - 2 * (len(columns) - 1)
+        if room >= min(NARROWEST, widths[wrapped]):
             break
-    widths[adds] = min(widths[adds], max(room, NARROWEST_ADDS))
+    widths[wrapped] = min(widths[wrapped], max(room, NARROWEST))
     lines = [[column.heading for column in columns], ["-" * size for size in widths]]
     for texts in cells:
-        wrapped = textwrap.wrap(texts[adds], widths[adds]) or [""]
-        lines.append([*texts[:adds], wrapped[0], *texts[adds + 1 :]])
-        lines += [[words if place == adds else "" for place in range(len(columns))] for words in wrapped[1:]]
+        first, *rest = textwrap.wrap(texts[wrapped], widths[wrapped]) or [""]
+        lines.append([*texts[:wrapped], first, *texts[wrapped + 1 :]])
+        lines += [[words if place == wrapped else "" for place in range(len(columns))] for words in rest]
     return "\n".join(_aligned(line, widths, columns) for line in lines)
 
 
-def write_report(folder: Path, results: Sequence[NetworkResult], facts: StudyFacts) -> list[Path]:
-    """Writes all files of the report into `folder`, which is made if need be.
+def write_report(
+    folder: Path, results: Sequence[NetworkResult], findings: Findings, facts: StudyFacts
+) -> list[Path]:
+    """Writes the tables, the figure and the answer into `folder`, which is made if need be.
 
     Returns:
-        The files: table.csv, seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
+        The files: table.csv, effects.csv, seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [
-        folder / name
-        for name in ("table.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png")
-    ]
-    table_csv, seeds_csv, table_md, answer_txt, svg, png = paths
-    write_table_csv(table_csv, rows(results))
+    names = (
+        "table.csv",
+        "effects.csv",
+        "seeds.csv",
+        "table.md",
+        "answer.txt",
+        "roadmap.svg",
+        "roadmap.png",
+    )
+    paths = [folder / name for name in names]
+    table_csv, effects_csv, seeds_csv, table_md, answer_txt, svg, png = paths
+    write_table_csv(table_csv, findings.rows)
+    write_effects_csv(effects_csv, findings.effects)
     write_seeds_csv(seeds_csv, results)
-    write_table_markdown(table_md, results, facts)
-    write_text(answer_txt, answer(results, facts) + "\n")
-    plot_roadmap(results, facts, svg)
-    plot_roadmap(results, facts, png)
+    write_table_markdown(table_md, results, findings, facts)
+    write_text(answer_txt, answer(findings, facts) + "\n")
+    plot_roadmap(results, findings.rows, facts, svg)
+    plot_roadmap(results, findings.rows, facts, png)
     return paths
 
 
 def write_seeds_csv(path: Path, results: Sequence[NetworkResult]) -> None:
     """Writes one line per run, in full precision, accuracies as fractions."""
-    headings = ["network", "seed", "val_top1", "test_top1", "images_per_second", "seconds"]
+    headings = [
+        "network",
+        "pretraining_seed",
+        "seed",
+        "val_top1",
+        "test_top1",
+        "images_per_second",
+        "seconds",
+    ]
     lines = [[_exact(value) for value in run] for result in results for run in _runs(result)]
     write_csv(path, headings, lines)
 
 
-def _runs(result: NetworkResult) -> Iterator[tuple[str, int, float, float, float, float]]:
+def _runs(result: NetworkResult) -> Iterator[tuple[str | float, ...]]:
+    starts: list[int | str] = [*result.pretraining_seeds] or [""] * len(result.seeds)
     return zip(
         [result.name] * len(result.seeds),
+        starts,
         result.seeds,
         result.val_top1,
         result.correct.mean(axis=1).tolist(),
@@ -194,17 +271,16 @@ def _runs(result: NetworkResult) -> Iterator[tuple[str, int, float, float, float
     )
 
 
-def _markdown_table(table: Sequence[Row]) -> str:
-    columns = _columns(table)
+def _markdown_table(columns: list[_Column[Line]], table: Sequence[Line]) -> str:
     lines = [
         [column.heading for column in columns],
         ["---" if column.words else "---:" for column in columns],
-        *([column.text(row, 2).replace("|", "\\|") for column in columns] for row in table),
+        *([column.text(line, 2).replace("|", "\\|") for column in columns] for line in table),
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _columns(table: Sequence[Row]) -> list[_Column]:
+def _columns(table: Sequence[Row]) -> list[_Column[Row]]:
     return [column for column in COLUMNS if column.heading != "against" or _shows_baseline(table)]
 
 
@@ -213,7 +289,7 @@ def _shows_baseline(table: Sequence[Row]) -> bool:
     return any(row.difference is not None and not row.follows for row in table)
 
 
-def _aligned(line: list[str], widths: list[int], columns: list[_Column]) -> str:
+def _aligned(line: list[str], widths: list[int], columns: Sequence[_Column[Line]]) -> str:
     cells = [
         text.ljust(size) if column.words else text.rjust(size)
         for text, size, column in zip(line, widths, columns, strict=True)
@@ -233,8 +309,11 @@ def _percent(top1: Interval, decimals: int) -> str:
     return f"{estimate} [{low}, {high}]"
 
 
-def _change(row: Row, decimals: int) -> str:
-    d = row.difference
+def _adjusted_p(effect: Effect) -> str:
+    return p_text(effect.difference.p_holm) if effect.contrast.primary else MISSING
+
+
+def _change(d: Difference | None, decimals: int) -> str:
     if d is None:
         return MISSING
     estimate, low, high = (f"{100 * x:+.{decimals}f}" for x in (d.estimate, d.low, d.high))

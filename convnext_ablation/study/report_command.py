@@ -1,0 +1,87 @@
+"""`convnext-ablation study report`: a study's page, tables and figures, of the runs that are finished."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from convnext_ablation.study.answer import answer, caveats
+from convnext_ablation.study.comparison import compare
+from convnext_ablation.study.page import PageExtras, PageRun, write_page
+from convnext_ablation.study.plan import TEST_SPLIT, Study
+from convnext_ablation.study.report import terminal_effects, terminal_table, write_report
+from convnext_ablation.study.results import StudyResults, read_results
+from convnext_ablation.study.study_file import read_study
+
+REPORT = "report"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the `study report` command."""
+    parser.add_argument("study", type=Path, help="the study's folder")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default STUDY/report")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the report.
+
+    Raises:
+        UserError: The folder holds no study, or one without a finished run.
+    """
+    report(read_study(args.study), args.study, args.output)
+
+
+def report(
+    study: Study,
+    folder: Path,
+    output: Path | None = None,
+    told: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Writes the report of the finished runs, and prints tables and answer.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        output: Where the report goes, by default below the study's folder.
+        told: Hears of what is being done.
+    """
+    output = output or folder / REPORT
+    results = read_results(study, folder)
+    networks, facts = results.networks(), results.facts()
+    findings = compare(networks, study.design.contrasts)
+    paths = write_report(output, networks, findings, facts)
+    extras = PageExtras(
+        answer=answer(findings, facts),
+        caveats=caveats(findings, facts),
+        runs=_page_runs(results),
+        ids=results.ids,
+        targets=results.targets,
+        classes=results.classes,
+        data_folder=Path(study.data_dir),
+        split=TEST_SPLIT,
+        roadmap=output / "roadmap.svg",
+        warnings=facts.warnings,
+        notes=study.design.notes,
+    )
+    page = write_page(output, findings.rows, findings.effects, facts, extras, told)
+    width = shutil.get_terminal_size((120, 24)).columns
+    print(f"\n{terminal_table(findings.rows, width)}\n")
+    if not findings.shown_by_rows:
+        print(f"{terminal_effects(findings.effects, width)}\n")
+    print(f"{answer(findings, facts)}\n")
+    print(f"report: {page[0]}, and {len(paths) + len(page) - 1} tables and figures beside it")
+
+
+def _page_runs(results: StudyResults) -> list[PageRun]:
+    return [
+        PageRun(
+            outcome.run.point.key,
+            outcome.run.arguments.seed,
+            outcome.run.folder(results.folder),
+            outcome.predicted,
+            outcome.run.pretraining_seed or 0,
+        )
+        for outcome in results.outcomes
+    ]

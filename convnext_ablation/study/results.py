@@ -1,0 +1,161 @@
+"""What a study's finished runs came to, read from its folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.comparison import NetworkResult, StudyFacts
+from convnext_ablation.study.plan import Run, Study
+from convnext_ablation.study.run_files import PREDICTIONS, is_done, read_result
+from convnext_ablation.study.tuning import chosen_rates, tuning_notes
+from convnext_ablation.study.weights import mixed_origins
+from convnext_ablation.training.evaluation import Predictions
+
+__all__ = ["Outcome", "StudyResults", "read_results"]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A finished run.
+
+    Attributes:
+        run: The run.
+        result: Its ``result.json``.
+        predicted: Most probable class of each test image, (N,).
+    """
+
+    run: Run
+    result: Mapping[str, Any]
+    predicted: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class StudyResults:
+    """All finished runs of a study, tested on the same images in the same order.
+
+    Attributes:
+        outcomes: The runs, in the study's order.
+        runs: How many there are when all are finished.
+        ids: Path of each test image below the split's folder, (N,).
+        targets: Class of each test image, (N,).
+    """
+
+    study: Study
+    folder: Path
+    outcomes: list[Outcome]
+    runs: int
+    ids: NDArray[np.str_]
+    targets: NDArray[np.int64]
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes that have test images, by number; those of others are their numbers."""
+        names = {}
+        for label, first in zip(*np.unique(self.targets, return_index=True), strict=True):
+            names[int(label)] = PurePosixPath(str(self.ids[first])).parent.name
+        return [names.get(label, str(label)) for label in range(max(names) + 1)]
+
+    def networks(self) -> list[NetworkResult]:
+        """One result for each network that has a finished run."""
+        return [
+            self._network(mine)
+            for point in self.study.points
+            if (mine := [outcome for outcome in self.outcomes if outcome.run.point.key == point.key])
+        ]
+
+    def _network(self, mine: Sequence[Outcome]) -> NetworkResult:
+        point, first = mine[0].run.point, mine[0].result
+        starts = [outcome.run.pretraining_seed for outcome in mine]
+        return NetworkResult(
+            name=point.key,
+            label=point.label,
+            adds=point.adds,
+            correct=np.stack([outcome.predicted == self.targets for outcome in mine]),
+            seeds=[outcome.run.arguments.seed for outcome in mine],
+            learning_rate=first["learning_rate"],
+            parameters=first["parameters"],
+            gmacs=first["gmacs"],
+            train_images_per_second=_numbers(mine, "train_images_per_second"),
+            seconds=_numbers(mine, "train_seconds"),
+            val_top1=[top1 / 100 for top1 in _numbers(mine, "val_top1")],
+            pretraining_seeds=[start for start in starts if start is not None],
+        )
+
+    def facts(self) -> StudyFacts:
+        """What a reader must know to judge the figures."""
+        study, arguments = self.study, self.outcomes[0].run.arguments
+        return StudyFacts(
+            title=f"{study.design.name} on {study.data_name}",
+            design=study.design.name,
+            data_name=study.data_name,
+            image_size=(arguments.input_size or (3, 224, 224))[-1],
+            test_images=len(self.targets),
+            classes=len(self.classes),
+            precision=study.precision,
+            threads=study.threads,
+            epochs=study.epochs,
+            machine=", ".join(_values(f"{each['host']} ({each['device']})" for each in self._results)),
+            versions=dict(self._results[0]["versions"]),
+            command=study.command,
+            warnings=self._warnings(),
+            pretrained=study.is_pretrained,
+        )
+
+    @property
+    def _results(self) -> list[Mapping[str, Any]]:
+        return [outcome.result for outcome in self.outcomes]
+
+    def _warnings(self) -> list[str]:
+        warnings = []
+        if len(self.outcomes) < self.runs:
+            warnings.append(
+                f"WARNING: {len(self.outcomes)} of {self.runs} runs are finished; what follows is of these."
+            )
+        if mixed := mixed_origins(self.study.weights):
+            warnings.append(f"WARNING: the networks start from weights of different origin: {mixed}.")
+        if len(_values(str(each["versions"]) for each in self._results)) > 1:
+            warnings.append("WARNING: runs were made with different versions; runs.csv says which.")
+        return [*warnings, *tuning_notes(self.study, self.folder)]
+
+
+def read_results(study: Study, folder: Path) -> StudyResults:
+    """Reads all finished runs.
+
+    Raises:
+        UserError: None is finished, a file is missing or damaged, or runs were tested on different images.
+    """
+    runs = study.runs(chosen_rates(study, folder))
+    outcomes: list[Outcome] = []
+    first: Predictions | None = None
+    for run in runs:
+        if not is_done(run, folder):
+            continue
+        tested = Predictions.load(run.folder(folder) / PREDICTIONS)
+        first = tested if first is None else first
+        if not (np.array_equal(tested.ids, first.ids) and np.array_equal(tested.targets, first.targets)):
+            raise UserError(
+                f"{run.folder(folder)}: tested on other images than {outcomes[0].run.name}; delete the "
+                "folder to do the run again"
+            )
+        outcomes.append(Outcome(run, read_result(run, folder), tested.top5[:, 0].copy()))
+    if first is None:
+        raise UserError(f"{folder}: no run of this study is finished; nothing to report")
+    expected = len(study.points) * len(study.seeds) * len(study.starts)
+    return StudyResults(study, folder, outcomes, expected, first.ids, first.targets)
+
+
+def _numbers(outcomes: Iterable[Outcome], name: str) -> list[float]:
+    values = [outcome.result[name] for outcome in outcomes]
+    return [math.nan if value is None else float(value) for value in values]
+
+
+def _values(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
