@@ -257,6 +257,18 @@ def test_a_mean_of_accuracies_has_an_interval_within_its_bounds_and_no_p_value()
     assert (all_right.estimate, all_right.high) == (1, 1)
 
 
+def test_a_contrast_stays_within_what_its_weights_allow():
+    contradicting = np.array([[True] * 100, [False] * 100])
+    ours = contrast([contradicting, ~contradicting], [0.5, -0.5])
+    assert (ours.low, ours.high) == (-0.5, 0.5)
+
+
+def test_one_answer_counts_for_as_much_as_its_weight():
+    same = np.ones((2, 1000), bool)
+    whole, quarter = contrast([same] * 2, [1, -1]), contrast([same] * 4, [0.25, 0.25, -0.25, -0.25])
+    assert quarter.high == pytest.approx(whole.high / 4)
+
+
 def test_finetuning_seeds_of_a_pretraining_seed_count_as_one_draw():
     treated, baseline = (np.random.default_rng(seed).random((3, 2, 200)) < 0.8 for seed in (12, 13))
     ours = paired_difference(treated, baseline)
