@@ -1,0 +1,241 @@
+"""What a study could find: against simulated studies judged by the rule that real ones are judged by."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.design import design_of
+from convnext_ablation.study.effects import contrast, holm
+from convnext_ablation.study.power import detectable, level_of, power, seeds_needed
+from convnext_ablation.study.scatter import Scatter, assumed_scatter, measured_scatter, read_scatter
+from convnext_ablation.training.evaluation import Predictions
+
+SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")
+
+
+def latent(scatter):
+    """Correlations of an image's ease: between seeds of a network, and what of that networks share.
+
+    An answer is right if a normal variable exceeds a threshold; the correlation that gives a disagreement is
+    found by bisection.
+    """
+    quantile = stats.norm.ppf(scatter.accuracy)
+
+    def disagreement(correlation):
+        both = stats.multivariate_normal([0, 0], [[1, correlation], [correlation, 1]]).cdf([quantile] * 2)
+        return 2 * (scatter.accuracy - both)
+
+    def correlation(wanted):
+        low, high = 0.0, 1 - 1e-9
+        while high - low > 1e-4:
+            middle = (low + high) / 2
+            low, high = (middle, high) if disagreement(middle) > wanted else (low, middle)
+        return (low + high) / 2
+
+    between_seeds, between_networks = map(
+        correlation, (scatter.seed_disagreement, scatter.network_disagreement)
+    )
+    return between_seeds, between_networks
+
+
+def simulated(rng, scatter, gains, seeds, images, correlations):
+    """Answers of networks whose true accuracies are higher by `gains`, (networks, seeds, images)."""
+    between_seeds, between_networks = correlations
+    networks = len(gains)
+    top1 = (
+        scatter.accuracy
+        + np.array(gains)[:, None, None]
+        + scatter.seed_sd * rng.standard_normal((networks, seeds, 1))
+    )
+    ease = (
+        math.sqrt(between_networks) * rng.standard_normal(images)
+        + math.sqrt(between_seeds - between_networks) * rng.standard_normal((networks, 1, images))
+        + math.sqrt(1 - between_seeds) * rng.standard_normal((networks, seeds, images))
+    )
+    return ease < stats.norm.ppf(top1)
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"), [("stages", 3), ("stages", 5), ("screening", 3), ("leave-one-out", 6)]
+)
+def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, seeds):
+    """One effect is real and alone; it is found if its p-value adjusted by Holm's method is below 0.05."""
+    studies, images = 300, 2000
+    design = design_of(name, "atto")
+    family = design.family
+    asked = design.contrasts[-1]
+    effect = detectable(SCATTER, seeds, images, asked.squared_weights, level_of(True, family))
+    weights = np.array([[c.weights.get(p.key, 0.0) for p in design.points] for c in design.contrasts])
+    # the smallest change of the networks that has this effect and no other
+    gains = effect * np.linalg.pinv(weights)[:, -1]
+    assert weights @ gains == pytest.approx([0] * (family - 1) + [effect])
+    rng, correlations = np.random.default_rng(seeds), latent(SCATTER)
+    found = 0
+    for _ in range(studies):
+        tables = simulated(rng, SCATTER, gains, seeds, images, correlations)
+        p_values = [contrast(list(tables), list(row)).p_value for row in weights]
+        found += holm(p_values)[-1] < 0.05
+    # 300 studies measure 80 % to +- 4.5 points
+    assert 0.73 <= found / studies <= 0.87
+
+
+def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
+    for seeds, weights, level in [(2, 2.0, 0.05), (3, 0.25, 0.05 / 13), (20, 2.0, 0.01)]:
+        size = detectable(SCATTER, seeds, 5000, weights, level, chance=0.9)
+        assert power(size, SCATTER, seeds, 5000, weights, level) == pytest.approx(0.9, abs=1e-6)
+        assert power(size / 2, SCATTER, seeds, 5000, weights, level) < 0.9
+        assert power(-2 * size, SCATTER, seeds, 5000, weights, level) > 0.9
+
+
+def test_with_very_many_seeds_the_images_are_left_as_a_z_test_of_them():
+    """All that varies is which images are tested: 1.96 and 0.84 standard errors."""
+    scatter = Scatter(0.8, 0.0, 0.10, 0.16, "")
+    error = math.sqrt(2 * (0.16 - 0.10) / 2 / 5000)
+    size = detectable(scatter, 100_000, 5000, 2.0, 0.05)
+    assert size == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error, rel=0.02)
+
+
+def test_without_images_chance_it_is_the_power_of_a_t_test():
+    """All that varies is the seeds: a paired t-test has the non-central t's power."""
+    scatter = Scatter(0.8, 0.01, 0.0, 0.0, "")
+    for seeds in (3, 6):
+        size = detectable(scatter, seeds, 10**9, 2.0, 0.05)
+        shift = size / math.sqrt(2 * 0.01**2 / seeds)
+        beyond = stats.nct(seeds - 1, shift).sf(stats.t.ppf(0.975, seeds - 1))
+        assert beyond == pytest.approx(0.8, abs=0.005)
+
+
+def test_a_main_effect_of_16_networks_is_told_from_8_times_less_variance_than_a_difference():
+    one, other = (detectable(SCATTER, 5, 5000, weights, 0.01) for weights in (2.0, 0.25))
+    assert one / other == pytest.approx(math.sqrt(8), rel=1e-3)
+    contrasts = {
+        name: {c.squared_weights for c in design_of(name, "atto").contrasts if c.primary}
+        for name in ("stages", "screening", "factorial", "screening-fold-over")
+    }
+    assert contrasts == {
+        "stages": {2.0},
+        "screening": {0.25},
+        "factorial": {0.25},
+        "screening-fold-over": {0.125},
+    }
+
+
+def test_one_seed_resolves_nothing():
+    assert math.isnan(detectable(SCATTER, 1, 5000, 2.0, 0.05))
+
+
+def test_the_level_is_shared_by_the_contrasts_that_p_values_are_adjusted_over():
+    assert level_of(True, 13) == pytest.approx(0.05 / 13)
+    assert level_of(False, 13) == 0.05
+
+
+def test_fewest_seeds_do_and_one_fewer_does_not():
+    for effect in (0.015, 0.02, 0.1):
+        seeds = seeds_needed(effect, SCATTER, 5000, 2.0, 0.05 / 4)
+        assert power(effect, SCATTER, seeds, 5000, 2.0, 0.05 / 4) >= 0.8
+        if seeds > 2:
+            assert power(effect, SCATTER, seeds - 1, 5000, 2.0, 0.05 / 4) < 0.8
+    # no number of seeds makes up for few images
+    assert seeds_needed(0.001, SCATTER, 1000, 2.0, 0.05) is None
+
+
+# What is assumed
+
+
+def test_variance_components_are_found_again_in_simulated_studies():
+    rng, correlations = np.random.default_rng(1), latent(SCATTER)
+    found = []
+    for _ in range(60):
+        tables = simulated(rng, SCATTER, [0, 0, 0, 0], 4, 2000, correlations)
+        found.append(measured_scatter(list(tables), "here"))
+    assert np.mean([each.accuracy for each in found]) == pytest.approx(0.8, abs=0.005)
+    seed_sd = math.sqrt(np.mean([each.seed_sd**2 for each in found]))
+    assert seed_sd == pytest.approx(SCATTER.seed_sd, rel=0.15)
+    disagreement = np.mean([each.seed_disagreement for each in found])
+    assert disagreement == pytest.approx(SCATTER.seed_disagreement, rel=0.03)
+    disagreement = np.mean([each.network_disagreement for each in found])
+    assert disagreement == pytest.approx(SCATTER.network_disagreement, rel=0.03)
+    assert found[0].source == "here"
+
+
+def test_what_is_given_comes_before_a_study_and_a_study_before_the_defaults():
+    like = Scatter(0.9, 0.001, 0.05, 0.06, "measured in x")
+    assert assumed_scatter(like=like) == like
+    mixed = assumed_scatter(seed_sd=0.02, like=like)
+    assert mixed == replace(like, seed_sd=0.02, source="as given; the rest measured in x")
+    default = assumed_scatter(accuracy=0.6)
+    assert (default.seed_disagreement, default.network_disagreement) == pytest.approx((0.2, 0.28))
+    assert default.source.startswith("as given; the rest assumed: ")
+    assert assumed_scatter(seed_disagreement=0.2).network_disagreement == 0.2
+    given = assumed_scatter(accuracy=0.7, seed_sd=0.0, seed_disagreement=0.1, network_disagreement=0.1)
+    assert given == Scatter(0.7, 0.0, 0.1, 0.1, "as given")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"accuracy": 1.0}, "an accuracy of 100 % was given; it takes 0 to 100"),
+        ({"seed_sd": -0.01}, "a seed SD of -1 points was given; it takes 0 to 50"),
+        (
+            {"seed_disagreement": 0.2, "network_disagreement": 0.1},
+            "20 % between seeds and 10 % between networks",
+        ),
+        ({"accuracy": 0.9, "network_disagreement": 0.3}, "both are 0 to 18 at this accuracy"),
+    ],
+)
+def test_networks_that_there_cannot_be_are_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        assumed_scatter(**given)
+
+
+def write_run(study, key, seed, correct, ids=None, pretraining_seed=None):
+    folder = study / "runs" / f"{key}-seed{seed}-{'0123456789abcdef'[seed] * 8}"
+    folder.mkdir(parents=True)
+    answers = np.where(correct, 0, 1)[:, None]
+    images = len(correct)
+    Predictions(
+        np.array(ids or [f"{n}.png" for n in range(images)]),
+        np.zeros(images, np.int64),
+        answers,
+        np.ones(images, np.float32),
+        0.5,
+    ).save(folder / "predictions.npz")
+    (folder / "result.json").write_text(f'{{"pretraining_seed": {pretraining_seed or "null"}}}')
+    return folder
+
+
+def test_a_finished_study_is_measured_over_the_seeds_that_all_networks_have(tmp_path):
+    tables = simulated(np.random.default_rng(2), SCATTER, [0, 0.01, 0.02], 3, 500, latent(SCATTER))
+    for number, table in enumerate(tables):
+        for seed, correct in enumerate(table):
+            write_run(tmp_path, f"network-{number}_atto", seed, correct)
+    write_run(tmp_path, "network-0_atto", 7, tables[0][0])  # no other network has this seed
+    unfinished = write_run(tmp_path, "network-1_atto", 8, tables[0][0])
+    (unfinished / "result.json").unlink()
+    expected = measured_scatter(list(tables), f"measured in {tmp_path} (3 networks, 3 seeds)")
+    assert read_scatter(tmp_path) == expected
+
+
+def test_studies_that_tell_too_little_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no finished run is there; name the folder of a study"):
+        read_scatter(tmp_path)
+    right = np.arange(100) < 80
+    first = write_run(tmp_path, "one", 0, right)
+    write_run(tmp_path, "other", 1, right)
+    with pytest.raises(UserError, match="0 networks with 0 seeds in common; it takes two or more"):
+        read_scatter(tmp_path)
+    write_run(tmp_path, "one", 1, right)
+    with pytest.raises(UserError, match="2 networks with 1 seeds in common"):
+        read_scatter(tmp_path)
+    write_run(tmp_path, "other", 0, right, ids=[f"x{n}.png" for n in range(100)])
+    with pytest.raises(UserError, match="other-seed0-00000000 was tested on other images"):
+        read_scatter(tmp_path)
+    (first / "result.json").write_text("{")
+    with pytest.raises(UserError, match="can't be read"):
+        read_scatter(tmp_path)
