@@ -52,7 +52,9 @@ def _stages(suffix: str) -> Design:
     points = _points(STAGES, suffix)
     contrasts = [
         make_difference(
-            points[name], points[stage.baseline], f"{stage.label} after {STAGES[stage.baseline].label}"
+            points[name],
+            points[stage.baseline],
+            f"{stage.label} after {STAGES[stage.baseline].label}: {stage.adds}",
         )
         for name, stage in STAGES.items()
         if stage.baseline
@@ -137,12 +139,3 @@ def design_of(name_or_file: str, width: str, groups: Mapping[str, Sequence[str]]
     if name_or_file.endswith((".yaml", ".yml")):
         return read_design(name_or_file, suffix)
     raise unknown_name("design", name_or_file, DESIGNS)
-
-
-def points_of(design: str, width: str) -> list[Point]:
-    """Returns the networks of a design.
-
-    Raises:
-        UserError: There is no such design or width.
-    """
-    return list(design_of(design, width).points)
