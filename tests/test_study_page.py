@@ -201,9 +201,11 @@ def test_confusions_are_counted_by_hand(study):
     assert (found[0]["class_name"], found[0]["taken_for"]) == (extras.classes[0], extras.classes[1])
     for line in found:
         pair = [extras.classes.index(line[name]) for name in ("class_name", "taken_for")]
-        assert float(line["without"]) == pytest.approx(count("model_0", *pair))
-        assert float(line["with_"]) == pytest.approx(count("model_1", *pair))
-        assert float(line["change"]) == pytest.approx(float(line["with_"]) - float(line["without"]))
+        assert float(line["images_without"]) == pytest.approx(count("model_0", *pair))
+        assert float(line["images_with"]) == pytest.approx(count("model_1", *pair))
+        assert float(line["change"]) == pytest.approx(
+            float(line["images_with"]) - float(line["images_without"])
+        )
     assert float(found[0]["change"]) == -5
 
 

@@ -64,7 +64,9 @@ def test_marks_stand_where_the_numbers_say(study):
         assert ([low, high], [place, place]) in drawn(axes)
         assert ([estimate], [place]) in drawn(axes)
     cost = cost_table(study.rows)
-    speed, macs = draw_cost(cost).axes
+    figure = draw_cost([replace(cost[0], label="L" * 60), *cost[1:]])
+    assert "L" * 41 + "…" in [text.get_text() for text in figure.texts]
+    speed, macs = figure.axes
     for each in cost:
         assert ([each.images_per_second], [100 * each.top1]) in drawn(speed)
         assert ([each.gmacs], [100 * each.top1]) in drawn(macs)
@@ -152,8 +154,8 @@ def test_a_drawing_keeps_its_ids_to_itself():
 def test_confusions_that_go_are_shown_with_images_of_them(study, page):
     reader, _ = page
     words = reader.words()
-    assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run, 0.0 with it" in words
-    assert "confused in 100% of runs, right in 100% with it" in words
+    assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run without it, 0.0 with it" in words
+    assert "confused in 100% of runs without it, right in 100% with it" in words
     shown = [image["alt"] for image in reader.all("img")]
     assert 4 <= len(shown) <= 24
     assert shown[0].startswith("bird 0 <b>, taken for bird 1 <b>: bird 0 <b>/000")
@@ -168,11 +170,11 @@ def test_an_effect_that_lowers_shows_what_it_brings(study):
     )
     confusions = confusion_table([turned], study.extras)
     words = read_text(confusion_part([turned], confusions, study.extras)).words()
-    assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run, 0.0 without it" in words
+    assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run with it, 0.0 without it" in words
 
 
 def test_an_effect_without_confusions_that_go_says_so(study):
-    assert "No confusion is rarer with it." in confusion_part(study.effects[:1], [], study.extras)
+    assert "None is rarer with it." in confusion_part(study.effects[:1], [], study.extras)
     assert "No effect of this study has confusions to show." in confusion_part([], [], study.extras)
 
 

@@ -45,9 +45,12 @@ class Confusion:
     """A line of confusions.csv: how often one class is taken for another.
 
     Attributes:
-        without: Test images, mean over runs, in the networks that a contrast subtracts, as it weighs them.
-        with_: The same in those that it adds.
-        change: ``with_`` less ``without``; negative for a confusion that goes.
+        class_number: Class of the images.
+        taken_for_number: Class that they are taken for.
+        images_without: Test images, mean over runs, in the networks that a contrast subtracts, as it weighs
+            them.
+        images_with: The same in those that it adds.
+        change: Of the first to the second; negative for a confusion that goes.
     """
 
     contrast: str
@@ -56,8 +59,8 @@ class Confusion:
     class_name: str
     taken_for_number: int
     taken_for: str
-    without: float
-    with_: float
+    images_without: float
+    images_with: float
     change: float
 
 

@@ -115,8 +115,8 @@ def _beside(axes: Axes, place: float, points: float, text: str, align: str, **st
     )
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+def _short(label: str, longest: int = _LONGEST) -> str:
+    return label if len(label) <= longest else f"{label[: longest - 1]}…"
 
 
 def _legend(axes: Axes, text: str) -> None:
@@ -146,7 +146,7 @@ def draw_cost(table: Sequence[CostLine]) -> Figure:
     for place, each in enumerate(table):
         y = 1 - (0.3 + 0.17 * place) / height
         figure.text(0.765, y, f"{each.number}", fontsize=7.5, ha="right", va="center", fontweight="bold")
-        figure.text(0.775, y, each.label, fontsize=7.5, va="center")
+        figure.text(0.775, y, _short(each.label, 42), fontsize=7.5, va="center")
     return figure
 
 

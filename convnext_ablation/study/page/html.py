@@ -219,8 +219,8 @@ def _confusions(contents: Contents) -> str:
         Column("effect", lambda row: row.label),
         Column("class", lambda row: row.class_name),
         Column("taken for", lambda row: row.taken_for),
-        Column("without", lambda row: f"{row.without:.2f}", lambda row: row.without),
-        Column("with", lambda row: f"{row.with_:.2f}", lambda row: row.with_),
+        Column("without", lambda row: f"{row.images_without:.2f}", lambda row: row.images_without),
+        Column("with", lambda row: f"{row.images_with:.2f}", lambda row: row.images_with),
         Column("change", lambda row: f"{row.change:+.2f}", lambda row: row.change),
     ]
     shown = contents.confusions[:MOST_ROWS]

@@ -37,37 +37,32 @@ def confusion_part(effects: Sequence[Effect], confusions: Sequence[Confusion], e
 
 
 def _effect_part(effect: Effect, confusions: Sequence[Confusion], extras: PageExtras, raises: bool) -> str:
-    side = "with it" if raises else "without it"
+    worse, better = ("without it", "with it") if raises else ("with it", "without it")
     items = []
     for confusion in confusions:
         pair = (confusion.class_number, confusion.taken_for_number)
         found = examples(effect.contrast, extras, *pair, raises, _EXAMPLES)
-        before, after = confusion.without, confusion.with_
+        before, after = confusion.images_without, confusion.images_with
         if not raises:
             before, after = after, before
+        shown = "".join(_picture(each, confusion, extras, worse, better) for each in found)
         items.append(
-            f"<p><strong>{escape(confusion.class_name)}</strong> taken for "
-            f"<strong>{escape(confusion.taken_for)}</strong>: {before:.1f} test images a run, {after:.1f} "
-            f"{side}</p>" + _pictures(found, confusion, extras, side)
+            f"<li><p><strong>{escape(confusion.class_name)}</strong> taken for "
+            f"<strong>{escape(confusion.taken_for)}</strong>: {before:.1f} test images a run {worse}, "
+            f"{after:.1f} {better}</p>" + (f'<ul class="pictures">{shown}</ul>' if shown else "") + "</li>"
         )
     heading = f"{effect.contrast.label}: {percent_points(effect.difference.estimate)} points"
-    body = "".join(items) or f"<p>No confusion is rarer {side}.</p>"
+    body = f'<ul class="confusions">{"".join(items)}</ul>' if items else f"<p>None is rarer {better}.</p>"
     return f"<h3>{escape(heading)}</h3>{body}"
 
 
-def _pictures(found: Sequence[Example], confusion: Confusion, extras: PageExtras, side: str) -> str:
-    if not found:
-        return ""
-    return f'<ul class="pictures">{"".join(_picture(each, confusion, extras, side) for each in found)}</ul>'
-
-
-def _picture(example: Example, confusion: Confusion, extras: PageExtras, side: str) -> str:
+def _picture(example: Example, confusion: Confusion, extras: PageExtras, worse: str, better: str) -> str:
     name = str(extras.ids[example.index])
     path = extras.image(example.index)
     source = picture_uri(path, _SIDE) if path is not None else ""
     alt = f"{confusion.class_name}, taken for {confusion.taken_for}: {name}"
     picture = f'<img src="{source}" alt="{escape(alt)}">' if source else '<p class="none">image not found</p>'
-    shares = f"confused in {example.confused:.0%} of runs, right in {example.right:.0%} {side}"
+    shares = f"confused in {example.confused:.0%} of runs {worse}, right in {example.right:.0%} {better}"
     caption = f"<figcaption><code>{escape(name)}</code><br>{shares}</figcaption>"
     return f"<li><figure>{picture}{caption}</figure></li>"
 
