@@ -104,8 +104,8 @@ def _filtered(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]
 
 def _same_network(variant: str) -> list[str]:
     """Other names of a network."""
-    point = _POINTS[variant]
-    return [name for name in _POINTS if name != variant and _POINTS[name] == point and not _is_free(name)]
+    names = [name for name, point in _POINTS.items() if point == _POINTS[variant] and not _is_free(name)]
+    return [name for name in names if name != variant] if variant in names else []
 
 
 def _is_free(name: str) -> bool:
