@@ -22,7 +22,6 @@ from convnext_ablation.study.effects import Difference, accuracy, contrast, holm
 from convnext_ablation.study.report import (
     terminal_effects,
     terminal_table,
-    write_effects_csv,
     write_report,
     write_table_csv,
     write_table_markdown,
@@ -171,13 +170,6 @@ def test_a_contrast_of_many_networks_is_what_effects_say_of_it_and_stands_in_a_t
     assert "| width 96 | main effect | 3 | " in text
     assert "| width 96 | interaction | 3 | " in text
     assert max(map(len, terminal_effects(findings.effects, 80).splitlines())) <= 80
-    write_effects_csv(tmp_path / "effects.csv", findings.effects)
-    with open(tmp_path / "effects.csv", newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
-    assert [line["effect"] for line in lines] == ["wide", "wide:gelu"]
-    assert [line["primary"] for line in lines] == ["1", "0"]
-    assert lines[0]["estimate"] == repr(wanted.estimate)
-    assert lines[0]["p_better"] == repr(wanted.p_better)
 
 
 def test_pre_trainings_are_the_units_where_there_are_several():
@@ -473,7 +465,7 @@ def test_slow_runs_keep_three_digits():
 def test_report_writes_every_file_and_nothing_else(stages, tmp_path):
     folder = tmp_path / "new" / "report"
     paths = write_report(folder, stages, findings_of(stages), FACTS)
-    names = {"table.csv", "effects.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png"}
+    names = {"table.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png"}
     assert {path.name for path in paths} == names == {path.name for path in folder.iterdir()}
     assert (folder / "answer.txt").read_text(encoding="utf-8") == answer(findings_of(stages), FACTS) + "\n"
     lines = (folder / "seeds.csv").read_text(encoding="utf-8").splitlines()

@@ -22,7 +22,6 @@ from convnext_ablation.study.figure import plot_roadmap
 __all__ = [
     "terminal_effects",
     "terminal_table",
-    "write_effects_csv",
     "write_report",
     "write_table_csv",
     "write_table_markdown",
@@ -52,21 +51,6 @@ CSV_COLUMNS: dict[str, Callable[[Row], str | int | float]] = {
     "seconds": lambda row: row.seconds,
 }
 
-
-# the same of effects.csv
-EFFECT_COLUMNS: dict[str, Callable[[Effect], str | int | float]] = {
-    "effect": lambda effect: effect.contrast.name,
-    "label": lambda effect: effect.label,
-    "kind": lambda effect: effect.contrast.kind,
-    "primary": lambda effect: int(effect.contrast.primary),
-    "runs": lambda effect: effect.runs,
-    "estimate": lambda effect: effect.difference.estimate,
-    "low": lambda effect: effect.difference.low,
-    "high": lambda effect: effect.difference.high,
-    "p_value": lambda effect: effect.difference.p_value,
-    "p_holm": lambda effect: effect.difference.p_holm,
-    "p_better": lambda effect: effect.difference.p_better,
-}
 
 Line = TypeVar("Line")  # Row or Effect
 
@@ -120,12 +104,6 @@ def write_table_csv(path: Path, table: Sequence[Row]) -> None:
     """Writes the networks in full precision: fractions not percent, plain counts, empty where unknown."""
     lines = [[_exact(value(row)) for value in CSV_COLUMNS.values()] for row in table]
     write_csv(path, list(CSV_COLUMNS), lines)
-
-
-def write_effects_csv(path: Path, effects: Sequence[Effect]) -> None:
-    """Writes the effects in full precision: fractions not percent, empty where unknown."""
-    lines = [[_exact(value(effect)) for value in EFFECT_COLUMNS.values()] for effect in effects]
-    write_csv(path, list(EFFECT_COLUMNS), lines)
 
 
 def write_table_markdown(
@@ -218,12 +196,11 @@ def write_report(
     """Writes the tables, the figure and the answer into `folder`, which is made if need be.
 
     Returns:
-        The files: table.csv, effects.csv, seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
+        The files: table.csv, seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = (
         "table.csv",
-        "effects.csv",
         "seeds.csv",
         "table.md",
         "answer.txt",
@@ -231,9 +208,8 @@ def write_report(
         "roadmap.png",
     )
     paths = [folder / name for name in names]
-    table_csv, effects_csv, seeds_csv, table_md, answer_txt, svg, png = paths
+    table_csv, seeds_csv, table_md, answer_txt, svg, png = paths
     write_table_csv(table_csv, findings.rows)
-    write_effects_csv(effects_csv, findings.effects)
     write_seeds_csv(seeds_csv, results)
     write_table_markdown(table_md, results, findings, facts)
     write_text(answer_txt, answer(findings, facts) + "\n")
