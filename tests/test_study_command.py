@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
 from convnext_ablation import cli
+from convnext_ablation.components import STAGES
 from convnext_ablation.errors import UserError
-from convnext_ablation.study import command, precision, runner
+from convnext_ablation.study import command, planning, precision
+from convnext_ablation.study.design import design_of
 from convnext_ablation.study.plan import choose_learning_rates
-from convnext_ablation.study.progress import Progress
-
-MEASURED = ("train_images_per_second", "images_per_second", "seconds", "train_seconds")
+from convnext_ablation.study.planning import plan_study
+from convnext_ablation.study.progress import Survey
+from convnext_ablation.study.run_files import load_result
+from convnext_ablation.study.study_file import claim_folder, read_study
+from convnext_ablation.study.workers import work
 
 
 @pytest.fixture
@@ -41,81 +38,94 @@ def arguments(image_folder, recipe_file, tmp_path):
     ]
 
 
-def start(arguments):
-    return subprocess.Popen(
-        [sys.executable, "-m", "convnext_ablation.cli", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def deterministic_columns(folder):
-    """The tables without what was timed."""
-    tables = {}
-    for name in ("table.csv", "seeds.csv"):
-        with open(folder / "report" / name, newline="") as file:
-            rows = list(csv.DictReader(file))
-        tables[name] = [{key: row[key] for key in row if key not in MEASURED} for row in rows]
-    return tables
-
-
 def finished(folder):
     return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
 
 
-def test_a_killed_study_goes_on_and_ends_with_the_same_tables(arguments, tmp_path):
-    undisturbed = tmp_path / "undisturbed"
-    process = start([*arguments, f"--output={undisturbed}"])
-    output = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, output
-    assert re.search(r"\[10/10\] model_\w+_atto seed \d", output)
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Has the command do the runs itself, which takes less time than to start processes."""
+
+    def supervise(folder, places, progress):
+        study, survey = read_study(folder), Survey(folder)
+        progress.show(survey.look(study), survey.clock.now())
+        work(folder)
+        states = survey.look(study)
+        progress.show(states, survey.clock.now())
+        return states
+
+    monkeypatch.setattr(command, "supervise", supervise)
+
+
+@pytest.fixture(scope="module")
+def small(image_folder, recipe_file, tmp_path_factory):
+    """A finished study of one network, and the command line that made it."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "design.yaml").write_text("networks: [model_i, model_v]\n")
+    (folder / "init").mkdir()
+    command = [
+        "study",
+        f"--data={image_folder}",
+        f"--recipe={recipe_file}",
+        f"--design={folder / 'design.yaml'}",
+        "--precision=float32",
+        "--jobs=1",
+        f"--output={folder / 'study'}",
+    ]
+    assert cli.main([*command, "--seeds", "0"]) == 0
+    return command, folder
+
+
+def test_a_study_ends_with_a_report_and_what_is_finished_is_not_done_again(small, capsys):
+    call, folder = small
+    before = finished(folder / "study")
+    assert len(before) == 2
+    assert (folder / "study" / "report" / "index.html").is_file()
+    (folder / "study" / "report" / "index.html").unlink()
+    assert cli.main([*call, "--seeds", "0"]) == 0
+    output = capsys.readouterr().out
+    assert "2 runs (2 networks x 1 seeds), 2 done before; float32" in output
     assert "took" in output
-
-    folder = tmp_path / "study"
-    process = start(arguments)
-    while len(finished(folder)) < 3 and process.poll() is None:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    done = finished(folder)
-    assert 3 <= len(done) < 10
-
-    process = start(arguments)
-    output = process.communicate(timeout=400)[0]
-    assert process.returncode == 0, output
-    assert f"{len(done)} done before" in output
-    assert {name: finished(folder)[name] for name in done} == done
-    assert deterministic_columns(folder) == deterministic_columns(undisturbed)
-    assert len(deterministic_columns(folder)["seeds.csv"]) == 10
-    assert not list(folder.glob("runs/*/last.pth.tar"))
-
-    # and once more: everything is there, nothing is trained
-    assert cli.main(arguments) == 0
-    assert len(finished(folder)) == 10
+    assert finished(folder / "study") == before
+    assert (folder / "study" / "report" / "index.html").is_file()
 
 
-def test_a_finished_study_trains_nothing_and_a_failed_run_stops_no_other(
-    arguments, tmp_path, monkeypatch, capsys
+def test_networks_start_from_the_runs_of_a_study_that_pretrained_them(
+    small, in_this_process, tmp_path, capsys
 ):
-    bad = [*arguments[:-1], "--lr", "model_iii_atto=1e30"]  # seed 0 only
-    assert cli.main(bad) == 2
+    call, folder = small
+    weights = f"{folder}/study/runs/{{model}}-seed{{pretraining_seed}}-*/model_best.pth.tar"
+    call = [*call, f"--output={tmp_path}", f"--init={weights}", "--seeds", "1"]
+    assert cli.main([*call, "--pretraining-seeds", "0", "4"]) == 2
+    assert "model_i_atto-seed4-*/model_best.pth.tar: no such file; " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert cli.main([*call, "--pretraining-seeds", "0"]) == 0
+    assert "x 1 seeds x 1 pre-training seeds" in capsys.readouterr().out
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
+    assert [result["pretraining_seed"] for result in results] == [0, 0]
+    with open(tmp_path / "report" / "seeds.csv", newline="") as file:
+        assert [row["pretraining_seed"] for row in csv.DictReader(file)] == ["0", "0"]
+
+
+def test_a_failed_run_stops_no_other_and_another_study_is_refused(small, in_this_process, tmp_path, capsys):
+    call = [*small[0], f"--output={tmp_path}", "--seeds", "0"]
+    assert cli.main([*call, "--lr", "model_v_atto=1e30"]) == 2
     captured = capsys.readouterr()
-    assert "1 of 5 runs failed (model_iii_atto-seed0" in captured.err
+    assert "1 of 2 runs failed (model_v_atto-seed0" in captured.err
     assert "the loss is" in captured.err
-    assert len(finished(tmp_path / "study")) == 4
-    assert cli.main(arguments) == 2
+    assert "model_v_atto seed 0 failed: " in captured.out
+    assert len(finished(tmp_path)) == 1
+    assert cli.main(call) == 2
     assert "holds another study: its learning rates is" in capsys.readouterr().err
 
 
-def test_a_killed_worker_is_one_line(arguments, tmp_path, monkeypatch, capsys):
-    def kill(self, name, number):
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-
-    monkeypatch.setattr(Progress, "epoch", kill)
-    assert cli.main([*arguments, "--jobs=1"]) == 2
-    assert "a process that trained was killed" in capsys.readouterr().err
+def test_networks_without_a_learning_rate_that_trains_them_are_named(
+    small, in_this_process, tmp_path, capsys
+):
+    call = [*small[0], f"--output={tmp_path}", "--seeds", "0", "--tune", "lr=1e30,1e31"]
+    assert cli.main(call) == 2
+    assert "no learning rate of those tried trains model_i_atto, model_v_atto" in capsys.readouterr().err
+    assert len((tmp_path / "tuning.csv").read_text().splitlines()) == 5
 
 
 @pytest.mark.parametrize(
@@ -134,6 +144,16 @@ def test_a_killed_worker_is_one_line(arguments, tmp_path, monkeypatch, capsys):
         (["--lr", "model_i=0.1"], "not a network of this design"),
         (["--recipe=typeface"], "unknown recipe 'typeface'; did you mean 'typefaces'?"),
         (["--precision=float64"], "invalid choice: 'float64'"),
+        (["--slurm-jobs=0"], "--slurm-jobs is 0"),
+        (["--slurm", "gpu"], "--slurm gpu: write KEY=VALUE"),
+        (["--tune", "lr=0.1"], "write lr= and two or more learning rates"),
+        (["--tune", "lr=0.1,0.2", "--lr", "model_i_atto=0.1"], "not allowed with argument"),
+        (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),
+        (["--pretraining-seeds", "0"], "say where the pre-trained weights are, with --init"),
+        (["--pretraining-seeds", "0", "0"], "a seed is given twice"),
+        (["--init", "nowhere/{model}.pth"], "nowhere/model_i_atto.pth: no such file"),
+        (["--train-script", "nowhere/train.py"], "nowhere/train.py: no such file"),
+        (["--groups", "macro=wide"], "takes no groups"),
     ],
 )
 def test_bad_arguments_are_one_line_and_code_2(arguments, tmp_path, capsys, extra, message):
@@ -198,17 +218,24 @@ def test_a_folder_needs_a_recipe(image_folder, tmp_path, capsys):
     assert "needs --recipe" in capsys.readouterr().err
 
 
+def test_mixed_origins_are_refused_unless_allowed(arguments, tmp_path, capsys):
+    for number, name in enumerate(STAGES):
+        settings = {"data_dir": "in1k", "epochs": 100 + number % 2, "input_size": [3, 112, 112]}
+        state = {"state_dict": {"w": torch.zeros(1)}, "arch": f"{name}_atto", "args": settings}
+        torch.save(state, tmp_path / f"{name}_atto.pth")
+    arguments += ["--init", f"{tmp_path}/{{model}}.pth"]
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "the networks were pre-trained in different ways (model_i_atto: in1k, 112 px, 100 epochs" in error
+    assert error.count("\n") == 1
+    parsed = cli._parser(arguments).parse_args([*arguments, "--allow-mixed-origins"])
+    assert len(plan_study(parsed)[0].weights) == 5
+
+
 def test_damaged_results_are_named(tmp_path):
+    (tmp_path / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"result\.json: can't be read"):
-        runner.read_result(_Run(tmp_path), tmp_path)
-
-
-class _Run:
-    def __init__(self, folder):
-        self.where = folder
-
-    def folder(self, study_folder):
-        return self.where
+        load_result(tmp_path / "result.json")
 
 
 @pytest.mark.parametrize(
@@ -224,32 +251,20 @@ def test_a_step_is_timed_in_both_precisions():
     assert precision.faster_precision(["model_v_atto"], (1, 32, 32), threads=1) in precision.PRECISIONS
 
 
-def test_precision_of_a_study_is_measured_once(arguments, image_folder, tmp_path, monkeypatch):
-    (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "study.json").write_text(json.dumps({"precision": "bfloat16"}))
-    monkeypatch.setattr(command, "faster_precision", None)
+def test_precision_of_a_study_is_measured_once(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "_gmacs", lambda study: {})  # takes seconds
+    bfloat16 = cli._parser(arguments).parse_args([*arguments, "--precision=bfloat16"])
+    claim_folder(tmp_path / "study", plan_study(bfloat16)[0])
+    monkeypatch.setattr(planning, "faster_precision", None)
     args = cli._parser(arguments).parse_args([*arguments, "--precision=auto"])
-    assert command._plan(args)[0].precision == "bfloat16"
-
-
-def test_progress_in_a_log_is_a_line_a_run(capsys):
-    progress = Progress({"a": 2.0, "b": 2.0}, epochs=2, done=1)
-    result = {"model": "model_i", "seed": 0, "val_top1": 50.0, "test_top1": 49.0, "train_seconds": 3.2}
-    progress.epoch("a", 0)
-    progress.epoch("a", 1)
-    progress.start -= 120
-    progress.finished("a", result)
-    progress.failed("b", "the loss is nan")
-    progress.close()
-    assert capsys.readouterr().out.splitlines() == [
-        "[2/3] model_i seed 0: val 50.00 %, test 49.00 %, 3 s; about 2 min left",
-        "b failed: the loss is nan",
-    ]
+    assert plan_study(args, tmp_path / "study")[0].precision == "bfloat16"
+    monkeypatch.setattr(planning, "faster_precision", lambda models, size, threads: ",".join(models))
+    assert plan_study(args)[0].precision == ",".join(f"{name}_atto" for name in STAGES)
 
 
 def test_learning_rates_of_the_built_in_studies_were_all_tuned():
     for recipe in ("typefaces", "fashion_mnist"):
-        points = command.points_of("stages", "atto")
+        points = design_of("stages", "atto").points
         assert len(choose_learning_rates(points, recipe, {}, {})) == 5
 
 

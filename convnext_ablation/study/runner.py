@@ -1,16 +1,11 @@
-"""Doing a study's runs: several side by side, each one once, whatever is killed in between."""
+"""Doing one run of a study: training, the test of the best epoch's weights, and the result."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import platform
-import signal
-from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.queues import SimpleQueue
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +16,18 @@ import torchvision
 from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
-from convnext_ablation.machine import end_with_parent
+from convnext_ablation.study.claims import Claim
+from convnext_ablation.study.external import train_with_script
 from convnext_ablation.study.plan import TEST_SPLIT, Run
-from convnext_ablation.study.progress import Progress
-from convnext_ablation.training.checkpoints import BEST, LAST, without_optimizer
-from convnext_ablation.training.history import Epoch
+from convnext_ablation.study.run_files import PREDICTIONS, RESULT, SUMMARY
+from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, without_optimizer
+from convnext_ablation.training.history import Epoch, best_of, read_summary
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.reproducibility import make_deterministic
 from convnext_ablation.training.watcher import Watcher
 from convnext_ablation.version import __version__
 
-RESULT, PREDICTIONS = "result.json", "predictions.npz"
-# glibc gives memory back to the system after every step and takes it again page by page; told to keep it, a
-# training step is up to 1.4 times as fast
-KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"}
-
-_epochs: SimpleQueue[tuple[str, int]]
+_DIVERGED = "the loss is"  # how training says that its loss is not finite
 
 
 def versions() -> dict[str, str]:
@@ -50,142 +41,143 @@ def versions() -> dict[str, str]:
     }
 
 
-def is_done(run: Run, study_folder: Path) -> bool:
-    """Whether a run has finished; its result is the last thing that it writes."""
-    return (run.folder(study_folder) / RESULT).is_file()
-
-
-def read_result(run: Run, study_folder: Path) -> dict[str, Any]:
-    """Reads a finished run's `result.json`.
-
-    Raises:
-        UserError: It is missing or damaged.
-    """
-    path = run.folder(study_folder) / RESULT
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: can't be read ({error}); delete the folder to do the run again") from error
-
-
-def execute(run: Run, study_folder: Path, watcher: Watcher | None = None) -> None:
+def execute(
+    run: Run,
+    study_folder: Path,
+    claim: Claim | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
     """Trains one run to its end, tests the best epoch's weights once, and writes down the result.
 
     Args:
         run: What to train.
-        study_folder: The study's folder; an interrupted run goes on from its last epoch.
-        watcher: Is told what the run does.
+        study_folder: The study's folder; an interrupted run goes on from where it was.
+        claim: What says that the run is this process's.
+        should_stop: Whether to stop, to go on another time.
+
+    Raises:
+        UserError: The run can't be done as asked.
+        LostClaimError: Another process has taken the run over.
+        StoppedError: It was asked to stop while it trained.
+        EvaluationStoppedError: It was asked to stop while it tested.
     """
     folder = run.folder(study_folder)
-    make_deterministic(run.threads)
-    trainer = Trainer(run.arguments, folder, watcher=watcher)
-    history = trainer.run()
-    trainer.load_best()
-    test = trainer.evaluate(TEST_SPLIT)
-    test.save(folder / PREDICTIONS)
-    train_seconds = sum(epoch.train_seconds for epoch in history)
+    _prepare_torch(run)
+    watcher = _Guard(claim)
+    start, trained = time.monotonic(), len(read_summary(folder / SUMMARY))
+    trainer = Trainer(run.arguments, folder, watcher=watcher, should_stop=should_stop)
+    try:
+        if run.script:
+            seconds = train_with_script(run, trainer, folder, claim, should_stop)
+            history = read_summary(folder / SUMMARY)
+            images = trainer.steps * run.arguments.batch_size * (len(history) - trained)
+        else:
+            history = trainer.run()
+            seconds = sum(epoch.train_seconds for epoch in history)
+            images = sum(epoch.images for epoch in history)
+    except UserError as error:
+        if not run.tuning or _DIVERGED not in str(error):
+            raise
+        history, images, seconds = [], 0, 0.0  # a learning rate that is too high is a finding
+    best = best_of(history, trainer.metric, run.arguments.decreasing_metric)
     result = {
         "identity": run.identity,
+        "network": run.point.key,
         "model": run.point.model,
         "seed": run.arguments.seed,
+        "pretraining_seed": run.pretraining_seed,
         "learning_rate": run.arguments.lr,
-        "best_epoch": trainer.best.epoch,
-        "val_top1": trainer.best.eval_top1,
+        "best_epoch": best.epoch if best else None,
+        "val_top1": best.eval_top1 if best else None,
+        "val_loss": best.eval_loss if best else None,
+        **({} if run.tuning else _tested(trainer, folder, best)),
+        "parameters": count_parameters(trainer.model),
+        "gmacs": count_gmacs(trainer.model, trainer.data_config["input_size"]),
+        "train_images_per_second": images / seconds if seconds else None,
+        "train_seconds": seconds,
+        # of what this process did of the run, with validation: for telling the time that others will take
+        "elapsed_seconds": time.monotonic() - start,
+        "elapsed_epochs": len(history) - trained,
+        "host": platform.node(),
+        "device": _device_name(run.arguments.device),
+        "versions": versions(),
+    }
+    if (folder / BEST).is_file():
+        watcher.check(now=True)
+        without_optimizer(folder / BEST)
+    watcher.check(now=True)
+    write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    remove_what_resumes(folder)
+
+
+def remove_what_resumes(folder: Path) -> None:
+    """Removes what a finished run would go on from."""
+    (folder / LAST).unlink(missing_ok=True)
+
+
+def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
+    """Predicts the test images with the best epoch's weights.
+
+    Raises:
+        UserError: The weights are another epoch's.
+    """
+    if best is None:
+        raise UserError(f"{folder}: no epoch of this run has been evaluated")
+    held = load_checkpoint(folder / BEST)["epoch"]
+    if held != best.epoch:
+        raise UserError(
+            f"{folder / BEST}: is of epoch {held}, and the best was {best.epoch}; two processes wrote to "
+            "this folder; delete it to do the run again"
+        )
+    trainer.load_best()
+    test = trainer.evaluate(TEST_SPLIT)
+    trainer.watcher.line("tested")
+    test.save(folder / PREDICTIONS)
+    return {
         "test_top1": test.top1,
         "test_top5": test.top5_accuracy,
         "test_loss": test.loss,
         "test_images": len(test.targets),
-        "parameters": count_parameters(trainer.model),
-        "gmacs": count_gmacs(trainer.model, trainer.data_config["input_size"]),
-        "train_images_per_second": sum(epoch.images for epoch in history) / train_seconds,
-        "train_seconds": train_seconds,
-        "versions": versions(),
     }
-    write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
-    (folder / LAST).unlink()  # a finished run has nothing left to resume
-    without_optimizer(folder / BEST)
 
 
-def execute_all(runs: Sequence[Run], study_folder: Path, jobs: int, progress: Progress) -> None:
-    """Does all runs that aren't done, `jobs` at a time, each in a process of its own.
-
-    Args:
-        runs: The runs, in the order in which they are started.
-        study_folder: The study's folder.
-        jobs: Runs at the same time.
-        progress: Is told of each epoch and each finished run.
-
-    Raises:
-        UserError: Runs failed; the others are done.
-    """
-    left = [run for run in runs if not is_done(run, study_folder)]
-    if not left:
+def _prepare_torch(run: Run) -> None:
+    """On a CPU, has equal runs give equal bits; on a GPU, sets what timm's script sets."""
+    if torch.device(run.arguments.device).type == "cpu":
+        make_deterministic(run.threads)
         return
-    os.environ.update({name: os.environ.get(name, value) for name, value in KEEP_MEMORY.items()})
-    context = multiprocessing.get_context("spawn")
-    epochs: SimpleQueue[tuple[str, int]] = context.SimpleQueue()
-    failures: dict[str, str] = {}
-    with ProcessPoolExecutor(min(jobs, len(left)), context, _start_worker, (epochs,)) as pool:
-        futures = {pool.submit(_work, run, study_folder): run for run in left}
-        try:
-            _collect(futures, study_folder, epochs, progress, failures)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
-    if failures:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise UserError(f"{len(failures)} of {len(runs)} runs failed ({reasons})")
+    torch.set_num_threads(run.threads)
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
 
 
-def _collect(
-    futures: dict[Future[None], Run],
-    study_folder: Path,
-    epochs: SimpleQueue[tuple[str, int]],
-    progress: Progress,
-    failures: dict[str, str],
-) -> None:
-    """Waits for all runs and reports what they do; notes down the failures that a user can mend."""
-    pending = set(futures)
-    while pending:
-        finished, pending = wait(pending, timeout=0.5, return_when=FIRST_COMPLETED)
-        while not epochs.empty():
-            progress.epoch(*epochs.get())
-        for future in finished:
-            run = futures[future]
-            name = run.folder(study_folder).name
-            try:
-                future.result()
-            except UserError as error:
-                failures[name] = str(error)
-                progress.failed(name, str(error))
-            except BrokenProcessPool as error:
-                raise UserError(
-                    f"a process that trained was killed, about {name} (out of memory?); "
-                    "what was finished stays valid: run the same command again, with fewer --jobs"
-                ) from error
-            else:
-                progress.finished(name, read_result(run, study_folder))
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
-def _start_worker(epochs: SimpleQueue[tuple[str, int]]) -> None:
-    """Readies a process: it reports epochs, and it ends when the study's process does."""
-    global _epochs
-    _epochs = epochs
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the study ends this one
-    end_with_parent()  # another study may already do a killed one's runs again
+class _Guard(Watcher):
+    """Ends a run that isn't this process's any more, in the middle of an epoch, before it writes."""
 
+    def __init__(self, claim: Claim | None) -> None:
+        self.claim = claim
 
-def _work(run: Run, study_folder: Path) -> None:
-    execute(run, study_folder, _Reporter(run.folder(study_folder).name))
+    def check(self, now: bool = False) -> None:
+        """Looks whether the run is still this process's."""
+        if self.claim is not None:
+            self.claim.check(now)
 
+    def started(self, epochs: int, steps: int, done: int) -> None:
+        """Looks."""
+        self.check(now=True)
 
-class _Reporter(Watcher):
-    """Tells the study of a run's epochs."""
+    def trained(self, epoch: int, step: int, images: int) -> None:
+        """Looks, before the step's checkpoint may be written."""
+        self.check()
 
-    def __init__(self, run: str) -> None:
-        self.run = run
+    def evaluated(self, split: str, images: int, of: int) -> None:
+        """Looks, in any case behind the last batch: then the epoch is written down."""
+        self.check(now=images == of)
 
-    def epoch(self, epoch: Epoch) -> None:
-        _epochs.put((self.run, epoch.epoch))
+    def line(self, text: str) -> None:
+        """Looks, where a run says that it goes on or was tested."""
+        self.check()

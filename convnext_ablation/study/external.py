@@ -1,0 +1,207 @@
+"""Runs that timm's own `train.py` does, each in a process that ends with the one that started it.
+
+python -m convnext_ablation.study.external TRAIN.py ARGS...
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import timm
+import yaml
+
+from convnext_ablation import stock
+from convnext_ablation.data.manifest import CLASSES
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import write_text, written_whole
+from convnext_ablation.machine import end_with_parent
+from convnext_ablation.study.claims import Claim
+from convnext_ablation.study.plan import Run, Script
+from convnext_ablation.study.weights import sha256_of
+from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
+from convnext_ablation.training.loop import StoppedError, Trainer
+
+LOG, ARGUMENTS = "train.log", "script_args.yaml"
+_EARLIER_BEST = "earlier_best.pth.tar"  # timm's script forgets the best epoch when it resumes
+_HALF_RENAMED = "tmp.pth.tar"  # it removes last.pth.tar before it renames this one
+_SECONDS_BETWEEN_LOOKS = 0.2
+_SECONDS_TO_END = 20
+# ours alone, or set in another way
+_NOT_TIMMS = (
+    "data_dir",
+    "resume",
+    "output",
+    "experiment",
+    "test_split",
+    "skip_bad_images",
+    "checkpoint_hist",
+)
+
+
+def find_script(path: str) -> Script:
+    """Describes timm's training script.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if not Path(path).is_file():
+        raise UserError(
+            f"--train-script {path}: no such file; `convnext-ablation timm-scripts` says where to get timm's"
+        )
+    return Script(str(Path(path).resolve()), sha256_of(Path(path)), timm.__version__)
+
+
+def check_script(script: Script) -> None:
+    """Makes sure that the script and timm are those that the study was begun with.
+
+    Raises:
+        UserError: They aren't.
+    """
+    found = find_script(script.path)
+    if found.sha256 != script.sha256:
+        raise UserError(f"{script.path}: has changed since the study began; give another --output")
+    if found.timm != script.timm:
+        raise UserError(
+            f"timm {found.timm} is installed here, and the study's runs are made with {script.timm}; "
+            f"pip install timm=={script.timm}"
+        )
+
+
+def train_with_script(
+    run: Run,
+    trainer: Trainer,
+    folder: Path,
+    claim: Claim | None,
+    should_stop: Callable[[], bool],
+) -> float:
+    """Trains with timm's script, from the last checkpoint if there is one.
+
+    Args:
+        run: What to train.
+        trainer: The same run as ours, for what a stopped run says.
+        folder: The run's folder.
+        claim: What says that the run is this process's.
+        should_stop: Whether to stop, to go on from the last epoch another time.
+
+    Returns:
+        The seconds that this process's share took, with start and validation.
+
+    Raises:
+        UserError: The script failed; its last line tells why.
+        LostClaimError: Another process has taken the run over.
+        StoppedError: It was asked to stop.
+    """
+    if run.script is None:
+        raise ValueError("the run is not one of timm's script")
+    check_script(run.script)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    if not _is_finished(folder, trainer.epochs):
+        code = _train(run, trainer.classes, folder, claim, should_stop)
+        if should_stop():
+            raise StoppedError(folder / LAST, 0, 0)
+        if code:
+            raise UserError(f"timm's script ended with code {code}: {_reason(folder / LOG)} ({folder / LOG})")
+    _keep_best(folder, run.arguments.decreasing_metric)
+    return time.monotonic() - start
+
+
+def _train(run: Run, classes: int, folder: Path, claim: Claim | None, should_stop: Callable[[], bool]) -> int:
+    resume = _checkpoint(folder)
+    if resume is not None:
+        _keep_best(folder, run.arguments.decreasing_metric, aside=True)
+    write_text(folder / ARGUMENTS, yaml.safe_dump(_arguments(run, classes)))
+    command = [
+        *(sys.executable, "-m", __name__, run.script.path if run.script else ""),
+        *("-c", str(folder / ARGUMENTS), "--data-dir", str(run.arguments.data_dir)),
+        *("--output", str(folder.parent), "--experiment", folder.name, "--checkpoint-hist", "1"),
+        *(("--resume", str(resume)) if resume else ()),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(run.threads)}
+    with open(folder / LOG, "ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+        try:
+            while (code := process.poll()) is None and not should_stop():
+                if claim is not None:
+                    claim.check()
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            return code or 0
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_END)
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def _arguments(run: Run, classes: int) -> dict[str, object]:
+    values = {**run.arguments.to_dict(), "num_classes": classes}
+    listed = Path(str(run.arguments.data_dir)) / CLASSES
+    if not run.arguments.class_map and listed.is_file():
+        values["class_map"] = str(listed)
+    return {name: value for name, value in values.items() if name not in _NOT_TIMMS}
+
+
+def _checkpoint(folder: Path) -> Path | None:
+    """What the script goes on from."""
+    last, temporary = folder / LAST, folder / _HALF_RENAMED
+    if not last.is_file() and temporary.is_file():
+        with suppress(UserError):
+            load_checkpoint(temporary)
+            temporary.replace(last)
+    return last if last.is_file() else None
+
+
+def _is_finished(folder: Path, epochs: int) -> bool:
+    last = _checkpoint(folder)
+    return (
+        last is not None and (folder / BEST).is_file() and int(load_checkpoint(last)["epoch"]) + 1 >= epochs
+    )
+
+
+def _keep_best(folder: Path, decreasing: bool, aside: bool = False) -> None:
+    """Makes the better of the best epochs before and after an interruption the best one.
+
+    Args:
+        folder: The run's folder.
+        decreasing: Whether a smaller metric is better.
+        aside: Keep it beside, where the script doesn't write.
+    """
+    earlier, best = folder / _EARLIER_BEST, folder / BEST
+    sign = -1.0 if decreasing else 1.0
+    there = [path for path in (earlier, best) if path.is_file()]
+    better = max(there, key=lambda path: sign * _metric(path), default=None)
+    if better is not None and better != (earlier if aside else best):
+        with written_whole(earlier if aside else best) as temporary:
+            shutil.copyfile(better, temporary)  # no link: the script may write into the file that is there
+    if not aside:
+        earlier.unlink(missing_ok=True)
+
+
+def _metric(path: Path) -> float:
+    return float(load_checkpoint(path)["metric"])
+
+
+def _reason(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    return next((line for line in reversed(lines) if line), "it printed nothing")[:300]
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.exit(stock.main())
