@@ -178,6 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             {
                 "rfilename": path,
                 "size": len(file.content),
+                "blobId": file.etag[:40],
                 **(
                     {"lfs": {"sha256": file.etag, "size": len(file.content), "pointerSize": 134}}
                     if file.large

@@ -1,0 +1,310 @@
+"""A finished run of `train.py`, ours or timm's, or of a study: what its folder says, checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+
+from convnext_ablation.checkpoints import StateDict, weights_in
+from convnext_ablation.data.manifest import MANIFEST, SYNONYMS, manifest_hash
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.effects import Interval, accuracy
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.checkpoints import BEST, load_checkpoint
+from convnext_ablation.training.command import TEST_PREDICTIONS, TEST_RESULT
+from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
+from convnext_ablation.training.images import Images
+from convnext_ablation.training.loop import ARGUMENTS_FILE
+from convnext_ablation.training.resume import OURS
+from convnext_ablation.training.splits import open_split
+
+__all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "same_split", "saved_arguments"]
+
+Which = Literal["auto", "ema", "plain"]
+STUDY_RESULT, STUDY_PREDICTIONS = "result.json", "predictions.npz"
+_FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")  # data sets that are a folder of images
+
+
+@dataclass(frozen=True)
+class SplitResult:
+    """How well the weights do on a split.
+
+    Attributes:
+        split: Its name.
+        top1: Percentage of images whose most probable class is the right one.
+        top5: Percentage of images with the right class among the five most probable.
+        images: How many there were, None if that isn't known.
+        picked_on: Whether the epoch was picked on it.
+        interval: Of top-1 over images, as fractions; None if the number of images isn't known.
+    """
+
+    split: str
+    top1: float
+    top5: float
+    images: int | None
+    picked_on: bool
+    interval: Interval | None
+
+    @property
+    def correct(self) -> int | None:
+        """How many images were right."""
+        return None if self.images is None else round(self.top1 * self.images / 100)
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What is known of the data that a run was trained and evaluated on.
+
+    Attributes:
+        name: Of the data set.
+        classes: Names of the classes in the order of their numbers; empty if they aren't known.
+        fingerprint: Hash of the manifest; empty if there is none.
+        images: Ids of the images of each split that was looked at.
+    """
+
+    name: str
+    classes: tuple[str, ...] = ()
+    fingerprint: str = ""
+    images: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run.
+
+    Attributes:
+        folder: Its folder.
+        arguments: What determined it.
+        saved: `args.yaml` as it stands there.
+        data: What it was trained on.
+        best: The best epoch, whose weights these are.
+        epochs: How many it trained.
+        ema: Whether the weights are the averaged ones.
+        results: What is known of these weights, a test first; none if only the other weights were evaluated.
+        versions: Of the software that trained it, as far as the run says.
+        processes: How many trained together, None if the run doesn't say.
+        by_timm: Whether timm's script trained it.
+    """
+
+    folder: Path
+    arguments: TrainingArguments
+    saved: Mapping[str, Any] = field(repr=False)
+    data: DataFacts
+    best: Epoch
+    epochs: int
+    ema: bool
+    results: tuple[SplitResult, ...]
+    versions: Mapping[str, str]
+    processes: int | None
+    by_timm: bool
+
+    def weights(self) -> StateDict:
+        """The weights, mapped from the file: only what is looked at is read."""
+        weights = weights_in(_mapped(self.folder / BEST), ema=self.ema)
+        if weights is None:
+            kind = "averaged weights; give --weights plain" if self.ema else "weights; train again"
+            raise UserError(f"{self.folder / BEST}: holds no {kind}")
+        return weights
+
+
+def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> FinishedRun:
+    """Reads a finished run.
+
+    Args:
+        folder: Its folder, with `args.yaml`, `summary.csv` and `model_best.pth.tar`.
+        which: The averaged weights, the plain ones, or those that the best epoch was picked by.
+        data: Folder of the data set, if it isn't where the run had it.
+
+    Raises:
+        UserError: It isn't a finished run, or its files contradict each other.
+    """
+    saved = saved_arguments(folder)
+    known = {each.name for each in fields(TrainingArguments)}
+    arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in known})
+    history = read_summary(folder / SUMMARY)
+    metric = arguments.eval_metric if arguments.val_split else "train_loss"
+    best = best_of(history, metric, arguments.decreasing_metric)
+    if best is None:
+        raise UserError(f"{folder}: {SUMMARY} has no epoch with a {metric}; this is no finished run")
+    if history[-1].epoch + 1 < arguments.epochs:
+        raise UserError(
+            f"{folder}: only {history[-1].epoch + 1} of {arguments.epochs} epochs are done; "
+            "finish it with --resume auto, then publish it"
+        )
+    state = _mapped(folder / BEST)
+    if state.get("epoch") != best.epoch:
+        raise UserError(
+            f"{folder / BEST}: is of epoch {state.get('epoch')}, and the best of {SUMMARY} is {best.epoch}; "
+            "the files are of different runs"
+        )
+    averaged = arguments.model_ema and not arguments.model_ema_force_cpu  # what is evaluated
+    ema = averaged if which == "auto" else which == "ema"
+    data_facts = _data_facts(arguments, data)
+    return FinishedRun(
+        folder=folder,
+        arguments=arguments,
+        saved=saved,
+        data=data_facts,
+        best=best,
+        epochs=history[-1].epoch + 1,
+        ema=ema,
+        results=tuple(_results(folder, arguments, best, data_facts)) if ema == averaged else (),
+        versions=_study_result(folder).get("versions", {}),
+        processes=(state.get(OURS) or {}).get("world_size"),
+        by_timm="test_split" not in saved,
+    )
+
+
+def same_split(one: str, other: str) -> bool:
+    """Whether two names mean the same split, as `val` and `validation` do."""
+    return one == other or any(one in names and other in names for names in SYNONYMS.values())
+
+
+def saved_arguments(folder: Path) -> dict[str, Any]:
+    """Reads the `args.yaml` of a finished run.
+
+    Raises:
+        UserError: It isn't one.
+    """
+    path = folder / ARGUMENTS_FILE
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; name the output folder of a run of train.py")
+    for name in (ARGUMENTS_FILE, SUMMARY, BEST):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: has no {name}; name the output folder of a finished run of train.py")
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
+    if not isinstance(saved, dict) or not isinstance(saved.get("model"), str):
+        raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
+    return saved
+
+
+def _mapped(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint without its tensors, which are read when they are looked at."""
+    with _mapping():
+        return load_checkpoint(path)
+
+
+@contextmanager
+def _mapping() -> Iterator[None]:
+    try:
+        from torch.utils.serialization import config
+    except ImportError:  # before torch 2.6; then the file is read as a whole
+        yield
+        return
+    before = config.load.mmap
+    config.load.mmap = True
+    try:
+        yield
+    finally:
+        config.load.mmap = before
+
+
+def _results(
+    folder: Path, arguments: TrainingArguments, best: Epoch, data: DataFacts
+) -> Iterator[SplitResult]:
+    test = _test(folder, best)
+    if test is not None:
+        split, predictions = test
+        listed = data.images.get(split)
+        if listed is not None and not set(predictions.ids.tolist()) <= set(listed):
+            raise UserError(
+                f"{folder}: the data have other images in the split {split!r} than the run was tested on; "
+                "name the folder that it was with --data"
+            )
+        picked = bool(arguments.val_split) and same_split(split, arguments.val_split)
+        yield SplitResult(
+            split,
+            predictions.top1,
+            predictions.top5_accuracy,
+            len(predictions.targets),
+            picked,
+            accuracy(predictions.correct[None]),
+        )
+        if picked:
+            return
+    if best.eval_top1 is not None and best.eval_top5 is not None:
+        images = _counted(best.eval_top1, data.images.get(arguments.val_split))
+        interval = None
+        if images is not None:  # it depends on how many are right, not on which
+            interval = accuracy((np.arange(images) < round(best.eval_top1 * images / 100))[None])
+        yield SplitResult(arguments.val_split, best.eval_top1, best.eval_top5, images, True, interval)
+
+
+def _counted(top1: float, ids: list[str] | None) -> int | None:
+    """How many images a split has, None if that isn't known or doesn't go with the accuracy on it."""
+    if not ids:
+        return None
+    correct = top1 * len(ids) / 100
+    return len(ids) if abs(correct - round(correct)) < 0.05 else None  # timm sums up in float32
+
+
+def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:
+    """The split that the best epoch's weights were tested on, and the predictions; None if they weren't."""
+    if (folder / TEST_RESULT).is_file():
+        result, path = _json(folder / TEST_RESULT), folder / TEST_PREDICTIONS
+        split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1")
+    elif "test_top1" in _study_result(folder):
+        result, path = _study_result(folder), folder / STUDY_PREDICTIONS
+        split, epoch, top1 = "test", result.get("best_epoch"), result["test_top1"]
+    else:
+        return None
+    predictions = Predictions.load(path)
+    if epoch != best.epoch or top1 is None or abs(predictions.top1 - top1) > 1e-9:
+        raise UserError(
+            f"{folder}: the test was of epoch {epoch} with top-1 {top1}, the best epoch is {best.epoch} and "
+            f"{path.name} gives {predictions.top1}; the files are of different runs"
+        )
+    return str(split), predictions
+
+
+def _study_result(folder: Path) -> dict[str, Any]:
+    return _json(folder / STUDY_RESULT) if (folder / STUDY_RESULT).is_file() else {}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: can't be read ({error})") from error
+
+
+def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
+    """What is known of the data: nothing but the name where their folder isn't there."""
+    root = data or (Path(arguments.data_dir) if arguments.data_dir else None)
+    if arguments.dataset not in _FOLDERS:
+        return DataFacts(arguments.dataset.partition("/")[2])
+    if root is None or not root.is_dir():
+        if data is not None:
+            raise UserError(f"{data}: no such folder; name that of the data with --data")
+        return DataFacts(root.name if root is not None else "unknown")
+    described = _json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
+    splits = dict.fromkeys(split for split in (arguments.val_split, arguments.test_split, "test") if split)
+    there = {split: images for split in splits if (images := _images(arguments, root, split)) is not None}
+    classes = next((tuple(images.classes) for images in there.values()), ())
+    if arguments.num_classes is not None and len(classes) != arguments.num_classes:
+        classes = ()
+    return DataFacts(
+        name=str(described.get("name") or root.resolve().name),
+        classes=classes,
+        fingerprint=manifest_hash(root) if (root / MANIFEST).is_file() else "",
+        images={split: images.ids() for split, images in there.items()},
+    )
+
+
+def _images(arguments: TrainingArguments, root: Path, split: str) -> Images | None:
+    names = next((names for names in SYNONYMS.values() if split in names), (split,))
+    if not any((root / f"{name}{ending}").exists() for name in names for ending in ("", ".tar")):
+        return None
+    opened = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
+    return opened if isinstance(opened, Images) else None

@@ -1,0 +1,123 @@
+"""`convnext-ablation publish`: a finished run, or a whole study, published on a hub or into a folder."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from convnext_ablation.card import Sibling
+from convnext_ablation.errors import UserError
+from convnext_ablation.finished_run import FinishedRun, read_run
+from convnext_ablation.publish import Draft, Target, drafted, into_folder, target_of
+from convnext_ablation.publish_hub import client, log_in, onto_hub
+from convnext_ablation.publish_study import RULE, members_of, siblings_of, tie_in_folder, tie_on_hub
+
+__all__ = ["add_arguments", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the command's arguments."""
+    parser.add_argument(
+        "run_folder", metavar="RUN", type=Path, nargs="?", help="output folder of a run of train.py"
+    )
+    parser.add_argument("--study", type=Path, help="publish the networks of this study instead")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="WHERE",
+        help="NAMESPACE/NAME on the hub, or ./FOLDER; of a study NAMESPACE, or ./FOLDER",
+    )
+    parser.add_argument(
+        "--tag", default="", help="with --study: names are MODEL.TAG; by default data set and image size"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("auto", "ema", "plain"),
+        default="auto",
+        help="averaged or plain weights; auto: those that the best epoch was picked by",
+    )
+    parser.add_argument("--license", default="", help="identifier of the weights' licence, such as cc-by-4.0")
+    parser.add_argument("--data", type=Path, help="folder of the data, if it isn't where the run had it")
+    parser.add_argument("--public", action="store_true", help="let everybody read it; private if not given")
+    parser.add_argument("--dry-run", action="store_true", help="show all of it, and publish nothing")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the command.
+
+    Raises:
+        UserError: It can't be published as asked.
+    """
+    if (args.run_folder is None) == (args.study is None):
+        raise UserError("name the folder of one run, or --study and that of a study")
+    if args.tag and args.study is None:
+        raise UserError("--tag is for --study; of one run, --to names the release")
+    if args.license and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", args.license):
+        raise UserError(f"--license {args.license}: give an identifier such as apache-2.0 or cc-by-nc-4.0")
+    if args.public and not args.license:
+        raise UserError("--public needs --license: without one, nobody may use the weights")
+    if args.study is not None:
+        _publish_study(args)
+        return
+    target, finished = target_of(args.to), read_run(args.run_folder, args.weights, args.data)
+    _publish(args, finished, target)
+    _say_how_it_is_found(target, finished.arguments.model.partition(".")[0])
+
+
+def _publish(
+    args: argparse.Namespace, finished: FinishedRun, target: Target, siblings: Sequence[Sibling] = ()
+) -> None:
+    api = client()
+    if not args.dry_run:
+        if target.folder is None:
+            log_in(api)
+        else:
+            _make(target.folder.resolve().parent)
+    with drafted(finished, target, args.license, siblings) as draft:
+        if args.dry_run:
+            _show(draft)
+        elif target.folder is None:
+            print(onto_hub(draft, api, args.public))
+        else:
+            print(into_folder(draft))
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: can't be made ({error.strerror}); name another") from error
+
+
+def _show(draft: Draft) -> None:
+    """Shows what would be published."""
+    kind = "averaged (EMA)" if draft.run.ema else "plain"
+    print(f"would publish {draft.target}: the {kind} weights of epoch {draft.run.best.epoch}")
+    for name, size in draft.sizes.items():
+        print(f"  {name:<20}{size:>14,} bytes")
+    print(f"  SHA-256 of the weights: {draft.config['weights']['sha256']}\n")
+    print(draft.card)
+
+
+def _say_how_it_is_found(target: Target, architecture: str) -> None:
+    if not target.name.startswith(f"{architecture}."):
+        print(
+            f"note: called {architecture}.TAG it would be found by pretrained=True; as it is, it is loaded "
+            "by its full name only"
+        )
+
+
+def _publish_study(args: argparse.Namespace) -> None:
+    study = args.study.resolve().name
+    members = members_of(args.study, args.to, args.tag, args.weights, args.data)
+    print(f"{study}: {len(members)} networks; {RULE}")
+    for member in members:
+        _publish(args, member.run, member.target, siblings_of(member, members))
+    if args.dry_run:
+        return
+    if members[0].target.repository:
+        print(f"they are in the collection {tie_on_hub(study, members, client(), args.public)}")
+    else:
+        print(f"wrote {tie_in_folder(study, members)}")
