@@ -232,6 +232,23 @@ def test_mixed_origins_are_refused_unless_allowed(arguments, tmp_path, capsys):
     assert len(plan_study(parsed)[0].weights) == 5
 
 
+def test_a_recipe_that_names_weights_is_refused(arguments, recipe_file, tmp_path, capsys):
+    recipe = tmp_path / "from_weights.yaml"
+    recipe.write_text(recipe_file.read_text() + "initial_checkpoint: a.pth\n")
+    assert cli.main([*arguments, f"--recipe={recipe}"]) == 2
+    assert "sets initial_checkpoint, a file for one network; name those" in capsys.readouterr().err
+
+
+def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkeypatch, capsys):
+    monkeypatch.setattr(planning, "_gmacs", lambda study: {})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    arguments += ["--slurm", "partition=gpu", "--device"]
+    args = cli._parser(arguments).parse_args([*arguments, "cuda"])
+    assert plan_study(args)[0].device == "cuda"
+    assert cli.main([*arguments, "tpu"]) == 2
+    assert "device is 'tpu'; it takes cpu or cuda" in capsys.readouterr().err
+
+
 def test_damaged_results_are_named(tmp_path):
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(UserError, match=r"result\.json: can't be read"):

@@ -150,10 +150,7 @@ class Study:
     @property
     def is_pretrained(self) -> bool:
         """Whether the networks start from weights."""
-        return bool(
-            self.weights
-            or any(self.recipe.get(name) for name in ("pretrained", "pretrained_path", "initial_checkpoint"))
-        )
+        return bool(self.weights or self.recipe.get("pretrained"))
 
     @property
     def epochs(self) -> int:

@@ -123,10 +123,11 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
     _check_seeds(args)
     if args.threads < 1:
         raise UserError(f"--threads is {args.threads}; it must be at least 1")
-    check_device(args.device)
+    _check_device(args)
     design = design_of(args.design, args.width, parse_groups(args.groups) if args.groups else None)
     recipe_name = args.recipe or _recipe_for(args.data)
     recipe = read_recipe(recipe_name)
+    _check_start(recipe_name, recipe)
     tuning = parse_tuning(args.tune) if args.tune else ()
     given = _parse_rates(args.lr)
     rates = {} if tuning else choose_learning_rates(design.points, recipe_name, recipe, given)
@@ -173,6 +174,21 @@ def _check_seeds(args: argparse.Namespace) -> None:
         raise UserError("--pretraining-seeds: say where the pre-trained weights are, with --init")
     if args.tune:
         check_seeds(args.seeds)
+
+
+def _check_device(args: argparse.Namespace) -> None:
+    if not getattr(args, "slurm", None):
+        check_device(args.device)
+    elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
+        raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
+
+
+def _check_start(recipe_name: str, recipe: Mapping[str, Any]) -> None:
+    for name in ("pretrained_path", "initial_checkpoint"):
+        if recipe.get(name):
+            raise UserError(
+                f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
+            )
 
 
 def _recipe_for(data: str) -> str:

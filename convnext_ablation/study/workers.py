@@ -30,7 +30,6 @@ from convnext_ablation.study.progress import Progress, RunState, Survey
 from convnext_ablation.study.run_files import RESULT, finished_epochs, write_failure
 from convnext_ablation.study.runner import execute, remove_what_resumes
 from convnext_ablation.study.study_file import STUDY_FILE, read_study
-from convnext_ablation.training.checkpoints import LAST
 from convnext_ablation.training.evaluation import EvaluationStoppedError
 from convnext_ablation.training.loop import StoppedError
 from convnext_ablation.training.stop import StopRequest
@@ -44,6 +43,7 @@ _ENVIRONMENT = {
 }
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MOST_DEATHS = 3  # of processes, within one epoch of a run
+_FOR_PARENT = [getattr(signal, name) for name in ("SIGINT", "SIGUSR2") if hasattr(signal, name)]
 _AFRESH = 75  # exit code of a worker that asks for another in its place
 _LOOK_SECONDS = 0.5
 _SHARE = 10  # looking takes at most one in so many seconds
@@ -104,6 +104,11 @@ def work(folder: Path, data_dir: str | None = None, should_stop: Callable[[], bo
         0, or `_AFRESH` where a run failed in a way that may have left this process in a bad state.
     """
     reader, survey = StudyReader(folder, data_dir), Survey(folder)
+    for state in survey.look(reader.read()):
+        if state.status == "done" and state.run is not None:
+            remove_what_resumes(
+                state.run.folder(folder)
+            )  # who did it may have been killed a moment too early
     while not should_stop():
         start = time.monotonic()
         states = survey.look(reader.read())
@@ -133,8 +138,6 @@ def _claim_one(states: Sequence[RunState], survey: Survey) -> tuple[Run, Claim] 
         if state.run is None:
             continue
         folder = state.run.folder(survey.folder)
-        if state.status == "done" and (folder / LAST).exists():
-            remove_what_resumes(folder)  # who did it was killed a moment too early
         if state.status != "left":
             continue
         claim = take(folder, survey.clock, unless=RESULT, epochs=finished_epochs(folder)[0])
@@ -173,9 +176,9 @@ def _worker(folder: str, data_dir: str | None) -> None:
     """What a worker's process does."""
     end_with_parent()
     with StopRequest() as stop:
-        signal.signal(
-            signal.SIGINT, signal.SIG_IGN
-        )  # Ctrl-C reaches all processes; who started this one ends it
+        # Ctrl-C and Slurm's warning reach all processes; the one that started this one has it end
+        for number in _FOR_PARENT:
+            signal.signal(number, signal.SIG_IGN)
         try:
             code = work(Path(folder), data_dir, stop)
         except UserError as error:
