@@ -168,6 +168,16 @@ def test_a_run_can_be_traced(study, page):
     run = study.extras.runs[4]
     assert float(line["test_top1"]) == np.mean(run.predicted == study.extras.targets)
     assert line["command"] in page[0].words()
+    assert "All with torch 2.9.0." in page[0].words()
+
+
+def test_runs_of_different_versions_say_so(study, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "result.json").write_text('{"versions": {"torch": "2.8.0"}}')
+    runs = [replace(study.extras.runs[0], folder=tmp_path / "other"), *study.extras.runs[1:]]
+    reader, text = again(study, tmp_path / "report", extras=replace(study.extras, runs=runs))
+    assert "With 2 sets of versions" in reader.words()
+    assert text.count('<td class="words">torch 2.8.0</td>') == 1
 
 
 def test_gains_of_classes_are_the_contrast_on_their_images(study):

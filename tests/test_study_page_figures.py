@@ -48,6 +48,7 @@ def test_figures_say_what_the_csv_files_say(study, page):
         for line in csv_lines(study, "effects"):
             assert f"{points(line['estimate'])} [{points(line['low'])}, {points(line['high'])}]" in words
             assert line["label"] in words
+    assert "the 2 surest effects (2 of them hold up: adjusted p < 0.05)" in page[0].words()
     words = svg_texts((study.folder / "classes.svg").read_text("utf-8"))
     for line in csv_lines(study, "classes"):
         assert f"{points(line['gain'])} ({line['images']} images)" in words
@@ -171,6 +172,14 @@ def test_an_effect_that_lowers_shows_what_it_brings(study):
     confusions = confusion_table([turned], study.extras)
     words = read_text(confusion_part([turned], confusions, study.extras)).words()
     assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run with it, 0.0 without it" in words
+
+
+@pytest.mark.parametrize(
+    ("p", "doubt"), [(0.01, "points</h3>"), (0.05, ", can't be told from none"), (math.nan, ", not tested")]
+)
+def test_a_doubtful_effect_is_called_so_where_its_confusions_are(study, p, doubt):
+    effect = replace(study.effects[0], difference=replace(study.effects[0].difference, p_holm=p))
+    assert doubt in confusion_part([effect], [], study.extras).replace("&#x27;", "'")
 
 
 def test_an_effect_without_confusions_that_go_says_so(study):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+from convnext_ablation.study.effects import ALPHA
 from convnext_ablation.study.page.classes import ClassGain
 from convnext_ablation.study.page.figures import draw_classes, draw_cost, draw_curves, draw_forest
 from convnext_ablation.study.page.tables import CostLine, CurveLine, EffectLine
@@ -49,9 +50,9 @@ def planned(
     )
     if curves:
         plans.append(_curves(curves, {each.network: each.label for each in cost}))
-    groups = _ends(effects, gains)
-    if groups:
-        plans.append(_classes(groups))
+    surest = _surest(effects, gains)
+    if surest:
+        plans.append(_classes(surest, gains))
     return plans
 
 
@@ -87,24 +88,28 @@ def _curves(curves: Sequence[CurveLine], labels: dict[str, str]) -> Plan:
     )
 
 
-def _ends(effects: Sequence[EffectLine], gains: Sequence[ClassGain]) -> list[list[ClassGain]]:
-    """The classes that gain most and least with each of the surest effects."""
-    by_contrast: dict[str, list[ClassGain]] = {}
-    for gain in gains:
-        by_contrast.setdefault(gain.contrast, []).append(gain)
-    there = [effect for effect in effects if effect.contrast in by_contrast]
+def _surest(effects: Sequence[EffectLine], gains: Sequence[ClassGain]) -> list[EffectLine]:
+    """The effects whose classes are shown."""
+    known = {gain.contrast for gain in gains}
+    there = [effect for effect in effects if effect.contrast in known]
     there.sort(key=lambda effect: (effect.p_holm != effect.p_holm, effect.p_holm, -abs(effect.estimate)))
-    groups = [by_contrast[effect.contrast] for effect in there[:CLASS_CONTRASTS]]
-    return [group if len(group) <= 2 * CLASSES else [*group[:CLASSES], *group[-CLASSES:]] for group in groups]
+    return there[:CLASS_CONTRASTS]
 
 
-def _classes(groups: Sequence[Sequence[ClassGain]]) -> Plan:
+def _classes(surest: Sequence[EffectLine], gains: Sequence[ClassGain]) -> Plan:
+    groups = [_ends([gain for gain in gains if gain.contrast == effect.contrast]) for effect in surest]
+    hold = sum(effect.p_holm < ALPHA for effect in surest)
     return Plan(
         "classes",
         partial(draw_classes, groups),
         "Classes that gain most and least with the surest effects",
-        f"Of each of the {len(groups)} surest effects, the {CLASSES} classes that gain most and the "
-        f"{CLASSES} that gain least: gain in top-1 on the images of the class, and its range over seeds. "
-        "They were picked for being extreme among all classes, from few images each: expect less of them on "
-        "other images.",
+        f"Of each of the {len(surest)} surest effects ({hold} of them hold up: adjusted p < {ALPHA:g}), the "
+        f"{CLASSES} classes that gain most and the {CLASSES} that gain least: gain in top-1 on the images of "
+        "the class, and its range over seeds. They were picked for being extreme among all classes, from few "
+        "images each: expect less of them on other images.",
     )
+
+
+def _ends(gains: Sequence[ClassGain]) -> Sequence[ClassGain]:
+    """The classes that gain most and least, of gains in order."""
+    return gains if len(gains) <= 2 * CLASSES else [*gains[:CLASSES], *gains[-CLASSES:]]

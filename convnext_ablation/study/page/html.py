@@ -256,10 +256,17 @@ def _runs(contents: Contents) -> str:
         Column("best epoch", lambda row: row.best_epoch, _epoch_of),
         Column("val top-1 %", lambda row: known(_share, row.val_top1), lambda row: row.val_top1),
         Column("test top-1 %", lambda row: _share(row.test_top1), lambda row: row.test_top1),
-        Column("versions", lambda row: row.versions),
         Column("command, from this report's folder", lambda row: row.command),
     ]
-    return sortable("Runs (runs.csv)", columns, contents.runs, high=True)
+    versions = list(dict.fromkeys(row.versions for row in contents.runs))
+    if len(versions) == 1:
+        remark = f"<p>All with {escape(versions[0])}.</p>" if versions[0] else ""
+    else:
+        remark = (
+            f"<p>With {len(versions)} sets of versions, so they may differ by more than their networks.</p>"
+        )
+        columns.append(Column("versions", lambda row: row.versions))
+    return remark + sortable("Runs (runs.csv)", columns, contents.runs, high=True)
 
 
 def _epoch_of(row: RunLine) -> float:

@@ -8,6 +8,7 @@ from html import escape
 import numpy as np
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.answer import verdict
 from convnext_ablation.study.comparison import Effect, Row
 from convnext_ablation.study.page.classes import Confusion, Example, examples, telling
 from convnext_ablation.study.page.figures import percent_points
@@ -19,6 +20,7 @@ __all__ = ["attention_part", "confusion_part", "disagreed"]
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
 _MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8
+_DOUBTS = {"unclear": ", can't be told from none", "untested": ", not tested"}
 
 
 def confusion_part(effects: Sequence[Effect], confusions: Sequence[Confusion], extras: PageExtras) -> str:
@@ -51,7 +53,8 @@ def _effect_part(effect: Effect, confusions: Sequence[Confusion], extras: PageEx
             f"<strong>{escape(confusion.taken_for)}</strong>: {before:.1f} test images a run {worse}, "
             f"{after:.1f} {better}</p>" + (f'<ul class="pictures">{shown}</ul>' if shown else "") + "</li>"
         )
-    heading = f"{effect.contrast.label}: {percent_points(effect.difference.estimate)} points"
+    doubt = _DOUBTS.get(verdict(effect.difference), "")
+    heading = f"{effect.contrast.label}: {percent_points(effect.difference.estimate)} points{doubt}"
     body = f'<ul class="confusions">{"".join(items)}</ul>' if items else f"<p>None is rarer {better}.</p>"
     return f"<h3>{escape(heading)}</h3>{body}"
 
