@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 import os
 import re
@@ -11,20 +13,23 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 import yaml
 from conftest import ONE_THREAD
 from hub_server import TOKEN, Hub
-from huggingface_hub import constants
+from huggingface_hub import ModelCard, constants
 from published_runs import draw_images, publish, train, verify
 from safetensors.torch import load_file
 
 from convnext_ablation import publish_study
 from convnext_ablation.errors import UserError
 from convnext_ablation.publish import FILES, target_of
+from convnext_ablation.study.effects import accuracy
 from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.evaluation import Predictions
 
 # of the hub's client, about itself
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -45,10 +50,26 @@ def finished(tmp_path_factory, data):
     return train(data, folder, "--model", "model_iv_atto", "--epochs", 2, "--model-ema", "--seed", 7)
 
 
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, data):
+    """The same of the smallest network that timm has."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return train(data, folder, "--model", "test_resnet", "--epochs", 2, "--model-ema", "--seed", 7)
+
+
 @pytest.fixture
-def run(finished, tmp_path):
-    """A copy of it, to be changed."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
+def run(tiny, tmp_path):
+    """A copy of that, to be changed."""
+    return Path(shutil.copytree(tiny, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def _home(tmp_path_factory, monkeypatch):
+    """The hub's client keeps nothing in the home of who runs the tests."""
+    home = str(tmp_path_factory.mktemp("home"))
+    monkeypatch.setattr(constants, "HF_HOME", home)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setenv("HF_HOME", home)
 
 
 @pytest.fixture
@@ -57,8 +78,8 @@ def hub(tmp_path, monkeypatch):
     with Hub(tmp_path / "hub") as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        for name in ("HF_TOKEN", "NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, hub.environment(tmp_path)[name])
         yield hub
 
 
@@ -149,40 +170,86 @@ def test_without_the_data_the_release_says_less(run, tmp_path, capsys):
     assert "/nowhere" not in card
 
 
+def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, data, tmp_path):
+    publish(finished, "--to", tmp_path / NAME, "--license", "mit")
+    text = (tmp_path / NAME / "README.md").read_text()
+    test, predictions = json.loads((finished / "test.json").read_text()), finished / "test_predictions.npz"
+    with open(finished / "summary.csv", newline="") as file:
+        epoch = next(row for row in csv.DictReader(file) if int(row["epoch"]) == test["epoch"])
+    exact = {
+        "test": (test["top1"], test["top5"], 12, Predictions.load(predictions).correct),
+        "val": (float(epoch["eval_top1"]), float(epoch["eval_top5"]), 9, None),
+    }
+    told = {
+        (result.dataset_split, result.metric_type): result for result in ModelCard(text).data.eval_results
+    }
+    assert len(told) == 4
+    for split, (top1, top5, images, correct) in exact.items():
+        assert told[split, "accuracy"].metric_value == round(top1, 3)
+        assert told[split, "top_5_accuracy"].metric_value == round(top5, 3)
+        if correct is None:
+            correct = np.arange(images) < round(top1 * images / 100)
+        bounds = accuracy(correct[None])
+        interval = f"[{100 * bounds.low:.2f}, {100 * bounds.high:.2f}]"
+        assert f"| {split} | {images} | {top1:.2f} {interval} | {top5:.2f} |" in text
+    assert f"after epoch {test['epoch']}, counted from 0, of 2." in text
+    parameters = sum(
+        value.numel()
+        for name, value in load_file(tmp_path / NAME / "model.safetensors").items()
+        if not re.search("running_|num_batches", name)
+    )
+    assert f"- {parameters / 1e6:.2f} M parameters" in text
+    assert hashlib.sha256((tmp_path / NAME / "model.safetensors").read_bytes()).hexdigest() in text
+    assert hashlib.sha256((data / "manifest.csv").read_bytes()).hexdigest() in text
+    recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
+    saved = yaml.safe_load((finished / "args.yaml").read_text())
+    assert recipe == {name: saved[name] for name in recipe}
+    assert {
+        "batch_size",
+        "lr",
+        "opt",
+        "epochs",
+        "seed",
+        "model_ema",
+        "crop_pct",
+        "input_size",
+    } < recipe.keys()
+
+
 # into a folder
 
 
-def test_publishing_the_same_again_into_a_folder_changes_nothing(finished, tmp_path, capsys):
-    publish(finished, "--to", tmp_path / NAME)
+def test_publishing_the_same_again_into_a_folder_changes_nothing(tiny, tmp_path, capsys):
+    publish(tiny, "--to", tmp_path / NAME)
     before = (tmp_path / NAME / "model.safetensors").stat()
-    publish(finished, "--to", tmp_path / NAME)
+    publish(tiny, "--to", tmp_path / NAME)
     assert "nothing to do" in capsys.readouterr().out
     assert (tmp_path / NAME / "model.safetensors").stat() == before
-    publish(finished, "--to", tmp_path / NAME, "--weights", "plain")
+    publish(tiny, "--to", tmp_path / NAME, "--weights", "plain")
     assert "anew" in capsys.readouterr().out
     assert config_of(tmp_path / NAME)["trained"]["weights"] == "plain"
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_a_folder_with_other_files_is_left_alone(finished, tmp_path):
+def test_a_folder_with_other_files_is_left_alone(tiny, tmp_path):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"holds thesis\.tex"):
-        publish(finished, "--to", tmp_path / NAME)
+        publish(tiny, "--to", tmp_path / NAME)
     assert [path.name for path in (tmp_path / NAME).iterdir()] == ["thesis.tex"]
 
 
-def test_a_dry_run_shows_everything_and_writes_nothing(finished, tmp_path, hub, capsys):
-    publish(finished, "--to", tmp_path / "new" / NAME, "--dry-run")
+def test_a_dry_run_shows_everything_and_writes_nothing(tiny, tmp_path, hub, capsys):
+    publish(tiny, "--to", tmp_path / "new" / NAME, "--dry-run")
     shown = capsys.readouterr().out
-    publish(finished, "--to", tmp_path / "new" / NAME)
+    publish(tiny, "--to", tmp_path / "new" / NAME)
     for name in FILES:
         size = (tmp_path / "new" / NAME / name).stat().st_size
         assert re.search(rf"{re.escape(name)} +{size:,} bytes", shown)
     assert (tmp_path / "new" / NAME / "README.md").read_text() in shown
     shutil.rmtree(tmp_path / "new")
-    publish(finished, "--to", REPOSITORY, "--dry-run")
-    publish(finished, "--to", tmp_path / "new" / NAME, "--dry-run")
+    publish(tiny, "--to", REPOSITORY, "--dry-run")
+    publish(tiny, "--to", tmp_path / "new" / NAME, "--dry-run")
     assert not hub.requests
     assert not (tmp_path / "new").exists()
 
@@ -190,8 +257,8 @@ def test_a_dry_run_shows_everything_and_writes_nothing(finished, tmp_path, hub, 
 # onto the hub
 
 
-def test_the_first_publication_makes_a_private_repository_with_one_commit(finished, hub, capsys):
-    publish(finished, "--to", REPOSITORY)
+def test_the_first_publication_makes_a_private_repository_with_one_commit(tiny, hub, capsys):
+    publish(tiny, "--to", REPOSITORY)
     repository = hub.repositories[REPOSITORY]
     assert repository.private
     assert len(repository.commits) == 2  # the hub's own, and this
@@ -222,64 +289,64 @@ def config_epoch(hub):
     return json.loads(hub.files(REPOSITORY)["config.json"])["trained"]["epoch"]
 
 
-def test_the_same_again_sends_nothing_and_other_weights_make_a_revision(finished, hub, capsys):
-    publish(finished, "--to", REPOSITORY)
+def test_the_same_again_sends_nothing_and_other_weights_make_a_revision(tiny, hub, capsys):
+    publish(tiny, "--to", REPOSITORY)
     first, count = hub.repositories[REPOSITORY].head.oid, len(hub.requests)
-    publish(finished, "--to", REPOSITORY)
+    publish(tiny, "--to", REPOSITORY)
     assert [str(each) for each in hub.requests[count:]] == [
         "GET /api/whoami-v2",
         f"GET /api/models/{REPOSITORY}",
     ]
     assert "nothing was sent" in capsys.readouterr().out
-    publish(finished, "--to", REPOSITORY, "--weights", "plain")
+    publish(tiny, "--to", REPOSITORY, "--weights", "plain")
     assert len(hub.repositories[REPOSITORY].commits) == 3
     assert hub.requests[-1].body[0]["value"]["parentCommit"] == first
     assert hub.files(REPOSITORY, first)["model.safetensors"] != hub.files(REPOSITORY)["model.safetensors"]
 
 
-def test_public_is_public_and_needs_a_licence(finished, hub):
+def test_public_is_public_and_needs_a_licence(tiny, hub):
     with pytest.raises(UserError, match="--license"):
-        publish(finished, "--to", REPOSITORY, "--public")
+        publish(tiny, "--to", REPOSITORY, "--public")
     assert not hub.requests
-    publish(finished, "--to", REPOSITORY, "--public", "--license", "apache-2.0")
+    publish(tiny, "--to", REPOSITORY, "--public", "--license", "apache-2.0")
     assert not hub.repositories[REPOSITORY].private
     with pytest.raises(UserError, match="is public; give --public"):
-        publish(finished, "--to", REPOSITORY, "--weights", "plain")
+        publish(tiny, "--to", REPOSITORY, "--weights", "plain")
 
 
 @pytest.mark.parametrize("fails", ["preupload", "PUT /upload", "commit/main"])
-def test_nothing_stays_of_a_first_publication_that_fails(finished, hub, fails):
+def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails):
     hub.fault(fails, 403)
     with pytest.raises(UserError, match=r"not published .*nothing is left") as raised:
-        publish(finished, "--to", REPOSITORY)
+        publish(tiny, "--to", REPOSITORY)
     assert "\n" not in str(raised.value)
     assert REPOSITORY not in hub.repositories
     assert hub.said("DELETE")
     hub.heal()
-    publish(finished, "--to", REPOSITORY)
+    publish(tiny, "--to", REPOSITORY)
     assert set(FILES) < set(hub.files(REPOSITORY))
 
 
-def test_a_repository_that_can_not_be_removed_is_told_of(finished, hub):
+def test_a_repository_that_can_not_be_removed_is_told_of(tiny, hub):
     hub.fault("commit/main|DELETE", 403)
     with pytest.raises(UserError, match=rf"may be left; remove it at .*/{NAME}"):
-        publish(finished, "--to", REPOSITORY)
+        publish(tiny, "--to", REPOSITORY)
 
 
-def test_a_failed_revision_leaves_the_one_before(finished, hub):
-    publish(finished, "--to", REPOSITORY)
+def test_a_failed_revision_leaves_the_one_before(tiny, hub):
+    publish(tiny, "--to", REPOSITORY)
     before = hub.files(REPOSITORY)
     hub.fault("commit/main", 403)
     with pytest.raises(UserError, match="403"):
-        publish(finished, "--to", REPOSITORY, "--weights", "plain")
+        publish(tiny, "--to", REPOSITORY, "--weights", "plain")
     assert hub.files(REPOSITORY) == before
     assert not hub.said("DELETE")
 
 
-def test_a_repository_with_other_files_is_left_alone(finished, hub):
+def test_a_repository_with_other_files_is_left_alone(tiny, hub):
     hub.add(REPOSITORY, {"data.csv": b"1"}, private=True)
     with pytest.raises(UserError, match=r"holds data\.csv"):
-        publish(finished, "--to", REPOSITORY)
+        publish(tiny, "--to", REPOSITORY)
     assert not hub.said("POST")
 
 
@@ -291,19 +358,19 @@ def test_a_repository_with_other_files_is_left_alone(finished, hub):
         (TOKEN, f"others/{NAME}", "may not write there"),
     ],
 )
-def test_who_may_not_publish_is_told_in_a_line(finished, hub, monkeypatch, token, to, said):
+def test_who_may_not_publish_is_told_in_a_line(tiny, hub, monkeypatch, token, to, said):
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     with pytest.raises(UserError, match=said) as raised:
-        publish(finished, "--to", to)
+        publish(tiny, "--to", to)
     assert "\n" not in str(raised.value)
     assert not hub.repositories
 
 
-def test_a_dead_hub_is_told_in_a_line(finished, hub):
+def test_a_dead_hub_is_told_in_a_line(tiny, hub):
     hub.close()
     with pytest.raises(UserError, match="can't be reached") as raised:
-        publish(finished, "--to", REPOSITORY)
+        publish(tiny, "--to", REPOSITORY)
     assert "\n" not in str(raised.value)
 
 
@@ -361,7 +428,7 @@ def test_runs_that_are_not_finished_or_not_one_are_refused(run, tmp_path):
     refused("aren't those of model_v_atto")
     edit_yaml(run / "args.yaml", model="model_of_mine")
     refused("not in timm's registry")
-    edit_yaml(run / "args.yaml", model="model_iv_atto")
+    edit_yaml(run / "args.yaml", model="test_resnet")
     result = json.loads((run / "test.json").read_text())
     (run / "test.json").write_text(json.dumps({**result, "top1": 99.0}))
     refused("files are of different runs")

@@ -1,0 +1,195 @@
+"""The model card: what it says of runs of every kind, and that the hub's own tools read it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import ModelCard
+
+from convnext_ablation.card import CardFacts, Sibling, caveats, model_card, recipe_of
+from convnext_ablation.finished_run import DataFacts, FinishedRun, SplitResult
+from convnext_ablation.study.effects import Interval, accuracy
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.history import Epoch
+
+TEST = SplitResult("test", 81.234, 95.6, 5794, False, Interval(0.81234, 0.8021, 0.8222))
+VALIDATION = SplitResult("val", 82.5, 96.0, 1200, True, Interval(0.825, 0.802, 0.846))
+
+
+def run_of(results=(TEST, VALIDATION), data="birds", **more):
+    saved = {"model": "model_iv", "epochs": 105, "lr": 0.03, "seed": 3, "val_split": "val", **more}
+    return FinishedRun(
+        folder=Path("run"),
+        arguments=TrainingArguments(**saved),
+        saved=saved,
+        data=DataFacts(data, ("crow", "tern"), "ab" * 32),
+        best=Epoch(97, 0.1, 0.7, 82.5, 96.0, 0.001),
+        epochs=105,
+        ema=False,
+        results=results,
+        versions={"torch": "2.9.9", "timm": "1.0.31"},
+        processes=8,
+        by_timm=False,
+    )
+
+
+def facts_of(run, **more):
+    facts = CardFacts(
+        name="model_iv.birds_224",
+        repository="lab/model_iv.birds_224",
+        run=run,
+        architecture="model_iv",
+        classes=200,
+        parameters=28_200_000,
+        gmacs=4.5678,
+        data_config={
+            "input_size": (3, 224, 224),
+            "crop_pct": 0.875,
+            "crop_mode": "center",
+            "interpolation": "bilinear",
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+        },
+        sha256="cd" * 32,
+        license="cc-by-4.0",
+    )
+    return replace(facts, **more)
+
+
+def test_the_hubs_tools_read_the_metadata():
+    card = ModelCard(model_card(facts_of(run_of())))
+    assert card.data.library_name == "timm"
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.metrics == ["accuracy"]
+    assert {"timm", "convnext_ablation", "image-classification"} <= set(card.data.tags)
+    (model,) = card.data.to_dict()["model-index"]
+    assert model["name"] == "model_iv.birds_224"
+    found = {
+        (each.dataset_name, each.dataset_split, each.metric_type): each.metric_value
+        for each in card.data.eval_results
+    }
+    assert found == {
+        ("birds", "test", "accuracy"): 81.234,
+        ("birds", "test", "top_5_accuracy"): 95.6,
+        ("birds", "val", "accuracy"): 82.5,
+        ("birds", "val", "top_5_accuracy"): 96.0,
+    }
+
+
+def test_the_same_facts_give_the_same_card():
+    assert model_card(facts_of(run_of())) == model_card(facts_of(run_of()))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "`model_iv`, Model IV (depthwise moved up, kernel 7), trained on birds (200 classes, 224 x 224 px)",
+        "| test | 5794 | 81.23 [80.21, 82.22] | 95.60 | read once, after training |",
+        "| val | 1200 | 82.50 [80.20, 84.60] | 96.00 | the epoch was picked on it |",
+        "28.20 M parameters, 4.568 GMACs",
+        "resized to 1.143 times the crop (bilinear), center crop of 224 x 224 px",
+        "105 epochs, 128 x 8 processes an update, seed 3",
+        "torch 2.9.9, timm 1.0.31",
+        'timm.create_model("hf-hub:lab/model_iv.birds_224", pretrained=True)',
+        "With `CONVNEXT_ABLATION_HUB=lab`, `timm.create_model('model_iv.birds_224', pretrained=True)`",
+        "published under `cc-by-4.0`",
+        "A ConvNet for the 2020s",
+        "cd" * 32,
+    ],
+)
+def test_the_card_says(words):
+    assert words in model_card(facts_of(run_of()))
+
+
+def test_a_network_of_timms_is_told_as_one():
+    text = model_card(facts_of(run_of(model="resnet18"), architecture="resnet18", name="mine", repository=""))
+    assert "import convnext_ablation" not in text
+    assert "`resnet18`, trained on birds" in text
+    assert "local-dir:path/to/mine" in text
+    assert "ConvNet for the 2020s" not in text
+    assert "convnext_ablation" not in ModelCard(text).data.tags
+
+
+def test_imagenet_is_called_what_the_hub_calls_it():
+    data = ModelCard(model_card(facts_of(run_of(data="imagenet")))).data
+    assert data.datasets == ["imagenet-1k"]
+    assert data.eval_results[0].dataset_type == "imagenet-1k"
+
+
+def test_without_a_licence_the_card_says_so_and_names_none():
+    text = model_card(facts_of(run_of(), license=""))
+    assert ModelCard(text).data.license is None
+    assert "None is stated" in text
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (
+            run_of(),
+            "The epoch was picked by top1 on val; the figures on val are therefore too high. Judge by test.",
+        ),
+        (run_of((VALIDATION,)), "The epoch was picked by top1 on val, which the figures are of"),
+        (run_of((replace(TEST, picked_on=True),), val_split="test"), "picked by top1 on test, which"),
+        (run_of(()), "the run evaluated its averaged (EMA) weights, and these are the others"),
+        (run_of(), "one run, with seed 3: another seed gives another figure"),
+        (run_of((replace(VALIDATION, images=None, interval=None),)), "there is no interval"),
+        (run_of(data="stanford-dogs"), "made from ImageNet"),
+        (run_of(data="cub200"), "22 or 23 of its test images also stand in ImageNet"),
+        (replace(run_of(amp=True), by_timm=True), "timm's own, under AMP in float16"),
+        (replace(run_of(), data=DataFacts("birds")), "names of the classes weren't known"),
+    ],
+)
+def test_what_a_reader_must_know_is_told(run, words):
+    assert words in " ".join(caveats(run))
+
+
+def test_a_card_without_figures_claims_none():
+    card = ModelCard(model_card(facts_of(run_of(()))))
+    assert card.data.eval_results is None
+    assert "## Results" not in card.text
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "start: random weights"),
+        ({"pretrained": True, "model": "model_i.a1_in1k"}, "pretrained weights `model_i.a1_in1k`"),
+        ({"pretrained_path": "/home/me/secret/model_iv.safetensors"}, "weights in `model_iv.safetensors`"),
+        ({"grad_accum_steps": 4}, "128 x 8 processes x 4 batches added up an update"),
+    ],
+)
+def test_the_card_says_how_it_was_trained(more, words):
+    text = model_card(facts_of(run_of(**more)))
+    assert words in text
+    assert "/home/me" not in text
+
+
+def test_the_recipe_leaves_out_defaults_and_the_machine():
+    saved = {
+        "lr": 0.1,
+        "smoothing": 0.1,  # the default
+        "scale": [0.08, 1.0],  # the default, as YAML has it
+        "data_dir": "/home/me/data",
+        "output": "/home/me/runs",
+        "workers": 9,
+        "class_map": "/home/me/classes.txt",
+        "jsd_loss": True,  # timm's script alone has it
+        "of_another_script": 1,
+    }
+    assert recipe_of(saved) == {"lr": 0.1, "class_map": "classes.txt", "jsd_loss": True}
+
+
+def test_the_other_networks_of_a_study_are_linked():
+    text = model_card(
+        facts_of(run_of(), siblings=[Sibling("model_v.birds_224", "../model_v.birds_224", [TEST])])
+    )
+    assert "| [model_v.birds_224](../model_v.birds_224) | test | 81.23 [80.21, 82.22] |" in text
+
+
+def test_an_interval_depends_on_how_many_are_right_only():
+    some = np.arange(200) < 150
+    assert accuracy(some[None]) == accuracy(np.random.default_rng(0).permutation(some)[None])
