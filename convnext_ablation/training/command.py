@@ -11,9 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.distributed as dist
+from timm.models import get_arch_pretrained_cfgs
 
 from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
@@ -151,7 +151,8 @@ def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
             raise UserError("--resume auto needs the name of the run's folder; give --experiment")
         size = arguments.input_size[-1] if arguments.input_size else arguments.img_size
         if size is None:
-            config = timm.get_pretrained_cfg(arguments.model) if timm.is_model(arguments.model) else None
+            tagged = get_arch_pretrained_cfgs(arguments.model)  # not those of one's own releases
+            config = tagged.get(arguments.model) or next(iter(tagged.values()), None)
             size = config.input_size[-1] if config else 224
         model = arguments.model.replace("/", "_").replace(":", "_")
         name = processes.gather(f"{datetime.now():%Y%m%d-%H%M%S}-{model}-{size}")[0]
