@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.linalg import hadamard
 from simulated_studies import simulated_studies
 
 from convnext_ablation.errors import UserError
@@ -77,6 +78,24 @@ def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds
         steps = [paired_difference(after, before) for before, after in itertools.pairwise(study)]
         found += min(holm([step.p_value for step in steps])) < 0.05
     assert found / 400 <= 0.05
+
+
+@pytest.mark.parametrize(("seeds", "most"), [(2, 0.99), (3, 0.98), (5, 0.975)])
+def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_have_noisier_seeds(
+    seeds, most
+):
+    """Eight networks, as in a fractional factorial of seven components without an effect."""
+    levels = hadamard(8)[1:] / 4
+    tables = simulated_studies(
+        np.random.default_rng([11, seeds]), 300, seeds, 400, [0.8] * 8, np.repeat([0.02, 0.005], [2, 6])
+    )
+    covered, found = [], 0
+    for study in np.moveaxis(tables, 1, 0):
+        effects = [contrast(list(study), row) for row in levels]
+        covered += [each.low <= 0 <= each.high for each in effects]
+        found += min(holm([each.p_value for each in effects])) < 0.05
+    assert 0.94 <= np.mean(covered) <= most
+    assert found / 300 <= 0.06
 
 
 def test_an_effect_well_above_the_noise_is_found():
@@ -160,6 +179,24 @@ def test_interval_of_a_general_case_has_the_width_of_the_formula():
     half = math.sqrt(a * stats.t.ppf(0.975, 2) ** 2 + max(0, b - c) * stats.t.ppf(0.975, 599) ** 2)
     ours = paired_difference(treated, baseline)
     assert (ours.low, ours.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-12)
+
+
+def test_seeds_of_four_networks_are_taken_by_themselves():
+    rng = np.random.default_rng(4)
+    weights = np.array([0.7, -0.5, 0.3, -0.5])
+    networks = simulated_studies(rng, 1, 3, 600, [0.7, 0.75, 0.7, 0.8], np.array([0.05, 0.01, 0.01, 0.01]))[
+        :, 0
+    ]
+    table = np.tensordot(weights, networks.astype(float), 1)
+    parts = weights**2 * networks.mean(axis=2).var(axis=1, ddof=1) / 3
+    freedom = parts.sum() ** 2 / (parts**2 / 2).sum()
+    residuals = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
+    images = table.mean(0).var(ddof=1) / 600 - (residuals**2).sum() / (2 * 599) / (3 * 600)
+    half = math.sqrt(parts.sum() * stats.t.ppf(0.975, freedom) ** 2 + images * stats.t.ppf(0.975, 599) ** 2)
+    ours = contrast(list(networks), list(weights))
+    assert images > 0
+    assert ours.estimate == pytest.approx(table.mean())
+    assert ours.high - ours.estimate == pytest.approx(half)
 
 
 def test_p_value_is_below_5_percent_where_the_interval_excludes_zero():

@@ -95,7 +95,7 @@ def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan):
     assert "4 % by another network. Source: as given." in said
     size = re.findall(r"  difference +(\S+)", out)[0]
     scatter = Scatter(0.95, 0.02, 0.03, 0.04, "")
-    assert float(size) == pytest.approx(100 * detectable(scatter, 3, 21, 2.0, 0.05 / 4), abs=0.01)
+    assert float(size) == pytest.approx(100 * detectable(scatter, 3, 21, [1.0, -1.0], 0.05 / 4), abs=0.01)
 
 
 def test_effects_are_written_as_csv(plan, tmp_path):

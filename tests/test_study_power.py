@@ -17,6 +17,7 @@ from convnext_ablation.study.scatter import Scatter, assumed_scatter, measured_s
 from convnext_ablation.training.evaluation import Predictions
 
 SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")
+TWO, HALVES = [1.0, -1.0], [0.125, -0.125] * 8  # weights of a difference, and of a main effect of 16 networks
 
 
 def latent(scatter):
@@ -70,7 +71,7 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
     design = design_of(name, "atto")
     family = design.family
     asked = design.contrasts[-1]
-    effect = detectable(SCATTER, seeds, images, asked.squared_weights, level_of(True, family))
+    effect = detectable(SCATTER, seeds, images, list(asked.weights.values()), level_of(True, family))
     weights = np.array([[c.weights.get(p.key, 0.0) for p in design.points] for c in design.contrasts])
     # the smallest change of the networks that has this effect and no other
     gains = effect * np.linalg.pinv(weights)[:, -1]
@@ -86,7 +87,7 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
 
 
 def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
-    for seeds, weights, level in [(2, 2.0, 0.05), (3, 0.25, 0.05 / 13), (20, 2.0, 0.01)]:
+    for seeds, weights, level in [(2, TWO, 0.05), (3, HALVES, 0.05 / 13), (20, TWO, 0.01)]:
         size = detectable(SCATTER, seeds, 5000, weights, level, chance=0.9)
         assert power(size, SCATTER, seeds, 5000, weights, level) == pytest.approx(0.9, abs=1e-6)
         assert power(size / 2, SCATTER, seeds, 5000, weights, level) < 0.9
@@ -97,7 +98,7 @@ def test_with_very_many_seeds_the_images_are_left_as_a_z_test_of_them():
     """All that varies is which images are tested: 1.96 and 0.84 standard errors."""
     scatter = Scatter(0.8, 0.0, 0.10, 0.16, "")
     error = math.sqrt(2 * (0.16 - 0.10) / 2 / 5000)
-    size = detectable(scatter, 100_000, 5000, 2.0, 0.05)
+    size = detectable(scatter, 100_000, 5000, TWO, 0.05)
     assert size == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error, rel=0.02)
 
 
@@ -105,17 +106,21 @@ def test_without_images_chance_it_is_the_power_of_a_t_test():
     """All that varies is the seeds: a paired t-test has the non-central t's power."""
     scatter = Scatter(0.8, 0.01, 0.0, 0.0, "")
     for seeds in (3, 6):
-        size = detectable(scatter, seeds, 10**9, 2.0, 0.05)
+        size = detectable(scatter, seeds, 10**9, TWO, 0.05)
         shift = size / math.sqrt(2 * 0.01**2 / seeds)
         beyond = stats.nct(seeds - 1, shift).sf(stats.t.ppf(0.975, seeds - 1))
         assert beyond == pytest.approx(0.8, abs=0.005)
 
 
 def test_a_main_effect_of_16_networks_is_told_from_8_times_less_variance_than_a_difference():
-    one, other = (detectable(SCATTER, 5, 5000, weights, 0.01) for weights in (2.0, 0.25))
+    one, other = (detectable(SCATTER, 1000, 5000, weights, 0.01) for weights in (TWO, HALVES))
     assert one / other == pytest.approx(math.sqrt(8), rel=1e-3)
     contrasts = {
-        name: {c.squared_weights for c in design_of(name, "atto").contrasts if c.primary}
+        name: {
+            sum(weight**2 for weight in c.weights.values())
+            for c in design_of(name, "atto").contrasts
+            if c.primary
+        }
         for name in ("stages", "screening", "factorial", "screening-fold-over")
     }
     assert contrasts == {
@@ -126,8 +131,13 @@ def test_a_main_effect_of_16_networks_is_told_from_8_times_less_variance_than_a_
     }
 
 
+def test_a_main_effect_needs_fewer_seeds_than_its_variance_says_as_each_network_tells_of_it():
+    one, other = (detectable(SCATTER, 3, 5000, weights, 0.05 / 13) for weights in (TWO, HALVES))
+    assert one / other > 3 * math.sqrt(8)
+
+
 def test_one_seed_resolves_nothing():
-    assert math.isnan(detectable(SCATTER, 1, 5000, 2.0, 0.05))
+    assert math.isnan(detectable(SCATTER, 1, 5000, TWO, 0.05))
 
 
 def test_the_level_is_shared_by_the_contrasts_that_p_values_are_adjusted_over():
@@ -137,12 +147,12 @@ def test_the_level_is_shared_by_the_contrasts_that_p_values_are_adjusted_over():
 
 def test_fewest_seeds_do_and_one_fewer_does_not():
     for effect in (0.015, 0.02, 0.1):
-        seeds = seeds_needed(effect, SCATTER, 5000, 2.0, 0.05 / 4)
-        assert power(effect, SCATTER, seeds, 5000, 2.0, 0.05 / 4) >= 0.8
+        seeds = seeds_needed(effect, SCATTER, 5000, TWO, 0.05 / 4)
+        assert power(effect, SCATTER, seeds, 5000, TWO, 0.05 / 4) >= 0.8
         if seeds > 2:
-            assert power(effect, SCATTER, seeds - 1, 5000, 2.0, 0.05 / 4) < 0.8
+            assert power(effect, SCATTER, seeds - 1, 5000, TWO, 0.05 / 4) < 0.8
     # no number of seeds makes up for few images
-    assert seeds_needed(0.001, SCATTER, 1000, 2.0, 0.05) is None
+    assert seeds_needed(0.001, SCATTER, 1000, TWO, 0.05) is None
 
 
 # What is assumed

@@ -65,11 +65,6 @@ class Contrast:
     baseline: str = ""
     switch: str = ""
 
-    @property
-    def squared_weights(self) -> float:
-        """Sum of the squared weights: by how much the variance of a network's accuracy is multiplied."""
-        return sum(weight**2 for weight in self.weights.values())
-
 
 @dataclass(frozen=True)
 class Design:

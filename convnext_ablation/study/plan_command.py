@@ -118,12 +118,13 @@ def resolved(study: Study, scatter: Scatter, images: int, size: float) -> list[R
     found = []
     for contrast in study.design.contrasts:
         level = level_of(contrast.primary, family)
+        weights = list(contrast.weights.values())
         found.append(
             Resolved(
                 contrast,
                 level,
-                detectable(scatter, units, images, contrast.squared_weights, level),
-                seeds_needed(size, scatter, images, contrast.squared_weights, level),
+                detectable(scatter, units, images, weights, level),
+                seeds_needed(size, scatter, images, weights, level),
             )
         )
     return found
