@@ -7,6 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from huggingface_hub import HfApi
+
 from convnext_ablation.card import Sibling
 from convnext_ablation.errors import UserError
 from convnext_ablation.finished_run import FinishedRun, read_run
@@ -62,23 +64,32 @@ def run(args: argparse.Namespace) -> None:
         _publish_study(args)
         return
     target, finished = target_of(args.to), read_run(args.run_folder, args.weights, args.data)
-    _publish(args, finished, target)
+    _publish(args, finished, target, _client(args, target))
     _say_how_it_is_found(target, finished.arguments.model.partition(".")[0])
 
 
-def _publish(
-    args: argparse.Namespace, finished: FinishedRun, target: Target, siblings: Sequence[Sibling] = ()
-) -> None:
+def _client(args: argparse.Namespace, target: Target) -> HfApi | None:
+    """The hub's client, logged in; None where nothing is sent."""
+    if args.dry_run or target.folder is not None:
+        return None
     api = client()
-    if not args.dry_run:
-        if target.folder is None:
-            log_in(api)
-        else:
-            _make(target.folder.resolve().parent)
+    log_in(api)
+    return api
+
+
+def _publish(
+    args: argparse.Namespace,
+    finished: FinishedRun,
+    target: Target,
+    api: HfApi | None,
+    siblings: Sequence[Sibling] = (),
+) -> None:
+    if target.folder is not None and not args.dry_run:
+        _make(target.folder.resolve().parent)
     with drafted(finished, target, args.license, siblings) as draft:
         if args.dry_run:
             _show(draft)
-        elif target.folder is None:
+        elif api is not None:
             print(onto_hub(draft, api, args.public))
         else:
             print(into_folder(draft))
@@ -113,11 +124,19 @@ def _publish_study(args: argparse.Namespace) -> None:
     study = args.study.resolve().name
     members = members_of(args.study, args.to, args.tag, args.weights, args.data)
     print(f"{study}: {len(members)} networks; {RULE}")
-    for member in members:
-        _publish(args, member.run, member.target, siblings_of(member, members))
+    api = _client(args, members[0].target)
+    done = 0
+    try:
+        for member in members:
+            _publish(args, member.run, member.target, api, siblings_of(member, members))
+            done += 1
+    except UserError as error:
+        raise UserError(
+            f"{error}; {done} of {len(members)} are published, the same command goes on"
+        ) from error
     if args.dry_run:
         return
-    if members[0].target.repository:
-        print(f"they are in the collection {tie_on_hub(study, members, client(), args.public)}")
+    if api is not None:
+        print(f"they are in the collection {tie_on_hub(study, members, api, args.public)}")
     else:
         print(f"wrote {tie_in_folder(study, members)}")

@@ -154,31 +154,27 @@ def _commit(draft: Draft, api: HfApi, parent: str | None) -> str:
 
 
 def _into_new(draft: Draft, api: HfApi, public: bool) -> str:
-    """Makes the repository, and removes it again if the commit fails."""
+    """Makes the repository, and removes it again if the commit fails.
+
+    Returns:
+        The commit.
+    """
     repository = draft.target.repository
     api.create_repo(repository, private=not public)
     try:
         return _commit(draft, api, None)
     except BaseException as error:
-        left = _left_behind(draft, api)
-        if not isinstance(error, Exception) and not left:
+        try:
+            info = _information(api, repository)
+            if info is not None and _hashes_there(info) == _hashes(draft):  # just its answer was lost
+                return str(info.sha)
+            if info is not None:
+                api.delete_repo(repository)
+        except Exception:  # the hub is gone, most likely
+            left = f"an empty repository may be left; remove it at {constants.ENDPOINT}/{repository}"
+        else:
+            left = "nothing is left of it there"
+        if not isinstance(error, Exception):
+            print(f"{repository}: not published; {left}", file=sys.stderr)
             raise
-        reason, _ = _told_by(error)
-        raise UserError(
-            f"{repository}: not published ({reason}); {left or 'nothing is left of it there'}"
-        ) from error
-
-
-def _left_behind(draft: Draft, api: HfApi) -> str:
-    """Removes a repository that a publication failed to fill; what stays, in words, empty if nothing does."""
-    repository = draft.target.repository
-    try:
-        info = _information(api, repository)
-        if info is None:
-            return ""
-        if not _hashes_there(info):
-            api.delete_repo(repository)
-            return ""
-        return f"look at {constants.ENDPOINT}/{repository}: files are in it"
-    except Exception:  # the hub is gone, most likely
-        return f"an empty repository may be left; remove it at {constants.ENDPOINT}/{repository}"
+        raise UserError(f"{repository}: not published ({_told_by(error)[0]}); {left}") from error

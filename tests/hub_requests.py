@@ -86,6 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
         headers: Mapping[str, str] | None = None,
         length: int | None = None,
     ) -> None:
+        if self.broken == "lose":
+            self.close_connection = True
+            return
         if self.broken == "html":
             content = b"<!DOCTYPE html><html>Please log in to the hotel's network</html>"
             headers = {**(headers or {}), "Content-Type": "text/html"}

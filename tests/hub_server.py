@@ -119,8 +119,9 @@ class Hub:
             pattern: Regular expression, found in ``"METHOD /path"``. The content of a large file is sent for
                 ``"GET /storage/<path>"``.
             fault: ``"flip"`` a bit in the middle of the body; ``"truncate"`` it to half, its length too;
-                ``"cut"`` the connection after half of it; ``"drop"`` it without an answer; ``"hang"``;
-                ``"html"``: send a web page; or an HTTP status to answer.
+                ``"cut"`` the connection after half of it; ``"drop"`` it without an answer; ``"lose"``
+                the answer, but do what was asked; ``"hang"``; ``"html"``: send a web page; or an HTTP status
+                to answer.
             times: How often it goes wrong, before all is well.
         """
         self._faults.append((re.compile(pattern), fault, times))

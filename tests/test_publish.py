@@ -20,7 +20,7 @@ import torch
 import yaml
 from conftest import ONE_THREAD
 from hub_server import TOKEN, Hub
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from published_runs import draw_images, publish, train, verify
 from safetensors.torch import load_file
 
@@ -231,6 +231,22 @@ def test_publishing_the_same_again_into_a_folder_changes_nothing(tiny, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
+def test_a_release_that_can_not_be_replaced_stays(tiny, tmp_path, monkeypatch):
+    publish(tiny, "--to", tmp_path / NAME)
+    before = (tmp_path / NAME / "config.json").read_text()
+    replace = os.replace
+
+    def fails_for_the_new_one(source, target):
+        if Path(target) == tmp_path / NAME and Path(source).name == "release":
+            raise OSError("the disk is gone")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_for_the_new_one)
+    with pytest.raises(OSError, match="disk is gone"):
+        publish(tiny, "--to", tmp_path / NAME, "--weights", "plain")
+    assert (tmp_path / NAME / "config.json").read_text() == before
+
+
 def test_a_folder_with_other_files_is_left_alone(tiny, tmp_path):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "thesis.tex").write_text("years of work")
@@ -331,6 +347,24 @@ def test_a_repository_that_can_not_be_removed_is_told_of(tiny, hub):
     hub.fault("commit/main|DELETE", 403)
     with pytest.raises(UserError, match=rf"may be left; remove it at .*/{NAME}"):
         publish(tiny, "--to", REPOSITORY)
+
+
+def test_a_first_publication_that_is_interrupted_leaves_nothing(tiny, hub, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HfApi, "create_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tiny, "--to", REPOSITORY)
+    assert not hub.repositories
+    assert "not published; nothing is left" in capsys.readouterr().err
+
+
+def test_a_commit_whose_answer_is_lost_was_made(tiny, hub, capsys):
+    hub.fault("commit/main", "lose")
+    publish(tiny, "--to", REPOSITORY)
+    assert f"published hf-hub:{REPOSITORY}@{hub.repositories[REPOSITORY].head.oid}" in capsys.readouterr().out
+    assert not hub.said("DELETE")
 
 
 def test_a_failed_revision_leaves_the_one_before(tiny, hub):
@@ -557,8 +591,12 @@ def test_a_study_is_published_by_validation_and_tied_together(study, tmp_path, c
 
 
 def test_a_study_on_the_hub_is_a_collection_and_again_is_nothing_new(study, hub, capsys):
+    hub.fault("commit/main", 403, times=1)
+    with pytest.raises(UserError, match="0 of 2 are published, the same command goes on"):
+        publish("--study", study, "--to", "lab", "--tag", "s")
     publish("--study", study, "--to", "lab", "--tag", "s")
     publish("--study", study, "--to", "lab", "--tag", "s")
+    assert hub.said("whoami") == 3 * ["GET /api/whoami-v2"]
     assert sorted(hub.repositories) == ["lab/first_atto.s", "lab/model_iv_atto.s"]
     assert all(len(repository.commits) == 2 for repository in hub.repositories.values())
     (collection,) = hub.collections.values()
