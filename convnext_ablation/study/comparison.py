@@ -24,7 +24,7 @@ from convnext_ablation.study.effects import (
     holm,
 )
 
-__all__ = ["Effect", "Findings", "NetworkResult", "Row", "StudyFacts", "compare"]
+__all__ = ["Effect", "Findings", "NetworkResult", "Row", "StudyFacts", "compare", "shared_tables"]
 
 Seeds = tuple[int, int]  # of pre-training, of this training
 
@@ -222,14 +222,26 @@ def _adjusted(effects: list[Effect]) -> list[Effect]:
 
 def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
     networks = [by_name[key] for key in wanted.weights]
+    shared, tables = shared_tables(networks)
+    difference = contrast(tables, list(wanted.weights.values()))
+    return Effect(wanted, difference, len(shared), max(len(network.seeds) for network in networks))
+
+
+def shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
+    """Gives the runs that all of some networks have, and what each network got right in them.
+
+    Returns:
+        Both seeds of each run, and for each network a table as `effects.contrast` takes it.
+
+    Raises:
+        UserError: They have no run of the same seeds.
+    """
     shared = [seeds for seeds in networks[0].runs if all(seeds in other.runs for other in networks)]
     if not shared:
         names = " and ".join(network.name for network in networks[:2])
         raise UserError(f"{names} have no seed in common; run both with the same seeds")
     shared, shape = _balanced(shared)
-    tables = [network.answers(shared).reshape(*shape, -1) for network in networks]
-    difference = contrast(tables, list(wanted.weights.values()))
-    return Effect(wanted, difference, len(shared), max(len(network.seeds) for network in networks))
+    return shared, [network.answers(shared).reshape(*shape, -1) for network in networks]
 
 
 def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:
@@ -258,13 +270,12 @@ def _row(results: Sequence[NetworkResult], place: int, effects: Iterable[Effect]
     effect = next((effect for effect in effects if effect.contrast.name == name), None)
     labels = {other.name: other.label for other in results}
     baseline = "" if effect is None else _other(effect.contrast, result.name)
-    runs, shape = _balanced(result.runs)
     return Row(
         name=result.name,
         label=result.label,
         adds=result.adds,
         seeds=len(result.seeds),
-        top1=accuracy(result.answers(runs).reshape(*shape, -1)),
+        top1=accuracy(shared_tables([result])[1][0]),
         baseline=labels.get(baseline, ""),
         follows=place > 0 and baseline == results[place - 1].name,
         difference=None if effect is None else _seen_from(result.name, effect),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from convnext_ablation.study.answer import answer, caveats
@@ -13,6 +13,7 @@ from convnext_ablation.study.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.plan import TEST_SPLIT, Study
 from convnext_ablation.study.report import terminal_effects, terminal_table, write_report
 from convnext_ablation.study.results import StudyResults, read_results
+from convnext_ablation.study.second_opinions import read_imagenet, second_opinions, write_opinions
 from convnext_ablation.study.study_file import read_study
 
 REPORT = "report"
@@ -22,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study report` command."""
     parser.add_argument("study", type=Path, help="the study's folder")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default STUDY/report")
+    parser.add_argument(
+        "--imagenet",
+        type=Path,
+        metavar="FILE.csv",
+        help="top-1 of the networks on ImageNet in percent (columns network, top1): says what an effect is "
+        "beyond what these predict",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -30,13 +38,15 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The folder holds no study, or one without a finished run.
     """
-    report(read_study(args.study), args.study, args.output)
+    imagenet = read_imagenet(args.imagenet) if args.imagenet else None
+    report(read_study(args.study), args.study, args.output, imagenet)
 
 
 def report(
     study: Study,
     folder: Path,
     output: Path | None = None,
+    imagenet: Mapping[str, float] | None = None,
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Writes the report of the finished runs, and prints tables and answer.
@@ -45,6 +55,7 @@ def report(
         study: The study.
         folder: Its folder.
         output: Where the report goes, by default below the study's folder.
+        imagenet: Top-1 of the networks on ImageNet, fractions, where it is known.
         told: Hears of what is being done.
     """
     output = output or folder / REPORT
@@ -52,6 +63,8 @@ def report(
     networks, facts = results.networks(), results.facts()
     findings = compare(networks, study.design.contrasts)
     paths = write_report(output, networks, findings, facts)
+    opinions = output / "second_opinions.csv"
+    write_opinions(opinions, second_opinions(networks, findings, imagenet))
     extras = PageExtras(
         answer=answer(findings, facts),
         caveats=caveats(findings, facts),
@@ -71,7 +84,7 @@ def report(
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
-    print(f"report: {page[0]}, and {len(paths) + len(page) - 1} tables and figures beside it")
+    print(f"report: {page[0]}, and {len(paths) + len(page)} tables and figures beside it")
 
 
 def _page_runs(results: StudyResults) -> list[PageRun]:
