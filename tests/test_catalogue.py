@@ -3,10 +3,12 @@ import csv
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from convnext_ablation import catalogue, zoo
 from convnext_ablation.components import RESNET_50, SWITCHES
@@ -107,6 +109,18 @@ def test_weights_are_listed_with_preprocessing_licence_and_source(capsys):
         "from": "https://github.com/pytorch/vision",
     }
     assert rows["model_v.fb_in22k_ft_in1k_384"]["pixels"] == "384"
+
+
+def test_the_documented_weights_are_those_that_there_are(capsys):
+    text = (Path(__file__).parents[1] / "docs" / "weights.md").read_text(encoding="utf-8")
+    documented = [line for line in text.splitlines() if re.match(r"\| model_[iv]\.", line)]
+    _run("model_[iv]", "--weights", "--format", "markdown")
+    listed = capsys.readouterr().out.splitlines()[2:]
+    # an older timm has fewer, and says less of some
+    assert set(listed) <= set(documented) or timm.__version__ < re.search(r"\(of timm ([\d.]+)\)", text)[1]
+    assert len(documented) >= 28
+    cfgs = [timm.get_pretrained_cfg(line.split()[1]) for line in listed]
+    assert {(cfg.mean, cfg.std) for cfg in cfgs} == {(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}
 
 
 def test_releases_in_the_folder_that_is_set_are_listed(tmp_path, monkeypatch, capsys):
