@@ -21,8 +21,8 @@ __all__ = ["CardFacts", "Sibling", "caveats", "model_card", "percent", "recipe_o
 
 # of a run's arguments, those that say nothing of how it trained, or whose machine it was
 _OF_THE_MACHINE = {
-    "data_dir", "device", "device_modules", "experiment", "log_interval", "log_tensorboard", "log_wandb",
-    "output", "pin_mem", "recovery_interval", "checkpoint_hist", "resume", "wandb_project",
+    "data", "data_dir", "device", "device_modules", "experiment", "log_interval", "log_tensorboard",
+    "log_wandb", "output", "pin_mem", "recovery_interval", "checkpoint_hist", "resume", "wandb_project",
     "wandb_resume_id", "wandb_tags", "workers",
 }  # fmt: skip
 _FILES = ("class_map", "initial_checkpoint", "pretrained_path")  # only their names are told
@@ -258,8 +258,18 @@ def _training(run: FinishedRun) -> str:
         + (", ".join(f"{name} {value}" for name, value in run.versions.items()) or "not recorded"),
     ]
     recipe = yaml.safe_dump(recipe_of(run.saved)).strip()
-    command = f"python train.py path/to/{run.data.name} -c recipe.yaml"
+    command = f"{_script(run)} path/to/{run.data.name} -c recipe.yaml"
     return f"{_bullets(rows)}\n\n```\n{command}\n```\n\nwith this as `recipe.yaml`:\n\n```yaml\n{recipe}\n```"
+
+
+def _script(run: FinishedRun) -> str:
+    """How to call the script that trained."""
+    script = "train.py"
+    if run.by_timm and run.arguments.model.partition(".")[0] in zoo.model_names():
+        script = "-m convnext_ablation.stock path/to/timm/train.py"
+    if run.processes is not None and run.processes > 1:
+        return f"torchrun --nproc-per-node {run.processes} {script}"
+    return f"python {script}"
 
 
 def _start(run: FinishedRun) -> str:

@@ -186,7 +186,8 @@ def saved_arguments(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("model"), str):
         raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
-    return saved
+    # timm's script keeps the folder that was given by position under another name
+    return {**saved, "data_dir": saved.get("data_dir") or saved.get("data")}
 
 
 def _mapped(path: Path) -> dict[str, Any]:

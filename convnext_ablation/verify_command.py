@@ -72,8 +72,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"differs: {difference}")
     if differences:
         raise SystemExit(1)
+    if claim.manifest is None:
+        print("note: the release doesn't say by a manifest which images its figures are of")
     print(
-        f"verified: {claim.split}, {claim.images} images, top-1 {claim.top1:.2f} %, top-5 {claim.top5:.2f} %"
+        f"verified: {claim.split}, {len(images)} images, top-1 {claim.top1:.2f} %, top-5 {claim.top5:.2f} %"
     )
 
 

@@ -168,6 +168,21 @@ def test_the_card_says_how_it_was_trained(more, words):
     assert "/home/me" not in text
 
 
+@pytest.mark.parametrize(
+    ("more", "command"),
+    [
+        ({}, "torchrun --nproc-per-node 8 train.py path/to/birds -c recipe.yaml"),
+        ({"processes": 1}, "\npython train.py path/to/birds -c recipe.yaml"),
+        (
+            {"processes": None, "by_timm": True},
+            "python -m convnext_ablation.stock path/to/timm/train.py path",
+        ),
+    ],
+)
+def test_the_card_says_what_to_call(more, command):
+    assert command in model_card(facts_of(replace(run_of(), **more)))
+
+
 def test_the_recipe_leaves_out_defaults_and_the_machine():
     saved = {
         "lr": 0.1,

@@ -146,7 +146,8 @@ def test_a_run_of_timms_script_is_published_too(run, tmp_path):
     saved = yaml.safe_load((run / "args.yaml").read_text())
     for name in ("test_split", "skip_bad_images"):
         del saved[name]
-    (run / "args.yaml").write_text(yaml.safe_dump({**saved, "aug_repeats": 0, "num_classes": 3}))
+    timms = {"data": saved["data_dir"], "data_dir": None, "aug_repeats": 0}
+    (run / "args.yaml").write_text(yaml.safe_dump({**saved, **timms}))
     state = load_checkpoint(run / "model_best.pth.tar")
     torch.save({**state, "args": Namespace(**saved)}, run / "model_best.pth.tar")
     for name in ("test.json", "test_predictions.npz"):
@@ -154,10 +155,13 @@ def test_a_run_of_timms_script_is_published_too(run, tmp_path):
     publish(run, "--to", tmp_path / NAME)
     (result,) = config_of(tmp_path / NAME)["trained"]["results"]
     assert (result["split"], result["images"], result["picked_on"]) == ("val", 9, True)
-    assert "timm's `train.py`" in (tmp_path / NAME / "README.md").read_text()
+    card = (tmp_path / NAME / "README.md").read_text()
+    assert "timm's `train.py`" in card
+    assert "trained on shades (3 classes" in card
+    assert saved["data_dir"] not in card
 
 
-def test_without_the_data_the_release_says_less(run, tmp_path, capsys):
+def test_without_the_data_the_release_says_less(run, data, tmp_path, capsys):
     edit_yaml(run / "args.yaml", data_dir="/nowhere/shades")
     publish(run, "--to", tmp_path / NAME)
     config = config_of(tmp_path / NAME)
@@ -168,6 +172,8 @@ def test_without_the_data_the_release_says_less(run, tmp_path, capsys):
     card = (tmp_path / NAME / "README.md").read_text()
     assert "names of the classes weren't known" in card
     assert "/nowhere" not in card
+    verify(tmp_path / NAME, "--data", data, "--split", "val")
+    assert re.search("note: .*manifest.*\nverified: val, 9 images", capsys.readouterr().out)
 
 
 def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, data, tmp_path):
