@@ -176,6 +176,8 @@ def test_a_worker_that_is_asked_to_stop_saves_what_it_is_at(study, tmp_path):
 
 
 def test_a_command_that_is_asked_to_stop_does_as_with_ctrl_c():
+    before = signal.getsignal(signal.SIGTERM)
+
     def ask():
         with workers._stopped_by_signal():
             os.kill(os.getpid(), signal.SIGTERM)
@@ -183,7 +185,7 @@ def test_a_command_that_is_asked_to_stop_does_as_with_ctrl_c():
 
     with pytest.raises(KeyboardInterrupt):
         ask()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_run_that_is_stopped_and_goes_on_ends_as_if_it_never_was(study, tmp_path):
@@ -413,8 +415,12 @@ def test_what_the_script_needs_is_checked(study, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"--train-script .*no such file; `convnext-ablation timm-scripts`"):
         external.find_script(str(tmp_path / "train.py"))
     path = tmp_path / "train.py"
-    path.write_text("raise SystemExit('no such thing')")
+    path.write_text("")
     script = external.find_script(str(path))
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho Traceback; echo no such thing; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
     run = set_up(replace(study, script=script), tmp_path / "study")
     with pytest.raises(UserError, match=r"timm's script ended with code 1: no such thing \(.*train\.log\)"):
         execute(run, tmp_path / "study")
