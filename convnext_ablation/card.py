@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from convnext_ablation import zoo
 from convnext_ablation.components import FAMILIES
+from convnext_ablation.data.known_faults import KNOWN_FAULTS
 from convnext_ablation.finished_run import FinishedRun, SplitResult
 from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.settings import TIMM_ONLY
@@ -28,12 +29,6 @@ _OF_THE_MACHINE = {
 _FILES = ("class_map", "initial_checkpoint", "pretrained_path")  # only their names are told
 _HUB_NAMES = {"imagenet": "imagenet-1k"}  # of data sets that stand on the hub
 
-DATA_CAVEATS = {
-    "cub200": "CUB-200-2011: 22 or 23 of its test images also stand in ImageNet, so weights that began from "
-    "ImageNet's have seen them; by expert judgement at least 4 % of its labels are wrong.",
-    "stanford-dogs": "Stanford Dogs is made from ImageNet: weights that began from ImageNet's have seen test "
-    "images, with their labels. `convnext-ablation data-report --against` counts them.",
-}
 CONVNEXT = """@inproceedings{liu2022convnet,
   title = {A ConvNet for the 2020s},
   author = {Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and Feichtenhofer, Christoph and Darrell, Trevor and Xie, Saining},
@@ -220,8 +215,8 @@ def caveats(run: FinishedRun) -> Iterator[str]:
         )
     if any(result.interval is None for result in run.results):
         yield "The number of images wasn't known here, so there is no interval."
-    if run.data.name in DATA_CAVEATS:
-        yield DATA_CAVEATS[run.data.name]
+    if run.data.name in KNOWN_FAULTS:
+        yield KNOWN_FAULTS[run.data.name]
     if not run.data.classes:
         yield "The names of the classes weren't known here; the release has their numbers only."
 

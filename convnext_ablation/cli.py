@@ -17,13 +17,24 @@ from convnext_ablation.version import __version__
 # the modules are imported when their command is used: some need the extra `study`
 COMMANDS = {
     "study": ("convnext_ablation.study.command", "train a design's networks and say what each step is worth"),
-    "study plan": ("convnext_ablation.study.plan_command", "say what a study would cost, and what it could show"),
+    "study plan": (
+        "convnext_ablation.study.plan_command",
+        "say what a study costs and could show",
+    ),
     "study status": ("convnext_ablation.study.status_command", "say how far a study is"),
-    "study work": ("convnext_ablation.study.work_command", "help with a study's runs, from this or another machine"),
-    "study report": ("convnext_ablation.study.report_command", "write a study's page, tables and figures anew"),
+    "study work": (
+        "convnext_ablation.study.work_command",
+        "help with a study's runs",
+    ),
+    "study report": (
+        "convnext_ablation.study.report_command",
+        "write a study's report anew",
+    ),
     "prepare": ("convnext_ablation.data.prepare_command", "write a data set as an image folder"),
     "data-report": ("convnext_ablation.data.report.command", "say what is wrong with an image data set"),
     "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
+    "publish": ("convnext_ablation.publish_command", "make a release of a finished run, or of a whole study"),
+    "verify": ("convnext_ablation.verify_command", "recompute the accuracy that a release claims"),
     "convert": ("convnext_ablation.convert", "turn another project's checkpoint into safetensors"),
     "recipes": ("convnext_ablation.recipe_catalogue", "list the recipes, print one, or say where it is"),
     "timm-scripts": (

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from convnext_ablation.checkpoints import StateDict, weights_in
+from convnext_ablation.data.known_faults import data_set_name
 from convnext_ablation.data.manifest import MANIFEST, SYNONYMS, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.effects import Interval, accuracy
@@ -289,14 +290,13 @@ def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
         if data is not None:
             raise UserError(f"{data}: no such folder; name that of the data with --data")
         return DataFacts(root.name if root is not None else "unknown")
-    described = _json(root / "dataset.json") if (root / "dataset.json").is_file() else {}
     splits = dict.fromkeys(split for split in (arguments.val_split, arguments.test_split, "test") if split)
     there = {split: images for split in splits if (images := _images(arguments, root, split)) is not None}
     classes = next((tuple(images.classes) for images in there.values()), ())
     if arguments.num_classes is not None and len(classes) != arguments.num_classes:
         classes = ()
     return DataFacts(
-        name=str(described.get("name") or root.resolve().name),
+        name=data_set_name(root),
         classes=classes,
         fingerprint=manifest_hash(root) if (root / MANIFEST).is_file() else "",
         images={split: images.ids() for split, images in there.items()},

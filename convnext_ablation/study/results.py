@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convnext_ablation.data.known_faults import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.comparison import NetworkResult, StudyFacts
 from convnext_ablation.study.plan import Run, Study
@@ -115,6 +116,9 @@ class StudyResults:
 
     def _warnings(self) -> list[str]:
         warnings = []
+        faults = KNOWN_FAULTS.get(data_set_name(Path(self.study.data_dir)))
+        if faults and self.study.is_pretrained:
+            warnings.append(f"WARNING: {faults}")
         if len(self.outcomes) < self.runs:
             warnings.append(
                 f"WARNING: {len(self.outcomes)} of {self.runs} runs are finished; what follows is of these."

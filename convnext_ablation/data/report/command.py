@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 
+from convnext_ablation.data.known_faults import data_set_name
 from convnext_ablation.data.report import facts
 from convnext_ablation.data.report.agreement import AGREEMENT
 from convnext_ablation.data.report.exact import exact_duplicates
@@ -120,7 +120,7 @@ def _write(report: Report, output: Path, limits: Limits, shown: int, against: Pa
     contents = report.contents
     summary = summary_lines(report)
     page = Page(
-        name=_name(contents.root),
+        name=data_set_name(contents.root),
         root=contents.root,
         summary=summary,
         notes=notes(limits, report.overlap, against),
@@ -141,15 +141,6 @@ def _write(report: Report, output: Path, limits: Limits, shown: int, against: Pa
         temporary.write_text(html(page), encoding="utf-8", errors="replace")
     print(f"{contents.root}:", *summary, sep="\n  ")
     print(f"report: {output / 'index.html'}, findings.csv, exclude_test.txt")
-
-
-def _name(root: Path) -> str:
-    """The data set's name as ``dataset.json`` has it, or else its folder's."""
-    try:
-        described = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
-        return str(described["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return root.resolve().name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
