@@ -340,7 +340,10 @@ def test_offline_the_cache_says_which_release_there_is(lab, weights, monkeypatch
     pretrained()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert_loaded(pretrained(MODEL), weights)
-    assert "lab has no weights of model_iii_atto; publish a run there" in refusal("model_iii_atto")
+    line = refusal("model_iii_atto")
+    assert line.startswith(
+        "lab/model_iii_atto: what there is of it isn't in the hub's cache, and HF_HUB_OFFLINE"
+    )
 
 
 def test_a_network_is_found_under_its_other_names(lab, weights):
@@ -529,7 +532,9 @@ def test_a_dead_hub_is_one_line_unless_the_cache_has_it(lab, weights, caplog):
 def test_a_hub_that_does_not_answer_is_asked_once(lab, weights, monkeypatch, fault):
     monkeypatch.setattr(hub_client, "_SECONDS", 0.3)
     lab.fault("HEAD", fault)
-    assert "can't be had from" in refusal()
+    assert "config.json can't be had from" in refusal()
+    assert f"lab/{MODEL}: what there is of it can't be had from" in refusal(MODEL)
+    assert not lab.said("GET /api/models")
     assert lab.said(NAME) == [f"HEAD /{NAME}/resolve/main/config.json"]
     lab.heal()
     assert_loaded(pretrained(), weights)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, ModelInfo, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -63,7 +63,7 @@ def _fetched(repository: str, file: str, cache_dir: str | Path | None) -> str:
             return hf_hub_download(name, file, local_files_only=True, **place)
     try:
         # asked here, since the client itself waits a minute and more for a hub that doesn't answer
-        get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=_patience())
+        _ask(name, file, revision)
     except (RevisionNotFoundError, EntryNotFoundError, HFValidationError):
         raise
     except Exception as error:  # each version of the client has errors of its own for a network that is down
@@ -82,8 +82,10 @@ def _cached(name: str, file: str, place: dict[str, Any], error: Exception) -> st
     return path
 
 
-def _patience() -> float:
-    return constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else _SECONDS
+def _ask(name: str, file: str, revision: str) -> str | None:
+    """Asks the hub for a file's hash; raises whatever the client does."""
+    patience = constants.HF_HUB_ETAG_TIMEOUT if "HF_HUB_ETAG_TIMEOUT" in os.environ else _SECONDS
+    return get_hf_file_metadata(hf_hub_url(name, file, revision=revision or None), timeout=patience).etag
 
 
 @contextmanager
@@ -142,9 +144,8 @@ def _check(path: Path, repository: str, file: str) -> None:
 
 def _asked_hash(path: Path, repository: str, file: str) -> str | None:
     """The hash of a file in a cache without links (Windows); None if the hub can't be asked."""
-    url = hf_hub_url(repository.partition("@")[0], file, revision=path.parent.name)
     with suppress(Exception):
-        etag = get_hf_file_metadata(url, timeout=_patience()).etag or ""
+        etag = _ask(repository.partition("@")[0], file, path.parent.name) or ""
         return etag if is_hash(etag) else None
     return None
 
@@ -158,18 +159,40 @@ def forget(path: Path) -> None:
         link.unlink(missing_ok=True)
 
 
-def repositories(namespace: str, model: str, cache_dir: str | Path | None = None) -> list[str]:
-    """Names the repositories ``namespace/model.<tag>``, on the hub or else in its cache.
+def repositories(namespace: str, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:
+    """Names the repositories ``namespace/model.<tag>``, on the hub or, if it can't be asked, in its cache.
+
+    Args:
+        namespace: The namespace.
+        models: Names of networks.
+        cache_dir: Another cache than the hub's own.
 
     Raises:
-        UserError: The namespace can't be one.
+        UserError: The namespace can't be one, or the hub can't be asked and the cache has none.
     """
-    start = f"{namespace}/{model}."
-    try:
-        found = [info.id for info in HfApi().list_models(author=namespace, search=f"{model}.")]
-    except Exception as error:  # offline, or down
-        _logger.info("%s can't be listed (%s); the cache is searched", namespace, _reason(error))
-        folder = Path(cache_dir or constants.HF_HUB_CACHE)
-        cached = folder.glob(f"models--{namespace}--{model}.*")
-        found = [path.name.removeprefix("models--").replace("--", "/", 1) for path in cached]
-    return sorted(name for name in found if name.startswith(start))
+    with _told(f"{namespace}/{models[0]}", "what there is of it"):
+        try:
+            _ask(f"{namespace}/{models[0]}", "config.json", "")
+        except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
+            pass  # so it does answer
+        except Exception:
+            found = _cached_repositories(namespace, models, cache_dir)
+            if not found:
+                raise
+            return found
+        listed = [info.id for model in models for info in _listed(namespace, model)]
+    return sorted(name for name in listed if name.startswith(_starts(namespace, models)))
+
+
+def _listed(namespace: str, model: str) -> Iterable[ModelInfo]:
+    return HfApi().list_models(author=namespace, search=f"{model}.")
+
+
+def _cached_repositories(namespace: str, models: Sequence[str], cache_dir: str | Path | None) -> list[str]:
+    folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
+    names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
+    return sorted(name for name in names if name.startswith(_starts(namespace, models)))
+
+
+def _starts(namespace: str, models: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"{namespace}/{model}." for model in models)

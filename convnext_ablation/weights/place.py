@@ -62,12 +62,17 @@ class Place:
         """Just the namespace or the folder."""
         return self.text.removeprefix(HUB).removeprefix(FOLDER)
 
-    def names(self, model: str, cache_dir: str | Path | None = None) -> list[str]:
-        """The releases of a network, ``<model>.<tag>`` each."""
+    def names(self, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:
+        """The releases of networks, ``<model>.<tag>`` each.
+
+        Raises:
+            UserError: The hub can't be asked, and its cache has none.
+        """
         if self.folder is None:
-            names = hub.repositories(self.namespace, model, cache_dir)
+            names = hub.repositories(self.namespace, models, cache_dir)
             return [name.removeprefix(f"{self.namespace}/") for name in names]
-        return sorted(path.parent.name for path in self.folder.glob(f"{model}.*/{CONFIG}"))
+        found = [path for model in models for path in self.folder.glob(f"{model}.*/{CONFIG}")]
+        return sorted(path.parent.name for path in found)
 
     def read(self, name: str, cache_dir: str | Path | None = None) -> Release:
         """Reads the release of that name.
@@ -83,7 +88,7 @@ class Place:
         return read_release(self.folder / name)
 
     def _held(self, name: str) -> str:
-        held = self.names(name.partition(".")[0])
+        held = self.names([name.partition(".")[0]])
         return (
             f"it has {', '.join(held)}" if held else "publish a run into it with `convnext-ablation publish`"
         )
@@ -106,7 +111,7 @@ def place_from_environment() -> Place | None:
 def own_tags(model: str) -> list[str]:
     """Names a network's releases in the folder that is set for all, ``<model>.<tag>`` each; asks no hub."""
     place = place_from_environment()
-    return place.names(model) if place and place.folder else []
+    return place.names([model]) if place and place.folder else []
 
 
 def find_release(
@@ -143,13 +148,11 @@ def _tagged(names: Sequence[str], tag: str, place: Place, cache_dir: str | Path 
 
 
 def _only(names: Sequence[str], place: Place, cache_dir: str | Path | None) -> Release:
-    for name in names:
-        held = place.names(name, cache_dir)
-        if len(held) > 1:
-            raise UserError(f"{place} has {', '.join(held)}; name the one you want")
-        if held:
-            return place.read(held[0], cache_dir)
-    raise UserError(
-        f"{place} has no weights of {names[0]}; publish a run there with `convnext-ablation publish`, "
-        f"and if it has, name the tag: {names[0]}.TAG"
-    )
+    held = place.names(names, cache_dir)
+    if len(held) > 1:
+        raise UserError(f"{place} has {', '.join(held)}; name the one you want")
+    if not held:
+        raise UserError(
+            f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
+        )
+    return place.read(held[0], cache_dir)
