@@ -215,58 +215,74 @@ def test_a_run_that_is_stopped_and_goes_on_ends_as_if_it_never_was(study, tmp_pa
     }  # fmt: skip
 
 
-def test_an_owner_that_lost_its_run_stops_without_writing(study, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("check_seconds", "steps"), [(0.0, 7), (1e9, 12)])
+def test_an_owner_that_lost_its_run_stops_without_writing(study, tmp_path, monkeypatch, check_seconds, steps):
+    # at the next batch if it looks then, else at the end of the epoch: 6 batches each
     run = set_up(study, tmp_path)
     folder, clock = run.folder(tmp_path), FileClock(tmp_path)
-    monkeypatch.setattr(claims, "CHECK_SECONDS", 0.0)
-    real, takers = Trainer._finish_epoch, []
+    monkeypatch.setattr(claims, "CHECK_SECONDS", check_seconds)
+    finish, step, takers, done = Trainer._finish_epoch, Trainer._step, [], []
 
     def lose_it_behind_the_first_epoch(trainer, number, losses):
-        real(trainer, number, losses)
+        finish(trainer, number, losses)
         if not takers:
             path = max(folder.glob("claim.*"))
             os.utime(path, (time.time() - 1000,) * 2)
             takers.append(take(folder, clock))
 
     monkeypatch.setattr(Trainer, "_finish_epoch", lose_it_behind_the_first_epoch)
+    monkeypatch.setattr(Trainer, "_step", lambda *inputs: (done.append(1), step(*inputs))[1])
     with take(folder, clock) as claim, pytest.raises(LostClaimError):
         execute(run, tmp_path, claim)
+    assert len(done) == steps
     assert load_checkpoint(folder / LAST)["epoch"] == 0
     assert len(read_summary(folder / "summary.csv")) == 1
     assert not (folder / "result.json").exists()
     takers[0].check(now=True)
 
 
-@pytest.mark.parametrize("error", [UserError("the loss is nan"), MemoryError("no more"), LostClaimError()])
+@pytest.mark.parametrize("error", [UserError("the loss is nan"), MemoryError("no more")])
 def test_a_failed_run_blocks_no_other_and_is_tried_again(study, tmp_path, monkeypatch, error):
     two = replace(study, seeds=[0, 1])
     run = set_up(two, tmp_path)
-    attempts = []
-
-    def fail_once(run, folder, claim, should_stop):
-        attempts.append(run.name)
-        if attempts == [run.name]:
-            if isinstance(error, LostClaimError):
-                os.utime(claim.path, (0, 0))
-                take(claim.path.parent, FileClock(tmp_path)).release()
-            raise error
-        (run.folder(folder) / "result.json").write_text('{"val_top1": 50.0}')
-
-    monkeypatch.setattr(workers, "execute", fail_once)
-    code = work(tmp_path)
-    assert code == (workers._AFRESH if isinstance(error, MemoryError) else 0)
-    if code:
-        assert work(tmp_path) == 0
+    monkeypatch.setattr(workers, "execute", failing_once(error))
+    afresh = isinstance(error, MemoryError)  # it may have left the process in a bad state
+    assert work(tmp_path) == (workers._AFRESH if afresh else 0)
+    assert work(tmp_path) == 0
     states = Survey(tmp_path).look(two)
-    if isinstance(error, LostClaimError):
-        assert [state.status for state in states] == ["done", "done"]
-        return
     assert [state.status for state in states] == ["failed", "done"]
-    assert states[0].reason == ("the loss is nan" if code == 0 else "MemoryError: no more")
+    assert states[0].reason == ("MemoryError: no more" if afresh else "the loss is nan")
     assert "Traceback" in (run.folder(tmp_path) / "failure.txt").read_text()
     assert forget_failures(states, tmp_path) == 1
     assert work(tmp_path) == 0
     assert [state.status for state in Survey(tmp_path).look(two)] == ["done", "done"]
+
+
+def failing_once(error, before=lambda claim: None):
+    attempts = []
+
+    def execute(run, folder, claim, should_stop):
+        attempts.append(run.name)
+        if attempts == [run.name]:
+            before(claim)
+            raise error
+        (run.folder(folder) / "result.json").write_text('{"val_top1": 50.0}')
+
+    return execute
+
+
+@pytest.mark.parametrize("error", [LostClaimError(), FileNotFoundError("its half-written file is gone")])
+def test_a_run_that_was_lost_has_not_failed(study, tmp_path, monkeypatch, error):
+    run = set_up(study, tmp_path)
+
+    def lose(claim):
+        os.utime(claim.path, (0, 0))
+        take(claim.path.parent, FileClock(tmp_path)).release()
+
+    monkeypatch.setattr(workers, "execute", failing_once(error, lose))
+    assert work(tmp_path) == 0
+    assert (run.folder(tmp_path) / "result.json").exists()
+    assert not (run.folder(tmp_path) / "failure.txt").exists()
 
 
 def test_a_run_at_which_process_after_process_dies_has_failed(study, tmp_path):

@@ -190,6 +190,20 @@ def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
     assert seconds_left(look(tmp_path), SMALL, now + 50) == pytest.approx(950, abs=10)
 
 
+@pytest.mark.parametrize(("ago", "left"), [(4, 46), (100, 40)])
+def test_what_is_done_of_the_current_epoch_counts(tmp_path, ago, left):
+    study = replace(SMALL, seeds=[0])
+    runs = study.runs()
+    for run in runs[:4]:
+        finish(run, tmp_path, seconds=100.0)
+    train(runs[4], tmp_path, 5)
+    claim = take(runs[4].folder(tmp_path), FileClock(tmp_path), epochs=5)
+    now = time.time()
+    claim.path.write_text(json.dumps({**json.loads(claim.path.read_text()), "since": now - ago}))
+    os.utime(runs[4].folder(tmp_path) / "summary.csv", (now - 500, now - 500))
+    assert seconds_left(look(tmp_path, study), study, now) == pytest.approx(left, abs=0.5)
+
+
 def test_nobody_at_work_is_said(tmp_path):
     finish(SMALL.runs()[0], tmp_path)
     survey = Survey(tmp_path)

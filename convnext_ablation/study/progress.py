@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -256,8 +255,3 @@ def total_by_status(states: Iterable[RunState]) -> dict[Status, int]:
     for state in states:
         totals[state.status] += 1
     return totals
-
-
-def local_time(seconds: float) -> str:
-    """Writes a time for people."""
-    return time.strftime("%H:%M:%S", time.localtime(seconds))

@@ -161,8 +161,9 @@ def _do(run: Run, claim: Claim, folder: Path, should_stop: Callable[[], bool]) -
         except (StoppedError, EvaluationStoppedError, LostClaimError):
             return True
         except Exception as error:
-            if not claim.is_lost:
-                write_failure(run.folder(folder), _reason(error), traceback.format_exc())
+            if claim.is_lost:  # files were taken from under it
+                return True
+            write_failure(run.folder(folder), _reason(error), traceback.format_exc())
             return isinstance(error, UserError)
         claim.remove()
     return True
