@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
+from timm.models import get_arch_pretrained_cfgs
 
 from convnext_ablation import zoo
 from convnext_ablation.components import FAMILIES
@@ -274,7 +275,9 @@ def _start(run: FinishedRun) -> str:
         return f"the weights in `{PurePath(file).name}`"
     if not arguments.pretrained:
         return "random weights"
-    cfg = timm.get_pretrained_cfg(arguments.model) if timm.is_model(arguments.model) else None
+    tagged = get_arch_pretrained_cfgs(arguments.model) if timm.is_model(arguments.model) else {}
+    whole = arguments.model if "." in arguments.model else next(iter(tagged), "")  # without a tag, the first
+    cfg = tagged.get(whole)  # none for a release of one's own
     licence = f", whose licence is {cfg.license}" if cfg is not None and cfg.license else ""
     return f"the pretrained weights `{arguments.model}`{licence}"
 

@@ -158,6 +158,11 @@ def test_a_card_without_figures_claims_none():
     [
         ({}, "start: random weights"),
         ({"pretrained": True, "model": "model_i.a1_in1k"}, "pretrained weights `model_i.a1_in1k`"),
+        (
+            {"pretrained": True, "model": "model_i"},
+            "pretrained weights `model_i`, whose licence is apache-2.0",
+        ),
+        ({"pretrained": True, "model": "model_iv.cub200_448"}, "pretrained weights `model_iv.cub200_448`"),
         ({"pretrained_path": "/home/me/secret/model_iv.safetensors"}, "weights in `model_iv.safetensors`"),
         ({"grad_accum_steps": 4}, "128 x 8 processes x 4 batches added up an update"),
     ],
