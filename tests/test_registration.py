@@ -19,14 +19,10 @@ def run(code):
 @pytest.mark.parametrize(
     "imports",
     [
-        "import convnext_ablation, timm",
         "import timm, convnext_ablation",
         "import convnext_ablation\nfrom timm.models import create_model\nimport timm",
         "import convnext_ablation.network, timm",
-        "import convnext_ablation.blocks, timm",
-        "import convnext_ablation.checkpoints, timm",
         "import convnext_ablation.zoo, timm",
-        "from convnext_ablation import ResNetToConvNeXt, zoo\nimport timm",
     ],
 )
 def test_networks_are_there_whichever_is_imported_first(imports):

@@ -149,7 +149,7 @@ def test_bad_images_are_left_out_and_listed(train, tmp_path, image_folder):
         (["--model", "model_vi"], "unknown model 'model_vi'; did you mean 'model_v"),
         (
             ["--model", "model_i_atto.in1k_112"],
-            "model_i_atto.in1k_112: can't be made: Invalid pretrained tag",
+            "model_i_atto.in1k_112: no public weights have this tag; set CONVNEXT_ABLATION_WEIGHTS",
         ),
         (["--model-kwargs", "kernel=7"], "model_i_atto: can't be made: .*kernel"),
         (["--opt", "sgdd"], "opt sgdd: "),
@@ -271,7 +271,7 @@ def test_validation_of_a_folder_sorts_its_checkpoints(finished, image_folder, ca
     ("arguments", "message"),
     [
         (["--checkpoint", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
-        (["--model", "model_i_atto"], "can't be made"),
+        (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
         (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
     ],
 )

@@ -172,7 +172,7 @@ def contrast(tables: Sequence[BoolArray], weights: Sequence[float]) -> Differenc
     if not len(used):
         raise UserError("every weight of the contrast is 0; give at least two networks another")
     units = over_units([tables[int(index)] for index in used])
-    found = estimated(units, np.broadcast_to(signs[used, None], units.shape[:2]), apart=len(used) >= MANY)
+    found = estimated(units, np.broadcast_to(signs[used, None], units.shape[:2]))
     if abs(total) > ROUNDING:
         return replace(found, p_value=math.nan, p_holm=math.nan, p_better=math.nan)
     return found
@@ -232,19 +232,19 @@ def over_units(tables: Sequence[BoolArray]) -> FloatArray:
     return np.stack([_by_unit(table) for table in tables])
 
 
-def estimated(units: FloatArray, weights: FloatArray, apart: bool = False) -> Difference:
+def estimated(units: FloatArray, weights: FloatArray) -> Difference:
     """Estimates a weighted sum of networks, with weights that may differ between seeds.
 
     Args:
         units: What `over_units` gives, (networks, units, images).
         weights: (networks, units).
-        apart: Whether to take the seeds of each network by themselves; the weights are then the same for all.
     """
     values = np.einsum("nu,nui->ui", weights, units)
     mean = float(values.mean())
     spread = _spread(values, resolution=float(np.abs(weights).max()))
-    if apart and len(values) > 1:
-        spread = _with_seeds_apart(spread, units, weights[:, 0])
+    used = weights[:, 0] != 0
+    if len(values) > 1 and used.sum() >= MANY and (weights == weights[:, :1]).all():
+        spread = _with_seeds_apart(spread, units[used], weights[used, 0])
     half = spread.half_width(ALPHA)
     lowest = float(np.minimum(weights, 0).sum(axis=0).mean())
     highest = float(np.maximum(weights, 0).sum(axis=0).mean())
