@@ -115,7 +115,7 @@ def test_stages_are_compared_with_the_one_before():
         "model_iv_atto-model_iii_atto",
         "model_v_atto-model_iv_atto",
     ]
-    assert contrasts[1].label == "Model III after Model II: inverted bottleneck"
+    assert contrasts[1].label == "Model III after Model II (inverted bottleneck)"
     assert contrasts[1].weights == {"model_iii_atto": 1, "model_ii_atto": -1}
     assert (contrasts[1].baseline, contrasts[1].kind, contrasts[1].switch) == (
         "model_ii_atto",

@@ -54,7 +54,7 @@ def _stages(suffix: str) -> Design:
         make_difference(
             points[name],
             points[stage.baseline],
-            f"{stage.label} after {STAGES[stage.baseline].label}: {stage.adds}",
+            f"{stage.label} after {STAGES[stage.baseline].label} ({stage.adds})",
         )
         for name, stage in STAGES.items()
         if stage.baseline
@@ -68,7 +68,7 @@ def _roadmap(suffix: str) -> Design:
         make_difference(
             points[name],
             points[step.baseline],
-            f"{step.label} after {ROADMAP[step.baseline].label}: {step.adds}",
+            f"{step.label} after {ROADMAP[step.baseline].label} ({step.adds})",
         )
         for name, step in ROADMAP.items()
         if step.baseline
