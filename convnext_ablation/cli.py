@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments, those of the process if None.
 
     Returns:
-        The exit code: 0, 2 for what the user can mend, 130 when interrupted.
+        The exit code: 0, 2 for what the user can mend, 130 when interrupted, 141 when nobody reads any more.
     """
     argv = _with_two_words_joined(sys.argv[1:] if argv is None else list(argv))
     try:
@@ -73,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept: the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     return 0
 
 

@@ -16,6 +16,7 @@ from timm.data import resolve_data_config
 from convnext_ablation import zoo
 from convnext_ablation.data.manifest import MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError
+from convnext_ablation.machine import available_cores
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.command import prepare_torch
 from convnext_ablation.training.console import Console
@@ -46,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu"
     )
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (%(default)s)")
-    parser.add_argument("-j", "--workers", type=int, default=4, help="processes that load (%(default)s)")
+    parser.add_argument(
+        "-j",
+        "--workers",
+        type=int,
+        default=min(4, available_cores()),
+        help="processes that load (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from convnext_ablation import __version__, cli
@@ -65,3 +68,11 @@ def test_an_unknown_data_set_comes_with_the_nearest(capsys, tmp_path):
         cli.main(["prepare", "typeface", str(tmp_path / "out")])
     assert capsys.readouterr().err.endswith("did you mean 'typefaces'?\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "convnext_ablation.cli", "recipes"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
