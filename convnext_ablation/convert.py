@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 
 import timm
@@ -17,7 +16,7 @@ from convnext_ablation.checkpoints import CLASSIFIER, FIRST_CONV, Format, StateD
 from convnext_ablation.components import STAGES
 from convnext_ablation.cost import count_parameters
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.files import written_whole
+from convnext_ablation.files import sha256_of, written_whole
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +131,7 @@ def _metadata(
         "model": model_name,
         "num_classes": str(model.num_classes),
         "source_format": names.name,
-        "source_sha256": _sha256(path),
+        "source_sha256": sha256_of(path),
         "source_weights": "ema" if checkpoint.is_ema else "plain",
     }
     if checkpoint.epoch is not None:
@@ -140,14 +139,6 @@ def _metadata(
     if checkpoint.metric is not None:
         metadata["metric"] = str(checkpoint.metric)
     return metadata
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:

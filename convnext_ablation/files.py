@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import hashlib
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -50,6 +51,15 @@ def told_of_full_disk(path: Path) -> Iterator[None]:
                 "make room and run the same command again"
             ) from error
         raise
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file's content, in hex, without holding the file in memory."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

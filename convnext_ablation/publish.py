@@ -7,7 +7,6 @@ figures were computed from, and a model card.
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import json
 import os
 import re
@@ -30,8 +29,9 @@ from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.card import CardFacts, Sibling, model_card, recipe_of
 from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text, written_whole
+from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.finished_run import FinishedRun
+from convnext_ablation.training.arguments import PREPROCESSING
 from convnext_ablation.weights.release import CONFIG, WEIGHTS
 
 __all__ = ["CARD", "FILES", "Draft", "Target", "drafted", "into_folder", "target_of"]
@@ -40,17 +40,6 @@ CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
 HUB = "hf-hub:"
 _REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
-_PREPROCESSING = (
-    "img_size",
-    "input_size",
-    "mean",
-    "std",
-    "crop_pct",
-    "crop_mode",
-    "interpolation",
-    "in_chans",
-)
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -153,11 +142,11 @@ def _draft(
 ) -> Draft:
     folder.mkdir()
     model = _network(run)
-    settings = {name: value for name in _PREPROCESSING if (value := run.saved.get(name))}
+    settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
     data_config = resolve_data_config(settings, model=model)
     gmacs = count_gmacs(model, data_config["input_size"])
     _write_weights(folder / WEIGHTS, model, run)
-    sha256 = _sha256(folder / WEIGHTS)
+    sha256 = sha256_of(folder / WEIGHTS)
     config = {
         **_timm_config(model, run, data_config, license),
         "weights": {"file": WEIGHTS, "sha256": sha256, "size": (folder / WEIGHTS).stat().st_size},
@@ -219,14 +208,6 @@ def _write_weights(path: Path, model: torch.nn.Module, run: FinishedRun) -> None
             save_file(contiguous, temporary, {"format": "pt"})
     except SafetensorError as error:  # a full disk, too
         raise UserError(f"{path.name}: can't be written: {' '.join(str(error).split())}") from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _timm_config(

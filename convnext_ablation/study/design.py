@@ -31,6 +31,7 @@ __all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "desig
 _ONE_ORDER = (
     "Each component is measured at its place on one way; at another place it may be worth another amount."
 )
+_KERNELS = "Kernels 9 and 11, which the paper tries and doesn't keep, are compared with kernel 7."
 _LOST = (
     "An effect is ConvNeXt-T minus ConvNeXt-T without the component, so above 0 means that the component "
     "helps; all of them share ConvNeXt-T, so chance in its runs moves all of them together."
@@ -49,32 +50,26 @@ def _points(variants: Mapping[str, Variant], suffix: str) -> dict[str, Point]:
 
 
 def _stages(suffix: str) -> Design:
-    points = _points(STAGES, suffix)
-    contrasts = [
-        make_difference(
-            points[name],
-            points[stage.baseline],
-            f"{stage.label} after {STAGES[stage.baseline].label} ({stage.adds})",
-        )
-        for name, stage in STAGES.items()
-        if stage.baseline
-    ]
-    return Design("stages", tuple(points.values()), tuple(contrasts), (_ONE_ORDER,))
+    return _way("stages", STAGES, suffix, _ONE_ORDER)
 
 
 def _roadmap(suffix: str) -> Design:
-    points = _points(ROADMAP, suffix)
+    return _way("roadmap", ROADMAP, suffix, _ONE_ORDER, _KERNELS)
+
+
+def _way(name: str, variants: Mapping[str, Variant], suffix: str, *notes: str) -> Design:
+    """Networks that each change something in one before."""
+    points = _points(variants, suffix)
     contrasts = [
         make_difference(
-            points[name],
-            points[step.baseline],
-            f"{step.label} after {ROADMAP[step.baseline].label} ({step.adds})",
+            points[key],
+            points[variant.baseline],
+            f"{variant.label} after {variants[variant.baseline].label} ({variant.adds})",
         )
-        for name, step in ROADMAP.items()
-        if step.baseline
+        for key, variant in variants.items()
+        if variant.baseline
     ]
-    kernels = "Kernels 9 and 11, which the paper tries and doesn't keep, are compared with kernel 7."
-    return Design("roadmap", tuple(points.values()), tuple(contrasts), (_ONE_ORDER, kernels))
+    return Design(name, tuple(points.values()), tuple(contrasts), notes)
 
 
 def _leave_one_out(suffix: str) -> Design:

@@ -20,11 +20,10 @@ import yaml
 from convnext_ablation import stock
 from convnext_ablation.data.manifest import CLASSES
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text, written_whole
+from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.machine import end_with_parent
 from convnext_ablation.study.claims import Claim
 from convnext_ablation.study.plan import Run, Script
-from convnext_ablation.study.weights import sha256_of
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.loop import StoppedError, Trainer
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+from scipy import stats
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.effects import BoolArray, paired_difference
@@ -78,10 +78,11 @@ def mcnemar(treated: npt.NDArray[np.bool_], baseline: npt.NDArray[np.bool_]) -> 
         )
     gained, lost = int((treated & ~baseline).sum()), int((~treated & baseline).sum())
     fewer, discordant = min(gained, lost), gained + lost
+    observed = float(stats.binom.pmf(fewer, discordant, 0.5))
     if gained == lost:  # the outcome is one, in the middle, and not one in each tail
-        return McNemar(gained, lost, 1.0, 1.0 - _binomial(fewer, discordant) / 2 if discordant else 1.0)
-    exact = 2 * float(special.bdtr(fewer, discordant, 0.5))
-    return McNemar(gained, lost, min(1.0, exact), exact - _binomial(fewer, discordant))
+        return McNemar(gained, lost, 1.0, 1.0 - observed / 2 if discordant else 1.0)
+    exact = 2 * float(stats.binom.cdf(fewer, discordant, 0.5))
+    return McNemar(gained, lost, min(1.0, exact), exact - observed)
 
 
 def class_differences(
@@ -119,13 +120,11 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     Of those whose adjusted value is below 0.05, at most 5 % are false on average, if the tests are
     independent or positively dependent. NaN is no test: it stays NaN and doesn't count.
     """
-    tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    smallest = 1.0
-    for rank, (p, index) in reversed(list(enumerate(tested, start=1))):
-        smallest = min(smallest, p * len(tested) / rank)
-        adjusted[index] = smallest
-    return adjusted
+    given = np.asarray(p_values, np.float64)
+    adjusted = np.full(len(given), math.nan)
+    tested = ~np.isnan(given)
+    adjusted[tested] = stats.false_discovery_control(given[tested])
+    return adjusted.tolist()
 
 
 def _class_difference(
@@ -140,10 +139,3 @@ def _class_difference(
     return ClassDifference(
         target, len(members), found.estimate, found.low, found.high, found.p_value, math.nan
     )
-
-
-def _binomial(successes: int, trials: int) -> float:
-    """Gives the chance of so many heads from so many fair coins."""
-    log_ways = special.gammaln(trials + 1) - special.gammaln(successes + 1)
-    log_ways -= special.gammaln(trials - successes + 1)
-    return math.exp(float(log_ways) - trials * math.log(2))

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import safe_open
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import sha256_of
 from convnext_ablation.study.contrasts import Point
 
 MODEL, SEED = "{model}", "{pretraining_seed}"
@@ -77,15 +78,6 @@ def mixed_origins(weights: Sequence[Weights]) -> str:
     if len(networks) < 2:
         return ""
     return "; ".join(f"{network}: {origin}" for origin, network in networks.items())
-
-
-def sha256_of(path: Path) -> str:
-    """Hash of a file's content."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _file(pattern: str, point: Point, seed: int | None) -> Path:

@@ -251,6 +251,17 @@ class TrainingArguments:
 
 
 ARGUMENTS = described(TrainingArguments)
+# those that say how an image is made ready for the network
+PREPROCESSING = (
+    "img_size",
+    "input_size",
+    "mean",
+    "std",
+    "crop_pct",
+    "crop_mode",
+    "interpolation",
+    "in_chans",
+)
 # where nothing may fall below
 _LEAST: dict[str, float] = {
     "epochs": 1,

@@ -17,7 +17,7 @@ from timm.utils import natural_key, reparameterize_model
 from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.argument import argument, described
-from convnext_ablation.training.arguments import DATASET_HELP, TrainingArguments
+from convnext_ablation.training.arguments import DATASET_HELP, PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run
 from convnext_ablation.training.command import guarded, prepare_torch, together
 from convnext_ablation.training.console import Console
@@ -208,17 +208,7 @@ class _Evaluation:
             _load(self.model, arguments)
         if arguments.reparam:
             self.model = reparameterize_model(self.model)
-        names = (
-            "img_size",
-            "input_size",
-            "mean",
-            "std",
-            "crop_pct",
-            "crop_mode",
-            "interpolation",
-            "in_chans",
-        )
-        settings = {name: getattr(self.run, name, getattr(arguments, name, None)) for name in names}
+        settings = {name: getattr(self.run, name, getattr(arguments, name, None)) for name in PREPROCESSING}
         self.data_config = resolve_data_config(
             {name: value for name, value in settings.items() if value},
             model=self.model,

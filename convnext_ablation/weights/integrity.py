@@ -15,14 +15,13 @@ from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
+from convnext_ablation.files import sha256_of, write_text
 
 __all__ = ["check_content", "classes_in", "content_sha256", "is_hash", "linked_hash", "refuse_pickle"]
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 _YOUNG = 0.05  # seconds; a file that changes within the clock's tick of being read looks unchanged
-_BLOCK = 1 << 20
 
 
 def check_content(path: Path, expected: str, name: str) -> None:
@@ -64,15 +63,12 @@ def content_sha256(path: Path) -> str:
         remembered = json.loads(record.read_text(encoding="utf-8"))
         if remembered["state"] == state and re.fullmatch("[0-9a-f]{64}", remembered["sha256"]):
             return remembered["sha256"]
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+    sha256 = sha256_of(path)
     if _state(path) == state and time.time() - max(os.stat(path)[8:10]) > _YOUNG:
         with suppress(OSError):  # a home that can't be written to; then it is read again next time
             record.parent.mkdir(parents=True, exist_ok=True)
-            write_text(record, json.dumps({"path": str(path), "state": state, "sha256": digest.hexdigest()}))
-    return digest.hexdigest()
+            write_text(record, json.dumps({"path": str(path), "state": state, "sha256": sha256}))
+    return sha256
 
 
 def _state(path: Path) -> dict[str, int]:
