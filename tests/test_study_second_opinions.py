@@ -15,7 +15,13 @@ from convnext_ablation.study.bootstrap import bootstrap_interval, resampled_accu
 from convnext_ablation.study.comparison import NetworkResult, compare
 from convnext_ablation.study.design import Contrast, design_of
 from convnext_ablation.study.expected_gain import gain_beyond_imagenet
-from convnext_ablation.study.second_opinions import read_imagenet, second_opinions, write_opinions
+from convnext_ablation.study.second_opinions import (
+    read_imagenet,
+    second_opinions,
+    write_class_differences,
+    write_opinions,
+)
+from convnext_ablation.study.secondary import class_differences
 
 GROUPS = {"macro": ["stage_ratio"], "micro": ["gelu"]}
 
@@ -98,6 +104,22 @@ def test_mcnemar_compares_the_runs_of_each_seed():
         assert opinion.note.startswith(f"gained {gained}, lost {lost}, ")
         assert opinion.estimate == pytest.approx(after.mean() - before.mean())
     assert not by_method(opinions, "linear model")
+
+
+def test_what_each_class_gains_is_written_for_differences_of_two(tmp_path):
+    names = ["one", "other"]
+    results = results_of(names, tables_of(2))
+    targets = np.arange(300) % 3
+    write_class_differences(
+        tmp_path / "c.csv", results, compare(results, differences(names)), targets, ["a", "b", "c"]
+    )
+    with open(tmp_path / "c.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    wanted = class_differences(results[1].correct, results[0].correct, targets, 3)
+    assert [line["class"] for line in lines] == ["a", "b", "c"]
+    assert [float(line["estimate"]) for line in lines] == [each.estimate for each in wanted]
+    assert [float(line["q_value"]) for line in lines] == [each.q_value for each in wanted]
+    assert {line["effect"] for line in lines} == {"other-one"}
 
 
 def test_networks_with_other_seeds_are_drawn_anew_by_themselves():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
@@ -19,9 +20,9 @@ from convnext_ablation.study.bootstrap import bootstrap_interval, resampled_accu
 from convnext_ablation.study.comparison import Effect, Findings, NetworkResult, shared_tables
 from convnext_ablation.study.expected_gain import gain_beyond_imagenet
 from convnext_ablation.study.linear_model import factorial_effects
-from convnext_ablation.study.secondary import mcnemar
+from convnext_ablation.study.secondary import class_differences, mcnemar
 
-__all__ = ["Opinion", "read_imagenet", "second_opinions", "write_opinions"]
+__all__ = ["Opinion", "read_imagenet", "second_opinions", "write_class_differences", "write_opinions"]
 
 
 class Opinion(NamedTuple):
@@ -76,6 +77,35 @@ def write_opinions(path: Path, opinions: Sequence[Opinion]) -> None:
         for opinion in opinions
     ]
     write_csv(path, Opinion._fields, lines)
+
+
+def write_class_differences(
+    path: Path,
+    results: Sequence[NetworkResult],
+    findings: Findings,
+    targets: npt.NDArray[np.int64],
+    classes: Sequence[str],
+) -> None:
+    """Writes for each difference of two networks how much each class gains, fractions.
+
+    Args:
+        path: The CSV file.
+        results: The networks.
+        findings: What the report says of them.
+        targets: Class of each test image, (images,).
+        classes: Their names.
+    """
+    by_name = {result.name: result for result in results}
+    lines = []
+    for effect in findings.effects:
+        if effect.contrast.kind != "difference":
+            continue
+        _, (treated, baseline) = shared_tables([by_name[key] for key in _treated_first(effect)])
+        for found in class_differences(treated, baseline, targets, len(classes)):
+            values = [found.estimate, found.low, found.high, found.p_value, found.q_value]
+            cells = ["" if math.isnan(value) else value for value in values]
+            lines.append([effect.contrast.name, classes[found.target], found.images, *cells])
+    write_csv(path, ("effect", "class", "images", "estimate", "low", "high", "p_value", "q_value"), lines)
 
 
 def read_imagenet(path: Path) -> dict[str, float]:
@@ -133,7 +163,7 @@ def _by_mcnemar(by_name: Mapping[str, NetworkResult], effects: Sequence[Effect])
     for effect in effects:
         if effect.contrast.kind != "difference":
             continue
-        treated, baseline = sorted(effect.contrast.weights, key=effect.contrast.weights.__getitem__)[::-1]
+        treated, baseline = _treated_first(effect)
         runs, _ = shared_tables([by_name[treated], by_name[baseline]])
         pairs = zip(by_name[treated].answers(runs), by_name[baseline].answers(runs), strict=True)
         for (pretraining, seed), (here, there) in zip(runs, pairs, strict=True):
@@ -144,6 +174,12 @@ def _by_mcnemar(by_name: Mapping[str, NetworkResult], effects: Sequence[Effect])
             yield Opinion(
                 effect.contrast.name, "McNemar", which, estimate, math.nan, math.nan, found.p_exact, note
             )
+
+
+def _treated_first(effect: Effect) -> list[str]:
+    """The two networks of a difference, the one with the positive weight first."""
+    weights = effect.contrast.weights
+    return sorted(weights, key=weights.__getitem__, reverse=True)
 
 
 def _beyond_imagenet(

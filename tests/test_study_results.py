@@ -1,0 +1,70 @@
+"""What a reader is told of a study's finished runs."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from convnext_ablation.study.results import Outcome, StudyResults
+
+RESULT = {"host": "one", "device": "cpu", "versions": {"torch": "2.9.0"}}
+
+
+def results_of(
+    folder, name="stanford-dogs", pretrained=True, results=(RESULT, RESULT), runs=2, origins=("a",)
+):
+    (folder / "dataset.json").write_text(json.dumps({"name": name}))
+    study = SimpleNamespace(
+        design=SimpleNamespace(name="stages"),
+        data_name="mine",
+        data_dir=str(folder),
+        is_pretrained=pretrained,
+        weights=[SimpleNamespace(network=origin, origin=origin) for origin in origins],
+        tuning=(),
+        precision="float32",
+        threads=1,
+        epochs=1,
+        command="study",
+    )
+    run = SimpleNamespace(arguments=SimpleNamespace(input_size=(3, 32, 32)))
+    outcomes = [Outcome(run, result, np.zeros(3, int)) for result in results]
+    ids = np.array(["cat/1.png", "dog/1.png", "dog/2.png"])
+    return StudyResults(study, folder, outcomes, runs, ids, np.array([0, 2, 2]))
+
+
+def test_classes_go_by_the_folders_of_their_images_and_others_by_their_number(tmp_path):
+    results = results_of(tmp_path)
+    assert results.classes == ["cat", "1", "dog"]
+    assert (results.facts().classes, results.facts().test_images) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, ["Stanford Dogs is made from ImageNet"]),
+        ({"name": "cub200"}, ["22 or 23 of its test images also stand in ImageNet"]),
+        ({"name": "typefaces"}, []),
+        ({"pretrained": False}, []),
+        ({"name": "mine", "runs": 6}, ["2 of 6 runs are finished"]),
+        ({"name": "mine", "origins": ("a", "b")}, ["start from weights of different origin: a: a; b: b"]),
+        (
+            {"name": "mine", "results": (RESULT, {**RESULT, "versions": {"torch": "2.10.0"}})},
+            ["made with different versions"],
+        ),
+    ],
+)
+def test_what_limits_the_figures_is_told(tmp_path, changes, told):
+    warnings = results_of(tmp_path, **changes).facts().warnings
+    assert len(warnings) == len(told)
+    for warning, words in zip(warnings, told, strict=True):
+        assert warning.startswith("WARNING: ")
+        assert words in warning
+
+
+def test_every_machine_is_named_once(tmp_path):
+    other = {**RESULT, "host": "other", "device": "NVIDIA H100"}
+    machine = results_of(tmp_path, results=(RESULT, other, RESULT), runs=3).facts().machine
+    assert machine == "one (cpu), other (NVIDIA H100)"
