@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import pytest
+
+from convnext_ablation.bench import timing
+from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Ratio, Times, interleaved
+
+
+class Clock:
+    """A clock that only contestants move."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.calls: list[str] = []
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def contestant(self, name: str, *durations: float):
+        def call() -> None:
+            mine = self.calls.count(name)
+            self.calls.append(name)
+            self.now += durations[min(mine, len(durations) - 1)]
+
+        return call
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(timing, "time", clock)
+    return clock
+
+
+def test_contestants_are_timed_in_turn_after_warming_up(clock: Clock):
+    contestants = {
+        "slow": clock.contestant("slow", 50.0, 50.0, 4.0, 6.0, 5.0),
+        "fast": clock.contestant("fast", 2.0),
+    }
+    times = interleaved(contestants, rounds=3)
+    assert clock.calls[:4] == ["slow", "slow", "fast", "fast"]  # warm-up
+    assert clock.calls[4:] == ["slow", "fast", "fast", "slow", "slow", "fast"]
+    assert times == {"slow": Times((4.0, 6.0, 5.0)), "fast": Times((2.0, 2.0, 2.0))}
+
+
+def test_times_have_median_and_spread():
+    times = Times((4.0, 10.0, 5.0, 7.0))
+    assert (times.median, times.lowest, times.highest, times.spread) == (6.0, 4.0, 10.0, 6.0)
+
+
+def test_ratio_is_paired_by_round():
+    baseline, ours = Times((2.0, 20.0, 4.0)), Times((1.0, 10.0, 1.0))
+    assert ours.times_faster_than(baseline) == Ratio(2.0, 2.0, 4.0)
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        ours.times_faster_than(Times((1.0, 2.0)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "told"),
+    [
+        (Ratio(1.4, 1.25, 1.6), True),
+        (Ratio(1.4, 1.2, 1.61), False),  # 0.41 apart, 0.4 from 1
+        (Ratio(1.02, 1.0, 1.04), False),
+        (Ratio(1.02, 1.015, 1.025), True),
+        (Ratio(3.0, 2.5, 5.6), False),  # further apart than the ratio itself
+        (Ratio(3.0, 2.0, 5.0), False),
+        (Ratio(1.0, 1.0, 1.0), False),
+        (Ratio(0.5, 0.4, 0.6), True),
+        (Ratio(0.5, 0.3, 0.7), False),  # 1.90 apart, 1 from 1, seen from the other side
+    ],
+)
+def test_ratio_is_told_only_when_further_from_one_than_its_rounds_apart(ratio: Ratio, told: bool):
+    upside_down = Ratio(1 / ratio.median, 1 / ratio.highest, 1 / ratio.lowest)
+    assert (ratio.is_told, upside_down.is_told) == (told, told)
+    assert (str(ratio) == CANNOT_BE_TOLD) is not told
+
+
+def test_told_ratio_is_printed_with_its_range():
+    assert str(Ratio(1.404, 1.25, 1.5)) == "1.40 [1.25, 1.50]"
+
+
+def test_no_round_is_begun_that_would_end_too_late_but_three_are_made(clock: Clock):
+    contestants = {"a": clock.contestant("a", 1.0), "b": clock.contestant("b", 1.0)}
+    assert len(interleaved(contestants, 9, seconds=14.0)["b"].seconds) == 5  # and 4 seconds of warm-up
+    assert len(interleaved(contestants, 9, seconds=1.0)["b"].seconds) == 3
+
+
+def test_short_calls_are_repeated(clock: Clock):
+    contestants = {"short": clock.contestant("short", 5.0, 0.25), "long": clock.contestant("long", 8.0)}
+    times = interleaved(contestants, 3, warm_up=1, at_least=2.0)
+    assert times == {"short": Times((0.25,) * 3), "long": Times((8.0,) * 3)}
+    assert (clock.calls.count("short"), clock.calls.count("long")) == (2 + 3 * 8, 2 + 3)
+
+
+def test_waits_for_what_a_call_started(clock: Clock):
+    def finish() -> None:
+        clock.now += 3.0 if clock.calls and clock.calls[-1] == "device" else 0.0
+        clock.calls.append("wait")
+
+    times = interleaved({"device": clock.contestant("device", 1.0)}, 3, warm_up=0, finish=finish)
+    assert times == {"device": Times((4.0,) * 3)}
+
+
+def test_contestant_that_fails_is_left_out_and_told_of(clock: Clock):
+    def fails() -> None:
+        raise MemoryError("too large")
+
+    def fails_later() -> None:
+        clock.now += 1
+        if clock.now > 9:
+            raise ValueError("later")
+
+    told: list[str] = []
+    contestants = {"bad": fails, "good": clock.contestant("good", 1.0), "late": fails_later}
+    times = interleaved(contestants, 5, failed=lambda name, error: told.append(f"{name}: {error}"))
+    assert times == {"good": Times((1.0,) * 5)}
+    assert told == ["bad: too large", "late: later"]
+    with pytest.raises(MemoryError):
+        interleaved(contestants, 3)
+
+
+def test_turns_are_announced(clock: Clock):
+    turns: list[str] = []
+    interleaved({"a": clock.contestant("a", 1.0), "b": clock.contestant("b", 1.0)}, 2, turn=turns.append)
+    assert turns == ["a", "b", "a", "b", "b", "a"]
