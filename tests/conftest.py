@@ -3,11 +3,16 @@ from __future__ import annotations
 import gc
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from page_reader import Reader, read
 from PIL import Image
+
+if TYPE_CHECKING:
+    from fake_study import FakeStudy
 
 CLASSES = ("dark", "grey", "light")
 COUNTS = {"train": 16, "val": 5, "test": 7}  # a class; no multiple of the batch size
@@ -84,3 +89,17 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "shades.yaml"
     path.write_text(RECIPE)
     return path
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
+    """A study that nobody ran, with its page; tests write elsewhere than into its report."""
+    from fake_study import with_page  # with matplotlib, which most tests don't need
+
+    return with_page(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def page(study: FakeStudy) -> tuple[Reader, str]:
+    """What its page has, and its source."""
+    return read(study.folder / "index.html")

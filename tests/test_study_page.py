@@ -10,8 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_study import again, csv_lines, with_page
-from page_reader import read
+from fake_study import again, csv_lines
 
 from convnext_ablation.study.contrasts import Contrast
 from convnext_ablation.study.page import PageRun, write_page
@@ -19,18 +18,17 @@ from convnext_ablation.study.page.classes import class_table, telling
 from convnext_ablation.study.page.tables import curve_table
 from convnext_ablation.training.evaluation import Predictions
 
-TABLES = ("classes", "confusions", "cost", "curves", "effects", "runs")
+TABLES = (
+    "class_differences",
+    "classes",
+    "confusions",
+    "cost",
+    "curves",
+    "effects",
+    "runs",
+    "second_opinions",
+)
 FIGURES = ("classes", "cost", "curves", "effects")
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return with_page(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def page(study):
-    return read(study.folder / "index.html")
 
 
 # The page as a whole

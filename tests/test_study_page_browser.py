@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from chromium import Chromium, find_chromium
-from fake_study import with_page
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium")
 SIZES = [(360, False), (360, True), (1400, False), (1400, True)]
@@ -20,11 +19,6 @@ def axe_script():
         return Path(os.environ["AXE_JS"]).read_text("utf-8")
     found = importlib.util.find_spec("axe_playwright_python")
     return (Path(found.origin).parent / "axe.min.js").read_text("utf-8") if found else None
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return with_page(tmp_path_factory.mktemp("study"))
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_study import csv_lines, with_page
-from page_reader import read, read_text
+from fake_study import csv_lines
+from page_reader import read_text
 
 from convnext_ablation.study.page.classes import confusion_table, examples
 from convnext_ablation.study.page.drawings import planned
@@ -19,16 +19,6 @@ from convnext_ablation.study.page.pictures import attention_part, confusion_part
 from convnext_ablation.study.page.tables import cost_table, curve_table, effect_table
 
 FIGURES = ("classes", "cost", "curves", "effects")
-
-
-@pytest.fixture(scope="module")
-def study(tmp_path_factory):
-    return with_page(tmp_path_factory.mktemp("study"))
-
-
-@pytest.fixture(scope="module")
-def page(study):
-    return read(study.folder / "index.html")
 
 
 # Figures

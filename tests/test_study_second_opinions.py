@@ -16,9 +16,11 @@ from convnext_ablation.study.comparison import NetworkResult, compare
 from convnext_ablation.study.design import Contrast, design_of
 from convnext_ablation.study.expected_gain import gain_beyond_imagenet
 from convnext_ablation.study.second_opinions import (
+    ClassOpinion,
+    Opinion,
+    class_opinions,
     read_imagenet,
     second_opinions,
-    write_class_differences,
     write_opinions,
 )
 from convnext_ablation.study.secondary import class_differences
@@ -110,13 +112,12 @@ def test_what_each_class_gains_is_written_for_differences_of_two(tmp_path):
     names = ["one", "other"]
     results = results_of(names, tables_of(2))
     targets = np.arange(300) % 3
-    write_class_differences(
-        tmp_path / "c.csv", results, compare(results, differences(names)), targets, ["a", "b", "c"]
-    )
+    found = class_opinions(results, compare(results, differences(names)), targets, ["a", "b", "c"])
+    write_opinions(tmp_path / "c.csv", ClassOpinion, found)
     with open(tmp_path / "c.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     wanted = class_differences(results[1].correct, results[0].correct, targets, 3)
-    assert [line["class"] for line in lines] == ["a", "b", "c"]
+    assert [line["class_name"] for line in lines] == ["a", "b", "c"]
     assert [float(line["estimate"]) for line in lines] == [each.estimate for each in wanted]
     assert [float(line["q_value"]) for line in lines] == [each.q_value for each in wanted]
     assert {line["effect"] for line in lines} == {"other-one"}
@@ -145,7 +146,7 @@ def test_what_imagenet_predicts_is_taken_off_where_it_is_known():
 
 
 def test_they_are_written_with_nothing_where_a_method_says_nothing(factorial, tmp_path):
-    write_opinions(tmp_path / "opinions.csv", factorial[2])
+    write_opinions(tmp_path / "opinions.csv", Opinion, factorial[2])
     with open(tmp_path / "opinions.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert [line["effect"] for line in lines] == [opinion.effect for opinion in factorial[2]]

@@ -13,12 +13,7 @@ from convnext_ablation.study.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.plan import TEST_SPLIT, Study
 from convnext_ablation.study.report import terminal_effects, terminal_table, write_report
 from convnext_ablation.study.results import StudyResults, read_results
-from convnext_ablation.study.second_opinions import (
-    read_imagenet,
-    second_opinions,
-    write_class_differences,
-    write_opinions,
-)
+from convnext_ablation.study.second_opinions import class_opinions, read_imagenet, second_opinions
 from convnext_ablation.study.study_file import read_study
 
 REPORT = "report"
@@ -68,10 +63,6 @@ def report(
     networks, facts = results.networks(), results.facts()
     findings = compare(networks, study.design.contrasts)
     paths = write_report(output, networks, findings, facts)
-    write_opinions(output / "second_opinions.csv", second_opinions(networks, findings, imagenet))
-    write_class_differences(
-        output / "class_differences.csv", networks, findings, results.targets, results.classes
-    )
     extras = PageExtras(
         answer=answer(findings, facts),
         caveats=caveats(findings, facts),
@@ -84,6 +75,8 @@ def report(
         roadmap=output / "roadmap.svg",
         warnings=facts.warnings,
         notes=study.design.notes,
+        opinions=second_opinions(networks, findings, imagenet),
+        class_opinions=class_opinions(networks, findings, results.targets, results.classes),
     )
     page = write_page(output, findings.rows, findings.effects, facts, extras, told)
     width = shutil.get_terminal_size((120, 24)).columns
@@ -91,7 +84,7 @@ def report(
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
-    print(f"report: {page[0]}, and {len(paths) + len(page) + 1} tables and figures beside it")
+    print(f"report: {page[0]}, and {len(paths) + len(page) - 1} tables and figures beside it")
 
 
 def _page_runs(results: StudyResults) -> list[PageRun]:

@@ -22,7 +22,7 @@ from convnext_ablation.study.expected_gain import gain_beyond_imagenet
 from convnext_ablation.study.linear_model import factorial_effects
 from convnext_ablation.study.secondary import class_differences, mcnemar
 
-__all__ = ["Opinion", "read_imagenet", "second_opinions", "write_class_differences", "write_opinions"]
+__all__ = ["ClassOpinion", "Opinion", "class_opinions", "read_imagenet", "second_opinions", "write_opinions"]
 
 
 class Opinion(NamedTuple):
@@ -49,6 +49,25 @@ class Opinion(NamedTuple):
     note: str = ""
 
 
+class ClassOpinion(NamedTuple):
+    """What one class gains with a difference of two networks, fractions; NaN where it can't be told.
+
+    Attributes:
+        effect: Name of the contrast.
+        images: Test images of the class.
+        q_value: The p-value adjusted for the false discovery rate over the classes of this effect.
+    """
+
+    effect: str
+    class_name: str
+    images: int
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+    q_value: float
+
+
 def second_opinions(
     results: Sequence[NetworkResult],
     findings: Findings,
@@ -70,42 +89,52 @@ def second_opinions(
     ]
 
 
-def write_opinions(path: Path, opinions: Sequence[Opinion]) -> None:
-    """Writes them as a CSV file, in full precision."""
+def write_opinions(
+    path: Path, kind: type[Opinion | ClassOpinion], opinions: Sequence[Opinion | ClassOpinion]
+) -> Path:
+    """Writes opinions of one kind as a CSV file, in full precision; what isn't known is empty."""
     lines = [
         ["" if isinstance(value, float) and math.isnan(value) else value for value in opinion]
         for opinion in opinions
     ]
-    write_csv(path, Opinion._fields, lines)
+    write_csv(path, kind._fields, lines)
+    return path
 
 
-def write_class_differences(
-    path: Path,
+def class_opinions(
     results: Sequence[NetworkResult],
     findings: Findings,
     targets: npt.NDArray[np.int64],
     classes: Sequence[str],
-) -> None:
-    """Writes for each difference of two networks how much each class gains, fractions.
+) -> list[ClassOpinion]:
+    """Says for each difference of two networks how much each class gains.
 
     Args:
-        path: The CSV file.
         results: The networks.
         findings: What the report says of them.
         targets: Class of each test image, (images,).
         classes: Their names.
     """
     by_name = {result.name: result for result in results}
-    lines = []
+    opinions = []
     for effect in findings.effects:
         if effect.contrast.kind != "difference":
             continue
         _, (treated, baseline) = shared_tables([by_name[key] for key in _treated_first(effect)])
-        for found in class_differences(treated, baseline, targets, len(classes)):
-            values = [found.estimate, found.low, found.high, found.p_value, found.q_value]
-            cells = ["" if math.isnan(value) else value for value in values]
-            lines.append([effect.contrast.name, classes[found.target], found.images, *cells])
-    write_csv(path, ("effect", "class", "images", "estimate", "low", "high", "p_value", "q_value"), lines)
+        opinions += [
+            ClassOpinion(
+                effect.contrast.name,
+                classes[found.target],
+                found.images,
+                found.estimate,
+                found.low,
+                found.high,
+                found.p_value,
+                found.q_value,
+            )
+            for found in class_differences(treated, baseline, targets, len(classes))
+        ]
+    return opinions
 
 
 def read_imagenet(path: Path) -> dict[str, float]:

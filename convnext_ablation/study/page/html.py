@@ -15,13 +15,12 @@ from convnext_ablation.study.page.classes import ClassGain, Confusion
 from convnext_ablation.study.page.figures import percent_points
 from convnext_ablation.study.page.inline import colours_of, inlined, palette
 from convnext_ablation.study.page.inputs import PageExtras
-from convnext_ablation.study.page.parts import Column, details, figure, known, sortable
+from convnext_ablation.study.page.parts import Column, details, figure, known, long_table, sortable
+from convnext_ablation.study.page.secondary import secondary_part
 from convnext_ablation.study.page.tables import CostLine, CurveLine, EffectLine, RunLine
 from convnext_ablation.webpage import bullets, document, section
 
 __all__ = ["Contents", "Drawing", "html"]
-
-MOST_ROWS = 2000  # of a table on the page; its CSV file has all
 
 
 @dataclass(frozen=True)
@@ -112,6 +111,7 @@ def _sections(contents: Contents) -> list[tuple[str, ...]]:
         ("confusions", "Confusions that go", _CONFUSIONS, contents.pictures["confusions"],
          _confusions(contents)),
         ("attention", "Where the networks look", _ATTENTION, contents.pictures["attention"]),
+        ("secondary", "Secondary results", secondary_part(contents.effects, extras)),
         ("method", "What was done", *_method(contents)),
         ("runs", "Runs", _runs(contents)),
     ]  # fmt: skip
@@ -209,9 +209,8 @@ def _classes(contents: Contents) -> str:
         Column("least", lambda row: known(percent_points, row.low), lambda row: row.low),
         Column("most", lambda row: known(percent_points, row.high), lambda row: row.high),
     ]
-    shown = contents.classes[:MOST_ROWS]
-    table = sortable("Gain of each class (classes.csv)", columns, shown, high=True)
-    return details(f"Each class in numbers{_cut(contents.classes)}", table) if shown else ""
+    caption = "Gain of each class (classes.csv)"
+    return long_table("Each class in numbers", caption, columns, contents.classes)
 
 
 def _confusions(contents: Contents) -> str:
@@ -223,13 +222,8 @@ def _confusions(contents: Contents) -> str:
         Column("with", lambda row: f"{row.images_with:.2f}", lambda row: row.images_with),
         Column("change", lambda row: f"{row.change:+.2f}", lambda row: row.change),
     ]
-    shown = contents.confusions[:MOST_ROWS]
-    table = sortable("Confusions, test images a run (confusions.csv)", columns, shown, high=True)
-    return details(f"The confusions that change most{_cut(contents.confusions)}", table) if shown else ""
-
-
-def _cut(rows: Sequence[object]) -> str:
-    return f" (the first {MOST_ROWS:,} of {len(rows):,})" if len(rows) > MOST_ROWS else ""
+    caption = "Confusions, test images a run (confusions.csv)"
+    return long_table("The confusions that change most", caption, columns, contents.confusions)
 
 
 def _method(contents: Contents) -> list[str]:

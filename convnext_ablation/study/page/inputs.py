@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from convnext_ablation.study.second_opinions import ClassOpinion, Opinion
+
 if TYPE_CHECKING:
     from convnext_ablation.training.evaluation import Predictions
 
@@ -67,6 +69,8 @@ class PageExtras:
         warnings: What must stand beneath every figure of accuracy, such as contamination of the test images
             by pre-training, or networks pre-trained in different ways.
         notes: What a reader must know of the design.
+        opinions: What other methods say of the effects.
+        class_opinions: What each class gains with the differences of two networks.
     """
 
     answer: str
@@ -80,6 +84,8 @@ class PageExtras:
     roadmap: Path | None = None
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
+    opinions: Sequence[Opinion] = ()
+    class_opinions: Sequence[ClassOpinion] = ()
 
     def class_name(self, number: int) -> str:
         """Name of a class, or its number where the name isn't known."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from convnext_ablation.webpage import bullets, region
 
-__all__ = ["Column", "details", "figure", "minded", "sortable"]
+__all__ = ["Column", "details", "figure", "known", "long_table", "minded", "sortable"]
 
 MISSING = "–"  # what tables show where there is no figure
+MOST_ROWS = 2000  # of a table on the page; its CSV file has all
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,21 @@ def known(text: Callable[[float], str], value: float) -> str:
 def details(summary: str, content: str) -> str:
     """What is shown when it is opened."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def long_table(summary: str, caption: str, columns: Sequence[Column], rows: Sequence[Any]) -> str:
+    """A table of many rows, shown when it is opened; nothing if it has none.
+
+    Args:
+        summary: What is there to be opened.
+        caption: What the table shows; unique on the page.
+        columns: What is in it.
+        rows: What the columns take; of very many, the first are shown.
+    """
+    if not rows:
+        return ""
+    cut = f" (the first {MOST_ROWS:,} of {len(rows):,})" if len(rows) > MOST_ROWS else ""
+    return details(summary + cut, sortable(caption, columns, rows[:MOST_ROWS], high=True))
 
 
 def minded(warnings: Sequence[str]) -> str:
