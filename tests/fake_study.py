@@ -16,7 +16,7 @@ from convnext_ablation.study.contrasts import Contrast
 from convnext_ablation.study.effects import Difference, accuracy
 from convnext_ablation.study.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.page.figures import draw_cost, write_figure
-from convnext_ablation.study.page.tables import cost_table
+from convnext_ablation.study.page.tables import network_table
 from convnext_ablation.study.second_opinions import class_opinions, second_opinions
 from convnext_ablation.training.history import Epoch, write_summary
 
@@ -139,7 +139,7 @@ def with_page(folder):
     """A study and its page: `folder` is the report's, `paths` are its files."""
     made = fake_study(folder)
     write_images(made.extras)
-    roadmap = write_figure(lambda: draw_cost(cost_table(made.rows)), folder, "roadmap")[0]
+    roadmap = write_figure(lambda: draw_cost(network_table(made.rows)), folder, "roadmap")[0]
     made.extras = replace(made.extras, roadmap=roadmap, notes=["Kernels are aliased."], **opinions_of(made))
     made.folder = folder / "report"
     made.paths = write_page(made.folder, made.rows, made.effects, made.facts, made.extras)

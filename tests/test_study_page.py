@@ -22,9 +22,9 @@ TABLES = (
     "class_differences",
     "classes",
     "confusions",
-    "cost",
     "curves",
     "effects",
+    "networks",
     "runs",
     "second_opinions",
 )
@@ -116,21 +116,21 @@ def test_effects_and_costs_are_those_that_were_given(study):
         names = ("estimate", "low", "high", "p_value", "p_holm", "p_better")
         assert tuple(float(line[name]) for name in names) == given
         assert (line["contrast"], line["runs"]) == (effect.contrast.name, "3")
-    for line, row in zip(csv_lines(study, "cost"), study.rows, strict=True):
+    for line, row in zip(csv_lines(study, "networks"), study.rows, strict=True):
         assert (line["network"], line["label"], line["parameters"]) == (
             row.name,
             row.label,
             str(row.parameters),
         )
         given = (row.top1.estimate, row.top1.low, row.top1.high, row.gmacs, row.images_per_second)
-        names = ("top1", "low", "high", "gmacs", "images_per_second")
+        names = ("top1", "top1_low", "top1_high", "gmacs", "images_per_second")
         assert tuple(float(line[name]) for name in names) == given
 
 
 def test_what_is_not_known_is_empty_and_a_dash(study, tmp_path):
     rows = [replace(row, images_per_second=math.nan, seconds=math.nan) for row in study.rows]
     reader, text = again(study, tmp_path, rows=rows)
-    assert (tmp_path / "cost.csv").read_text().splitlines()[1].endswith(",0.5,,")
+    assert (tmp_path / "networks.csv").read_text().splitlines()[1].endswith(",0.5,,")
     assert text.count(">–</td>") == 2 * len(rows)
     assert "not measured" in (tmp_path / "cost.svg").read_text()
     assert reader

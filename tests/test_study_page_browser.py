@@ -67,7 +67,7 @@ def test_tables_sort_by_click(browser, study):
         assert sort == direction
         assert [cell.split()[0] for cell in cells] == expected
     said = browser.run("document.querySelector('[role=status]').textContent")
-    assert said == "Networks, with 95 % intervals of top-1 (cost.csv): sorted by top-1 %, descending"
+    assert said == "Networks, with 95 % intervals of top-1 (networks.csv): sorted by top-1 %, descending"
     browser.run("document.querySelector('table.sortable').tHead.rows[0].cells[0].firstChild.click()")
     assert browser.run(COLUMN.format(table=0, column=4))[0] == "none"
     assert browser.run(COLUMN.format(table=0, column=0)) == ["ascending", ["Model 0", "Model 1", "Model 2"]]

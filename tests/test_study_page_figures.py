@@ -16,7 +16,7 @@ from convnext_ablation.study.page.drawings import planned
 from convnext_ablation.study.page.figures import draw_cost, draw_curves, draw_forest
 from convnext_ablation.study.page.inline import colours_of, inlined, palette
 from convnext_ablation.study.page.pictures import attention_part, confusion_part, disagreed
-from convnext_ablation.study.page.tables import cost_table, curve_table, effect_table
+from convnext_ablation.study.page.tables import curve_table, effect_table, network_table
 
 FIGURES = ("classes", "cost", "curves", "effects")
 
@@ -54,14 +54,14 @@ def test_marks_stand_where_the_numbers_say(study):
     for place, (low, estimate, high) in enumerate(effects):
         assert ([low, high], [place, place]) in drawn(axes)
         assert ([estimate], [place]) in drawn(axes)
-    cost = cost_table(study.rows)
+    cost = network_table(study.rows)
     figure = draw_cost([replace(cost[0], label="L" * 60), *cost[1:]])
     assert "L" * 41 + "…" in [text.get_text() for text in figure.texts]
     speed, macs = figure.axes
     for each in cost:
         assert ([each.images_per_second], [100 * each.top1]) in drawn(speed)
         assert ([each.gmacs], [100 * each.top1]) in drawn(macs)
-        assert ([each.gmacs] * 2, [100 * each.low, 100 * each.high]) in drawn(macs)
+        assert ([each.gmacs] * 2, [100 * each.top1_low, 100 * each.top1_high]) in drawn(macs)
     curves, _ = curve_table(study.extras.runs)
     panels = draw_curves(curves, {"model_0": "Model 0", "model_2": "Model 2"}).axes
     assert [axes.get_title(loc="left") for axes in panels] == ["Model 0", "Model 2"]
@@ -90,13 +90,13 @@ def test_a_figure_with_too_much_says_what_it_leaves_out(study):
     secondary = [replace(effects[0], primary=False, contrast=f"s{number}") for number in range(90)]
     curves = [replace(curve_table(study.extras.runs)[0][0], network=f"n{number}") for number in range(40)]
     plans = {
-        plan.name: plan for plan in planned(cost_table(study.rows), [*secondary, effects[1]], curves, [])
+        plan.name: plan for plan in planned(network_table(study.rows), [*secondary, effects[1]], curves, [])
     }
     assert "80 of 91 effects are shown; all are in effects.csv." in plans["effects"].caption
     assert plans["effects"].draw.args[0][0] == effects[1], "primary effects come first"
     assert "36 of 40 networks are shown; all are in curves.csv." in plans["curves"].caption
     assert "classes" not in plans
-    assert [plan.name for plan in planned(cost_table(study.rows), [], [], [])] == ["cost"]
+    assert [plan.name for plan in planned(network_table(study.rows), [], [], [])] == ["cost"]
 
 
 def luminance(colour):

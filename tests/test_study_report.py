@@ -19,11 +19,11 @@ from convnext_ablation.study.answer import answer, caveats, p_text, verdict
 from convnext_ablation.study.comparison import NetworkResult, StudyFacts, compare
 from convnext_ablation.study.design import Contrast
 from convnext_ablation.study.effects import Difference, accuracy, contrast, holm, paired_difference
+from convnext_ablation.study.page.tables import NetworkLine, network_table, write_rows
 from convnext_ablation.study.report import (
     terminal_effects,
     terminal_table,
     write_report,
-    write_table_csv,
     write_table_markdown,
 )
 
@@ -344,17 +344,22 @@ def test_a_change_without_description_goes_by_its_network():
 # Tables
 
 
+def write_networks(path, rows):
+    write_rows(path, NetworkLine, network_table(rows))
+
+
 def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
-    write_table_csv(tmp_path / "table.csv", findings_of(stages).rows)
-    with open(tmp_path / "table.csv", newline="", encoding="utf-8") as file:
+    write_networks(tmp_path / "networks.csv", findings_of(stages).rows)
+    with open(tmp_path / "networks.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0])[-2:] == ["images_per_second", "seconds"]
-    for line, row in zip(lines, findings_of(stages).rows, strict=True):
+    for number, (line, row) in enumerate(zip(lines, findings_of(stages).rows, strict=True), start=1):
         expected = {
+            "number": str(number),
             "network": row.name,
             "label": row.label,
             "adds": row.adds,
-            "seeds": "3",
+            "runs": "3",
             "top1": repr(row.top1.estimate),
             "top1_low": repr(row.top1.low),
             "top1_high": repr(row.top1.high),
@@ -380,7 +385,7 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
 def test_timings_change_nothing_but_the_last_two_columns(stages, tmp_path):
     slower = [replace(stage, seconds=[900.0] * 3, train_images_per_second=[7.0] * 3) for stage in stages]
     for name, results in (("one.csv", stages), ("other.csv", slower)):
-        write_table_csv(tmp_path / name, findings_of(results).rows)
+        write_networks(tmp_path / name, findings_of(results).rows)
     one, other = (
         [line.rsplit(",", 2) for line in (tmp_path / name).read_text(encoding="utf-8").splitlines()]
         for name in ("one.csv", "other.csv")
@@ -450,8 +455,8 @@ def test_terminal_table_stands_figures_right_and_words_left():
 def test_unmeasured_values_are_dashes_for_people_and_empty_in_csv(tmp_path):
     results = [network(0, 1500, seconds=[math.nan] * 3)]
     assert terminal_table(findings_of(results).rows, 140).splitlines()[-1].endswith("110     –")
-    write_table_csv(tmp_path / "table.csv", findings_of(results).rows)
-    assert (tmp_path / "table.csv").read_text(encoding="utf-8").endswith(",110.0,\n")
+    write_networks(tmp_path / "networks.csv", findings_of(results).rows)
+    assert (tmp_path / "networks.csv").read_text(encoding="utf-8").endswith(",110.0,\n")
 
 
 def test_slow_runs_keep_three_digits():
@@ -465,7 +470,7 @@ def test_slow_runs_keep_three_digits():
 def test_report_writes_every_file_and_nothing_else(stages, tmp_path):
     folder = tmp_path / "new" / "report"
     paths = write_report(folder, stages, findings_of(stages), FACTS)
-    names = {"table.csv", "seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png"}
+    names = {"seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png"}
     assert {path.name for path in paths} == names == {path.name for path in folder.iterdir()}
     assert (folder / "answer.txt").read_text(encoding="utf-8") == answer(findings_of(stages), FACTS) + "\n"
     lines = (folder / "seeds.csv").read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""The report of a study: tables for people and for programs, the roadmap figure, and the answer in words.
+"""The report of a study: tables for people, its runs, the roadmap figure, and the answer in words.
 
 Everything but the last two columns of a table, which are timings, is reproducible to the last digit from the
-predictions. Each file is written whole or not at all.
+predictions. Each file is written whole or not at all. The page (`page`) has the other tables for programs.
 """
 
 from __future__ import annotations
@@ -23,34 +23,10 @@ __all__ = [
     "terminal_effects",
     "terminal_table",
     "write_report",
-    "write_table_csv",
     "write_table_markdown",
 ]
 
 MISSING = "–"  # what tables for people show where there is no figure
-
-# One column of table.csv: its heading and its value. Timings stand last: what precedes them is reproducible.
-CSV_COLUMNS: dict[str, Callable[[Row], str | int | float]] = {
-    "network": lambda row: row.name,
-    "label": lambda row: row.label,
-    "adds": lambda row: row.adds,
-    "seeds": lambda row: row.seeds,
-    "top1": lambda row: row.top1.estimate,
-    "top1_low": lambda row: row.top1.low,
-    "top1_high": lambda row: row.top1.high,
-    "baseline": lambda row: row.baseline,
-    "difference": lambda row: row.difference.estimate if row.difference else math.nan,
-    "difference_low": lambda row: row.difference.low if row.difference else math.nan,
-    "difference_high": lambda row: row.difference.high if row.difference else math.nan,
-    "p_value": lambda row: row.difference.p_value if row.difference else math.nan,
-    "p_holm": lambda row: row.difference.p_holm if row.difference else math.nan,
-    "learning_rate": lambda row: row.learning_rate,
-    "parameters": lambda row: row.parameters,
-    "gmacs": lambda row: row.gmacs,
-    "images_per_second": lambda row: row.images_per_second,
-    "seconds": lambda row: row.seconds,
-}
-
 
 Line = TypeVar("Line")  # Row or Effect
 
@@ -98,12 +74,6 @@ EFFECTS: tuple[_Column[Effect], ...] = (
 DISPENSABLE = ("lr", "seeds", "img/s", "time", "M par.", "GMACs", "runs", "kind", "p", "P(better)")
 WRAPPED = ("adds", "effect")
 NARROWEST = 14  # characters of a wrapped column; below that, words are hard to read
-
-
-def write_table_csv(path: Path, table: Sequence[Row]) -> None:
-    """Writes the networks in full precision: fractions not percent, plain counts, empty where unknown."""
-    lines = [[_exact(value(row)) for value in CSV_COLUMNS.values()] for row in table]
-    write_csv(path, list(CSV_COLUMNS), lines)
 
 
 def write_table_markdown(
@@ -196,20 +166,12 @@ def write_report(
     """Writes the tables, the figure and the answer into `folder`, which is made if need be.
 
     Returns:
-        The files: table.csv, seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
+        The files: seeds.csv, table.md, answer.txt, roadmap.svg, roadmap.png.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = (
-        "table.csv",
-        "seeds.csv",
-        "table.md",
-        "answer.txt",
-        "roadmap.svg",
-        "roadmap.png",
-    )
+    names = ("seeds.csv", "table.md", "answer.txt", "roadmap.svg", "roadmap.png")
     paths = [folder / name for name in names]
-    table_csv, seeds_csv, table_md, answer_txt, svg, png = paths
-    write_table_csv(table_csv, findings.rows)
+    seeds_csv, table_md, answer_txt, svg, png = paths
     write_seeds_csv(seeds_csv, results)
     write_table_markdown(table_md, results, findings, facts)
     write_text(answer_txt, answer(findings, facts) + "\n")

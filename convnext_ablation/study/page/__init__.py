@@ -47,11 +47,11 @@ def write_page(
     folder.mkdir(parents=True, exist_ok=True)
     told("numbers of the page")
     curves, without = tables.curve_table(extras.runs)
-    cost, effect_rows = tables.cost_table(rows), tables.effect_table(effects)
+    networks, effect_rows = tables.network_table(rows), tables.effect_table(effects)
     gains, confusions = classes.class_table(effects, extras), classes.confusion_table(effects, extras)
     runs = tables.run_table(extras, folder)
     paths = [
-        tables.write_rows(folder / "cost.csv", tables.CostLine, cost),
+        tables.write_rows(folder / "networks.csv", tables.NetworkLine, networks),
         tables.write_rows(folder / "effects.csv", tables.EffectLine, effect_rows),
         tables.write_rows(folder / "curves.csv", tables.CurveLine, curves),
         tables.write_rows(folder / "classes.csv", classes.ClassGain, gains),
@@ -64,7 +64,7 @@ def write_page(
     drawings, missing = _roadmap(extras), {}
     if without:
         missing["curves"] = f"{len(without)} of {len(extras.runs)} runs have no summary.csv that can be read."
-    for plan in planned(cost, effect_rows, curves, gains):
+    for plan in planned(networks, effect_rows, curves, gains):
         paths += write_figure(plan.draw, folder, plan.name)
         svg = (folder / f"{plan.name}.svg").read_text(encoding="utf-8")
         drawings[plan.name] = Drawing(svg, plan.title, plan.caption)
@@ -74,7 +74,7 @@ def write_page(
         "attention": attention_part(rows, extras, told),
     }
     contents = Contents(
-        facts, extras, cost, effect_rows, curves, gains, confusions, runs, drawings, pictures,
+        facts, extras, networks, effect_rows, curves, gains, confusions, runs, drawings, pictures,
         _warnings(rows, extras), missing,
     )  # fmt: skip
     write_text(folder / "index.html", html(contents))

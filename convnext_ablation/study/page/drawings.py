@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from convnext_ablation.study.effects import ALPHA
 from convnext_ablation.study.page.classes import ClassGain
 from convnext_ablation.study.page.figures import draw_classes, draw_cost, draw_curves, draw_forest
-from convnext_ablation.study.page.tables import CostLine, CurveLine, EffectLine
+from convnext_ablation.study.page.tables import CurveLine, EffectLine, NetworkLine
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 
 def planned(
-    cost: Sequence[CostLine],
+    networks: Sequence[NetworkLine],
     effects: Sequence[EffectLine],
     curves: Sequence[CurveLine],
     gains: Sequence[ClassGain],
@@ -42,14 +42,14 @@ def planned(
     plans.append(
         Plan(
             "cost",
-            partial(draw_cost, cost),
+            partial(draw_cost, networks),
             "Top-1 against training speed and against multiply-accumulates",
             "Each network by its number: top-1 with its 95 % interval. Training speed is the median over "
             "runs; it was measured on a machine that may have done other things meanwhile.",
         )
     )
     if curves:
-        plans.append(_curves(curves, {each.network: each.label for each in cost}))
+        plans.append(_curves(curves, {each.network: each.label for each in networks}))
     surest = _surest(effects, gains)
     if surest:
         plans.append(_classes(surest, gains))

@@ -15,7 +15,7 @@ from convnext_ablation.study.answer import p_text
 from convnext_ablation.study.effects import ALPHA
 from convnext_ablation.study.figure import SETTINGS
 from convnext_ablation.study.page.classes import ClassGain
-from convnext_ablation.study.page.tables import CostLine, CurveLine, EffectLine
+from convnext_ablation.study.page.tables import CurveLine, EffectLine, NetworkLine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +133,7 @@ def _legend(axes: Axes, text: str) -> None:
     )
 
 
-def draw_cost(table: Sequence[CostLine]) -> Figure:
+def draw_cost(table: Sequence[NetworkLine]) -> Figure:
     """Top-1 against training speed and against multiply-accumulates; networks go by number."""
     height = max(3.6, 0.75 + 0.17 * len(table))
     figure = _figure(10.5, height)
@@ -150,13 +150,13 @@ def draw_cost(table: Sequence[CostLine]) -> Figure:
     return figure
 
 
-def _draw_against(axes: Axes, table: Sequence[CostLine], cost: Sequence[float]) -> None:
+def _draw_against(axes: Axes, table: Sequence[NetworkLine], cost: Sequence[float]) -> None:
     axes.set_axisbelow(True)
     axes.grid(color=GRID, linewidth=0.6)
     axes.margins(0.12)
     known = [(x, each) for x, each in zip(cost, table, strict=True) if not math.isnan(x)]
     for x, each in known:
-        axes.plot([x, x], [100 * each.low, 100 * each.high], color=SOFT, linewidth=0.9)
+        axes.plot([x, x], [100 * each.top1_low, 100 * each.top1_high], color=SOFT, linewidth=0.9)
         axes.plot([x], [100 * each.top1], "o", color=INK, markersize=4)
         axes.annotate(
             str(each.number),

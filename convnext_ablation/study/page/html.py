@@ -17,7 +17,7 @@ from convnext_ablation.study.page.inline import colours_of, inlined, palette
 from convnext_ablation.study.page.inputs import PageExtras
 from convnext_ablation.study.page.parts import Column, details, figure, known, long_table, sortable
 from convnext_ablation.study.page.secondary import secondary_part
-from convnext_ablation.study.page.tables import CostLine, CurveLine, EffectLine, RunLine
+from convnext_ablation.study.page.tables import CurveLine, EffectLine, NetworkLine, RunLine
 from convnext_ablation.webpage import bullets, document, section
 
 __all__ = ["Contents", "Drawing", "html"]
@@ -51,7 +51,7 @@ class Contents:
 
     facts: StudyFacts
     extras: PageExtras
-    cost: Sequence[CostLine]
+    networks: Sequence[NetworkLine]
     effects: Sequence[EffectLine]
     curves: Sequence[CurveLine]
     classes: Sequence[ClassGain]
@@ -103,7 +103,7 @@ def _sections(contents: Contents) -> list[tuple[str, ...]]:
             "<h3>What these figures don't say</h3>" if extras.caveats else "",
             bullets(extras.caveats),
         ),
-        ("networks", "Networks", _drawn(contents, "roadmap"), _networks(contents.cost)),
+        ("networks", "Networks", _drawn(contents, "roadmap"), _networks(contents.networks)),
         ("effects", "Effects", _drawn(contents, "effects"), _effects(contents.effects)),
         ("cost", "Accuracy and cost", _drawn(contents, "cost")),
         ("curves", "Learning curves", _drawn(contents, "curves"), _curves(contents)),
@@ -139,11 +139,11 @@ def _drawn(contents: Contents, name: str) -> str:
     return figure(picture, drawing.title, drawing.caption, contents.warnings) + remark
 
 
-def _top1(each: CostLine) -> str:
-    return f"{100 * each.top1:.2f} [{100 * each.low:.2f}, {100 * each.high:.2f}]"
+def _top1(each: NetworkLine) -> str:
+    return f"{100 * each.top1:.2f} [{100 * each.top1_low:.2f}, {100 * each.top1_high:.2f}]"
 
 
-def _networks(table: Sequence[CostLine]) -> str:
+def _networks(table: Sequence[NetworkLine]) -> str:
     columns = [
         Column("network", lambda row: row.label),
         Column("number", lambda row: str(row.number), lambda row: row.number),
@@ -160,7 +160,7 @@ def _networks(table: Sequence[CostLine]) -> str:
         ),
         Column("s a run", lambda row: known("{:.0f}".format, row.seconds), lambda row: row.seconds),
     ]
-    return sortable("Networks, with 95 % intervals of top-1 (cost.csv)", columns, table)
+    return sortable("Networks, with 95 % intervals of top-1 (networks.csv)", columns, table)
 
 
 def _effects(table: Sequence[EffectLine]) -> str:

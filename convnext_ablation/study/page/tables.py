@@ -19,13 +19,13 @@ from convnext_ablation.study.run_files import RESULT, load_result
 from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 
 __all__ = [
-    "CostLine",
     "CurveLine",
     "EffectLine",
+    "NetworkLine",
     "RunLine",
-    "cost_table",
     "curve_table",
     "effect_table",
+    "network_table",
     "run_table",
     "write_rows",
 ]
@@ -56,11 +56,13 @@ class EffectLine:
 
 
 @dataclass(frozen=True)
-class CostLine:
-    """A line of cost.csv.
+class NetworkLine:
+    """A line of networks.csv. Timings stand last: what precedes them is reproducible to the last digit.
 
     Attributes:
         number: What the network goes by in figures, from 1.
+        baseline: Label of the network that `difference` compares with; empty where there is none.
+        difference: Of top-1 to the baseline's, with its interval and p-values; NaN where there is none.
         images_per_second: In training, median over runs; NaN where not measured.
         seconds: Of a run, mean; NaN where not measured.
     """
@@ -71,8 +73,14 @@ class CostLine:
     adds: str
     runs: int
     top1: float
-    low: float
-    high: float
+    top1_low: float
+    top1_high: float
+    baseline: str
+    difference: float
+    difference_low: float
+    difference_high: float
+    p_value: float
+    p_holm: float
     learning_rate: float
     parameters: int
     gmacs: float
@@ -134,18 +142,24 @@ def effect_table(effects: Sequence[Effect]) -> list[EffectLine]:
     ]
 
 
-def cost_table(rows: Sequence[Row]) -> list[CostLine]:
+def network_table(rows: Sequence[Row]) -> list[NetworkLine]:
     """What each network reaches and costs."""
     return [
-        CostLine(
+        NetworkLine(
             number=number,
             network=row.name,
             label=row.label,
             adds=row.adds,
             runs=row.seeds,
             top1=row.top1.estimate,
-            low=row.top1.low,
-            high=row.top1.high,
+            top1_low=row.top1.low,
+            top1_high=row.top1.high,
+            baseline=row.baseline,
+            difference=row.difference.estimate if row.difference else math.nan,
+            difference_low=row.difference.low if row.difference else math.nan,
+            difference_high=row.difference.high if row.difference else math.nan,
+            p_value=row.difference.p_value if row.difference else math.nan,
+            p_holm=row.difference.p_holm if row.difference else math.nan,
             learning_rate=row.learning_rate,
             parameters=row.parameters,
             gmacs=row.gmacs,
