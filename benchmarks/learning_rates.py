@@ -14,8 +14,8 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from convnext_ablation.machine import KEEP_MEMORY
 from convnext_ablation.study.design import points_of
-from convnext_ablation.study.runner import KEEP_MEMORY
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe

@@ -38,8 +38,7 @@ import torchvision
 from PIL import Image, ImageFilter
 from torchvision import transforms
 
-from convnext_ablation.machine import available_cores, processor_name
-from convnext_ablation.study.runner import KEEP_MEMORY
+from convnext_ablation.machine import KEEP_MEMORY, available_cores, processor_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader

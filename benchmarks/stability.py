@@ -39,9 +39,8 @@ from torch.nn.functional import cross_entropy
 
 from convnext_ablation.components import DOWNSAMPLINGS, FAMILIES, RESNET_50, SWITCHES, Components
 from convnext_ablation.data.typefaces import Typefaces
-from convnext_ablation.machine import processor_name
+from convnext_ablation.machine import KEEP_MEMORY, processor_name
 from convnext_ablation.network import ResNetToConvNeXt
-from convnext_ablation.study.runner import KEEP_MEMORY
 
 FREE = "resnet_to_convnext"
 # The network that the paper found to diverge. No switch builds it; here it shows what such a run looks like.

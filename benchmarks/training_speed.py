@@ -24,8 +24,7 @@ import timm
 import torch
 from PIL import Image
 
-from convnext_ablation.machine import available_cores, processor_name
-from convnext_ablation.study.runner import KEEP_MEMORY
+from convnext_ablation.machine import KEEP_MEMORY, available_cores, processor_name
 from convnext_ablation.training.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[1]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import platform
 import threading
 import time
 from pathlib import Path
+from types import MappingProxyType
 
 _SECONDS_BETWEEN_LOOKS = 0.5
+_KEPT_BYTES = 1_000_000_000
+# numbers of glibc's <malloc.h>, and the names that its environment has for the same settings
+_MALLOC_SETTINGS = {-3: "MALLOC_MMAP_THRESHOLD_", -1: "MALLOC_TRIM_THRESHOLD_"}
+# the environment of a program of others that is to do what `keep_memory` does
+KEEP_MEMORY = MappingProxyType({name: str(_KEPT_BYTES) for name in _MALLOC_SETTINGS.values()})
 
 
 def available_cores() -> int:
@@ -27,6 +34,25 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def keep_memory() -> bool:
+    """Has the C library keep memory that was freed, for what is allocated next.
+
+    glibc gives large tensors back to the system as soon as they are freed, and the next step takes them again
+    page by page, each filled with zeros first. What the process has used once it keeps from here on, and so
+    do processes forked from it. What the environment says of these settings wins; without glibc nothing is
+    done.
+
+    Returns:
+        Whether memory is kept because of this call.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    if any(name in os.environ for name in KEEP_MEMORY) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(number, _KEPT_BYTES) == 1 for number in _MALLOC_SETTINGS)
 
 
 def end_with_parent() -> None:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from convnext_ablation.machine import available_cores, processor_name
+from convnext_ablation import machine
+from convnext_ablation.machine import available_cores, keep_memory, processor_name
+
+_on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 
 
 def test_cores_are_those_this_process_may_use(monkeypatch):
@@ -24,3 +31,64 @@ def test_cores_are_counted_without_affinity(monkeypatch):
 def test_the_processor_is_named_as_the_system_names_it():
     assert processor_name() in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     assert processor_name()
+
+
+# loads the one module, without torch; prints pages fetched from the system before and behind the call
+_FAULTS = """
+import resource, runpy, sys
+import numpy as np
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        tensors = [np.ones(2**20 * (1 + number)) for number in range(3)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+kept = runpy.run_path(sys.argv[1])["keep_memory"]()
+faults()
+print(kept, before, faults())
+"""
+
+
+def _faults(**environment: str) -> tuple[str, int, int]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", _FAULTS, machine.__file__],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    kept, before, behind = done.stdout.split()
+    return kept, int(before), int(behind)
+
+
+@_on_glibc
+def test_memory_that_was_freed_is_used_again():
+    kept, before, behind = _faults()
+    assert kept == "True"
+    assert before > 10_000
+    assert behind < before / 4
+
+
+@_on_glibc
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MALLOC_MMAP_THRESHOLD_", "65536"),
+        ("MALLOC_TRIM_THRESHOLD_", "65536"),
+        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=65536"),
+    ],
+)
+def test_memory_is_given_back_where_the_environment_says_so(name, value):
+    kept, before, behind = _faults(**{name: value})
+    assert kept == "False"
+    assert behind > 0.9 * before > 9_000
+
+
+def test_memory_stays_as_it_is_without_glibc(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked a C library that isn't glibc"))
+    assert not keep_memory()

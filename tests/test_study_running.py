@@ -319,7 +319,7 @@ class _EndsAtOnce:
         pass
 
     def start(self):
-        assert os.environ["MALLOC_TRIM_THRESHOLD_"]
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
 
     def terminate(self):
         pass
@@ -328,6 +328,17 @@ class _EndsAtOnce:
 
     def join(self, timeout=None):
         pass
+
+
+def test_a_worker_keeps_memory_before_it_works(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(workers, "_FOR_PARENT", [])
+    monkeypatch.setattr(workers, "end_with_parent", lambda: None)
+    monkeypatch.setattr(workers, "keep_memory", lambda: done.append("keeps"))
+    monkeypatch.setattr(workers, "work", lambda *_: done.append("works") or 0)
+    with pytest.raises(SystemExit):
+        workers._worker(str(tmp_path), None)
+    assert done == ["keeps", "works"]
 
 
 def test_what_a_killed_process_left_of_a_finished_run_is_removed(study, tmp_path):
@@ -538,8 +549,8 @@ def test_work_ends_with_an_error_where_runs_have_failed(study, tmp_path, capsys)
     (run.folder(tmp_path) / "failure.txt").write_text("no more memory\n")
     assert cli.main(["study", "work", str(tmp_path)]) == 2
     captured = capsys.readouterr()
-    assert "0 of 1 runs are done" in captured.out
-    assert "1 of 1 runs failed; `study status` says why" in captured.err
+    assert "0 of 1 run done" in captured.out
+    assert "1 of 1 run failed; `study status` says why" in captured.err
 
 
 def test_each_gpu_has_a_worker_and_cpus_as_many_as_cores_allow(monkeypatch):

@@ -328,3 +328,10 @@ def test_going_on_from_an_earlier_epoch_leaves_nothing_of_the_later_ones(train, 
         best = load_checkpoint(folder / "model_best.pth.tar")
         assert best["epoch"] == top1.index(max(top1))
         assert best["metric"] == max(top1)
+
+
+def test_memory_is_kept_before_anything_is_computed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(command, "keep_memory", lambda: asked.append(torch.get_num_threads()))
+    command.prepare_torch(torch.device("cpu"))
+    assert len(asked) == 1

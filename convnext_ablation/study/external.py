@@ -21,7 +21,7 @@ from convnext_ablation import stock
 from convnext_ablation.data.manifest import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
-from convnext_ablation.machine import end_with_parent
+from convnext_ablation.machine import end_with_parent, keep_memory
 from convnext_ablation.study.claims import Claim
 from convnext_ablation.study.plan import Run, Script
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
@@ -203,4 +203,5 @@ def _reason(log: Path) -> str:
 
 if __name__ == "__main__":
     end_with_parent()
+    keep_memory()
     sys.exit(stock.main())

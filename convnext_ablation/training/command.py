@@ -18,6 +18,7 @@ from timm.models import get_arch_pretrained_cfgs
 from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
+from convnext_ablation.machine import keep_memory
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.console import Console
 from convnext_ablation.training.distributed import Processes, SharedError, is_first_process, start_processes
@@ -128,7 +129,11 @@ def together(processes: Processes, make: Callable[[], Any]) -> Any:
 
 
 def prepare_torch(device: torch.device) -> None:
-    """Sets what timm's script sets on a GPU; on a CPU, has equal runs give equal bits."""
+    """Sets what timm's script sets on a GPU; on a CPU, has equal runs give equal bits.
+
+    Memory is kept, for which a step on a CPU is up to 1.2 times as fast: results/training_step.csv.
+    """
+    keep_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
