@@ -84,7 +84,7 @@ def test_a_study_ends_with_a_report_and_what_is_finished_is_not_done_again(small
     (folder / "study" / "report" / "index.html").unlink()
     assert cli.main([*call, "--seeds", "0"]) == 0
     output = capsys.readouterr().out
-    assert "2 runs (2 networks x 1 seeds), 2 done before; float32" in output
+    assert "2 runs (2 networks x 1 seed), 2 done before; float32" in output
     assert "took" in output
     assert finished(folder / "study") == before
     assert (folder / "study" / "report" / "index.html").is_file()
@@ -100,7 +100,7 @@ def test_networks_start_from_the_runs_of_a_study_that_pretrained_them(
     assert "model_i_atto-seed4-*/model_best.pth.tar: no such file; " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
     assert cli.main([*call, "--pretraining-seeds", "0"]) == 0
-    assert "x 1 seeds x 1 pre-training seeds" in capsys.readouterr().out
+    assert "x 1 seed x 1 pre-training seed)" in capsys.readouterr().out
     results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json")]
     assert [result["pretraining_seed"] for result in results] == [0, 0]
     with open(tmp_path / "report" / "seeds.csv", newline="") as file:

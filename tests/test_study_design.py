@@ -431,7 +431,7 @@ TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
         ("networks: [model_i]\nnetworks: [model_ii]", "'networks' is there twice; leave one .*line 2"),
         ("network: [model_i]", "unknown key in .*own.yaml: 'network'; did you mean 'networks'"),
         ("networks: model_i", "networks is 'model_i'; write a list, each entry behind a dash"),
-        ("networks: [model_i]", "own.yaml: 1 networks; list two or more"),
+        ("networks: [model_i]", "own.yaml: 1 network; list two or more"),
         ("networks: [model_i, model_i]", "networks, entry 2: 'model_i' is there twice"),
         ("networks: [model_i, roadmap_00_resnet50]", "'Step 0' and 'Model I' are the same network"),
         ("networks: [model_i, model_vi]", "unknown network in .*networks, entry 2: 'model_vi'; did you mean"),

@@ -264,3 +264,12 @@ def test_a_network_may_predict_a_class_that_has_no_test_images(study, tmp_path):
     found = {(line["class_number"], line["taken_for"]) for line in csv_lines(study_there, "confusions")}
     assert ("1", "6") in found
     assert not {("1", "bird 3 <b>"), ("6", "bird 3 <b>")} & found
+
+
+def test_one_of_a_thing_is_not_called_many(study, tmp_path):
+    alone = [run for run in study.extras.runs if run.seed == 2]
+    facts = replace(study.facts, epochs=1, threads=1)
+    words = again(study, tmp_path, facts=facts, extras=replace(study.extras, runs=alone))[0].words()
+    assert "training: 1 epoch from scratch, float32, seed 2" in words
+    assert "a laptop, 1 thread" in words
+    assert "a laptop, 1 threads" not in words

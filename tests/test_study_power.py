@@ -241,7 +241,7 @@ def test_studies_that_tell_too_little_are_refused(tmp_path):
     with pytest.raises(UserError, match="0 networks with 0 seeds in common; it takes two or more"):
         read_scatter(tmp_path)
     write_run(tmp_path, "one", 1, right)
-    with pytest.raises(UserError, match="2 networks with 1 seeds in common"):
+    with pytest.raises(UserError, match="2 networks with 1 seed in common"):
         read_scatter(tmp_path)
     write_run(tmp_path, "other", 0, right, ids=[f"x{n}.png" for n in range(100)])
     with pytest.raises(UserError, match="other-seed0-00000000 was tested on other images"):

@@ -148,7 +148,7 @@ def test_commands_and_workers_that_are_killed_share_a_study_and_end_with_the_und
     assert cli.main(["study", *arguments, f"--output={folder}"]) == 0
     output = helper.communicate(timeout=120)[0]
     assert helper.returncode == 0, output
-    assert "4 of 4 runs are done" in output
+    assert "4 of 4 runs done" in output
     assert f"{len(before)} done before" in capfd.readouterr().out
     assert {name: finished(folder)[name] for name in before} == before
     assert not list(folder.glob("runs/*/claim.*"))

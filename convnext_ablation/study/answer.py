@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from convnext_ablation.study.comparison import Effect, Findings, Row, StudyFacts
 from convnext_ablation.study.effects import ALPHA, Difference
+from convnext_ablation.study.wording import counted
 
 __all__ = ["answer", "caveats", "p_text", "verdict"]
 
@@ -43,7 +44,7 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
         claim = "no comparison that the design declares can be told yet"
     scene = (
         f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
-        f"{facts.image_size} px, {_count(facts.epochs, 'epoch')}, {_seeds_text(table)})"
+        f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {_seeds_text(table)})"
     )
     return f"{scene}, {claim}.{reach}{_chance_text(table, facts)}"
 
@@ -59,7 +60,7 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
             "out what another seed would change, and there is no p-value."
         )
     found += [
-        f"WARNING: {effect.label}: its networks share {effect.runs} of {_count(effect.of, 'run')}; "
+        f"WARNING: {effect.label}: its networks share {effect.runs} of {counted(effect.of, 'run')}; "
         "it is over the shared ones."
         for effect in findings.effects
         if effect.runs < effect.of
@@ -159,17 +160,13 @@ def _top1_text(row: Row) -> str:
 def _seeds_text(table: list[Row]) -> str:
     counts = sorted({row.seeds for row in table})
     if len(counts) == 1:
-        return _count(counts[0], "seed")
+        return counted(counts[0], "seed")
     return f"{counts[0]} to {counts[-1]} seeds"
 
 
 def _range_text(values: list[float]) -> str:
     low, high = f"{100 * min(values):.1f}", f"{100 * max(values):.1f}"
     return low if low == high else f"{low} to {high}"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _points(value: float) -> str:

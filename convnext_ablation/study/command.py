@@ -22,6 +22,7 @@ from convnext_ablation.study.report_command import report
 from convnext_ablation.study.slurm import LOGS, any_alive, parse_slurm, submit, wait_for_local
 from convnext_ablation.study.study_file import claim_folder, read_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
+from convnext_ablation.study.wording import counted
 from convnext_ablation.study.workers import places_for, supervise
 
 
@@ -76,12 +77,12 @@ def run(args: argparse.Namespace) -> None:
 
 def _introduce(study: Study, states: Sequence[RunState], retried: int) -> None:
     totals = total_by_status(states)
-    what = f"{len(study.points)} networks x {len(study.seeds)} seeds"
+    what = f"{counted(len(study.points), 'network')} x {counted(len(study.seeds), 'seed')}"
     if study.pretraining_seeds:
-        what += f" x {len(study.pretraining_seeds)} pre-training seeds"
+        what += f" x {counted(len(study.pretraining_seeds), 'pre-training seed')}"
     if study.tuning:
         what += f", and {len(study.tuning)} learning rates for each network"
-    parts = [f"{len(states)} runs ({what})", f"{totals['done']} done before"]
+    parts = [f"{counted(len(states), 'run')} ({what})", f"{totals['done']} done before"]
     parts += [f"{totals['running']} being done by others"] if totals["running"] else []
     parts += [f"{retried} that failed tried again"] if retried else []
     print(f"{', '.join(parts)}; {study.precision}", flush=True)
@@ -102,7 +103,7 @@ def _with_slurm(args: argparse.Namespace, parameters: dict[str, Any], progress: 
     failed = any(state.status == "failed" for state in states)
     if left and not failed:
         raise UserError(
-            f"the jobs have ended and {left} runs are left; their logs are in {args.output / LOGS}"
+            f"the jobs have ended with {counted(left, 'run')} left; their logs are in {args.output / LOGS}"
         )
     return states
 
@@ -111,7 +112,7 @@ def _check_all_done(states: Sequence[RunState]) -> None:
     failed = [state for state in states if state.status == "failed"]
     if failed:
         reasons = "; ".join(f"{state.name}: {state.reason}" for state in failed)
-        raise UserError(f"{len(failed)} of {len(states)} runs failed ({reasons})")
+        raise UserError(f"{len(failed)} of {counted(len(states), 'run')} failed ({reasons})")
     left = sorted({state.network for state in states if state.status != "done"})
     if left:
         raise UserError(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.answer import p_text, verdict
 from convnext_ablation.study.comparison import NetworkResult, Row, StudyFacts
+from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,8 +196,8 @@ def _label_axes(axes: Axes, start: float, facts: StudyFacts) -> None:
 def _write_title(figure: Figure, table: list[Row], facts: StudyFacts, height: float) -> None:
     over = "seeds and test images" if max(row.seeds for row in table) > 1 else "test images only (one seed)"
     text = (
-        f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, {facts.epochs} epochs. "
-        f"Whiskers: 95 % intervals over {over}; circles: single seeds."
+        f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
+        f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."
     )
     figure.text(0.015, 1 - 0.25 / height, facts.title, fontsize=12, fontweight="bold", va="center")
     figure.text(0.015, 1 - 0.5 / height, text, fontsize=8, va="center", color="0.3")

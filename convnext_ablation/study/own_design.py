@@ -39,6 +39,7 @@ from convnext_ablation.study.contrasts import (
     words_of,
 )
 from convnext_ablation.study.factorial import factorial
+from convnext_ablation.study.wording import counted
 from convnext_ablation.study.yaml_file import read_yaml
 
 _KEYS = ("networks", "contrasts", "groups")
@@ -73,7 +74,7 @@ def read_design(file: str, suffix: str) -> Design:
     points = [*(whole.points if whole else ()), *named.values()]
     if len(points) < 2:
         raise UserError(
-            f"{file}: {len(points)} networks; list two or more under `networks`, or give `groups`"
+            f"{file}: {counted(len(points), 'network')}; list two or more under `networks`, or give `groups`"
         )
     _check_different(points, file)
     by_name = {**{point.key.removesuffix(suffix): point for point in points}, **named}

@@ -17,6 +17,7 @@ from convnext_ablation.study.planning import add_plan_arguments, plan_study
 from convnext_ablation.study.power import MOST_SEEDS, POWER, detectable, level_of, seeds_needed
 from convnext_ablation.study.scatter import Scatter, assumed_scatter, read_scatter
 from convnext_ablation.study.timing import Timing, time_networks
+from convnext_ablation.study.wording import counted
 from convnext_ablation.study.workers import places_for
 
 WIDTH = 80  # characters
@@ -156,13 +157,13 @@ def _time(study: Study, counts: Mapping[str, int]) -> Timing:
 
 
 def _headline(study: Study, images: int) -> str:
-    what = f"{len(study.points)} networks x {len(study.seeds)} seeds"
+    what = f"{counted(len(study.points), 'network')} x {counted(len(study.seeds), 'seed')}"
     if study.pretraining_seeds:
-        what += f" x {len(study.pretraining_seeds)} pre-training seeds"
+        what += f" x {counted(len(study.pretraining_seeds), 'pre-training seed')}"
     if study.tuning:
         what += f" + {len(study.tuning)} learning rates"
-    count = len(_all_runs(study))
-    return f"{study.design.name} on {study.data_name} ({images} test images): {what} = {count} runs"
+    count = counted(len(_all_runs(study)), "run")
+    return f"{study.design.name} on {study.data_name} ({counted(images, 'test image')}): {what} = {count}"
 
 
 def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
@@ -202,7 +203,8 @@ def effects_text(study: Study, effects: Sequence[Resolved], scatter: Scatter, re
     primary, others = study.design.family, len(effects) - study.design.family
     said = [
         f"Detectable: the smallest true effect, in percent points, that {100 * POWER:.0f} of 100 such "
-        f"studies find with {units} seeds, at an adjusted p below 0.05 (Holm, {primary} effects"
+        f"studies find with {counted(units, 'seed')}, at an adjusted p below 0.05 (Holm, "
+        + counted(primary, "effect")
         + (f"; the other {others} are not adjusted)." if others else ").")
     ]
     if units == 1:

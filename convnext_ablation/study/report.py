@@ -18,6 +18,7 @@ from convnext_ablation.study.answer import answer, caveats, p_text
 from convnext_ablation.study.comparison import Effect, Findings, NetworkResult, Row, StudyFacts
 from convnext_ablation.study.effects import Difference, Interval
 from convnext_ablation.study.figure import plot_roadmap
+from convnext_ablation.study.wording import counted, seeds_text
 
 __all__ = [
     "terminal_effects",
@@ -117,10 +118,10 @@ def _about(results: Sequence[NetworkResult], facts: StudyFacts) -> dict[str, str
     start = "from pre-trained weights" if facts.pretrained else "from scratch"
     return {
         "design": facts.design,
-        "data": f"{facts.data_name}, {facts.classes} classes, {facts.test_images} test images, "
+        "data": f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
         f"{facts.image_size} x {facts.image_size} px",
-        "training": f"{facts.epochs} epochs {start}, {facts.precision}, seeds {', '.join(map(str, seeds))}",
-        "machine": f"{facts.machine}, {facts.threads} threads",
+        "training": f"{counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",
+        "machine": f"{facts.machine}, {counted(facts.threads, 'thread')}",
         "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }
 

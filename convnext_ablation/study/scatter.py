@@ -22,6 +22,7 @@ import numpy as np
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.effects import BoolArray, FloatArray
+from convnext_ablation.study.wording import counted
 from convnext_ablation.training.evaluation import Predictions
 
 # Of two runs' errors, the share that only one of them makes: what independent mistakes would come near 2 in,
@@ -117,7 +118,8 @@ def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
     if len(tables) < 2 or len(tables[0]) < 2:
         seeds = len(tables[0]) if tables else 0
         raise UserError(
-            f"{source}: {len(tables)} networks with {seeds} seeds in common; it takes two or more of both"
+            f"{source}: {counted(len(tables), 'network')} with {counted(seeds, 'seed')} in common; it takes "
+            "two or more of both"
         )
     parts = [_components_of_pair(one, other) for one, other in itertools.combinations(tables, 2)]
     by_seed, by_image, rest = np.mean(parts, axis=0)
@@ -159,7 +161,9 @@ def read_scatter(study: Path) -> Scatter:
         raise UserError(f"--like {study}: no finished run is there; name the folder of a study")
     seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
     tables = _tables(found, seeds, study) if seeds else []
-    return measured_scatter(tables, f"measured in {study} ({len(found)} networks, {len(seeds)} seeds)")
+    return measured_scatter(
+        tables, f"measured in {study} ({len(found)} networks, {counted(len(seeds), 'seed')})"
+    )
 
 
 def _pretraining_seed(result: Path) -> int:

@@ -19,6 +19,7 @@ from convnext_ablation.study.progress import (
 )
 from convnext_ablation.study.run_files import FAILURE
 from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.wording import counted
 
 SOME_FAILED, WORK_LEFT = 1, 3
 _WATCH_SECONDS = 5.0
@@ -93,9 +94,10 @@ def _heading(study: Study, states: Sequence[RunState], folder: Path, now: float)
     counts = ", ".join(f"{count} {status}" for status, count in totals.items())
     seeds = len(study.seeds) * len(study.starts)
     lines = [
-        f"{folder}: {study.design.name} on {study.data_name}, {len(study.points)} networks x {seeds} seeds"
+        f"{folder}: {study.design.name} on {study.data_name}, {counted(len(study.points), 'network')} x "
+        + counted(seeds, "seed")
         + (f", {len(study.tuning)} learning rates tried" if study.tuning else ""),
-        f"{len(states)} runs: {counts}",
+        f"{counted(len(states), 'run')}: {counts}",
     ]
     if totals["left"] or totals["running"]:
         lines.append(_time_to_go(study, states, totals["running"], now))
@@ -108,7 +110,7 @@ def _time_to_go(study: Study, states: Sequence[RunState], workers: int, now: flo
         return "time to go: not known before an epoch is finished"
     if not workers:
         return f"nobody is at work; one worker would take about {duration(seconds)}"
-    return f"about {duration(seconds)} to go with {workers} worker{'s' if workers > 1 else ''}"
+    return f"about {duration(seconds)} to go with {counted(workers, 'worker')}"
 
 
 def _table(study: Study, states: Sequence[RunState], width: int) -> str:
@@ -147,7 +149,7 @@ def _running_line(state: RunState, study: Study, now: float) -> str:
     if state.holder is None:
         return f"  {state.title}: begins"
     return (
-        f"  {state.title}: {state.epochs} of {study.epochs} epochs, on {state.holder.host} "
+        f"  {state.title}: {state.epochs} of {counted(study.epochs, 'epoch')}, on {state.holder.host} "
         f"(process {state.holder.pid}) for {duration(max(0.0, now - state.holder.since))}"
     )
 

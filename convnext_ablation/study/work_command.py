@@ -11,6 +11,7 @@ from convnext_ablation.study.external import check_script
 from convnext_ablation.study.plan import Study
 from convnext_ablation.study.progress import Progress, total_by_status
 from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.wording import counted
 from convnext_ablation.study.workers import places_for, supervise
 from convnext_ablation.training.distributed import check_device
 
@@ -47,9 +48,10 @@ def run(args: argparse.Namespace) -> None:
     finally:
         progress.close()
     totals = total_by_status(states)
-    print(f"{totals['done']} of {len(states)} runs are done")
+    of = counted(len(states), "run")
+    print(f"{totals['done']} of {of} done")
     if totals["failed"]:
-        raise UserError(f"{totals['failed']} of {len(states)} runs failed; `study status` says why")
+        raise UserError(f"{totals['failed']} of {of} failed; `study status` says why")
 
 
 def check_data(study: Study, data_dir: str | None = None) -> None:

@@ -16,6 +16,7 @@ from convnext_ablation.study.effects import ALPHA
 from convnext_ablation.study.figure import SETTINGS
 from convnext_ablation.study.page.classes import ClassGain
 from convnext_ablation.study.page.tables import CurveLine, EffectLine, NetworkLine
+from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -237,7 +238,7 @@ def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
                 axes.plot([low, high], [place, place], color=SOFT, linewidth=0.9)
             axes.plot([100 * gain.gain], [place], "o", color=INK, markersize=4)
             _beside(axes, place, -8, _short(gain.class_name), "right")
-            text = f"{percent_points(gain.gain)} ({gain.images} images)"
+            text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"
             _beside(axes, place, 72 * middle + 8, text, "left")
     axes.set_yticks([])
     axes.set_axisbelow(True)

@@ -18,6 +18,7 @@ from convnext_ablation.study.page.inputs import PageExtras
 from convnext_ablation.study.page.parts import Column, details, figure, known, long_table, sortable
 from convnext_ablation.study.page.secondary import secondary_part
 from convnext_ablation.study.page.tables import CurveLine, EffectLine, NetworkLine, RunLine
+from convnext_ablation.study.wording import counted, seeds_text
 from convnext_ablation.webpage import bullets, document, section
 
 __all__ = ["Contents", "Drawing", "html"]
@@ -231,10 +232,10 @@ def _method(contents: Contents) -> list[str]:
     start = "from pre-trained weights" if facts.pretrained else "from scratch"
     lines = [
         f"design: {facts.design}",
-        f"data: {facts.data_name}, {facts.classes} classes, {facts.test_images} test images, "
+        f"data: {facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
         f"{facts.image_size} x {facts.image_size} px",
-        f"training: {facts.epochs} epochs {start}, {facts.precision}, seeds {', '.join(map(str, seeds))}",
-        f"machine: {facts.machine}, {facts.threads} threads",
+        f"training: {counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",
+        f"machine: {facts.machine}, {counted(facts.threads, 'thread')}",
         f"versions: {', '.join(f'{name} {version}' for name, version in facts.versions.items())}",
         "intervals: 95 %, over seeds and test images, paired; p-values adjusted by Holm's method for the "
         "primary effects together",
