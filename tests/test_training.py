@@ -292,3 +292,16 @@ def test_a_stream_is_the_same_for_the_same_identity_only():
     assert draw(0, "epoch", 1) == draw(0, "epoch", 1)
     assert draw(0, "epoch", 1) != draw(0, "epoch", 2)
     assert draw(0, "epoch", 1) != draw(1, "epoch", 1)
+
+
+def test_losses_under_autocast_are_computed_in_float32(arguments, tmp_path):
+    trainer = Trainer(arguments(epochs=1, amp=True, amp_dtype="bfloat16"), tmp_path)
+    kinds, loss = set(), trainer.loss
+
+    def noted(outputs, targets):
+        kinds.add(outputs.dtype)
+        return loss(outputs, targets)
+
+    trainer.loss = noted
+    trainer.run()
+    assert kinds == {torch.float32}

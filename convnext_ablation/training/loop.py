@@ -294,7 +294,9 @@ class Trainer:
         alone = self.processes.world_size > 1 and not updates
         with self.wrapped.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with self.precision():
-                loss: torch.Tensor = self.loss(self.wrapped(images), targets)
+                outputs = self.wrapped(images)
+                # autocast has losses computed in float32 on a GPU, but not on a CPU
+                loss: torch.Tensor = self.loss(outputs.float() if arguments.amp else outputs, targets)
             scaled = loss / share if share > 1 else loss
             clipped = self._clipped_parameters() if arguments.clip_grad is not None else None
             if self.scaler is not None:

@@ -1,0 +1,267 @@
+"""Time of a training step on a CPU, as timm's `train.py` makes it and as ours does, switch by switch.
+
+    python benchmarks/training_step.py --output results/training_step.csv
+
+A step is forward, loss with label smoothing, backward, clipping and AdamW, on one batch of noise. Every form
+of it is a process of its own, with the allocator's setting of its own; the processes take turns, one step
+each in a round, and a round begins with another one each time. Ratios are of the same rounds, against the
+step with the arguments' defaults, of timm's own network where it has one (Models I and V).
+
+Forms: `timm` has the defaults of the arguments; `channels_last` and `fused` (optimizer) add up; `bf16` is
+autocast on top of both; `compile` is torch.compile on top of both. `memory` says what the allocator does
+with what was freed: `returned` to the system, glibc's default, or `kept`, as `keep_memory` has it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.loss import LabelSmoothingCrossEntropy
+from timm.models import model_parameters
+from timm.optim import create_optimizer_v2
+from timm.utils import dispatch_clip_grad
+
+import convnext_ablation.zoo  # noqa: F401  registers the networks
+from convnext_ablation.bench.timing import Times, interleaved
+from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory, processor_name
+
+TIMMS = {"model_i": "resnet50", "model_v": "convnext_tiny"}  # the same networks in timm
+
+
+class Setting(NamedTuple):
+    """What is trained on, and by how many threads."""
+
+    batch: int
+    channels: int
+    size: int
+    classes: int
+    threads: int
+
+
+class Form(NamedTuple):
+    """How a step is made."""
+
+    name: str
+    kept: bool
+    channels_last: bool = False
+    fused: bool = False
+    bf16: bool = False
+    compiled: bool = False
+
+
+SETTINGS = {
+    "224 px": (
+        Setting(batch=16, channels=3, size=224, classes=1000, threads=2),
+        ("model_i", "model_ii", "model_iii", "model_iv", "model_v"),
+    ),
+    "32 px": (
+        Setting(batch=32, channels=1, size=32, classes=10, threads=1),
+        ("model_i_atto", "model_ii_atto", "model_iii_atto", "model_iv_atto", "model_v_atto"),
+    ),
+}
+FORMS = (
+    Form("timm", kept=False),
+    Form("timm", kept=True),
+    Form("channels_last", kept=True, channels_last=True),
+    Form("fused", kept=False, channels_last=True, fused=True),
+    Form("fused", kept=True, channels_last=True, fused=True),
+    Form("bf16", kept=True, channels_last=True, fused=True, bf16=True),
+)
+COMPILED = Form("compile", kept=True, channels_last=True, fused=True, compiled=True)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a process says when it is asked to.
+
+    Attributes:
+        page_faults: Of its last step.
+        megabytes: The most memory that it has had so far.
+        loss: Of its last step.
+    """
+
+    page_faults: int
+    megabytes: float
+    loss: float
+
+
+class Step:
+    """One training step of a network, again and again on the same batch."""
+
+    def __init__(self, network: str, setting: Setting, form: Form) -> None:
+        torch.manual_seed(0)
+        model = timm.create_model(network, num_classes=setting.classes, in_chans=setting.channels)
+        self.format = torch.channels_last if form.channels_last else torch.contiguous_format
+        self.model = model.to(memory_format=self.format).train()
+        self.run: Callable[..., torch.Tensor] = torch.compile(model) if form.compiled else model
+        fused = {"fused": True} if form.fused else {}
+        self.optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, **fused)
+        self.images = torch.randn(setting.batch, setting.channels, setting.size, setting.size)
+        self.targets = torch.randint(0, setting.classes, (setting.batch,))
+        self.loss = LabelSmoothingCrossEntropy(0.1)
+        self.bf16 = form.bf16
+
+    def __call__(self) -> float:
+        """Makes a step; returns its loss."""
+        images = self.images.contiguous(memory_format=self.format)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            loss = self.loss(self.run(images), self.targets)
+        loss.backward()
+        dispatch_clip_grad(model_parameters(self.model), 1.0, mode="norm")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(loss)
+
+
+def serve(connection: Connection, network: str, setting: Setting, form: Form) -> None:
+    """Makes a step whenever asked to, and says at the end what it took besides time."""
+    end_with_parent()
+    if form.kept and not keep_memory():
+        raise RuntimeError("memory can't be kept: no glibc, or MALLOC_... in the environment")
+    torch.set_num_threads(setting.threads)
+    step, loss, faults = Step(network, setting, form), 0.0, 0
+    connection.send(None)
+    while connection.recv():
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        loss = step()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+        connection.send(None)
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    highest = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    connection.send(Measured(faults, highest / 1024, loss))
+
+
+class Contestant:
+    """A process that makes steps of one form."""
+
+    def __init__(self, network: str, setting: Setting, form: Form) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, network, setting, form))
+        self.process.start()
+        theirs.close()
+        self.connection.recv()
+
+    def __call__(self) -> None:
+        """Makes a step."""
+        self.connection.send(True)
+        self.connection.recv()
+
+    def measured(self) -> Measured:
+        """What the steps took besides time."""
+        self.connection.send(False)
+        return self.connection.recv()
+
+    def __enter__(self) -> Contestant:
+        """Is at work until left."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends the process."""
+        self.process.terminate()
+        self.process.join()
+
+
+def measure(name: str, network: str, forms: Sequence[Form], options: Any) -> list[dict[str, Any]]:
+    """Times the forms of one network in turn; returns a row for each."""
+    setting = SETTINGS[name][0]
+    with ExitStack() as stack:
+        entered = {}
+        for form in forms:
+            timms = TIMMS.get(network, network) if form.name == "timm" else network
+            key = f"{form.name}, {'kept' if form.kept else 'returned'}"
+            entered[key] = timms, form, stack.enter_context(Contestant(timms, setting, form))
+        contestants = {key: contestant for key, (_, _, contestant) in entered.items()}
+        times = interleaved(
+            contestants, options.rounds, options.warm_up, options.seconds, at_least=options.at_least
+        )
+        default = times[next(iter(times))]
+        return [
+            {
+                "setting": name,
+                "network": network,
+                "model": model,
+                "form": form.name,
+                "memory": "kept" if form.kept else "returned",
+                "batch": setting.batch,
+                "threads": setting.threads,
+                **_figures(times[key], default),
+                **_besides(contestant.measured()),
+                "machine": f"{processor_name()}, {os.cpu_count()} cores",
+                "torch": torch.__version__,
+                "timm": timm.__version__,
+                "date": time.strftime("%Y-%m-%d"),
+                "command": " ".join(["benchmarks/training_step.py", *sys.argv[1:]]),
+            }
+            for key, (model, form, contestant) in entered.items()
+        ]
+
+
+def _figures(times: Times, default: Times) -> dict[str, Any]:
+    ratio = times.times_faster_than(default)
+    return {
+        "rounds": len(times.seconds),
+        "median_ms": f"{1e3 * times.median:.1f}",
+        "lowest_ms": f"{1e3 * times.lowest:.1f}",
+        "highest_ms": f"{1e3 * times.highest:.1f}",
+        "times_faster": f"{ratio.median:.3f}",
+        "ratio_lowest": f"{ratio.lowest:.3f}",
+        "ratio_highest": f"{ratio.highest:.3f}",
+    }
+
+
+def _besides(measured: Measured) -> dict[str, Any]:
+    return {
+        "page_faults": measured.page_faults,
+        "peak_mb": f"{measured.megabytes:.0f}",
+        "loss": f"{measured.loss:.4f}",
+    }
+
+
+def main() -> None:
+    """Measures network by network, and writes what is there after each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--networks", nargs="+", help="some of the settings' networks only")
+    parser.add_argument("--compile", action="store_true", help="compile too, a minute for each network")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--seconds", type=float, help="begin no round later, for each network")
+    parser.add_argument("--at-least", type=float, default=0.3, help="seconds of one measurement")
+    options = parser.parse_args()
+    if any(name in os.environ for name in KEEP_MEMORY):
+        parser.error(f"take {' and '.join(KEEP_MEMORY)} out of the environment")
+    rows: list[dict[str, Any]] = []
+    for name in options.settings:
+        for network in SETTINGS[name][1]:
+            if options.networks and network not in options.networks:
+                continue
+            rows += measure(name, network, (*FORMS, *[COMPILED] * options.compile), options)
+            for row in rows[-len(FORMS) - options.compile :]:
+                print(*list(row.values())[:14], flush=True)
+            with open(options.output, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
