@@ -265,6 +265,30 @@ def test_folded_over_no_main_effect_holds_an_interaction_of_two():
             assert found[a] == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("name", ["screening", "screening-fold-over"])
+def test_screening_says_which_interactions_of_three_are_in_the_switches_of_one_convolution(name):
+    design = design_of(name, "atto")
+    note = next(note for note in design.notes if "shape one convolution" in note)
+    listed = re.findall(r"(plus|minus) (\w+):(\w+):(\w+) in (\w+)", note)
+    assert {each[-1] for each in listed} == {"depthwise", "kernel_size", "moved_up", "inverted"}
+    for sign, *three, factor in listed:
+        found = effects(design, lambda c, three=three: math.prod(is_on(c, each) - 0.5 for each in three))
+        assert found[factor] == pytest.approx(0.25 if sign == "plus" else -0.25)
+    for point in design.points:
+        c = point.components
+        wide = c.inverted != c.moved_up  # the convolution has the block's larger width
+        assert wide == (c.depthwise == (c.kernel_size == 7))
+    four = ("depthwise", "kernel_size", "moved_up", "inverted")
+    assert len({tuple(is_on(point.components, each) for each in four) for point in design.points}) == 8
+
+
+def test_groups_without_these_switches_are_not_warned_of_them():
+    groups = {**{switch: [switch] for switch in SWITCHES if switch not in ("gelu", "inverted")}}
+    thirteen = {**groups, "block": ["inverted"], "micro": ["gelu"]}
+    for name, chosen in (("screening", ELEVEN), ("screening", thirteen)):
+        assert not any("one convolution" in note for note in design_of(name, "atto", chosen).notes)
+
+
 def test_the_12_networks_hold_a_sixth_of_each_interaction():
     design = design_of("screening", "atto", ELEVEN)
     assert any("a sixth of each interaction" in note for note in design.notes)

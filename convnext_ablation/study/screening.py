@@ -10,6 +10,7 @@ networks with every factor the other way round, they have resolution IV: clear o
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 from convnext_ablation.components import RESNET_50, SWITCHES
@@ -46,6 +47,8 @@ _MASKS: Mapping[str, int] = {
 # convolution where the block is narrow (`inverted` and `moved_up` both on or both off). Elsewhere it is four
 # times as wide: all networks together would cost 3.4 times as many multiply-accumulates.
 _REVERSED = "kernel_size"
+# They shape one convolution, and the product of their four columns is the same for all networks.
+_ONE_CONVOLUTION = ("depthwise", "kernel_size", "moved_up", "inverted")
 _PLACKETT_BURMAN_12 = (1, 1, 0, 1, 1, 1, 0, 0, 0, 1, 0)
 
 Column = tuple[bool, ...]  # for each network, whether the factor is on
@@ -79,7 +82,7 @@ def screening(
     columns = (
         _regular(tuple(groups)) if len(groups) > len(_PLACKETT_BURMAN_12) else _plackett_burman(tuple(groups))
     )
-    aliases = (_CLEAR,) if fold_over else _aliases(columns)
+    aliases = (*((_CLEAR,) if fold_over else _aliases(columns)), *_one_convolution(columns, groups))
     if fold_over:
         columns = {factor: (*column, *(not on for on in column)) for factor, column in columns.items()}
     if len(set(zip(*columns.values(), strict=True))) < len(next(iter(columns.values()))):
@@ -146,6 +149,31 @@ def _mixed_in(factor: str, columns: Mapping[str, Column]) -> str:
         elif not any(a == b for a, b in zip(product, columns[factor], strict=True)):
             terms.append(f"- {first}:{second}")
     return " ".join(terms).removeprefix("+ ")
+
+
+def _one_convolution(columns: Mapping[str, Column], groups: Groups) -> tuple[str, ...]:
+    """Says which interactions of three that need not be small are in main effects; nothing if none are."""
+    if any(groups.get(name) != (name,) for name in _ONE_CONVOLUTION):
+        return ()
+    products = {math.prod(settings) for settings in zip(*_signs(columns), strict=True)}
+    if len(products) > 1:
+        return ()
+    sign = "plus" if products == {1} else "minus"
+    mixed = "; ".join(
+        f"{sign} {':'.join(other for other in _ONE_CONVOLUTION if other != name)} in {name}"
+        for name in _ONE_CONVOLUTION
+    )
+    return (
+        "Main effects hold a quarter of interactions of three, too. Some need not be small, as "
+        f"{', '.join(_ONE_CONVOLUTION)} shape one convolution and the design has 8 of their 16 combinations: "
+        "dense with kernel 3 and depthwise with kernel 7 only where the block is wide, the others only where "
+        f"it is narrow. These are: {mixed}. What is told of one of the four holds as far as the other three "
+        "interact little; leave-one-out and add-one-in don't mix them, at one place of the way each.",
+    )
+
+
+def _signs(columns: Mapping[str, Column]) -> list[list[int]]:
+    return [[1 if on else -1 for on in columns[name]] for name in _ONE_CONVOLUTION]
 
 
 def _main_effect(factor: str, groups: Groups, column: Mapping[str, bool]) -> Contrast:
