@@ -95,6 +95,7 @@ class StudyFacts:
         command: The command line that repeats the study.
         warnings: What the reader must be told besides what the figures themselves show.
         pretrained: Whether the networks started from pre-trained weights.
+        origin: Where the runs come from, if they were made for another design.
     """
 
     title: str
@@ -111,6 +112,7 @@ class StudyFacts:
     command: str
     warnings: list[str] = field(default_factory=list)
     pretrained: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True)

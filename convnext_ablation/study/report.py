@@ -118,6 +118,7 @@ def _about(results: Sequence[NetworkResult], facts: StudyFacts) -> dict[str, str
     start = "from pre-trained weights" if facts.pretrained else "from scratch"
     return {
         "design": facts.design,
+        **({"runs": facts.origin} if facts.origin else {}),
         "data": f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
         f"{facts.image_size} x {facts.image_size} px",
         "training": f"{counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",

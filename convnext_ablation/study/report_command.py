@@ -1,19 +1,29 @@
-"""`convnext-ablation study report`: a study's page, tables and figures, of the runs that are finished."""
+"""`convnext-ablation study report`: a study's page, tables and figures, of the runs that are finished.
+
+Or those of another design, all of whose runs the study has.
+"""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
+import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from convnext_ablation.errors import UserError
 from convnext_ablation.study.answer import answer, caveats
 from convnext_ablation.study.comparison import compare
+from convnext_ablation.study.design import DESIGNS, GROUPED
+from convnext_ablation.study.groups import parse_groups
 from convnext_ablation.study.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.plan import TEST_SPLIT, Study
 from convnext_ablation.study.report import terminal_effects, terminal_table, write_report
 from convnext_ablation.study.results import StudyResults, read_results
 from convnext_ablation.study.second_opinions import class_opinions, read_imagenet, second_opinions
+from convnext_ablation.study.shared_runs import origin_of, seen_as
 from convnext_ablation.study.study_file import read_study
 
 REPORT = "report"
@@ -22,7 +32,23 @@ REPORT = "report"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study report` command."""
     parser.add_argument("study", type=Path, help="the study's folder")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="by default STUDY/report")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="by default STUDY/report, of another design STUDY/report-NAME",
+    )
+    parser.add_argument(
+        "--design",
+        metavar="NAME|FILE",
+        help=f"report on another design from the study's runs: {', '.join(DESIGNS)}, or a YAML file",
+    )
+    parser.add_argument(
+        "--groups",
+        nargs="+",
+        metavar="NAME=COMPONENT,...",
+        help=f"components that are switched together, for the designs {', '.join(GROUPED)}",
+    )
     parser.add_argument(
         "--imagenet",
         type=Path,
@@ -36,10 +62,19 @@ def run(args: argparse.Namespace) -> None:
     """Writes the report.
 
     Raises:
-        UserError: The folder holds no study, or one without a finished run.
+        UserError: The folder holds no study, or one without a finished run, or not all that a design needs.
     """
     imagenet = read_imagenet(args.imagenet) if args.imagenet else None
-    report(read_study(args.study), args.study, args.output, imagenet)
+    study, output, origin = read_study(args.study), args.output, ""
+    if args.groups and not args.design:
+        raise UserError("--groups: of which design? give --design")
+    if args.design:
+        part = seen_as(study, args.study, args.design, parse_groups(args.groups) if args.groups else None)
+        origin = origin_of(part, study, args.study)
+        command = shlex.join(["convnext-ablation", *sys.argv[1:]])
+        study = replace(part, command=f"{study.command}\n{command}")
+        output = output or args.study / f"{REPORT}-{study.design.name}"
+    report(study, args.study, output, imagenet, origin)
 
 
 def report(
@@ -47,6 +82,7 @@ def report(
     folder: Path,
     output: Path | None = None,
     imagenet: Mapping[str, float] | None = None,
+    origin: str = "",
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Writes the report of the finished runs, and prints tables and answer.
@@ -56,11 +92,12 @@ def report(
         folder: Its folder.
         output: Where the report goes, by default below the study's folder.
         imagenet: Top-1 of the networks on ImageNet, fractions, where it is known.
+        origin: Where the runs come from, if they were made for another design.
         told: Hears of what is being done.
     """
     output = output or folder / REPORT
     results = read_results(study, folder)
-    networks, facts = results.networks(), results.facts()
+    networks, facts = results.networks(), replace(results.facts(), origin=origin)
     findings = compare(networks, study.design.contrasts)
     paths = write_report(output, networks, findings, facts)
     extras = PageExtras(

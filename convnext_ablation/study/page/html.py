@@ -232,6 +232,7 @@ def _method(contents: Contents) -> list[str]:
     start = "from pre-trained weights" if facts.pretrained else "from scratch"
     lines = [
         f"design: {facts.design}",
+        *([f"runs: {facts.origin}"] if facts.origin else []),
         f"data: {facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
         f"{facts.image_size} x {facts.image_size} px",
         f"training: {counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",

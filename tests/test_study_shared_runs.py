@@ -1,0 +1,206 @@
+"""Reports of several designs from the runs of one study."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_study_plan import STUDY
+
+from convnext_ablation import cli
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.design import design_of
+from convnext_ablation.study.plan import Study
+from convnext_ablation.study.shared_runs import seen_as
+from convnext_ablation.study.study_file import claim_folder
+from convnext_ablation.study.tuning import chosen_rates
+from convnext_ablation.study.weights import Weights
+from convnext_ablation.training.evaluation import Predictions
+
+UNION = """
+networks:
+  - model_i
+  - model_ii
+  - model_iii
+  - model_iv
+  - model_v
+  - resnet50_with_gelu
+  - resnet50_with_wide
+  - {label: Both of them, key: both, components: {wide: true, gelu: true}}
+contrasts: []
+"""
+GROUPS = {"a": ["wide"], "b": ["gelu"]}
+
+
+def study_of(design):
+    rates = {point.key: 0.001 * number for number, point in enumerate(design.points, start=1)}
+    gmacs = dict.fromkeys(rates, 0.5)
+    return replace(STUDY, design=design, learning_rates=rates, gmacs=gmacs, command="convnext-ablation study")
+
+
+@pytest.fixture(scope="module")
+def union(tmp_path_factory):
+    path = tmp_path_factory.mktemp("design") / "union.yaml"
+    path.write_text(UNION)
+    return study_of(design_of(str(path), "atto"))
+
+
+def finish(run, folder):
+    """Makes the files of a run that predicts by what it is made from."""
+    path = run.folder(folder)
+    path.mkdir(parents=True)
+    targets = np.arange(80) % 4
+    rng = np.random.default_rng(int(run.identity[:8], 16))
+    top1 = np.where(rng.random(80) < 0.7, targets, rng.integers(4, size=80))
+    ids = np.array([f"{'abcd'[target]}/{number}.png" for number, target in enumerate(targets)])
+    Predictions(ids, targets, top1[:, None], np.ones(80, np.float32), 1.0).save(path / "predictions.npz")
+    result = {
+        "identity": run.identity, "learning_rate": run.arguments.lr, "parameters": 10, "gmacs": 0.5,
+        "train_images_per_second": 50.0, "train_seconds": 2.0, "val_top1": 60.0, "host": "here",
+        "device": "cpu", "versions": {"torch": "2.9.0"},
+    }  # fmt: skip
+    (path / "result.json").write_text(json.dumps(result))
+
+
+def finished(study, folder):
+    claim_folder(folder, study)
+    for run in study.runs():
+        finish(run, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(union, tmp_path_factory):
+    return finished(union, tmp_path_factory.mktemp("study") / "all-shades")
+
+
+def read_csv(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_design_takes_its_networks_from_the_study_whatever_they_are_called_there(union, folder):
+    part = seen_as(union, folder, "factorial", GROUPS)
+    assert [point.key for point in part.points] == [
+        "model_i_atto", "resnet50_with_wide_atto", "resnet50_with_gelu_atto", "both_atto",
+    ]  # fmt: skip
+    wanted = design_of("factorial", "atto", GROUPS)
+    assert [point.label for point in part.points] == [point.label for point in wanted.points]
+    for ours, theirs in zip(part.design.contrasts, wanted.contrasts, strict=True):
+        assert (ours.name, ours.kind) == (theirs.name, theirs.kind)
+        assert list(ours.weights.values()) == list(theirs.weights.values())
+        assert list(ours.weights)[-1] == "both_atto"
+    of_union = {run.name: run.identity for run in union.runs()}
+    assert all(of_union[run.name] == run.identity for run in part.runs())
+    assert len(part.runs()) == 8
+
+
+def test_differences_name_networks_as_the_study_does(union, folder, tmp_path):
+    (tmp_path / "own.yaml").write_text(
+        "networks: [model_i, {label: w, key: mine, components: {wide: true, gelu: true}}]\n"
+    )
+    (contrast,) = seen_as(union, folder, str(tmp_path / "own.yaml")).design.contrasts
+    assert (contrast.name, contrast.baseline) == ("both_atto-model_i_atto", "model_i_atto")
+    assert contrast.weights == {"both_atto": 1.0, "model_i_atto": -1.0}
+
+
+def test_the_report_is_the_same_as_that_of_a_study_of_the_design_alone(union, folder, tmp_path, capsys):
+    alone = replace(
+        study_of(design_of("stages", "atto")),
+        learning_rates={key: union.learning_rates[key] for key in list(union.learning_rates)[:5]},
+    )
+    assert cli.main(["study", "report", str(finished(alone, tmp_path))]) == 0
+    assert cli.main(["study", "report", str(folder), "--design", "stages"]) == 0
+    assert f"report: {folder}/report-stages/index.html" in capsys.readouterr().out
+    assert not (folder / "report").exists()
+    for name in ("effects.csv", "networks.csv", "second_opinions.csv", "seeds.csv", "answer.txt", "runs.csv"):
+        ours = (folder / "report-stages" / name).read_bytes()
+        assert ours == (tmp_path / "report" / name).read_bytes(), name
+    runs = read_csv(folder / "report-stages" / "runs.csv")
+    assert len(runs) == 10
+    assert all((folder / "report-stages" / run["folder"] / "result.json").is_file() for run in runs)
+
+
+def test_the_report_says_where_its_runs_come_from(folder, tmp_path):
+    call = ["study", "report", str(folder), "--design=factorial", "--groups", "a=wide", "b=gelu"]
+    assert cli.main([*call, f"--output={tmp_path}"]) == 0
+    for name in ("index.html", "table.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "runs: 4 of the 8 networks of the study all-shades (design union); reports of other" in text
+        assert "design: factorial" in text
+    assert "convnext-ablation study\nconvnext-ablation " in (tmp_path / "table.md").read_text()
+
+
+def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
+    tuned = replace(union, learning_rates={}, tuning=(0.1, 0.2))
+    claim_folder(tmp_path, tuned)
+    for run in tuned.tuning_runs():
+        finish(run, tmp_path)
+        best = 0.2 if run.point.key == "both_atto" else 0.1
+        (run.folder(tmp_path) / "result.json").write_text(
+            json.dumps({"val_top1": 50.0 + 10 * (run.arguments.lr == best), "val_loss": 1.0})
+        )
+    with pytest.raises(UserError, match=r"not finished: model_i_atto-seed0-\w+, .*both_atto-seed1-\w+$"):
+        seen_as(tuned, tmp_path, "factorial", GROUPS)
+    for run in tuned.runs(chosen_rates(tuned, tmp_path)):
+        finish(run, tmp_path)
+    part = seen_as(tuned, tmp_path, "factorial", GROUPS)
+    assert [run.arguments.lr for run in part.runs(chosen_rates(part, tmp_path))] == [0.1, 0.1, 0.1, 0.2] * 2
+
+
+def test_a_network_whose_learning_rate_is_not_chosen_yet_is_named(union, tmp_path):
+    tuned = replace(union, learning_rates={}, tuning=(0.1, 0.2))
+    with pytest.raises(UserError, match="not finished: all of model_i_atto, all of model_ii_atto, "):
+        seen_as(tuned, tmp_path, "stages")
+
+
+def test_networks_that_the_study_lacks_are_named_and_nothing_is_written(folder, tmp_path, capsys):
+    output = tmp_path / "report"
+    call = ["study", "report", str(folder), "--design", "add-one-in", f"--output={output}"]
+    assert cli.main(call) == 2
+    error = capsys.readouterr().err
+    assert "the design add-one-in needs networks that this study of union doesn't have: road" in error
+    assert "resnet50_with_depthwise_atto" in error
+    assert "resnet50_with_wide_atto" not in error
+    assert error.count("\n") == 1
+    assert not output.exists()
+
+
+def test_runs_that_are_not_finished_are_named(union, tmp_path, capsys):
+    claim_folder(tmp_path / "study", union)
+    runs = [run for run in union.runs() if run.point.key.startswith("model")]
+    for run in runs[:-1]:
+        finish(run, tmp_path / "study")
+    call = ["study", "report", str(tmp_path / "study"), "--design=stages"]
+    assert cli.main(call) == 2
+    assert capsys.readouterr().err.endswith(f"needs runs that are not finished: {runs[-1].name}\n")
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--groups", "a=wide"], "--groups: of which design? give --design"),
+        (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
+        (["--design=stages", "--groups", "a=wide"], "takes no groups"),
+    ],
+)
+def test_bad_designs_are_one_line_and_code_2(folder, capsys, extra, message):
+    assert cli.main(["study", "report", str(folder), *extra]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_only_weights_of_its_own_networks_are_held_against_each_other(union, folder):
+    weights = [Weights(point.key, None, "p", "", point.key) for point in union.points]
+    part = seen_as(replace(union, weights=tuple(weights)), folder, "stages")
+    assert [each.network for each in part.weights] == [point.key for point in part.points]
+
+
+def test_full_width_is_found_by_the_networks(folder, tmp_path):
+    wide: Study = study_of(design_of("stages", "full"))
+    part = seen_as(wide, finished(wide, tmp_path), "stages")
+    assert [point.key for point in part.points] == ["model_i", "model_ii", "model_iii", "model_iv", "model_v"]
