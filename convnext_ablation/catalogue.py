@@ -192,7 +192,7 @@ def _write(header: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> N
         writer.writerow(header)
         writer.writerows(rows)
         return
-    print("\n".join(markdown(header, rows) if form == "markdown" else _aligned([header, *rows])))
+    print("\n".join(markdown(header, rows) if form == "markdown" else aligned([header, *rows])))
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -202,7 +202,8 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, rules, *rows)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A heading and rows in columns for a terminal; columns of numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numeric = [_is_number(cell) for cell in rows[1]]
     return [

@@ -34,6 +34,7 @@ COMMANDS = {
     "prepare": ("convnext_ablation.data.prepare_command", "write a data set as an image folder"),
     "data-report": ("convnext_ablation.data.report.command", "say what is wrong with an image data set"),
     "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
+    "bench": ("convnext_ablation.bench.command", "measure how fast networks are on this machine"),
     "publish": ("convnext_ablation.publish_command", "make a release of a finished run, or of a whole study"),
     "verify": ("convnext_ablation.verify_command", "recompute the accuracy that a release claims"),
     "convert": ("convnext_ablation.convert", "turn another project's checkpoint into safetensors"),

@@ -1,0 +1,155 @@
+"""A contestant as something to call: a network in its form, with images that it is given."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from torch import nn
+
+from convnext_ablation.bench.configuration import (
+    CHANNELS_LAST,
+    COMPILED,
+    INFERENCE,
+    OPTIMIZED,
+    Configuration,
+    Contestant,
+)
+
+__all__ = ["Prepared", "prepare", "reference"]
+
+_CALIBRATION = 16  # images, enough for BatchNorm where a map has shrunk to a pixel
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A contestant that is ready.
+
+    Attributes:
+        step: Runs it once: a batch forward, or a training step.
+        seconds: What compiling or optimizing took, with the first step.
+        output: Of the first step in inference, float32 on the CPU; in training None.
+    """
+
+    step: Callable[[], object]
+    seconds: float
+    output: torch.Tensor | None
+
+
+def prepare(contestant: Contestant, configuration: Configuration) -> Prepared:
+    """Makes a contestant ready to be timed."""
+    images = _images(configuration)
+    make = _inference if configuration.mode == INFERENCE else _training
+    model = _network(contestant.model, configuration)
+    start = time.perf_counter()
+    step = make(model, images, contestant)
+    output = step()
+    synchronize(configuration.device)
+    seconds = time.perf_counter() - start
+    is_output = configuration.mode == INFERENCE and isinstance(output, torch.Tensor)
+    return Prepared(step, seconds, output.float().cpu() if is_output else None)  # type: ignore[attr-defined]
+
+
+def reference(name: str, configuration: Configuration) -> torch.Tensor:
+    """What a network puts out in its plain form and float32."""
+    with torch.inference_mode():
+        return _network(name, configuration)(_images(configuration)).float().cpu()
+
+
+def synchronize(device: str) -> None:
+    """Waits until a device has done what it was told."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        torch.cuda.synchronize(device)
+    elif kind == "mps":
+        torch.mps.synchronize()
+
+
+def _images(configuration: Configuration) -> torch.Tensor:
+    side = configuration.img_size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(configuration.batch_size, 3, side, side, generator=generator).to(configuration.device)
+
+
+def _network(name: str, configuration: Configuration) -> nn.Module:
+    """Builds a network, each time with the same weights."""
+    torch.manual_seed(0)
+    model = timm.create_model(name)
+    if configuration.mode == INFERENCE:
+        _vary(model.eval(), configuration.img_size)
+    return model.to(configuration.device).train(configuration.mode != INFERENCE)
+
+
+@torch.no_grad()
+def _vary(model: nn.Module, img_size: int) -> None:
+    """Gives a fresh network values as if it had been trained, else differences of outputs stay hidden.
+
+    A fresh one switches its residual branches off, by a zero or a layer scale of 1e-6, and its BatchNorm
+    does nothing.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.numel() != max(parameter.shape, default=0):
+            continue  # not a vector
+        if name.endswith("bias"):
+            parameter.normal_(0.0, 0.1)
+        else:
+            parameter.uniform_(0.5, 1.5)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if norms:
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.train().reset_running_stats()
+            norm.momentum = None  # the average of what it sees
+        model(torch.randn(_CALIBRATION, 3, img_size, img_size))
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.eval().momentum = momentum
+
+
+def _inference(model: nn.Module, images: torch.Tensor, contestant: Contestant) -> Callable[[], object]:
+    dtype = getattr(torch, contestant.dtype)
+    if contestant.form == OPTIMIZED:
+        from convnext_ablation import optimize_for_inference
+
+        model, images = optimize_for_inference(model, images, dtype=dtype), images.to(dtype)
+    else:
+        model, images = _in_form(model.to(dtype), images.to(dtype), contestant.form)
+
+    def step() -> object:
+        with torch.inference_mode():
+            return model(images)
+
+    return step
+
+
+def _training(model: nn.Module, images: torch.Tensor, contestant: Contestant) -> Callable[[], object]:
+    dtype = getattr(torch, contestant.dtype)
+    targets = torch.zeros(len(images), dtype=torch.long, device=images.device)
+    optimizer = create_optimizer_v2(model, opt="sgd", lr=1e-4)  # as timm's benchmark does
+    model, images = _in_form(model, images, contestant.form)
+    precision = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+    def step() -> object:
+        optimizer.zero_grad()
+        with precision:
+            loss = nn.functional.cross_entropy(model(images), targets)
+        loss.backward()
+        optimizer.step()
+        return None
+
+    return step
+
+
+def _in_form(model: nn.Module, images: torch.Tensor, form: str) -> tuple[nn.Module, torch.Tensor]:
+    """Puts a network and its images into a form that torch itself has."""
+    on_gpu = images.device.type != "cpu"
+    if form == CHANNELS_LAST or (form == COMPILED and on_gpu):
+        model = model.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    if form == COMPILED:
+        options: dict[str, str | int | bool | Callable] = {} if model.training else {"freezing": True}
+        return torch.compile(model, dynamic=False, options=options), images  # type: ignore[return-value]
+    return model, images

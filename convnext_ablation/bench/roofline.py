@@ -1,0 +1,169 @@
+"""What the machine could do at best, and what a network asks of it.
+
+The model: a network does two floating-point operations a multiply-accumulate of its convolutions and matrix
+products, at best as fast as the fastest of a few large products of matrices and 1x1 convolutions runs here.
+And it reads its weights once a batch, and once an image what goes into and comes out of each convolution and
+matrix product, at best as fast as a large copy runs here, as if everything in between (norms, activations,
+additions) were free and nothing stayed in a cache from one layer to the next. Where it does, a network can be
+faster than that. A training step is taken to be three times of either: forward, and the gradients of what
+goes in and of the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from convnext_ablation.bench.configuration import TRAINING
+from convnext_ablation.bench.timing import Times
+from convnext_ablation.cost import count_gmacs, count_parameters
+
+__all__ = ["Cost", "Machine", "cost_of", "kernels", "machine_from"]
+
+COPY = "copy"
+_STEP = 3  # of training, in forward passes
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_COPIED = 1 << 28  # bytes, more than caches hold
+_PRODUCTS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_product")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a network asks for.
+
+    Attributes:
+        parameters: Their number.
+        gmacs: Billions of multiply-accumulates for an image.
+        macts: Millions of values that its convolutions and matrix products put out for an image.
+        moved: Values that go into and come out of these for an image, weights not counted.
+    """
+
+    parameters: int
+    gmacs: float
+    macts: float
+    moved: float
+
+    def gflop(self, mode: str, batch_size: int) -> float:
+        """Billions of floating-point operations of a step."""
+        return 2 * self.gmacs * batch_size * (_STEP if mode == TRAINING else 1)
+
+    def gigabytes(self, mode: str, batch_size: int, dtype: str) -> float:
+        """What a step moves between memory and processor."""
+        values = self.parameters + self.moved * batch_size
+        return values * _BYTES[dtype] * (_STEP if mode == TRAINING else 1) / 1e9
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the machine does at best.
+
+    Attributes:
+        peaks: Billions of floating-point operations a second, by dtype.
+        bandwidth: Billions of bytes a second that a copy reads and writes.
+    """
+
+    peaks: Mapping[str, float]
+    bandwidth: float
+
+    def share_of_peak(self, gflop: float, seconds: float, dtype: str) -> float | None:
+        """Of the machine's best, what a step reaches; None where the best isn't known."""
+        return gflop / seconds / self.peaks[dtype] if self.peaks.get(dtype) else None
+
+    def seconds_to_move(self, gigabytes: float) -> float | None:
+        """What moving takes at best; None where it isn't known."""
+        return gigabytes / self.bandwidth if self.bandwidth else None
+
+
+class _Traffic(TorchDispatchMode):
+    """Counts what goes into and comes out of convolutions and matrix products, but for weights."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        super().__init__()
+        self.put_out = self.taken_in = 0
+        self.weights = {_storage(parameter) for parameter in model.parameters()}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket.__name__.startswith(_PRODUCTS):
+            first = result[0] if isinstance(result, tuple) else result
+            tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+            self.put_out += first.numel()
+            self.taken_in += sum(t.numel() for t in tensors if _storage(t) not in self.weights)
+        return result
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """What a tensor shares with its views."""
+    return tensor.untyped_storage()._cdata
+
+
+def cost_of(name: str, img_size: int, device: str = "meta") -> Cost:
+    """Counts what a network asks for; on ``meta`` that takes no memory.
+
+    Args:
+        name: As `timm.create_model` takes it.
+        img_size: Side of its images, in pixels.
+        device: Where to build it.
+    """
+    with torch.device(device):
+        model = timm.create_model(name).eval()
+        images = torch.empty(1, 3, img_size, img_size)
+    with _Traffic(model) as traffic, torch.no_grad():
+        model(images)
+    gmacs = count_gmacs(model, (3, img_size, img_size))
+    moved = traffic.put_out + traffic.taken_in
+    return Cost(count_parameters(model), gmacs, traffic.put_out / 1e6, moved)
+
+
+def kernels(device: str, dtypes: Sequence[str]) -> dict[str, Callable[[], object]]:
+    """What is timed for the machine's best, by name; `machine_from` reads the names."""
+    on_gpu = torch.device(device).type != "cpu"
+    copied = torch.zeros(_COPIED // 4, device=device)
+    target = torch.zeros_like(copied)
+    found: dict[str, Callable[[], object]] = {COPY: lambda: target.copy_(copied)}
+    for dtype in dtypes:
+        for side in (4096, 8192) if on_gpu else (1024, 2048):
+            found[f"{dtype} {2 * side**3} product of matrices of {side}"] = _product(side, dtype, device)
+        for channels, side in ((512, 28), (1024, 14)):
+            batch = 256 if on_gpu else 16
+            flop = 2 * batch * side**2 * channels**2
+            name = f"{dtype} {flop} 1x1 convolution of {channels} channels"
+            found[name] = _convolution(batch, channels, side, dtype, device)
+    return found
+
+
+def machine_from(times: Mapping[str, Times]) -> Machine:
+    """What the machine does at best, by the times of `kernels`."""
+    peaks: dict[str, float] = {}
+    for name, taken in times.items():
+        if name != COPY:
+            dtype, flop, _ = name.split(" ", 2)
+            peaks[dtype] = max(peaks.get(dtype, 0.0), float(flop) / taken.median / 1e9)
+    copy = times.get(COPY)
+    return Machine(peaks, 2 * _COPIED / copy.median / 1e9 if copy else 0.0)
+
+
+def _product(side: int, dtype: str, device: str) -> Callable[[], object]:
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
+    left, right = torch.randn(side, side, **options), torch.randn(side, side, **options)
+    out = torch.empty(side, side, **options)
+    return lambda: torch.mm(left, right, out=out)
+
+
+def _convolution(batch: int, channels: int, side: int, dtype: str, device: str) -> Callable[[], object]:
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
+    images = torch.randn(batch, channels, side, side, **options).to(memory_format=torch.channels_last)
+    weight = torch.randn(channels, channels, 1, 1, **options).to(memory_format=torch.channels_last)
+
+    def convolve() -> torch.Tensor:
+        with torch.no_grad():
+            return torch.nn.functional.conv2d(images, weight)
+
+    return convolve
