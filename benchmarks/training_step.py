@@ -125,7 +125,7 @@ class Step:
         dispatch_clip_grad(model_parameters(self.model), 1.0, mode="norm")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss)
+        return loss.item()
 
 
 def serve(connection: Connection, network: str, setting: Setting, form: Form) -> None:

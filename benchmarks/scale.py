@@ -1,0 +1,222 @@
+"""Peak memory and time of a training step and of inference against batch, resolution and width, on a CPU.
+
+    python benchmarks/scale.py --output results/scale.csv
+    python benchmarks/scale.py --output quick.csv --quick --models model_i model_v
+
+From the middle (batch 16 at 224, full width) one thing varies at a time, for each of the five stages. Each
+row is a process of its own: what it measures is its peak memory above what it had before it made the network,
+and the median time of its steps. A step is forward, backward and fused AdamW in channels_last, with and
+without gradient checkpointing; inference is the forward pass alone. Memory that was freed is kept, as
+`train.py` has it. The same command goes on with the rows that are lacking; beside the file it draws a figure
+of the same name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.optim import create_optimizer_v2
+from torch.nn.functional import cross_entropy
+
+import convnext_ablation.zoo  # noqa: F401  registers the networks
+from convnext_ablation.components import STAGES
+from convnext_ablation.machine import available_cores, keep_memory, processor_name
+
+KINDS = ("training", "training with checkpointing", "inference")
+
+
+class Point(NamedTuple):
+    """What is measured."""
+
+    model: str
+    kind: str
+    batch: int
+    size: int
+    width: float
+
+
+class Grid(NamedTuple):
+    """The middle, and what varies around it."""
+
+    batch: int
+    size: int
+    width: float
+    batches: tuple[int, ...]
+    sizes: tuple[int, ...]
+    widths: tuple[float, ...]
+
+
+FULL = Grid(16, 224, 1.0, (1, 2, 4, 8, 16, 32), (64, 112, 160, 224, 320), (0.25, 0.5, 0.75, 1.0))
+QUICK = Grid(8, 96, 0.25, (2, 8), (64, 96), (0.25, 0.5))
+AXES = {"batch": "images in a batch", "size": "side of the images in pixels", "width": "factor on the width"}
+COLUMNS = [*Point._fields, "peak_mb", "before_mb", "median_ms", "lowest_ms", "highest_ms", "steps"]
+COLUMNS += ["threads", "machine", "torch", "timm"]
+
+
+def points(grid: Grid) -> Iterator[Point]:
+    """What is to be measured, the cheap before the dear."""
+    middle = {"batch": grid.batch, "size": grid.size, "width": grid.width}
+    values = {"batch": grid.batches, "size": grid.sizes, "width": grid.widths}
+    star = {tuple({**middle, axis: value}.values()) for axis in AXES for value in values[axis]}
+    for batch, size, width in sorted(star, key=lambda each: each[0] * each[1] ** 2 * each[2] ** 2):
+        for model in STAGES:
+            yield from (Point(model, kind, int(batch), int(size), width) for kind in KINDS)
+
+
+def measure(point: Point, steps: int, threads: int) -> dict[str, Any]:
+    """Makes the steps of one point in this process."""
+    keep_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    _forget_peak()
+    before = _memory("VmRSS")
+    call = _inference(point) if point.kind == "inference" else _training(point)
+    taken = []
+    for _ in range(steps + 1):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    milliseconds = [1e3 * seconds for seconds in taken[1:]]
+    return {
+        "peak_mb": f"{_memory('VmHWM') - before:.0f}",
+        "before_mb": f"{before:.0f}",
+        "median_ms": f"{median(milliseconds):.2f}",
+        "lowest_ms": f"{min(milliseconds):.2f}",
+        "highest_ms": f"{max(milliseconds):.2f}",
+    }
+
+
+def _network(point: Point) -> torch.nn.Module:
+    model = timm.create_model(point.model, width_factor=point.width)
+    return model.to(memory_format=torch.channels_last)
+
+
+def _images(point: Point) -> torch.Tensor:
+    images = torch.randn(point.batch, 3, point.size, point.size)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _training(point: Point) -> Any:
+    model = _network(point).train()
+    model.set_grad_checkpointing(point.kind == "training with checkpointing")
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, fused=True)
+    images, targets = _images(point), torch.randint(0, 1000, (point.batch,))
+
+    def step() -> None:
+        cross_entropy(model(images), targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _inference(point: Point) -> Any:
+    model, images = _network(point).eval(), _images(point)
+    return torch.inference_mode()(lambda: model(images))
+
+
+def _memory(name: str) -> float:
+    """What the system says of this process's memory, in MB."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def measured(point: Point, steps: int, threads: int) -> dict[str, Any] | None:
+    """Measures a point in a process of its own; None if that was killed, most likely for want of memory."""
+    command = [sys.executable, __file__, "--one", json.dumps(point), "--output", "-"]
+    command += ["--steps", str(steps), "--threads", str(threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode < 0:
+        return None
+    done.check_returncode()
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def draw(rows: list[dict[str, str]], grid: Grid, path: Path) -> None:
+    """Draws memory and time against each axis."""
+    from matplotlib import pyplot as plt  # not in every process that measures
+
+    figure, rooms = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
+    middle = {"batch": grid.batch, "size": grid.size, "width": grid.width}
+    for column, (axis, label) in enumerate(AXES.items()):
+        here = [
+            row for row in rows if all(float(row[name]) == middle[name] for name in middle if name != axis)
+        ]
+        for row, (figures, title) in enumerate(
+            (("peak_mb", "peak memory in MB"), ("median_ms", "time of a step in ms"))
+        ):
+            room = rooms[row][column]
+            for number, model in enumerate(STAGES):
+                for kind, style in zip(KINDS, ("-", "--", ":"), strict=True):
+                    line = sorted(
+                        (float(each[axis]), float(each[figures]))
+                        for each in here
+                        if (each["model"], each["kind"]) == (model, kind)
+                    )
+                    room.plot(*zip(*line, strict=True), style, color=f"C{number}", marker=".") if line else ()
+            room.set(xscale="log", yscale="log", xlabel=label, ylabel=title)
+            ticks = sorted({float(each[axis]) for each in here})
+            room.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            room.minorticks_off()
+    handles = [plt.Line2D([], [], color=f"C{number}") for number in range(len(STAGES))]
+    handles += [plt.Line2D([], [], color="black", linestyle=style) for style in ("-", "--", ":")]
+    labels = [variant.label for variant in STAGES.values()]
+    figure.legend(handles, [*labels, *KINDS], loc="outside lower center", ncols=4, frameon=False)
+    figure.suptitle(f"Batch {grid.batch} at {grid.size} px, width {grid.width:g}; one thing varies at a time")
+    figure.savefig(path)
+
+
+def main() -> None:
+    """Measures what is lacking, and draws what there is."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write, or to go on with")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small grid; two minutes with --models model_i model_v"
+    )
+    parser.add_argument("--models", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--steps", type=int, default=3, help="steps that are timed, behind one that isn't")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measure(Point(*json.loads(options.one)), options.steps, options.threads)))
+        return
+    grid = QUICK if options.quick else FULL
+    rows: list[dict[str, str]] = []
+    if options.output.exists():
+        rows = list(csv.DictReader(options.output.read_text(encoding="utf-8").splitlines()))
+    known = {tuple(row[name] for name in Point._fields) for row in rows}
+    left = [point for point in points(grid) if point.model in options.models]
+    left = [point for point in left if tuple(map(str, point)) not in known]
+    versions = {"machine": processor_name(), "torch": torch.__version__, "timm": timm.__version__}
+    for number, point in enumerate(left, start=1):
+        found = measured(point, options.steps, options.threads)
+        print(f"{number}/{len(left)}", *point, *(found or {"": "killed"}).values(), flush=True)
+        if found is None:
+            continue
+        common = {"steps": options.steps, "threads": options.threads, **versions}
+        rows.append({name: str(value) for name, value in {**point._asdict(), **found, **common}.items()})
+        with open(options.output, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+    draw(rows, grid, options.output.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
