@@ -13,15 +13,28 @@ from convnext_ablation.version import __version__
 
 if TYPE_CHECKING:
     from convnext_ablation import zoo
+    from convnext_ablation.inference import optimize_for_inference
     from convnext_ablation.network import ResNetToConvNeXt
 
-__all__ = ["Components", "ResNetToConvNeXt", "UserError", "__version__", "zoo"]
+__all__ = [
+    "Components",
+    "ResNetToConvNeXt",
+    "UserError",
+    "__version__",
+    "optimize_for_inference",
+    "zoo",
+]
+
+_LATER = {
+    "ResNetToConvNeXt": "convnext_ablation.network",
+    "optimize_for_inference": "convnext_ablation.inference",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Imports what needs torch and timm when it is first asked for."""
-    if name == "ResNetToConvNeXt":
-        return importlib.import_module("convnext_ablation.network").ResNetToConvNeXt
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     if name == "zoo":
         return importlib.import_module("convnext_ablation.zoo")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

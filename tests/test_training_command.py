@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.training import command, validation
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
 from convnext_ablation.training.console import Console
@@ -258,6 +259,23 @@ def test_validation_takes_what_the_run_was_trained_with(finished, image_folder, 
     assert np.mean([float(row["top1"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
 
 
+def test_validation_with_the_fastest_form_says_the_same(finished, image_folder, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        validation,
+        "optimize_for_inference",
+        lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
+    )
+    file = tmp_path / "predictions.npz"
+    arguments = [image_folder, "--split", "test", "--checkpoint", finished / "model_best.pth.tar"]
+    arguments += ["--device", "cpu", "-j", "0", "-b", "4", "--predictions-file", file, "--optimize"]
+    assert validation.main(list(map(str, arguments))) == 0
+    assert taken[0].choice.form == "packed"
+    predictions, expected = Predictions.load(file), Predictions.load(finished / "test_predictions.npz")
+    assert predictions.top5[:, 0].tolist() == expected.top5[:, 0].tolist()
+    assert predictions.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
 def test_validation_of_a_folder_sorts_its_checkpoints(finished, image_folder, capsys):
     arguments = [image_folder, "--split", "test", "--checkpoint", finished, "--device", "cpu", "-j", "0"]
     assert validation.main([*map(str, arguments), "--reparam", "--channels-last"]) == 0
@@ -273,6 +291,7 @@ def test_validation_of_a_folder_sorts_its_checkpoints(finished, image_folder, ca
         (["--checkpoint", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
         (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
         (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
+        (["--model", "model_i_atto", "--optimize", "--amp"], "--optimize can't be combined with --amp;"),
     ],
 )
 def test_what_cannot_be_validated_is_one_line(image_folder, capsys, arguments, message):

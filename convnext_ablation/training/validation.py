@@ -16,6 +16,7 @@ from timm.utils import natural_key, reparameterize_model
 
 from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
+from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
 from convnext_ablation.training.argument import argument, described
 from convnext_ablation.training.arguments import DATASET_HELP, PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run
@@ -91,6 +92,9 @@ class ValidationArguments:
     fast_norm: bool = _device(False, "timm's faster norms under AMP")
     torchcompile: str | None = _device(None, "compile the network with this backend")
     torchcompile_mode: str | None = _device(None, "mode of torch.compile")
+    optimize: bool = _device(
+        False, "take the network's fastest exact form, measured first; --model-dtype says in which type"
+    )
     seed: int = _device(42, "seed of what an iterable data set draws")
 
     results_file: str = _results("", "file to write the result to, as timm's script writes it")
@@ -106,6 +110,9 @@ class ValidationArguments:
             raise UserError(f"predictions_file is {self.predictions_file}; name it .csv or .npz")
         if not self.model and not self.checkpoint:
             raise UserError("no network is given; name it with --model, or a --checkpoint")
+        if self.optimize and (self.amp or self.torchcompile):
+            other = "--amp; --model-dtype bfloat16 computes in it" if self.amp else "--torchcompile"
+            raise UserError(f"--optimize can't be combined with {other}")
 
     def for_run(self, saved: Mapping[str, Any]) -> TrainingArguments:
         """The arguments under the names that training has for them.
@@ -129,6 +136,7 @@ _OF_THE_RUN = (
     "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "crop_pct", "mean",
     "std", "interpolation",
 )  # fmt: skip
+_MOST_IMAGES = 16  # of the example that the fastest form is measured with
 # what timm's validate.py takes besides
 TIMM_ONLY = (
     "aot_autograd", "crop_border_pixels", "fuser", "log_freq", "metrics_avg", "naflex_loader",
@@ -249,6 +257,8 @@ def _evaluated(arguments: ValidationArguments, processes: Processes) -> dict[str
     it: _Evaluation = together(processes, lambda: _Evaluation(arguments, processes))
     unreadable = UnreadableImages(arguments.skip_bad_images)
     model = it.model
+    if arguments.optimize:
+        model = _optimized(it)
     if arguments.torchcompile:
         model = torch.compile(model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode)  # type: ignore[assignment]
     console = Console() if processes.is_first else None
@@ -281,6 +291,13 @@ def _evaluated(arguments: ValidationArguments, processes: Processes) -> dict[str
         if kept is not None:
             print(side_by_side(predictions, kept))
     return network_result(it.run.model, it.model, it.data_config, predictions, kept)
+
+
+def _optimized(it: _Evaluation) -> OptimizedNetwork:
+    """The network's fastest form for batches as they will come."""
+    weight = next(it.model.parameters())
+    images = torch.randn(min(it.run.batch_size, _MOST_IMAGES), *it.data_config["input_size"])
+    return optimize_for_inference(it.model, images.to(weight.device, weight.dtype))
 
 
 def _write_details(arguments: ValidationArguments, predictions: Predictions, it: _Evaluation) -> None:

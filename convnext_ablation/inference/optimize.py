@@ -1,0 +1,252 @@
+"""Chooses the fastest form of a network for inference by measurement, and sees that it does the same."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from timm.utils.model import reparameterize_model
+from torch import nn
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.inference.batches import PartByPart, choose, prepare, shortest_seconds
+from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
+from convnext_ablation.inference.simplify import sections_of
+from convnext_ablation.network import ResNetToConvNeXt
+
+_logger = logging.getLogger(__name__)
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# of the largest output; a lower precision's rounding is no fault, but another network is
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
+_ROUNDS = 3
+_BATCH_SIZE = 16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `optimize_for_inference` chose, and why.
+
+    Attributes:
+        form: ``packed``, ``folded``, ``channels_last`` or ``compiled``; ``plain`` if no other gave the same
+            outputs.
+        images_at_a_time: How many images each section of the network takes at a time; empty if it isn't cut.
+        seconds: Of one call with the example, by form: the shortest of a few.
+        difference: Largest difference of an output to the plain network's, by form.
+    """
+
+    form: str
+    images_at_a_time: tuple[int, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    difference: Mapping[str, float] = field(default_factory=dict)
+
+
+class OptimizedNetwork(nn.Module):
+    """A network for inference alone: it has no parameters to train, and is made anew rather than saved.
+
+    Args:
+        network: Takes ``(B, C, H, W)`` in channels_last.
+        like: The network that it was made from.
+        dtype: What it computes in.
+        choice: How it was chosen.
+    """
+
+    def __init__(self, network: nn.Module, like: nn.Module, dtype: torch.dtype, choice: Choice) -> None:
+        super().__init__()
+        self.network = network
+        self.dtype = dtype
+        self.choice = choice
+        self.num_classes: int | None = getattr(like, "num_classes", None)
+        self.pretrained_cfg: Any = getattr(like, "pretrained_cfg", None)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> OptimizedNetwork:
+        """Stays in eval mode.
+
+        Raises:
+            UserError: It is to be trained.
+        """
+        if mode:
+            raise UserError("an optimized network can't be trained; train the one that it was made from")
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W) -> (B, num_classes)``, of any batch and size, and in the type of `x`."""
+        return self.network(x.to(self.dtype, memory_format=torch.channels_last)).to(x.dtype)
+
+
+@torch.no_grad()
+def optimize_for_inference(
+    model: nn.Module,
+    example_input: torch.Tensor | None = None,
+    *,
+    size: int | tuple[int, int] | None = None,
+    batch_size: int = _BATCH_SIZE,
+    dtype: torch.dtype | None = None,
+    compiled: bool | None = None,
+) -> OptimizedNetwork:
+    """Returns the fastest form of a network that gives the same outputs, for this device and these inputs.
+
+    Our networks are simplified (norms, layer scales and bare convs folded into the convs beside them, see
+    `convnext_ablation.inference.simplify`), run in channels_last with activations and additions fused into
+    convs and weights packed once, and take as many images at a time in each stage as measured best. Other
+    networks are reparameterized as far as timm can, and tried in channels_last and, compiled, with frozen
+    weights. Whatever is tried is compared with `model` on the example: what differs by more than 1e-4 of the
+    largest output in float32 isn't taken.
+
+    The result takes inputs of any batch and size, but was measured for those of the example, up to 16 images,
+    and as many threads as torch has now.
+
+    Args:
+        model: The network; it stays as it is.
+        example_input: Images as they will come, ``(B, C, H, W)``, on the model's device.
+        size: Height and width of the example where none is given; the model's own if None.
+        batch_size: Images of the example where none is given.
+        dtype: What to compute in; the type of the model's weights if None. In bfloat16 and float16 outputs
+            differ as these types round.
+        compiled: Whether to try `torch.compile` too, which takes seconds to minutes and a C++ compiler; None
+            for where it has been measured to pay: on GPUs, and for networks that aren't ours.
+
+    Raises:
+        UserError: The dtype, the size or the example isn't one that the network can take.
+    """
+    dtype = dtype or next(model.parameters()).dtype
+    x = _example(model, example_input, size, batch_size)
+    if dtype not in _DTYPES:
+        raise UserError(f"dtype is {dtype}; choose from {', '.join(str(each) for each in _DTYPES)}")
+    was_training = model.training
+    try:
+        expected = model.eval()(x)
+    except RuntimeError as error:
+        raise UserError(f"the network can't take an input of {tuple(x.shape)}: {_line(error)}") from error
+    finally:
+        model.train(was_training)
+
+    x = x.to(dtype, memory_format=torch.channels_last)
+    simplest = copy.deepcopy(model).eval().to(dtype).to(memory_format=torch.channels_last)
+    forms: dict[str, nn.Module] = {}
+    if isinstance(model, ResNetToConvNeXt) and x.device.type == "cpu":
+        form = "packed" if packing_works(dtype) else "folded"
+        forms[form] = _part_by_part(model, x, dtype, form == "packed")
+    else:
+        forms["channels_last"] = reparameterize_model(simplest)
+    if compiled or (compiled is None and "channels_last" in forms):
+        network = _compiled(reparameterize_model(simplest), x)
+        if network is not None:
+            forms["compiled"] = network
+    return _fastest(forms, simplest, model, x, expected)
+
+
+def _example(
+    model: nn.Module, example: torch.Tensor | None, size: int | tuple[int, int] | None, batch_size: int
+) -> torch.Tensor:
+    """The example, or one of random pixels."""
+    if example is not None:
+        if example.ndim != 4 or len(example) == 0:
+            raise UserError(
+                f"the example is {tuple(example.shape)}; it must be (images, channels, height, width)"
+            )
+        return example
+    first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
+    config = getattr(model, "pretrained_cfg", None)
+    channels = first.in_channels if first is not None else 3
+    if size is None:
+        size = tuple(config["input_size"][1:]) if config and config.get("input_size") else (224, 224)
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height, width, batch_size) < 1:
+        raise UserError(
+            f"the example would be {batch_size} images of {height} x {width}; all must be 1 or more"
+        )
+    weight = next(model.parameters())
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, channels, height, width, generator=generator)
+    return images.to(weight.device, weight.dtype)
+
+
+def _part_by_part(model: ResNetToConvNeXt, x: torch.Tensor, dtype: torch.dtype, packed: bool) -> nn.Module:
+    """Our network, simplified and cut into sections."""
+    sections = sections_of(model)
+    for section in sections:
+        section.to(dtype)
+        for module in section.modules():
+            if isinstance(module, FusedConv):
+                module.convert(dtype)
+                if packed:
+                    module.__class__ = PackedConv
+    some = x[:_BATCH_SIZE]
+    network = PartByPart(sections, choose(sections, some)).eval()
+    for section in sections:
+        prepare(section, keep=False)
+    network(some)
+    return network
+
+
+def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
+    """The network, compiled with its weights frozen; None, and a line that says why, if it can't be."""
+    options: dict[str, Any] = {"freezing": True} if x.device.type == "cpu" else {"triton.cudagraphs": True}
+    try:
+        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, options=options)
+        compiled(x)
+    except Exception as error:  # what a missing or failing compiler raises is no public class
+        _logger.warning("goes on without torch.compile, which failed: %s", _line(error))
+        return None
+    return _Called(compiled)
+
+
+class _Called(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x).clone() if x.is_cuda else self.function(x)
+
+
+def _fastest(
+    forms: Mapping[str, nn.Module],
+    plain: nn.Module,
+    model: nn.Module,
+    x: torch.Tensor,
+    expected: torch.Tensor,
+) -> OptimizedNetwork:
+    """The fastest of the forms whose outputs are right."""
+    seconds: dict[str, float] = {}
+    differences: dict[str, float] = {}
+    allowed = _TOLERANCE[x.dtype] * max(1.0, expected.abs().max().item())
+    for form, network in forms.items():
+        differences[form] = (network(x).float() - expected.float()).abs().max().item()
+        if not differences[form] <= allowed:  # nor is NaN
+            _logger.warning(
+                "goes on without the form %r: its outputs differ by %.1e from the plain network's",
+                form,
+                differences[form],
+            )
+        elif len(forms) == 1:
+            seconds[form] = float("nan")
+        else:
+            seconds[form] = shortest_seconds(partial(_run, network, x), _ROUNDS)
+    if not seconds:
+        return OptimizedNetwork(plain, model, x.dtype, Choice("plain", (), {}, differences))
+    form = min(seconds, key=lambda each: seconds[each])
+    chosen = forms[form]
+    parts = tuple(chosen.at_a_time) if isinstance(chosen, PartByPart) else ()
+    return OptimizedNetwork(chosen, model, x.dtype, Choice(form, parts, seconds, differences))
+
+
+def _run(network: nn.Module, x: torch.Tensor) -> None:
+    network(x)
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+
+
+def _line(error: BaseException) -> str:
+    """The first line of what an error says, or its class's name."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
