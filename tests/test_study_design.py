@@ -140,6 +140,9 @@ def test_an_effect_above_0_means_that_the_component_helps(name):
     found = effects(design, lambda c: sum(gain for switch, gain in helps.items() if is_on(c, switch)))
     by_switch = {contrast.switch: found[contrast.name] for contrast in design.contrasts}
     assert by_switch == pytest.approx(helps)
+    base = {"leave-one-out": "ConvNeXt-T", "add-one-in": "ResNet-50"}[name]
+    labels = {contrast.label for contrast in design.contrasts}
+    assert {f"GELU in {base}", f"kernel 7 in {base}"} <= labels
 
 
 @pytest.mark.parametrize(

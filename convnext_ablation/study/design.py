@@ -76,7 +76,7 @@ def _leave_one_out(suffix: str) -> Design:
     whole = make_point(STAGES["model_v"].components, suffix, "model_v", "ConvNeXt-T", "all components")
     points = _points(LEAVE_ONE_OUT, suffix)
     contrasts = [
-        make_difference(whole, point, f"{words.convnext}: what ConvNeXt-T loses without it")
+        make_difference(whole, point, f"{words.convnext} in ConvNeXt-T")
         for point, words in zip(points.values(), WORDS.values(), strict=True)
     ]
     return Design("leave-one-out", (whole, *points.values()), tuple(contrasts), (_LOST,))
@@ -86,7 +86,7 @@ def _add_one_in(suffix: str) -> Design:
     bare = make_point(RESNET_50, suffix, "model_i", "ResNet-50", "no component")
     points = _points(ADD_ONE_IN, suffix)
     contrasts = [
-        make_difference(point, bare, f"{words.convnext}: what ResNet-50 gains with it")
+        make_difference(point, bare, f"{words.convnext} in ResNet-50")
         for point, words in zip(points.values(), WORDS.values(), strict=True)
     ]
     return Design("add-one-in", (bare, *points.values()), tuple(contrasts), (_GAINED,))
