@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from chromium import Chromium, find_chromium
+from fake_study import again
 
 pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium")
 SIZES = [(360, False), (360, True), (1400, False), (1400, True)]
@@ -103,3 +105,10 @@ def test_axe_finds_nothing_amiss(browser, study, width, dark):
     )
     assert found[1] == []
     assert found[0] > 20, "it has looked"
+
+
+def test_long_names_in_running_text_make_no_page_wider_than_the_screen(browser, study, tmp_path):
+    caveat = "for convnext_tiny_without_spatial_convolution_moved_up_atto (0.008)"
+    again(study, tmp_path, extras=replace(study.extras, caveats=[caveat], warnings=[caveat]))
+    browser.open(tmp_path / "index.html", width=360)
+    assert browser.run("document.documentElement.scrollWidth") == 360

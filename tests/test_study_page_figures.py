@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_study import csv_lines
+from matplotlib.text import Text
 from page_reader import read_text
 
 from convnext_ablation.study.page.classes import confusion_table, examples
@@ -56,7 +58,7 @@ def test_marks_stand_where_the_numbers_say(study):
         assert ([estimate], [place]) in drawn(axes)
     cost = network_table(study.rows)
     figure = draw_cost([replace(cost[0], label="L" * 60), *cost[1:]])
-    assert "L" * 41 + "…" in [text.get_text() for text in figure.texts]
+    assert "L" * 49 + "…" in [text.get_text() for text in figure.texts]
     speed, macs = figure.axes
     for each in cost:
         assert ([each.images_per_second], [100 * each.top1]) in drawn(speed)
@@ -71,6 +73,50 @@ def test_marks_stand_where_the_numbers_say(study):
     five = {f"n{number}": "Model" for number in range(5)}
     panels = draw_curves([replace(curves[0], network=name) for name in five], five).axes
     assert [axes.axison for axes in panels] == [True] * 5 + [False] * 3
+
+
+def test_numbers_of_networks_that_are_close_do_not_cover_each_other(study):
+    cost = network_table(study.rows)
+    many = [
+        replace(
+            cost[0],
+            number=n,
+            top1=0.5 + 0.001 * (n * 7 % 5),
+            gmacs=0.3 + 0.001 * n,
+            images_per_second=9.0 * n,
+        )
+        for n in range(1, 15)
+    ]
+    figure = draw_cost([*many, replace(cost[0], number=15, gmacs=3.0)])
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to it
+        assert len(boxes) == 15
+        for one, other in itertools.combinations(boxes, 2):
+            covered = min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert covered < 0 or one.x1 < other.x0 or other.x1 < one.x0
+
+
+def test_long_names_of_networks_fit_beside_their_numbers(study):
+    label = "ConvNeXt-T without spatial convolution moved up"
+    figure = draw_cost([replace(line, label=label) for line in network_table(study.rows)])
+    figure.draw_without_rendering()
+    names = [text for text in figure.texts if text.get_text() == label]
+    assert len(names) == 3
+    assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in names)
+
+
+def test_long_names_of_networks_fit_above_their_curves(study):
+    curves = [replace(curve_table(study.extras.runs)[0][0], network=name) for name in "abcd"]
+    label = "ConvNeXt-T without spatial convolution moved up"
+    figure = draw_curves(curves, dict.fromkeys("abcd", label))
+    figure.draw_without_rendering()
+    titles = [axes._left_title for axes in figure.axes]
+    assert {title.get_text().replace("\n", " ") for title in titles} == {label}
+    boxes = [title.get_window_extent() for title in titles]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 < right.x0
+    assert max(box.y1 for box in boxes) < figure.bbox.y1
 
 
 def test_what_holds_up_is_filled_and_the_rest_open(study):

@@ -529,6 +529,12 @@ def test_figure_of_one_seed_says_that_whiskers_leave_seeds_out(tmp_path):
     assert any("test images only (one seed)" in text for text in svg_texts(tmp_path / "roadmap.svg"))
 
 
+def test_figure_has_room_for_long_names(tmp_path):
+    results = [network(0, 1500, label="ConvNeXt-T without spatial convolution moved up")]
+    write_report(tmp_path, results, findings_of(results), FACTS)
+    assert margin(tmp_path / "roadmap.png") == 255
+
+
 @pytest.mark.parametrize("networks", [1, 5, 16])
 def test_figure_has_room_for_every_network_and_no_text_is_cut_off(networks, tmp_path):
     results = [network(place, 1500 + 20 * place) for place in range(networks)]

@@ -149,6 +149,10 @@ def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
         finish(run, tmp_path)
     part = seen_as(tuned, tmp_path, "factorial", GROUPS)
     assert [run.arguments.lr for run in part.runs(chosen_rates(part, tmp_path))] == [0.1, 0.1, 0.1, 0.2] * 2
+    assert cli.main(["study", "report", str(tmp_path), "--design=stages"]) == 0
+    text = (tmp_path / "report-stages" / "index.html").read_text()
+    assert text.count("with a seed that is none of the study&#x27;s") == 1, "no warning: not at every figure"
+    assert text.count("a better one may lie beyond, for 5 of 5 networks (tuning.csv says which).") == 5
 
 
 def test_a_network_whose_learning_rate_is_not_chosen_yet_is_named(union, tmp_path):

@@ -28,6 +28,7 @@ ROW, TOP, BOTTOM = 0.56, 0.95, 1.15
 LEFT, BARS, RIGHT = 3.3, 4.2, 3.75
 BAR_HEIGHT = 0.62  # of a row
 ADDS_WIDTH = 50  # characters in a line below the network's name
+LABEL_POINTS = 345  # font size x characters of a name that just fits
 # Right of the bars, each column's right edge in inches from them.
 COLUMNS = {"change, points [95 %]": 1.75, "p (Holm)": 2.4, "M par.": 3.0, "GMACs": 3.6}
 
@@ -156,7 +157,8 @@ def _write_row(axes: Axes, place: int, row: Row) -> None:
     """Writes the network's name left of the bar, and what it changed and costs right of it."""
     adds = row.adds if row.follows or not row.baseline else f"{row.adds}; against {row.baseline}"
     lines = textwrap.wrap(adds, ADDS_WIDTH, max_lines=2, placeholder=" …")
-    _write(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold")
+    size = min(9.0, LABEL_POINTS / max(1, len(row.label)))
+    _write(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=size)
     _write(axes, place, -0.12, "\n".join(lines), nudge=-7, fontsize=7.5, linespacing=1.1)
     d = row.difference
     change, p = "–", "–"

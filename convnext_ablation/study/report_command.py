@@ -110,7 +110,7 @@ def report(
         data_folder=Path(study.data_dir),
         split=TEST_SPLIT,
         roadmap=output / "roadmap.svg",
-        warnings=facts.warnings,
+        warnings=[warning for warning in facts.warnings if warning.startswith("WARNING")],
         notes=study.design.notes,
         opinions=second_opinions(networks, findings, imagenet),
         class_opinions=class_opinions(networks, findings, results.targets, results.classes),

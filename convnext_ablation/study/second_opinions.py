@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
+from convnext_ablation.study.answer import p_text
 from convnext_ablation.study.bootstrap import bootstrap_interval, resampled_accuracies
 from convnext_ablation.study.comparison import Effect, Findings, NetworkResult, shared_tables
 from convnext_ablation.study.expected_gain import gain_beyond_imagenet
@@ -184,7 +185,7 @@ def _by_linear_model(by_name: Mapping[str, NetworkResult], effects: Sequence[Eff
     levels = np.array([[each.weights[key] > 0 for each in main] for key in keys])
     pairs = any(effect.contrast.kind == "interaction" for effect in effects)
     for term in factorial_effects(accuracies, levels, [each.name for each in main], interactions=pairs):
-        note = f"standard error {term.standard_error:.4g}, {term.freedom} degrees of freedom"
+        note = f"standard error {100 * term.standard_error:.2f} points, {term.freedom} degrees of freedom"
         yield Opinion(term.name, "linear model", "", term.estimate, term.low, term.high, term.p_value, note)
 
 
@@ -199,7 +200,7 @@ def _by_mcnemar(by_name: Mapping[str, NetworkResult], effects: Sequence[Effect])
             found = mcnemar(here, there)
             which = f"{pretraining}/{seed}" if by_name[treated].pretraining_seeds else str(seed)
             estimate = (found.gained - found.lost) / len(here)
-            note = f"gained {found.gained}, lost {found.lost}, mid-p {found.p_mid:.4g}"
+            note = f"gained {found.gained}, lost {found.lost}, mid-p {p_text(found.p_mid)}"
             yield Opinion(
                 effect.contrast.name, "McNemar", which, estimate, math.nan, math.nan, found.p_exact, note
             )

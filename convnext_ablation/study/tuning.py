@@ -13,6 +13,7 @@ from convnext_ablation.study.plan import TUNING_SEED, Study
 from convnext_ablation.study.run_files import is_done, read_result
 
 TUNING_FILE = "tuning.csv"
+_NAMED = 3  # networks of a warning; of more it says how many
 _COLUMNS = ("network", "lr", "seed", "val_top1", "val_loss", "chosen")
 
 
@@ -111,9 +112,10 @@ def tuning_notes(study: Study, folder: Path) -> list[str]:
         if choice.best in (study.tuning[0], study.tuning[-1])
     ]
     if at_edge:
+        many = f"{len(at_edge)} of {len(study.points)} networks ({TUNING_FILE} says which)"
         notes.append(
             "WARNING: the best learning rate is at the edge of those tried, so a better one may lie beyond, "
-            f"for {', '.join(at_edge)}."
+            f"for {many if len(at_edge) > _NAMED else ', '.join(at_edge)}."
         )
     return notes
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from convnext_ablation.files import written_whole
@@ -28,7 +30,13 @@ DPI = 120
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _ROW = 0.24  # inches
 _PANELS = 4  # in a row of learning curves
-_LONGEST = 50  # characters of a label
+_LONGEST, _LONGEST_BOLD = 50, 40  # characters of a label
+_TITLE = 36  # characters in a line above a panel
+_APART = 9  # points upwards between the numbers of two networks
+_BESIDE, _WIDEST = (
+    16,
+    40,
+)  # points sideways between networks whose numbers share a column, and across all of them
 
 
 def write_figure(draw: Callable[[], Figure], folder: Path, name: str) -> list[Path]:
@@ -137,8 +145,12 @@ def _legend(axes: Axes, text: str) -> None:
 def draw_cost(table: Sequence[NetworkLine]) -> Figure:
     """Top-1 against training speed and against multiply-accumulates; networks go by number."""
     height = max(3.6, 0.75 + 0.17 * len(table))
-    figure = _figure(10.5, height)
-    speed, macs = (figure.add_axes((x, 0.5 / height, 0.31, (height - 0.7) / height)) for x in (0.06, 0.43))
+    width = 11.2
+    figure = _figure(width, height)
+    speed, macs = (
+        figure.add_axes((left / width, 0.5 / height, 3.25 / width, (height - 0.7) / height))
+        for left in (0.63, 4.5)
+    )
     _draw_against(speed, table, [each.images_per_second for each in table])
     speed.set_xlabel("images/s in training")
     speed.set_ylabel("top-1, %")
@@ -146,8 +158,9 @@ def draw_cost(table: Sequence[NetworkLine]) -> Figure:
     macs.set_xlabel("GMACs of one image")
     for place, each in enumerate(table):
         y = 1 - (0.3 + 0.17 * place) / height
-        figure.text(0.765, y, f"{each.number}", fontsize=7.5, ha="right", va="center", fontweight="bold")
-        figure.text(0.775, y, _short(each.label, 42), fontsize=7.5, va="center")
+        style: dict[str, Any] = {"fontsize": 7.5, "va": "center"}
+        figure.text(8.03 / width, y, f"{each.number}", ha="right", fontweight="bold", **style)
+        figure.text(8.14 / width, y, _short(each.label), **style)
     return figure
 
 
@@ -159,17 +172,59 @@ def _draw_against(axes: Axes, table: Sequence[NetworkLine], cost: Sequence[float
     for x, each in known:
         axes.plot([x, x], [100 * each.top1_low, 100 * each.top1_high], color=SOFT, linewidth=0.9)
         axes.plot([x], [100 * each.top1], "o", color=INK, markersize=4)
-        axes.annotate(
-            str(each.number),
-            (x, 100 * each.top1),
-            xytext=(5, 4),
-            textcoords="offset points",
-            fontsize=8,
-            fontweight="bold",
-        )
+    _number(axes, [(x, 100 * each.top1, each.number) for x, each in known])
     if not known:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=SOFT)
         axes.set_xticks([])
+
+
+def _number(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
+    """Writes numbers beside points, apart from each other where points are close together."""
+    if not points:
+        return
+    axes.autoscale_view()
+    at = axes.transData.transform([(x, y) for x, y, _ in points]) * 72 / axes.figure.dpi
+    line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
+    for group in _close(at[:, 0].tolist()):
+        right = max(at[place, 0] for place in group) + (6 if len(group) == 1 else 12)
+        for place, height in zip(group, _apart([at[place, 1] for place in group]), strict=True):
+            x, y, number = points[place]
+            axes.annotate(
+                str(number),
+                (x, y),
+                xytext=(right - at[place, 0], height - at[place, 1]),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                fontweight="bold",
+                arrowprops=None if len(group) == 1 else line,
+            )
+
+
+def _close(positions: Sequence[float]) -> list[list[int]]:
+    """Places of positions, in groups whose neighbours are close."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(positions)), key=lambda place: positions[place]):
+        here, group = positions[place], groups[-1] if groups else []
+        if group and here - positions[group[-1]] < _BESIDE and here - positions[group[0]] < _WIDEST:
+            group.append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def _apart(heights: Sequence[float]) -> list[float]:
+    """Heights that are nearest to those given, in the same order, and far enough apart (least squares)."""
+    order = sorted(range(len(heights)), key=lambda place: heights[place])
+    blocks: list[list[float]] = []  # each the free heights of neighbours that end up side by side
+    for rank, place in enumerate(order):
+        blocks.append([heights[place] - _APART * rank])
+        while len(blocks) > 1 and fmean(blocks[-2]) >= fmean(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] += last
+    free = [fmean(block) for block in blocks for _ in block]
+    moved = dict(zip(order, free, strict=True))
+    return [moved[place] + _APART * order.index(place) for place in range(len(heights))]
 
 
 def draw_curves(points: Sequence[CurveLine], labels: dict[str, str]) -> Figure:
@@ -184,10 +239,12 @@ def draw_curves(points: Sequence[CurveLine], labels: dict[str, str]) -> Figure:
     by_network = {name: [point for point in points if point.network == name] for name in labels}
     columns = min(_PANELS, len(labels))
     rows = -(-len(labels) // columns)
-    figure = _figure(10.5, 0.6 + 1.75 * rows)
+    titles = {name: fill(label, _TITLE, max_lines=2, placeholder=" …") for name, label in labels.items()}
+    lines = 1 + max(title.count("\n") for title in titles.values())
+    figure = _figure(10.5, 0.45 + (1.6 + 0.15 * lines) * rows)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     first = next(iter(by_network.values()))
-    for axes, (name, label) in zip(panels.flat, labels.items(), strict=False):
+    for axes, name in zip(panels.flat, labels, strict=False):
         mine = by_network[name]
         epochs = [point.epoch + 1 for point in mine]
         low, high = ([100 * getattr(point, end) for point in mine] for end in ("top1_low", "top1_high"))
@@ -203,7 +260,7 @@ def draw_curves(points: Sequence[CurveLine], labels: dict[str, str]) -> Figure:
         marker = "o" if len(mine) == 1 else None
         means = [100 * point.top1 for point in mine]
         axes.plot(epochs, means, marker=marker, color=INK, markersize=3)
-        axes.set_title(label, fontsize=8.5, loc="left")
+        axes.set_title(titles[name], fontsize=8.5, loc="left")
         axes.grid(color=GRID, linewidth=0.6)
         axes.tick_params(labelsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -212,9 +269,13 @@ def draw_curves(points: Sequence[CurveLine], labels: dict[str, str]) -> Figure:
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("validation top-1, %", fontsize=9)
     figure.subplots_adjust(
-        left=0.07, right=0.985, top=1 - 0.28 / figure.get_figheight(), bottom=0.55 / figure.get_figheight()
+        left=0.07,
+        right=0.985,
+        top=1 - (0.13 + 0.15 * lines) / figure.get_figheight(),
+        bottom=0.55 / figure.get_figheight(),
+        wspace=0.08,
+        hspace=0.3 if lines == 1 else 0.42,
     )
-    figure.subplots_adjust(wspace=0.08, hspace=0.3)
     return figure
 
 
@@ -231,7 +292,7 @@ def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
     axes.set_ylim(rows - 0.5, -0.5)
     axes.axvline(0, color=INK, linewidth=0.8)
     for start, group in zip(places, groups, strict=True):
-        _beside(axes, start - 1, -8, _short(group[0].label), "right", fontweight="bold")
+        _beside(axes, start - 1, -8, _short(group[0].label, _LONGEST_BOLD), "right", fontweight="bold")
         for place, gain in enumerate(group, start=start):
             low, high = (100 * x for x in (gain.low, gain.high))
             if not math.isnan(low):

@@ -90,7 +90,8 @@ def attention_part(
     networks = [(row.label, there[row.name]) for row in rows if row.name in there]
     chosen = _spread(networks)
     gone = [row.label for row in rows if row.name not in there]
-    reasons = [f"there is no {BEST} in the runs of {', '.join(gone)}"] if gone else []
+    of = "any network" if not networks else ", ".join(gone)
+    reasons = [f"there is no {BEST} in the runs of {of}"] if gone else []
     drawn = []
     for label, run in chosen:
         told(f"attention of {label}")

@@ -43,8 +43,8 @@ _METHODS = {
     ),
 }
 _UNKNOWN = {
-    "beyond ImageNet": "Not told: it takes accuracies on ImageNet of three networks or more, from `study "
-    "report --imagenet FILE.csv`.",
+    "beyond ImageNet": "Not told: it takes accuracies on ImageNet of three networks or more, which study "
+    "report takes from --imagenet FILE.csv.",
 }
 
 
