@@ -12,11 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 _SECONDS_BETWEEN_LOOKS = 0.5
-_KEPT_BYTES = 1_000_000_000
-# numbers of glibc's <malloc.h>, and the names that its environment has for the same settings
-_MALLOC_SETTINGS = {-3: "MALLOC_MMAP_THRESHOLD_", -1: "MALLOC_TRIM_THRESHOLD_"}
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; a threshold of -1 is never reached
+_MALLOC_SETTINGS = {-3: 2**31 - 1, -1: -1}
 # the environment of a program of others that is to do what `keep_memory` does
-KEEP_MEMORY = MappingProxyType({name: str(_KEPT_BYTES) for name in _MALLOC_SETTINGS.values()})
+KEEP_MEMORY = MappingProxyType(
+    {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
+)
 
 
 def available_cores() -> int:
@@ -52,7 +53,7 @@ def keep_memory() -> bool:
     if any(name in os.environ for name in KEEP_MEMORY) or "malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(number, _KEPT_BYTES) == 1 for number in _MALLOC_SETTINGS)
+    return all(mallopt(number, value) == 1 for number, value in _MALLOC_SETTINGS.items())
 
 
 def end_with_parent() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation import machine
-from convnext_ablation.machine import available_cores, keep_memory, processor_name
+from convnext_ablation.machine import KEEP_MEMORY, available_cores, keep_memory, processor_name
 
 _on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 
@@ -44,33 +44,48 @@ def faults():
         tensors = [np.ones(2**20 * (1 + number)) for number in range(3)]
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+def faults_of_gigabytes():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [np.empty(2**22) for _ in range(80)]  # 2.5 GB, of which a page each is touched
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
 faults()
 before = faults()
-kept = runpy.run_path(sys.argv[1])["keep_memory"]()
+kept = runpy.run_path(sys.argv[1])["keep_memory"]() if sys.argv[1:] else None
 faults()
-print(kept, before, faults())
+faults_of_gigabytes()
+print(kept, before, faults(), faults_of_gigabytes())
 """
 
 
-def _faults(**environment: str) -> tuple[str, int, int]:
+def _faults(*module: str, **environment: str) -> tuple[str, int, int, int]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = subprocess.run(
-        [sys.executable, "-c", _FAULTS, machine.__file__],
+        [sys.executable, "-c", _FAULTS, *module],
         env={**clean, **environment},
         capture_output=True,
         text=True,
         check=True,
     )
-    kept, before, behind = done.stdout.split()
-    return kept, int(before), int(behind)
+    kept, *counts = done.stdout.split()
+    before, behind, gigabytes = map(int, counts)
+    return kept, before, behind, gigabytes
 
 
 @_on_glibc
 def test_memory_that_was_freed_is_used_again():
-    kept, before, behind = _faults()
+    kept, before, behind, gigabytes = _faults(machine.__file__)
     assert kept == "True"
     assert before > 10_000
     assert behind < before / 4
+    assert gigabytes < 10
+
+
+@_on_glibc
+def test_the_environment_has_other_programs_keep_memory_too():
+    _, _, behind, gigabytes = _faults(**KEEP_MEMORY)
+    assert behind < 1_000
+    assert gigabytes < 10
 
 
 @_on_glibc
@@ -83,9 +98,10 @@ def test_memory_that_was_freed_is_used_again():
     ],
 )
 def test_memory_is_given_back_where_the_environment_says_so(name, value):
-    kept, before, behind = _faults(**{name: value})
+    kept, before, behind, gigabytes = _faults(machine.__file__, **{name: value})
     assert kept == "False"
     assert behind > 0.9 * before > 9_000
+    assert gigabytes > 50
 
 
 def test_memory_stays_as_it_is_without_glibc(monkeypatch):
