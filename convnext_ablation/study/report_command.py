@@ -25,6 +25,7 @@ from convnext_ablation.study.results import StudyResults, read_results
 from convnext_ablation.study.second_opinions import class_opinions, read_imagenet, second_opinions
 from convnext_ablation.study.shared_runs import origin_of, seen_as
 from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.tuning import write_tuning
 
 REPORT = "report"
 
@@ -100,6 +101,7 @@ def report(
     networks, facts = results.networks(), replace(results.facts(), origin=origin)
     findings = compare(networks, study.design.contrasts)
     paths = write_report(output, networks, findings, facts)
+    paths += [write_tuning(study, folder, output)] if study.tuning else []
     extras = PageExtras(
         answer=answer(findings, facts),
         caveats=caveats(findings, facts),

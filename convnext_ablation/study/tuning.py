@@ -87,14 +87,22 @@ def chosen_rates(study: Study, folder: Path) -> dict[str, float]:
     return {choice.network: choice.best for choice in choices(study, folder) if choice.best is not None}
 
 
-def write_tuning(study: Study, folder: Path) -> None:
-    """Writes all that was tried into the study's folder."""
+def write_tuning(study: Study, folder: Path, output: Path | None = None) -> Path:
+    """Writes all that was tried.
+
+    Args:
+        study: The study.
+        folder: Its folder.
+        output: Where the file goes, by default the study's folder.
+    """
+    path = (output or folder) / TUNING_FILE
     rows = [
         [choice.network, rate, TUNING_SEED, _cell(top1), _cell(choice.losses[rate]), int(rate == choice.best)]
         for choice in choices(study, folder)
         for rate, top1 in choice.top1.items()
     ]
-    write_csv(folder / TUNING_FILE, _COLUMNS, rows)
+    write_csv(path, _COLUMNS, rows)
+    return path
 
 
 def tuning_notes(study: Study, folder: Path) -> list[str]:
