@@ -83,6 +83,15 @@ def test_writes_rows_page_and_figures(tmp_path, asked, capsys):
     ]
 
 
+def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path, asked, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert bench(tmp_path, "model_i_atto", "--allocator", "default", "--dtype", "float32", "bfloat16") == 0
+    captured = capsys.readouterr()
+    assert re.search(r" 50%\|.* left", captured.err)
+    assert "[1/2]" not in captured.out
+    assert captured.out.count("inference, batch 2 at 32") == 2
+
+
 def test_an_interruption_keeps_what_is_measured_and_the_same_command_goes_on(
     tmp_path, asked, capsys, monkeypatch
 ):

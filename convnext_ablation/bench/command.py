@@ -129,7 +129,12 @@ class _Progress:
         self.total = len(configurations)
         self.number = 0
         self.start = time.perf_counter()
-        self.bar = tqdm(total=sum(self.turns), disable=not sys.stderr.isatty(), leave=False, unit="turn")
+        self.bar = tqdm(
+            total=sum(self.turns),
+            disable=not sys.stderr.isatty(),
+            leave=False,
+            bar_format="{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left{postfix}",
+        )
 
     def begin(self, configuration: Configuration) -> None:
         """Tells what comes next."""
@@ -139,7 +144,7 @@ class _Progress:
 
     def turn(self, name: str) -> None:
         """Moves the bar."""
-        self.bar.set_postfix_str(name.partition(" product")[0].partition(" 1x1")[0], refresh=False)
+        self.bar.set_postfix_str(name if ":" in name else "the machine's best", refresh=False)
         self.bar.update()
 
     def end(self, text: str) -> None:

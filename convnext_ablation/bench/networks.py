@@ -22,7 +22,7 @@ from convnext_ablation.bench.configuration import (
 
 __all__ = ["Prepared", "prepare", "reference"]
 
-_CALIBRATION = 16  # images, enough for BatchNorm where a map has shrunk to a pixel
+_CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def _vary(model: nn.Module, img_size: int) -> None:
         for norm in norms:
             norm.train().reset_running_stats()
             norm.momentum = None  # the average of what it sees
-        model(torch.randn(_CALIBRATION, 3, img_size, img_size))
+        model(torch.randn(max(2, _CALIBRATION // img_size**2), 3, img_size, img_size))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.eval().momentum = momentum
 
