@@ -8,8 +8,9 @@ each in a round, and a round begins with another one each time. Ratios are of th
 step with the arguments' defaults, of timm's own network where it has one (Models I and V).
 
 Forms: `timm` has the defaults of the arguments; `channels_last` and `fused` (optimizer) add up; `bf16` is
-autocast on top of both; `compile` is torch.compile on top of both. `memory` says what the allocator does
-with what was freed: `returned` to the system, glibc's default, or `kept`, as `keep_memory` has it.
+autocast on top of both, with depthwise convs and the loss in float32, as `train.py` has them; `plain bf16` is
+autocast without that; `compile` is torch.compile on top of both. `memory` says what the allocator does with
+what was freed: `returned` to the system, glibc's default, or `kept`, as `keep_memory` has it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from timm.utils import dispatch_clip_grad
 import convnext_ablation.zoo  # noqa: F401  registers the networks
 from convnext_ablation.bench.timing import Times, interleaved
 from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory, processor_name
+from convnext_ablation.training.parts import compute_depthwise_in_float32
 
 TIMMS = {"model_i": "resnet50", "model_v": "convnext_tiny"}  # the same networks in timm
 
@@ -61,6 +63,7 @@ class Form(NamedTuple):
     channels_last: bool = False
     fused: bool = False
     bf16: bool = False
+    as_ours: bool = False
     compiled: bool = False
 
 
@@ -80,7 +83,8 @@ FORMS = (
     Form("channels_last", kept=True, channels_last=True),
     Form("fused", kept=False, channels_last=True, fused=True),
     Form("fused", kept=True, channels_last=True, fused=True),
-    Form("bf16", kept=True, channels_last=True, fused=True, bf16=True),
+    Form("plain bf16", kept=True, channels_last=True, fused=True, bf16=True),
+    Form("bf16", kept=True, channels_last=True, fused=True, bf16=True, as_ours=True),
 )
 COMPILED = Form("compile", kept=True, channels_last=True, fused=True, compiled=True)
 
@@ -108,19 +112,22 @@ class Step:
         model = timm.create_model(network, num_classes=setting.classes, in_chans=setting.channels)
         self.format = torch.channels_last if form.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.format).train()
+        if form.as_ours:
+            compute_depthwise_in_float32(model)
         self.run: Callable[..., torch.Tensor] = torch.compile(model) if form.compiled else model
         fused = {"fused": True} if form.fused else {}
         self.optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, **fused)
         self.images = torch.randn(setting.batch, setting.channels, setting.size, setting.size)
         self.targets = torch.randint(0, setting.classes, (setting.batch,))
         self.loss = LabelSmoothingCrossEntropy(0.1)
-        self.bf16 = form.bf16
+        self.bf16, self.as_ours = form.bf16, form.as_ours
 
     def __call__(self) -> float:
         """Makes a step; returns its loss."""
         images = self.images.contiguous(memory_format=self.format)
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
-            loss = self.loss(self.run(images), self.targets)
+            outputs = self.run(images)
+            loss = self.loss(outputs.float() if self.as_ours else outputs, self.targets)
         loss.backward()
         dispatch_clip_grad(model_parameters(self.model), 1.0, mode="norm")
         self.optimizer.step()

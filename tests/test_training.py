@@ -51,7 +51,12 @@ def same_weights(one, other):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "drop": 0.1}]
+    "changes",
+    [
+        {},
+        {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "drop": 0.1},
+        {"amp": True, "amp_dtype": "bfloat16", "channels_last": True, "opt_kwargs": {"fused": True}},
+    ],
 )
 def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, tmp_path, changes):
     settings = arguments(epochs=3, warmup_epochs=1, reprob=0.3, model="model_v_atto", **changes)
