@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from fake_study import again, csv_lines
+from page_reader import table_of
 
 from convnext_ablation.study.contrasts import Contrast
 from convnext_ablation.study.page import PageRun, write_page
@@ -198,7 +199,7 @@ def test_gains_of_classes_are_the_contrast_on_their_images(study):
     assert order == sorted(order, reverse=True)
 
 
-def test_confusions_are_counted_by_hand(study):
+def test_confusions_are_counted_by_hand(study, page):
     extras = study.extras
 
     def count(network, true, other):
@@ -215,6 +216,7 @@ def test_confusions_are_counted_by_hand(study):
             float(line["images_with"]) - float(line["images_without"])
         )
     assert float(found[0]["change"]) == -5
+    assert table_of(page[1], "Confusions, test images a run (confusions.csv)")[0][-1] == ("−5.00", "-5.0")
 
 
 def test_runs_are_paired_by_both_of_their_seeds(study):

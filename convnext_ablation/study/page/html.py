@@ -221,7 +221,7 @@ def _confusions(contents: Contents) -> str:
         Column("taken for", lambda row: row.taken_for),
         Column("without", lambda row: f"{row.images_without:.2f}", lambda row: row.images_without),
         Column("with", lambda row: f"{row.images_with:.2f}", lambda row: row.images_with),
-        Column("change", lambda row: f"{row.change:+.2f}", lambda row: row.change),
+        Column("change", lambda row: f"{row.change:+.2f}".replace("-", "−"), lambda row: row.change),
     ]
     caption = "Confusions, test images a run (confusions.csv)"
     return long_table("The confusions that change most", caption, columns, contents.confusions)
