@@ -172,7 +172,7 @@ def draw(rows: list[dict[str, str]], grid: Grid, path: Path) -> None:
             room.set(xscale="log", yscale="log", xlabel=label, ylabel=title)
             ticks = sorted({float(each[axis]) for each in here})
             room.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-            room.minorticks_off()
+            room.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
     handles = [plt.Line2D([], [], color=f"C{number}") for number in range(len(STAGES))]
     handles += [plt.Line2D([], [], color="black", linestyle=style) for style in ("-", "--", ":")]
     labels = [variant.label for variant in STAGES.values()]
