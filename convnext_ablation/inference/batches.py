@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from convnext_ablation.inference.convs import FusedConv
 
-_ROUNDS = 3
+_ROUNDS = 2
 
 
 class PartByPart(nn.Module):
