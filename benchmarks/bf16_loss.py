@@ -66,8 +66,13 @@ def train(data: str, model: str, precision: str, seed: int, steps: int) -> list[
     settings = {
         **read_recipe("typefaces"),
         **({"amp": True, "amp_dtype": "bfloat16"} if precision == "bf16" else {}),
-        "data_dir": data, "val_split": "", "device": "cpu", "workers": 0, "log_interval": 1,
-        "model": model, "seed": seed,
+        "data_dir": data,
+        "val_split": "",
+        "device": "cpu",
+        "workers": 0,
+        "log_interval": 1,
+        "model": model,
+        "seed": seed,
     }
     losses = Losses(steps)
     with tempfile.TemporaryDirectory() as folder, suppress(StoppedError):

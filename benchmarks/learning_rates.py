@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from convnext_ablation.machine import KEEP_MEMORY
-from convnext_ablation.study.design import points_of
+from convnext_ablation.study.design import design_of
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe
@@ -46,7 +46,7 @@ def main() -> None:
     recipe = read_recipe(options.recipe)
     if options.epochs:
         recipe["epochs"] = options.epochs
-    models = [point.model for point in points_of("stages", "atto")]
+    models = [point.model for point in design_of("stages", "atto").points]
     runs = [
         TrainingArguments(
             **{

@@ -1,0 +1,146 @@
+"""Inference of the five stages against the code that others have for them, with the same weights and outputs.
+
+    python benchmarks/against_others.py --fgvc path/to/11785-FGVC --convnext path/to/ConvNeXt \
+        --output results/speed_against_others.csv
+
+Theirs runs as its users run it: `model.eval()` without gradients, in float32. Ours is what
+`optimize_for_inference` makes of the same stage with their weights. Both take turns in one process, one for
+each stage and each setting of glibc's allocator: `default`, and `tuned`, which is
+`convnext_ablation.machine.KEEP_MEMORY`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+import convnext_ablation
+from convnext_ablation.bench.timing import interleaved
+from convnext_ablation.checkpoints import checkpoint_filter_fn
+from convnext_ablation.machine import KEEP_MEMORY, processor_name
+
+# their Model V is the official code, and imports a module that their repository lacks
+FGVC = {
+    "model_i": ("ResNet", "resnet50"),
+    "model_ii": ("ResNet_c1", "resnet50_c1"),
+    "model_iii": ("ResNet_c12", "resnet50_c12"),
+    "model_iv": ("ResNet_c123", "resnet50_c123"),
+}
+FIELDS = [
+    "model", "other", "allocator", "batch_size", "other_ms", "ours_ms", "ratio", "lowest", "highest",
+    "difference", "rounds", "threads", "processor", "torch", "timm", "convnext_ablation",
+]  # fmt: skip
+
+
+def main() -> None:
+    """Measures all of it, or one pair in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--fgvc", required=True, help="checkout of the 11785-FGVC project")
+    parser.add_argument("--convnext", required=True, help="checkout of the official ConvNeXt")
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--batch-size", type=int, nargs="+", default=[16])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(measured(*json.loads(options.one), options.rounds)))
+        return
+    pairs = [(name, "11785-FGVC", str(Path(options.fgvc) / "Models"), *where) for name, where in FGVC.items()]
+    pairs.append(("model_v", "official", str(Path(options.convnext) / "models"), "convnext", "convnext_tiny"))
+    output = Path(options.output)
+    rows = list(csv.DictReader(output.open())) if output.exists() else []
+    measured_before = {tuple(row[key] for key in FIELDS[:4]) for row in rows}
+    for batch_size in options.batch_size:
+        for pair in pairs:
+            for allocator in ("default", "tuned"):
+                if (pair[0], pair[1], allocator, str(batch_size)) in measured_before:
+                    continue
+                row = in_a_process([*pair, batch_size], allocator)
+                rows.append({**row, "allocator": allocator})
+                print({key: rows[-1][key] for key in FIELDS[:10]}, flush=True)
+                write(rows, output)
+
+
+def in_a_process(pair: list[Any], allocator: str) -> dict[str, Any]:
+    """Measures a pair under one setting of the allocator, which glibc reads when a process starts."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    if allocator == "tuned":
+        environment.update(KEEP_MEMORY)
+    command = [sys.executable, *sys.argv, "--one", json.dumps(pair)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    """Writes what there is so far."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@torch.no_grad()
+def measured(
+    name: str, whose: str, folder: str, module: str, function: str, batch_size: int, rounds: int
+) -> dict[str, Any]:
+    """A row: their network and ours with the same weights, in turn."""
+    theirs = getattr(imported(folder, module), function)().eval()
+    with_trained_values(theirs)
+    ours = timm.create_model(name).eval()
+    ours.load_state_dict(checkpoint_filter_fn(theirs.state_dict(), ours))
+    x = torch.randn(batch_size, 3, 224, 224)
+    fast = convnext_ablation.optimize_for_inference(ours, x)
+    expected = theirs(x)
+    times = interleaved({"theirs": lambda: theirs(x), "ours": lambda: fast(x)}, rounds=rounds)
+    ratio = times["ours"].times_faster_than(times["theirs"])
+    return {
+        "model": name,
+        "other": whose,
+        "batch_size": batch_size,
+        "other_ms": round(1e3 * times["theirs"].median, 1),
+        "ours_ms": round(1e3 * times["ours"].median, 1),
+        "ratio": round(ratio.median, 2),
+        "lowest": round(ratio.lowest, 2),
+        "highest": round(ratio.highest, 2),
+        "difference": f"{(fast(x) - expected).abs().max() / expected.abs().max():.1e}",
+        "rounds": rounds,
+        "threads": torch.get_num_threads(),
+        "processor": processor_name(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "convnext_ablation": convnext_ablation.__version__,
+    }
+
+
+def imported(folder: str, module: str) -> ModuleType:
+    """A module of theirs, which is no package."""
+    sys.path.insert(0, folder)
+    return __import__(module)
+
+
+def with_trained_values(model: nn.Module) -> None:
+    """Gives norms, biases and layer scales values as after training: new ones hide differences."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1.2)
+        if isinstance(getattr(module, "bias", None), nn.Parameter):
+            module.bias.normal_(0, 0.1)
+        if isinstance(getattr(module, "gamma", None), nn.Parameter):
+            module.gamma.uniform_(0.1, 0.5)
+
+
+if __name__ == "__main__":
+    main()
