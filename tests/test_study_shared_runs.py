@@ -124,14 +124,18 @@ def test_the_report_is_the_same_as_that_of_a_study_of_the_design_alone(union, fo
     assert all((folder / "report-stages" / run["folder"] / "result.json").is_file() for run in runs)
 
 
-def test_the_report_says_where_its_runs_come_from(folder, tmp_path):
+def test_the_report_says_where_its_runs_come_from(folder, tmp_path, monkeypatch):
     call = ["study", "report", str(folder), "--design=factorial", "--groups", "a=wide", "b=gelu"]
+    monkeypatch.setattr("sys.argv", ["convnext-ablation", *call])
     assert cli.main([*call, f"--output={tmp_path}"]) == 0
     for name in ("index.html", "table.md"):
         text = (tmp_path / name).read_text(encoding="utf-8")
         assert "runs: 4 of the 8 networks of the study all-shades (design union); reports of other" in text
         assert "design: factorial" in text
-    assert "convnext-ablation study\nconvnext-ablation " in (tmp_path / "table.md").read_text()
+    assert (
+        f"convnext-ablation study\nconvnext-ablation {' '.join(call)}\n"
+        in (tmp_path / "table.md").read_text()
+    )
 
 
 def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
