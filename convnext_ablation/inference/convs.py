@@ -37,8 +37,8 @@ class FusedConv(nn.Module):
         self.weight: torch.Tensor | None = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach()
         assert not isinstance(conv.padding, str)  # ours have numbers
-        self.stride, self.padding, self.dilation = list(conv.stride), list(conv.padding), list(conv.dilation)
-        self.groups = conv.groups
+        # in the order that all of oneDNN's operators take them
+        self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.act = act
 
     def convert(self, dtype: torch.dtype) -> None:
@@ -56,15 +56,16 @@ class FusedConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in, H, W) -> (B, out, H', W')``."""
-        assert self.weight is not None
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return _ACTS[self.act](x)
+        return _ACTS[self.act](self._conv(x))
 
     def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """The conv of `x` plus `other`, which may be overwritten, and the activation of the sum."""
+        return _ACTS[self.act](self._conv(x).add_(other))
+
+    def _conv(self, x: torch.Tensor) -> torch.Tensor:
         assert self.weight is not None
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-        return _ACTS[self.act](x.add_(other))
+        padding, stride, dilation, groups = self.geometry
+        return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, groups)
 
 
 class PackedConv(FusedConv):
@@ -91,7 +92,7 @@ class PackedConv(FusedConv):
         if self._packed is None:
             assert self.weight is not None
             self._packed = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, self.padding, self.stride, self.dilation, self.groups, list(x.shape)
+                self.weight, *self.geometry, list(x.shape)
             )
             if not self._keep:
                 self.weight = None
@@ -103,10 +104,7 @@ class PackedConv(FusedConv):
             x,
             self._weight_for(x),
             self.bias,
-            self.padding,
-            self.stride,
-            self.dilation,
-            self.groups,
+            *self.geometry,
             self.act,
             [],
             "none" if self.act == "gelu" else "",
@@ -119,10 +117,7 @@ class PackedConv(FusedConv):
             x,
             self._weight_for(x),
             self.bias,
-            self.padding,
-            self.stride,
-            self.dilation,
-            self.groups,
+            *self.geometry,
             "add",
             1.0,
             "relu" if self.act == "relu" else None,

@@ -131,7 +131,7 @@ def together(processes: Processes, make: Callable[[], Any]) -> Any:
 def prepare_torch(device: torch.device) -> None:
     """Sets what timm's script sets on a GPU; on a CPU, has equal runs give equal bits.
 
-    Memory is kept, for which a step on a CPU is up to 1.2 times as fast: results/training_step.csv.
+    Memory is kept, which spares a step on a CPU its page faults: benchmarks/training_step.py measures it.
     """
     keep_memory()
     if device.type == "cuda":
