@@ -33,6 +33,7 @@ FACTS = StudyFacts(
     machine="a laptop",
     versions={"python": "3.12.1", "torch": "2.9.0"},
     command="convnext-ablation study --design stages --data 'a & b'",
+    notes=("Kernels are aliased.",),
 )
 
 
@@ -140,7 +141,7 @@ def with_page(folder):
     made = fake_study(folder)
     write_images(made.extras)
     roadmap = write_figure(lambda: draw_cost(network_table(made.rows)), folder, "roadmap")[0]
-    made.extras = replace(made.extras, roadmap=roadmap, notes=["Kernels are aliased."], **opinions_of(made))
+    made.extras = replace(made.extras, roadmap=roadmap, **opinions_of(made))
     made.folder = folder / "report"
     made.paths = write_page(made.folder, made.rows, made.effects, made.facts, made.extras)
     return made

@@ -92,6 +92,12 @@ def test_the_page_says_what_was_found_and_done(page, study):
         assert text in words
 
 
+def test_what_mixes_into_effects_is_said_where_they_stand(page):
+    words = page[0].words()
+    note = words.index("Kernels are aliased.")
+    assert words.index("Diamonds are primary effects") < note < words.index("Effects on top-1 in percent points")
+
+
 def test_warnings_stand_at_every_figure(study, page, tmp_path):
     assert page[0].words().count("Pre-training has seen 22 test images.") == 5
     alone = [replace(study.rows[0], seeds=1), *study.rows[1:]]

@@ -421,6 +421,13 @@ def test_markdown_holds_table_facts_answer_and_caveats(stages, tmp_path):
     assert {line.count("|") for line in tables} == {12}
 
 
+def test_what_mixes_into_effects_is_said_below_them(stages, tmp_path):
+    facts = replace(FACTS, notes=("Half an interaction is in each.", "Seeds are shared."))
+    write_table_markdown(tmp_path / "table.md", stages, findings_of(stages), facts)
+    effects = (tmp_path / "table.md").read_text(encoding="utf-8").split("## What was done")[0]
+    assert effects.endswith("\n\n- Half an interaction is in each.\n- Seeds are shared.\n\n")
+
+
 def test_markdown_escapes_what_would_end_a_cell(tmp_path):
     results = [network(0, 1500, adds="a|b")]
     write_table_markdown(tmp_path / "table.md", results, findings_of(results), FACTS)

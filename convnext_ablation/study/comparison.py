@@ -96,6 +96,7 @@ class StudyFacts:
         warnings: What the reader must be told besides what the figures themselves show.
         pretrained: Whether the networks started from pre-trained weights.
         origin: Where the runs come from, if they were made for another design.
+        notes: What a reader must know of the design to read its effects.
     """
 
     title: str
@@ -113,6 +114,7 @@ class StudyFacts:
     warnings: list[str] = field(default_factory=list)
     pretrained: bool = False
     origin: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,7 @@ def write_table_markdown(
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
         *([] if findings.shown_by_rows else [_markdown_table(list(EFFECTS), effects), EFFECTS_LEGEND]),
+        *(["\n".join(f"- {note}" for note in facts.notes)] if facts.notes else []),
         "## What was done",
         "\n".join(f"- {what}: {value}" for what, value in _about(results, facts).items()),
         f"```\n{facts.command}\n```",

@@ -113,7 +113,6 @@ def report(
         split=TEST_SPLIT,
         roadmap=output / "roadmap.svg",
         warnings=[warning for warning in facts.warnings if warning.startswith("WARNING")],
-        notes=study.design.notes,
         opinions=second_opinions(networks, findings, imagenet),
         class_opinions=class_opinions(networks, findings, results.targets, results.classes),
     )

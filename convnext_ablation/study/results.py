@@ -108,6 +108,7 @@ class StudyResults:
             command=study.command,
             warnings=self._warnings(),
             pretrained=study.is_pretrained,
+            notes=study.design.notes,
         )
 
     @property

@@ -105,7 +105,8 @@ def _sections(contents: Contents) -> list[tuple[str, ...]]:
             bullets(extras.caveats),
         ),
         ("networks", "Networks", _drawn(contents, "roadmap"), _networks(contents.networks)),
-        ("effects", "Effects", _drawn(contents, "effects"), _effects(contents.effects)),
+        ("effects", "Effects", _drawn(contents, "effects"), bullets(contents.facts.notes),
+         _effects(contents.effects)),
         ("cost", "Accuracy and cost", _drawn(contents, "cost")),
         ("curves", "Learning curves", _drawn(contents, "curves"), _curves(contents)),
         ("classes", "Classes that gain", _drawn(contents, "classes"), _classes(contents)),
@@ -188,8 +189,9 @@ def _share(value: float) -> str:
 
 def _curves(contents: Contents) -> str:
     last = {point.network: point for point in contents.curves}
+    labels = {each.network: each.label for each in contents.networks}
     columns = [
-        Column("network", lambda row: row.network),
+        Column("network", lambda row: labels.get(row.network, row.network)),
         Column("epochs", lambda row: str(row.epoch + 1), lambda row: row.epoch),
         Column("runs", lambda row: str(row.runs), lambda row: row.runs),
         Column("top-1 %", lambda row: _share(row.top1), lambda row: row.top1),
@@ -240,7 +242,6 @@ def _method(contents: Contents) -> list[str]:
         f"versions: {', '.join(f'{name} {version}' for name, version in facts.versions.items())}",
         "intervals: 95 %, over seeds and test images, paired; p-values adjusted by Holm's method for the "
         "primary effects together",
-        *contents.extras.notes,
     ]
     return [bullets(lines), f"<pre><code>{escape(facts.command)}</code></pre>"]
 

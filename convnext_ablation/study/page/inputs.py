@@ -68,7 +68,6 @@ class PageExtras:
         roadmap: The roadmap figure (SVG), to be shown first; None for none.
         warnings: What must stand beneath every figure of accuracy, such as contamination of the test images
             by pre-training, or networks pre-trained in different ways.
-        notes: What a reader must know of the design.
         opinions: What other methods say of the effects.
         class_opinions: What each class gains with the differences of two networks.
     """
@@ -83,7 +82,6 @@ class PageExtras:
     split: str = "test"
     roadmap: Path | None = None
     warnings: Sequence[str] = ()
-    notes: Sequence[str] = ()
     opinions: Sequence[Opinion] = ()
     class_opinions: Sequence[ClassOpinion] = ()
 
