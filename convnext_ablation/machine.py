@@ -37,6 +37,13 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def device_name(device: str) -> str:
+    """The name of the GPU, or of the processor where torch's device is none."""
+    import torch  # takes a second, and all else here does without
+
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor_name()
+
+
 def keep_memory() -> bool:
     """Has the C library keep memory that was freed, for what is allocated next.
 

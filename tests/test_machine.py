@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation import machine
-from convnext_ablation.machine import KEEP_MEMORY, available_cores, keep_memory, processor_name
+from convnext_ablation.machine import KEEP_MEMORY, available_cores, device_name, keep_memory, processor_name
 
 _on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 
@@ -31,6 +31,7 @@ def test_cores_are_counted_without_affinity(monkeypatch):
 def test_the_processor_is_named_as_the_system_names_it():
     assert processor_name() in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     assert processor_name()
+    assert device_name("cpu") == processor_name()
 
 
 # loads the one module, without torch; prints pages fetched from the system before and behind the call

@@ -10,7 +10,7 @@ import pytest
 
 from convnext_ablation.study.results import Outcome, StudyResults
 
-RESULT = {"host": "one", "device": "cpu", "versions": {"torch": "2.9.0"}}
+RESULT = {"host": "one", "device": "a processor", "versions": {"torch": "2.9.0"}}
 
 
 def results_of(
@@ -18,7 +18,7 @@ def results_of(
 ):
     (folder / "dataset.json").write_text(json.dumps({"name": name}))
     study = SimpleNamespace(
-        design=SimpleNamespace(name="stages"),
+        design=SimpleNamespace(name="stages", notes=()),
         data_name="mine",
         data_dir=str(folder),
         is_pretrained=pretrained,
@@ -67,4 +67,4 @@ def test_what_limits_the_figures_is_told(tmp_path, changes, told):
 def test_every_machine_is_named_once(tmp_path):
     other = {**RESULT, "host": "other", "device": "NVIDIA H100"}
     machine = results_of(tmp_path, results=(RESULT, other, RESULT), runs=3).facts().machine
-    assert machine == "one (cpu), other (NVIDIA H100)"
+    assert machine == "one (a processor), other (NVIDIA H100)"

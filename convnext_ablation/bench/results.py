@@ -16,7 +16,7 @@ from convnext_ablation.bench.roofline import Cost, Machine
 from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Times
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
-from convnext_ablation.machine import processor_name
+from convnext_ablation.machine import device_name
 from convnext_ablation.version import __version__
 
 __all__ = ["COLUMNS", "TIMMS_COLUMNS", "Row", "machine_of", "read_rows", "rows_of", "write_rows"]
@@ -44,10 +44,8 @@ COLUMNS = (
 
 def machine_of(device: str) -> dict[str, str]:
     """What is measured on, and with which versions."""
-    kind = torch.device(device).type
-    name = torch.cuda.get_device_name(device) if kind == "cuda" else processor_name()
     versions = (torch.__version__, timm.__version__, __version__, platform.python_version())
-    return dict(zip(_MACHINES, (name, *versions), strict=True))
+    return dict(zip(_MACHINES, (device_name(device), *versions), strict=True))
 
 
 def rows_of(

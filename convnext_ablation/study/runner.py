@@ -16,6 +16,7 @@ import torchvision
 from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
+from convnext_ablation.machine import device_name
 from convnext_ablation.study.claims import Claim
 from convnext_ablation.study.external import train_with_script
 from convnext_ablation.study.plan import TEST_SPLIT, Run
@@ -99,7 +100,7 @@ def execute(
         "elapsed_seconds": time.monotonic() - start,
         "elapsed_epochs": len(history) - trained,
         "host": platform.node(),
-        "device": _device_name(run.arguments.device),
+        "device": device_name(run.arguments.device),
         "versions": versions(),
     }
     if (folder / BEST).is_file():
@@ -149,10 +150,6 @@ def _prepare_torch(run: Run) -> None:
     torch.set_num_threads(run.threads)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-
-
-def _device_name(device: str) -> str:
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
 class _Guard(Watcher):
