@@ -23,9 +23,9 @@ from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 import convnext_ablation
-from convnext_ablation.bench.networks import with_trained_values
 from convnext_ablation.bench.timing import interleaved
 from convnext_ablation.checkpoints import checkpoint_filter_fn
 from convnext_ablation.machine import KEEP_MEMORY, processor_name
@@ -37,7 +37,6 @@ FGVC = {
     "model_iii": ("ResNet_c12", "resnet50_c12"),
     "model_iv": ("ResNet_c123", "resnet50_c123"),
 }
-SIDE = 224
 FIELDS = [
     "model", "other", "allocator", "batch_size", "other_ms", "ours_ms", "ratio", "lowest", "highest",
     "difference", "rounds", "threads", "processor", "torch", "timm", "convnext_ablation",
@@ -96,10 +95,11 @@ def measured(
     name: str, whose: str, folder: str, module: str, function: str, batch_size: int, rounds: int
 ) -> dict[str, Any]:
     """A row: their network and ours with the same weights, in turn."""
-    theirs = with_trained_values(getattr(imported(folder, module), function)(), SIDE)
+    theirs = getattr(imported(folder, module), function)().eval()
+    with_trained_values(theirs)
     ours = timm.create_model(name).eval()
     ours.load_state_dict(checkpoint_filter_fn(theirs.state_dict(), ours))
-    x = torch.randn(batch_size, 3, SIDE, SIDE)
+    x = torch.randn(batch_size, 3, 224, 224)
     fast = convnext_ablation.optimize_for_inference(ours, x)
     expected = theirs(x)
     times = interleaved({"theirs": lambda: theirs(x), "ours": lambda: fast(x)}, rounds=rounds)
@@ -127,6 +127,19 @@ def imported(folder: str, module: str) -> ModuleType:
     """A module of theirs, which is no package."""
     sys.path.insert(0, folder)
     return __import__(module)
+
+
+def with_trained_values(model: nn.Module) -> None:
+    """Gives norms, biases and layer scales values as after training: new ones hide differences."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 1.2)
+        if isinstance(getattr(module, "bias", None), nn.Parameter):
+            module.bias.normal_(0, 0.1)
+        if isinstance(getattr(module, "gamma", None), nn.Parameter):
+            module.gamma.uniform_(0.1, 0.5)
 
 
 if __name__ == "__main__":

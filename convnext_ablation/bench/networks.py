@@ -20,7 +20,7 @@ from convnext_ablation.bench.configuration import (
     Contestant,
 )
 
-__all__ = ["Prepared", "prepare", "reference", "with_trained_values"]
+__all__ = ["Prepared", "prepare", "reference"]
 
 _CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
 
@@ -80,25 +80,17 @@ def _network(name: str, configuration: Configuration) -> nn.Module:
     torch.manual_seed(0)
     model = timm.create_model(name)
     if configuration.mode == INFERENCE:
-        with_trained_values(model, configuration.img_size)
+        _vary(model.eval(), configuration.img_size)
     return model.to(configuration.device).train(configuration.mode != INFERENCE)
 
 
 @torch.no_grad()
-def with_trained_values(model: nn.Module, img_size: int) -> nn.Module:
+def _vary(model: nn.Module, img_size: int) -> None:
     """Gives a fresh network values as if it had been trained, else differences of outputs stay hidden.
 
     A fresh one switches its residual branches off, by a zero or a layer scale of 1e-6, and its BatchNorm
     does nothing.
-
-    Args:
-        model: The network, for images of three channels; it is changed, and in eval mode afterwards.
-        img_size: Height and width of the images of noise whose statistics BatchNorm gets.
-
-    Returns:
-        The network.
     """
-    model.eval()
     for name, parameter in model.named_parameters():
         if parameter.numel() != max(parameter.shape, default=0):
             continue  # not a vector
@@ -115,7 +107,6 @@ def with_trained_values(model: nn.Module, img_size: int) -> nn.Module:
         model(torch.randn(max(2, _CALIBRATION // img_size**2), 3, img_size, img_size))
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.eval().momentum = momentum
-    return model
 
 
 def _inference(model: nn.Module, images: torch.Tensor, contestant: Contestant) -> Callable[[], object]:
