@@ -99,6 +99,17 @@ def test_what_mixes_into_effects_is_said_where_they_stand(page):
     assert places == sorted(places)
 
 
+def test_the_table_of_curves_calls_networks_as_the_others_do(page, study):
+    table = (
+        page[0]
+        .words()
+        .split("Validation top-1 after the last epoch (curves.csv)")[1]
+        .split("(classes.csv)")[0]
+    )
+    assert all(row.label in table for row in study.rows)
+    assert study.extras.runs[0].network not in table
+
+
 def test_warnings_stand_at_every_figure(study, page, tmp_path):
     assert page[0].words().count("Pre-training has seen 22 test images.") == 5
     alone = [replace(study.rows[0], seeds=1), *study.rows[1:]]
