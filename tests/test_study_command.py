@@ -268,15 +268,26 @@ def test_a_step_is_timed_in_both_precisions():
     assert precision.faster_precision(["model_v_atto"], (1, 32, 32), threads=1) in precision.PRECISIONS
 
 
-def test_precision_of_a_study_is_measured_once(arguments, tmp_path, monkeypatch):
+def test_precision_of_a_study_is_measured_once_and_on_demand(arguments, tmp_path, monkeypatch):
+    undecided = [argument for argument in arguments if not argument.startswith("--precision")]
+
+    def planned(*further, saved=None):
+        return plan_study(cli._parser(arguments).parse_args([*undecided, *further]), saved)[0]
+
     monkeypatch.setattr(planning, "_gmacs", lambda study: {})  # takes seconds
-    bfloat16 = cli._parser(arguments).parse_args([*arguments, "--precision=bfloat16"])
-    claim_folder(tmp_path / "study", plan_study(bfloat16)[0])
+    claim_folder(tmp_path / "study", planned("--precision=bfloat16"))
     monkeypatch.setattr(planning, "faster_precision", None)
-    args = cli._parser(arguments).parse_args([*arguments, "--precision=auto"])
-    assert plan_study(args, tmp_path / "study")[0].precision == "bfloat16"
+    for further in ([], ["--precision=auto"]):
+        assert planned(*further, saved=tmp_path / "study").precision == "bfloat16"
     monkeypatch.setattr(planning, "faster_precision", lambda models, size, threads: ",".join(models))
-    assert plan_study(args)[0].precision == ",".join(f"{name}_atto" for name in STAGES)
+    assert planned("--precision=auto").precision == ",".join(f"{name}_atto" for name in STAGES)
+
+
+def test_a_study_is_in_float32_unless_told_otherwise(arguments, monkeypatch):
+    monkeypatch.setattr(planning, "_gmacs", lambda study: {})
+    monkeypatch.setattr(precision, "_step_seconds", lambda model, images, which: float(which == "float32"))
+    undecided = [argument for argument in arguments if not argument.startswith("--precision")]
+    assert plan_study(cli._parser(arguments).parse_args(undecided))[0].precision == "float32"
 
 
 def test_learning_rates_of_the_built_in_studies_were_all_tuned():

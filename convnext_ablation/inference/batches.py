@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import nn
@@ -18,7 +17,7 @@ from tqdm import tqdm
 
 from convnext_ablation.inference.convs import FusedConv
 
-_ROUNDS = 2
+_ROUNDS = 3
 
 
 class PartByPart(nn.Module):
@@ -58,18 +57,21 @@ def choose(sections: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
     numbers = [2**power for power in range(len(x).bit_length()) if 2**power < len(x)] + [len(x)]
     seconds: list[list[float]] = []
     for section in tqdm(sections, desc="measuring", disable=None, leave=False):
-        row = []
-        for number in numbers:
-            prepare(section, keep=True)
-            parts = x.split(number)
-            row.append(shortest_seconds(partial(_each, section, parts), _ROUNDS))
-        seconds.append(row)
+        # the numbers take turns: a machine that is slow for a while is so for all of them
+        rounds = [[_seconds_of(section, x.split(number)) for number in numbers] for _ in range(_ROUNDS)]
+        seconds.append([min(taken) for taken in zip(*rounds, strict=True)])
         x = section(x)
     return [numbers[index] for index in cheapest_ascent(seconds)]
 
 
-def _each(section: nn.Module, parts: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    return [section(part) for part in parts]
+def _seconds_of(section: nn.Module, parts: Sequence[torch.Tensor]) -> float:
+    """What a section takes for parts of one size, once its convs are prepared for that size."""
+    prepare(section, keep=True)
+    section(parts[0])
+    start = time.perf_counter()
+    for part in parts:
+        section(part)
+    return time.perf_counter() - start
 
 
 def prepare(section: nn.Module, keep: bool) -> None:
