@@ -60,11 +60,11 @@ def main() -> None:
     pairs.append(("model_v", "official", str(Path(options.convnext) / "models"), "convnext", "convnext_tiny"))
     output = Path(options.output)
     rows = list(csv.DictReader(output.open())) if output.exists() else []
-    measured_before = {tuple(row[key] for key in FIELDS[:4]) for row in rows}
+    measured_before = {tuple(row[key] for key in (*FIELDS[:4], "processor")) for row in rows}
     for batch_size in options.batch_size:
         for pair in pairs:
             for allocator in ("default", "tuned"):
-                if (pair[0], pair[1], allocator, str(batch_size)) in measured_before:
+                if (pair[0], pair[1], allocator, str(batch_size), processor_name()) in measured_before:
                     continue
                 row = in_a_process([*pair, batch_size], allocator)
                 rows.append({**row, "allocator": allocator})

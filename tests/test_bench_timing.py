@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from scipy.stats import binom
 
 from convnext_ablation.bench import timing
-from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Ratio, Times, interleaved
+from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Ratio, Times, interleaved, median_interval
 
 
 class Clock:
@@ -56,6 +57,20 @@ def test_ratio_is_paired_by_round():
 
 
 @pytest.mark.parametrize(
+    ("rounds", "ends"), [(1, (1, 1)), (8, (1, 8)), (9, (2, 8)), (15, (4, 12)), (25, (8, 18))]
+)
+def test_interval_of_a_median_narrows_with_rounds(rounds: int, ends: tuple[int, int]):
+    assert median_interval(range(rounds, 0, -1)) == ends  # Conover's table A3 for p = 0.5
+
+
+def test_interval_of_a_median_covers_it_as_often_as_scipy_says():
+    for rounds in range(6, 60):
+        first, last = median_interval(range(1, rounds + 1))
+        assert last == rounds + 1 - first
+        assert binom.cdf(first - 1, rounds, 0.5) <= 0.025 < binom.cdf(first, rounds, 0.5)
+
+
+@pytest.mark.parametrize(
     ("ratio", "told"),
     [
         (Ratio(1.4, 1.25, 1.6), True),
@@ -69,7 +84,7 @@ def test_ratio_is_paired_by_round():
         (Ratio(0.5, 0.3, 0.7), False),  # 1.90 apart, 1 from 1, seen from the other side
     ],
 )
-def test_ratio_is_told_only_when_further_from_one_than_its_rounds_apart(ratio: Ratio, told: bool):
+def test_ratio_is_told_only_when_further_from_one_than_its_interval_is_wide(ratio: Ratio, told: bool):
     upside_down = Ratio(1 / ratio.median, 1 / ratio.highest, 1 / ratio.lowest)
     assert (ratio.is_told, upside_down.is_told) == (told, told)
     assert (str(ratio) == CANNOT_BE_TOLD) is not told

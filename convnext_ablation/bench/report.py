@@ -18,8 +18,8 @@ _HOW_TO_READ = f"""\
 - Contestants of a table were measured in turn in one process, with the same allocator setting. Times
   are the median of the rounds and, in brackets, the fastest and the slowest round.
 - A ratio is how many times faster than the baseline a network is: the median of the rounds' ratios,
-  with the lowest and the highest. Where these are further from each other than the ratio is from 1, it
-  isn't printed: "{CANNOT_BE_TOLD}".
+  with its 95 % interval, which up to eight rounds is the lowest and the highest. Where the interval is
+  wider than the ratio is from 1, it isn't printed: "{CANNOT_BE_TOLD}".
 - Share of peak: two operations a multiply-accumulate, against the fastest of several large products of
   matrices and 1x1 convolutions, which were measured in the same rounds. A training step counts as three
   times the forward pass.

@@ -134,7 +134,7 @@ def _measured(
 
 
 def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The ratio, if both were measured; where it can't be told, its range only."""
+    """The ratio, if both were measured; where it can't be told, its interval only."""
     if "seconds" not in ours or "seconds" not in theirs:
         return {}
     ratio = Times(tuple(ours["seconds"])).times_faster_than(Times(tuple(theirs["seconds"])))

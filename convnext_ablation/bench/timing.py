@@ -7,14 +7,16 @@ one against the same round's of the other, so that what slows a whole round down
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
 from statistics import median
 
 __all__ = ["CANNOT_BE_TOLD", "FEWEST_ROUNDS", "Ratio", "Times", "interleaved"]
 
 FEWEST_ROUNDS = 3  # whatever the limit of seconds
 CANNOT_BE_TOLD = "can't be told"
+_BEYOND = 0.025  # of an interval, at either end
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class Ratio:
 
     Attributes:
         median: Of the rounds' ratios; above 1 is faster.
-        lowest: The smallest of them.
-        highest: The largest of them.
+        lowest: Lower end of the median's 95 % interval, see `median_interval`.
+        highest: Its upper end.
     """
 
     median: float
@@ -33,11 +35,10 @@ class Ratio:
 
     @property
     def is_told(self) -> bool:
-        """Whether the ratio is further from 1 than its rounds are from each other.
+        """Whether the ratio is further from 1 than the ends of its interval are from each other.
 
         A ratio below 1 is turned upside down first, so that the answer doesn't depend on which side is the
-        baseline. What is told thus never has 1 between its lowest and highest, nor a spread as large as
-        the ratio.
+        baseline. What is told thus never has 1 in its interval, nor an interval as wide as the ratio.
         """
         middle, lowest, highest = self.median, self.lowest, self.highest
         if middle < 1:
@@ -45,7 +46,7 @@ class Ratio:
         return highest - lowest < middle - 1
 
     def __str__(self) -> str:
-        """The ratio with its range, or that it can't be told."""
+        """The ratio with its interval, or that it can't be told."""
         if not self.is_told:
             return CANNOT_BE_TOLD
         return f"{self.median:.2f} [{self.lowest:.2f}, {self.highest:.2f}]"
@@ -89,7 +90,23 @@ class Times:
         """
         pairs = zip(baseline.seconds, self.seconds, strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
-        return Ratio(median(ratios), min(ratios), max(ratios))
+        return Ratio(median(ratios), *median_interval(ratios))
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % confidence interval of a median, whatever the values' distribution.
+
+    It goes from the k-th smallest value to the k-th largest, for the largest k that chance reaches rarely
+    enough: the median lies beyond the k-th smallest if fewer than k of the values are below it, each of which
+    is as likely below as above (Conover, Practical Nonparametric Statistics, 3.2). Up to eight values that is
+    from the smallest to the largest; of fewer than six, even these cover less than 95 %.
+    """
+    ordered, number = sorted(values), len(values)
+    k, beyond = 1, 1 + number  # of 2**number ways: fewer than k + 1 values are below
+    while beyond <= _BEYOND * 2**number:
+        k += 1
+        beyond += comb(number, k)
+    return ordered[k - 1], ordered[-k]
 
 
 def interleaved(
