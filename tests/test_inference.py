@@ -16,7 +16,7 @@ from convnext_ablation import UserError, optimize_for_inference
 from convnext_ablation.blocks import LayerScale
 from convnext_ablation.components import DOWNSAMPLINGS, SWITCHES
 from convnext_ablation.inference import optimize
-from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose, prepare
+from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose, prepare, undisturbed
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
 from convnext_ablation.inference.simplify import composed, sections_of
 
@@ -141,6 +141,16 @@ def test_a_composed_conv_does_what_both_do():
             assert composed(first, other) is None
         assert composed(nn.Conv2d(3, 32, 2, groups=1), nn.Conv2d(32, 5, 1)) is not None
         assert composed(nn.Conv2d(8, 32, 2), nn.Conv2d(32, 5, 1)) is None  # saves nothing
+
+
+def test_what_slows_the_machine_for_a_while_decides_nothing():
+    quiet = [4.0, 3.0, 2.0]
+    slow = [1.8 * each for each in quiet]
+    within = [4.0, *slow[1:]]  # the shortest of each would now be that of the first, beside slow ones
+    assert undisturbed([quiet]) == pytest.approx(quiet)
+    assert undisturbed([slow, quiet, within]) == pytest.approx(quiet)
+    found = undisturbed([slow, within, slow])
+    assert [each / found[-1] for each in found] == pytest.approx([2.0, 1.5, 1.0])
 
 
 def test_the_cheapest_ascent_is_the_cheapest_of_all():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from statistics import median
 
 import torch
 from torch import nn
@@ -57,9 +58,8 @@ def choose(sections: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
     numbers = [2**power for power in range(len(x).bit_length()) if 2**power < len(x)] + [len(x)]
     seconds: list[list[float]] = []
     for section in tqdm(sections, desc="measuring", disable=None, leave=False):
-        # the numbers take turns: a machine that is slow for a while is so for all of them
         rounds = [[_seconds_of(section, x.split(number)) for number in numbers] for _ in range(_ROUNDS)]
-        seconds.append([min(taken) for taken in zip(*rounds, strict=True)])
+        seconds.append(undisturbed(rounds))
         x = section(x)
     return [numbers[index] for index in cheapest_ascent(seconds)]
 
@@ -72,6 +72,20 @@ def _seconds_of(section: nn.Module, parts: Sequence[torch.Tensor]) -> float:
     for part in parts:
         section(part)
     return time.perf_counter() - start
+
+
+def undisturbed(rounds: Sequence[Sequence[float]]) -> list[float]:
+    """What each of those that took turns takes when the machine does nothing else.
+
+    A machine that others use is slow for seconds on end. The shortest of a few calls would favour whoever had
+    a turn when it was not; what slows a whole round doesn't change the shares that they have of it.
+
+    Args:
+        rounds: Of each round, what each took.
+    """
+    shares = [[taken / sum(one) for taken in one] for one in rounds]
+    fastest = min(sum(one) for one in rounds)
+    return [fastest * median(share) for share in zip(*shares, strict=True)]
 
 
 def prepare(section: nn.Module, keep: bool) -> None:
