@@ -173,9 +173,10 @@ def draw(rows: list[dict[str, str]], grid: Grid, path: Path) -> None:
             ticks = sorted({float(each[axis]) for each in here})
             room.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             room.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
-    handles = [plt.Line2D([], [], color=f"C{number}") for number in range(len(STAGES))]
+    shown = [model for model in STAGES if any(row["model"] == model for row in rows)]
+    handles = [plt.Line2D([], [], color=f"C{list(STAGES).index(model)}") for model in shown]
     handles += [plt.Line2D([], [], color="black", linestyle=style) for style in ("-", "--", ":")]
-    labels = [variant.label for variant in STAGES.values()]
+    labels = [STAGES[model].label for model in shown]
     figure.legend(handles, [*labels, *KINDS], loc="outside lower center", ncols=4, frameon=False)
     figure.suptitle(f"Batch {grid.batch} at {grid.size} px, width {grid.width:g}; one thing varies at a time")
     figure.savefig(path)
