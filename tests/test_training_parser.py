@@ -16,7 +16,7 @@ from convnext_ablation.training.parser import parse_arguments
 from convnext_ablation.training.settings import TIMM_ONLY, known_settings
 
 OURS = {"test_split", "skip_bad_images", "log_tensorboard"}
-OURS_IN_VALIDATION = {"exclude", "skip_bad_images", "predictions_file", "per_class_file"}
+OURS_IN_VALIDATION = {"exclude", "optimize", "skip_bad_images", "predictions_file", "per_class_file"}
 
 
 def timms_script(name):
