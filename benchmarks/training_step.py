@@ -8,10 +8,11 @@ each in a round, and a round begins with another one each time. Ratios are of th
 step with the arguments' defaults, of timm's own network where it has one (Models I and V). At 224 px three
 forms race at a time, always with that one among them, since all together would not fit into 24 GB.
 
-Forms: `timm` has the defaults of the arguments; `channels_last` and `fused` (optimizer) add up; `bf16` is
-autocast on top of both, with depthwise convs and the loss in float32, as `train.py` has them; `plain bf16` is
-autocast without that; `compile` is torch.compile on top of both. `memory` says what the allocator does with
-what was freed: `returned` to the system, glibc's default, or `kept`, as `keep_memory` has it.
+Forms: `timm` has the defaults of the arguments; `channels_last`, `fused` (optimizer) and `depthwise` (as
+`train.py` has depthwise convs on a CPU) add up; `bf16` is autocast on top of all, with the loss in float32;
+`plain bf16` is autocast on top of the first two; `compile` is torch.compile of `depthwise`. `memory` says
+what the allocator does with what was freed: `returned` to the system, glibc's default, or `kept`, as
+`keep_memory` has it.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from timm.utils import dispatch_clip_grad
 import convnext_ablation.zoo  # noqa: F401  registers the networks
 from convnext_ablation.bench.timing import Times, interleaved
 from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory, processor_name
-from convnext_ablation.training.parts import compute_depthwise_in_float32
+from convnext_ablation.training.depthwise import make_depthwise_fast
 
 TIMMS = {"model_i": "resnet50", "model_v": "convnext_tiny"}  # the same networks in timm
 
@@ -85,10 +86,13 @@ FORMS = (
     Form("channels_last", kept=True, channels_last=True),
     Form("fused", kept=False, channels_last=True, fused=True),
     Form("fused", kept=True, channels_last=True, fused=True),
+    Form("depthwise", kept=True, channels_last=True, fused=True, as_ours=True),
     Form("plain bf16", kept=True, channels_last=True, fused=True, bf16=True),
     Form("bf16", kept=True, channels_last=True, fused=True, bf16=True, as_ours=True),
 )
-COMPILED = Form("compile", kept=True, channels_last=True, fused=True, compiled=True)
+# takes a minute more
+COMPILED = Form("compile", kept=True, channels_last=True, fused=True, as_ours=True, compiled=True)
+NAMES = tuple(dict.fromkeys(form.name for form in (*FORMS[1:], COMPILED)))
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Step:
         self.format = torch.channels_last if form.channels_last else torch.contiguous_format
         self.model = model.to(memory_format=self.format).train()
         if form.as_ours:
-            compute_depthwise_in_float32(model)
+            make_depthwise_fast(model)
         self.run: Callable[..., torch.Tensor] = torch.compile(model) if form.compiled else model
         fused = {"fused": True} if form.fused else {}
         self.optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, **fused)
@@ -261,7 +265,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--networks", nargs="+", help="some of the settings' networks only")
-    parser.add_argument("--compile", action="store_true", help="compile too, a minute for each network")
+    parser.add_argument(
+        "--forms", nargs="+", choices=NAMES, help="some of the forms only, besides the default"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--seconds", type=float, help="begin no round later, for each network")
@@ -269,14 +275,17 @@ def main() -> None:
     options = parser.parse_args()
     if any(name in os.environ for name in KEEP_MEMORY):
         parser.error(f"take {' and '.join(KEEP_MEMORY)} out of the environment")
+    wanted = options.forms or [form.name for form in FORMS]
     rows: list[dict[str, Any]] = []
     for name in options.settings:
         for network in SETTINGS[name][1]:
             if options.networks and network not in options.networks:
                 continue
-            rows += measure(name, network, (*FORMS, *[COMPILED] * options.compile), options)
-            for row in rows[-len(FORMS) - options.compile :]:
+            forms = [form for form in (*FORMS[1:], COMPILED) if form.name in wanted]
+            measured = measure(name, network, (FORMS[0], *forms), options)
+            for row in measured:
                 print(*list(row.values())[:15], flush=True)
+            rows += measured
             with open(options.output, "w", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
                 writer.writeheader()

@@ -18,11 +18,9 @@ import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
-from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import Predictions, merge, predict
 from convnext_ablation.training.history import SUMMARY
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.parts import create_network
 from convnext_ablation.training.recipes import read_recipe, recipe_names
 from convnext_ablation.training.reproducibility import make_deterministic, seed_stream
 from convnext_ablation.training.watcher import Watcher
@@ -312,20 +310,3 @@ def test_losses_under_autocast_are_computed_in_float32(arguments, tmp_path):
     trainer.loss = noted
     trainer.run()
     assert kinds == {torch.float32}
-
-
-@pytest.mark.parametrize(("amp", "depthwise"), [(True, torch.float32), (False, torch.bfloat16)])
-def test_depthwise_convs_compute_in_float32_under_autocast_on_a_cpu(arguments, amp, depthwise):
-    settings = arguments(model="model_v_atto", amp=amp, amp_dtype="bfloat16")
-    model = create_network(settings, 4, Processes(torch.device("cpu")))
-    plain = timm.create_model("model_v_atto", num_classes=4, in_chans=model.in_chans)
-    assert list(model.state_dict()) == list(plain.state_dict())
-    plain.load_state_dict(model.state_dict())
-    block, reference = model.stages[0].blocks[0], plain.stages[0].blocks[0]
-    images = torch.randn(2, 24, 8, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        spatial, pointwise = block.conv1(images), block.conv2(images)
-    assert pointwise.dtype == torch.bfloat16
-    assert spatial.dtype == depthwise
-    if amp:
-        assert torch.equal(spatial, reference.conv1(images))

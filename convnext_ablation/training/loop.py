@@ -31,6 +31,7 @@ from convnext_ablation.training.checkpoints import (
     remove_recoveries,
     save_checkpoint,
 )
+from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import EvaluationStoppedError, Predictions, evaluate
 from convnext_ablation.training.history import SUMMARY, Epoch, best_of, write_summary
@@ -101,6 +102,8 @@ class Trainer:
         )
         seed_stream(arguments.seed, "weights")
         self.model = create_network(arguments, self.classes, self.processes)
+        if self.processes.device.type == "cpu":
+            make_depthwise_fast(self.model)
         self.data_config = resolve_data_config(_data_arguments(arguments), model=self.model)
         self.train_images = self._train_images()
         self.train_batches = training_loader(

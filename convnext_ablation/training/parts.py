@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import check_weights
+from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes
 
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -45,7 +46,7 @@ def create_network(arguments: TrainingArguments, num_classes: int, processes: Pr
     model.to(device=processes.device, dtype=getattr(torch, arguments.model_dtype or "float32"))
     model.to(memory_format=memory_format(arguments))
     if arguments.amp and processes.device.type == "cpu":
-        compute_depthwise_in_float32(model)
+        make_depthwise_fast(model)  # `Trainer` does so without autocast too
     if arguments.sync_bn and processes.world_size > 1:
         if processes.device.type != "cuda":
             raise UserError(
@@ -53,26 +54,6 @@ def create_network(arguments: TrainingArguments, num_classes: int, processes: Pr
             )
         model = convert_sync_batchnorm(model)
     return model
-
-
-class Float32Conv2d(nn.Conv2d):
-    """A conv that computes in float32 under autocast."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, C', H', W')``, float32."""
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x.float())
-
-
-def compute_depthwise_in_float32(model: nn.Module) -> None:
-    """Has a network's depthwise convs compute in float32 under autocast; names and weights stay.
-
-    oneDNN's depthwise backward pass is slower in bf16 than in float32, most of all with a stride: a bf16 step
-    of Model III is 2.4 times as fast at a quarter of the width and 32 px with them in float32.
-    """
-    for module in model.modules():
-        if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
-            module.__class__ = Float32Conv2d
 
 
 def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:

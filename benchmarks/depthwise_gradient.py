@@ -1,0 +1,109 @@
+"""Time of the weight gradient of a depthwise conv on a CPU: of the whole kernel at once, and in pieces.
+
+    python benchmarks/depthwise_gradient.py --output results/depthwise_gradient.csv
+
+`convnext_ablation/training/depthwise.py` says what is computed. `whole`, `pieces` and a single piece of three
+columns take turns in one process, on maps of noise; an error is the largest difference from the sum in
+float64, in parts of the largest gradient. `ratio_lowest` and `ratio_highest` are the ends of the 95 %
+interval of the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.grad import conv2d_weight
+
+from convnext_ablation.bench.timing import interleaved
+from convnext_ablation.machine import keep_memory, processor_name
+from convnext_ablation.training.depthwise import weight_gradient
+
+FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
+# channels and size of the maps: those of Models IV and V at 224 px, at full width and at a quarter of it
+MAPS = ((96, 56), (192, 28), (384, 14), (768, 7), (24, 56), (48, 28), (96, 14), (192, 7))
+SMALL_MAPS = ((24, 16), (24, 8), (96, 8), (48, 4))  # as of images of 32 and 64 px
+KERNELS = (5, 7, 9, 11)  # of the paper's road
+BATCH = 16
+
+
+def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Measures one kernel on one map after the other."""
+    for threads in options.threads:
+        torch.set_num_threads(threads)
+        for memory_format in FORMATS:
+            for kernel in KERNELS:
+                for channels, size in (*MAPS, *SMALL_MAPS) if kernel == 7 else MAPS[:4]:
+                    yield measured(threads, memory_format, kernel, channels, size, options.rounds)
+
+
+def measured(
+    threads: int, memory_format: str, kernel: int, channels: int, size: int, rounds: int
+) -> dict[str, Any]:
+    """Times both on maps of ``(16, channels, size, size)``."""
+    torch.manual_seed(0)
+    x, gradient = (
+        torch.randn(BATCH, channels, size, size).to(memory_format=FORMATS[memory_format]) for _ in range(2)
+    )
+
+    def columns(width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        shape, padding = (channels, 1, kernel, width), (kernel // 2, width // 2)
+        return conv2d_weight(x.to(dtype), shape, gradient.to(dtype), padding=padding, groups=channels)
+
+    forms = {
+        "whole": lambda: columns(kernel),
+        "pieces": partial(weight_gradient, x, gradient, torch.empty(channels, 1, kernel, kernel)),
+        "piece": lambda: columns(3),
+    }
+    true = columns(kernel, torch.float64)
+    times = interleaved(forms, rounds, warm_up=2, at_least=0.01)
+    ratio = times["pieces"].times_faster_than(times["whole"])
+    return {
+        "threads": threads,
+        "memory_format": memory_format,
+        "kernel": kernel,
+        "batch": BATCH,
+        "channels": channels,
+        "size": size,
+        "rounds": rounds,
+        **{f"{name}_ms": f"{1e3 * times[name].median:.3f}" for name in forms},
+        "times_faster": f"{ratio.median:.2f}",
+        "ratio_lowest": f"{ratio.lowest:.2f}",
+        "ratio_highest": f"{ratio.highest:.2f}",
+        **{
+            f"{name}_error": f"{((forms[name]() - true).abs().max() / true.abs().max()).item():.1e}"
+            for name in ("whole", "pieces")
+        },
+        "machine": processor_name(),
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def main() -> None:
+    """Measures, and writes each row as soon as it is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
+    parser.add_argument("--rounds", type=int, default=15)
+    options = parser.parse_args()
+    keep_memory()
+    with options.output.open("w", newline="", encoding="utf-8") as file:
+        writer: csv.DictWriter[str] | None = None
+        for row in measurements(options):
+            if writer is None:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+            file.flush()
+            print(*list(row.values())[:-3], flush=True)
+
+
+if __name__ == "__main__":
+    main()
