@@ -9,7 +9,7 @@ from typing import Any as _Any
 
 import timm as _timm
 
-from convnext_ablation import zoo as _zoo
+from convnext_ablation.models import zoo as _zoo
 
 dependencies = ["huggingface_hub", "safetensors", "timm", "torch", "torchvision"]
 

@@ -36,7 +36,7 @@ import yaml
 from timm.data import resolve_data_config
 from torch import nn
 
-import convnext_ablation.zoo  # noqa: F401  registers the networks
+import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name

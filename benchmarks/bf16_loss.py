@@ -27,7 +27,7 @@ import timm
 import torch
 from scipy import stats
 
-import convnext_ablation.zoo  # noqa: F401  registers the networks
+import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import StoppedError, Trainer

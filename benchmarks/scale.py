@@ -29,9 +29,9 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch.nn.functional import cross_entropy
 
-import convnext_ablation.zoo  # noqa: F401  registers the networks
-from convnext_ablation.components import STAGES
+import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.machine import available_cores, keep_memory, processor_name
+from convnext_ablation.models.components import STAGES
 
 KINDS = ("training", "training with checkpointing", "inference")
 

@@ -37,10 +37,10 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from convnext_ablation.components import DOWNSAMPLINGS, FAMILIES, RESNET_50, SWITCHES, Components
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.machine import KEEP_MEMORY, processor_name
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.models.components import DOWNSAMPLINGS, FAMILIES, RESNET_50, SWITCHES, Components
+from convnext_ablation.models.network import ResNetToConvNeXt
 
 FREE = "resnet_to_convnext"
 # The network that the paper found to diverge. No switch builds it; here it shows what such a run looks like.

@@ -39,7 +39,7 @@ from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
 from timm.utils import dispatch_clip_grad
 
-import convnext_ablation.zoo  # noqa: F401  registers the networks
+import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.bench.timing import Times, interleaved
 from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory, processor_name
 from convnext_ablation.training.depthwise import make_depthwise_fast

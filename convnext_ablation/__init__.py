@@ -6,15 +6,15 @@ Importing the package registers its networks with timm: `timm.create_model("mode
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from convnext_ablation.components import Components
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import Components
 from convnext_ablation.registration import register_with_timm
 from convnext_ablation.version import __version__
 
 if TYPE_CHECKING:
-    from convnext_ablation import zoo
     from convnext_ablation.inference import optimize_for_inference
-    from convnext_ablation.network import ResNetToConvNeXt
+    from convnext_ablation.models import zoo
+    from convnext_ablation.models.network import ResNetToConvNeXt
 
 __all__ = [
     "Components",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _LATER = {
-    "ResNetToConvNeXt": "convnext_ablation.network",
+    "ResNetToConvNeXt": "convnext_ablation.models.network",
     "optimize_for_inference": "convnext_ablation.inference",
 }
 
@@ -36,7 +36,7 @@ def __getattr__(name: str) -> Any:
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
     if name == "zoo":
-        return importlib.import_module("convnext_ablation.zoo")
+        return importlib.import_module("convnext_ablation.models.zoo")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,12 +12,12 @@ from fnmatch import fnmatchcase
 import timm
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
-from convnext_ablation import zoo
-from convnext_ablation.components import FAMILIES, STAGES
-from convnext_ablation.cost import count_gmacs, count_parameters
-from convnext_ablation.difference import component_lines, layer_lines
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.models import zoo
+from convnext_ablation.models.components import FAMILIES, STAGES
+from convnext_ablation.models.cost import count_gmacs, count_parameters
+from convnext_ablation.models.difference import component_lines, layer_lines
+from convnext_ablation.models.network import ResNetToConvNeXt
 from convnext_ablation.weights import own_tags, place_from_environment
 
 HEADER = ("model", "adds", "parameters", "GMACs", "weights")

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convnext_ablation import zoo
-from convnext_ablation.checkpoint_files import Checkpoint, read_checkpoint
-from convnext_ablation.checkpoints import CLASSIFIER, FIRST_CONV, Format, StateDict, checkpoint_filter_fn
-from convnext_ablation.components import STAGES
-from convnext_ablation.cost import count_parameters
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import sha256_of, written_whole
+from convnext_ablation.models import zoo
+from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
+from convnext_ablation.models.components import STAGES
+from convnext_ablation.models.convert import CLASSIFIER, FIRST_CONV, Format, StateDict, checkpoint_filter_fn
+from convnext_ablation.models.cost import count_parameters
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from convnext_ablation.checkpoints import StateDict, weights_in
 from convnext_ablation.data.known_faults import data_set_name
 from convnext_ablation.data.manifest import MANIFEST, SYNONYMS, manifest_hash
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.effects import Interval, accuracy
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint

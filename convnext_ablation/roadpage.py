@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convnext_ablation.catalogue import markdown
-from convnext_ablation.components import ROADMAP, STAGES, Components, Variant
-from convnext_ablation.cost import count_gmacs, count_parameters
-from convnext_ablation.difference import layers, widths
 from convnext_ablation.files import write_text
-from convnext_ablation.network import ResNetToConvNeXt
-from convnext_ablation.paper import REPORTED
+from convnext_ablation.models.components import ROADMAP, STAGES, Components, Variant
+from convnext_ablation.models.cost import count_gmacs, count_parameters
+from convnext_ablation.models.difference import layers, widths
+from convnext_ablation.models.network import ResNetToConvNeXt
+from convnext_ablation.models.paper import REPORTED
 
 _INTRO = """\
 <!-- Written by `python -m convnext_ablation.roadpage`; change that, not this. -->

@@ -10,11 +10,12 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from convnext_ablation import catalogue, zoo
-from convnext_ablation.components import RESNET_50, SWITCHES
-from convnext_ablation.difference import MEANING, component_lines, layer_lines
+from convnext_ablation import catalogue
 from convnext_ablation.errors import UserError
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.models import zoo
+from convnext_ablation.models.components import RESNET_50, SWITCHES
+from convnext_ablation.models.difference import MEANING, component_lines, layer_lines
+from convnext_ablation.models.network import ResNetToConvNeXt
 
 
 def _run(*arguments):

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from convnext_ablation.checkpoint_files import read_checkpoint
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.checkpoint_files import read_checkpoint
 
 
 def _with_hooks(base):

@@ -5,8 +5,8 @@ import torchvision
 from timm.models import load_pretrained
 
 from convnext_ablation import zoo  # noqa: F401  (registers the models)
-from convnext_ablation.checkpoints import checkpoint_filter_fn, format_of
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.convert import checkpoint_filter_fn, format_of
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 AFFINE = ("weight", "bias")

@@ -1,6 +1,7 @@
 import pytest
 
-from convnext_ablation.components import (
+from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import (
     ADD_ONE_IN,
     CONVNEXT_TINY,
     FAMILIES,
@@ -12,7 +13,6 @@ from convnext_ablation.components import (
     WORDS,
     Components,
 )
-from convnext_ablation.errors import UserError
 
 VARIANTS = [(name, variant) for variants in FAMILIES.values() for name, variant in variants.items()]
 

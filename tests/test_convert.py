@@ -6,8 +6,9 @@ import timm
 import torch
 from safetensors import safe_open
 
-from convnext_ablation import convert, zoo
+from convnext_ablation import convert
 from convnext_ablation.errors import UserError
+from convnext_ablation.models import zoo
 
 
 def _run(*arguments):

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from convnext_ablation import UserError, zoo
+from convnext_ablation import UserError
+from convnext_ablation.models import zoo
 
 CHECKOUT = str(Path(__file__).parents[1])
 

@@ -13,12 +13,12 @@ from torch import nn
 
 import convnext_ablation
 from convnext_ablation import UserError, optimize_for_inference
-from convnext_ablation.blocks import LayerScale
-from convnext_ablation.components import DOWNSAMPLINGS, SWITCHES
 from convnext_ablation.inference import optimize
 from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose, prepare, undisturbed
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
 from convnext_ablation.inference.simplify import composed, sections_of
+from convnext_ablation.models.blocks import LayerScale
+from convnext_ablation.models.components import DOWNSAMPLINGS, SWITCHES
 
 STAGES = [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v")]
 SWITCH_VALUES = {"kernel_size": st.sampled_from([3, 5, 7]), "downsampling": st.sampled_from(DOWNSAMPLINGS)}

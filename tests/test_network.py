@@ -11,9 +11,9 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from convnext_ablation import UserError
-from convnext_ablation.blocks import LayerScale
-from convnext_ablation.components import STAGES
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.models.blocks import LayerScale
+from convnext_ablation.models.components import STAGES
+from convnext_ablation.models.network import ResNetToConvNeXt
 
 STAGES_ATTO = [f"{name}_atto" for name in STAGES]
 # a BatchNorm in front of the downsampling convs and behind the pool, and blocks with one norm

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convnext_ablation.components import DOWNSAMPLINGS, SWITCHES
-from convnext_ablation.cost import count_gmacs, count_parameters
+from convnext_ablation.models.components import DOWNSAMPLINGS, SWITCHES
+from convnext_ablation.models.cost import count_gmacs, count_parameters
 
 CLASSES = 10
 SIDE = 64  # pixels; the stages work at 16, 8, 4 and 2

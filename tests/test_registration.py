@@ -21,8 +21,8 @@ def run(code):
     [
         "import timm, convnext_ablation",
         "import convnext_ablation\nfrom timm.models import create_model\nimport timm",
-        "import convnext_ablation.network, timm",
-        "import convnext_ablation.zoo, timm",
+        "import convnext_ablation.models.network, timm",
+        "import convnext_ablation.models.zoo, timm",
     ],
 )
 def test_networks_are_there_whichever_is_imported_first(imports):

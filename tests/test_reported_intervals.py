@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from convnext_ablation.paper import REPORTED
+from convnext_ablation.models.paper import REPORTED
 from convnext_ablation.study.effects import paired_difference
 
 

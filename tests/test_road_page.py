@@ -5,8 +5,8 @@ from xml.etree import ElementTree
 import pytest
 
 from convnext_ablation import roadpage
-from convnext_ablation.components import ROADMAP, STAGES
-from convnext_ablation.paper import REPORTED
+from convnext_ablation.models.components import ROADMAP, STAGES
+from convnext_ablation.models.paper import REPORTED
 
 DOCS = Path(__file__).parents[1] / "docs"
 SVG = "{http://www.w3.org/2000/svg}"

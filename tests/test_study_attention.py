@@ -13,8 +13,8 @@ from fake_study import fake_study, write_images
 from page_reader import read_text
 from PIL import Image
 
-from convnext_ablation.components import STAGES
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import STAGES
 from convnext_ablation.study.attention import attention
 from convnext_ablation.study.page.pictures import attention_part
 from convnext_ablation.training.arguments import TrainingArguments

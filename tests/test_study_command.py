@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from convnext_ablation import cli
-from convnext_ablation.components import STAGES
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import STAGES
 from convnext_ablation.study import command, planning, precision
 from convnext_ablation.study.design import design_of
 from convnext_ablation.study.plan import choose_learning_rates

@@ -7,8 +7,8 @@ import pytest
 import timm
 from timm_suite import SuiteError, run_timm_tests, timm_tests
 
-from convnext_ablation import zoo  # noqa: F401
-from convnext_ablation.components import FAMILIES, STAGES
+from convnext_ablation.models import zoo  # noqa: F401
+from convnext_ablation.models.components import FAMILIES, STAGES
 
 OLDEST_TIMM = next(line for line in requires("convnext_ablation") if line.startswith("timm")).partition(">=")[
     2

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch.nn.functional import conv2d
 
-import convnext_ablation.zoo  # noqa: F401  registers the networks
+import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.training import depthwise
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import (

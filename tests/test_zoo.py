@@ -5,9 +5,10 @@ import pytest
 import timm
 import torch
 
-from convnext_ablation import UserError, zoo
-from convnext_ablation.components import FAMILIES, RESNET_50, STAGES, SWITCHES
-from convnext_ablation.cost import count_gmacs, count_parameters
+from convnext_ablation import UserError
+from convnext_ablation.models import zoo
+from convnext_ablation.models.components import FAMILIES, RESNET_50, STAGES, SWITCHES
+from convnext_ablation.models.cost import count_gmacs, count_parameters
 
 # Parameters at 1000, 200 and 120 classes, and billions of multiply-accumulates at 224 and 112 pixels, of the
 # five networks as the 11785-FGVC project and timm (resnet50, convnext_tiny) publish them.

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnext_ablation.bench.configuration import TRAINING
 from convnext_ablation.bench.timing import Times
-from convnext_ablation.cost import count_gmacs, count_parameters
+from convnext_ablation.models.cost import count_gmacs, count_parameters
 
 __all__ = ["Cost", "Machine", "cost_of", "kernels", "machine_from"]
 

@@ -17,7 +17,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.inference.batches import PartByPart, choose, prepare, shortest_seconds
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
 from convnext_ablation.inference.simplify import sections_of
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.models.network import ResNetToConvNeXt
 
 _logger = logging.getLogger(__name__)
 

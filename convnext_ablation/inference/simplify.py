@@ -17,9 +17,9 @@ from timm.layers import DropPath
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from convnext_ablation.blocks import Block, LayerScale
 from convnext_ablation.inference.convs import FusedConv, act_name
-from convnext_ablation.network import ResNetToConvNeXt, Stage
+from convnext_ablation.models.blocks import Block, LayerScale
+from convnext_ablation.models.network import ResNetToConvNeXt, Stage
 
 
 class Residual(nn.Module):

@@ -21,8 +21,8 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import nn
 
-from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
+from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
 from convnext_ablation.training.distributed import Processes

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from convnext_ablation.components import CONVNEXT_TINY, FAMILIES, RESNET_50, WORDS, Components
+from convnext_ablation.models.components import CONVNEXT_TINY, FAMILIES, RESNET_50, WORDS, Components
 
 Kind = Literal["difference", "main effect", "interaction", "shapley"]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from convnext_ablation.components import (
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import (
     ADD_ONE_IN,
     LEAVE_ONE_OUT,
     RESNET_50,
@@ -13,7 +14,6 @@ from convnext_ablation.components import (
     WORDS,
     Variant,
 )
-from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.contrasts import (
     WIDTHS,
     Contrast,

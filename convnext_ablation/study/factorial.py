@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from convnext_ablation.components import RESNET_50, Components
+from convnext_ablation.models.components import RESNET_50, Components
 from convnext_ablation.study.contrasts import Contrast, Design, Point, make_point, switched_on, words_of
 from convnext_ablation.study.groups import (
     Groups,

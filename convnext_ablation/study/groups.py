@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from convnext_ablation.components import SWITCHES, WORDS, Components
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import SWITCHES, WORDS, Components
 from convnext_ablation.study.contrasts import repeated, switched_on
 
 Groups = Mapping[str, tuple[str, ...]]

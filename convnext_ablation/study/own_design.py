@@ -28,8 +28,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.components import FAMILIES, RESNET_50, Components, Variant
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import FAMILIES, RESNET_50, Components, Variant
 from convnext_ablation.study.contrasts import (
     Contrast,
     Design,

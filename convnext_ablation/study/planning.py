@@ -12,10 +12,10 @@ from typing import Any
 
 import timm
 
-from convnext_ablation.cost import count_gmacs
 from convnext_ablation.data.manifest import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.cost import count_gmacs
 from convnext_ablation.study.contrasts import Point
 from convnext_ablation.study.design import DESIGNS, GROUPED, WIDTHS, design_of
 from convnext_ablation.study.external import find_script

@@ -13,10 +13,10 @@ import timm
 import torch
 import torchvision
 
-from convnext_ablation.cost import count_gmacs, count_parameters
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import device_name
+from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.study.claims import Claim
 from convnext_ablation.study.external import train_with_script
 from convnext_ablation.study.plan import TEST_SPLIT, Run

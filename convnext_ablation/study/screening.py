@@ -13,8 +13,8 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from convnext_ablation.components import RESNET_50, SWITCHES
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import RESNET_50, SWITCHES
 from convnext_ablation.study.contrasts import Contrast, Design, make_point, switched_on, words_of
 from convnext_ablation.study.groups import (
     Groups,

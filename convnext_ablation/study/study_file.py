@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.components import Components
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
+from convnext_ablation.models.components import Components
 from convnext_ablation.study.claims import take
 from convnext_ablation.study.contrasts import Contrast, Design, Point
 from convnext_ablation.study.file_clock import FileClock

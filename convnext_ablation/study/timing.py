@@ -14,7 +14,7 @@ import timm
 import torch
 from tqdm import tqdm
 
-from convnext_ablation.cost import count_parameters
+from convnext_ablation.models.cost import count_parameters
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loop import Trainer

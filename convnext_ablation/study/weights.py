@@ -113,7 +113,9 @@ def _origin(path: Path, point: Point) -> str:
 
 def _settings(path: Path) -> dict[str, Any]:
     """What a file says of itself besides its weights."""
-    from convnext_ablation.checkpoint_files import read_pickle  # needs torch, which `study status` doesn't
+    from convnext_ablation.models.checkpoint_files import (
+        read_pickle,  # needs torch, which `study status` doesn't
+    )
 
     if path.suffix != ".safetensors":
         return read_pickle(path)
@@ -125,7 +127,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:
-    from convnext_ablation import zoo  # needs timm
+    from convnext_ablation.models import zoo  # needs timm
 
     if not isinstance(arch, str) or arch not in zoo.model_names():
         return

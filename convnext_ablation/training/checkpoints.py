@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from convnext_ablation.checkpoint_files import read_checkpoint, read_pickle
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
+from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"

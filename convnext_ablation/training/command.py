@@ -15,10 +15,10 @@ import torch
 import torch.distributed as dist
 from timm.models import get_arch_pretrained_cfgs
 
-from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import keep_memory
+from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.console import Console
 from convnext_ablation.training.distributed import Processes, SharedError, is_first_process, start_processes

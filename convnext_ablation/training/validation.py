@@ -14,9 +14,9 @@ from timm.data import resolve_data_config
 from timm.models import load_checkpoint
 from timm.utils import natural_key, reparameterize_model
 
-from convnext_ablation import zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
+from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.argument import argument, described
 from convnext_ablation.training.arguments import DATASET_HELP, PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run

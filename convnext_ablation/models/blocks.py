@@ -12,7 +12,7 @@ from timm.layers import DropPath, LayerNorm2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from convnext_ablation.components import Components
+from convnext_ablation.models.components import Components
 
 
 class Layers:

@@ -14,9 +14,9 @@ from timm.layers import SelectAdaptivePool2d, trunc_normal_
 from timm.models import checkpoint_seq
 from torch import nn
 
-from convnext_ablation.blocks import Block, Layers, LayerScale, Stem, fold_norm_ahead, norm_as_conv
-from convnext_ablation.components import Components
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.blocks import Block, Layers, LayerScale, Stem, fold_norm_ahead, norm_as_conv
+from convnext_ablation.models.components import Components
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 

@@ -9,13 +9,20 @@ from typing import TYPE_CHECKING, Any
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
 
-from convnext_ablation.components import CONVNEXT_TINY, FAMILIES, RESNET_50, STAGES, SWITCHES, Components
+from convnext_ablation.models.components import (
+    CONVNEXT_TINY,
+    FAMILIES,
+    RESNET_50,
+    STAGES,
+    SWITCHES,
+    Components,
+)
 from convnext_ablation.weights.public import public_cfgs
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from convnext_ablation.network import ResNetToConvNeXt
+    from convnext_ablation.models.network import ResNetToConvNeXt
 
 __all__: list[str] = []  # `register_model` adds every entry point
 
@@ -63,7 +70,7 @@ def _create(
     **kwargs: Any,
 ) -> ResNetToConvNeXt:
     # Not above: all import timm, and when that is imported, this module is (see `registration`).
-    from convnext_ablation.network import ResNetToConvNeXt
+    from convnext_ablation.models.network import ResNetToConvNeXt
     from convnext_ablation.weights.choice import Wish, chosen
     from convnext_ablation.weights.place import Place
 
@@ -94,7 +101,7 @@ def _create(
 
 def _filtered(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
     """Turns a state dict into the model's, without what distillation (EUPE) leaves in some of timm's."""
-    from convnext_ablation.checkpoints import checkpoint_filter_fn
+    from convnext_ablation.models.convert import checkpoint_filter_fn
 
     leftover = ("projectors.", "norms.")
     return checkpoint_filter_fn(

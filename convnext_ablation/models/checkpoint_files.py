@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
-from convnext_ablation.checkpoints import Format, StateDict, format_of, weights_in
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.convert import Format, StateDict, format_of, weights_in
 
 # A crafted file can run code in older versions, `weights_only=True` or not: before 2.6 as a tar archive
 # (CVE-2025-32434) or a TorchScript program, before 2.10 by writing outside a tensor (CVE-2026-24747).

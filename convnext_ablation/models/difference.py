@@ -9,9 +9,9 @@ from typing import Any
 from timm.layers import LayerNorm2d
 from torch import nn
 
-from convnext_ablation.blocks import LayerScale
-from convnext_ablation.components import CONVNEXT_TINY, RESNET_50, WORDS, Components
-from convnext_ablation.network import ResNetToConvNeXt
+from convnext_ablation.models.blocks import LayerScale
+from convnext_ablation.models.components import CONVNEXT_TINY, RESNET_50, WORDS, Components
+from convnext_ablation.models.network import ResNetToConvNeXt
 
 MEANING: Mapping[str, str] = {
     "stage_ratio": "blocks in each of the four stages",

@@ -1,0 +1,1 @@
+"""The networks from ResNet-50 to ConvNeXt-T: components, blocks, timm registration, checkpoint conversion."""
