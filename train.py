@@ -3,7 +3,7 @@
 
 import sys
 
-from convnext_ablation.training.command import main
+from convnext_ablation.cli.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 
 import sys
 
-from convnext_ablation.training.validation import main
+from convnext_ablation.cli.validate import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from convnext_ablation.cli.train import TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.data.known_faults import data_set_name
 from convnext_ablation.data.manifest import MANIFEST, SYNONYMS, manifest_hash
 from convnext_ablation.errors import UserError
@@ -19,7 +20,6 @@ from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.effects import Interval, accuracy
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
-from convnext_ablation.training.command import TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.images import Images

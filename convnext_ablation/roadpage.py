@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from convnext_ablation.catalogue import markdown
+from convnext_ablation.cli.models import markdown
 from convnext_ablation.files import write_text
 from convnext_ablation.models.components import ROADMAP, STAGES, Components, Variant
 from convnext_ablation.models.cost import count_gmacs, count_parameters

@@ -19,8 +19,8 @@ from typing import Any
 
 import timm
 
+from convnext_ablation.cli.timm_scripts import version_beside
 from convnext_ablation.errors import UserError
-from convnext_ablation.timm_scripts import version_beside
 
 MODULE = "convnext_ablation.stock"  # __name__ is "__main__"
 USAGE = "usage: python -m convnext_ablation.stock SCRIPT ARGS..."

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convnext_ablation import publish_command, verify_command
+from convnext_ablation.cli.main import publish as publish_command
+from convnext_ablation.cli.main import train as command
+from convnext_ablation.cli.main import verify as verify_command
 from convnext_ablation.data.manifest import Record, write_manifest
-from convnext_ablation.training import command
 
 SHADES = {"dark": 60, "light grey": 120, "white": 180}
 COUNTS = {"train": 6, "val": 3, "test": 4}  # a class

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from convnext_ablation import __version__, cli
+from convnext_ablation import __version__
+from convnext_ablation.cli.main import main as cli
 
 
 def test_version(capsys):
@@ -58,7 +59,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convnext_ablation.study.command.run", interrupted)
+    monkeypatch.setattr("convnext_ablation.cli.study.run", interrupted)
     assert cli.main(["study", "--data=typefaces", f"--output={tmp_path}"]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
 
@@ -71,7 +72,7 @@ def test_an_unknown_data_set_comes_with_the_nearest(capsys, tmp_path):
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
-    command = [sys.executable, "-m", "convnext_ablation.cli", "recipes"]
+    command = [sys.executable, "-m", "convnext_ablation.cli.main", "recipes"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         assert process.stderr.read() == ""

@@ -18,10 +18,11 @@ from conftest import ONE_THREAD
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
+from convnext_ablation.cli.main import train as command
+from convnext_ablation.cli.main import validate as validation
 from convnext_ablation.data import Record, write_manifest
 from convnext_ablation.data.decoded import CACHE_VARIABLE, FOLDER, DecodedSplit, open_decoded
 from convnext_ablation.errors import UserError
-from convnext_ablation.training import command, validation
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.images import (

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from official_archives import bird_files, write_tar
 
-from convnext_ablation.cli import main
+from convnext_ablation.cli.main import main
 from convnext_ablation.data import download as module
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.cub200 import CUB200

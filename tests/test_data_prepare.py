@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from convnext_ablation.data import manifest, prepare_command, writing
+from convnext_ablation.cli.main import prepare as prepare_command
+from convnext_ablation.data import manifest, writing
 from convnext_ablation.data import prepare as module
 from convnext_ablation.data.manifest import check_folder, manifest_hash, read_manifest, write_manifest
 from convnext_ablation.data.prepare import DATASETS, prepare, verify

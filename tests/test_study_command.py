@@ -9,10 +9,11 @@ import shutil
 import pytest
 import torch
 
-from convnext_ablation import cli
+from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli.main import study as command
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
-from convnext_ablation.study import command, planning, precision
+from convnext_ablation.study import planning, precision
 from convnext_ablation.study.design import design_of
 from convnext_ablation.study.plan import choose_learning_rates
 from convnext_ablation.study.planning import plan_study

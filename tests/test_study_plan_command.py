@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from convnext_ablation import cli
-from convnext_ablation.study import plan_command, planning, timing
+from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli.main import study_plan as plan_command
+from convnext_ablation.study import planning, timing
 from convnext_ablation.study.design import design_of
 from convnext_ablation.study.power import detectable
 from convnext_ablation.study.scatter import Scatter

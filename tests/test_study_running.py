@@ -17,7 +17,8 @@ import timm_repo
 import torch
 from conftest import ONE_THREAD
 
-from convnext_ablation import cli
+from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli.study_work import check_data
 from convnext_ablation.data.manifest import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import claims, external, slurm, workers
@@ -29,7 +30,6 @@ from convnext_ablation.study.progress import Progress, Survey, forget_failures
 from convnext_ablation.study.runner import execute
 from convnext_ablation.study.study_file import claim_folder, read_study
 from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
-from convnext_ablation.study.work_command import check_data
 from convnext_ablation.study.workers import places_for, supervise, work
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.history import read_summary
@@ -85,7 +85,7 @@ def arguments(image_folder, recipe_file, design_file):
 
 def start(*arguments):
     return subprocess.Popen(
-        [sys.executable, "-m", "convnext_ablation.cli", "study", *map(str, arguments)],
+        [sys.executable, "-m", "convnext_ablation.cli.main", "study", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_study_plan import STUDY
 
-from convnext_ablation import cli
+from convnext_ablation.cli.main import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.design import design_of
 from convnext_ablation.study.plan import Study

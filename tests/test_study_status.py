@@ -11,13 +11,13 @@ from dataclasses import replace
 import pytest
 from test_study_plan import STUDY
 
-from convnext_ablation import cli
-from convnext_ablation.study import status_command
+from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli.main import study_status as status_command
+from convnext_ablation.cli.study_status import report
 from convnext_ablation.study.claims import take
 from convnext_ablation.study.file_clock import FileClock
 from convnext_ablation.study.progress import Progress, Survey, duration, forget_failures, seconds_left
 from convnext_ablation.study.run_files import write_failure
-from convnext_ablation.study.status_command import report
 from convnext_ablation.study.study_file import claim_folder
 from convnext_ablation.training.history import Epoch, write_summary
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from convnext_ablation.bench.configuration import INFERENCE
 from convnext_ablation.bench.results import Row
 from convnext_ablation.bench.timing import CANNOT_BE_TOLD
-from convnext_ablation.catalogue import aligned, markdown
+from convnext_ablation.cli.models import aligned, markdown
 
 __all__ = ["groups", "machine_line", "page", "prefix_of", "ratio_text", "screen", "title_of"]
 

@@ -5,7 +5,7 @@ duplicates, `pretraining` for images that pre-training has seen. All of it ends 
 and `summary` show to a person and ``findings.csv`` holds for a program. `command` puts it together.
 """
 
-from convnext_ablation.data.report.command import data_report
+from convnext_ablation.cli.data_report import data_report
 from convnext_ablation.data.report.findings import Finding
 
 __all__ = ["Finding", "data_report"]

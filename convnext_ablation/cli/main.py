@@ -17,30 +17,30 @@ from convnext_ablation.version import __version__
 
 # the modules are imported when their command is used: some need the extra `study`
 COMMANDS = {
-    "study": ("convnext_ablation.study.command", "train a design's networks and say what each step is worth"),
+    "study": ("convnext_ablation.cli.study", "train a design's networks and say what each step is worth"),
     "study plan": (
-        "convnext_ablation.study.plan_command",
+        "convnext_ablation.cli.study_plan",
         "say what a study costs and could show",
     ),
-    "study status": ("convnext_ablation.study.status_command", "say how far a study is"),
+    "study status": ("convnext_ablation.cli.study_status", "say how far a study is"),
     "study work": (
-        "convnext_ablation.study.work_command",
+        "convnext_ablation.cli.study_work",
         "help with a study's runs",
     ),
     "study report": (
-        "convnext_ablation.study.report_command",
+        "convnext_ablation.cli.study_report",
         "write a study's report anew",
     ),
-    "prepare": ("convnext_ablation.data.prepare_command", "write a data set as an image folder"),
-    "data-report": ("convnext_ablation.data.report.command", "say what is wrong with an image data set"),
-    "models": ("convnext_ablation.catalogue", "list the networks, or say what differs between two"),
-    "bench": ("convnext_ablation.bench.command", "measure how fast networks are on this machine"),
-    "publish": ("convnext_ablation.publish_command", "make a release of a finished run, or of a whole study"),
-    "verify": ("convnext_ablation.verify_command", "recompute the accuracy that a release claims"),
-    "convert": ("convnext_ablation.convert", "turn another project's checkpoint into safetensors"),
-    "recipes": ("convnext_ablation.recipe_catalogue", "list the recipes, print one, or say where it is"),
+    "prepare": ("convnext_ablation.cli.prepare", "write a data set as an image folder"),
+    "data-report": ("convnext_ablation.cli.data_report", "say what is wrong with an image data set"),
+    "models": ("convnext_ablation.cli.models", "list the networks, or say what differs between two"),
+    "bench": ("convnext_ablation.cli.bench", "measure how fast networks are on this machine"),
+    "publish": ("convnext_ablation.cli.publish", "make a release of a finished run, or of a whole study"),
+    "verify": ("convnext_ablation.cli.verify", "recompute the accuracy that a release claims"),
+    "convert": ("convnext_ablation.cli.convert", "turn another project's checkpoint into safetensors"),
+    "recipes": ("convnext_ablation.cli.recipes", "list the recipes, print one, or say where it is"),
     "timm-scripts": (
-        "convnext_ablation.timm_scripts",
+        "convnext_ablation.cli.timm_scripts",
         "say where to get timm's scripts, or check a checkout",
     ),
 }

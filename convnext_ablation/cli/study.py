@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from convnext_ablation.cli.study_report import report
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.plan import Study
 from convnext_ablation.study.planning import add_plan_arguments, plan_study
@@ -18,7 +19,6 @@ from convnext_ablation.study.progress import (
     forget_failures,
     total_by_status,
 )
-from convnext_ablation.study.report_command import report
 from convnext_ablation.study.slurm import LOGS, any_alive, parse_slurm, submit, wait_for_local
 from convnext_ablation.study.study_file import claim_folder, read_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning

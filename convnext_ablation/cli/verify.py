@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
 
+from convnext_ablation.cli.train import prepare_torch
 from convnext_ablation.data.manifest import MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import available_cores
 from convnext_ablation.models import zoo
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.command import prepare_torch
 from convnext_ablation.training.console import Console
 from convnext_ablation.training.distributed import Processes, check_device
 from convnext_ablation.training.evaluation import Predictions, evaluate

@@ -14,13 +14,13 @@ from timm.data import resolve_data_config
 from timm.models import load_checkpoint
 from timm.utils import natural_key, reparameterize_model
 
+from convnext_ablation.cli.train import guarded, prepare_torch, together
 from convnext_ablation.errors import UserError
 from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.argument import argument, described
 from convnext_ablation.training.arguments import DATASET_HELP, PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run
-from convnext_ablation.training.command import guarded, prepare_torch, together
 from convnext_ablation.training.console import Console
 from convnext_ablation.training.distributed import Processes, start_processes
 from convnext_ablation.training.evaluation import Predictions, evaluate

@@ -1,0 +1,1 @@
+"""The `convnext-ablation` command: one module a command."""
