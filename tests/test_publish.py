@@ -24,9 +24,9 @@ from huggingface_hub import HfApi, ModelCard, constants
 from published_runs import draw_images, publish, train, verify
 from safetensors.torch import load_file
 
-from convnext_ablation import publish_study
 from convnext_ablation.errors import UserError
-from convnext_ablation.publish import FILES, target_of
+from convnext_ablation.hub import publish_study
+from convnext_ablation.hub.publish import FILES, target_of
 from convnext_ablation.study.effects import accuracy
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.evaluation import Predictions

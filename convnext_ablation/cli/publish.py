@@ -9,12 +9,12 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from convnext_ablation.card import Sibling
 from convnext_ablation.errors import UserError
-from convnext_ablation.finished_run import FinishedRun, read_run
-from convnext_ablation.publish import Draft, Target, drafted, into_folder, target_of
-from convnext_ablation.publish_hub import client, log_in, onto_hub
-from convnext_ablation.publish_study import RULE, members_of, siblings_of, tie_in_folder, tie_on_hub
+from convnext_ablation.hub.card import Sibling
+from convnext_ablation.hub.finished_run import FinishedRun, read_run
+from convnext_ablation.hub.publish import Draft, Target, drafted, into_folder, target_of
+from convnext_ablation.hub.publish_study import RULE, members_of, siblings_of, tie_in_folder, tie_on_hub
+from convnext_ablation.hub.upload import client, log_in, onto_hub
 
 __all__ = ["add_arguments", "run"]
 

@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from timm.data import resolve_data_config
 from timm.models import clean_state_dict
 
-from convnext_ablation.card import CardFacts, Sibling, model_card, recipe_of
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
-from convnext_ablation.finished_run import FinishedRun
+from convnext_ablation.hub.card import CardFacts, Sibling, model_card, recipe_of
+from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.training.arguments import PREPROCESSING

@@ -12,7 +12,7 @@ from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.publish import FILES, Draft
+from convnext_ablation.hub.publish import FILES, Draft
 from convnext_ablation.version import __version__
 from convnext_ablation.weights.release import WEIGHTS
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from huggingface_hub import HfApi
 
-from convnext_ablation.card import Sibling, percent, recipe_of
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
-from convnext_ablation.finished_run import STUDY_RESULT, FinishedRun, Which, read_run, saved_arguments
-from convnext_ablation.publish import CARD, Target
-from convnext_ablation.publish_hub import told
+from convnext_ablation.hub.card import Sibling, percent, recipe_of
+from convnext_ablation.hub.finished_run import STUDY_RESULT, FinishedRun, Which, read_run, saved_arguments
+from convnext_ablation.hub.publish import CARD, Target
+from convnext_ablation.hub.upload import told
 
 __all__ = [
     "RULE",

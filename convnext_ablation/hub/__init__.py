@@ -1,0 +1,1 @@
+"""Releases: published, described and verified."""
