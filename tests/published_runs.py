@@ -13,7 +13,7 @@ from PIL import Image
 from convnext_ablation.cli.main import publish as publish_command
 from convnext_ablation.cli.main import train as command
 from convnext_ablation.cli.main import verify as verify_command
-from convnext_ablation.data.manifest import Record, write_manifest
+from convnext_ablation.data.folder import Record, write_manifest
 
 SHADES = {"dark": 60, "light grey": 120, "white": 180}
 COUNTS = {"train": 6, "val": 3, "test": 4}  # a class

@@ -10,8 +10,8 @@ from official_archives import DEVKIT, SYNSETS, VALIDATION_LABELS, imagenet_files
 from PIL import Image
 
 from convnext_ablation.data import imagenet
+from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.imagenet import ImageNet
-from convnext_ablation.data.manifest import read_manifest
 from convnext_ablation.data.prepare import prepare, verify
 from convnext_ablation.errors import UserError
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from convnext_ablation.data import manifest
-from convnext_ablation.data.manifest import Record, check_folder, manifest_hash, read_manifest, write_manifest
+from convnext_ablation.data import folder as manifest
+from convnext_ablation.data.folder import Record, check_folder, manifest_hash, read_manifest, write_manifest
 from convnext_ablation.errors import UserError
 
 CLASSES = ["b2", "b10", "Cat"]  # in natural order, which is neither ASCII's nor a plain one without case

@@ -33,7 +33,7 @@ from torchvision.transforms import Resize
 from convnext_ablation.data import archives
 from convnext_ablation.data.archives import Published, open_source
 from convnext_ablation.data.cub200 import CUB200
-from convnext_ablation.data.manifest import read_manifest
+from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare, verify
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.errors import UserError

@@ -7,7 +7,7 @@ import csv
 import pytest
 from official_archives import jpeg, write_folder, write_tar
 
-from convnext_ablation.data.manifest import read_manifest
+from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare
 from convnext_ablation.errors import UserError
 

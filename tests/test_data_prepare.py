@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation.cli.main import prepare as prepare_command
-from convnext_ablation.data import manifest, writing
+from convnext_ablation.data import folder as manifest
 from convnext_ablation.data import prepare as module
-from convnext_ablation.data.manifest import check_folder, manifest_hash, read_manifest, write_manifest
+from convnext_ablation.data import writing
+from convnext_ablation.data.folder import check_folder, manifest_hash, read_manifest, write_manifest
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.data.typefaces import FACES, Typefaces
 from convnext_ablation.errors import UserError

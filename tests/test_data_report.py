@@ -16,7 +16,7 @@ from PIL import Image, ImageEnhance
 from timm.data import create_dataset
 
 from convnext_ablation.cli.main import main
-from convnext_ablation.data.manifest import Record, check_folder, write_manifest
+from convnext_ablation.data.folder import Record, check_folder, write_manifest
 from convnext_ablation.data.report import (
     agreement,
     data_report,

@@ -19,7 +19,7 @@ from conftest import ONE_THREAD
 
 from convnext_ablation.cli.main import main as cli
 from convnext_ablation.cli.study_work import check_data
-from convnext_ablation.data.manifest import check_folder
+from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import claims, external, slurm, workers
 from convnext_ablation.study.claims import LostClaimError, newest_claim, take

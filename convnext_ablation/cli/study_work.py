@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from convnext_ablation.data.manifest import check_folder
+from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.external import check_script
 from convnext_ablation.study.plan import Study

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from timm.data import resolve_data_config
 
 from convnext_ablation.cli.train import prepare_torch
-from convnext_ablation.data.manifest import MANIFEST, manifest_hash
+from convnext_ablation.data.folder import MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import available_cores
 from convnext_ablation.models import zoo

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 from convnext_ablation.data.archives import Published
-from convnext_ablation.data.manifest import Record
+from convnext_ablation.data.folder import Record
 
 __all__ = ["DataSet"]
 

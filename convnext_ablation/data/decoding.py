@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convnext_ablation.data.manifest import MANIFEST
+from convnext_ablation.data.folder import MANIFEST
 from convnext_ablation.data.pixel_file import CHANNELS, FORMAT, PAGE, PREFIX, row_type
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole

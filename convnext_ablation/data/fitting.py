@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image, features
 
-from convnext_ablation.data.manifest import IMAGE_EXTENSIONS
+from convnext_ablation.data.folder import IMAGE_EXTENSIONS
 from convnext_ablation.errors import UserError
 
 __all__ = ["FITS", "FORMATS", "Box", "Fitting", "decode", "fitting_versions"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Piece, Source, open_source
-from convnext_ablation.data.manifest import SYNONYMS
+from convnext_ablation.data.folder import SYNONYMS
 from convnext_ablation.data.options import option
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.errors import UserError

@@ -16,7 +16,7 @@ from typing import BinaryIO, ClassVar, Protocol
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.fitting import FITS, FORMATS, Box, Fitting, fitting_versions
-from convnext_ablation.data.manifest import SPLITS, Record
+from convnext_ablation.data.folder import SPLITS, Record
 from convnext_ablation.data.options import option
 from convnext_ablation.errors import UserError
 

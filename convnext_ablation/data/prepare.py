@@ -22,9 +22,7 @@ from typing import Any
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.dataset import DataSet
 from convnext_ablation.data.fashion_mnist import FashionMNIST
-from convnext_ablation.data.hub import HubPhotographs
-from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
-from convnext_ablation.data.manifest import (
+from convnext_ablation.data.folder import (
     CLASSES,
     MANIFEST,
     FolderSummary,
@@ -35,6 +33,8 @@ from convnext_ablation.data.manifest import (
     sort_classes,
     write_manifest,
 )
+from convnext_ablation.data.hf_datasets import HubPhotographs
+from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
 from convnext_ablation.data.options import identity
 from convnext_ablation.data.own import ImageFolder, ImageList
 from convnext_ablation.data.stanford_dogs import StanfordDogs

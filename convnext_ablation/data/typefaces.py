@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 from convnext_ablation.data.archives import Published
-from convnext_ablation.data.manifest import SPLITS, Record
+from convnext_ablation.data.folder import SPLITS, Record
 from convnext_ablation.data.options import option
 from convnext_ablation.errors import UserError
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from convnext_ablation.data.dataset import DataSet
 from convnext_ablation.data.fitting import decode
-from convnext_ablation.data.manifest import Record
+from convnext_ablation.data.folder import Record
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import available_cores, end_with_parent
 

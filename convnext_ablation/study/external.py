@@ -18,7 +18,7 @@ import timm
 import yaml
 
 from convnext_ablation import stock
-from convnext_ablation.data.manifest import CLASSES
+from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.machine import end_with_parent, keep_memory

@@ -12,7 +12,7 @@ from typing import Any
 
 import timm
 
-from convnext_ablation.data.manifest import FolderSummary, check_folder
+from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.cost import count_gmacs

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext_ablation.data.manifest import SYNONYMS
+from convnext_ablation.data.folder import SYNONYMS
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.images import Images

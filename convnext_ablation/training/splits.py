@@ -10,7 +10,7 @@ from timm.data.readers.class_map import load_class_map
 from torch.utils.data import IterableDataset
 
 from convnext_ablation.data.decoded import open_decoded
-from convnext_ablation.data.manifest import CLASSES, SYNONYMS
+from convnext_ablation.data.folder import CLASSES, SYNONYMS
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.decoded_images import DecodedImages

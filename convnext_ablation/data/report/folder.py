@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from convnext_ablation.data.manifest import IMAGE_EXTENSIONS, MANIFEST, SPLITS, SYNONYMS, read_manifest
+from convnext_ablation.data.folder import IMAGE_EXTENSIONS, MANIFEST, SPLITS, SYNONYMS, read_manifest
 from convnext_ablation.errors import UserError
 
 __all__ = ["Contents", "Place", "read_folder", "split_rank"]

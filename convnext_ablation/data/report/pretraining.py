@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convnext_ablation.data.manifest import IMAGE_EXTENSIONS
+from convnext_ablation.data.folder import IMAGE_EXTENSIONS
 from convnext_ablation.data.report.findings import Finding
 from convnext_ablation.data.report.folder import Place
 from convnext_ablation.data.report.measure import HASH_COLUMNS, Measured, hash_image
