@@ -6,7 +6,7 @@ Each RUN is a finished run of a study, or of `train.py`: a folder with `args.yam
 Its network predicts the test split in float32, under bf16 autocast, and with weights and images cast to bf16;
 the loss and what is counted are in float32 each time. A row has what a network's runs, its seeds, give
 together: the change of top-1 with its 95 % interval, paired by seed and image
-(`convnext_ablation.study.effects`), and the share of images on which both say the same class. With one seed
+(`convnext_ablation.study.stats.effects`), and the share of images on which both say the same class. With one seed
 the interval is over images alone.
 
 With --predictions what was predicted is kept in a folder, and the same command goes on from there.
@@ -40,7 +40,7 @@ import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
-from convnext_ablation.study.effects import paired_difference
+from convnext_ablation.study.stats.effects import paired_difference
 from convnext_ablation.training.arguments import PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
 from convnext_ablation.training.distributed import Processes

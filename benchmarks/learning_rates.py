@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from convnext_ablation.machine import KEEP_MEMORY
-from convnext_ablation.study.design import design_of
+from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe

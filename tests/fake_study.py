@@ -11,13 +11,13 @@ import numpy as np
 from page_reader import read
 from PIL import Image
 
-from convnext_ablation.study.comparison import Effect, Findings, NetworkResult, Row, StudyFacts
-from convnext_ablation.study.contrasts import Contrast
-from convnext_ablation.study.effects import Difference, accuracy
-from convnext_ablation.study.page import PageExtras, PageRun, write_page
-from convnext_ablation.study.page.figures import draw_cost, write_figure
-from convnext_ablation.study.page.tables import network_table
-from convnext_ablation.study.second_opinions import class_opinions, second_opinions
+from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.report.comparison import Effect, Findings, NetworkResult, Row, StudyFacts
+from convnext_ablation.study.report.figures import draw_cost, write_figure
+from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
+from convnext_ablation.study.report.second_opinions import class_opinions, second_opinions
+from convnext_ablation.study.report.tables import network_table
+from convnext_ablation.study.stats.effects import Difference, accuracy
 from convnext_ablation.training.history import Epoch, write_summary
 
 FACTS = StudyFacts(

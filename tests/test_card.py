@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 
 from convnext_ablation.hub.card import CardFacts, Sibling, caveats, model_card, recipe_of
 from convnext_ablation.hub.finished_run import DataFacts, FinishedRun, SplitResult
-from convnext_ablation.study.effects import Interval, accuracy
+from convnext_ablation.study.stats.effects import Interval, accuracy
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
 

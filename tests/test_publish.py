@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 from convnext_ablation.errors import UserError
 from convnext_ablation.hub import publish_study
 from convnext_ablation.hub.publish import FILES, target_of
-from convnext_ablation.study.effects import accuracy
+from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.evaluation import Predictions
 

@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from convnext_ablation.models.paper import REPORTED
-from convnext_ablation.study.effects import paired_difference
+from convnext_ablation.study.stats.effects import paired_difference
 
 
 @pytest.fixture(scope="module")

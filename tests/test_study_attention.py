@@ -15,8 +15,8 @@ from PIL import Image
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
-from convnext_ablation.study.attention import attention
-from convnext_ablation.study.page.pictures import attention_part
+from convnext_ablation.study.report.attention import attention
+from convnext_ablation.study.report.pictures import attention_part
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe

@@ -13,13 +13,14 @@ from convnext_ablation.cli.main import main as cli
 from convnext_ablation.cli.main import study as command
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
-from convnext_ablation.study import planning, precision
-from convnext_ablation.study.design import design_of
-from convnext_ablation.study.plan import choose_learning_rates
-from convnext_ablation.study.planning import plan_study
+from convnext_ablation.study import options as planning
+from convnext_ablation.study import precision
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import choose_learning_rates
+from convnext_ablation.study.options import plan_study
 from convnext_ablation.study.progress import Survey
 from convnext_ablation.study.run_files import load_result
-from convnext_ablation.study.study_file import claim_folder, read_study
+from convnext_ablation.study.store import claim_folder, read_study
 from convnext_ablation.study.workers import work
 
 

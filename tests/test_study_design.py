@@ -14,10 +14,10 @@ import torch
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import CONVNEXT_TINY, RESNET_50, SWITCHES
 from convnext_ablation.models.zoo import components_of
-from convnext_ablation.study.contrasts import Contrast, Design, Point
-from convnext_ablation.study.design import DESIGNS, design_of
-from convnext_ablation.study.factorial import STAGE_GROUPS, factorial
-from convnext_ablation.study.groups import parse_groups
+from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
+from convnext_ablation.study.designs.design import DESIGNS, design_of
+from convnext_ablation.study.designs.factorial import STAGE_GROUPS, factorial
+from convnext_ablation.study.designs.groups import parse_groups
 
 GROUPS = {"stem": ["patchify_stem"], "block": ["inverted", "moved_up"], "kernel": ["kernel_size"]}
 ELEVEN = {switch: [switch] for switch in SWITCHES[:11]}

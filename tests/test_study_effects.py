@@ -12,7 +12,7 @@ from scipy.linalg import hadamard
 from simulated_studies import simulated_studies
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.effects import accuracy, contrast, holm, paired_difference
+from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
 
 TABLES = np.random.default_rng(11).random((4, 3, 300)) < 0.8  # of four networks
 

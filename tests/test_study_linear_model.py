@@ -12,8 +12,8 @@ import pytest
 from simulated_studies import simulated_studies
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.effects import contrast
-from convnext_ablation.study.linear_model import factorial_effects
+from convnext_ablation.study.stats.effects import contrast
+from convnext_ablation.study.stats.linear_model import factorial_effects
 
 NAMES = ("kernel_size", "gelu", "wide")
 LEVELS = np.array(list(itertools.product([False, True], repeat=3)))

@@ -13,10 +13,10 @@ import pytest
 from fake_study import again, csv_lines
 from page_reader import table_of
 
-from convnext_ablation.study.contrasts import Contrast
-from convnext_ablation.study.page import PageRun, write_page
-from convnext_ablation.study.page.classes import class_table, telling
-from convnext_ablation.study.page.tables import curve_table
+from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.report.classes import class_table, telling
+from convnext_ablation.study.report.page import PageRun, write_page
+from convnext_ablation.study.report.tables import curve_table
 from convnext_ablation.training.evaluation import Predictions
 
 TABLES = (

@@ -13,12 +13,12 @@ from fake_study import csv_lines
 from matplotlib.text import Text
 from page_reader import read_text
 
-from convnext_ablation.study.page.classes import confusion_table, examples
-from convnext_ablation.study.page.drawings import planned
-from convnext_ablation.study.page.figures import draw_cost, draw_curves, draw_forest
-from convnext_ablation.study.page.inline import colours_of, inlined, palette
-from convnext_ablation.study.page.pictures import attention_part, confusion_part, disagreed
-from convnext_ablation.study.page.tables import curve_table, effect_table, network_table
+from convnext_ablation.study.report.classes import confusion_table, examples
+from convnext_ablation.study.report.drawings import planned
+from convnext_ablation.study.report.figures import draw_cost, draw_curves, draw_forest
+from convnext_ablation.study.report.inline import colours_of, inlined, palette
+from convnext_ablation.study.report.pictures import attention_part, confusion_part, disagreed
+from convnext_ablation.study.report.tables import curve_table, effect_table, network_table
 
 FIGURES = ("classes", "cost", "curves", "effects")
 

@@ -9,9 +9,9 @@ import pytest
 from fake_study import again, csv_lines, fake_study, opinions_of
 from page_reader import read_text, table_of
 
-from convnext_ablation.study.page.secondary import secondary_part
-from convnext_ablation.study.page.tables import effect_table
-from convnext_ablation.study.second_opinions import Opinion
+from convnext_ablation.study.report.page_secondary import secondary_part
+from convnext_ablation.study.report.second_opinions import Opinion
+from convnext_ablation.study.report.tables import effect_table
 
 METHODS = {
     "McNemar": "McNemar's test",

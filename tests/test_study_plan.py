@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study import study_file
+from convnext_ablation.study import store as study_file
 from convnext_ablation.study.claims import take
-from convnext_ablation.study.design import design_of
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import Script, Study, choose_learning_rates
 from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.plan import Script, Study, choose_learning_rates
-from convnext_ablation.study.study_file import claim_folder, read_study
+from convnext_ablation.study.store import claim_folder, read_study
 from convnext_ablation.study.weights import Weights, find_weights, mixed_origins
 
 STAGES = design_of("stages", "atto")

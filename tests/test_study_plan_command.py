@@ -11,11 +11,12 @@ import torch
 
 from convnext_ablation.cli.main import main as cli
 from convnext_ablation.cli.main import study_plan as plan_command
-from convnext_ablation.study import planning, timing
-from convnext_ablation.study.design import design_of
-from convnext_ablation.study.power import detectable
-from convnext_ablation.study.scatter import Scatter
-from convnext_ablation.study.timing import run_seconds, spread, time_networks
+from convnext_ablation.study import forecast as timing
+from convnext_ablation.study import options as planning
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.forecast import run_seconds, spread, time_networks
+from convnext_ablation.study.stats.power import detectable
+from convnext_ablation.study.stats.variance import Scatter
 from convnext_ablation.training.arguments import TrainingArguments
 
 BASE = TrainingArguments(

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.design import design_of
-from convnext_ablation.study.effects import contrast, holm
-from convnext_ablation.study.power import detectable, level_of, power, seeds_needed
-from convnext_ablation.study.scatter import Scatter, assumed_scatter, measured_scatter, read_scatter
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.stats.effects import contrast, holm
+from convnext_ablation.study.stats.power import detectable, level_of, power, seeds_needed
+from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter, read_scatter
 from convnext_ablation.training.evaluation import Predictions
 
 SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")

@@ -15,17 +15,17 @@ import numpy as np
 import pytest
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.answer import answer, caveats, p_text, verdict
-from convnext_ablation.study.comparison import NetworkResult, StudyFacts, compare
-from convnext_ablation.study.design import Contrast
-from convnext_ablation.study.effects import Difference, accuracy, contrast, holm, paired_difference
-from convnext_ablation.study.page.tables import NetworkLine, network_table, write_rows
-from convnext_ablation.study.report import (
+from convnext_ablation.study.designs.design import Contrast
+from convnext_ablation.study.report.answer import answer, caveats, p_text, verdict
+from convnext_ablation.study.report.comparison import NetworkResult, StudyFacts, compare
+from convnext_ablation.study.report.report import (
     terminal_effects,
     terminal_table,
     write_report,
     write_table_markdown,
 )
+from convnext_ablation.study.report.tables import NetworkLine, network_table, write_rows
+from convnext_ablation.study.stats.effects import Difference, accuracy, contrast, holm, paired_difference
 
 FACTS = StudyFacts(
     title="Five stages on typefaces",

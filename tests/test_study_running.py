@@ -23,12 +23,12 @@ from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import claims, external, slurm, workers
 from convnext_ablation.study.claims import LostClaimError, newest_claim, take
-from convnext_ablation.study.design import design_of
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.plan import Study
 from convnext_ablation.study.progress import Progress, Survey, forget_failures
-from convnext_ablation.study.runner import execute
-from convnext_ablation.study.study_file import claim_folder, read_study
+from convnext_ablation.study.run import execute
+from convnext_ablation.study.store import claim_folder, read_study
 from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
 from convnext_ablation.study.workers import places_for, supervise, work
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint

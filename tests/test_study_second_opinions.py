@@ -11,11 +11,10 @@ import pytest
 from simulated_studies import simulated_studies
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.bootstrap import bootstrap_interval, resampled_accuracies
-from convnext_ablation.study.comparison import NetworkResult, compare
-from convnext_ablation.study.design import Contrast, design_of
-from convnext_ablation.study.expected_gain import gain_beyond_imagenet
-from convnext_ablation.study.second_opinions import (
+from convnext_ablation.study.designs.design import Contrast, design_of
+from convnext_ablation.study.report.comparison import NetworkResult, compare
+from convnext_ablation.study.report.expected_gain import gain_beyond_imagenet
+from convnext_ablation.study.report.second_opinions import (
     ClassOpinion,
     Opinion,
     class_opinions,
@@ -23,7 +22,8 @@ from convnext_ablation.study.second_opinions import (
     second_opinions,
     write_opinions,
 )
-from convnext_ablation.study.secondary import class_differences
+from convnext_ablation.study.report.secondary import class_differences
+from convnext_ablation.study.stats.bootstrap import bootstrap_interval, resampled_accuracies
 
 GROUPS = {"macro": ["stage_ratio"], "micro": ["gelu"]}
 

@@ -10,11 +10,11 @@ from scipy import stats
 from simulated_studies import simulated_studies
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study import bootstrap
-from convnext_ablation.study.bootstrap import CAVEAT, bootstrap_interval, resampled_accuracies
-from convnext_ablation.study.effects import contrast, paired_difference
-from convnext_ablation.study.expected_gain import gain_beyond_imagenet
-from convnext_ablation.study.secondary import benjamini_hochberg, class_differences, mcnemar
+from convnext_ablation.study.report.expected_gain import gain_beyond_imagenet
+from convnext_ablation.study.report.secondary import benjamini_hochberg, class_differences, mcnemar
+from convnext_ablation.study.stats import bootstrap
+from convnext_ablation.study.stats.bootstrap import CAVEAT, bootstrap_interval, resampled_accuracies
+from convnext_ablation.study.stats.effects import contrast, paired_difference
 
 
 def two_runs(gained, lost, both=50):

@@ -12,10 +12,10 @@ from test_study_plan import STUDY
 
 from convnext_ablation.cli.main import main as cli
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.design import design_of
-from convnext_ablation.study.plan import Study
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.shared_runs import seen_as
-from convnext_ablation.study.study_file import claim_folder
+from convnext_ablation.study.store import claim_folder
 from convnext_ablation.study.tuning import chosen_rates
 from convnext_ablation.study.weights import Weights
 from convnext_ablation.training.evaluation import Predictions

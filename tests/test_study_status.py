@@ -18,7 +18,7 @@ from convnext_ablation.study.claims import take
 from convnext_ablation.study.file_clock import FileClock
 from convnext_ablation.study.progress import Progress, Survey, duration, forget_failures, seconds_left
 from convnext_ablation.study.run_files import write_failure
-from convnext_ablation.study.study_file import claim_folder
+from convnext_ablation.study.store import claim_folder
 from convnext_ablation.training.history import Epoch, write_summary
 
 SMALL = replace(STUDY, recipe={**STUDY.recipe, "epochs": 10})  # five networks of 0.5 GMACs, two seeds

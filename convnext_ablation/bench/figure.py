@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from convnext_ablation.bench.report import groups, machine_line, prefix_of, ratio_text, title_of
 from convnext_ablation.bench.results import Row
 from convnext_ablation.files import written_whole
-from convnext_ablation.study.figure import SETTINGS
+from convnext_ablation.study.report.roadmap import SETTINGS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from typing import Any
 
 from convnext_ablation.cli.study_report import report
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.plan import Study
-from convnext_ablation.study.planning import add_plan_arguments, plan_study
+from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.options import add_plan_arguments, plan_study
 from convnext_ablation.study.progress import (
     Progress,
     RunState,
@@ -20,7 +20,7 @@ from convnext_ablation.study.progress import (
     total_by_status,
 )
 from convnext_ablation.study.slurm import LOGS, any_alive, parse_slurm, submit, wait_for_local
-from convnext_ablation.study.study_file import claim_folder, read_study
+from convnext_ablation.study.store import claim_folder, read_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
 from convnext_ablation.study.wording import counted
 from convnext_ablation.study.workers import places_for, supervise

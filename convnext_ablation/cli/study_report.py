@@ -14,17 +14,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.answer import answer, caveats
-from convnext_ablation.study.comparison import compare
-from convnext_ablation.study.design import DESIGNS, GROUPED
-from convnext_ablation.study.groups import parse_groups
-from convnext_ablation.study.page import PageExtras, PageRun, write_page
-from convnext_ablation.study.plan import TEST_SPLIT, Study
-from convnext_ablation.study.report import terminal_effects, terminal_table, write_report
+from convnext_ablation.study.designs.design import DESIGNS, GROUPED
+from convnext_ablation.study.designs.groups import parse_groups
+from convnext_ablation.study.experiment import TEST_SPLIT, Study
+from convnext_ablation.study.report.answer import answer, caveats
+from convnext_ablation.study.report.comparison import compare
+from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
+from convnext_ablation.study.report.report import terminal_effects, terminal_table, write_report
+from convnext_ablation.study.report.second_opinions import class_opinions, read_imagenet, second_opinions
 from convnext_ablation.study.results import StudyResults, read_results
-from convnext_ablation.study.second_opinions import class_opinions, read_imagenet, second_opinions
 from convnext_ablation.study.shared_runs import origin_of, seen_as
-from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.store import read_study
 from convnext_ablation.study.tuning import write_tuning
 
 REPORT = "report"

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from convnext_ablation.study.plan import Study
+from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.progress import (
     RunState,
     Survey,
@@ -18,7 +18,7 @@ from convnext_ablation.study.progress import (
     total_by_status,
 )
 from convnext_ablation.study.run_files import FAILURE
-from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.store import read_study
 from convnext_ablation.study.wording import counted
 
 SOME_FAILED, WORK_LEFT = 1, 3

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.external import check_script
-from convnext_ablation.study.plan import Study
 from convnext_ablation.study.progress import Progress, total_by_status
-from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.store import read_study
 from convnext_ablation.study.wording import counted
 from convnext_ablation.study.workers import places_for, supervise
 from convnext_ablation.training.distributed import check_device

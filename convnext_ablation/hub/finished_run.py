@@ -17,7 +17,7 @@ from convnext_ablation.data.folder import MANIFEST, SYNONYMS, manifest_hash
 from convnext_ablation.data.known_faults import data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.convert import StateDict, weights_in
-from convnext_ablation.study.effects import Interval, accuracy
+from convnext_ablation.study.stats.effects import Interval, accuracy
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
 from convnext_ablation.training.evaluation import Predictions

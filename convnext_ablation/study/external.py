@@ -23,7 +23,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.machine import end_with_parent, keep_memory
 from convnext_ablation.study.claims import Claim
-from convnext_ablation.study.plan import Run, Script
+from convnext_ablation.study.experiment import Run, Script
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.loop import StoppedError, Trainer
 

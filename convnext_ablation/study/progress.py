@@ -13,8 +13,8 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from convnext_ablation.study.claims import Holder, is_held, newest_claim
+from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.plan import Run, Study
 from convnext_ablation.study.run_files import (
     FAILURE,
     RESULT,

@@ -9,7 +9,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
-from convnext_ablation.study.plan import Run
+from convnext_ablation.study.experiment import Run
 
 RESULT, PREDICTIONS, FAILURE = "result.json", "predictions.npz", "failure.txt"
 SUMMARY = "summary.csv"

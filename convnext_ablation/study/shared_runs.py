@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.contrasts import WIDTHS, Contrast
-from convnext_ablation.study.design import design_of
-from convnext_ablation.study.plan import Study
+from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.run_files import is_done
 from convnext_ablation.study.tuning import chosen_rates
 from convnext_ablation.study.wording import counted

@@ -13,7 +13,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.progress import Progress
-from convnext_ablation.study.study_file import read_study
+from convnext_ablation.study.store import read_study
 from convnext_ablation.study.workers import places_for, supervise
 
 LOGS = "slurm"

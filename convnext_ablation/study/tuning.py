@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
-from convnext_ablation.study.plan import TUNING_SEED, Study
+from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.run_files import is_done, read_result
 
 TUNING_FILE = "tuning.csv"

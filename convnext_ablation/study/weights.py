@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of
-from convnext_ablation.study.contrasts import Point
+from convnext_ablation.study.designs.contrasts import Point
 
 MODEL, SEED = "{model}", "{pretraining_seed}"
 # arguments in which pre-trainings may differ and still be of one origin

@@ -25,11 +25,11 @@ import torch
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory
 from convnext_ablation.study.claims import Claim, LostClaimError, take, this_machine
-from convnext_ablation.study.plan import Run, Study
+from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.progress import Progress, RunState, Survey
+from convnext_ablation.study.run import execute, remove_what_resumes
 from convnext_ablation.study.run_files import RESULT, finished_epochs, write_failure
-from convnext_ablation.study.runner import execute, remove_what_resumes
-from convnext_ablation.study.study_file import STUDY_FILE, read_study
+from convnext_ablation.study.store import STUDY_FILE, read_study
 from convnext_ablation.training.evaluation import EvaluationStoppedError
 from convnext_ablation.training.loop import StoppedError
 from convnext_ablation.training.stop import StopRequest

@@ -1,0 +1,1 @@
+"""Which networks a study compares, and the contrasts between them."""

@@ -1,0 +1,136 @@
+"""Designs: which networks a study compares, and which questions it asks of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import (
+    ADD_ONE_IN,
+    LEAVE_ONE_OUT,
+    RESNET_50,
+    ROADMAP,
+    STAGES,
+    WORDS,
+    Variant,
+)
+from convnext_ablation.study.designs.contrasts import (
+    WIDTHS,
+    Contrast,
+    Design,
+    Point,
+    make_difference,
+    make_point,
+)
+from convnext_ablation.study.designs.factorial import factorial
+from convnext_ablation.study.designs.own_design import read_design
+from convnext_ablation.study.designs.screening import screening
+
+__all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "design_of"]
+
+_ONE_ORDER = (
+    "Each component is measured at its place on one way; at another place it may be worth another amount."
+)
+_KERNELS = "Kernels 9 and 11, which the paper tries and doesn't keep, are compared with kernel 7."
+_LOST = (
+    "An effect is ConvNeXt-T minus ConvNeXt-T without the component, so above 0 means that the component "
+    "helps; all of them share ConvNeXt-T, so chance in its runs moves all of them together."
+)
+_GAINED = (
+    "An effect is ResNet-50 with the component minus ResNet-50; all of them share ResNet-50, so chance "
+    "in its runs moves all of them together."
+)
+
+
+def _points(variants: Mapping[str, Variant], suffix: str) -> dict[str, Point]:
+    return {
+        name: make_point(variant.components, suffix, name, variant.label, variant.adds)
+        for name, variant in variants.items()
+    }
+
+
+def _stages(suffix: str) -> Design:
+    return _way("stages", STAGES, suffix, _ONE_ORDER)
+
+
+def _roadmap(suffix: str) -> Design:
+    return _way("roadmap", ROADMAP, suffix, _ONE_ORDER, _KERNELS)
+
+
+def _way(name: str, variants: Mapping[str, Variant], suffix: str, *notes: str) -> Design:
+    """Networks that each change something in one before."""
+    points = _points(variants, suffix)
+    contrasts = [
+        make_difference(
+            points[key],
+            points[variant.baseline],
+            f"{variant.label} after {variants[variant.baseline].label} ({variant.adds})",
+        )
+        for key, variant in variants.items()
+        if variant.baseline
+    ]
+    return Design(name, tuple(points.values()), tuple(contrasts), notes)
+
+
+def _leave_one_out(suffix: str) -> Design:
+    whole = make_point(STAGES["model_v"].components, suffix, "model_v", "ConvNeXt-T", "all components")
+    points = _points(LEAVE_ONE_OUT, suffix)
+    contrasts = [
+        make_difference(whole, point, f"{words.convnext} in ConvNeXt-T")
+        for point, words in zip(points.values(), WORDS.values(), strict=True)
+    ]
+    return Design("leave-one-out", (whole, *points.values()), tuple(contrasts), (_LOST,))
+
+
+def _add_one_in(suffix: str) -> Design:
+    bare = make_point(RESNET_50, suffix, "model_i", "ResNet-50", "no component")
+    points = _points(ADD_ONE_IN, suffix)
+    contrasts = [
+        make_difference(point, bare, f"{words.convnext} in ResNet-50")
+        for point, words in zip(points.values(), WORDS.values(), strict=True)
+    ]
+    return Design("add-one-in", (bare, *points.values()), tuple(contrasts), (_GAINED,))
+
+
+def _fold_over(suffix: str, groups: Mapping[str, Sequence[str]] | None) -> Design:
+    return screening(suffix, groups, fold_over=True)
+
+
+_FIXED: Mapping[str, Callable[[str], Design]] = {
+    "stages": _stages,
+    "roadmap": _roadmap,
+    "leave-one-out": _leave_one_out,
+    "add-one-in": _add_one_in,
+}
+# designs over components of one's choice, or groups of them
+GROUPED: Mapping[str, Callable[[str, Mapping[str, Sequence[str]] | None], Design]] = {
+    "factorial": factorial,
+    "screening": screening,
+    "screening-fold-over": _fold_over,
+}
+DESIGNS = (*_FIXED, *GROUPED)
+
+
+def design_of(name_or_file: str, width: str, groups: Mapping[str, Sequence[str]] | None = None) -> Design:
+    """Returns a design.
+
+    Args:
+        name_or_file: A name in `DESIGNS`, or path of a YAML file with a design of one's own.
+        width: A name in `WIDTHS`.
+        groups: Of a factorial or screening design: the components that are switched together, by name.
+
+    Raises:
+        UserError: There is no such design, width or component, or the file isn't a design.
+    """
+    if width not in WIDTHS:
+        raise unknown_name("width", width, WIDTHS)
+    suffix = WIDTHS[width]
+    if name_or_file in GROUPED:
+        return GROUPED[name_or_file](suffix, groups)
+    if groups is not None:
+        raise UserError(f"--design {name_or_file}: takes no groups; {', '.join(GROUPED)} do")
+    if name_or_file in _FIXED:
+        return _FIXED[name_or_file](suffix)
+    if name_or_file.endswith((".yaml", ".yml")):
+        return read_design(name_or_file, suffix)
+    raise unknown_name("design", name_or_file, DESIGNS)

@@ -1,0 +1,249 @@
+"""A design of one's own, from a YAML file.
+
+For example (all but `networks` may be left out):
+
+    networks:
+      - model_i                          # a registered name, without the width's suffix
+      - label: Model I, kernel 7         # or a network by its components
+        base: model_i                    # switched in this one; in ResNet-50 if left out
+        components: {kernel_size: 7}
+        key: big_kernel                  # its name here and in files' names; made of the label if left out
+    contrasts:                           # if left out: each network minus the one above it
+      - {network: big_kernel, baseline: model_i}
+      - name: half_of_it
+        label: half of the same
+        weights: {big_kernel: 1/2, model_i: -1/2}
+        primary: false                   # not one of those that p-values are adjusted for
+    groups:                              # also, or instead: all combinations of groups of components
+      macro: [stage_ratio, patchify_stem]
+      kernel: [moved_up, kernel_size]
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Collection, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import FAMILIES, RESNET_50, Components, Variant
+from convnext_ablation.study.designs.contrasts import (
+    Contrast,
+    Design,
+    Point,
+    make_difference,
+    make_point,
+    words_of,
+)
+from convnext_ablation.study.designs.factorial import factorial
+from convnext_ablation.study.wording import counted
+from convnext_ablation.study.yaml_file import read_yaml
+
+_KEYS = ("networks", "contrasts", "groups")
+_NETWORK_KEYS = ("label", "components", "base", "key", "adds")
+_DIFFERENCE_KEYS = ("network", "baseline", "label", "primary")
+_WEIGHTED_KEYS = ("name", "weights", "label", "primary")
+_KEY = re.compile(r"[A-Za-z0-9_]+")
+_ABOVE = "Each network is compared with the one above it in the list."
+
+_VARIANTS: Mapping[str, Variant] = {
+    name: variant for family in FAMILIES.values() for name, variant in family.items()
+}
+
+
+def read_design(file: str, suffix: str) -> Design:
+    """Reads a design from a YAML file.
+
+    Args:
+        file: Its path.
+        suffix: A value of `WIDTHS`.
+
+    Raises:
+        UserError: The file is missing or isn't a design; the message says where and what to do.
+    """
+    path = Path(file)
+    content = _mapping(read_yaml(path), file, _KEYS)
+    groups = content.get("groups")
+    whole: Design | None = None
+    if groups is not None:
+        whole = factorial(suffix, _mapping(groups, f"{file}: groups"), where=f"{file}: groups")
+    named = _networks(content.get("networks") or [], file, suffix)
+    points = [*(whole.points if whole else ()), *named.values()]
+    if len(points) < 2:
+        raise UserError(
+            f"{file}: {counted(len(points), 'network')}; list two or more under `networks`, or give `groups`"
+        )
+    _check_different(points, file)
+    by_name = {**{point.key.removesuffix(suffix): point for point in points}, **named}
+    contrasts, notes = list(whole.contrasts if whole else ()), list(whole.notes if whole else ())
+    if content.get("contrasts") is not None:
+        contrasts += _contrasts(content["contrasts"], file, by_name)
+    elif not whole:
+        contrasts = [_minus(point, above) for above, point in itertools.pairwise(points)]
+        notes.append(_ABOVE)
+    seen: set[str] = set()
+    for contrast in contrasts:
+        if contrast.name in seen:
+            raise UserError(
+                f"{file}: contrasts: {contrast.name!r} is there twice; leave one, or name it otherwise"
+            )
+        seen.add(contrast.name)
+    return Design(path.stem, tuple(points), tuple(contrasts), tuple(notes))
+
+
+def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
+    """Reads the networks, by their names in the file."""
+    points: dict[str, Point] = {}
+    for number, entry in enumerate(_list(entries, f"{file}: networks"), start=1):
+        where = f"{file}: networks, entry {number}"
+        if isinstance(entry, str):
+            name, variant = entry, _variant(entry, where)
+            point = make_point(variant.components, suffix, name, variant.label, variant.adds)
+        else:
+            name, point = _free_network(_mapping(entry, where, _NETWORK_KEYS), where, suffix)
+        if name in points:
+            raise UserError(f"{where}: {name!r} is there twice; leave one, or give one another key")
+        points[name] = point
+    return points
+
+
+def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[str, Point]:
+    label = _text(entry, "label", where)
+    if "components" not in entry:
+        raise UserError(f"{where}: no components; give them, such as `components: {{kernel_size: 7}}`")
+    base = _variant(_text(entry, "base", where), where).components if "base" in entry else RESNET_50
+    components = _components(base, _mapping(entry["components"], f"{where}: components"), where)
+    key = _text(entry, "key", where) if "key" in entry else re.sub(r"\W+", "_", label.lower()).strip("_")
+    if not _KEY.fullmatch(key):
+        raise UserError(f"{where}: key {key!r}: write letters, digits and _ only")
+    if key in _VARIANTS and _VARIANTS[key].components != components:
+        raise UserError(f"{where}: key {key!r} is the name of another network; choose one of your own")
+    adds = _text(entry, "adds", where) if "adds" in entry else words_of(components)
+    return key, make_point(components, suffix, key, label, adds)
+
+
+def _components(base: Components, changes: Mapping[str, Any], where: str) -> Components:
+    try:
+        return base.with_(**changes)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_different(points: Sequence[Point], file: str) -> None:
+    first: dict[Components, Point] = {}
+    keys: set[str] = set()
+    for point in points:
+        if point.components in first:
+            other = first[point.components]
+            raise UserError(
+                f"{file}: networks: {point.label!r} and {other.label!r} are the same network; leave one"
+            )
+        if point.key in keys:
+            raise UserError(f"{file}: networks: two have the key {point.key!r}; give one of them another key")
+        first[point.components] = point
+        keys.add(point.key)
+
+
+def _contrasts(entries: Any, file: str, points: Mapping[str, Point]) -> list[Contrast]:
+    contrasts = []
+    for number, entry in enumerate(_list(entries, f"{file}: contrasts"), start=1):
+        where = f"{file}: contrasts, entry {number}"
+        weighted = isinstance(entry, Mapping) and "weights" in entry
+        entry = _mapping(entry, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
+        read = _weighted if weighted else _difference
+        contrasts.append(read(entry, where, points))
+    return contrasts
+
+
+def _difference(entry: Mapping[str, Any], where: str, points: Mapping[str, Point]) -> Contrast:
+    treated, baseline = (_point(_text(entry, key, where), where, points) for key in ("network", "baseline"))
+    if treated == baseline:
+        raise UserError(f"{where}: {treated.label!r} is compared with itself; name another baseline")
+    made = _minus(treated, baseline)
+    label = _text(entry, "label", where) if "label" in entry else made.label
+    return Contrast(
+        made.name, label, made.weights, made.kind, _primary(entry, where), made.baseline, made.switch
+    )
+
+
+def _minus(treated: Point, baseline: Point) -> Contrast:
+    return make_difference(treated, baseline, f"{treated.label} minus {baseline.label}")
+
+
+def _weighted(entry: Mapping[str, Any], where: str, points: Mapping[str, Point]) -> Contrast:
+    name = _text(entry, "name", where)
+    weights: dict[str, Fraction] = {}
+    for network, weight in _mapping(entry["weights"], f"{where}: weights").items():
+        key = _point(network, f"{where}: weights", points).key
+        if key in weights:
+            raise UserError(f"{where}: weights: {network!r} has two weights under two names; leave one")
+        weights[key] = _weight(weight, f"{where}: weights: {network}")
+    if not any(weights.values()):
+        raise UserError(f"{where}: weights: none differs from 0; weigh at least two networks")
+    total = float(sum(weights.values()))
+    if abs(total) > 1e-9:
+        raise UserError(
+            f"{where}: weights: they sum to {total:g}, not to 0; what is compared must weigh as much as "
+            "what it is compared with (fractions may be written as 1/3)"
+        )
+    label = _text(entry, "label", where) if "label" in entry else name
+    exact = {key: float(weight) for key, weight in weights.items()}
+    return Contrast(name, label, exact, "difference", _primary(entry, where))
+
+
+def _weight(value: Any, where: str) -> Fraction:
+    try:
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise ValueError
+        return Fraction(value)
+    except (ValueError, OverflowError, ZeroDivisionError):
+        raise UserError(f"{where} is {value!r}; it takes a number such as -1, 0.5 or 1/3") from None
+
+
+def _primary(entry: Mapping[str, Any], where: str) -> bool:
+    value = entry.get("primary", True)
+    if not isinstance(value, bool):
+        raise UserError(f"{where}: primary is {value!r}; it takes true or false")
+    return value
+
+
+def _point(name: str, where: str, points: Mapping[str, Point]) -> Point:
+    if name not in points:
+        raise unknown_name(f"network in {where}:", str(name), points)
+    return points[name]
+
+
+def _variant(name: str, where: str) -> Variant:
+    if name not in _VARIANTS:
+        raise unknown_name(f"network in {where}:", name, _VARIANTS)
+    return _VARIANTS[name]
+
+
+def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(
+            f"{where}: {key} is {value!r}; give it a text" if key in entry else f"{where}: no {key}; add it"
+        )
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise UserError(f"{where} is {value!r}; write a list, each entry behind a dash")
+    return value
+
+
+def _mapping(value: Any, where: str, keys: Collection[str] = ()) -> dict[str, Any]:
+    """Returns a mapping with text for keys, having checked that it has none but `keys`, if any."""
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UserError(
+            f"{where}: write lines of `key: value`" + (f" with {', '.join(keys)}" if keys else "")
+        )
+    for key in value:
+        if keys and key not in keys:
+            raise unknown_name(f"key in {where}:", key, keys)
+    return dict(value)

@@ -1,0 +1,262 @@
+"""A study before it is run: its runs, and the identity of each."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.designs.contrasts import Design, Point
+from convnext_ablation.study.weights import Weights
+from convnext_ablation.training.arguments import TrainingArguments
+
+TEST_SPLIT = "test"
+# of the runs that a learning rate is chosen by; no seed of a study's own runs
+TUNING_SEED = 1_000_003
+# where files lie, how many processes load data, and how a run is logged change nothing about its result
+_NOT_IDENTITY = (
+    "data_dir", "workers", "output", "experiment", "resume", "checkpoint_hist", "log_interval",
+    "pretrained_path", "initial_checkpoint",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Script:
+    """timm's training script, where it does the training.
+
+    Attributes:
+        path: The script.
+        sha256: Its hash.
+        timm: Version of timm that it runs with.
+    """
+
+    path: str
+    sha256: str
+    timm: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network, trained and tested once.
+
+    Attributes:
+        point: The network's place in the design.
+        arguments: What determines the training, its seed included.
+        data_fingerprint: SHA-256 that stands for the data set's contents.
+        threads: Threads of one operation; another number rounds otherwise.
+        weights: SHA-256 of the file that it starts from; empty if it starts from none.
+        pretraining_seed: Seed of the pre-training that it starts from.
+        script: timm's script, if that trains it.
+        tuning: Whether it is for choosing a learning rate; such a run is not tested.
+    """
+
+    point: Point
+    arguments: TrainingArguments
+    data_fingerprint: str
+    threads: int
+    weights: str = ""
+    pretraining_seed: int | None = None
+    script: Script | None = None
+    tuning: bool = False
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of everything that determines the result."""
+        arguments = self.arguments.to_dict()
+        determining: dict[str, Any] = {
+            "arguments": {name: arguments[name] for name in arguments if name not in _NOT_IDENTITY},
+            "components": asdict(self.point.components),
+            "data": self.data_fingerprint,
+            "threads": self.threads,
+            "weights": self.weights,
+        }
+        if self.script:
+            determining["script"] = {"sha256": self.script.sha256, "timm": self.script.timm}
+        return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """What its folder is called."""
+        what = f"lr{self.arguments.lr:g}" if self.tuning else f"seed{self.arguments.seed}"
+        return f"{self.point.key}-{what}-{self.identity[:8]}"
+
+    def folder(self, study_folder: Path) -> Path:
+        """Where the run's files go."""
+        return study_folder / ("tuning" if self.tuning else "runs") / self.name
+
+
+@dataclass(frozen=True)
+class Study:
+    """Design x data set x seeds.
+
+    Attributes:
+        design: The networks, and what is asked of them.
+        data_name: Name of the data set.
+        data_dir: Its image folder.
+        data_fingerprint: SHA-256 that stands for its contents.
+        recipe_name: Name or file of the recipe.
+        recipe: The arguments that the recipe sets.
+        learning_rates: One for each network, by its key; none where they are chosen on the validation split.
+        seeds: One run of each network for each.
+        precision: ``float32`` or ``bfloat16`` (autocast), for training.
+        device: Device that the networks are trained on.
+        threads: Threads of one operation.
+        tuning: Learning rates that are tried for each network.
+        weights: What the networks start from; empty if from scratch, or as the recipe says.
+        script: timm's script, if that trains the networks.
+        gmacs: Multiply-accumulates of each network for one image, in 10^9, for telling the time.
+        command: The command line that planned it.
+    """
+
+    design: Design
+    data_name: str
+    data_dir: str
+    data_fingerprint: str
+    recipe_name: str
+    recipe: Mapping[str, Any]
+    learning_rates: Mapping[str, float]
+    seeds: Sequence[int]
+    precision: str
+    device: str
+    threads: int
+    tuning: Sequence[float] = ()
+    weights: Sequence[Weights] = ()
+    script: Script | None = None
+    gmacs: Mapping[str, float] = field(default_factory=dict)
+    command: str = ""
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """The networks."""
+        return self.design.points
+
+    @property
+    def pretraining_seeds(self) -> list[int]:
+        """Seeds of the pre-trainings, none where there is one pre-training or none."""
+        return list(dict.fromkeys(w.pretraining_seed for w in self.weights if w.pretraining_seed is not None))
+
+    @property
+    def starts(self) -> list[int | None]:
+        """The same, with a place for runs that have none."""
+        return [*self.pretraining_seeds] or [None]
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the networks start from weights."""
+        return bool(self.weights or self.recipe.get("pretrained"))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a run."""
+        arguments = self._arguments(self.points[0], 1e-3, 0)
+        return arguments.epochs + (arguments.warmup_epochs if arguments.warmup_prefix else 0)
+
+    def runs(self, learning_rates: Mapping[str, float] | None = None) -> list[Run]:
+        """All runs whose learning rate is known, one seed of every network before the next seed.
+
+        Args:
+            learning_rates: Those that were chosen, by network; the study's own if None.
+        """
+        rates = self.learning_rates if learning_rates is None else learning_rates
+        return [
+            self._run(point, rates[point.key], seed, start)
+            for seed in self.seeds
+            for start in self.starts
+            for point in self.points
+            if point.key in rates
+        ]
+
+    def tuning_runs(self) -> list[Run]:
+        """The runs that learning rates are chosen by: all values for all networks, with one seed."""
+        return [
+            self._run(point, rate, TUNING_SEED, self.starts[0], tuning=True)
+            for point in self.points
+            for rate in self.tuning
+        ]
+
+    def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
+        weights = next(
+            (w for w in self.weights if (w.network, w.pretraining_seed) == (point.key, start)), None
+        )
+        return Run(
+            point,
+            self._arguments(point, rate, seed, weights, tuning),
+            self.data_fingerprint,
+            self.threads,
+            weights.sha256 if weights else "",
+            start,
+            self.script,
+            tuning,
+        )
+
+    def _arguments(
+        self, point: Point, rate: float, seed: int, weights: Weights | None = None, tuning: bool = False
+    ) -> TrainingArguments:
+        return TrainingArguments(
+            **{
+                **self.recipe,
+                "model": point.model,
+                "model_kwargs": {**self.recipe.get("model_kwargs", {}), **point.model_kwargs},
+                "lr": rate,
+                "seed": seed,
+                "data_dir": self.data_dir,
+                "device": self.device,
+                "amp": self.precision != "float32",
+                "amp_dtype": "bfloat16",
+                "workers": 0,
+                "test_split": None if tuning else TEST_SPLIT,
+                "resume": "auto",
+                "checkpoint_hist": 0,
+                **({"pretrained_path": weights.path} if weights else {}),
+            }
+        )
+
+    def description(self) -> dict[str, Any]:
+        """What must be the same for two calls to work on one study; seeds may be added."""
+        return {
+            "design": self.design.name,
+            "networks": [asdict(point) for point in self.points],
+            "questions": [asdict(contrast) for contrast in self.design.contrasts],
+            "notes": list(self.design.notes),
+            "data set": self.data_name,
+            "data fingerprint": self.data_fingerprint,
+            "recipe": dict(self.recipe),
+            "learning rates": dict(self.learning_rates),
+            "tuned learning rates": list(self.tuning),
+            "start": "weights" if self.weights else "recipe",
+            "training script": asdict(self.script) | {"path": None} if self.script else None,
+            "precision": self.precision,
+            "device": self.device,
+            "threads": self.threads,
+        }
+
+
+def choose_learning_rates(
+    points: Sequence[Point], recipe_name: str, recipe: Mapping[str, Any], given: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns each network's learning rate: the one given, else the table's, else the recipe's own.
+
+    The table is `recipes/learning_rates.csv`, which says how each was found.
+
+    Raises:
+        UserError: A rate is given for a network that isn't in the design, or none is to be had.
+    """
+    keys = [point.key for point in points]
+    for key in given:
+        if key not in keys:
+            raise UserError(f"--lr {key}=...: not a network of this design; it has {', '.join(keys)}")
+    table = resources.files("convnext_ablation") / "recipes" / "learning_rates.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    tuned = {row["model"]: float(row["lr"]) for row in csv.DictReader(lines) if row["recipe"] == recipe_name}
+    rates = {key: given.get(key, tuned.get(key, recipe.get("lr"))) for key in keys}
+    for key, rate in rates.items():
+        if rate is None:
+            raise UserError(f"the recipe {recipe_name} sets no lr for {key}; give --lr {key}=VALUE")
+    return {key: float(rate) for key, rate in rates.items() if rate is not None}

@@ -1,0 +1,180 @@
+"""What a study's figures support and what they don't, in words."""
+
+from __future__ import annotations
+
+from convnext_ablation.study.report.comparison import Effect, Findings, Row, StudyFacts
+from convnext_ablation.study.stats.effects import ALPHA, Difference
+from convnext_ablation.study.wording import counted
+
+__all__ = ["answer", "caveats", "p_text", "verdict"]
+
+
+def verdict(difference: Difference | None) -> str:
+    """Sorts a difference into ``"raised"``, ``"lowered"`` or ``"unclear"``.
+
+    ``"untested"`` is one without a p-value: measured with one seed, or without a baseline.
+    """
+    if difference is None or difference.p_holm != difference.p_holm:
+        return "untested"
+    if difference.p_holm >= ALPHA:
+        return "unclear"
+    return "raised" if difference.estimate > 0 else "lowered"
+
+
+def p_text(p: float) -> str:
+    """Writes a p-value for people: two digits at most, and no more zeros than anyone believes."""
+    if p != p:
+        return "–"
+    if p < 0.001:
+        return "<0.001"
+    return f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def answer(findings: Findings, facts: StudyFacts) -> str:
+    """Says in a sentence or two which changes mattered, how sure that is, and how far it reaches."""
+    table = findings.rows
+    reach = _reach(facts)
+    if max(row.seeds for row in table) == 1:
+        claim, reach = _nothing(table), ""
+    elif findings.primary:
+        claim = _claims(findings.primary)
+    elif len(table) == 1:
+        claim = f"{_top1_text(table[0])}, and there is no other network to compare it with"
+    else:
+        claim = "no comparison that the design declares can be told yet"
+    scene = (
+        f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
+        f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {_seeds_text(table)})"
+    )
+    return f"{scene}, {claim}.{reach}{_chance_text(table, facts)}"
+
+
+def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
+    """Lists what a reader must bear in mind, the study's own warnings first."""
+    table = findings.rows
+    found = list(facts.warnings)
+    alone = [row.label for row in table if row.seeds == 1]
+    if alone:
+        found.append(
+            f"WARNING: one seed only for {_join(alone)}: intervals are over test images alone and leave "
+            "out what another seed would change, and there is no p-value."
+        )
+    found += [
+        f"WARNING: {effect.label}: its networks share {effect.runs} of {counted(effect.of, 'run')}; "
+        "it is over the shared ones."
+        for effect in findings.effects
+        if effect.runs < effect.of
+    ]
+    if findings.missing:
+        names = _join([each.label for each in findings.missing])
+        found.append(f"WARNING: not told yet, as runs are missing: {names}.")
+    at_chance = _chance_text(table, facts)
+    if at_chance:
+        found.append(f"WARNING: {at_chance.strip()}")
+    if len(findings.primary) > 1:
+        found.append(
+            "Each interval is 95 % for its own change; p-values are adjusted (Holm) for "
+            f"{len(findings.primary)} comparisons, so an interval can exclude 0 where the adjusted p is "
+            "above 0.05."
+        )
+    found.append("images/s and time were measured on a machine that may have done other things meanwhile.")
+    return found
+
+
+def _nothing(table: list[Row]) -> str:
+    reached = _range_text([row.top1.estimate for row in table])
+    return (
+        f"nothing can be claimed from one seed per network: a network reaches {reached} % top-1 here, and "
+        "what another seed would change is not known; train at least 3 seeds"
+    )
+
+
+def _claims(effects: list[Effect]) -> str:
+    """Says what became of each change: a clause for each that mattered, one for all that are unclear."""
+    groups: dict[str, list[Effect]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
+    for effect in effects:
+        groups[verdict(effect.difference)].append(effect)
+    clauses: list[str] = []
+    for group, verb in (("raised", "rose"), ("lowered", "fell")):
+        if groups[group]:
+            subject = "it" if clauses else "top-1"
+            clauses.append(f"{subject} {verb} {_join([_change_text(effect) for effect in groups[group]])}")
+    if groups["unclear"]:
+        clauses.append(_unclear_text(groups["unclear"], everything=len(groups["unclear"]) == len(effects)))
+    if groups["untested"]:
+        names = _join([effect.label for effect in groups["untested"]])
+        clauses.append(f"{names} can't be judged from one shared seed")
+    return "; ".join(clauses)
+
+
+def _unclear_text(unclear: list[Effect], everything: bool) -> str:
+    low = min(effect.difference.low for effect in unclear)
+    high = max(effect.difference.high for effect in unclear)
+    names = _join([effect.label for effect in unclear])
+    if everything and len(unclear) > 1:
+        names = f"none of the changes can be told from no change: {names}"
+    else:
+        names = f"{names} can't be told from no change"
+    reach = "interval reaches" if len(unclear) == 1 else "intervals together reach"
+    return f"{names} ({reach} from {_points(low)} to {_points(high)} points)"
+
+
+def _change_text(effect: Effect) -> str:
+    d = effect.difference
+    p = p_text(d.p_holm)
+    return (
+        f"by {abs(100 * d.estimate):.1f} points (95 % interval {_points(d.low)} to {_points(d.high)}, "
+        f"adjusted p {p if p.startswith('<') else '= ' + p}) with {effect.label}"
+    )
+
+
+def _chance_text(table: list[Row], facts: StudyFacts) -> str:
+    """Names the networks that aren't shown to be above guessing; empty where all are."""
+    chance = 1 / facts.classes
+    names = [row.label for row in table if row.top1.low <= chance]
+    if not names:
+        return ""
+    verb = "is" if len(names) == 1 else "are"
+    return (
+        f" {_join(names)} {verb} not above chance ({100 * chance:.1f} %), so what is compared with "
+        f"{'it' if len(names) == 1 else 'them'} says nothing about the change."
+    )
+
+
+def _reach(facts: StudyFacts) -> str:
+    elsewhere = "" if facts.pretrained else ", such as full-width networks pre-trained on ImageNet"
+    return (
+        " These figures hold at this width, data set and training budget and do not carry over to "
+        f"others{elsewhere}."
+    )
+
+
+def _top1_text(row: Row) -> str:
+    top1 = row.top1
+    return (
+        f"{row.label} reaches {100 * top1.estimate:.1f} % top-1 "
+        f"(95 % interval {100 * top1.low:.1f} to {100 * top1.high:.1f})"
+    )
+
+
+def _seeds_text(table: list[Row]) -> str:
+    counts = sorted({row.seeds for row in table})
+    if len(counts) == 1:
+        return counted(counts[0], "seed")
+    return f"{counts[0]} to {counts[-1]} seeds"
+
+
+def _range_text(values: list[float]) -> str:
+    low, high = f"{100 * min(values):.1f}", f"{100 * max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _points(value: float) -> str:
+    """Writes a fraction in percent points with its sign; a value that rounds to nothing has none."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def _join(parts: list[str]) -> str:
+    """Joins as in running text: a, b and c."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,0 +1,322 @@
+"""What a study found, as data: one result per network, the effects that its design declares, and the rows.
+
+Every effect is a linear contrast of networks' accuracies (see `convnext_ablation.study.designs.design`), over the
+seeds that all of its networks have.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.designs.design import Contrast
+from convnext_ablation.study.stats.effects import (
+    BoolArray,
+    Difference,
+    Interval,
+    accuracy,
+    contrast,
+    holm,
+)
+
+__all__ = ["Effect", "Findings", "NetworkResult", "Row", "StudyFacts", "compare", "shared_tables"]
+
+Seeds = tuple[int, int]  # of pre-training, of this training
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkResult:
+    """One network of a study, trained with one or more seeds.
+
+    Attributes:
+        name: Its key in the design, such as ``"model_iii_atto"``.
+        label: Its name for people, such as ``"Model III"``.
+        adds: What it changes with respect to its baseline, such as ``"inverted bottleneck"``.
+        correct: Whether each test image is classified rightly, (runs, images).
+        seeds: The seeds, one for each row of `correct`.
+        gmacs: Multiply-accumulates of one image at the study's size, in 10^9.
+        train_images_per_second: Training speed of each run.
+        seconds: Duration of each run.
+        val_top1: Top-1 of each run on held-out validation, a fraction.
+        pretraining_seeds: Those of the weights that each run started from; empty where there are none.
+    """
+
+    name: str
+    label: str
+    adds: str
+    correct: BoolArray
+    seeds: list[int]
+    learning_rate: float
+    parameters: int
+    gmacs: float
+    train_images_per_second: list[float]
+    seconds: list[float]
+    val_top1: list[float]
+    pretraining_seeds: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Checks that there is one of everything for each run."""
+        lengths = {
+            len(self.correct),
+            len(set(self.runs)),
+            len(self.seeds),
+            len(self.train_images_per_second),
+            len(self.seconds),
+            len(self.val_top1),
+        }
+        if len(lengths) != 1:
+            raise ValueError(f"{self.name}: predictions, seeds and measurements must be one per run")
+
+    @property
+    def runs(self) -> list[Seeds]:
+        """Both seeds of each run."""
+        return list(zip(self.pretraining_seeds or [0] * len(self.seeds), self.seeds, strict=True))
+
+    def answers(self, runs: Sequence[Seeds]) -> BoolArray:
+        """The rows of `correct` that belong to some runs, in their order, (runs, images)."""
+        mine = self.runs
+        return np.asarray(self.correct)[[mine.index(seeds) for seeds in runs]]
+
+
+@dataclass(frozen=True)
+class StudyFacts:
+    """What a reader must know to judge a study's figures.
+
+    Attributes:
+        title: Heading of the report.
+        design: Which networks were chosen, such as ``"stages"``.
+        test_images: How many images `NetworkResult.correct` covers.
+        versions: Version of each program that shaped the figures.
+        command: The command line that repeats the study.
+        warnings: What the reader must be told besides what the figures themselves show.
+        pretrained: Whether the networks started from pre-trained weights.
+        origin: Where the runs come from, if they were made for another design.
+        notes: What a reader must know of the design to read its effects.
+    """
+
+    title: str
+    design: str
+    data_name: str
+    image_size: int
+    test_images: int
+    classes: int
+    precision: str
+    threads: int
+    epochs: int
+    machine: str
+    versions: dict[str, str]
+    command: str
+    warnings: list[str] = field(default_factory=list)
+    pretrained: bool = False
+    origin: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a contrast of the design came to.
+
+    Attributes:
+        contrast: The contrast.
+        difference: Its estimate, interval and p-values; those of a primary contrast are adjusted over all
+            primary ones, those of another stand for themselves.
+        runs: How many runs of each of its networks it is over.
+        of: How many runs its networks have at most.
+    """
+
+    contrast: Contrast
+    difference: Difference
+    runs: int
+    of: int
+
+    @property
+    def label(self) -> str:
+        """What it is about, for people."""
+        return self.contrast.label
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network of the report's table.
+
+    Attributes:
+        seeds: How many runs the network has.
+        top1: Mean over runs and images, with its interval.
+        baseline: Label of the network that `difference` compares with; empty where there is none.
+        follows: Whether that is the row above.
+        difference: Top-1 minus the baseline's; None where the design compares it with no single network.
+        images_per_second: Median over runs; NaN where not measured.
+        seconds: Mean duration of a run; NaN where not measured.
+    """
+
+    name: str
+    label: str
+    adds: str
+    seeds: int
+    top1: Interval
+    baseline: str
+    follows: bool
+    difference: Difference | None
+    learning_rate: float
+    parameters: int
+    gmacs: float
+    images_per_second: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a study found.
+
+    Attributes:
+        rows: The networks that have a result, in the design's order.
+        effects: The design's contrasts for whose networks all there are results.
+        missing: The contrasts that can't be told yet.
+    """
+
+    rows: list[Row]
+    effects: list[Effect]
+    missing: list[Contrast]
+
+    @property
+    def primary(self) -> list[Effect]:
+        """The effects that p-values are adjusted over."""
+        return [effect for effect in self.effects if effect.contrast.primary]
+
+    @property
+    def shown_by_rows(self) -> bool:
+        """Whether the rows' differences say all that the effects say."""
+        return {effect.contrast.name for effect in self.effects} <= set(_by_network(self.effects).values())
+
+
+def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast]) -> Findings:
+    """Estimates each contrast of a design.
+
+    Args:
+        results: The networks that have runs, in the design's order.
+        contrasts: The design's.
+
+    Raises:
+        UserError: There is no result, or the networks of a contrast have no run of the same seeds.
+    """
+    if not results:
+        raise UserError("no run of this study is finished; nothing to report")
+    by_name = {result.name: result for result in results}
+    declared = list(contrasts)
+    known = [each for each in declared if by_name.keys() >= each.weights.keys()]
+    effects = _adjusted([_effect(by_name, each) for each in known])
+    rows = [_row(results, place, effects) for place in range(len(results))]
+    return Findings(rows, effects, [each for each in declared if each not in known])
+
+
+def _adjusted(effects: list[Effect]) -> list[Effect]:
+    tested = [effect.difference.p_value if effect.contrast.primary else math.nan for effect in effects]
+    return [
+        replace(effect, difference=replace(effect.difference, p_holm=p))
+        if effect.contrast.primary
+        else effect
+        for effect, p in zip(effects, holm(tested), strict=True)
+    ]
+
+
+def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
+    networks = [by_name[key] for key in wanted.weights]
+    shared, tables = shared_tables(networks)
+    difference = contrast(tables, list(wanted.weights.values()))
+    return Effect(wanted, difference, len(shared), max(len(network.seeds) for network in networks))
+
+
+def shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
+    """Gives the runs that all of some networks have, and what each network got right in them.
+
+    Returns:
+        Both seeds of each run, and for each network a table as `effects.contrast` takes it.
+
+    Raises:
+        UserError: They have no run of the same seeds.
+    """
+    shared = [seeds for seeds in networks[0].runs if all(seeds in other.runs for other in networks)]
+    if not shared:
+        names = " and ".join(network.name for network in networks[:2])
+        raise UserError(f"{names} have no seed in common; run both with the same seeds")
+    shared, shape = _balanced(shared)
+    return shared, [network.answers(shared).reshape(*shape, -1) for network in networks]
+
+
+def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:
+    """The runs that have the same seeds in each pre-training, and how many of each there are.
+
+    Returns:
+        The runs, and (seeds,) where there is one pre-training, else (pre-trainings, seeds).
+    """
+    seeds_of: dict[int, list[int]] = {}
+    for pretraining, seed in runs:
+        seeds_of.setdefault(pretraining, []).append(seed)
+    first, *others = seeds_of.values()
+    seeds = [seed for seed in first if all(seed in other for other in others)]
+    if not seeds:
+        raise UserError(
+            f"pre-trainings {', '.join(map(str, seeds_of))} have no seed in common; run each with the same "
+            "seeds"
+        )
+    balanced = [(pretraining, seed) for pretraining in seeds_of for seed in seeds]
+    return balanced, (len(seeds),) if not others else (len(seeds_of), len(seeds))
+
+
+def _row(results: Sequence[NetworkResult], place: int, effects: Iterable[Effect]) -> Row:
+    result = results[place]
+    name = _by_network(effects).get(result.name)
+    effect = next((effect for effect in effects if effect.contrast.name == name), None)
+    labels = {other.name: other.label for other in results}
+    baseline = "" if effect is None else _other(effect.contrast, result.name)
+    return Row(
+        name=result.name,
+        label=result.label,
+        adds=result.adds,
+        seeds=len(result.seeds),
+        top1=accuracy(shared_tables([result])[1][0]),
+        baseline=labels.get(baseline, ""),
+        follows=place > 0 and baseline == results[place - 1].name,
+        difference=None if effect is None else _seen_from(result.name, effect),
+        learning_rate=result.learning_rate,
+        parameters=result.parameters,
+        gmacs=result.gmacs,
+        images_per_second=_summary(statistics.median, result.train_images_per_second),
+        seconds=_summary(statistics.fmean, result.seconds),
+    )
+
+
+def _by_network(effects: Iterable[Effect]) -> dict[str, str]:
+    """For networks that are compared with one other: the name of the contrast that does.
+
+    That is the network with the positive weight, unless it is so in many, as a whole is beside its parts.
+    """
+    pairs = [effect.contrast for effect in effects if effect.contrast.kind == "difference"]
+    treated = [_other(pair, pair.baseline) for pair in pairs]
+    found: dict[str, str] = {}
+    for pair, key in zip(pairs, treated, strict=True):
+        whole = treated.count(key) > 1 and pair.baseline not in treated
+        found.setdefault(pair.baseline if whole else key, pair.name)
+    return found
+
+
+def _other(pair: Contrast, key: str) -> str:
+    return next(other for other in pair.weights if other != key)
+
+
+def _seen_from(key: str, effect: Effect) -> Difference:
+    """A difference of two networks, as that of one of them to the other."""
+    d = effect.difference
+    if effect.contrast.weights[key] > 0:
+        return d
+    return replace(d, estimate=-d.estimate, low=-d.high, high=-d.low, p_better=1 - d.p_better)
+
+
+def _summary(of: Callable[[list[float]], float], values: list[float]) -> float:
+    measured = [value for value in values if not math.isnan(value)]
+    return float(of(measured)) if measured else math.nan

@@ -1,0 +1,219 @@
+"""The roadmap figure: top-1 of each network and what it costs, after Figure 2 of the ConvNeXt paper.
+
+Networks grow downwards. What a change did shows in the fill of its bar and in words, so that the figure
+reads the same in black and white. The same results give the same bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convnext_ablation.files import written_whole
+from convnext_ablation.study.report.answer import p_text, verdict
+from convnext_ablation.study.report.comparison import NetworkResult, Row, StudyFacts
+from convnext_ablation.study.wording import counted
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_roadmap"]
+
+# Inches: the figure grows by a row per network, everything else stays where it is.
+ROW, TOP, BOTTOM = 0.56, 0.95, 1.15
+LEFT, BARS, RIGHT = 3.3, 4.2, 3.75
+BAR_HEIGHT = 0.62  # of a row
+ADDS_WIDTH = 50  # characters in a line below the network's name
+LABEL_POINTS = 345  # font size x characters of a name that just fits
+# Right of the bars, each column's right edge in inches from them.
+COLUMNS = {"change, points [95 %]": 1.75, "p (Holm)": 2.4, "M par.": 3.0, "GMACs": 3.6}
+
+FILLS: dict[str, dict[str, Any]] = {
+    "raised": {"facecolor": "0.62"},
+    "lowered": {"facecolor": "white", "hatch": "////"},
+    "unclear": {"facecolor": "0.93"},
+    "untested": {"facecolor": "white"},
+}
+LEGEND = {
+    "raised": "higher than its baseline (adjusted p < 0.05)",
+    "lowered": "lower than its baseline (adjusted p < 0.05)",
+    "unclear": "can't be told from its baseline",
+    "untested": "without p-value: no baseline, or one seed",
+}
+SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
+    "svg.hashsalt": "convnext_ablation",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "hatch.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+}
+
+
+def plot_roadmap(results: Sequence[NetworkResult], table: list[Row], facts: StudyFacts, path: Path) -> None:
+    """Draws the roadmap into a file whose suffix says the format, ``.svg`` or ``.png``.
+
+    Args:
+        results: The networks.
+        table: The row of each.
+        facts: For the headings.
+        path: The file.
+    """
+    import matplotlib
+
+    # The user's own settings must not change the bytes, nor ours the user's.
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(SETTINGS)
+        figure = _draw(results, table, facts)
+        # Neither the date nor the program's version may get into the file.
+        unwanted = {"svg": ["Date", "Creator"], "png": ["Software"]}[path.suffix[1:]]
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=dict.fromkeys(unwanted))
+
+
+def _draw(results: Sequence[NetworkResult], table: list[Row], facts: StudyFacts) -> Figure:
+    from matplotlib.figure import Figure
+
+    width, height = LEFT + BARS + RIGHT, TOP + ROW * len(table) + BOTTOM
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes(
+        (LEFT / width, BOTTOM / height, BARS / width, ROW * len(table) / height),
+    )
+    start, end = _axis_range(results, table)
+    axes.set_xlim(start, end)
+    axes.set_ylim(len(table) - 0.5, -0.5)
+    for place, (result, row) in enumerate(zip(results, table, strict=True)):
+        _draw_bar(axes, place, result, row)
+        _write_row(axes, place, row)
+    _label_axes(axes, start, facts)
+    _write_title(figure, table, facts, height)
+    _draw_legend(axes, table)
+    return figure
+
+
+def _axis_range(results: Sequence[NetworkResult], table: list[Row]) -> tuple[float, float]:
+    """Chooses where the axis starts and ends, in percent: at 0 if differences are visible from there."""
+    shown = [100 * x for row in table for x in (row.top1.low, row.top1.high)]
+    shown += [100 * float(x) for result in results for x in result.correct.mean(axis=1)]
+    low, high = min(shown), max(shown)
+    span = max(high - low, 1.0)
+    step = 1 if span < 5 else 5
+    start = math.floor((low - span / 2) / step) * step
+    if start < 0.3 * high:
+        start = 0
+    return start, high + 0.03 * (high - start)
+
+
+def _draw_bar(axes: Axes, place: int, result: NetworkResult, row: Row) -> None:
+    start = axes.get_xlim()[0]
+    top1 = [100 * x for x in (row.top1.low, row.top1.estimate, row.top1.high)]
+    axes.barh(
+        place,
+        top1[1] - start,
+        BAR_HEIGHT,
+        left=start,
+        edgecolor="0.25",
+        linewidth=0.8,
+        **FILLS[verdict(row.difference)],
+    )
+    axes.errorbar(
+        top1[1],
+        place,
+        xerr=[[top1[1] - top1[0]], [top1[2] - top1[1]]],
+        color="black",
+        capsize=3.5,
+        linewidth=1.3,
+    )
+    seeds = 100 * result.correct.mean(axis=1)
+    axes.plot(
+        seeds,
+        [place + 0.2] * len(seeds),
+        "o",
+        color="black",
+        markerfacecolor="white",
+        markersize=3.8,
+        clip_on=False,
+    )
+    axes.annotate(
+        f"{top1[1]:.1f}",
+        (start, place),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        fontweight="bold",
+        bbox={"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"},
+    )
+
+
+def _write_row(axes: Axes, place: int, row: Row) -> None:
+    """Writes the network's name left of the bar, and what it changed and costs right of it."""
+    adds = row.adds if row.follows or not row.baseline else f"{row.adds}; against {row.baseline}"
+    lines = textwrap.wrap(adds, ADDS_WIDTH, max_lines=2, placeholder=" …")
+    size = min(9.0, LABEL_POINTS / max(1, len(row.label)))
+    _write(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=size)
+    _write(axes, place, -0.12, "\n".join(lines), nudge=-7, fontsize=7.5, linespacing=1.1)
+    d = row.difference
+    change, p = "–", "–"
+    if d is not None:
+        estimate, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (d.estimate, d.low, d.high))
+        change, p = f"{estimate} [{low}, {high}]", p_text(d.p_holm)
+    texts = (change, p, f"{row.parameters / 1e6:.2f}", f"{row.gmacs:.3f}")
+    for inches, text in zip(COLUMNS.values(), texts, strict=True):
+        _write(axes, place, BARS + inches, text)
+
+
+def _write(axes: Axes, place: float, inches: float, text: str, nudge: float = 0, **style: Any) -> None:
+    """Writes text that ends `inches` right of the axes' left edge, `nudge` points above the row's middle."""
+    axes.annotate(
+        text,
+        (inches / BARS, place),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(0, nudge),
+        textcoords="offset points",
+        ha="right",
+        va="center",
+        annotation_clip=False,
+        **style,
+    )
+
+
+def _label_axes(axes: Axes, start: float, facts: StudyFacts) -> None:
+    axes.set_yticks([])
+    axes.set_axisbelow(True)
+    axes.grid(axis="x", color="0.85", linewidth=0.6)
+    cut = f" (the axis starts at {start:g} %, not at 0)" if start else ""
+    axes.set_xlabel(f"top-1 on {facts.test_images} test images, %{cut}")
+    for heading, inches in COLUMNS.items():
+        _write(axes, -0.5, BARS + inches, heading, nudge=8, fontsize=8, color="0.3")
+
+
+def _write_title(figure: Figure, table: list[Row], facts: StudyFacts, height: float) -> None:
+    over = "seeds and test images" if max(row.seeds for row in table) > 1 else "test images only (one seed)"
+    text = (
+        f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
+        f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."
+    )
+    figure.text(0.015, 1 - 0.25 / height, facts.title, fontsize=12, fontweight="bold", va="center")
+    figure.text(0.015, 1 - 0.5 / height, text, fontsize=8, va="center", color="0.3")
+
+
+def _draw_legend(axes: Axes, table: list[Row]) -> None:
+    from matplotlib.patches import Patch
+
+    present = [what for what in FILLS if what in {verdict(row.difference) for row in table}]
+    axes.legend(
+        handles=[Patch(edgecolor="0.25", label=LEGEND[what], **FILLS[what]) for what in present],
+        loc="upper center",
+        bbox_to_anchor=(0.5 + (RIGHT - LEFT) / 2 / BARS, -0.55 / (ROW * len(table))),
+        ncols=len(present),
+        frameon=False,
+        fontsize=8,
+    )

@@ -1,0 +1,1 @@
+"""Intervals, variance and power."""

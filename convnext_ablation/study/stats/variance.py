@@ -1,0 +1,191 @@
+"""How much chance there is in a study's accuracies: assumed, or measured in a finished study.
+
+An answer (right or wrong) of network k, trained with seed s, on image i is taken to be
+
+    accuracy of k + seed's effect + image's effect on k + the rest,
+
+where images' effects are in part common to all networks, and alike for all networks in size. Of a contrast,
+weights w summing to 0, the common part cancels. What is left of the variance of one network's answers is
+multiplied by the sum of w squared: by 2 for a difference of two networks, by 1/4 for a main effect from 16.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.stats.effects import BoolArray, FloatArray
+from convnext_ablation.study.wording import counted
+from convnext_ablation.training.evaluation import Predictions
+
+# Of two runs' errors, the share that only one of them makes: what independent mistakes would come near 2 in,
+# and the same mistakes 0. In a study of ours (typefaces, five stages, 3 seeds, 2 epochs from scratch) it is
+# 0.6 to 0.9 for two seeds; networks trained to the end, or from pre-trained weights, agree more.
+SEED_DISAGREEMENT, NETWORK_DISAGREEMENT = 0.5, 0.7
+ACCURACY = 0.8
+# Between the 0.1 to 0.2 points of Picard (arXiv:2109.08203), for pre-trained networks on ImageNet and for
+# CIFAR-10, and the 0.8 points of that study of ours.
+SEED_SD = 0.003
+DEFAULTS = (
+    "assumed: seeds vary more than those of networks trained to the end (SD 0.1 to 0.2 points, Picard, "
+    "arXiv:2109.08203) and less than in a study of ours of 2 epochs (typefaces, 0.8); of the errors, half "
+    "are not shared by two seeds of a network, and 0.7 not by two networks; --like STUDY measures all this"
+)
+
+_RUN = re.compile(r"(?P<key>.+)-seed(?P<seed>\d+)-[0-9a-f]{8}")
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """What chance makes of a network's answers.
+
+    Attributes:
+        accuracy: Share of the images that are right.
+        seed_sd: Standard deviation of a network's true accuracy between seeds, a fraction.
+        seed_disagreement: Share of the images that just one of two seeds of a network gets right.
+        network_disagreement: The same of two networks that are equally good.
+        source: Where these figures come from.
+    """
+
+    accuracy: float
+    seed_sd: float
+    seed_disagreement: float
+    network_disagreement: float
+    source: str
+
+    def __post_init__(self) -> None:
+        """Checks that there can be such networks."""
+        if not 0 < self.accuracy < 1:
+            raise UserError(
+                f"an accuracy of {100 * self.accuracy:g} % was given; it takes 0 to 100, exclusive"
+            )
+        if not 0 <= self.seed_sd < 0.5:
+            raise UserError(f"a seed SD of {100 * self.seed_sd:g} points was given; it takes 0 to 50")
+        most = 2 * self.accuracy * (1 - self.accuracy)
+        if not 0 <= self.seed_disagreement <= self.network_disagreement <= most + 1e-9:
+            raise UserError(
+                f"disagreements of {100 * self.seed_disagreement:.3g} % between seeds and "
+                f"{100 * self.network_disagreement:.3g} % between networks were given; the latter is at "
+                f"least the former, and both are 0 to {100 * most:.3g} at this accuracy"
+            )
+
+
+def assumed_scatter(
+    *,
+    accuracy: float | None = None,
+    seed_sd: float | None = None,
+    seed_disagreement: float | None = None,
+    network_disagreement: float | None = None,
+    like: Scatter | None = None,
+) -> Scatter:
+    """Takes what is given, and the rest from another study or from defaults.
+
+    Raises:
+        UserError: There can't be such networks.
+    """
+    top1 = accuracy if accuracy is not None else like.accuracy if like else ACCURACY
+    base = like or Scatter(
+        top1, SEED_SD, SEED_DISAGREEMENT * (1 - top1), NETWORK_DISAGREEMENT * (1 - top1), DEFAULTS
+    )
+    seeds = base.seed_disagreement if seed_disagreement is None else seed_disagreement
+    networks = network_disagreement
+    if networks is None:  # whoever gives the one for seeds alone means both to grow
+        networks = max(base.network_disagreement, seeds)
+    given = (accuracy, seed_sd, seed_disagreement, network_disagreement)
+    source = base.source
+    if any(value is not None for value in given):
+        source = "as given" if None not in given else f"as given; the rest {base.source}"
+    return Scatter(top1, base.seed_sd if seed_sd is None else seed_sd, seeds, networks, source)
+
+
+def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
+    """Estimates it from networks' answers: mean squares of the differences of all pairs of networks.
+
+    Args:
+        tables: Whether each image is right, (seeds, images), for each network: same seeds, same images.
+        source: Where they come from.
+
+    Raises:
+        UserError: There are fewer than two networks or two seeds.
+    """
+    if len(tables) < 2 or len(tables[0]) < 2:
+        seeds = len(tables[0]) if tables else 0
+        raise UserError(
+            f"{source}: {counted(len(tables), 'network')} with {counted(seeds, 'seed')} in common; it takes "
+            "two or more of both"
+        )
+    parts = [_components_of_pair(one, other) for one, other in itertools.combinations(tables, 2)]
+    by_seed, by_image, rest = np.mean(parts, axis=0)
+    accuracy = float(np.mean(tables))
+    most = 2 * accuracy * (1 - accuracy)
+    seed_disagreement = min(float(rest), most)
+    return Scatter(
+        accuracy=accuracy,
+        seed_sd=float(np.sqrt(max(0.0, by_seed) / 2)),
+        seed_disagreement=seed_disagreement,
+        network_disagreement=min(seed_disagreement + max(0.0, float(by_image)), most),
+        source=source,
+    )
+
+
+def _components_of_pair(one: BoolArray, other: BoolArray) -> tuple[float, float, float]:
+    """Variance components of the difference of two tables: of seeds, of images, and of the rest."""
+    values: FloatArray = np.asarray(one, np.float64) - np.asarray(other, np.float64)
+    seeds, images = values.shape
+    by_seed, by_image = values.mean(axis=1), values.mean(axis=0)
+    residuals = values - by_seed[:, None] - by_image + values.mean()
+    rest = float((residuals**2).sum()) / ((seeds - 1) * (images - 1))
+    return float(by_seed.var(ddof=1)) - rest / images, float(by_image.var(ddof=1)) - rest / seeds, rest
+
+
+def read_scatter(study: Path) -> Scatter:
+    """Estimates it from the finished runs of a study.
+
+    Raises:
+        UserError: There is no such study, too little of it is finished, or runs were tested on other images.
+    """
+    found: dict[str, dict[tuple[int, int], Path]] = {}
+    for result in sorted(study.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime):
+        match = _RUN.fullmatch(result.parent.name)
+        if match:
+            seed = (_pretraining_seed(result), int(match["seed"]))
+            found.setdefault(match["key"], {})[seed] = result.parent  # of two such runs the later one
+    if not found:
+        raise UserError(f"--like {study}: no finished run is there; name the folder of a study")
+    seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
+    tables = _tables(found, seeds, study) if seeds else []
+    return measured_scatter(
+        tables, f"measured in {study} ({len(found)} networks, {counted(len(seeds), 'seed')})"
+    )
+
+
+def _pretraining_seed(result: Path) -> int:
+    try:
+        return int(json.loads(result.read_text(encoding="utf-8")).get("pretraining_seed") or 0)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{result}: can't be read ({error}); do that run again, or name another study"
+        ) from error
+
+
+def _tables(
+    found: Mapping[str, Mapping[tuple[int, int], Path]], seeds: Sequence[tuple[int, int]], study: Path
+) -> list[BoolArray]:
+    tables, ids = [], None
+    for runs in found.values():
+        predictions = [Predictions.load(runs[seed] / "predictions.npz") for seed in seeds]
+        for each, seed in zip(predictions, seeds, strict=True):
+            ids = each.ids if ids is None else ids
+            if not np.array_equal(each.ids, ids):
+                raise UserError(
+                    f"--like {study}: {runs[seed].name} was tested on other images than the others"
+                )
+        tables.append(np.stack([each.correct for each in predictions]))
+    return tables
