@@ -6,8 +6,8 @@ Each RUN is a finished run of a study, or of `train.py`: a folder with `args.yam
 Its network predicts the test split in float32, under bf16 autocast, and with weights and images cast to bf16;
 the loss and what is counted are in float32 each time. A row has what a network's runs, its seeds, give
 together: the change of top-1 with its 95 % interval, paired by seed and image
-(`convnext_ablation.study.stats.effects`), and the share of images on which both say the same class. With one seed
-the interval is over images alone.
+(`convnext_ablation.study.stats.effects`), and the share of images on which both say the same class. With one
+seed the interval is over images alone.
 
 With --predictions what was predicted is kept in a folder, and the same command goes on from there.
 """

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from convnext_ablation.cli.main import publish as publish_command
-from convnext_ablation.cli.main import train as command
-from convnext_ablation.cli.main import verify as verify_command
+from convnext_ablation.cli import publish as publish_command
+from convnext_ablation.cli import train as command
+from convnext_ablation.cli import verify as verify_command
 from convnext_ablation.data.folder import Record, write_manifest
 
 SHADES = {"dark": 60, "light grey": 120, "white": 180}

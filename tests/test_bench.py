@@ -15,7 +15,7 @@ from convnext_ablation.bench.configuration import Configuration, Contestant
 from convnext_ablation.bench.results import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
 from convnext_ablation.bench.roofline import Cost, Machine, cost_of
 from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Times
-from convnext_ablation.cli.main import bench as command
+from convnext_ablation.cli import bench as command
 
 
 def arguments(*given: str) -> argparse.Namespace:

@@ -15,8 +15,8 @@ from PIL import Image
 from convnext_ablation.bench import allocators, figure, processes
 from convnext_ablation.bench.configuration import Configuration
 from convnext_ablation.bench.processes import ProcessDiedError
-from convnext_ablation.cli.main import bench as command
-from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli import bench as command
+from convnext_ablation.cli import main as cli
 
 SMALL = "--img-size 32 --batch-size 2 --rounds 3 --threads 1 --device cpu".split()
 on_glibc = pytest.mark.skipif(not allocators.is_tunable(), reason="the C library has no such setting")

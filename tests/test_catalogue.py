@@ -10,7 +10,7 @@ import timm
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from convnext_ablation.cli.main import models as catalogue
+from convnext_ablation.cli import models as catalogue
 from convnext_ablation.errors import UserError
 from convnext_ablation.models import zoo
 from convnext_ablation.models.components import RESNET_50, SWITCHES

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from convnext_ablation import __version__
-from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli import main as cli
 
 
 def test_version(capsys):

@@ -6,7 +6,7 @@ import timm
 import torch
 from safetensors import safe_open
 
-from convnext_ablation.cli.main import convert
+from convnext_ablation.cli import convert
 from convnext_ablation.errors import UserError
 from convnext_ablation.models import zoo
 

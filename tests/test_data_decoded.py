@@ -18,8 +18,8 @@ from conftest import ONE_THREAD
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from convnext_ablation.cli.main import train as command
-from convnext_ablation.cli.main import validate as validation
+from convnext_ablation.cli import train as command
+from convnext_ablation.cli import validate as validation
 from convnext_ablation.data import Record, write_manifest
 from convnext_ablation.data.decoded import CACHE_VARIABLE, FOLDER, DecodedSplit, open_decoded
 from convnext_ablation.errors import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from convnext_ablation.cli.main import prepare as prepare_command
+from convnext_ablation.cli import prepare as prepare_command
 from convnext_ablation.data import folder as manifest
 from convnext_ablation.data import prepare as module
 from convnext_ablation.data import writing

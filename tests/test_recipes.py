@@ -17,7 +17,7 @@ from scipy import stats
 from timm.data import create_loader
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
-from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli import main as cli
 from convnext_ablation.training.recipes import read_recipe, recipe_names, recipe_path
 
 RESULTS = Path(__file__).parents[1] / "results"

@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from convnext_ablation.cli.main import main as cli
-from convnext_ablation.cli.main import study_plan as plan_command
+from convnext_ablation.cli import main as cli
+from convnext_ablation.cli import study_plan as plan_command
 from convnext_ablation.study import forecast as timing
 from convnext_ablation.study import options as planning
 from convnext_ablation.study.designs.design import design_of

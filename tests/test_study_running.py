@@ -17,7 +17,7 @@ import timm_repo
 import torch
 from conftest import ONE_THREAD
 
-from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli import main as cli
 from convnext_ablation.cli.study_work import check_data
 from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError

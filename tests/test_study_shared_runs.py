@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_study_plan import STUDY
 
-from convnext_ablation.cli.main import main as cli
+from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Study

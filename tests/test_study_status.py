@@ -11,8 +11,8 @@ from dataclasses import replace
 import pytest
 from test_study_plan import STUDY
 
-from convnext_ablation.cli.main import main as cli
-from convnext_ablation.cli.main import study_status as status_command
+from convnext_ablation.cli import main as cli
+from convnext_ablation.cli import study_status as status_command
 from convnext_ablation.cli.study_status import report
 from convnext_ablation.study.claims import take
 from convnext_ablation.study.file_clock import FileClock

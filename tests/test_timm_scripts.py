@@ -8,8 +8,8 @@ import pytest
 import timm
 from timm_repo import FOLDER, needs_timm_repo
 
-from convnext_ablation.cli.main import main as cli
-from convnext_ablation.cli.main import timm_scripts
+from convnext_ablation.cli import main as cli
+from convnext_ablation.cli import timm_scripts
 from convnext_ablation.errors import UserError
 
 TAG = f"v{timm.__version__}"

@@ -15,8 +15,8 @@ import pytest
 import torch
 import yaml
 
-from convnext_ablation.cli.main import train as command
-from convnext_ablation.cli.main import validate as validation
+from convnext_ablation.cli import train as command
+from convnext_ablation.cli import validate as validation
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
 from convnext_ablation.training.console import Console

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from convnext_ablation.cli.main import validate as validation
+from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.parser import parse_arguments

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from timm import create_model
 
-from convnext_ablation.cli.main import validate as validation
+from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.exclusion import excluded_ids, read_ids, side_by_side, without

@@ -24,7 +24,7 @@ from timm.models._hub import has_hf_hub
 
 import convnext_ablation.weights.hub as hub_client
 from convnext_ablation import UserError
-from convnext_ablation.cli.main import train as command
+from convnext_ablation.cli import train as command
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.parts import create_network

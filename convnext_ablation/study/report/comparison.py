@@ -1,7 +1,7 @@
 """What a study found, as data: one result per network, the effects that its design declares, and the rows.
 
-Every effect is a linear contrast of networks' accuracies (see `convnext_ablation.study.designs.design`), over the
-seeds that all of its networks have.
+Every effect is a linear contrast of networks' accuracies (see `convnext_ablation.study.designs.design`), over
+the seeds that all of its networks have.
 """
 
 from __future__ import annotations
