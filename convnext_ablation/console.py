@@ -1,0 +1,171 @@
+"""What commands print: progress by tqdm (a bar on a terminal, plain lines elsewhere), tables by tabulate."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar
+
+__all__ = ["Progress", "clock", "duration", "table", "track"]
+
+T = TypeVar("T")
+_SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """How far long work is: a bar with the time left on a terminal, a line now and then elsewhere.
+
+    Args:
+        what: What is being done, such as ``checking images``; the bar's title.
+        total: How much there is to do; None if that is not known.
+        unit: What is counted, in the plural, such as ``images``; ``B`` for bytes.
+        quiet: Show nothing.
+        lines: Elsewhere than on a terminal, print a line every half minute.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: float | None = None,
+        unit: str = "images",
+        quiet: bool = False,
+        lines: bool = True,
+    ) -> None:
+        from tqdm import tqdm  # the commands that print help need none
+
+        self.what, self.unit, self.quiet, self.done = what, unit, quiet, 0.0
+        self.total, self.begun, self.start = total, 0.0, time.monotonic()
+        self._lines, self._told = lines and not quiet, self.start
+        self.bar = tqdm(
+            desc=what,
+            total=total,
+            unit=unit if unit == "B" else f" {unit}",
+            unit_scale=unit == "B",
+            disable=quiet or not sys.stderr.isatty(),
+            leave=False,
+            dynamic_ncols=True,
+        )
+
+    @property
+    def on_terminal(self) -> bool:
+        """Whether there is a bar."""
+        return not self.bar.disable
+
+    def begin(self, total: float, done: float = 0) -> None:
+        """Starts counting anew: `total` to do; the first `done` of it took none of this time."""
+        self.total, self.done, self.begun, self.start = total, done, done, time.monotonic()
+        if self.on_terminal:
+            self.bar.reset(total=total)
+            self.bar.initial = self.bar.n = done
+            self.bar.refresh()
+
+    def update(self, more: float = 1) -> None:
+        """Counts what has been done since the last call."""
+        self.move(self.done + more)
+
+    def move(self, done: float, total: float | None = None) -> None:
+        """Sets how much is done, and how much there is to do if that has changed."""
+        self.done, self.total = done, total or self.total
+        if self.on_terminal:
+            self.bar.total = self.total
+            self.bar.update(done - self.bar.n)
+        elif self._lines and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
+            self._told = time.monotonic()
+            of = f" of {self.total:,.0f}" if self.total else ""
+            seconds = self.seconds_left()
+            left = f", about {clock(seconds)} left" if seconds else ""
+            print(f"{self.what}: {self.done:,.0f}{of} {self.unit}{left}", file=sys.stderr, flush=True)
+
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at the speed so far; None if nothing tells yet."""
+        done = self.done - self.begun
+        if not self.total or done <= 0:
+            return None
+        return (time.monotonic() - self.start) * (self.total - self.done) / done
+
+    def note(self, text: str) -> None:
+        """Shows a text behind the bar."""
+        if self.on_terminal:
+            self.bar.set_postfix_str(text)
+
+    def line(self, text: str) -> None:
+        """Prints a line, above the bar if there is one."""
+        if self.quiet:
+            return
+        if self.on_terminal:
+            self.bar.write(text)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        self.bar.close()
+
+    def __enter__(self) -> Progress:
+        """Returns itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the terminal as it was."""
+        self.close()
+
+
+def track(items: Iterable[T], what: str, total: float | None = None, unit: str = "images") -> Iterator[T]:
+    """Yields the items and shows how many have been taken; `total` is their number if that is known."""
+    with Progress(what, total, unit) as progress:
+        for item in items:
+            yield item
+            progress.update()
+
+
+def table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    words: Sequence[int] = (0,),
+    wrap: dict[int, int] | None = None,
+    markdown: bool = False,
+) -> str:
+    """Lays a table out.
+
+    Args:
+        header: Headings of the columns.
+        rows: Cells; numbers as the text that is to stand there.
+        words: Which columns are words and stand on the left; numbers stand on the right.
+        wrap: Columns and the most characters that they may be wide.
+        markdown: As Markdown, else for a terminal.
+    """
+    from tabulate import tabulate
+
+    cells = [[str(cell) for cell in row] for row in rows]
+    if markdown:
+        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    align = ["left" if place in words else "right" for place in range(len(header))]
+    widths = [wrap.get(place) for place in range(len(header))] if wrap and cells else None
+    text: str = tabulate(
+        cells,
+        headers=list(header),
+        tablefmt="pipe" if markdown else "simple",
+        colalign=align if cells else None,
+        headersglobalalign=None,
+        maxcolwidths=widths,
+        disable_numparse=True,
+    )
+    return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def clock(seconds: float) -> str:
+    """A duration as ``h:mm:ss``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}"
+
+
+def duration(seconds: float) -> str:
+    """A duration in its largest unit, such as ``45 s``, ``12 min`` or ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"

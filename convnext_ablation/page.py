@@ -1,0 +1,66 @@
+"""Pages for people, by Jinja2: one HTML file that needs nothing else, for any screen, keyboard or reader."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+__all__ = ["picture_uri", "render", "uri_of"]
+
+_QUALITY = 75
+
+
+def render(template: str, **context: Any) -> str:
+    """Fills in a template of ``templates/``.
+
+    Args:
+        template: Name of its file.
+        **context: What it shows. All text is escaped unless it is `markupsafe.Markup`.
+
+    Raises:
+        jinja2.UndefinedError: The template names what the context lacks.
+    """
+    environment = Environment(
+        loader=PackageLoader("convnext_ablation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["sha256"] = _sha256
+    return environment.get_template(template).render(**context)
+
+
+def picture_uri(path: Path, side: int) -> str:
+    """An image as a small JPEG in a data URI; empty if it can't be decoded.
+
+    Args:
+        path: The file.
+        side: Width and height are at most so many pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            small = image.convert("RGB")
+    except Exception:  # decoders raise anything
+        return ""
+    small.thumbnail((side, side))
+    return uri_of(small)
+
+
+def uri_of(picture: Image.Image) -> str:
+    """A picture in RGB as a JPEG in a data URI."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=_QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _sha256(text: str) -> str:
+    """The hash of a script as a Content-Security-Policy names it."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
