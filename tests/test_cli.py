@@ -59,9 +59,9 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convnext_ablation.cli.study.run", interrupted)
+    monkeypatch.setattr("convnext_ablation.cli.study_run.run", interrupted)
     assert cli.main(["study", "--data=typefaces", f"--output={tmp_path}"]) == 130
-    assert "the same command goes on from there" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
 
 
 def test_an_unknown_data_set_comes_with_the_nearest(capsys, tmp_path):

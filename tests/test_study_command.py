@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli import study as command
+from convnext_ablation.cli import study_run as command
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
 from convnext_ablation.study import options as planning

@@ -8,41 +8,32 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.version import __version__
 
-# the modules are imported when their command is used: some need the extra `study`
-COMMANDS = {
-    "study": ("convnext_ablation.cli.study", "train a design's networks and say what each step is worth"),
-    "study plan": (
-        "convnext_ablation.cli.study_plan",
-        "say what a study costs and could show",
-    ),
-    "study status": ("convnext_ablation.cli.study_status", "say how far a study is"),
-    "study work": (
-        "convnext_ablation.cli.study_work",
-        "help with a study's runs",
-    ),
-    "study report": (
-        "convnext_ablation.cli.study_report",
-        "write a study's report anew",
-    ),
-    "prepare": ("convnext_ablation.cli.prepare", "write a data set as an image folder"),
-    "data-report": ("convnext_ablation.cli.data_report", "say what is wrong with an image data set"),
-    "models": ("convnext_ablation.cli.models", "list the networks, or say what differs between two"),
-    "bench": ("convnext_ablation.cli.bench", "measure how fast networks are on this machine"),
-    "publish": ("convnext_ablation.cli.publish", "make a release of a finished run, or of a whole study"),
-    "verify": ("convnext_ablation.cli.verify", "recompute the accuracy that a release claims"),
-    "convert": ("convnext_ablation.cli.convert", "turn another project's checkpoint into safetensors"),
-    "recipes": ("convnext_ablation.cli.recipes", "list the recipes, print one, or say where it is"),
-    "timm-scripts": (
-        "convnext_ablation.cli.timm_scripts",
-        "say where to get timm's scripts, or check a checkout",
-    ),
+# What each command does. A command's module has its name and is imported when the command is used, since some
+# need the extra `study`. A group's first command is the one that its bare name runs.
+COMMANDS: Mapping[str, str | Mapping[str, str]] = {
+    "study": {
+        "run": "train a design's networks and measure each component's effect on accuracy",
+        "plan": "estimate a study's cost and the effects it could detect",
+        "status": "show how far a study is",
+        "work": "help with a study's runs",
+        "report": "write a study's report again",
+    },
+    "prepare": "write a data set as an image folder",
+    "data-report": "find duplicates, leaks and broken images in a data set",
+    "models": "list the networks, or show how two differ",
+    "bench": "measure how fast networks are on this machine",
+    "publish": "release a finished run, or a whole study",
+    "verify": "recompute the accuracy that a release claims",
+    "convert": "convert another project's checkpoint to safetensors",
+    "recipes": "list the recipes, print one, or locate its file",
+    "timm-scripts": "locate timm's scripts, or check a checkout",
 }
 
 
@@ -65,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 for what the user can mend, 130 when interrupted, 141 when nobody reads any more.
     """
-    argv = _with_two_words_joined(sys.argv[1:] if argv is None else list(argv))
+    argv = _with_default_command(sys.argv[1:] if argv is None else list(argv))
     try:
         args = _parser(argv).parse_args(argv)
         args.run(args)
@@ -73,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"convnext-ablation: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; what was finished is kept: the same command goes on from there", file=sys.stderr)
+        print("\nstopped; finished work is kept: run the same command again to resume", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,10 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _with_two_words_joined(argv: list[str]) -> list[str]:
-    """Makes one of the first two arguments where they are a command, such as ``study plan``."""
-    first = " ".join(argv[:2])
-    return [first, *argv[2:]] if first in COMMANDS else argv
+def _with_default_command(argv: list[str]) -> list[str]:
+    """Inserts a group's first command where none of them is named: ``study --data X`` is ``study run``."""
+    group = COMMANDS.get(argv[0]) if argv else None
+    if isinstance(group, Mapping) and (len(argv) < 2 or argv[1] not in group):
+        return [argv[0], next(iter(group)), *argv[1:]]
+    return argv
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -92,14 +85,34 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         prog="convnext-ablation", description="From ResNet-50 to ConvNeXt-T, one component at a time."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name, (module_name, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name in argv[:1]:
-            module = _import(module_name)
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
+    _add_commands(parser, COMMANDS, argv, "convnext_ablation.cli.")
     return parser
+
+
+def _add_commands(
+    parser: argparse.ArgumentParser,
+    known: Mapping[str, Any],
+    argv: Sequence[str],
+    module: str,
+    default: str | None = None,
+) -> None:
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, what in known.items():
+        group = what if isinstance(what, Mapping) else None
+        summary = next(iter(group.values())) if group else what
+        command = commands.add_parser(name, help=summary, description=summary)
+        module_name = module + name.replace("-", "_")
+        if argv[:1] != [name]:
+            continue
+        if group:
+            _add_commands(command, group, argv[1:], module_name + "_", next(iter(group)))
+        else:
+            imported = _import(module_name)
+            imported.add_arguments(command)
+            command.set_defaults(run=imported.run)
+            if default and name == default:
+                others = ", ".join(f"{parser.prog} {other}" for other in known if other != default)
+                command.epilog = f"See also: {others}."
 
 
 def _import(module_name: str) -> ModuleType:
