@@ -12,10 +12,9 @@ from page_reader import read
 from PIL import Image
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.comparison import Effect, Findings, NetworkResult, Row, StudyFacts
+from convnext_ablation.study.report.comparison import Effect, Row, StudyFacts
 from convnext_ablation.study.report.figures import draw_cost, write_figure
 from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
-from convnext_ablation.study.report.second_opinions import class_opinions, second_opinions
 from convnext_ablation.study.report.tables import network_table
 from convnext_ablation.study.stats.effects import Difference, accuracy
 from convnext_ablation.training.history import Epoch, write_summary
@@ -141,39 +140,10 @@ def with_page(folder):
     made = fake_study(folder)
     write_images(made.extras)
     roadmap = write_figure(lambda: draw_cost(network_table(made.rows)), folder, "roadmap")[0]
-    made.extras = replace(made.extras, roadmap=roadmap, **opinions_of(made))
+    made.extras = replace(made.extras, roadmap=roadmap)
     made.folder = folder / "report"
     made.paths = write_page(made.folder, made.rows, made.effects, made.facts, made.extras)
     return made
-
-
-def opinions_of(study, imagenet=True):
-    """What other methods say of a study, as a page takes it; the first and the last class stand out."""
-    extras = study.extras
-    results = [_result(row, extras) for row in study.rows]
-    findings = Findings(study.rows, study.effects, [])
-    known = {row.name: 0.7 + 0.03 * number for number, row in enumerate(study.rows)} if imagenet else None
-    found = class_opinions(results, findings, extras.targets, extras.classes)
-    if len(extras.runs) > len(study.rows):
-        found = [found[0]._replace(q_value=0.01), *found[1:-1], found[-1]._replace(q_value=0.049)]
-    return {"opinions": second_opinions(results, findings, known), "class_opinions": found}
-
-
-def _result(row, extras):
-    runs = [run for run in extras.runs if run.network == row.name]
-    return NetworkResult(
-        name=row.name,
-        label=row.label,
-        adds=row.adds,
-        correct=np.array([run.predicted == extras.targets for run in runs]),
-        seeds=[run.seed for run in runs],
-        learning_rate=row.learning_rate,
-        parameters=row.parameters,
-        gmacs=row.gmacs,
-        train_images_per_second=[row.images_per_second] * len(runs),
-        seconds=[row.seconds] * len(runs),
-        val_top1=[0.5] * len(runs),
-    )
 
 
 def again(study, folder, **changes):

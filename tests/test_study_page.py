@@ -20,14 +20,12 @@ from convnext_ablation.study.report.tables import curve_table
 from convnext_ablation.training.evaluation import Predictions
 
 TABLES = (
-    "class_differences",
     "classes",
     "confusions",
     "curves",
     "effects",
     "networks",
     "runs",
-    "second_opinions",
 )
 FIGURES = ("classes", "cost", "curves", "effects")
 

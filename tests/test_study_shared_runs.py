@@ -116,7 +116,7 @@ def test_the_report_is_the_same_as_that_of_a_study_of_the_design_alone(union, fo
     assert cli.main(["study", "report", str(folder), "--design", "stages"]) == 0
     assert f"report: {folder}/report-stages/index.html" in capsys.readouterr().out
     assert not (folder / "report").exists()
-    for name in ("effects.csv", "networks.csv", "second_opinions.csv", "seeds.csv", "answer.txt", "runs.csv"):
+    for name in ("effects.csv", "networks.csv", "seeds.csv", "answer.txt", "runs.csv"):
         ours = (folder / "report-stages" / name).read_bytes()
         assert ours == (tmp_path / "report" / name).read_bytes(), name
     runs = read_csv(folder / "report-stages" / "runs.csv")

@@ -9,7 +9,7 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from convnext_ablation.study.report.answer import answer, caveats
 from convnext_ablation.study.report.comparison import compare
 from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.report.report import terminal_effects, terminal_table, write_report
-from convnext_ablation.study.report.second_opinions import class_opinions, read_imagenet, second_opinions
 from convnext_ablation.study.results import StudyResults, read_results
 from convnext_ablation.study.shared_runs import origin_of, seen_as
 from convnext_ablation.study.store import read_study
@@ -50,13 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=COMPONENT,...",
         help=f"components that are switched together, for the designs {', '.join(GROUPED)}",
     )
-    parser.add_argument(
-        "--imagenet",
-        type=Path,
-        metavar="FILE.csv",
-        help="top-1 of the networks on ImageNet in percent (columns network, top1): says what an effect is "
-        "beyond what these predict",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -65,7 +57,6 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The folder holds no study, or one without a finished run, or not all that a design needs.
     """
-    imagenet = read_imagenet(args.imagenet) if args.imagenet else None
     study, output, origin = read_study(args.study), args.output, ""
     if args.groups and not args.design:
         raise UserError("--groups: of which design? give --design")
@@ -75,14 +66,13 @@ def run(args: argparse.Namespace) -> None:
         command = shlex.join(["convnext-ablation", *sys.argv[1:]])
         study = replace(part, command=f"{study.command}\n{command}")
         output = output or args.study / f"{REPORT}-{study.design.name}"
-    report(study, args.study, output, imagenet, origin)
+    report(study, args.study, output, origin)
 
 
 def report(
     study: Study,
     folder: Path,
     output: Path | None = None,
-    imagenet: Mapping[str, float] | None = None,
     origin: str = "",
     told: Callable[[str], None] = lambda line: None,
 ) -> None:
@@ -92,7 +82,6 @@ def report(
         study: The study.
         folder: Its folder.
         output: Where the report goes, by default below the study's folder.
-        imagenet: Top-1 of the networks on ImageNet, fractions, where it is known.
         origin: Where the runs come from, if they were made for another design.
         told: Hears of what is being done.
     """
@@ -113,8 +102,6 @@ def report(
         split=TEST_SPLIT,
         roadmap=output / "roadmap.svg",
         warnings=[warning for warning in facts.warnings if warning.startswith("WARNING")],
-        opinions=second_opinions(networks, findings, imagenet),
-        class_opinions=class_opinions(networks, findings, results.targets, results.classes),
     )
     page = write_page(output, findings.rows, findings.effects, facts, extras, told)
     width = shutil.get_terminal_size((120, 24)).columns

@@ -15,7 +15,6 @@ from convnext_ablation.study.report.comparison import StudyFacts
 from convnext_ablation.study.report.figures import percent_points
 from convnext_ablation.study.report.inline import colours_of, inlined, palette
 from convnext_ablation.study.report.inputs import PageExtras
-from convnext_ablation.study.report.page_secondary import secondary_part
 from convnext_ablation.study.report.parts import Column, details, figure, known, long_table, sortable
 from convnext_ablation.study.report.tables import CurveLine, EffectLine, NetworkLine, RunLine
 from convnext_ablation.study.wording import counted, seeds_text
@@ -113,7 +112,6 @@ def _sections(contents: Contents) -> list[tuple[str, ...]]:
         ("confusions", "Confusions that go", _CONFUSIONS, contents.pictures["confusions"],
          _confusions(contents)),
         ("attention", "Where the networks look", _ATTENTION, contents.pictures["attention"]),
-        ("secondary", "Secondary results", secondary_part(contents.effects, extras)),
         ("method", "What was done", *_method(contents)),
         ("runs", "Runs", _runs(contents)),
     ]  # fmt: skip

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from convnext_ablation.study.report.second_opinions import ClassOpinion, Opinion
-
 if TYPE_CHECKING:
     from convnext_ablation.training.evaluation import Predictions
 
@@ -68,8 +66,6 @@ class PageExtras:
         roadmap: The roadmap figure (SVG), to be shown first; None for none.
         warnings: What must stand beneath every figure of accuracy, such as contamination of the test images
             by pre-training, or networks pre-trained in different ways.
-        opinions: What other methods say of the effects.
-        class_opinions: What each class gains with the differences of two networks.
     """
 
     answer: str
@@ -82,8 +78,6 @@ class PageExtras:
     split: str = "test"
     roadmap: Path | None = None
     warnings: Sequence[str] = ()
-    opinions: Sequence[Opinion] = ()
-    class_opinions: Sequence[ClassOpinion] = ()
 
     def class_name(self, number: int) -> str:
         """Name of a class, or its number where the name isn't known."""

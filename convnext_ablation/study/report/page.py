@@ -2,7 +2,7 @@
 
 `inputs` says what it is made from. `tables` and `classes` compute its numbers, which are CSV files too;
 `figures` draws what `drawings` chooses of them and `inline` puts it into the page; `pictures` shows test
-images. `html`, `secondary` and `parts` write it all down, with ``page.css`` and ``page.js``.
+images. `html` and `parts` write it all down, with ``page.css`` and ``page.js``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from convnext_ablation.study.report.figures import write_figure
 from convnext_ablation.study.report.html import Contents, Drawing, html
 from convnext_ablation.study.report.inputs import PageExtras, PageRun
 from convnext_ablation.study.report.pictures import attention_part, confusion_part
-from convnext_ablation.study.report.second_opinions import ClassOpinion, Opinion, write_opinions
 
 __all__ = ["PageExtras", "PageRun", "write_page"]
 
@@ -57,8 +56,6 @@ def write_page(
         tables.write_rows(folder / "classes.csv", classes.ClassGain, gains),
         tables.write_rows(folder / "confusions.csv", classes.Confusion, confusions),
         tables.write_rows(folder / "runs.csv", tables.RunLine, runs),
-        write_opinions(folder / "second_opinions.csv", Opinion, extras.opinions),
-        write_opinions(folder / "class_differences.csv", ClassOpinion, extras.class_opinions),
     ]
     told("figures of the page")
     drawings, missing = _roadmap(extras), {}
