@@ -1,31 +1,47 @@
-"""An argument of a script: a field of a dataclass, as the command line, YAML files and checks see it."""
+"""Fields of dataclasses as options: of the command line, of YAML files, checked by type."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import json
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from convnext_ablation.errors import UserError, unknown_name
 
+__all__ = ["Option", "add_options", "given_options", "identity", "option", "options_of"]
 
-def argument(group: str, default: Any, text: str) -> Any:
-    """Makes the field of an argument.
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str = "",
+    parse: Callable[[str], Any] | None = None,
+    choices: Sequence[str] = (),
+    identity: bool = True,
+) -> Any:
+    """Makes a field that is an option; its type hint says what values it takes.
 
     Args:
-        group: What it is about.
-        default: Its default.
-        text: What it does.
+        default: Its value if it isn't given; a bool becomes a flag, a tuple takes several values.
+        help: What it does.
+        group: Heading that it stands under in ``--help``.
+        parse: Makes its value from text, if not the type.
+        choices: The values that it takes, where the type hint isn't a `Literal`.
+        identity: Whether another value gives another result; where a file lies, for one, doesn't.
     """
-    metadata = {"group": group, "help": text}
+    metadata = {"help": help, "group": group, "parse": parse, "choices": choices, "identity": identity}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-class Argument(NamedTuple):
-    """What the command line and the checks need to know of an argument.
+class Option(NamedTuple):
+    """What the command line and the checks need to know of an option.
 
     Attributes:
         name: Its name, as a YAML key.
@@ -34,8 +50,9 @@ class Argument(NamedTuple):
         optional: Whether it may be None.
         choices: Values it takes, where they are few.
         default: Its default.
-        group: What it is about.
+        group: Heading that it stands under.
         help: What it does.
+        parse: Makes a value of text.
     """
 
     name: str
@@ -46,6 +63,7 @@ class Argument(NamedTuple):
     default: Any
     group: str
     help: str
+    parse: Callable[[str], Any]
 
     def check(self, value: Any) -> Any:
         """Returns the value, with a list as a tuple and a whole number as a float where those are meant.
@@ -78,27 +96,35 @@ class Argument(NamedTuple):
             raise unknown_name(self.name, str(value), [choice for choice in self.choices if choice])
         return value
 
+    def for_argparse(self) -> dict[str, Any]:
+        """The keyword arguments of `argparse.ArgumentParser.add_argument`."""
+        shown = self.default is not False and self.default not in (None, "", (), {})
+        text = f"{self.help} (default: {self.default})" if shown else self.help
+        form: dict[str, Any] = {"dest": self.name, "help": text.replace("%", "%%")}
+        if self.kind is bool:
+            return {**form, "action": "store_true"}
+        if self.kind is dict:
+            from timm.utils import ParseKwargs  # takes seconds, and only the scripts need it
 
-def described(arguments: type) -> dict[str, Argument]:
-    """Describes the fields of a dataclass of arguments, by name."""
+            return {**form, "nargs": "*", "action": ParseKwargs, "metavar": "NAME=VALUE"}
+        choices = "|".join(choice or '""' for choice in self.choices)
+        form |= {"type": self.parse, "metavar": choices or self.name.rpartition("_")[2].upper()}
+        return {**form, "nargs": "+"} if self.several else form
+
+
+def options_of(arguments: type) -> dict[str, Option]:
+    """Describes the fields of a dataclass that `option` made, by name."""
     hints = get_type_hints(arguments)
     return {
-        each.name: _described(
-            each.name,
-            hints[each.name],
-            {} if each.default is MISSING else each.default,
-            each.metadata["group"],
-            each.metadata["help"],
-        )
-        for each in fields(arguments)
+        each.name: _described(each, hints[each.name]) for each in fields(arguments) if "help" in each.metadata
     }
 
 
-def _described(name: str, hint: Any, default: Any, group: str, text: str) -> Argument:
+def _described(each: dataclasses.Field[Any], hint: Any) -> Option:
     optional = types.NoneType in get_args(hint)
     if optional:
         hint = next(part for part in get_args(hint) if part is not types.NoneType)
-    choices: tuple[str, ...] = ()
+    choices = tuple(each.metadata["choices"])
     several = get_origin(hint) is tuple
     if several:
         kind = get_args(hint)[0]
@@ -106,4 +132,50 @@ def _described(name: str, hint: Any, default: Any, group: str, text: str) -> Arg
         kind, choices = str, get_args(hint)
     else:
         kind = dict if get_origin(hint) is not None else hint
-    return Argument(name, kind, several, optional, choices, default, group, text)
+    return Option(
+        name=each.name,
+        kind=kind,
+        several=several,
+        optional=optional,
+        choices=choices,
+        default={} if each.default is MISSING else each.default,
+        group=each.metadata["group"],
+        help=each.metadata["help"],
+        parse=each.metadata["parse"] or kind,
+    )
+
+
+def add_options(
+    parser: argparse.ArgumentParser,
+    options: Mapping[str, Option],
+    short: Mapping[str, str] = types.MappingProxyType({}),
+    alone: Mapping[str, str] = types.MappingProxyType({}),
+) -> None:
+    """Adds options to a parser, under their headings; the parsed namespace has those that were given.
+
+    Args:
+        parser: The parser.
+        options: From `options_of`.
+        short: Further spellings of some.
+        alone: Options that may stand without a value, and what they mean then.
+    """
+    groups: dict[str, Any] = {"": parser}
+    for name, each in options.items():
+        if each.group not in groups:
+            groups[each.group] = parser.add_argument_group(each.group)
+        spellings = [*([short[name]] if name in short else ()), "--" + name.replace("_", "-")]
+        form = each.for_argparse() | ({"nargs": "?", "const": alone[name]} if name in alone else {})
+        groups[each.group].add_argument(*spellings, default=argparse.SUPPRESS, **form)
+
+
+def given_options(args: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
+    """The values of options after parsing, with the defaults of those that were not given."""
+    values = {name: getattr(args, name, each.default) for name, each in options.items()}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+def identity(arguments: Any) -> dict[str, Any]:
+    """The values of fields that determine the result, in JSON's own types."""
+    values = dataclasses.asdict(arguments)
+    names = [each.name for each in fields(arguments) if each.metadata.get("identity", True)]
+    return json.loads(json.dumps({name: values[name] for name in names}))

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.data.download import download
-from convnext_ablation.data.options import add_options, given_options
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
+from convnext_ablation.dataclass_options import add_options, given_options, options_of
 from convnext_ablation.errors import UserError
 
 __all__ = ["add_arguments", "run"]
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, dataset in DATASETS.items():
         command = commands.add_parser(name, help=dataset.summary, description=dataset.summary)
         command.add_argument("out", metavar="OUT", help="folder to make")
-        add_options(command, dataset)
+        add_options(command, options_of(dataset))
         if any(published.url for published in dataset.published.values()):
             command.add_argument(
                 "--download",
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     if not args.dataset:
         raise UserError(f"name a data set ({', '.join(DATASETS)}) or --verify a folder")
     dataset = DATASETS[args.dataset]
-    parameters = given_options(args, dataset)
+    parameters = given_options(args, options_of(dataset))
     if getattr(args, "download", None) is not None:
         parameters |= _fetched(dataset, parameters, args.download)
     prepare(args.dataset, args.out, workers=args.workers, **parameters)

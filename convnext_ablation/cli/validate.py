@@ -15,10 +15,10 @@ from timm.models import load_checkpoint
 from timm.utils import natural_key, reparameterize_model
 
 from convnext_ablation.cli.train import guarded, prepare_torch, together
+from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError
 from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
-from convnext_ablation.training.argument import argument, described
 from convnext_ablation.training.arguments import DATASET_HELP, PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint as read_run
 from convnext_ablation.training.console import Console
@@ -36,11 +36,11 @@ from convnext_ablation.training.validation_results import (
     write_results,
 )
 
-_data = partial(argument, "Data")
-_model = partial(argument, "Model")
-_images = partial(argument, "Preparation of the images")
-_device = partial(argument, "Device")
-_results = partial(argument, "Results")
+_data = partial(option, group="Data")
+_model = partial(option, group="Model")
+_images = partial(option, group="Preparation of the images")
+_device = partial(option, group="Device")
+_results = partial(option, group="Results")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ class ValidationArguments:
         )
 
 
-ARGUMENTS = described(ValidationArguments)
+ARGUMENTS = options_of(ValidationArguments)
 # what a run's own weights are evaluated with if nothing else is given
 _OF_THE_RUN = (
     "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "crop_pct", "mean",

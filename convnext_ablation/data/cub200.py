@@ -20,8 +20,8 @@ from typing import ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.fitting import Box
-from convnext_ablation.data.options import option
 from convnext_ablation.data.photographs import Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["CUB200"]
@@ -48,9 +48,7 @@ class CUB200(Photographs):
         )
     }
 
-    archive: Path | None = option(
-        None, "CUB_200_2011.tgz, or a folder where it is unpacked", parse=Path, identity=False
-    )
+    archive: Path | None = option(None, "CUB_200_2011.tgz, or a folder where it is unpacked", identity=False)
     seed: int = option(0, "seed of the choice of validation images")
     val: int = option(6, "validation images per class, held out of the official training images")
     crop_to_box: bool = option(False, "crop to the bounding boxes first")

@@ -15,7 +15,7 @@ __all__ = ["DataSet"]
 class DataSet(Protocol):
     """What a data set's module provides: a frozen dataclass, as its objects travel to other processes.
 
-    Fields that `convnext_ablation.data.options.option` made become options of the command line.
+    Fields that `convnext_ablation.dataclass_options.option` made become options of the command line.
     """
 
     name: ClassVar[str]

@@ -22,7 +22,7 @@ from PIL import Image, features
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.options import option
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["CLASSES", "FashionMNIST", "read_idx"]

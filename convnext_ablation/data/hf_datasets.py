@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from convnext_ablation.data.options import option
 from convnext_ablation.data.own import SPLIT_NAMES, OwnPhotographs, class_folder
 from convnext_ablation.data.photographs import Photograph
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["HubPhotographs"]
@@ -36,11 +36,11 @@ class HubPhotographs(OwnPhotographs):
     name: ClassVar[str] = "hfds"
     summary: ClassVar[str] = "a data set of the Hugging Face hub, or a folder in one of its formats"
 
-    source: str = option("", "its name on the hub, or the folder", parse=str)
-    config: str = option("", "which of its configurations", parse=str)
-    revision: str = option("", "commit, tag or branch; the newest if not given", parse=str)
-    image_key: str = option("image", "column of the images", parse=str)
-    target_key: str = option("label", "column of the labels", parse=str)
+    source: str = option("", "its name on the hub, or the folder")
+    config: str = option("", "which of its configurations")
+    revision: str = option("", "commit, tag or branch; the newest if not given")
+    image_key: str = option("image", "column of the images")
+    target_key: str = option("label", "column of the labels")
 
     def __post_init__(self) -> None:
         """Checks the options."""

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Published, Source, find_pieces, open_source
-from convnext_ablation.data.options import option
 from convnext_ablation.data.photographs import Photograph, Photographs, check_counts
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["ImageNet", "check_imagenet", "looks_like_imagenet"]
@@ -51,7 +51,6 @@ class ImageNet(Photographs):
         (),
         "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or the folder "
         "that holds them, or one that holds train/<synset> and val/<synset>",
-        parse=Path,
         identity=False,
     )
     unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")

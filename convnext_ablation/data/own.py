@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Piece, Source, open_source
 from convnext_ablation.data.folder import SYNONYMS
-from convnext_ablation.data.options import option
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["ImageFolder", "ImageList", "OwnPhotographs"]
@@ -38,9 +38,9 @@ class OwnPhotographs(Photographs):
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
         None, "validation images per class held out of train, where there is no such split; else a tenth",
-        parse=int,
+
     )  # fmt: skip
-    test: int | None = option(None, "the same for test images", parse=int)
+    test: int | None = option(None, "the same for test images")
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -76,7 +76,7 @@ class ImageFolder(OwnPhotographs):
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "your own images: <class>/<image> or <split>/<class>/<image>"
 
-    images: Path | None = option(None, "the folder, or a tar of it", parse=Path, identity=False)
+    images: Path | None = option(None, "the folder, or a tar of it", identity=False)
 
     def __post_init__(self) -> None:
         """Checks the options."""
@@ -123,9 +123,9 @@ class ImageList(OwnPhotographs):
     name: ClassVar[str] = "csv"
     summary: ClassVar[str] = "your own images, listed in a CSV file: path, class and, if you like, split"
 
-    file: Path | None = option(None, "the CSV file", parse=Path, identity=False)
+    file: Path | None = option(None, "the CSV file", identity=False)
     root: Path | None = option(
-        None, "folder that the paths are below, if not that of the file", parse=Path, identity=False
+        None, "folder that the paths are below, if not that of the file", identity=False
     )
 
     def __post_init__(self) -> None:

@@ -17,7 +17,7 @@ from typing import BinaryIO, ClassVar, Protocol
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.fitting import FITS, FORMATS, Box, Fitting, fitting_versions
 from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.options import option
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["Key", "Photograph", "Photographs", "Readable", "check_counts", "hold_out"]

@@ -35,11 +35,11 @@ from convnext_ablation.data.folder import (
 )
 from convnext_ablation.data.hf_datasets import HubPhotographs
 from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
-from convnext_ablation.data.options import identity
 from convnext_ablation.data.own import ImageFolder, ImageList
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.data.writing import write_images
+from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, unknown_name
 
 __all__ = ["BUILT_IN", "DATASETS", "DESCRIPTION", "prepare", "verify"]

@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.fitting import Box
-from convnext_ablation.data.options import option
 from convnext_ablation.data.photographs import Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 __all__ = ["StanfordDogs"]
@@ -61,16 +61,11 @@ class StanfordDogs(Photographs):
         ),
     }
 
-    images: Path | None = option(
-        None, "images.tar, or a folder where it is unpacked", parse=Path, identity=False
-    )
-    lists: Path | None = option(
-        None, "lists.tar, or a folder where it is unpacked", parse=Path, identity=False
-    )
+    images: Path | None = option(None, "images.tar, or a folder where it is unpacked", identity=False)
+    lists: Path | None = option(None, "lists.tar, or a folder where it is unpacked", identity=False)
     annotations: Path | None = option(
         None,
         "annotation.tar, or a folder where it is unpacked, for --crop-to-box",
-        parse=Path,
         identity=False,
     )
     seed: int = option(0, "seed of the choice of validation images")

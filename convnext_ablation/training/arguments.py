@@ -12,22 +12,22 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
 
+from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.argument import argument, described
 
 DATASET_HELP = (
     "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one "
     "whose images are decoded once and kept beside it"
 )
 
-_data = partial(argument, "Data")
-_model = partial(argument, "Model")
-_device = partial(argument, "Device and processes")
-_optimizer = partial(argument, "Optimizer")
-_schedule = partial(argument, "Learning rate schedule")
-_augmentation = partial(argument, "Augmentation and regularization")
-_average = partial(argument, "Average of the weights (EMA)")
-_run = partial(argument, "Run and output")
+_data = partial(option, group="Data")
+_model = partial(option, group="Model")
+_device = partial(option, group="Device and processes")
+_optimizer = partial(option, group="Optimizer")
+_schedule = partial(option, group="Learning rate schedule")
+_augmentation = partial(option, group="Augmentation and regularization")
+_average = partial(option, group="Average of the weights (EMA)")
+_run = partial(option, group="Run and output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +250,7 @@ class TrainingArguments:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
 
 
-ARGUMENTS = described(TrainingArguments)
+ARGUMENTS = options_of(TrainingArguments)
 # those that say how an image is made ready for the network
 PREPROCESSING = (
     "img_size",

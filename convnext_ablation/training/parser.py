@@ -8,21 +8,19 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NoReturn
 
-from timm.utils import ParseKwargs
-
+from convnext_ablation.dataclass_options import Option, add_options
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.argument import Argument
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.recipes import read_recipe
 from convnext_ablation.training.settings import TIMM_ONLY, timm_only
 
 # timm's short forms
 _ALSO = {
-    "batch_size": ("-b",),
-    "validation_batch_size": ("-vb",),
-    "workers": ("-j",),
-    "decay_rate": ("--dr",),
-    "model": ("-m",),
+    "batch_size": "-b",
+    "validation_batch_size": "-vb",
+    "workers": "-j",
+    "decay_rate": "--dr",
+    "model": "-m",
 }
 _TRAINS = "Trains a network as timm's train.py does, exactly resumable and exactly evaluated."
 # options that may stand without a value, and what they mean then
@@ -69,7 +67,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
     return TrainingArguments(**{**(read_recipe(config) if config else {}), **given})
 
 
-def build_parser(program: str, description: str, arguments: Mapping[str, Argument]) -> OneLineParser:
+def build_parser(program: str, description: str, arguments: Mapping[str, Option]) -> OneLineParser:
     """Makes the parser of a script from its arguments; what isn't given is left out of what it returns."""
     parser = OneLineParser(
         prog=program,
@@ -78,14 +76,7 @@ def build_parser(program: str, description: str, arguments: Mapping[str, Argumen
         allow_abbrev=False,
     )
     parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
-    groups = {}
-    for argument in arguments.values():
-        if argument.group not in groups:
-            groups[argument.group] = parser.add_argument_group(argument.group)
-        option = "--" + argument.name.replace("_", "-")
-        groups[argument.group].add_argument(
-            *_ALSO.get(argument.name, ()), option, dest=argument.name, **_form(argument)
-        )
+    add_options(parser, arguments, _ALSO, _ALONE)
     return parser
 
 
@@ -113,22 +104,3 @@ def given_arguments(
     if folder is not None:
         given.setdefault("data_dir", folder)
     return given
-
-
-def _form(argument: Argument) -> dict[str, Any]:
-    """How argparse is to read an argument."""
-    default = argument.default
-    text = argument.help + ("" if default in (None, False, "", (), {}) else f" ({default})")
-    form: dict[str, Any] = {"help": text.replace("%", "%%")}
-    if argument.kind is bool:
-        return {**form, "action": "store_true"}
-    if argument.kind is dict:
-        return {**form, "nargs": "*", "action": ParseKwargs, "metavar": "NAME=VALUE"}
-    form |= {"type": argument.kind, "metavar": argument.name.rpartition("_")[2].upper()}
-    if argument.several:
-        form["nargs"] = "+"
-    if argument.name in _ALONE:
-        form |= {"nargs": "?", "const": _ALONE[argument.name]}
-    if argument.choices:
-        form["metavar"] = "|".join(choice or '""' for choice in argument.choices)
-    return form
