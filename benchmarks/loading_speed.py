@@ -1,16 +1,14 @@
-"""Images a CPU second of our loader, from a folder and decoded, against a plain pipeline on the originals.
+"""Images a CPU second of our loader against a plain pipeline on the originals.
 
 What counts is the CPU time of all processes together, user and system, for one epoch with one worker, from
-files to batches that are normalised. Each measurement is a process of its own; the three ways take turns. All
+files to batches that are normalised. Each measurement is a process of its own; the two ways take turns. Both
 have the allocator keep its memory, as studies do: to give each batch's back to the system and get it again
 takes longer than to normalise it.
 
 - plain: 500x375 JPEGs through torchvision: decode, resize to 256x256, random crop of 224, flip, normalise
 - folder: our loader from JPEGs squashed to 256x256 beforehand
-- cached: our loader from the same, decoded once (``--dataset cached``)
 
     python benchmarks/loading_speed.py --output results/loading_speed.csv
-    python benchmarks/loading_speed.py --memory
 """
 
 from __future__ import annotations
@@ -23,7 +21,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import warnings
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -46,14 +43,12 @@ from convnext_ablation.training.recipes import read_recipe
 from convnext_ablation.training.splits import open_split
 
 RECIPE = Path(__file__).parents[1] / "convnext_ablation" / "recipes" / "cub200_224.yaml"
-WAYS = ("plain", "folder", "cached")
-TARGETS = {"folder": 2.0, "cached": 10.0}  # times as fast as plain
+WAYS = ("plain", "folder")
+TARGETS = {"folder": 2.0}  # times as fast as plain
 SIZE, SQUASHED, CROP = (500, 375), (256, 256), 224
 RESAMPLING = Image.Resampling.BILINEAR
 CLASSES = 10
 DIFFERENT = 200  # images; the others are copies, each in a file of its own
-WORKERS_OF_MEMORY, BATCHES_OF_MEMORY = 8, 200
-DECODED = "squashed/.decoded/*.pixels"
 
 
 def photograph(seed: int) -> Image.Image:
@@ -105,7 +100,7 @@ def plain_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
     return torch.utils.data.DataLoader(images, batch, shuffle=True, num_workers=workers, drop_last=True)
 
 
-def our_loader(folder: Path, dataset: str, batch: int, workers: int) -> Iterable[Any]:
+def our_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
     """The loader of `train.py` with the recipe for CUB-200-2011."""
     recipe = {
         **read_recipe(str(RECIPE)),
@@ -114,7 +109,7 @@ def our_loader(folder: Path, dataset: str, batch: int, workers: int) -> Iterable
         "device": "cpu",
         "amp": False,
     }
-    arguments = TrainingArguments(**recipe | {"data_dir": str(folder / "squashed"), "dataset": dataset})
+    arguments = TrainingArguments(**recipe | {"data_dir": str(folder / "squashed")})
     images = TrainingImages(open_split(arguments, "train"), batch, arguments.seed, 0, 1, os.devnull)
     config = {"input_size": (3, CROP, CROP), "mean": arguments.mean, "std": arguments.std}
     config["interpolation"] = arguments.interpolation
@@ -123,9 +118,7 @@ def our_loader(folder: Path, dataset: str, batch: int, workers: int) -> Iterable
 
 def make_loader(way: str, folder: Path, batch: int, workers: int) -> Iterable[Any]:
     """Makes the loader of one of `WAYS`."""
-    if way == "plain":
-        return plain_loader(folder, batch, workers)
-    return our_loader(folder, "cached" if way == "cached" else "", batch, workers)
+    return (plain_loader if way == "plain" else our_loader)(folder, batch, workers)
 
 
 def cpu_seconds() -> float:
@@ -145,32 +138,22 @@ def measure_speed(way: str, folder: Path, batch: int, workers: int) -> float:
     return images / (cpu_seconds() - start)
 
 
-def run_alone(what: str, folder: Path, options: argparse.Namespace) -> str:
+def run_alone(way: str, folder: Path, options: argparse.Namespace) -> str:
     """Measures in a process of its own; returns what that prints last."""
     settings = ["--batch-size", str(options.batch_size), "--workers", str(options.workers)]
-    command = [sys.executable, __file__, "--measure", what, str(folder), *settings]
+    command = [sys.executable, __file__, "--measure", way, str(folder), *settings]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     return done.stdout.splitlines()[-1]
 
 
-def measure(what: str, folder: Path, options: argparse.Namespace) -> None:
-    """Prints one measurement: of one of `WAYS`, or of the memory."""
-    torch.set_num_threads(1)
-    if what == "memory":
-        print(measure_memory(folder, options.batch_size))
-    else:
-        print(measure_speed(what, folder, options.batch_size, options.workers))
-
-
 def compare(options: argparse.Namespace) -> None:
-    """Measures the three ways in turn, and writes a row for each."""
+    """Measures the ways in turn, and writes a row for each."""
     speeds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         original, squashed = write_images(folder, options.images)
         print(f"JPEGs of {original:.0f} kB, squashed {squashed:.0f} kB", flush=True)
-        make_loader("cached", folder, options.batch_size, 0)  # decodes them
         for number in range(options.rounds):
             for way in WAYS:
                 speeds[way].append(float(run_alone(way, folder, options)))
@@ -212,44 +195,6 @@ def row(
     }
 
 
-def compare_memory(options: argparse.Namespace) -> None:
-    """Prints what memory the workers take whose split has N images, and whose has 8 N."""
-    for count in (options.images, 8 * options.images):
-        with tempfile.TemporaryDirectory() as name:
-            write_images(Path(name), count)
-            make_loader("cached", Path(name), options.batch_size, 0)
-            size = sum(path.stat().st_size for path in Path(name).glob(DECODED))
-            print(f"{count} images, {size / 1e6:.0f} MB decoded: {run_alone('memory', Path(name), options)}")
-
-
-def measure_memory(folder: Path, batch: int) -> str:
-    """What memory workers take after as many batches, whatever the number of images.
-
-    The decoded images are mapped: they are in the system's cache of files once, for all processes, and it
-    drops them when it needs the room. So what matters is the rest.
-    """
-    warnings.filterwarnings("ignore", "This DataLoader will create")
-    loader: Any = make_loader("cached", folder, batch, WORKERS_OF_MEMORY)
-    for _ in range(-(-BATCHES_OF_MEMORY // loader.loader.dataset.steps)):
-        for _ in loader:
-            pass
-    taken = [_rollup(worker.pid) for worker in loader.loader._iterator._workers]
-    own = [each["Pss_Anon"] + each["Pss_Shmem"] for each in taken]
-    written = [each["Private_Dirty"] for each in taken]
-    mapped = sum(each["Pss_File"] for each in taken)
-    return (
-        f"{len(taken)} workers of {sum(own) / len(own) / 1e3:.1f} MB each (PSS without files), "
-        f"{sum(written) / len(written) / 1e3:.1f} MB of it its own alone; "
-        f"files mapped by all together {mapped / 1e3:.0f} MB (PSS)"
-    )
-
-
-def _rollup(process: int) -> dict[str, int]:
-    """Memory of a process in kB as Linux adds it up."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()[1:]
-    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
-
-
 def main() -> None:
     """Does what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -258,13 +203,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=16, help="the recipe's if not given")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--memory", action="store_true", help="look at the workers' memory instead")
-    parser.add_argument("--measure", nargs=2, metavar=("WHAT", "FOLDER"), help="one measurement")
+    parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help="one measurement")
     options = parser.parse_args()
     if options.measure:
-        measure(options.measure[0], Path(options.measure[1]), options)
-    elif options.memory:
-        compare_memory(options)
+        torch.set_num_threads(1)
+        way, folder = options.measure
+        print(measure_speed(way, Path(folder), options.batch_size, options.workers))
     else:
         compare(options)
 

@@ -175,17 +175,19 @@ def test_held_out_images_are_the_same_everywhere(birds):
     assert any(held_out(seed) != held_out(0) for seed in range(1, 9))
 
 
-def test_timm_and_torchvision_read_every_format(birds, tmp_path):
-    from timm.data import create_dataset
+def test_training_and_torchvision_read_every_format(birds, tmp_path):
     from torchvision.datasets import ImageFolder
+
+    from convnext_ablation.training.arguments import TrainingArguments
+    from convnext_ablation.training.splits import open_split
 
     for kind in ("png", "jpeg", "webp"):
         out = tmp_path / kind
         prepare("cub200", out, archive=birds, val=1, unofficial=True, format=kind, size=16)
-        dataset = create_dataset("", root=str(out), split="test")
-        assert list(dataset.reader.class_to_idx) == list(SPECIES.values())
-        assert [target for _, target in dataset.reader.samples] == [0, 1, 2]
-        assert dataset[0][0].size == (16, 16)
+        images = open_split(TrainingArguments(data_dir=str(out)), "test")
+        assert images.classes == list(SPECIES.values())
+        assert [images.load(index)[1] for index in range(3)] == [0, 1, 2]
+        assert images.load(0)[0].size == (16, 16)
         assert len(ImageFolder(out / "train").samples) == 3
 
 

@@ -165,6 +165,7 @@ def test_splits_go_by_the_synonyms_that_timm_knows(make, tmp_path, image_folder)
         ({"data_dir": None}, "train", "no data are given; name their folder with --data-dir"),
         ({"data_dir": "nowhere"}, "train", "nowhere: no such folder"),
         ({}, "testing", r"testing: no such folder; .* \(there: test, train, val\)"),
+        ({"dataset": "folder"}, "train", r"dataset is 'folder'; leave it out for a folder"),
         ({"dataset": "torch/cifar11"}, "train", r"torch/cifar11: can't be read as the split 'train'"),
         ({"dataset": "torch/cifar10"}, "train", r"torch/cifar10: can't be read as the split 'train'"),
     ],
@@ -187,6 +188,25 @@ def test_a_class_that_one_split_lacks_is_an_error(make, tmp_path, image_folder):
     arguments = make(data_dir=str(root))
     with pytest.raises(UserError, match=r"its classes are not those of .*train \(such as grey\)"):
         count_classes(arguments, open_splits(arguments))
+
+
+def test_a_class_without_an_image_in_a_split_shifts_no_label_where_classes_are_listed(
+    make, tmp_path, image_folder
+):
+    root = tmp_path / "data"
+    shutil.copytree(image_folder, root)
+    shutil.rmtree(root / "val" / "grey")
+    (root / "classes.txt").write_text("dark\ngrey\nlight\nrare\n")
+    arguments = make(data_dir=str(root))
+    splits = open_splits(arguments)
+    assert count_classes(arguments, splits) == 4
+    assert [splits["val"].load(index)[1] for index in range(10)] == [0] * 5 + [2] * 5
+    (root / "classes.txt").write_text("dark\nlight\n")
+    with pytest.raises(UserError, match=r"classes\.txt: lacks the class 'grey', whose images are in .*train"):
+        open_splits(arguments)
+    (root / "map.txt").write_text("light\ngrey\ndark\n")
+    mapped = open_splits(make(data_dir=str(root), class_map=str(root / "map.txt")))
+    assert mapped["train"].classes == ["light", "grey", "dark"]
 
 
 def test_classes_come_from_the_data_and_may_be_more(make):

@@ -31,7 +31,7 @@ __all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "same
 
 Which = Literal["auto", "ema", "plain"]
 STUDY_RESULT, STUDY_PREDICTIONS = "result.json", "predictions.npz"
-_FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")  # data sets that are a folder of images
+_FOLDERS = ("", "torch/image_folder", "torch/folder")  # data sets that are a folder of images
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,7 @@ from typing import Any, Literal
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError
 
-DATASET_HELP = (
-    "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder, and cached one "
-    "whose images are decoded once and kept beside it"
-)
+DATASET_HELP = "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder"
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -198,6 +195,8 @@ class TrainingArguments:
 
     def __post_init__(self) -> None:
         """Checks types and ranges."""
+        if self.dataset == "cached":  # of earlier versions: a folder whose images were kept decoded
+            object.__setattr__(self, "dataset", "")
         for name, known in ARGUMENTS.items():
             object.__setattr__(self, name, known.check(getattr(self, name)))
         for name, least in _LEAST.items():

@@ -93,14 +93,6 @@ class Images(Dataset):
         except Exception as error:  # decoders raise anything
             raise UnreadableImageError(self.id(index), " ".join(str(error).split())) from error
 
-    def black(self) -> Any:
-        """What `load` might give, where there is nothing to load."""
-        return Image.new(self.mode, (32, 32))
-
-    def fitted(self, transform: Callable[[Image.Image], Any]) -> Callable[[Any], Any]:
-        """Makes a transform for what `load` gives of one for PIL images."""
-        return transform
-
 
 class UnreadableImages:
     """Which images could not be decoded, told to the main process by those that read.
@@ -141,23 +133,12 @@ def _report(path: str, error: UnreadableImageError, split: str) -> None:
         file.write(json.dumps([os.path.join(split, error.image_id), error.reason]) + "\n")
 
 
-class _Prepared:
-    """Images, and how each is prepared."""
-
-    images: Images
-    _transform: Callable[[Any], Any]
-
-    @property
-    def transform(self) -> Callable[[Any], Any]:
-        """What prepares an image; timm's loader puts its own here."""
-        return self._transform
-
-    @transform.setter
-    def transform(self, transform: Callable[[Image.Image], Any]) -> None:
-        self._transform = self.images.fitted(transform)
+def _untransformed(image: Image.Image) -> Any:
+    """What stands for a transform until timm's loader puts its own there."""
+    return image
 
 
-class TrainingImages(_Prepared, IterableDataset):
+class TrainingImages(IterableDataset):
     """What one process trains on: its part of each batch, from any batch of any epoch on.
 
     Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
@@ -176,6 +157,7 @@ class TrainingImages(_Prepared, IterableDataset):
         self, images: Images, batch_size: int, seed: int, rank: int, world_size: int, unreadable: str
     ) -> None:
         self.images = images
+        self.transform: Callable[[Image.Image], Any] = _untransformed
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -229,7 +211,7 @@ class TrainingImages(_Prepared, IterableDataset):
         raise UserError(f"{self.images.name}: {_IN_A_ROW} images in a row can't be decoded")
 
 
-class EvaluatedImages(_Prepared, Dataset):
+class EvaluatedImages(Dataset):
     """What one process evaluates: every so many images, none twice, none left out.
 
     An image that can't be decoded is black, with the target `UNREADABLE`.
@@ -243,6 +225,7 @@ class EvaluatedImages(_Prepared, Dataset):
 
     def __init__(self, images: Images, rank: int, world_size: int, unreadable: str) -> None:
         self.images = images
+        self.transform: Callable[[Image.Image], Any] = _untransformed
         self.indices = range(rank, len(images), world_size)
         self.unreadable = unreadable
 
@@ -256,5 +239,5 @@ class EvaluatedImages(_Prepared, Dataset):
             image, target = self.images.load(self.indices[number])
         except UnreadableImageError as error:
             _report(self.unreadable, error, self.images.name)
-            image, target = self.images.black(), UNREADABLE
+            image, target = Image.new(self.images.mode, (32, 32)), UNREADABLE
         return self.transform(image), target

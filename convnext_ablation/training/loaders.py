@@ -15,7 +15,6 @@ from torch.utils.data import IterableDataset
 
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
-from convnext_ablation.training.shared_batches import FromShared, SharedBatches
 
 # well below the 30 seconds that torchrun waits before it kills
 _SECONDS_TO_END = 10.0
@@ -40,14 +39,7 @@ def training_loader(
     interpolation = arguments.train_interpolation
     if arguments.no_aug or not interpolation:
         interpolation = data_config["interpolation"]
-    shared = None
-    if (
-        isinstance(dataset, TrainingImages)
-        and arguments.workers
-        and not (arguments.mixes or arguments.pin_mem)
-    ):
-        shared = SharedBatches(arguments.workers, arguments.batch_size, tuple(data_config["input_size"]))
-    loader = _loader(
+    return _loader(
         dataset,
         **_common(arguments, data_config, device),
         batch_size=arguments.batch_size,
@@ -64,12 +56,9 @@ def training_loader(
         gaussian_blur_prob=arguments.gaussian_blur_prob,
         auto_augment=arguments.aa,
         interpolation=interpolation,
-        collate_fn=_mixing(arguments, num_classes, dataset) if arguments.mixes else shared,
+        collate_fn=_mixing(arguments, num_classes, dataset) if arguments.mixes else None,
         persistent_workers=arguments.workers > 0,
     )
-    if shared is not None:
-        loader.loader = FromShared(loader.loader, shared, copy=device.type != "cpu")
-    return loader
 
 
 def evaluation_loader(
@@ -143,8 +132,7 @@ class _MixingUntil:
 
     def __call__(self, batch: Any) -> Any:
         self.mix.mixup_enabled = not self.off_epoch or self.dataset.epoch < self.off_epoch
-        # timm's mixing writes to the images, which may be views of decoded ones
-        return self.mix([(image.clone(), target) for image, target in batch])
+        return self.mix(batch)
 
 
 def _mixing(arguments: TrainingArguments, num_classes: int, dataset: Any) -> Callable[[Any], Any]:

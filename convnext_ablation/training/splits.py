@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from timm.data import create_dataset
-from timm.data.readers.class_map import load_class_map
+from timm.data import create_dataset, get_img_extensions
 from torch.utils.data import IterableDataset
 
-from convnext_ablation.data.decoded import open_decoded
-from convnext_ablation.data.folder import CLASSES, SYNONYMS
+from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SYNONYMS
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.decoded_images import DecodedImages
 from convnext_ablation.training.images import Images
 
-_CACHED = "cached"  # an image folder that is decoded once
+# kinds of data sets besides folders of images; timm takes any other name for a folder
+_KINDS = ("hfds", "hfids", "tfds", "torch", "wds")
 
 
 def open_splits(arguments: TrainingArguments) -> dict[str, Any]:
@@ -41,17 +39,22 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
     """
     if arguments.data_dir is None and not arguments.dataset.startswith(("hfds/", "hfids/")):
         raise UserError("no data are given; name their folder with --data-dir")
-    root, name = arguments.data_dir, arguments.dataset
-    is_folder = name in ("", _CACHED, "torch/image_folder", "torch/folder")
+    root, name, input_key = arguments.data_dir, arguments.dataset, arguments.input_key
+    if name and name.partition("/")[0].lower() not in _KINDS:
+        raise UserError(
+            f"dataset is {name!r}; leave it out for a folder, or begin it with {'/, '.join(_KINDS)}/"
+        )
+    is_folder = name in ("", "torch/image_folder", "torch/folder")
     if is_folder:
         root = str(_split_folder(Path(str(root)), split))
     mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
     class_map = arguments.class_map
-    if not class_map and name in ("", _CACHED):
+    if not class_map and not name:
         class_map = _class_list(Path(str(arguments.data_dir)), Path(str(root)))
+    if not name and not input_key and Path(str(root)).is_dir():
+        # to timm's reader of folders, the endings of images; its own leave .webp out
+        input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
     try:
-        if name == _CACHED:
-            return _open_cached(arguments, Path(str(root)), mode, class_map)
         dataset = create_dataset(
             name,
             root=root,
@@ -64,35 +67,16 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
             seed=arguments.seed,
             num_samples=arguments.train_num_samples if training else arguments.val_num_samples,
             input_img_mode=mode,
-            input_key=arguments.input_key,
+            input_key=input_key,
             target_key=arguments.target_key,
             trust_remote_code=arguments.dataset_trust_remote_code,
         )
     except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        what = root if name == _CACHED else name or root
-        raise UserError(f"{what}: can't be read as the split {split!r}: {reason}") from error
+        raise UserError(f"{name or root}: can't be read as the split {split!r}: {reason}") from error
     if isinstance(dataset, IterableDataset):
         return dataset
-    return _not_empty(Images(dataset, mode, str(root) if is_folder else f"{name} {split}"))
-
-
-def _open_cached(arguments: TrainingArguments, folder: Path, mode: str, class_map: str) -> Images:
-    """Opens a folder's decoded images, and complains at once of those that could not be decoded."""
-    split = open_decoded(folder, mode, arguments.input_key)
-    numbers = load_class_map(class_map, str(folder)) if class_map else None
-    images = DecodedImages(split, mode, str(folder), numbers)
-    bad = images.unreadable()
-    if len(bad) > arguments.skip_bad_images:
-        image, reason = next(iter(bad.items()))
-        raise UserError(
-            f"{folder / image}: can't be decoded: {reason}; mend or remove it, or go on without the "
-            f"{len(bad)} of {folder} that can't with --skip-bad-images {len(bad)}"
-        )
-    return _not_empty(images)
-
-
-def _not_empty(images: Images) -> Images:
+    images = Images(dataset, mode, str(root) if is_folder else f"{name} {split}")
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")
     return images
