@@ -27,8 +27,6 @@ def register_with_timm() -> None:
 
 def _register() -> None:
     importlib.import_module("convnext_ablation.models.zoo")
-    # what `convnext-ablation prepare --format webp` writes; timm's readers leave it out unless told
-    importlib.import_module("timm.data").add_img_extensions(".webp")
 
 
 class _TimmFinder(MetaPathFinder):

@@ -29,7 +29,7 @@ def test_networks_are_there_whichever_is_imported_first(imports):
     out = run(
         f"{imports}\n"
         "import inspect, importlib.resources\n"
-        "assert timm.is_model('model_iv') and '.webp' in timm.data.get_img_extensions()\n"
+        "assert timm.is_model('model_iv') and '.webp' not in timm.data.get_img_extensions()\n"
         "assert timm.__spec__.loader is timm.__loader__ and inspect.getsource(timm)\n"
         "assert timm.__loader__.__class__.__module__.startswith('_frozen_importlib'), timm.__loader__\n"
         "assert (importlib.resources.files(timm) / 'version.py').is_file()\n"

@@ -49,7 +49,7 @@ SYNONYMS = {
 }
 
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
-# what timm's folder reader takes for an image; .webp because the package tells it to
+# what training takes for an image in a folder; timm's own scripts leave .webp out unless told
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
