@@ -11,10 +11,9 @@ import pytest
 from official_archives import bird_files, write_tar
 
 from convnext_ablation.cli.main import main
-from convnext_ablation.data import download as module
+from convnext_ablation.data import archives
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.cub200 import CUB200
-from convnext_ablation.data.download import download
 from convnext_ablation.errors import UserError
 
 DATA = bytes(range(256)) * 20_000
@@ -70,15 +69,15 @@ def published(home, digest=DIGEST):
 
 
 def test_file_is_fetched_once(home, tmp_path):
-    path = download(published(home), tmp_path / "new")
+    path = published(home).download(tmp_path / "new")
     assert path.read_bytes() == DATA
-    assert download(published(home), tmp_path / "new") == path
+    assert published(home).download(tmp_path / "new") == path
     assert home.asked == [None]
 
 
 def test_broken_connection_goes_on_where_it_broke(home, tmp_path):
     home.breaks = 2
-    assert download(published(home), tmp_path).read_bytes() == DATA
+    assert published(home).download(tmp_path).read_bytes() == DATA
     half = len(DATA) // 2
     assert home.asked == [None, f"bytes={half}-", f"bytes={half + half // 2}-"]
     assert [path.name for path in tmp_path.iterdir()] == ["archive.tar"]
@@ -86,40 +85,40 @@ def test_broken_connection_goes_on_where_it_broke(home, tmp_path):
 
 def test_killed_download_goes_on(home, tmp_path):
     (tmp_path / "archive.tar.part").write_bytes(DATA[:1000])
-    assert download(published(home), tmp_path).read_bytes() == DATA
+    assert published(home).download(tmp_path).read_bytes() == DATA
     assert home.asked == ["bytes=1000-"]
 
 
 def test_download_that_was_complete_is_only_checked(home, tmp_path):
     (tmp_path / "archive.tar.part").write_bytes(DATA)
-    assert download(published(home), tmp_path).read_bytes() == DATA
+    assert published(home).download(tmp_path).read_bytes() == DATA
 
 
 def test_home_without_ranges_is_asked_anew(home, tmp_path):
     home.ranges = False
     (tmp_path / "archive.tar.part").write_bytes(b"x" * 1000)
-    assert download(published(home), tmp_path).read_bytes() == DATA
+    assert published(home).download(tmp_path).read_bytes() == DATA
 
 
 def test_other_file_than_the_published_one_is_refused_and_removed(home, tmp_path):
     with pytest.raises(UserError, match=r"is not the published archive\.tar"):
-        download(published(home, DIGEST[::-1]), tmp_path)
+        published(home, DIGEST[::-1]).download(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_file_and_dead_home_are_one_line(home, tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"missing/archive\.tar can't be had \(HTTP Error 404"):
-        download(Published("a.tar", home.url.replace("archive", "missing/archive"), DIGEST), tmp_path)
+        Published("a.tar", home.url.replace("archive", "missing/archive"), DIGEST).download(tmp_path)
     assert len(home.asked) == 1
-    monkeypatch.setattr(module, "_TRIES", 2)
+    monkeypatch.setattr(archives, "_TRIES", 2)
     with pytest.raises(UserError, match=r"can't be had .*start again to go on, or fetch it yourself"):
-        download(Published("a.tar", "http://127.0.0.1:1/a.tar", DIGEST), tmp_path)
+        Published("a.tar", "http://127.0.0.1:1/a.tar", DIGEST).download(tmp_path)
 
 
 def test_endless_breaks_end_with_what_was_had_kept(home, tmp_path):
     home.breaks = 99
     with pytest.raises(UserError, match="start again to go on"):
-        download(published(home), tmp_path)
+        published(home).download(tmp_path)
     assert len(home.asked) == 5
     assert (tmp_path / "archive.tar.part").stat().st_size > len(DATA) * 0.9
 
@@ -144,7 +143,7 @@ def test_full_disk_is_one_line_and_keeps_what_was_had(home, tmp_path, monkeypatc
         part.write_bytes(DATA[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(module, "_fetch", full)
+    monkeypatch.setattr(archives, "_fetch", full)
     with pytest.raises(UserError, match=r"archive\.tar\.part: the disk is full"):
-        download(published(home), tmp_path)
+        published(home).download(tmp_path)
     assert (tmp_path / "archive.tar.part").read_bytes() == DATA[:10]

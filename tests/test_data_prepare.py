@@ -15,7 +15,6 @@ import pytest
 from convnext_ablation.cli import prepare as prepare_command
 from convnext_ablation.data import folder as manifest
 from convnext_ablation.data import prepare as module
-from convnext_ablation.data import writing
 from convnext_ablation.data.folder import check_folder, manifest_hash, read_manifest, write_manifest
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.data.typefaces import FACES, Typefaces
@@ -318,17 +317,6 @@ def test_workers_must_be_positive(tmp_path, workers):
         prepare("typefaces", tmp_path / "out", workers=workers)
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(monkeypatch, capsys):
-    records = [object()] * 8
-    assert list(writing._with_progress(records, 8)) == records
-    assert re.findall(r"(\d) of 8 images, \d+ s left", capsys.readouterr().out) == ["2", "4", "6"]
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert list(writing._with_progress(records, 8)) == records
-    output = capsys.readouterr()
-    assert output.out == ""
-    assert "8/8" in output.err
-
-
 def test_default_workers_are_few_for_few_images(tmp_path, capsys):
     prepare("typefaces", tmp_path / "out", **SMALL)
     assert "writing 80 images with 1 process\n" in capsys.readouterr().out
@@ -383,5 +371,5 @@ def test_incomplete_command_line_is_one_line(words, message):
 
 def test_folder_just_written_is_not_read_again(tmp_path, monkeypatch):
     summary = prepare("typefaces", tmp_path / "out", workers=1, **SMALL)
-    monkeypatch.setattr(manifest, "_read_images", None)
+    monkeypatch.setattr(manifest, "_read_image", None)
     assert check_folder(tmp_path / "out") == summary

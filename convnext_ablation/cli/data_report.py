@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from convnext_ablation.data.known_faults import data_set_name
+from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.data.report import facts
 from convnext_ablation.data.report.agreement import AGREEMENT
 from convnext_ablation.data.report.exact import exact_duplicates

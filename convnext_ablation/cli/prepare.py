@@ -6,12 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.data.download import download
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.dataclass_options import add_options, given_options, options_of
 from convnext_ablation.errors import UserError
-
-__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,4 +60,4 @@ def _fetched(dataset: type[Any], parameters: dict[str, Any], folder: Path) -> di
         for option, published in dataset.published.items()
         if parameters[option] is None and parameters.get(published.only_for, True)
     }
-    return {option: download(published, folder) for option, published in needed.items()}
+    return {option: published.download(folder) for option, published in needed.items()}

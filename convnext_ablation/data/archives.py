@@ -1,62 +1,38 @@
-"""Files of a data set where they lie: in a folder, or in a tar that is read without being unpacked.
+"""Archives from their official homes, and files of a data set where they lie: in a folder or in a tar.
 
-A tar is listed once and its files are then read at their offsets, by any number of threads. Nothing is
-written by the names that an archive gives. A gzipped tar has no offsets, so it is unzipped to a scratch
-folder first. Archives from the net may be broken or hostile: see `open_source` for what is refused.
+A download is resumed where it broke off, and checked by its hash. A tar is listed once, and its files are
+then read at their offsets by any number of threads; nothing is unpacked by the names that an archive gives. A
+gzipped tar has no offsets, so it is unzipped to a scratch folder first. Archives from the net may be broken
+or hostile: see `open_source` for what is refused.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import http.client
 import os
 import tarfile
 import unicodedata
+import urllib.error
+import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
+from convnext_ablation.console import Progress
+from convnext_ablation.data.folder import walk
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import written_whole
-
-__all__ = ["Piece", "Published", "Source", "find_pieces", "open_source"]
+from convnext_ablation.files import told_of_full_disk, written_whole
 
 _BLOCK = 1 << 20
+_TRIES = 5
+_SECONDS = 60  # without a byte
 # Photographs are packed already: the official archives grow by a tenth when they are unzipped. What grows by
 # more than this, and by more than the tables of a small archive might, is no archive of photographs.
 _GROWTH = 8
 _TABLES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A file, or the part of a file that holds one.
-
-    Args:
-        path: The file.
-        offset: Where the part begins, in bytes.
-        size: Its length in bytes.
-    """
-
-    path: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Reads it.
-
-        Raises:
-            UserError: The file has become shorter since it was listed.
-        """
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise UserError(f"{self.path} has changed while it was read; start again")
-        return data
 
 
 @dataclass(frozen=True)
@@ -84,24 +60,96 @@ class Published:
             UserError: It isn't.
         """
         digest = hashlib.new(self.algorithm)
-        with open(path, "rb") as file, _bar(f"checking {path.name}", path.stat().st_size) as bar:
+        with (
+            open(path, "rb") as file,
+            Progress(f"checking {path.name}", path.stat().st_size, "B") as progress,
+        ):
             while block := file.read(_BLOCK):
                 digest.update(block)
-                bar.update(len(block))
+                progress.update(len(block))
         if digest.hexdigest() != self.digest:
             raise UserError(
                 f"{path} is not the published {self.file} ({self.algorithm} {digest.hexdigest()[:12]}..., "
                 f"not {self.digest[:12]}...); download it again, or say --unofficial if you mean another one"
             )
 
+    def download(self, folder: Path) -> Path:
+        """Fetches the archive into a folder, unless it is there; incomplete it is called ``<file>.part``.
+
+        Raises:
+            UserError: It can't be had, or isn't what was published.
+        """
+        path = folder / self.file
+        if path.exists():
+            return path
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"{path.name}.part")
+        for left in reversed(range(_TRIES)):
+            try:
+                with told_of_full_disk(part):
+                    _fetch(self.url, part)
+                break
+            except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
+                if not left or isinstance(error, urllib.error.HTTPError):
+                    raise UserError(
+                        f"{self.url} can't be had ({error}); start again to go on, or fetch it yourself"
+                    ) from error
+        try:
+            self.check(part)
+        except UserError:
+            part.unlink()
+            raise
+        os.replace(part, path)
+        return path
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Fetches what is missing of a file."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
+            return  # there is nothing beyond what is there
+        raise
+    with answer, Progress(part.stem, unit="B") as progress:
+        resumed = answer.status == http.client.PARTIAL_CONTENT
+        have = have if resumed else 0
+        total = have + int(answer.headers.get("Content-Length", 0))
+        progress.begin(total, have)
+        with open(part, "ab" if resumed else "wb") as file:
+            while block := answer.read(_BLOCK):
+                file.write(block)
+                progress.update(len(block))
+            if total and file.tell() < total:
+                raise http.client.IncompleteRead(b"", total - file.tell())
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or the part of a file that holds one; offset and size in bytes."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """Reads it.
+
+        Raises:
+            UserError: The file has become shorter since it was listed.
+        """
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise UserError(f"{self.path} has changed while it was read; start again")
+        return data
+
 
 class Source(Mapping[str, Piece]):
-    """The files of a folder or an archive by their paths, with forward slashes.
-
-    Args:
-        path: The folder or archive.
-        pieces: Its files.
-    """
+    """The files of a folder or an archive by their paths, with forward slashes."""
 
     def __init__(self, path: Path, pieces: Mapping[str, Piece]) -> None:
         self.path = path
@@ -109,11 +157,7 @@ class Source(Mapping[str, Piece]):
         self._pieces = {unicodedata.normalize("NFC", name): piece for name, piece in pieces.items()}
 
     def __getitem__(self, name: str) -> Piece:
-        """A file.
-
-        Raises:
-            KeyError: There is none of this name.
-        """
+        """A file."""
         return self._pieces[unicodedata.normalize("NFC", name)]
 
     def __iter__(self) -> Iterator[str]:
@@ -153,10 +197,6 @@ class Source(Mapping[str, Piece]):
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: {name} is not a text in UTF-8 ({error.reason})") from error
 
-    def __contains__(self, name: object) -> bool:
-        """Whether there is a file of this name."""
-        return isinstance(name, str) and unicodedata.normalize("NFC", name) in self._pieces
-
 
 def open_source(path: Path, scratch: Path, published: Published | None = None) -> Source:
     """Lists the files of a folder, a tar or a gzipped tar.
@@ -173,7 +213,7 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     """
     path = path.expanduser()
     if path.is_dir():
-        return Source(path, dict(_walk(path)))
+        return Source(path, dict(_files(path)))
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if published is not None:
@@ -183,11 +223,10 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     return Source(path, find_pieces(_unzip(path, scratch) if zipped else path, path))
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Piece]]:
-    for parent, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            path = Path(parent, name)
+def _files(folder: Path) -> Iterator[tuple[str, Piece]]:
+    for below, _, files in walk(folder, follow_links=False):
+        for name in files:
+            path = folder / below / name
             yield path.relative_to(folder).as_posix(), Piece(path, 0, path.stat().st_size)
 
 
@@ -221,6 +260,7 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
 
 
 def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
+    """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which mends what it can."""
     name = member.name.removeprefix("./")
     path = PurePosixPath(name)
     shown_name = ascii(member.name) if not member.name.isprintable() else repr(member.name)
@@ -249,9 +289,16 @@ def _unzip(path: Path, scratch: Path) -> Path:
     scratch.mkdir(parents=True, exist_ok=True)
     most = _GROWTH * stat.st_size + _TABLES
     try:
-        with written_whole(unzipped) as temporary, open(temporary, "wb") as to:
-            for block in _unzipped_blocks(path):
+        with (
+            written_whole(unzipped) as temporary,
+            open(temporary, "wb") as to,
+            open(path, "rb") as raw,
+            gzip.open(raw) as file,
+            Progress(f"unzipping {path.name}", stat.st_size, "B") as progress,
+        ):
+            while block := file.read(_BLOCK):
                 to.write(block)
+                progress.move(raw.tell())
                 if to.tell() > most:
                     raise UserError(
                         f"{path} unzips to more than {_GROWTH} times its size; get it from its home"
@@ -259,18 +306,3 @@ def _unzip(path: Path, scratch: Path) -> Path:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
     return unzipped
-
-
-def _unzipped_blocks(path: Path) -> Iterator[bytes]:
-    with (
-        open(path, "rb") as raw,
-        gzip.open(raw) as file,
-        _bar(f"unzipping {path.name}", path.stat().st_size) as bar,
-    ):
-        while block := file.read(_BLOCK):
-            yield block
-            bar.update(raw.tell() - bar.n)
-
-
-def _bar(what: str, size: int) -> tqdm:
-    return tqdm(desc=what, total=size, unit="B", unit_scale=True, delay=2, disable=None)

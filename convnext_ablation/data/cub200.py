@@ -19,12 +19,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.fitting import Box
-from convnext_ablation.data.photographs import Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.data.photographs import Box, Photograph, Photographs, check_counts, hold_out
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
-
-__all__ = ["CUB200"]
 
 OFFICIAL = {"train": 5994, "test": 5794}
 CLASSES = 200
@@ -32,11 +29,7 @@ CLASSES = 200
 
 @dataclass(frozen=True)
 class CUB200(Photographs):
-    """The set as its options give it.
-
-    Raises:
-        UserError: An option is out of range, or it isn't said where the set is.
-    """
+    """The set as its options give it."""
 
     name: ClassVar[str] = "cub200"
     summary: ClassVar[str] = "CUB-200-2011: photographs of 200 bird species"

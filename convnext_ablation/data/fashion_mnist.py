@@ -18,28 +18,16 @@ from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record
+from convnext_ablation.data.photographs import zlib_version
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-__all__ = ["CLASSES", "FashionMNIST", "read_idx"]
-
-# In the order of the official labels 0 to 9.
-CLASSES = (
-    "t-shirt_top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle_boot",
-)
+# in the order of the official labels 0 to 9
+CLASSES = tuple("t-shirt_top trouser pullover dress coat sandal shirt sneaker bag ankle_boot".split())
 
 _PACKAGE = "dataset-fashion-mnist"
 _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -57,13 +45,7 @@ _TEST_PER_CLASS = 1000
 
 @dataclass(frozen=True)
 class FashionMNIST:
-    """The set as its parameters give it; all are options of the command line.
-
-    A smaller `train` is a subset of a larger one, and val stays the same.
-
-    Raises:
-        UserError: A number is out of range.
-    """
+    """The set as its parameters give it; a smaller `train` is a subset of a larger one, with the same val."""
 
     name: ClassVar[str] = "fashion-mnist"
     summary: ClassVar[str] = "photographs of clothes in 10 classes, from Debian's package or downloaded"
@@ -95,9 +77,13 @@ class FashionMNIST:
         sizes = {"train": {"val": self.val, "train": self.train}, "t10k": {"test": self.test}}
         for official, splits in sizes.items():
             source = f"{official}-images-idx3-ubyte.gz"
-            pixels, labels = files[source], files[f"{official}-labels-idx1-ubyte.gz"]
+            # behind a header of 4 bytes and 4 for each dimension; the hash has vouched for it
+            pixels = np.frombuffer(files[source], np.uint8, offset=16).reshape(-1, 28, 28)
+            labels = np.frombuffer(files[f"{official}-labels-idx1-ubyte.gz"], np.uint8, offset=8)
             for label, class_name in enumerate(CLASSES):
-                rows = self._shuffle(np.flatnonzero(labels == label), official, label)
+                entropy = [self.seed, zlib.crc32(official.encode()), label]
+                rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+                rows = rng.permutation(np.flatnonzero(labels == label))
                 for split, count in splits.items():
                     taken, rows = rows[:count], rows[count:]
                     for row in sorted(taken.tolist()):
@@ -110,39 +96,22 @@ class FashionMNIST:
 
     def versions(self) -> dict[str, str]:
         """Versions of all that has a say in the bytes."""
-        return {
-            "numpy": np.__version__,
-            "pillow": version("pillow"),
-            "zlib": str(features.version("zlib_ng") or features.version("zlib")),
-        }
-
-    def _shuffle(self, rows: np.ndarray, official: str, label: int) -> np.ndarray:
-        seed = np.random.SeedSequence([self.seed, zlib.crc32(official.encode()), label])
-        return np.random.Generator(np.random.PCG64(seed)).permutation(rows)
+        return {"numpy": np.__version__, "pillow": version("pillow"), "zlib": zlib_version()}
 
 
-def read_idx(data: bytes) -> np.ndarray:
-    """Parses an IDX file of bytes, the format of the MNIST family.
-
-    Returns:
-        An array of uint8 with the shape that the header gives.
-
-    Raises:
-        ValueError: It isn't such a file, or is cut short.
-    """
-    # Two zero bytes, 8 for "unsigned bytes", the number of dimensions; then each as a big-endian int32.
-    if len(data) < 4 or data[:3] != b"\0\0\x08" or len(data) < 4 + 4 * data[3]:
-        raise ValueError("not an IDX file of unsigned bytes")
-    shape = np.frombuffer(data, ">i4", count=data[3], offset=4)
-    values = np.frombuffer(data, np.uint8, offset=4 + 4 * data[3])
-    if values.size != shape.prod():
-        raise ValueError(f"IDX file holds {values.size} values where its header says {shape.prod()}")
-    return values.reshape(shape)
-
-
-def _read_files(scratch: Path) -> dict[str, np.ndarray]:
+def _read_files(scratch: Path) -> dict[str, bytes]:
+    """The four files, unpacked, and each made sure to be the published one."""
     folder = _DEBIAN_FOLDER if _DEBIAN_FOLDER.is_dir() else _download(scratch)
-    return {name: read_idx(_unpack(folder / name)) for name in _SHA256}
+    files = {}
+    for name, expected in _SHA256.items():
+        reinstall = f"`apt-get install --reinstall {_PACKAGE}`"
+        try:
+            files[name] = gzip.decompress((folder / name).read_bytes())
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"cannot unpack {folder / name} ({error}); {reinstall}") from error
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise UserError(f"{folder / name} is not the published file (SHA-256); {reinstall}")
+    return files
 
 
 def _download(folder: Path) -> Path:
@@ -153,18 +122,3 @@ def _download(folder: Path) -> Path:
     except (OSError, RuntimeError) as error:
         what = f"Fashion-MNIST could not be downloaded ({' '.join(str(error).split())})"
         raise UserError(f"{what}; on Debian, `apt-get install {_PACKAGE}` brings it") from error
-
-
-def _unpack(path: Path) -> bytes:
-    """Unpacks a file and makes sure that it is the published one."""
-    try:
-        data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"cannot unpack {path} ({error}); `apt-get install --reinstall {_PACKAGE}`"
-        ) from error
-    if hashlib.sha256(data).hexdigest() != _SHA256[path.name]:
-        raise UserError(
-            f"{path} is not the published file (SHA-256); `apt-get install --reinstall {_PACKAGE}`"
-        )
-    return data

@@ -1,4 +1,4 @@
-"""What an image folder holds: its manifest, and a check of it before anything is trained.
+"""What an image folder holds: one walk over its files, its manifest, and a check before anything is trained.
 
 A prepared folder has a ``manifest.csv`` with one line per image and the columns ``id, split, class, source,
 sha256``. The ``id`` is the image's path below the folder with forward slashes, ``train/cmr10/00012.png``, so
@@ -12,33 +12,20 @@ import csv
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from convnext_ablation.console import track
 from convnext_ablation.errors import UserError
 
-__all__ = [
-    "CLASSES",
-    "IMAGE_EXTENSIONS",
-    "MANIFEST",
-    "SPLITS",
-    "SYNONYMS",
-    "FolderSummary",
-    "Record",
-    "check_folder",
-    "manifest_hash",
-    "mark_checked",
-    "read_manifest",
-    "sort_classes",
-    "write_manifest",
-]
-
 CLASSES = "classes.txt"  # names of the classes in the order of their numbers
+DESCRIPTION = "dataset.json"
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
 # what folders of splits are called, as timm knows them
@@ -47,10 +34,17 @@ SYNONYMS = {
     "val": ("validation", "val", "valid", "eval", "evaluation"),
     "test": ("test",),
 }
-
-_COLUMNS = ["id", "split", "class", "source", "sha256"]
 # what training takes for an image in a folder; timm's own scripts leave .webp out unless told
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+# what is known to be wrong with a data set, by the name in ``dataset.json``
+KNOWN_FAULTS = {
+    "cub200": "CUB-200-2011: 22 or 23 of its test images also stand in ImageNet, so weights that began from "
+    "ImageNet's have seen them; by expert judgement at least 4 % of its labels are wrong.",
+    "stanford-dogs": "Stanford Dogs is made from ImageNet: weights that began from ImageNet's have seen test "
+    "images, with their labels. `convnext-ablation data-report --against` counts them.",
+}
+
+_COLUMNS = ["id", "split", "class", "source", "sha256"]
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
 
@@ -90,22 +84,73 @@ class FolderSummary:
     fingerprint: str
 
 
-def write_manifest(folder: str | os.PathLike[str], records: Iterable[Record]) -> None:
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split, by their paths below the data set's folder, sorted.
+
+    Args:
+        images: Each image's class, just as timm's folder reader finds and labels them.
+        others: Files that training doesn't read: no images, or in no class folder.
+        classes: Names of the class folders, those without images included.
+        empty: Class folders without images.
+    """
+
+    images: dict[str, str]
+    others: list[str]
+    classes: set[str]
+    empty: list[str]
+
+
+def walk(root: Path, top: str = "", follow_links: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Every folder below `top`: its path below `root` with forward slashes, its folders and files, sorted."""
+    for parent, folders, files in os.walk(root / top, followlinks=follow_links):
+        folders.sort()
+        yield Path(parent).relative_to(root).as_posix(), folders, sorted(files)
+
+
+def is_image(name: str) -> bool:
+    """Whether training takes a file of this name for an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def list_split(root: Path, split: str) -> SplitFiles:
+    """Lists what the folder of a split holds."""
+    images, others, classes, empty = {}, [], set(), []
+    for below, folders, files in walk(root, split):
+        class_name = below.rpartition("/")[2]
+        found = {f"{below}/{name}": class_name for name in files if below != split and is_image(name)}
+        images.update(found)
+        others += [path for name in files if (path := f"{below}/{name}") not in found]
+        if below != split and (found or not folders):
+            classes.add(class_name)
+            empty += [] if found else [below]
+    return SplitFiles(dict(sorted(images.items())), sorted(others), classes, empty)
+
+
+def data_set_name(root: Path) -> str:
+    """A data set's name as its ``dataset.json`` has it, or else its folder's."""
+    try:
+        return str(json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))["name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return root.resolve().name
+
+
+def write_manifest(folder: Path, records: Iterable[Record]) -> None:
     """Writes ``manifest.csv`` sorted by id, so that equal folders have equal manifests."""
-    with open(Path(folder) / MANIFEST, "w", encoding="utf-8", newline="") as file:
+    with open(folder / MANIFEST, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for record in sorted(records, key=lambda record: record.id):
             writer.writerow([record.id, record.split, record.class_name, record.source, record.sha256])
 
 
-def read_manifest(folder: str | os.PathLike[str]) -> list[Record]:
+def read_manifest(folder: Path) -> list[Record]:
     """Reads ``manifest.csv``.
 
     Raises:
         UserError: There is none, or it isn't one that `write_manifest` wrote.
     """
-    path = Path(folder) / MANIFEST
+    path = folder / MANIFEST
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.reader(file, strict=True))
@@ -115,12 +160,8 @@ def read_manifest(folder: str | os.PathLike[str]) -> list[Record]:
         raise UserError(f"{path} is damaged ({error}); prepare the folder anew") from error
     if not rows or rows[0] != _COLUMNS:
         raise UserError(f"{path} lacks the header {','.join(_COLUMNS)}; prepare the folder anew")
-    return _parse_rows(path, rows[1:])
-
-
-def _parse_rows(path: Path, rows: Sequence[Sequence[str]]) -> list[Record]:
     records: dict[str, Record] = {}
-    for line, row in enumerate(rows, start=2):
+    for line, row in enumerate(rows[1:], start=2):
         if len(row) != len(_COLUMNS) or PurePosixPath(row[0]).parts[:-1] != (row[1], row[2]):
             raise UserError(f"{path} line {line} is not <split>/<class>/<file>,<split>,<class>,...; mend it")
         if row[0] in records:
@@ -129,9 +170,9 @@ def _parse_rows(path: Path, rows: Sequence[Sequence[str]]) -> list[Record]:
     return list(records.values())
 
 
-def manifest_hash(folder: str | os.PathLike[str]) -> str:
+def manifest_hash(folder: Path) -> str:
     """SHA-256 of ``manifest.csv``, which stands for the whole folder since it holds every image's hash."""
-    return hashlib.sha256((Path(folder) / MANIFEST).read_bytes()).hexdigest()
+    return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def check_folder(
@@ -157,55 +198,55 @@ def check_folder(
         raise UserError(f"no image folder at {root}; make one with `convnext-ablation prepare`")
     if anew:
         (root / _STAMP).unlink(missing_ok=True)
-    images = {split: _find_images(root, split) for split in splits}
+    images = {split: _checked_split(root, split) for split in splits}
     classes = _check_classes(root, images)
     expected = _check_manifest(root, images) if (root / MANIFEST).exists() else {}
     fingerprint = _fingerprint(root, sorted(set().union(*images.values())), expected, verify_images)
     return FolderSummary(root, classes, {split: len(found) for split, found in images.items()}, fingerprint)
 
 
-def mark_checked(folder: str | os.PathLike[str], records: Sequence[Record]) -> str:
+def mark_checked(root: Path, records: Sequence[Record]) -> str:
     """Notes that a folder is as its manifest says, for one that was written just now.
-
-    Args:
-        folder: Holds the images and their manifest.
-        records: All images of the manifest.
 
     Returns:
         The folder's fingerprint.
     """
-    root = Path(folder)
-    ids = sorted(record.id for record in records)
     fingerprint = manifest_hash(root)
-    _stamp(root, _listing_hash(root, [*ids, MANIFEST]), fingerprint)
+    _stamp(root, _listing_hash(root, [*sorted(record.id for record in records), MANIFEST]), fingerprint)
     return fingerprint
 
 
-def _find_images(root: Path, split: str) -> dict[str, str]:
-    """Maps every image of a split to its class, just as timm's folder reader finds and labels them."""
-    if not (root / split).is_dir():
-        raise UserError(f"{root} has no folder {split!r}; it must hold <split>/<class>/<image>")
-    images = {}
-    for parent, folders, files in os.walk(root / split, followlinks=True):
-        below = Path(parent).relative_to(root)
-        found = [name for name in files if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
-        if found and below == Path(split):
-            raise UserError(f"{Path(parent, found[0])} is in no class folder; move it into one")
-        if not found and not folders and below != Path(split):
-            raise UserError(f"class folder {parent} holds no images; fill it or remove it")
-        images.update({(below / name).as_posix(): below.name for name in found})
-    if not images:
-        raise UserError(f"{root / split} holds no images; expected <class>/<image> ({_extensions()}) in it")
-    return images
+def sort_classes(names: Iterable[str]) -> list[str]:
+    """Sorts classes as timm does.
 
-
-def _extensions() -> str:
-    return ", ".join(sorted(IMAGE_EXTENSIONS))
+    Raises:
+        UserError: Two of them sort as equal.
+    """
+    classes = sorted(sorted(names), key=_natural_key)
+    for first, second in itertools.pairwise(classes):
+        if _natural_key(first) == _natural_key(second):
+            raise UserError(f"classes {first!r} and {second!r} sort as equal in timm; rename one")
+    return classes
 
 
 def _natural_key(name: str) -> list[str | int]:
     """Sort key of timm: without case, and numbers in the order of their value."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+
+
+def _checked_split(root: Path, split: str) -> dict[str, str]:
+    """Maps every image of a split to its class."""
+    if not (root / split).is_dir():
+        raise UserError(f"{root} has no folder {split!r}; it must hold <split>/<class>/<image>")
+    found = list_split(root, split)
+    if astray := [path for path in found.others if path.count("/") == 1 and is_image(path)]:
+        raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
+    if found.empty:
+        raise UserError(f"class folder {root / found.empty[0]} holds no images; fill it or remove it")
+    if not found.images:
+        extensions = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise UserError(f"{root / split} holds no images; expected <class>/<image> ({extensions}) in it")
+    return found.images
 
 
 def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[str]:
@@ -222,19 +263,6 @@ def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[
         if missing := sorted(found[first] - found[split]):
             raise UserError(f"class {missing[0]!r} has no images in {root / split}, unlike {first}; add some")
     return sort_classes(found[first])
-
-
-def sort_classes(names: Iterable[str]) -> list[str]:
-    """Sorts classes as timm does.
-
-    Raises:
-        UserError: Two of them sort as equal.
-    """
-    classes = sorted(sorted(names), key=_natural_key)
-    for first, second in itertools.pairwise(classes):
-        if _natural_key(first) == _natural_key(second):
-            raise UserError(f"classes {first!r} and {second!r} sort as equal in timm; rename one")
-    return classes
 
 
 def _read_classes(root: Path, found: set[str]) -> list[str]:
@@ -267,7 +295,10 @@ def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str], ve
             return fingerprint
     if expected and not verify:
         return manifest_hash(root)
-    digests = _read_images(root, ids, expected, verify)
+    # Threads suffice: reading, hashing and decoding all let go of the interpreter.
+    with ThreadPoolExecutor() as pool:
+        read = pool.map(lambda id_: _read_image(root / id_, expected.get(id_, ""), verify), ids)
+        digests = list(track(read, "checking images", len(ids)))
     lines = (f"{digest} {id_}" for digest, id_ in zip(digests, ids, strict=True))
     fingerprint = manifest_hash(root) if expected else _hash_lines(lines)
     if verify:
@@ -290,33 +321,20 @@ def _hash_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_images(root: Path, ids: Sequence[str], expected: Mapping[str, str], decode: bool) -> list[str]:
-    """Returns the hash of every image, having compared and decoded it."""
-    from tqdm import tqdm
-
-    # Threads suffice: reading, hashing and decoding all let go of the interpreter.
-    with ThreadPoolExecutor() as pool:
-        digests = pool.map(lambda id_: _read_image(root / id_, expected.get(id_, ""), decode), ids)
-        return list(tqdm(digests, "checking images", len(ids), delay=2, disable=None))
-
-
 def _read_image(path: Path, expected: str, decode: bool) -> str:
+    """The hash of an image, compared with the expected one if there is one, and decoded on request."""
+    from PIL import Image
+
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected:
         raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder anew")
     if decode:
-        _decode(path, data)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                image.verify()  # checksums of the file format, where it has any; decoding ignores them
+            with Image.open(io.BytesIO(data)) as image:
+                image.load()
+        except Exception as error:  # Pillow's decoders raise many kinds
+            raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error
     return digest
-
-
-def _decode(path: Path, data: bytes) -> None:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.verify()  # checksums of the file format, where it has any; decoding doesn't look at them
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-    except Exception as error:  # Pillow's decoders raise many kinds
-        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error

@@ -21,8 +21,6 @@ from convnext_ablation.data.photographs import Photograph, Photographs, check_co
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-__all__ = ["ImageNet", "check_imagenet", "looks_like_imagenet"]
-
 OFFICIAL = {"train": 1_281_167, "val": 50_000}
 CLASSES = 1000
 # MD5 as torchvision has them (torchvision.datasets.imagenet)
@@ -37,11 +35,7 @@ _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 @dataclass(frozen=True)
 class ImageNet(Photographs):
-    """The set as its options give it.
-
-    Raises:
-        UserError: An option is out of range, or it isn't said where the set is.
-    """
+    """The set as its options give it."""
 
     name: ClassVar[str] = "imagenet"
     summary: ClassVar[str] = "ImageNet-1K: photographs of 1000 synsets; train and val only"
@@ -69,8 +63,7 @@ class ImageNet(Photographs):
         if len(self.archives) == 1 and looks_like_imagenet(first):
             originals = list(_from_folder(open_source(first, scratch), self.splits))
         else:
-            paths = self._find_archives()
-            originals = list(self._from_archives(paths, scratch))
+            originals = list(_from_archives(self._find_archives(), scratch))
         if not self.unofficial:
             check_counts(originals, OFFICIAL, CLASSES, str(first))
         return originals
@@ -78,12 +71,8 @@ class ImageNet(Photographs):
     def _find_archives(self) -> dict[str, Path]:
         found = {}
         for which, published in PUBLISHED.items():
-            candidates = [
-                path / published.file if path.is_dir() else path
-                for path in self.archives
-                if path.is_dir() or path.name == published.file
-            ]
-            existing = [path for path in candidates if path.is_file()]
+            named = [path / published.file if path.is_dir() else path for path in self.archives]
+            existing = [path for path in named if path.name == published.file and path.is_file()]
             if not existing:
                 raise UserError(
                     f"imagenet: {published.file} is missing; name it, or its folder, with --archives"
@@ -93,25 +82,6 @@ class ImageNet(Photographs):
             for which in reversed(PUBLISHED):  # the small ones first
                 PUBLISHED[which].check(found[which])
         return found
-
-    def _from_archives(self, paths: dict[str, Path], scratch: Path) -> Iterator[Photograph]:
-        devkit = open_source(paths["devkit"], scratch).below("data/meta.mat")
-        synsets, labels = _read_synsets(devkit), _read_labels(devkit)
-        for name, piece in find_pieces(paths["train"]).items():
-            synset = name.removesuffix(".tar")
-            if synset not in synsets.values():
-                raise UserError(
-                    f"{paths['train']} holds {name}, which is no synset of the devkit; get it again"
-                )
-            for file, image in find_pieces(paths["train"], within=piece).items():
-                yield Photograph(file, f"train/{synset}/{file}", synset, "train", image)
-        for file, image in find_pieces(paths["val"]).items():
-            match = _VALIDATION.fullmatch(file)
-            if match is None or not 1 <= int(match[1]) <= len(labels):
-                raise UserError(
-                    f"{paths['val']} holds {file}, which the devkit has no label for; get it again"
-                )
-            yield Photograph(file, f"val/{file}", synsets[labels[int(match[1]) - 1]], "val", image)
 
 
 def looks_like_imagenet(folder: Path) -> bool:
@@ -148,6 +118,22 @@ def check_imagenet(folder: Path) -> str:
     if odd := sorted(synsets["train"] ^ synsets["val"]):
         raise UserError(f"{folder}: the synset {odd[0]} is in one of train and val only; complete it")
     return f"{folder}: {CLASSES} synsets, {OFFICIAL['train']:,} train and {OFFICIAL['val']:,} val images"
+
+
+def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph]:
+    devkit = open_source(paths["devkit"], scratch).below("data/meta.mat")
+    synsets, labels = _read_synsets(devkit), _read_labels(devkit)
+    for name, piece in find_pieces(paths["train"]).items():
+        synset = name.removesuffix(".tar")
+        if synset not in synsets.values():
+            raise UserError(f"{paths['train']} holds {name}, which is no synset of the devkit; get it again")
+        for file, image in find_pieces(paths["train"], within=piece).items():
+            yield Photograph(file, f"train/{synset}/{file}", synset, "train", image)
+    for file, image in find_pieces(paths["val"]).items():
+        match = _VALIDATION.fullmatch(file)
+        if match is None or not 1 <= int(match[1]) <= len(labels):
+            raise UserError(f"{paths['val']} holds {file}, which the devkit has no label for; get it again")
+        yield Photograph(file, f"val/{file}", synsets[labels[int(match[1]) - 1]], "val", image)
 
 
 def _from_folder(source: Source, splits: tuple[str, ...]) -> Iterator[Photograph]:

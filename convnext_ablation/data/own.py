@@ -19,8 +19,6 @@ from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-__all__ = ["ImageFolder", "ImageList", "OwnPhotographs"]
-
 # what splits are called
 SPLIT_NAMES = {name: split for split, names in SYNONYMS.items() for name in names}
 SPLIT_NAMES |= {"dev": "val", "testing": "test"}
@@ -29,11 +27,9 @@ _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".w
 
 @dataclass(frozen=True)
 class OwnPhotographs(Photographs):
-    """What all of them have in common.
+    """What all of them have in common."""
 
-    Raises:
-        UserError: An option is out of range.
-    """
+    required: ClassVar[tuple[str, str]]  # the option that names the images, and what to say without it
 
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
@@ -49,6 +45,9 @@ class OwnPhotographs(Photographs):
             count = getattr(self, name)
             if count is not None and count < 1:
                 raise UserError(f"{self.name}: {name} is {count}; give 1 or more")
+        option_, message = self.required
+        if not getattr(self, option_):
+            raise UserError(f"{self.name}: {message} with --{option_}")
 
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
         """Holds out the splits that aren't there.
@@ -75,32 +74,26 @@ class ImageFolder(OwnPhotographs):
 
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "your own images: <class>/<image> or <split>/<class>/<image>"
+    required: ClassVar[tuple[str, str]] = ("images", "say where the images are")
 
     images: Path | None = option(None, "the folder, or a tar of it", identity=False)
-
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        if self.images is None:
-            raise UserError("folder: say where the images are with --images")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, each in the class of its folder."""
         assert self.images is not None
         source = _without_top(open_source(self.images, scratch))
-        names = [name for name in source if name.lower().endswith(_IMAGES) and not _hidden(name)]
+        names = sorted(name for name in source if name.lower().endswith(_IMAGES) and not _hidden(name))
         tops = {name.split("/")[0] for name in names}
         split = bool(tops) and tops <= SPLIT_NAMES.keys()
-        return self.completed(
-            (self._photograph(source, name, split) for name in sorted(names)), str(self.images)
-        )
+        return self.completed((_photograph(source, name, split) for name in names), str(self.images))
 
-    def _photograph(self, source: Source, name: str, split: bool) -> Photograph:
-        parts = name.split("/")
-        if len(parts) != 2 + split:
-            expected = "<split>/<class>/<image>" if split else "<class>/<image>"
-            raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
-        return Photograph(name, name, parts[-2], SPLIT_NAMES[parts[0]] if split else "train", source[name])
+
+def _photograph(source: Source, name: str, split: bool) -> Photograph:
+    parts = name.split("/")
+    if len(parts) != 2 + split:
+        expected = "<split>/<class>/<image>" if split else "<class>/<image>"
+        raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
+    return Photograph(name, name, parts[-2], SPLIT_NAMES[parts[0]] if split else "train", source[name])
 
 
 def _hidden(name: str) -> bool:
@@ -122,44 +115,39 @@ class ImageList(OwnPhotographs):
 
     name: ClassVar[str] = "csv"
     summary: ClassVar[str] = "your own images, listed in a CSV file: path, class and, if you like, split"
+    required: ClassVar[tuple[str, str]] = ("file", "name the file")
 
     file: Path | None = option(None, "the CSV file", identity=False)
     root: Path | None = option(
         None, "folder that the paths are below, if not that of the file", identity=False
     )
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        if self.file is None:
-            raise UserError("csv: name the file with --file")
-
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals in the class of their line."""
         assert self.file is not None
-        return self.completed(self._listed(self.file), str(self.file))
+        return self.completed(_listed(self.file, self.root or self.file.parent), str(self.file))
 
-    def _listed(self, path: Path) -> Iterator[Photograph]:
-        root = self.root or path.parent
-        seen = set()
-        for number, row in _read_rows(path):
-            where = f"{path} line {number}"
-            name, label = row["path"] or "", row["class"] or ""
-            split = SPLIT_NAMES.get((row.get("split") or "train").strip().lower(), "")
-            if not name or not label:
-                raise UserError(f"{where} has no {'class' if name else 'path'}; complete or remove it")
-            if not split:
-                raise UserError(f"{where} has the split {row['split']!r}; write train, val or test")
-            if name in seen:
-                raise UserError(f"{where} lists {name} a second time; remove one")
-            seen.add(name)
-            try:
-                size = (root / name).stat().st_size
-            except OSError as error:
-                raise UserError(
-                    f"{where}: {root / name} can't be read ({error.strerror}); mend the list"
-                ) from error
-            yield Photograph(name, name, class_folder(label), split, Piece(root / name, 0, size))
+
+def _listed(path: Path, root: Path) -> Iterator[Photograph]:
+    seen = set()
+    for number, row in _read_rows(path):
+        where = f"{path} line {number}"
+        name, label = row["path"] or "", row["class"] or ""
+        split = SPLIT_NAMES.get((row.get("split") or "train").strip().lower(), "")
+        if not name or not label:
+            raise UserError(f"{where} has no {'class' if name else 'path'}; complete or remove it")
+        if not split:
+            raise UserError(f"{where} has the split {row['split']!r}; write train, val or test")
+        if name in seen:
+            raise UserError(f"{where} lists {name} a second time; remove one")
+        seen.add(name)
+        try:
+            size = (root / name).stat().st_size
+        except OSError as error:
+            raise UserError(
+                f"{where}: {root / name} can't be read ({error.strerror}); mend the list"
+            ) from error
+        yield Photograph(name, name, class_folder(label), split, Piece(root / name, 0, size))
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -177,3 +165,65 @@ def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
 def class_folder(name: str) -> str:
     """The name of a class as that of a folder."""
     return re.sub(r"[/\\\0\n]", "_", name.strip()).lstrip(".") or "_"
+
+
+@dataclass(frozen=True)
+class HubPhotographs(OwnPhotographs):
+    """A data set of the Hugging Face hub, or a folder in one of its formats, loaded by `datasets`."""
+
+    name: ClassVar[str] = "hfds"
+    summary: ClassVar[str] = "a data set of the Hugging Face hub, or a folder in one of its formats"
+    required: ClassVar[tuple[str, str]] = ("source", "name the data set")
+
+    source: str = option("", "its name on the hub, or the folder")
+    config: str = option("", "which of its configurations")
+    revision: str = option("", "commit, tag or branch; the newest if not given")
+    image_key: str = option("image", "column of the images")
+    target_key: str = option("label", "column of the labels")
+
+    def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals of its splits."""
+        try:
+            import datasets
+        except ImportError as error:
+            raise UserError(f"hfds: {error.name} is missing; pip install datasets") from error
+        try:
+            found = datasets.load_dataset(self.source, self.config or None, revision=self.revision or None)
+            image = datasets.Image(decode=False)
+            tables = {split: table.cast_column(self.image_key, image) for split, table in found.items()}
+        except Exception as error:  # it raises anything
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"hfds: {self.source} can't be loaded: {reason}") from error
+        return self.completed(self._rows(tables), self.source)
+
+    def _rows(self, tables: Mapping[str, Any]) -> Iterator[Photograph]:
+        for name, table in tables.items():
+            split = SPLIT_NAMES.get(name)
+            if split is None:
+                print(f"{self.source}: the split {name!r} is none of train, val and test; left out")
+                continue
+            if self.target_key not in table.column_names:
+                known = ", ".join(table.column_names)
+                raise UserError(
+                    f"{self.source} has no column {self.target_key!r} but {known}; give --target-key"
+                )
+            names = getattr(table.features[self.target_key], "names", None)
+            width = len(str(len(table)))
+            for number, label in enumerate(table[self.target_key]):
+                class_name = class_folder(names[label] if names else str(label))
+                file = f"{name}_{number:0{width}d}.jpg"
+                yield Photograph(file, file, class_name, split, _Row(table, number, self.image_key))
+
+
+@dataclass(frozen=True)
+class _Row:
+    """An image in a table."""
+
+    table: Any
+    number: int
+    column: str
+
+    def read(self) -> bytes:
+        """Its file."""
+        image = self.table[self.number][self.column]
+        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()

@@ -1,5 +1,9 @@
 """What data sets of photographs have in common: originals with labels and splits, stored resized.
 
+What is stored is RGB. Resizing is Pillow's antialiased bilinear one, as torchvision's ``Resize`` does it to a
+decoded image, so ``squash`` at 256 gives what ``Resize((256, 256))`` gives, and ``short-side`` what
+``Resize(256)`` gives, to the bit; JPEG then loses a little, PNG and WebP (both lossless) nothing.
+
 Validation images are held out of the official training images, so many of each class, chosen by a hash of
 the seed and the image's own id: the same on every machine and with every version of every library, and
 whatever the order of the lists.
@@ -8,19 +12,31 @@ whatever the order of the lists.
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+import io
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import BinaryIO, ClassVar, Protocol
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, ClassVar, Protocol
+
+from PIL import Image, features
 
 from convnext_ablation.data.archives import Published
-from convnext_ablation.data.fitting import FITS, FORMATS, Box, Fitting, fitting_versions
-from convnext_ablation.data.folder import SPLITS, Record
+from convnext_ablation.data.folder import SPLITS, Record, is_image
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-__all__ = ["Key", "Photograph", "Photographs", "Readable", "check_counts", "hold_out"]
+FITS = ("squash", "short-side")
+# options of Pillow's encoders: lossless formats at their fastest
+FORMATS: dict[str, dict[str, Any]] = {
+    "jpeg": {"quality": 95},
+    "png": {"compress_level": 1},
+    "webp": {"lossless": True, "quality": 0, "method": 0},
+}
+_SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class Readable(Protocol):
@@ -83,12 +99,12 @@ class Photographs:
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        self.fitting  # noqa: B018  it checks itself
-
-    @property
-    def fitting(self) -> Fitting:
-        """How images are stored."""
-        return Fitting(self.size, self.fit, self.format)
+        if self.size is not None and self.size < 8:
+            raise UserError(f"size is {self.size}; give 8 or more, or none to keep the originals")
+        if self.fit not in FITS:
+            raise UserError(f"fit is {self.fit!r}; give one of {', '.join(FITS)}")
+        if self.format not in FORMATS:
+            raise UserError(f"format is {self.format!r}; give one of {', '.join(FORMATS)}")
 
     def photographs(self, scratch: Path) -> Iterable[Photograph]:
         """All originals with the split that each belongs to.
@@ -101,19 +117,84 @@ class Photographs:
     def records(self, scratch: Path) -> Iterator[tuple[Record, Key]]:
         """All images of the set, each as its record and what `encode` needs."""
         for original in self.photographs(scratch):
-            name = self.fitting.name(original.path, cropped=original.box is not None)
+            path = PurePosixPath(original.path)
+            name = path.name if self._keeps(path, original.box) else f"{path.stem}{_SUFFIXES[self.format]}"
             id_ = f"{original.split}/{original.class_name}/{name}"
             record = Record(id_, original.split, original.class_name, original.path)
             yield record, (original.piece, original.path, original.box)
 
     def encode(self, key: Key, file: BinaryIO) -> None:
-        """Writes the stored file of one image."""
-        piece, path, box = key
-        self.fitting.store(piece.read(), path, file, box)
+        """Writes the stored file of one image.
+
+        Args:
+            key: The original, its path in the data set, and what to crop to, as far as it lies in the image.
+            file: What to write to. While it encodes JPEG to a file of the system, Pillow lets go of the
+                interpreter; to one in memory it doesn't.
+
+        Raises:
+            UserError: The image can't be decoded, or the box lies outside of it.
+        """
+        piece, name, box = key
+        data = piece.read()
+        image = decode(data, name)
+        if self._keeps(PurePosixPath(name), box):
+            file.write(data)
+            return
+        if box is not None:
+            image = image.crop(_inside(box, image.size, name))
+        self._resized(image).save(file, self.format, **FORMATS[self.format])
+
+    def _keeps(self, path: PurePosixPath, box: Box | None) -> bool:
+        """Whether an original is stored byte for byte."""
+        return self.size is None and box is None and is_image(path.name)
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        if self.size is None:
+            return image
+        width = height = self.size
+        if self.fit == "short-side":
+            short, long = sorted(image.size)
+            other = int(self.size * long / short)
+            width, height = (self.size, other) if image.width <= image.height else (other, self.size)
+        if (width, height) == image.size:
+            return image
+        return image.resize((width, height), Image.Resampling.BILINEAR)
 
     def versions(self) -> dict[str, str]:
         """Versions of all that has a say in the bytes."""
-        return fitting_versions()
+        names = {"libjpeg-turbo": "libjpeg_turbo", "webp": "webp"}
+        found = {name: str(features.version(feature)) for name, feature in names.items()}
+        return {"pillow": version("pillow"), "zlib": zlib_version(), **found}
+
+
+def zlib_version() -> str:
+    """Version of what Pillow packs PNG with."""
+    return str(features.version("zlib_ng") or features.version("zlib"))
+
+
+def decode(data: bytes, name: str) -> Image.Image:
+    """Decodes an image of any mode to RGB, as timm and torchvision do.
+
+    Raises:
+        UserError: It can't be decoded, or is larger than Pillow takes for a photograph.
+    """
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
+        image.load()
+    except Exception as error:  # decoders raise anything
+        reason = " ".join(str(error).split()).replace(repr(data), "the file")
+        raise UserError(f"{name} is not a readable image ({reason}); get or mend it, or remove it") from error
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, int]:
+    left, top = max(0, round(box[0])), max(0, round(box[1]))
+    right, bottom = min(size[0], round(box[2])), min(size[1], round(box[3]))
+    if left >= right or top >= bottom:
+        raise UserError(f"{name}: its bounding box {box} lies outside of its {size[0]}x{size[1]} pixels")
+    return left, top, right, bottom
 
 
 def hold_out(
@@ -145,24 +226,19 @@ def hold_out(
 
 
 def check_counts(
-    originals: Iterable[Photograph], official: Mapping[str, int], classes: int, where: str
+    originals: Sequence[Photograph], official: Mapping[str, int], classes: int, where: str
 ) -> None:
     """Compares the numbers of images and classes with the official ones.
 
     Raises:
         UserError: They differ.
     """
-    found = dict.fromkeys(official, 0)
-    names = set()
-    for original in originals:
-        found[original.split] = found.get(original.split, 0) + 1
-        names.add(original.class_name)
-    for what, count, expected in [
-        *((f"{split} images", found[split], count) for split, count in official.items()),
-        ("classes", len(names), classes),
-    ]:
-        if count != expected:
+    expected = {**{f"{split} images": count for split, count in official.items()}, "classes": classes}
+    found = Counter(f"{original.split} images" for original in originals)
+    found["classes"] = len({original.class_name for original in originals})
+    for what, count in expected.items():
+        if found[what] != count:
             raise UserError(
-                f"{where} has {count:,} {what}, not the official {expected:,}; get it from its home, or say "
-                "--unofficial if you mean a part of it"
+                f"{where} has {found[what]:,} {what}, not the official {count:,}; get it from its home, or "
+                "say --unofficial if you mean a part of it"
             )

@@ -1,11 +1,10 @@
 """From the name of a data set to an image folder, whole or not at all.
 
 A data set is a frozen dataclass, one module each: its fields are its parameters, and it gives its images one
-by one (see `convnext_ablation.data.dataset`). What is common to all stands here: the manifest, and a folder
-that appears under its name only when it is complete. Beside the ``manifest.csv`` stand a ``dataset.json``
-that says what the folder holds and what made it, and a ``classes.txt`` with the classes in the order of their
-numbers. A run that was killed goes on where it stopped, if nothing has changed since: neither parameters nor
-originals nor versions.
+by one (`DataSet`). What is common to all stands here: the manifest, and a folder that appears under its name
+only when it is complete. Beside the ``manifest.csv`` stand a ``dataset.json`` that says what the folder holds
+and what made it, and a ``classes.txt`` with the classes in the order of their numbers. A run that was killed
+goes on where it stopped, if nothing has changed since: neither parameters nor originals nor versions.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.data.cub200 import CUB200
-from convnext_ablation.data.dataset import DataSet
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
     CLASSES,
+    DESCRIPTION,
     MANIFEST,
     FolderSummary,
     Record,
@@ -33,38 +32,32 @@ from convnext_ablation.data.folder import (
     sort_classes,
     write_manifest,
 )
-from convnext_ablation.data.hf_datasets import HubPhotographs
 from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
-from convnext_ablation.data.own import ImageFolder, ImageList
+from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
-from convnext_ablation.data.writing import write_images
+from convnext_ablation.data.writing import DataSet, write_images
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, unknown_name
 
-__all__ = ["BUILT_IN", "DATASETS", "DESCRIPTION", "prepare", "verify"]
-
-DESCRIPTION = "dataset.json"
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
-
-DATASETS: dict[str, type[Any]] = {
-    dataset.name: dataset
-    for dataset in (
-        CUB200,
-        StanfordDogs,
-        ImageNet,
-        FashionMNIST,
-        Typefaces,
-        ImageFolder,
-        ImageList,
-        HubPhotographs,
-    )
-}
-
+_DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolder, ImageList, HubPhotographs)
+DATASETS: dict[str, type[Any]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
 BUILT_IN = (FashionMNIST.name, Typefaces.name)
+_FREE_SPACE = "the disk is full; free some space and run the same command again, or choose another place"
+_NO_ACCESS = "you may not write there; choose another place"
+_REASONS = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
+    errno.EROFS: "the file system is read-only; choose another place",
+    errno.EBUSY: "it is a mount point; choose a folder below it",
+    errno.ENOTDIR: "a part of the path is a file; choose another place",
+}
 
 
 def prepare(
@@ -102,7 +95,7 @@ def prepare(
     return check_folder(out, dataset.splits)
 
 
-def verify(out: str | os.PathLike[str]) -> None:
+def verify(out: Path) -> None:
     """Compares each image of a prepared folder with its manifest, and decodes it.
 
     Of a folder of ImageNet without a manifest, synsets and images are counted.
@@ -110,7 +103,6 @@ def verify(out: str | os.PathLike[str]) -> None:
     Raises:
         UserError: The first thing found that is wrong.
     """
-    out = Path(out)
     if looks_like_imagenet(out) and not (out / MANIFEST).exists():
         print(check_imagenet(out))
         return
@@ -120,28 +112,17 @@ def verify(out: str | os.PathLike[str]) -> None:
     print(f"{out}: {images} images of {classes} classes, all as the manifest lists them")
 
 
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again, or choose another place",
-    errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
-    errno.EACCES: "you may not write there; choose another place",
-    errno.EPERM: "you may not write there; choose another place",
-    errno.EROFS: "the file system is read-only; choose another place",
-    errno.EBUSY: "it is a mount point; choose a folder below it",
-    errno.ENOTDIR: "a part of the path is a file; choose another place",
-}
-
-
 def _is_there(out: Path, dataset: DataSet) -> bool:
     """Whether the folder holds this very set; False if there is nothing, an error if something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    found, wanted = _read_json(out / DESCRIPTION), _describe(dataset)
+    found = _read_json(out / DESCRIPTION)
     if not found:
         raise UserError(f"{out} exists and is no prepared data set; remove it or choose another place")
-    for key, value in _identity(wanted).items():
-        there = _identity(found).get(key)
-        if there != value:
-            what = f"{out} holds another data set ({key} is {there}, not {value})"
+    there = _identity(found)
+    for key, value in _identity(_describe(dataset)).items():
+        if there.get(key) != value:
+            what = f"{out} holds another data set ({key} is {there.get(key)}, not {value})"
             raise UserError(f"{what}; remove it or choose another place")
     return True
 
@@ -188,20 +169,22 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
     except BaseException as error:
-        if not _can_go_on_after(error):
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if not full and not isinstance(error, KeyboardInterrupt):  # after these, the same command resumes
             shutil.rmtree(partial, ignore_errors=True)
         raise
     counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
     for split in dataset.splits:
-        _tell_of_missing(classes, split, {r.class_name for r in records if r.split == split}, out)
+        found = {record.class_name for record in records if record.split == split}
+        if missing := [name for name in classes if name not in found]:
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            print(
+                f"class {missing[0]}{more} has no image in {split}; give timm's own scripts "
+                f"--class-map {out / CLASSES}, or they number the classes of {split} differently"
+            )
     return FolderSummary(out, classes, counts, fingerprint)
-
-
-def _can_go_on_after(error: BaseException) -> bool:
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or isinstance(error, KeyboardInterrupt)
 
 
 def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
@@ -217,28 +200,19 @@ def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
     return sort_classes(classes["train"])
 
 
-def _tell_of_missing(classes: list[str], split: str, found: set[str], out: Path) -> None:
-    missing = [name for name in classes if name not in found]
-    if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        print(
-            f"class {missing[0]}{more} has no image in {split}; give timm's own scripts "
-            f"--class-map {out / CLASSES}, or they number the classes of {split} differently"
-        )
-
-
 def _begin(dataset: DataSet, partial: Path) -> None:
     """Makes the unfinished folder, or takes up the one that a killed run has left."""
-    origin = {"description": _describe(dataset), "originals": _originals(dataset)}
+    description = _describe(dataset)
+    origin = {"description": description, "originals": _originals(dataset)}
     if partial.exists():
         if not partial.is_dir() or (any(partial.iterdir()) and not _read_json(partial / DESCRIPTION)):
             raise UserError(f"{partial} is in the way and not from an earlier `prepare`; move it")
         if _read_json(partial / _SCRATCH / "origin.json") == origin:
-            print(f"going on with what {partial} holds")
+            print(f"resuming with what {partial} holds")
             return
         shutil.rmtree(partial)
     (partial / _SCRATCH).mkdir(parents=True)
-    _write_json(partial / DESCRIPTION, _describe(dataset))
+    _write_json(partial / DESCRIPTION, description)
     _write_json(partial / _SCRATCH / "origin.json", origin)
 
 

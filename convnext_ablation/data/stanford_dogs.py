@@ -20,12 +20,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.fitting import Box
-from convnext_ablation.data.photographs import Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.data.photographs import Box, Photograph, Photographs, check_counts, hold_out
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
-
-__all__ = ["StanfordDogs"]
 
 OFFICIAL = {"train": 12000, "test": 8580}
 CLASSES = 120
@@ -34,11 +31,7 @@ _HOME = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 
 @dataclass(frozen=True)
 class StanfordDogs(Photographs):
-    """The set as its options give it.
-
-    Raises:
-        UserError: An option is out of range, or it isn't said where the set is.
-    """
+    """The set as its options give it."""
 
     name: ClassVar[str] = "stanford-dogs"
     summary: ClassVar[str] = "Stanford Dogs: photographs of 120 breeds, out of ImageNet"

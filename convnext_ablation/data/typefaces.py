@@ -21,33 +21,17 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record
+from convnext_ablation.data.photographs import zlib_version
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-__all__ = ["FACES", "WORDS", "Rendering", "Typefaces"]
-
 # The text faces among matplotlib's fonts, by file name; the others are symbols.
-FACES = (
-    "DejaVuSans",
-    "DejaVuSans-Bold",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSans-Oblique",
-    "DejaVuSansMono",
-    "DejaVuSansMono-Bold",
-    "DejaVuSerif",
-    "DejaVuSerif-Bold",
-    "DejaVuSerif-BoldItalic",
-    "DejaVuSerif-Italic",
-    "STIXGeneral",
-    "STIXGeneralBol",
-    "STIXGeneralBolIta",
-    "STIXGeneralItalic",
-    "cmb10",
-    "cmmi10",
-    "cmr10",
-    "cmss10",
-    "cmti10",
-    "cmtt10",
+FACES = tuple(
+    """
+DejaVuSans DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Bold
+DejaVuSerif DejaVuSerif-Bold DejaVuSerif-BoldItalic DejaVuSerif-Italic
+STIXGeneral STIXGeneralBol STIXGeneralBolIta STIXGeneralItalic cmb10 cmmi10 cmr10 cmss10 cmti10 cmtt10
+""".split()
 )
 
 # Two letters, so that they stand large in a small image: most beginnings of short English words.
@@ -79,11 +63,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Typefaces:
-    """The set as its parameters give it; all but `rendering` are options of the command line.
-
-    Raises:
-        UserError: A number is out of range.
-    """
+    """The set as its parameters give it; all but `rendering` are options of the command line."""
 
     name: ClassVar[str] = "typefaces"
     summary: ClassVar[str] = "words in 20 typefaces, rendered here; nothing is downloaded"
@@ -130,7 +110,7 @@ class Typefaces:
             "matplotlib": version("matplotlib"),
             "numpy": np.__version__,
             "pillow": version("pillow"),
-            "zlib": str(features.version("zlib_ng") or features.version("zlib")),
+            "zlib": zlib_version(),
         }
 
     def _rng(self, split: str, face: str, index: int) -> np.random.Generator:

@@ -7,28 +7,47 @@ import hashlib
 import itertools
 import multiprocessing
 import os
-import sys
-import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar, Protocol
 
-from tqdm import tqdm
-
-from convnext_ablation.data.dataset import DataSet
-from convnext_ablation.data.fitting import decode
+from convnext_ablation.console import track
+from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import Record
+from convnext_ablation.data.photographs import decode
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import available_cores, end_with_parent
 
-__all__ = ["write_images"]
-
 _WORTH_A_PROCESS = 10_000  # images; fewer are written sooner than another process has started
 _AT_A_TIME = 32  # images that a process takes
-_AHEAD = 4  # such lots for each process to come
+
+
+class DataSet(Protocol):
+    """What a data set's module provides: a frozen dataclass, as its objects travel to other processes.
+
+    Fields that `convnext_ablation.dataclass_options.option` made become options of the command line.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    in_threads: ClassVar[bool]  # whether `encode` lets go of the interpreter, so that it needs no processes
+    published: ClassVar[Mapping[str, Published]]  # its archives, by the fields that name them
+
+    def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
+        """All images, each as its record, still without a hash, and whatever `encode` needs.
+
+        Args:
+            scratch: Folder for what has to be downloaded or unpacked; it needn't be there.
+        """
+
+    def encode(self, key: Any, file: BinaryIO, /) -> None:
+        """Writes the file of one image, the same bytes for the same key; by any worker, in any order."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that has a say in the bytes."""
 
 
 def write_images(
@@ -48,36 +67,32 @@ def write_images(
     Raises:
         UserError: Two images would get the same file, or one can't be encoded.
     """
-    _check_names(record for record, _ in images)
-    for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
-        (folder / parent).mkdir(parents=True, exist_ok=True)
-    cores = available_cores()
-    workers = workers or (
-        cores + 1 if dataset.in_threads else min(cores, 1 + len(images) // _WORTH_A_PROCESS)
-    )
-    kind = "thread" if dataset.in_threads else "process"
-    print(
-        f"{dataset.name}: writing {len(images)} images with {workers} {kind}"
-        f"{('s' if dataset.in_threads else 'es') * (workers > 1)}",
-        flush=True,
-    )
-    resumed = any(folder.glob("*/*/*"))
-    write = functools.partial(_write_lot, dataset, str(folder), resumed)
-    lots = (images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME))
-    if workers == 1:
-        return list(_with_progress(itertools.chain.from_iterable(map(write, lots)), len(images)))
-    with _pool(dataset, workers) as pool:
-        written = _in_order(pool, write, lots, ahead=_AHEAD * workers)
-        return list(_with_progress(itertools.chain.from_iterable(written), len(images)))
-
-
-def _check_names(records: Iterable[Record]) -> None:
-    """Two files whose names differ only in case are one on many file systems."""
     seen: dict[str, Record] = {}
-    for record in records:
+    for record, _ in images:  # files whose names differ only in case are one on many file systems
         other = seen.setdefault(record.id.casefold(), record)
         if other is not record:
             raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")
+    for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+    cores = available_cores()
+    if workers is None:
+        workers = cores + 1 if dataset.in_threads else min(cores, 1 + len(images) // _WORTH_A_PROCESS)
+    kind, plural = ("thread", "threads") if dataset.in_threads else ("process", "processes")
+    kind = plural if workers > 1 else kind
+    print(f"{dataset.name}: writing {len(images)} images with {workers} {kind}", flush=True)
+    write = functools.partial(_write_lot, dataset, str(folder), any(folder.glob("*/*/*")))
+    lots = [images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME)]
+    if workers == 1:
+        return _followed(map(write, lots), len(images))
+    pool = _pool(dataset, workers)
+    try:
+        return _followed(pool.map(write, lots), len(images))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _followed(written: Iterable[list[Record]], total: int) -> list[Record]:
+    return list(track(itertools.chain.from_iterable(written), "writing images", total))
 
 
 def _pool(dataset: DataSet, workers: int) -> Executor:
@@ -88,20 +103,6 @@ def _pool(dataset: DataSet, workers: int) -> Executor:
     return ProcessPoolExecutor(workers, spawn, initializer=end_with_parent)
 
 
-def _in_order(
-    pool: Executor, write: Callable[[Any], list[Record]], lots: Iterator[Any], ahead: int
-) -> Iterator[list[Record]]:
-    """As the pool's own `map`, but without queueing millions of images at once."""
-    futures = deque(pool.submit(write, lot) for lot in itertools.islice(lots, ahead))
-    try:
-        while futures:
-            yield futures.popleft().result()
-            futures.extend(pool.submit(write, lot) for lot in itertools.islice(lots, 1))
-    finally:
-        for future in futures:
-            future.cancel()
-
-
 def _write_lot(
     dataset: DataSet, folder: str, resumed: bool, lot: Sequence[tuple[Record, Any]]
 ) -> list[Record]:
@@ -110,40 +111,20 @@ def _write_lot(
         path = f"{folder}/{record.id}"
         data = _written_before(path) if resumed else None
         if data is None:
-            data = _write(path, dataset, key)
+            with open(f"{path}.tmp", "w+b") as file:
+                dataset.encode(key, file)
+                file.seek(0)
+                data = file.read()
+            os.replace(f"{path}.tmp", path)
         written.append(replace(record, sha256=hashlib.sha256(data).hexdigest()))
     return written
-
-
-def _write(path: str, dataset: DataSet, key: Any) -> bytes:
-    with open(f"{path}.tmp", "w+b") as file:
-        dataset.encode(key, file)
-        file.seek(0)
-        data = file.read()
-    os.replace(f"{path}.tmp", path)
-    return data
 
 
 def _written_before(path: str) -> bytes | None:
     """The file that an interrupted run has left; after a power failure it may be there and empty."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = Path(path).read_bytes()
         decode(data, path)
     except (FileNotFoundError, UserError):
         return None
     return data
-
-
-def _with_progress(records: Iterable[Record], total: int) -> Iterator[Record]:
-    """A bar with the time left on a terminal; a line every quarter in a log."""
-    if sys.stderr.isatty():
-        yield from tqdm(records, total=total, unit=" images")
-        return
-    start = time.monotonic()
-    quarters = {total * quarter // 4 for quarter in (1, 2, 3)}
-    for count, record in enumerate(records, start=1):
-        yield record
-        if count in quarters:
-            left = (time.monotonic() - start) / count * (total - count)
-            print(f"{count} of {total} images, {left:.0f} s left", flush=True)

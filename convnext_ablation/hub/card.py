@@ -12,7 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from timm.models import get_arch_pretrained_cfgs
 
-from convnext_ablation.data.known_faults import KNOWN_FAULTS
+from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.hub.finished_run import FinishedRun, SplitResult
 from convnext_ablation.models import zoo
 from convnext_ablation.models.components import FAMILIES

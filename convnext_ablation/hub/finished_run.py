@@ -13,8 +13,7 @@ import numpy as np
 import yaml
 
 from convnext_ablation.cli.train import TEST_PREDICTIONS, TEST_RESULT
-from convnext_ablation.data.folder import MANIFEST, SYNONYMS, manifest_hash
-from convnext_ablation.data.known_faults import data_set_name
+from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import Interval, accuracy

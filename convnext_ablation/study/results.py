@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convnext_ablation.data.known_faults import KNOWN_FAULTS, data_set_name
+from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.report.comparison import NetworkResult, StudyFacts
