@@ -35,8 +35,10 @@ class Progress:
     ) -> None:
         from tqdm import tqdm  # the commands that print help need none
 
-        self.what, self.unit, self.quiet, self.done = what, unit, quiet, 0.0
-        self.total, self.begun, self.start = total, 0.0, time.monotonic()
+        self.what, self.unit, self.quiet, self.total = what, unit, quiet, total
+        self.done: float = 0  # an int where whole things are counted, which the bar then shows as such
+        self.begun: float = 0
+        self.start = time.monotonic()
         self._lines, self._told = lines and not quiet, self.start
         self.bar = tqdm(
             desc=what,

@@ -10,11 +10,11 @@ import timm_repo
 import torch
 
 import convnext_ablation
-from convnext_ablation.bench import memory, networks, plan, roofline, worker
-from convnext_ablation.bench.configuration import Configuration, Contestant
-from convnext_ablation.bench.results import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
-from convnext_ablation.bench.roofline import Cost, Machine, cost_of
-from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Times
+from convnext_ablation.bench import contestants, processes, roofline
+from convnext_ablation.bench.configuration import Configuration, Contestant, configurations
+from convnext_ablation.bench.roofline import Cost, cost_of
+from convnext_ablation.bench.rows import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
+from convnext_ablation.bench.timing import INCONCLUSIVE, Times
 from convnext_ablation.cli import bench as command
 
 
@@ -27,13 +27,13 @@ def arguments(*given: str) -> argparse.Namespace:
 def configuration(*given: str) -> Configuration:
     """The only one of these arguments, small."""
     small = "--img-size 32 --batch-size 2 --rounds 3 --threads 1 --allocator default --device cpu".split()
-    (one,) = plan.configurations(arguments(*given, *small))
+    (one,) = configurations(arguments(*given, *small))
     return one
 
 
 @pytest.fixture
 def small_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_AT_LEAST", 0.0)
+    monkeypatch.setattr(processes, "_AT_LEAST", 0.0)
     monkeypatch.setattr(
         roofline,
         "kernels",
@@ -46,15 +46,17 @@ def small_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def measured(*given: str) -> tuple[Configuration, dict]:
     one = configuration(*given)
-    return one, worker.measure(one, lambda name: None)
+    return one, processes.measure(one, lambda name: None)
+
+
+def models_of(one: Configuration) -> list[str]:
+    return list(dict.fromkeys(contestant.model for contestant in one.contestants))
 
 
 @pytest.mark.usefixtures("small_kernels")
 def test_contestants_are_measured_with_the_machine_that_they_run_on():
-    one, found = measured(
-        "model_i_atto", "test_convnext", "--forms", "plain", "channels-last", "--dtype", "float32"
-    )
-    names = [f"{model}:{form}:float32" for model in one_models(one) for form in ("plain", "channels-last")]
+    one, found = measured("model_i_atto", "test_convnext", "--forms", "plain", "channels-last")
+    names = [f"{model}:{form}:float32" for model in models_of(one) for form in ("plain", "channels-last")]
     assert list(found["contestants"]) == names
     assert all(len(each["seconds"]) == 3 for each in found["contestants"].values())
     assert found["peaks"].keys() == {"float32"}
@@ -64,21 +66,10 @@ def test_contestants_are_measured_with_the_machine_that_they_run_on():
     assert max(differences) < 1e-4
 
 
-def one_models(one: Configuration) -> list[str]:
-    return list(dict.fromkeys(contestant.model for contestant in one.contestants))
-
-
 @pytest.mark.usefixtures("small_kernels")
 def test_differences_are_from_float32_whatever_the_type():
-    _, found = measured(
-        "model_v_atto",
-        "--forms",
-        "plain",
-        "--dtype",
-        "bfloat16",
-        "--baseline",
-        "model_v_atto:plain:float32",
-    )
+    given = "model_v_atto --forms plain --dtype bfloat16 --baseline model_v_atto:plain:float32"
+    _, found = measured(*given.split())
     assert found["contestants"]["model_v_atto:plain:float32"]["difference"] == 0.0
     assert 1e-4 < found["contestants"]["model_v_atto:plain:bfloat16"]["difference"] < 0.2
     assert found["peaks"].keys() == {"float32", "bfloat16"}
@@ -87,19 +78,19 @@ def test_differences_are_from_float32_whatever_the_type():
 @pytest.mark.usefixtures("small_kernels")
 def test_training_steps_change_weights_under_autocast(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[torch.nn.Module, torch.dtype]] = []
-    build = networks._network
+    build = contestants._network
 
     def watched(name: str, one: Configuration) -> torch.nn.Module:
         model = build(name, one)
         model.register_forward_hook(lambda module, _, output: seen.append((module, output.dtype)))
         return model
 
-    monkeypatch.setattr(networks, "_network", watched)
-    _, found = measured(
-        "model_v_atto", "--mode", "training", "--dtype", "bfloat16", "--forms", "channels-last"
-    )
-    assert len(found["contestants"]["model_v_atto:channels-last:bfloat16"]["seconds"]) == 3
-    assert "difference" not in found["contestants"]["model_v_atto:channels-last:bfloat16"]
+    monkeypatch.setattr(contestants, "_network", watched)
+    given = "model_v_atto --mode training --dtype bfloat16 --forms channels-last"
+    _, found = measured(*given.split())
+    (result,) = found["contestants"].values()
+    assert len(result["seconds"]) == 3
+    assert "difference" not in result
     model, dtype = seen[0]
     assert (dtype, model.training, len(seen)) == (torch.bfloat16, True, 1 + 2 + 3)
     fresh = build("model_v_atto", configuration("model_v_atto", "--mode", "training"))
@@ -108,8 +99,8 @@ def test_training_steps_change_weights_under_autocast(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("small_kernels")
-def test_contestants_that_fail_become_rows_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch):
-    def prepare(contestant: Contestant, one: Configuration) -> networks.Prepared:
+def test_contestants_that_fail_become_rows_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch):
+    def prepare(contestant: Contestant, one: Configuration) -> contestants.Prepared:
         calls: list[int] = []
 
         def step() -> None:
@@ -119,12 +110,12 @@ def test_contestants_that_fail_become_rows_and_the_others_go_on(monkeypatch: pyt
 
         if contestant.model == "resnet26":
             raise ValueError("can't be made")
-        return networks.Prepared(step, 0.5, None)
+        return contestants.Prepared(step, 0.5, None)
 
-    monkeypatch.setattr(worker, "prepare", prepare)
+    monkeypatch.setattr(processes, "prepare", prepare)
     one, found = measured("model_i_atto", "resnet18", "resnet26", "--forms", "plain")
     cost = Cost(1_500_000, 0.25, 2.0, 1e6)
-    rows = rows_of(one, found, {(model, 32): cost for model in one_models(one)}, machine_of("cpu"))
+    rows = rows_of(one, found, {(model, 32): cost for model in models_of(one)}, machine_of("cpu"))
     assert [row["error"] for row in rows] == ["", "RuntimeError: out of memory", "ValueError: can't be made"]
     assert [bool(row["infer_step_time"]) for row in rows] == [True, False, False]
     assert [row["ratio"] for row in rows] == ["", "", ""]
@@ -133,10 +124,11 @@ def test_contestants_that_fail_become_rows_and_the_others_go_on(monkeypatch: pyt
 @pytest.mark.parametrize("name", ["model_i_atto", "model_v_atto", "test_convnext"])
 def test_every_layer_counts_for_the_difference(name: str):
     one = configuration(name)
-    model, images = networks._network(name, one), networks._images(one)
+    model, images = contestants._network(name, one), contestants._images(one)
     blocks = [module for stage in model.stages for module in stage.blocks]
     with torch.inference_mode():
         plain = model(images)
+        assert torch.equal(contestants._network(name, one)(images), plain)  # the same weights each time
         for block in blocks:
             last = [m for m in block.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))][-1]
             kept = last.weight.clone()
@@ -146,12 +138,6 @@ def test_every_layer_counts_for_the_difference(name: str):
             assert difference > 2e-5 * plain.abs().max()  # by 1 % of one weight
 
 
-def test_a_network_has_the_same_weights_each_time():
-    one = configuration("model_ii_atto")
-    first, second = (networks._network("model_ii_atto", one).state_dict() for _ in range(2))
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
 def test_optimized_form_gets_the_type(monkeypatch: pytest.MonkeyPatch):
     def optimize(model, example_input, *, dtype):
         assert example_input.dtype == torch.float32
@@ -159,7 +145,7 @@ def test_optimized_form_gets_the_type(monkeypatch: pytest.MonkeyPatch):
 
     monkeypatch.setattr(convnext_ablation, "optimize_for_inference", optimize, raising=False)
     contestant = Contestant("model_v_atto", "optimized", "bfloat16")
-    prepared = networks.prepare(contestant, configuration("model_v_atto"))
+    prepared = contestants.prepare(contestant, configuration("model_v_atto"))
     assert prepared.step().dtype == torch.bfloat16
     assert prepared.output.dtype == torch.float32
     assert prepared.seconds > 0
@@ -177,13 +163,13 @@ def test_compiled_form_freezes_weights_for_inference(
 
     monkeypatch.setattr(torch, "compile", compiled)
     contestant = Contestant("model_v_atto", "compiled", "float32")
-    networks.prepare(contestant, configuration("model_v_atto", "--mode", mode))
+    contestants.prepare(contestant, configuration("model_v_atto", "--mode", mode))
     assert given == [{"dynamic": False, "options": options}]
 
 
 def test_channels_last_form_has_images_and_weights_in_it():
     images = torch.zeros(2, 3, 8, 8)
-    model, images = networks._in_form(torch.nn.Conv2d(3, 4, 3), images, "channels-last")
+    model, images = contestants._in_form(torch.nn.Conv2d(3, 4, 3), images, "channels-last")
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert model.weight.is_contiguous(memory_format=torch.channels_last)
 
@@ -191,12 +177,12 @@ def test_channels_last_form_has_images_and_weights_in_it():
 def test_peak_memory_is_what_a_step_holds(monkeypatch: pytest.MonkeyPatch):
     size = 256 << 20
 
-    def prepare(contestant: Contestant, one: Configuration) -> networks.Prepared:
-        return networks.Prepared(lambda: torch.ones(size // 4).sum(), 0.0, None)
+    def prepare(contestant: Contestant, one: Configuration) -> contestants.Prepared:
+        return contestants.Prepared(lambda: torch.ones(size // 4).sum(), 0.0, None)
 
-    monkeypatch.setattr(memory, "prepare", prepare)
+    monkeypatch.setattr(contestants, "prepare", prepare)
     one = configuration("model_v_atto")
-    found = memory.peak_memory(one.contestants[0], one)
+    found = contestants.peak_memory(one.contestants[0], one)
     assert 0.5 * size < found["peak"] - found["idle"] < 1.5 * size
 
 
@@ -242,40 +228,36 @@ def test_the_machines_best_is_the_fastest_kernel_of_a_type():
     times = {name: Times((1.0, 1.0, 1.0)) for name in kernels}
     fastest = next(name for name in kernels if name.startswith("float32 ") and "matrices of 2048" in name)
     times[fastest] = Times((0.5, 0.25, 0.1))
-    best = roofline.machine_from(times)
-    assert best.peaks["float32"] == 2 * 2048**3 / 0.25 / 1e9
-    assert best.peaks["bfloat16"] == 2 * 2048**3 / 1e9
-    assert best.bandwidth == pytest.approx(2 * 2**28 / 1e9)
+    peaks, bandwidth = roofline.best_of(times)
+    assert peaks == {"float32": 2 * 2048**3 / 0.25 / 1e9, "bfloat16": 2 * 2048**3 / 1e9}
+    assert bandwidth == pytest.approx(2 * 2**28 / 1e9)
     for name in (roofline.COPY, *(n for n in kernels if n.startswith("float32") and "1024" in n)):
         kernels[name]()  # they run
 
 
-def found_for(one: Configuration, *seconds: tuple[float, ...]) -> dict:
-    contestants = {
-        str(contestant): {
-            "seconds": taken,
-            "preparation": 1.25,
-            "difference": 0.00001234,
-            "peak": 9e8,
-            "idle": 5e8,
-        }
-        for contestant, taken in zip(one.contestants, seconds, strict=True)
-    }
-    return {
-        "contestants": contestants,
-        "peaks": {"float32": 200.0},
-        "bandwidth": 10.0,
+def rows_for(
+    one: Configuration, *seconds: tuple[float, ...], peaks: dict[str, float]
+) -> list[dict[str, str]]:
+    common = {"preparation": 1.25, "difference": 0.00001234, "peak": 9e8, "idle": 5e8}
+    found = {
+        "contestants": {
+            str(contestant): {"seconds": taken, **common}
+            for contestant, taken in zip(one.contestants, seconds, strict=True)
+        },
+        "peaks": peaks,
+        "bandwidth": 10.0 if peaks else 0.0,
         "allocator": "tuned",
         "threads": 1,
     }
+    costs = {(model, 32): Cost(2_000_000, 4.0, 3.5, 8e6) for model in models_of(one)}
+    return rows_of(one, found, costs, machine_of("cpu"))
 
 
 def test_rows_say_what_was_found():
     one = configuration("resnet50", "model_i_atto", "model_v_atto", "--forms", "plain")
-    found = found_for(one, (1.0, 2.0, 3.0), (0.5, 1.0, 1.5), (1.0, 2.0, 2.5))
-    costs = {(model, 32): Cost(2_000_000, 4.0, 3.5, 8e6) for model in one_models(one)}
-    machine = machine_of("cpu")
-    baseline, twice, same = rows_of(one, found, costs, machine)
+    baseline, twice, same = rows_for(
+        one, (1.0, 2.0, 3.0), (0.5, 1.0, 1.5), (1.0, 2.0, 2.5), peaks={"float32": 200.0}
+    )
     assert tuple(twice) == COLUMNS
     expected = {
         "model": "model_i_atto",
@@ -301,27 +283,26 @@ def test_rows_say_what_was_found():
         "difference": "1.2e-05",
         "allocator": "tuned",  # what the process itself said
         "error": "",
-        "configuration": one.identity(machine),
-        **machine,
+        "configuration": one.identity(machine_of("cpu")),
+        **machine_of("cpu"),
     }
     assert {name: twice[name] for name in expected} == expected
-    assert (baseline["ratio"], same["ratio"]) == ("", CANNOT_BE_TOLD)
+    assert (baseline["ratio"], same["ratio"]) == ("", INCONCLUSIVE)
     assert (same["ratio_lowest"], same["ratio_highest"]) == ("1.0", "1.2")
 
 
 def test_training_stands_in_timms_columns_for_training():
     one = configuration("model_i_atto", "--mode", "training", "--forms", "plain")
-    (row,) = rows_of(
-        one, found_for(one, (0.5,) * 3), {("model_i_atto", 32): Cost(1, 4.0, 1.0, 1.0)}, machine_of("cpu")
-    )
+    (row,) = rows_for(one, (0.5,) * 3, peaks={"float32": 200.0})
     assert (row["train_samples_per_sec"], row["train_step_time"]) == ("4.0", "500.0")
     assert (row["train_batch_size"], row["train_img_size"], row["infer_step_time"]) == ("2", "32", "")
     assert row["share_of_peak"] == "0.48"
 
 
 def test_columns_of_a_best_that_is_not_known_are_empty():
-    assert Machine({}, 0.0).share_of_peak(1.0, 1.0, "float32") is None
-    assert Machine({}, 0.0).seconds_to_move(1.0) is None
+    (row,) = rows_for(configuration("model_i_atto", "--forms", "plain"), (0.5,) * 3, peaks={})
+    for column in ("share_of_peak", "peak_gflops", "bandwidth_step_time", "bandwidth_gb_per_sec"):
+        assert row[column] == ""
 
 
 @timm_repo.needs_timm_repo
@@ -343,10 +324,9 @@ def test_identity_is_made_of_everything_that_determines_what_is_measured():
     names = {each.identity(machine) for each in [one, *others]} | {one.identity({"processor": "other"})}
     assert len(names) == 6
     assert configuration("resnet50").identity(machine) == one.identity(machine)
-    assert Configuration.from_json(one.to_json()) == one
 
 
-def test_baseline_is_the_first_or_as_told():
+def test_baseline_is_the_first_or_as_given():
     assert str(configuration("resnet50", "model_i").baseline) == "resnet50:plain:float32"
     told = configuration("resnet50", "--forms", "optimized", "--baseline", "model_i", "--dtype", "bfloat16")
     assert list(map(str, told.contestants)) == ["model_i:plain:bfloat16", "resnet50:optimized:bfloat16"]
@@ -356,7 +336,7 @@ def test_baseline_is_the_first_or_as_told():
 def test_all_combinations_are_measured_once_with_the_forms_of_their_mode():
     given = "resnet50 resnet50 --mode inference training --batch-size 1 16 1 --img-size 64 96 --device cpu"
     more = "--dtype float32 bfloat16 --allocator default tuned"
-    found = plan.configurations(arguments(*given.split(), *more.split()))
+    found = configurations(arguments(*given.split(), *more.split()))
     assert len(found) == len({one.title for one in found}) == 2**5
     for one in found:
         forms = ["plain", "channels-last", *(["optimized"] if one.mode == "inference" else []), "compiled"]

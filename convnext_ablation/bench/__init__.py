@@ -1,4 +1,1 @@
-"""How fast networks are on this machine, side by side in one run.
-
-`timing` measures anything; `command` is `convnext-ablation bench`.
-"""
+"""How fast networks are on this machine, side by side in one run."""

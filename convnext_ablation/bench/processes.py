@@ -1,126 +1,143 @@
-"""Starts the processes that measure, each with its allocator set, and hears what they find."""
+"""The processes that measure: each configuration in one of its own, with the allocator set for it.
+
+glibc gives large blocks back to the system as soon as they are free and takes them again page by page, which
+on a CPU costs a network up to half of its time. Told to keep them ("tuned"), it doesn't. It reads the setting
+when a process starts. A contestant whose process is killed fails alone: the others are measured without it.
+"""
 
 from __future__ import annotations
 
-import json
+import multiprocessing
+import os
 import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
-from convnext_ablation.bench import allocators
-from convnext_ablation.bench.configuration import Configuration, Contestant
+import torch
 
-__all__ = ["ProcessDiedError", "measured"]
+from convnext_ablation.bench import roofline
+from convnext_ablation.bench.configuration import DEFAULT, TUNED, Configuration, Contestant, first_line
+from convnext_ablation.bench.contestants import Prepared, peak_memory, prepare, reference
+from convnext_ablation.bench.timing import interleaved
+from convnext_ablation.machine import KEEP_MEMORY, end_with_parent
 
-_WORKER = "convnext_ablation.bench.worker"
+__all__ = ["ProcessDiedError", "allocator_setting", "environment", "measure", "measured"]
+
+OTHER = "other"  # neither setting, e.g. an allocator that is loaded in the place of glibc's
+_AT_LEAST = 0.1  # seconds that a measurement lasts
+_Found = dict[str, Any]
+_Turn = Callable[[str], object]
 
 
 class ProcessDiedError(Exception):
-    """A process ended before it told what it found.
-
-    Attributes:
-        turn: Whose turn it was; empty if nobody's.
-    """
+    """A process ended before it answered; `turn` is whose turn it was, empty if nobody's."""
 
     def __init__(self, turn: str, message: str) -> None:
         super().__init__(message)
         self.turn = turn
 
 
-def measured(configuration: Configuration, turn: Callable[[str], object]) -> dict[str, Any]:
-    """Measures a configuration in processes of its own; who ends a process fails, and the others go on.
+def measured(configuration: Configuration, turn: _Turn) -> _Found:
+    """Measures a configuration in processes of its own.
 
     Args:
         configuration: What to measure.
         turn: Is called with the name of whoever's turn it is.
 
     Returns:
-        As `worker.measure`, with ``peak`` and ``idle`` memory in bytes where they are asked for.
+        As `measure`, with ``peak`` and ``idle`` memory in bytes where they are asked for.
 
     Raises:
         ProcessDiedError: A process ended at nobody's turn, so that it is nobody's fault.
     """
-    failures: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="bench") as cache:
+    failures: dict[str, _Found] = {}
+    with tempfile.TemporaryDirectory(prefix="bench") as folder:
         while True:
             left = tuple(one for one in configuration.contestants if str(one) not in failures)
             try:
-                found = _ask(replace(configuration, contestants=left), None, cache, turn)
+                found = _ask(replace(configuration, contestants=left), None, folder, turn)
                 break
             except ProcessDiedError as error:
                 if error.turn not in map(str, left):
                     raise
                 failures[error.turn] = {"error": str(error)}
-        if configuration.memory:
-            for contestant in left:
-                one = found["contestants"][str(contestant)]
-                if "error" not in one:
-                    one.update(_memory(configuration, contestant, cache, turn))
+        for contestant in left if configuration.memory else ():
+            one = found["contestants"][str(contestant)]
+            if "error" not in one:
+                try:
+                    memory = _ask(configuration, contestant, folder, turn)
+                except ProcessDiedError:
+                    memory = {}  # its times don't need it
+                one.update({name: memory[name] for name in ("peak", "idle") if name in memory})
     contestants = {**found["contestants"], **failures}
     found["contestants"] = {str(one): contestants[str(one)] for one in configuration.contestants}
     return found
 
 
-def _memory(
-    configuration: Configuration, contestant: Contestant, cache: str, turn: Callable[[str], object]
-) -> dict[str, Any]:
-    """A contestant's memory; nothing if it can't be measured, which its times don't need."""
-    try:
-        found = _ask(configuration, contestant, cache, turn)
-    except ProcessDiedError:
-        return {}
-    return {name: found[name] for name in ("peak", "idle") if name in found}
-
-
-def _ask(
-    configuration: Configuration, memory_of: Contestant | None, cache: str, turn: Callable[[str], object]
-) -> dict[str, Any]:
-    order = {
-        "configuration": configuration.to_json(),
-        "memory_of": asdict(memory_of) if memory_of else None,
-    }
-    variables = allocators.environment(configuration.allocator, configuration.threads)
+def _ask(configuration: Configuration, memory_of: Contestant | None, folder: str, turn: _Turn) -> _Found:
+    """What a process finds: of the configuration, or of the memory of one contestant."""
+    errors = Path(folder, "errors")
+    errors.write_bytes(b"")
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_work, args=(sender, errors, configuration, memory_of))
     # a cache that is empty at first, so that the time to compile is that of the first time
-    variables["TORCHINDUCTOR_CACHE_DIR"] = cache
+    with _environment_of_children(
+        {**environment(configuration.allocator, configuration.threads), "TORCHINDUCTOR_CACHE_DIR": folder}
+    ):
+        process.start()
+    sender.close()
     last = ""
-    with tempfile.TemporaryFile("w+") as errors:
-        with _started(variables, errors) as process:
-            assert process.stdin
-            assert process.stdout
-            with suppress(BrokenPipeError):  # a process that has ended is told of below
-                process.stdin.write(json.dumps(order))
-                process.stdin.close()
-            for line in process.stdout:
-                answer = json.loads(line)
-                if "found" in answer:
-                    return dict(answer["found"])
-                last = answer["turn"]
-                turn(last)
-            code = process.wait()
-        errors.seek(0)
-        raise ProcessDiedError(last, _reason(code, errors.read()))
+    try:
+        while True:
+            kind, value = receiver.recv()
+            if kind == "found":
+                return dict(value)
+            last = value
+            turn(last)
+    except EOFError:
+        process.join()
+        raise ProcessDiedError(last, _reason(process.exitcode or 0, errors.read_text())) from None
+    finally:
+        process.kill()
+        process.join()
 
 
 @contextmanager
-def _started(variables: dict[str, str], errors: IO[str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that measures, and that is over afterwards."""
-    with subprocess.Popen(
-        [sys.executable, "-m", _WORKER],
-        env=variables,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def _environment_of_children(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def environment(allocator: str, threads: int) -> dict[str, str]:
+    """The environment of a process that has an allocator and the threads of its libraries set."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("MALLOC_") and name != "GLIBC_TUNABLES"
+    }
+    return {**kept, "OMP_NUM_THREADS": str(threads), **(KEEP_MEMORY if allocator == TUNED else {})}
+
+
+def allocator_setting(variables: Mapping[str, str]) -> str:
+    """How a process has its allocator set, by its environment."""
+    malloc = {name: value for name, value in variables.items() if name.startswith("MALLOC_")}
+    replaced = "malloc" in variables.get("LD_PRELOAD", "") or "GLIBC_TUNABLES" in variables
+    if replaced or (malloc and malloc != dict(KEEP_MEMORY)):
+        return OTHER
+    return TUNED if malloc else DEFAULT
 
 
 def _reason(code: int, errors: str) -> str:
@@ -131,3 +148,92 @@ def _reason(code: int, errors: str) -> str:
         return f"its process ended by {signal.Signals(-code).name}"
     lines = errors.strip().splitlines()
     return f"its process ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
+
+
+def _work(
+    sender: Connection, errors: Path, configuration: Configuration, memory_of: Contestant | None
+) -> None:
+    """What a process does: it sends whose turn it is, and at last what it found."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
+    end_with_parent()
+    descriptor = os.open(errors, os.O_WRONLY | os.O_APPEND)
+    for stream in (1, 2):  # what libraries print must not get between the tables
+        os.dup2(descriptor, stream)
+    torch.set_num_threads(configuration.threads)
+
+    def turn(name: str) -> None:
+        sender.send(("turn", name))
+
+    if memory_of is None:
+        sender.send(("found", measure(configuration, turn)))
+    else:
+        turn(str(memory_of))
+        sender.send(("found", _or_error(partial(peak_memory, memory_of, configuration))))
+
+
+def measure(configuration: Configuration, turn: _Turn) -> _Found:
+    """Times a configuration's contestants in turn, and between them what the machine does at best.
+
+    Args:
+        configuration: What to measure.
+        turn: Is called with the name of whoever's turn it is.
+
+    Returns:
+        Under ``contestants`` what was found of each, ``seconds`` by round and more, or an ``error``; and
+        what was found of the machine and of this process.
+    """
+    found: dict[str, _Found] = {}
+    ready: dict[str, Prepared] = {}
+    references: dict[str, torch.Tensor] = {}
+    for contestant in configuration.contestants:
+        turn(str(contestant))
+        found[str(contestant)] = _or_error(partial(_prepared, contestant, configuration, ready, references))
+    kernels = roofline.kernels(configuration.device, configuration.dtypes)
+    times = interleaved(
+        {**{name: one.step for name, one in ready.items()}, **kernels},
+        configuration.rounds,
+        at_least=_AT_LEAST,
+        failed=lambda name, error: found.update({name: _error(error)}),
+        turn=turn,
+    )
+    for name in ready.keys() & times.keys():
+        found[name]["seconds"] = times[name].seconds
+    peaks, bandwidth = roofline.best_of({name: times[name] for name in kernels if name in times})
+    return {
+        "contestants": found,
+        "peaks": peaks,
+        "bandwidth": bandwidth,
+        "allocator": allocator_setting(os.environ),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _prepared(
+    contestant: Contestant,
+    configuration: Configuration,
+    ready: dict[str, Prepared],
+    references: dict[str, torch.Tensor],
+) -> _Found:
+    one = prepare(contestant, configuration)
+    found = {"preparation": one.seconds}
+    if one.output is not None:
+        if contestant.model not in references:
+            references[contestant.model] = reference(contestant.model, configuration)
+        expected = references[contestant.model]
+        found["difference"] = ((one.output - expected).abs().max() / expected.abs().max()).item()
+    ready[str(contestant)] = one
+    return found
+
+
+def _or_error(action: Callable[[], Mapping[str, Any]]) -> _Found:
+    """What an action found, or what it raised."""
+    try:
+        return dict(action())
+    except Exception as error:
+        return _error(error)
+
+
+def _error(error: Exception) -> _Found:
+    line = first_line(error)
+    name = type(error).__name__
+    return {"error": name if line == name else f"{name}: {line}"}

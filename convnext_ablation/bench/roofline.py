@@ -12,6 +12,7 @@ goes in and of the weights.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +20,12 @@ import timm
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convnext_ablation.bench.configuration import TRAINING
+from convnext_ablation.bench.configuration import TRAINING, first_line
 from convnext_ablation.bench.timing import Times
+from convnext_ablation.errors import UserError
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 
-__all__ = ["Cost", "Machine", "cost_of", "kernels", "machine_from"]
+__all__ = ["Cost", "best_of", "checked_cost", "cost_of", "kernels"]
 
 COPY = "copy"
 _STEP = 3  # of training, in forward passes
@@ -34,19 +36,12 @@ _PRODUCTS = ("convolution", "mm", "addmm", "bmm", "baddbmm", "_scaled_dot_produc
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network asks for.
-
-    Attributes:
-        parameters: Their number.
-        gmacs: Billions of multiply-accumulates for an image.
-        macts: Millions of values that its convolutions and matrix products put out for an image.
-        moved: Values that go into and come out of these for an image, weights not counted.
-    """
+    """What a network asks for."""
 
     parameters: int
-    gmacs: float
-    macts: float
-    moved: float
+    gmacs: float  # billions of multiply-accumulates for an image
+    macts: float  # millions of values that its convolutions and matrix products put out for an image
+    moved: float  # values that go into and come out of these for an image, weights not counted
 
     def gflop(self, mode: str, batch_size: int) -> float:
         """Billions of floating-point operations of a step."""
@@ -56,27 +51,6 @@ class Cost:
         """What a step moves between memory and processor."""
         values = self.parameters + self.moved * batch_size
         return values * _BYTES[dtype] * (_STEP if mode == TRAINING else 1) / 1e9
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What the machine does at best.
-
-    Attributes:
-        peaks: Billions of floating-point operations a second, by dtype.
-        bandwidth: Billions of bytes a second that a copy reads and writes.
-    """
-
-    peaks: Mapping[str, float]
-    bandwidth: float
-
-    def share_of_peak(self, gflop: float, seconds: float, dtype: str) -> float | None:
-        """Of the machine's best, what a step reaches; None where the best isn't known."""
-        return gflop / seconds / self.peaks[dtype] if self.peaks.get(dtype) else None
-
-    def seconds_to_move(self, gigabytes: float) -> float | None:
-        """What moving takes at best; None where it isn't known."""
-        return gigabytes / self.bandwidth if self.bandwidth else None
 
 
 class _Traffic(TorchDispatchMode):
@@ -100,18 +74,27 @@ class _Traffic(TorchDispatchMode):
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    """What a tensor shares with its views."""
+    """What a tensor shares with its views; on meta there is no public address."""
     return tensor.untyped_storage()._cdata
 
 
-def cost_of(name: str, img_size: int, device: str = "meta") -> Cost:
-    """Counts what a network asks for; on ``meta`` that takes no memory.
+def checked_cost(name: str, img_size: int) -> Cost:
+    """As `cost_of`.
 
-    Args:
-        name: As `timm.create_model` takes it.
-        img_size: Side of its images, in pixels.
-        device: Where to build it.
+    Raises:
+        UserError: The network doesn't take images of that size.
     """
+    with suppress(Exception):  # few networks can't be built on meta, and what they raise is anything
+        return cost_of(name, img_size)
+    try:
+        return cost_of(name, img_size, "cpu")
+    except Exception as error:
+        reason = first_line(error)
+        raise UserError(f"{name} doesn't take images of {img_size} x {img_size} pixels: {reason}") from error
+
+
+def cost_of(name: str, img_size: int, device: str = "meta") -> Cost:
+    """Counts what a network asks for; on ``meta`` that takes no memory."""
     with torch.device(device):
         model = timm.create_model(name).eval()
         images = torch.empty(1, 3, img_size, img_size)
@@ -123,7 +106,7 @@ def cost_of(name: str, img_size: int, device: str = "meta") -> Cost:
 
 
 def kernels(device: str, dtypes: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """What is timed for the machine's best, by name; `machine_from` reads the names."""
+    """What is timed for the machine's best, by name; `best_of` reads the names."""
     on_gpu = torch.device(device).type != "cpu"
     copied = torch.zeros(_COPIED // 4, device=device)
     target = torch.zeros_like(copied)
@@ -139,15 +122,18 @@ def kernels(device: str, dtypes: Sequence[str]) -> dict[str, Callable[[], object
     return found
 
 
-def machine_from(times: Mapping[str, Times]) -> Machine:
-    """What the machine does at best, by the times of `kernels`."""
+def best_of(times: Mapping[str, Times]) -> tuple[dict[str, float], float]:
+    """What the machine does at best, by the times of `kernels`.
+
+    Returns:
+        Billions of floating-point operations a second by dtype, and of bytes that a copy reads and writes.
+    """
     peaks: dict[str, float] = {}
     for name, taken in times.items():
         if name != COPY:
             dtype, flop, _ = name.split(" ", 2)
             peaks[dtype] = max(peaks.get(dtype, 0.0), float(flop) / taken.median / 1e9)
-    copy = times.get(COPY)
-    return Machine(peaks, 2 * _COPIED / copy.median / 1e9 if copy else 0.0)
+    return peaks, 2 * _COPIED / times[COPY].median / 1e9 if COPY in times else 0.0
 
 
 def _product(side: int, dtype: str, device: str) -> Callable[[], object]:
@@ -161,9 +147,4 @@ def _convolution(batch: int, channels: int, side: int, dtype: str, device: str) 
     options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
     images = torch.randn(batch, channels, side, side, **options).to(memory_format=torch.channels_last)
     weight = torch.randn(channels, channels, 1, 1, **options).to(memory_format=torch.channels_last)
-
-    def convolve() -> torch.Tensor:
-        with torch.no_grad():
-            return torch.nn.functional.conv2d(images, weight)
-
-    return convolve
+    return torch.no_grad()(lambda: torch.nn.functional.conv2d(images, weight))

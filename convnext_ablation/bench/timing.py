@@ -6,24 +6,23 @@ one against the same round's of the other, so that what slows a whole round down
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["CANNOT_BE_TOLD", "FEWEST_ROUNDS", "Ratio", "Times", "interleaved", "median_interval"]
+__all__ = ["FEWEST_ROUNDS", "INCONCLUSIVE", "Ratio", "Times", "interleaved", "median_interval"]
 
 FEWEST_ROUNDS = 3  # whatever the limit of seconds
-CANNOT_BE_TOLD = "can't be told"
+INCONCLUSIVE = "inconclusive"
 _FEWEST_OF_AN_INTERVAL = 6  # 2 / 2**6 is the first below 5 %
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than another a contestant is: the rounds' ratios.
+    """How many times faster than another a contestant is: the median of the rounds' ratios.
 
     Attributes:
-        median: Of the rounds' ratios; above 1 is faster.
+        median: Above 1 is faster.
         lowest: Lower end of the median's 95 % interval, see `median_interval`.
         highest: Its upper end.
     """
@@ -33,11 +32,11 @@ class Ratio:
     highest: float
 
     @property
-    def is_told(self) -> bool:
+    def is_conclusive(self) -> bool:
         """Whether the ratio is further from 1 than the ends of its interval are from each other.
 
         A ratio below 1 is turned upside down first, so that the answer doesn't depend on which side is the
-        baseline. What is told thus never has 1 in its interval, nor an interval as wide as the ratio.
+        baseline. The interval of a conclusive ratio never includes 1, nor is it as wide as the ratio.
         """
         middle, lowest, highest = self.median, self.lowest, self.highest
         if middle < 1:
@@ -45,19 +44,15 @@ class Ratio:
         return highest - lowest < middle - 1
 
     def __str__(self) -> str:
-        """The ratio with its interval, or that it can't be told."""
-        if not self.is_told:
-            return CANNOT_BE_TOLD
+        """The ratio with its interval, or that it is inconclusive."""
+        if not self.is_conclusive:
+            return INCONCLUSIVE
         return f"{self.median:.2f} [{self.lowest:.2f}, {self.highest:.2f}]"
 
 
 @dataclass(frozen=True)
 class Times:
-    """What a contestant took.
-
-    Attributes:
-        seconds: Of a call, by round.
-    """
+    """Seconds that a call of a contestant took, by round."""
 
     seconds: tuple[float, ...]
 
@@ -75,11 +70,6 @@ class Times:
     def highest(self) -> float:
         """The slowest round, in seconds."""
         return max(self.seconds)
-
-    @property
-    def spread(self) -> float:
-        """From the fastest round to the slowest, in seconds."""
-        return self.highest - self.lowest
 
     def times_faster_than(self, baseline: Times) -> Ratio:
         """Compares with what another contestant took in the same rounds.
@@ -112,11 +102,10 @@ def interleaved(
     warm_up: int = 2,
     seconds: float | None = None,
     at_least: float = 0.0,
-    finish: Callable[[], object] | None = None,
     failed: Callable[[str, Exception], object] | None = None,
     turn: Callable[[str], object] | None = None,
 ) -> dict[str, Times]:
-    """Times contestants in turn.
+    """Times contestants in turn, by torch's clock, which waits until a GPU has finished.
 
     Args:
         contestants: What to time, by name.
@@ -124,79 +113,48 @@ def interleaved(
         warm_up: Calls of each before, which don't count.
         seconds: No further round is begun that would end later than this, but `FEWEST_ROUNDS` are made.
         at_least: A measurement repeats a call that is shorter than so many seconds until it lasts as long.
-        finish: Waits until what a call started is done, such as `torch.cuda.synchronize`.
-        failed: Is told of what a contestant raised, which is then left out; if None, that is raised.
+        failed: Is called with what a contestant raised, which is then left out; if None, that is raised.
         turn: Is called with a contestant's name before its warm-up and before each of its measurements.
 
     Returns:
         What each took, in the contestants' order, without those that failed.
     """
-    start = time.perf_counter()
-    field = _Field(contestants, warm_up, at_least, finish, failed, turn)
-    begun = time.perf_counter()
+    from torch.utils.benchmark import timer  # what only compares times does without
+
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
+
+    def attempt(name: str, calls: int) -> float | None:
+        """Seconds of a call; None if it failed."""
+        if turn:
+            turn(name)
+        try:
+            start = timer()
+            for _ in range(calls):
+                contestants[name]()
+            return (timer() - start) / calls
+        except Exception as error:
+            if failed is None:
+                raise
+            del taken[name]
+            failed(name, error)
+            return None
+
+    start = timer()
+    repeats = dict.fromkeys(contestants, 1)
+    for name in contestants:
+        if warm_up:
+            attempt(name, warm_up)
+        if at_least and name in taken and (once := attempt(name, 1)):  # warm, unlike those before
+            repeats[name] = max(1, round(at_least / once))
+    begun = timer()
     for done in range(rounds):
-        now = time.perf_counter()
+        now = timer()
         late = seconds is not None and done and now - start + (now - begun) / done > seconds
         if late and done >= FEWEST_ROUNDS:
             break
-        field.race(done)
-    return {name: Times(tuple(taken)) for name, taken in field.taken.items()}
-
-
-class _Field:
-    """Those that still take part."""
-
-    def __init__(
-        self,
-        contestants: Mapping[str, Callable[[], object]],
-        warm_up: int,
-        at_least: float,
-        finish: Callable[[], object] | None,
-        failed: Callable[[str, Exception], object] | None,
-        turn: Callable[[str], object] | None,
-    ) -> None:
-        self.contestants = contestants
-        self.finish, self.failed, self.turn = finish, failed, turn
-        self.taken: dict[str, list[float]] = {name: [] for name in contestants}
-        self.repeats = dict.fromkeys(contestants, 1)
-        for name in contestants:
-            self._attempt(name, warm_up)
-            once = self._attempt(name, 1) if at_least else None  # warm, unlike those before
-            if once:
-                self.repeats[name] = max(1, round(at_least / once))
-
-    def race(self, number: int) -> None:
-        """Measures each, and begins with another one than the round before."""
-        names = list(self.taken)
-        place = number % max(1, len(names))
-        for name in (*names[place:], *names[:place]):
-            took = self._attempt(name, self.repeats[name])
-            if took is not None:
-                self.taken[name].append(took)
-
-    def _attempt(self, name: str, calls: int) -> float | None:
-        """Seconds of a call; None if it failed, or there was none to make."""
-        if name not in self.taken or not calls:
-            return None
-        if self.turn:
-            self.turn(name)
-        try:
-            return self._seconds(self.contestants[name], calls)
-        except Exception as error:
-            if self.failed is None:
-                raise
-            del self.taken[name]
-            self.failed(name, error)
-            return None
-
-    def _seconds(self, call: Callable[[], object], calls: int) -> float:
-        self._wait()
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        self._wait()
-        return (time.perf_counter() - start) / calls
-
-    def _wait(self) -> None:
-        if self.finish:
-            self.finish()
+        names = list(taken)
+        first = done % max(1, len(names))
+        for name in (*names[first:], *names[:first]):
+            if (took := attempt(name, repeats[name])) is not None:
+                taken[name].append(took)
+    return {name: Times(tuple(each)) for name, each in taken.items()}

@@ -1,10 +1,11 @@
-"""A contestant as something to call: a network in its form, with images that it is given."""
+"""A contestant as something to call: a network in its form, with images that it is given; and its memory."""
 
 from __future__ import annotations
 
-import time
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import timm
 import torch
@@ -20,9 +21,11 @@ from convnext_ablation.bench.configuration import (
     Contestant,
 )
 
-__all__ = ["Prepared", "prepare", "reference"]
+__all__ = ["Prepared", "peak_memory", "prepare", "reference"]
 
 _CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
+_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STEPS = 2  # whose memory is measured
 
 
 @dataclass(frozen=True)
@@ -42,31 +45,64 @@ class Prepared:
 
 def prepare(contestant: Contestant, configuration: Configuration) -> Prepared:
     """Makes a contestant ready to be timed."""
+    from torch.utils.benchmark import timer  # waits until a GPU has finished
+
     images = _images(configuration)
     make = _inference if configuration.mode == INFERENCE else _training
     model = _network(contestant.model, configuration)
-    start = time.perf_counter()
+    start = timer()
     step = make(model, images, contestant)
     output = step()
-    synchronize(configuration.device)
-    seconds = time.perf_counter() - start
-    is_output = configuration.mode == INFERENCE and isinstance(output, torch.Tensor)
-    return Prepared(step, seconds, output.float().cpu() if is_output else None)  # type: ignore[attr-defined]
+    seconds = timer() - start
+    return Prepared(step, seconds, output.float().cpu() if isinstance(output, torch.Tensor) else None)
 
 
 def reference(name: str, configuration: Configuration) -> torch.Tensor:
     """What a network puts out in its plain form and float32."""
     with torch.inference_mode():
-        return _network(name, configuration)(_images(configuration)).float().cpu()
+        output: torch.Tensor = _network(name, configuration)(_images(configuration))
+        return output.float().cpu()
 
 
-def synchronize(device: str) -> None:
-    """Waits until a device has done what it was told."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        torch.cuda.synchronize(device)
-    elif kind == "mps":
-        torch.mps.synchronize()
+def peak_memory(contestant: Contestant, configuration: Configuration) -> dict[str, float]:
+    """Runs a contestant a few times, in a process that runs nothing else.
+
+    What it held while it was compiled or optimized counts only where the system can't be told to forget it.
+
+    Returns:
+        Under ``peak`` the most bytes it held, under ``idle`` those that the process held before there was a
+        network; on a GPU those of the GPU, as torch counts them.
+    """
+    on_gpu = torch.device(configuration.device).type == "cuda"
+    _forget_peak(configuration.device)
+    idle = 0.0 if on_gpu else _peak_so_far()
+    prepared = prepare(contestant, configuration)
+    _forget_peak(configuration.device)
+    for _ in range(_STEPS):
+        prepared.step()
+    peak = float(torch.cuda.max_memory_allocated(configuration.device)) if on_gpu else _peak_so_far()
+    return {"peak": peak, "idle": idle}
+
+
+def _forget_peak(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR.exists():
+        _CLEAR.write_text("5")
+
+
+def _peak_so_far() -> float:
+    """The most bytes of memory that this process has held."""
+    if _STATUS.exists():
+        found = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        if found:
+            return 1024 * float(found[0].split()[1])
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(most if sys.platform == "darwin" else 1024 * most)
 
 
 def _images(configuration: Configuration) -> torch.Tensor:
@@ -117,12 +153,7 @@ def _inference(model: nn.Module, images: torch.Tensor, contestant: Contestant) -
         model, images = optimize_for_inference(model, images, dtype=dtype), images.to(dtype)
     else:
         model, images = _in_form(model.to(dtype), images.to(dtype), contestant.form)
-
-    def step() -> object:
-        with torch.inference_mode():
-            return model(images)
-
-    return step
+    return torch.inference_mode()(lambda: model(images))
 
 
 def _training(model: nn.Module, images: torch.Tensor, contestant: Contestant) -> Callable[[], object]:
@@ -132,13 +163,12 @@ def _training(model: nn.Module, images: torch.Tensor, contestant: Contestant) ->
     model, images = _in_form(model, images, contestant.form)
     precision = torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32)
 
-    def step() -> object:
+    def step() -> None:
         optimizer.zero_grad()
         with precision:
             loss = nn.functional.cross_entropy(model(images), targets)
         loss.backward()
         optimizer.step()
-        return None
 
     return step
 

@@ -1,4 +1,4 @@
-"""What was measured, as rows: timm's columns, and ours."""
+"""What was measured, as rows of `bench.csv`: timm's columns, and ours."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import csv
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import timm
 import torch
 
 from convnext_ablation.bench.configuration import INFERENCE, Configuration, Contestant
-from convnext_ablation.bench.roofline import Cost, Machine
-from convnext_ablation.bench.timing import CANNOT_BE_TOLD, Times
+from convnext_ablation.bench.roofline import Cost
+from convnext_ablation.bench.timing import INCONCLUSIVE, Times
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.machine import device_name
@@ -48,6 +49,11 @@ def machine_of(device: str) -> dict[str, str]:
     return dict(zip(_MACHINES, (device_name(device), *versions), strict=True))
 
 
+def prefix_of(mode: str) -> str:
+    """What timm's columns of a mode begin with."""
+    return "infer_" if mode == INFERENCE else "train_"
+
+
 def rows_of(
     configuration: Configuration,
     found: Mapping[str, Any],
@@ -59,10 +65,9 @@ def rows_of(
     Args:
         configuration: What was measured.
         found: As `processes.measured` returns it.
-        costs: As `plan.costs` returns them.
+        costs: Of each network, by its name and the side of its images.
         machine: As `machine_of` returns it.
     """
-    best = Machine(found["peaks"], found["bandwidth"])
     common = {
         "mode": configuration.mode,
         "device": configuration.device,
@@ -70,7 +75,7 @@ def rows_of(
         "threads": found["threads"],
         "rounds": configuration.rounds,
         "baseline": str(configuration.baseline),
-        "bandwidth_gb_per_sec": _rounded(best.bandwidth or None, 1),
+        "bandwidth_gb_per_sec": _rounded(found["bandwidth"] or None, 1),
         "configuration": configuration.identity(machine),
         **machine,
     }
@@ -81,80 +86,78 @@ def rows_of(
         cost = costs[contestant.model, configuration.img_size]
         values = {
             **common,
-            **_known(contestant, configuration, cost),
-            **_measured(contestant, configuration, ours, cost, best),
+            **_measured(contestant, configuration, ours, cost),
+            **_of_best(contestant, configuration, ours, cost, found),
             **(_compared(ours, theirs) if contestant != configuration.baseline else {}),
         }
-        rows.append({column: _text(values.get(column)) for column in COLUMNS})
+        texts = {column: str(value) for column, value in values.items() if value is not None}
+        rows.append({column: texts.get(column, "") for column in COLUMNS})
     return rows
 
 
-def _known(contestant: Contestant, configuration: Configuration, cost: Cost) -> dict[str, Any]:
-    """What is known before anything is measured."""
-    values = {
+def _measured(
+    contestant: Contestant, configuration: Configuration, ours: Mapping[str, Any], cost: Cost
+) -> dict[str, Any]:
+    batch_size, prefix = configuration.batch_size, prefix_of(configuration.mode)
+    values: dict[str, Any] = {
         "model": contestant.model,
         "form": contestant.form,
         "dtype": contestant.dtype,
         "param_count": round(cost.parameters / 1e6, 2),
-        _prefixed(configuration, "batch_size"): configuration.batch_size,
-        _prefixed(configuration, "img_size"): configuration.img_size,
-    }
-    if configuration.mode == INFERENCE:
-        values.update(infer_gmacs=round(cost.gmacs, 3), infer_macts=round(cost.macts, 3))
-    return values
-
-
-def _measured(
-    contestant: Contestant, configuration: Configuration, ours: Mapping[str, Any], cost: Cost, best: Machine
-) -> dict[str, Any]:
-    mode, batch_size = configuration.mode, configuration.batch_size
-    moving = best.seconds_to_move(cost.gigabytes(mode, batch_size, contestant.dtype))
-    values: dict[str, Any] = {
-        "peak_gflops": _rounded(best.peaks.get(contestant.dtype), 1),
-        "bandwidth_step_time": _rounded(moving, 3, 1e3),
+        f"{prefix}batch_size": batch_size,
+        f"{prefix}img_size": configuration.img_size,
         "preparation_sec": _rounded(ours.get("preparation"), 2),
         "peak_memory_mb": _rounded(ours.get("peak"), 1, 1e-6),
         "idle_memory_mb": _rounded(ours.get("idle"), 1, 1e-6),
         "difference": f"{ours['difference']:.2g}" if "difference" in ours else None,
         "error": ours.get("error"),
     }
+    if configuration.mode == INFERENCE:
+        values |= {"infer_gmacs": round(cost.gmacs, 3), "infer_macts": round(cost.macts, 3)}
     if "seconds" in ours:
         times = Times(tuple(ours["seconds"]))
-        share = best.share_of_peak(cost.gflop(mode, batch_size), times.median, contestant.dtype)
-        values.update(
-            {
-                _prefixed(configuration, "samples_per_sec"): round(batch_size / times.median, 2),
-                _prefixed(configuration, "step_time"): round(1e3 * times.median, 3),
-                "step_time_lowest": round(1e3 * times.lowest, 3),
-                "step_time_highest": round(1e3 * times.highest, 3),
-                "share_of_peak": _rounded(share, 3),
-            }
-        )
+        values |= {
+            f"{prefix}samples_per_sec": round(batch_size / times.median, 2),
+            f"{prefix}step_time": round(1e3 * times.median, 3),
+            "step_time_lowest": round(1e3 * times.lowest, 3),
+            "step_time_highest": round(1e3 * times.highest, 3),
+        }
     return values
 
 
+def _of_best(
+    contestant: Contestant,
+    configuration: Configuration,
+    ours: Mapping[str, Any],
+    cost: Cost,
+    found: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the machine does at best, and the part of it that a contestant reaches."""
+    mode, batch_size = configuration.mode, configuration.batch_size
+    peak, bandwidth = found["peaks"].get(contestant.dtype), found["bandwidth"]
+    moved = cost.gigabytes(mode, batch_size, contestant.dtype)
+    speed = cost.gflop(mode, batch_size) / median(ours["seconds"]) if "seconds" in ours else None
+    return {
+        "peak_gflops": _rounded(peak, 1),
+        "share_of_peak": _rounded(speed / peak, 3) if speed and peak else None,
+        "bandwidth_step_time": _rounded(moved / bandwidth, 3, 1e3) if bandwidth else None,
+    }
+
+
 def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The ratio, if both were measured; where it can't be told, its interval only."""
+    """The ratio, if both were measured; where it is inconclusive, its interval only."""
     if "seconds" not in ours or "seconds" not in theirs:
         return {}
     ratio = Times(tuple(ours["seconds"])).times_faster_than(Times(tuple(theirs["seconds"])))
     return {
-        "ratio": round(ratio.median, 3) if ratio.is_told else CANNOT_BE_TOLD,
+        "ratio": round(ratio.median, 3) if ratio.is_conclusive else INCONCLUSIVE,
         "ratio_lowest": round(ratio.lowest, 3),
         "ratio_highest": round(ratio.highest, 3),
     }
 
 
-def _prefixed(configuration: Configuration, column: str) -> str:
-    return f"{'infer' if configuration.mode == INFERENCE else 'train'}_{column}"
-
-
 def _rounded(value: float | None, digits: int, factor: float = 1.0) -> float | None:
     return None if value is None else round(factor * value, digits)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
 
 
 def read_rows(path: Path) -> list[Row]:
