@@ -11,9 +11,10 @@ from scipy import stats
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.forecast import read_scatter
 from convnext_ablation.study.stats.effects import contrast, holm
 from convnext_ablation.study.stats.power import detectable, level_of, power, seeds_needed
-from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter, read_scatter
+from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter
 from convnext_ablation.training.evaluation import Predictions
 
 SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")
@@ -238,10 +239,12 @@ def test_studies_that_tell_too_little_are_refused(tmp_path):
     right = np.arange(100) < 80
     first = write_run(tmp_path, "one", 0, right)
     write_run(tmp_path, "other", 1, right)
-    with pytest.raises(UserError, match="0 networks with 0 seeds in common; it takes two or more"):
+    with pytest.raises(
+        UserError, match="two or more seeds in common, and there are 0 with 0"
+    ):
         read_scatter(tmp_path)
     write_run(tmp_path, "one", 1, right)
-    with pytest.raises(UserError, match="2 networks with 1 seed in common"):
+    with pytest.raises(UserError, match="and there are 2 with 1; finish more runs"):
         read_scatter(tmp_path)
     write_run(tmp_path, "other", 0, right, ids=[f"x{n}.png" for n in range(100)])
     with pytest.raises(UserError, match="other-seed0-00000000 was tested on other images"):

@@ -13,10 +13,10 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.experiment import Run, Study
-from convnext_ablation.study.forecast import Timing, time_networks
+from convnext_ablation.study.forecast import Timing, read_scatter, time_networks
 from convnext_ablation.study.options import add_plan_arguments, plan_study
 from convnext_ablation.study.stats.power import MOST_SEEDS, POWER, detectable, level_of, seeds_needed
-from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, read_scatter
+from convnext_ablation.study.stats.variance import Scatter, assumed_scatter
 from convnext_ablation.study.wording import counted
 from convnext_ablation.study.workers import places_for
 

@@ -1,7 +1,9 @@
-"""What a study's runs will take, from a short measurement on this machine."""
+"""What a study's runs will take, by a short measurement; and how much chance is in a finished study."""
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +16,13 @@ import timm
 import torch
 from tqdm import tqdm
 
+from convnext_ablation.errors import UserError
 from convnext_ablation.models.cost import count_parameters
+from convnext_ablation.study.stats.effects import BoolArray
+from convnext_ablation.study.stats.variance import Scatter, measured_scatter
+from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.parts import memory_format
@@ -27,6 +34,7 @@ _SMALLEST_BATCH = 4  # half of it is enough for BatchNorm
 _ROUNDS = 5
 _FORWARD = 1 / 3  # of a training step
 _LOADING_SECONDS = 3.0
+_RUN = re.compile(r"(?P<key>.+)-seed(?P<seed>\d+)-[0-9a-f]{8}")  # a run's folder
 
 
 @dataclass(frozen=True)
@@ -232,3 +240,49 @@ class _Stepper:
     def _wait(self) -> None:
         if self.trainer.processes.device.type == "cuda":
             torch.cuda.synchronize()
+
+
+def read_scatter(study: Path) -> Scatter:
+    """Estimates how much chance there is from the finished runs of a study.
+
+    Raises:
+        UserError: There is no such study, too little of it is finished, or runs were tested on other images.
+    """
+    found: dict[str, dict[tuple[int, int], Path]] = {}
+    for result in sorted(study.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime):
+        match = _RUN.fullmatch(result.parent.name)
+        if match:
+            seed = (_pretraining_seed(result), int(match["seed"]))
+            found.setdefault(match["key"], {})[seed] = result.parent  # of two such runs the later one
+    if not found:
+        raise UserError(f"--like {study}: no finished run is there; name the folder of a study")
+    seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
+    tables = _tables(found, seeds, study) if seeds else []
+    return measured_scatter(
+        tables, f"measured in {study} ({len(found)} networks, {counted(len(seeds), 'seed')})"
+    )
+
+
+def _pretraining_seed(result: Path) -> int:
+    try:
+        return int(json.loads(result.read_text(encoding="utf-8")).get("pretraining_seed") or 0)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{result}: can't be read ({error}); do that run again, or name another study"
+        ) from error
+
+
+def _tables(
+    found: Mapping[str, Mapping[tuple[int, int], Path]], seeds: Sequence[tuple[int, int]], study: Path
+) -> list[BoolArray]:
+    tables, ids = [], None
+    for runs in found.values():
+        predictions = [Predictions.load(runs[seed] / "predictions.npz") for seed in seeds]
+        for each, seed in zip(predictions, seeds, strict=True):
+            ids = each.ids if ids is None else ids
+            if not np.array_equal(each.ids, ids):
+                raise UserError(
+                    f"--like {study}: {runs[seed].name} was tested on other images than the others"
+                )
+        tables.append(np.stack([each.correct for each in predictions]))
+    return tables

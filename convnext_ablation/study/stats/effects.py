@@ -1,65 +1,18 @@
 """How sure a top-1 accuracy, or a contrast of several, is: intervals over seeds and images.
 
-A study trains each network with S seeds and tests every run on the same N images. What is measured of a
-contrast of networks (a difference, a main effect, an interaction: any weighted sum) is a table of S x N
-values, the weighted sums of right-or-wrong answers. Two things in it are chance: which seeds were drawn and
-which images. With seeds and images as two crossed random effects, three mean squares
+What is measured of a contrast of networks is a table of S seeds x N images. With seeds and images as two
+crossed random effects, three mean squares
 
     A = var(seed means) / S,    B = var(image means) / N,    C = interaction mean square / (S N)
 
-estimate the variance of the table's mean as A + max(0, B - C): A and B both contain the interaction. A has
-S - 1 degrees of freedom, while B - C, from thousands of images, is all but known. The half-width of the
-interval at level p is Banerjee's (Sankhya 22, 1960),
+estimate the variance of the table's mean as A + max(0, B - C), and the half-width of the interval at level p
+is Banerjee's (Sankhya 22, 1960), with Student's two-sided quantiles t:
 
-    sqrt(A t(p, S - 1)^2 + max(0, B - C) t(p, N - 1)^2),
+    sqrt(A t(p, S - 1)^2 + max(0, B - C) t(p, N - 1)^2).
 
-with Student's two-sided quantiles t. For two independent variances it covers at least 1 - p at every p, which
-is what Holm's correction, working far below p = 5 %, needs. The p-value is the p whose interval just touches
-0, and P(better) comes from the same distribution: 1 - p / 2, or p / 2 where the estimate is below 0.
-
-Coverage of the 95 % interval in simulated differences, percent, lowest and highest of nine settings: 500,
-2000 and 6000 images, and seeds of a network that disagree on 5, 8 and 17 % of them (4000 studies a setting,
-which measure it to +- 0.7). The columns are standard deviations between a network's seeds, in points of
-top-1:
-
-    seeds        none            0.3            0.7            1.5
-        2    96.8 to 99.0   96.6 to 98.7   96.0 to 98.9   94.8 to 97.9
-        3    96.7 to 97.8   96.7 to 97.9   95.8 to 97.7   95.7 to 97.5
-        5    95.5 to 96.8   95.8 to 97.0   95.2 to 96.9   95.2 to 96.7
-
-Five seeds are within 93 to 97 % throughout. Three are where seeds disagree on 17 % of the images, or where
-the seeds' part of the variance outweighs that of the images (1.5 points with 2000 images or more, 0.7 with
-6000), and up to 97.9 % elsewhere; two are up to 99.0 %: the price of not knowing from so few that seeds
-hardly differ. If nothing at all has an effect, at most 4.7 % of the studies have a Holm-significant
-contrast (40,000 each of 2, 3 and 5 seeds, 4 to 15 contrasts, seed variance from none to 100 times that of
-the images).
-
-A contrast of four networks or more, such as a main effect, has more to tell A from: the seeds of each of its
-networks. There A is the sum over networks of weight^2 var(seed means of the network) / S, with
-Satterthwaite's degrees of freedom, up to S - 1 for each network; runs of different networks are taken as
-independent, though they share the numbers of their seeds. With three seeds and 16 networks that makes
-intervals 0.6 to 0.7 times as wide as S - 1 degrees of freedom would, and 0.3 times at the level of the
-smallest of 15 p-values. Coverage of the 95 % interval where 4, 8 or 16 networks are compared half and half,
-500 or 2000 images, seeds of 0 to 1.5 points, alike or four times as different for a quarter of the networks:
-95.2 to 99.2 % with two seeds, 93.9 to 97.7 % with three, 93.4 to 97.0 % with five (500 to 1000 studies a
-setting, +- 0.9). With two or three networks of which one has far noisier seeds it would be as low as 92.0 %,
-so these go by S - 1.
-
-What was tried instead:
-
-- Cochran's weighted mean of the two quantiles covers closer to 95 % (94.9 to 97.1 % with three seeds), but
-  too little at the levels that Holm works at: with 15 contrasts and no effect, 7.7 % of the studies of
-  three seeds and 15 % of those of two had a significant one.
-- Taking the variance as no less than B, so that no interval is narrower than the images alone would make it,
-  covers up to 99.2 % with three seeds and 98.5 % with five. Without it an interval can be, where seeds agree
-  by chance: any t-interval over few seeds is too narrow at times and too wide at others.
-- Satterthwaite's approximation covers as little as 87 % with two seeds and 92 % with three, because a
-  variance that came out too small by chance also claims more degrees of freedom than it has.
-- A percentile bootstrap: see `bootstrap`.
-
-`tests/test_study_effects.py` repeats a part of that.
-
-All values are fractions (0.01 is one percent point).
+The p-value is the p whose interval just touches 0. A contrast of four networks or more takes A from each
+network's own seeds, with Satterthwaite's degrees of freedom. `docs/statistics.md` has the reasons, the
+coverage in simulated studies and what was tried instead. All values are fractions (0.01 is a percent point).
 """
 
 from __future__ import annotations
@@ -105,21 +58,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """A contrast of accuracies, most often a difference of two, with its 95 % interval, in fractions.
-
-    Attributes:
-        p_value: Two-sided, for this contrast alone; NaN where there is one seed, which supports no claim.
-        p_holm: The same, adjusted for all contrasts that are looked at together.
-        p_better: Probability that the contrast is above 0, from the distribution that the interval comes
-            from; NaN where `p_value` is.
-    """
+    """A contrast of accuracies, most often a difference of two, with its 95 % interval, in fractions."""
 
     estimate: float
     low: float
     high: float
-    p_value: float
-    p_holm: float
-    p_better: float = math.nan
+    p_value: float  # two-sided, for this contrast alone; NaN with one seed, which supports no claim
+    p_holm: float  # adjusted for all contrasts that are looked at together
+    p_better: float = math.nan  # probability that the contrast is above 0; NaN where `p_value` is
 
 
 def accuracy(correct: BoolArray) -> Interval:
@@ -197,18 +143,14 @@ def seed_freedom(variances: Sequence[float] | FloatArray, seeds: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for their number by Holm's step-down method, in the order given.
+    """Adjusts p-values for their number by Holm's step-down method; NaN is no test and doesn't count."""
+    from statsmodels.stats.multitest import multipletests  # takes seconds, and only reports need it
 
-    The chance that any of the true null hypotheses gets an adjusted value below 0.05 is at most 5 %,
-    however the tests depend on one another. NaN is no test: it stays NaN and doesn't count.
-    """
-    tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    largest = 0.0
-    for rank, (p, index) in enumerate(tested):
-        largest = max(largest, min(1.0, (len(tested) - rank) * p))
-        adjusted[index] = largest
-    return adjusted
+    adjusted = np.array(p_values, np.float64)
+    tested = ~np.isnan(adjusted)
+    if tested.any():
+        adjusted[tested] = multipletests(adjusted[tested], method="holm")[1]
+    return [float(p) for p in adjusted]
 
 
 def over_units(tables: Sequence[BoolArray]) -> FloatArray:
@@ -255,18 +197,11 @@ def estimated(units: FloatArray, weights: FloatArray) -> Difference:
 
 @dataclass(frozen=True)
 class _Spread:
-    """The variance of a mean by where it comes from, and the degrees of freedom of either part.
+    """The variance of a mean by where it comes from, and the degrees of freedom of either part."""
 
-    Attributes:
-        seeds: A in the module's docstring; 0 where there is one seed.
-        seed_freedom: S - 1, or more where there are many networks.
-        images: max(0, B - C); B where there is one seed.
-        image_freedom: N - 1.
-    """
-
-    seeds: float
+    seeds: float  # A; 0 where there is one seed
     seed_freedom: float
-    images: float
+    images: float  # max(0, B - C); B where there is one seed
     image_freedom: int
 
     def half_width(self, p: float) -> float:
@@ -298,16 +233,23 @@ def _spread(values: FloatArray, resolution: float = 1.0) -> _Spread:
         resolution: By how much one answer of one network changes a value.
     """
     units, images = values.shape
-    by_unit, by_image = values.mean(axis=1), values.mean(axis=0)
-    b = float(by_image.var(ddof=1)) / images
     # No variance at all can't be believed of a finite test set: one image more or less is always possible.
     floor = (resolution / images) ** 2
     if units == 1:
+        b = float(values[0].var(ddof=1)) / images
         return _Spread(0.0, 0, max(b, floor), images - 1)
-    a = float(by_unit.var(ddof=1)) / units
-    interaction = values - by_unit[:, None] - by_image + values.mean()
-    c = float((interaction**2).sum()) / ((units - 1) * (images - 1)) / (units * images)
+    by_unit, by_image, rest = mean_squares(values)
+    a, b, c = by_unit / units, by_image / images, rest / (units * images)
     return _Spread(a, units - 1, max(b - c, floor - a, 0.0), images - 1)
+
+
+def mean_squares(values: FloatArray) -> tuple[float, float, float]:
+    """Variances of the rows' and of the columns' means, and the interaction's mean square."""
+    units, images = values.shape
+    by_unit, by_image = values.mean(axis=1), values.mean(axis=0)
+    interaction = values - by_unit[:, None] - by_image + values.mean()
+    rest = float((interaction**2).sum()) / ((units - 1) * (images - 1))
+    return float(by_unit.var(ddof=1)), float(by_image.var(ddof=1)), rest
 
 
 def _with_seeds_apart(spread: _Spread, units: FloatArray, weights: FloatArray) -> _Spread:

@@ -1,18 +1,12 @@
 """What effect a study can find, before it is run.
 
-An effect is found if its p-value, by the rule of `effects`, is below the level. There are S seeds of each
-network and N images; in the terms of `scatter` and `effects`, the variance of an estimate has the parts
+An effect is found if its p-value, by the rule of `effects`, is below the level. In terms of `variance` and
+`effects`, with c the sum of the contrast's squared weights, the variance of an estimate has the parts
 
     A      = c (seed variance + seed disagreement / 2 / N) / S
     B - C  = c (network disagreement - seed disagreement) / 2 / N
 
-with c the sum of the contrast's squared weights. A is estimated from S seeds of each network, so it varies as
-chi-squared with the degrees of freedom that `effects` gives it (taking the seeds of all networks to vary
-alike), and what an estimate must exceed varies with it; power is an average over that.
-B - C comes from so many images that it counts as known.
-
-The level of one of m contrasts that p-values are adjusted over is 0.05 / m: what Holm's method asks of the
-smallest p-value. So the figures hold for an effect that is alone, and are safe where there are several.
+A varies as chi-squared, and what an estimate must exceed varies with it; power is an average over that.
 """
 
 from __future__ import annotations
@@ -32,12 +26,7 @@ _QUANTILES = (np.arange(500) + 0.5) / 500  # of the chi-squared distribution tha
 
 
 def level_of(primary: bool, family: int) -> float:
-    """The level that a contrast's p-value, not adjusted, must stay below for it to be called found.
-
-    Args:
-        primary: Whether p-values are adjusted over it.
-        family: How many they are adjusted over.
-    """
+    """The level of a contrast's test: if it is primary, Holm's for the smallest p-value of its family."""
     return ALPHA / family if primary else ALPHA
 
 

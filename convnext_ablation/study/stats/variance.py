@@ -12,18 +12,13 @@ multiplied by the sum of w squared: by 2 for a difference of two networks, by 1/
 from __future__ import annotations
 
 import itertools
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.stats.effects import BoolArray, FloatArray
-from convnext_ablation.study.wording import counted
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.study.stats.effects import BoolArray, mean_squares
 
 # Of two runs' errors, the share that only one of them makes: what independent mistakes would come near 2 in,
 # and the same mistakes 0. In a study of ours (typefaces, five stages, 3 seeds, 2 epochs from scratch) it is
@@ -39,26 +34,16 @@ DEFAULTS = (
     "are not shared by two seeds of a network, and 0.7 not by two networks; --like STUDY measures all this"
 )
 
-_RUN = re.compile(r"(?P<key>.+)-seed(?P<seed>\d+)-[0-9a-f]{8}")
-
 
 @dataclass(frozen=True)
 class Scatter:
-    """What chance makes of a network's answers.
+    """What chance makes of a network's answers."""
 
-    Attributes:
-        accuracy: Share of the images that are right.
-        seed_sd: Standard deviation of a network's true accuracy between seeds, a fraction.
-        seed_disagreement: Share of the images that just one of two seeds of a network gets right.
-        network_disagreement: The same of two networks that are equally good.
-        source: Where these figures come from.
-    """
-
-    accuracy: float
-    seed_sd: float
-    seed_disagreement: float
-    network_disagreement: float
-    source: str
+    accuracy: float  # share of the images that are right
+    seed_sd: float  # standard deviation of a network's true accuracy between seeds, a fraction
+    seed_disagreement: float  # share of the images that just one of two seeds of a network gets right
+    network_disagreement: float  # the same of two networks that are equally good
+    source: str  # where these figures come from
 
     def __post_init__(self) -> None:
         """Checks that there can be such networks."""
@@ -118,8 +103,8 @@ def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
     if len(tables) < 2 or len(tables[0]) < 2:
         seeds = len(tables[0]) if tables else 0
         raise UserError(
-            f"{source}: {counted(len(tables), 'network')} with {counted(seeds, 'seed')} in common; it takes "
-            "two or more of both"
+            f"{source}: it takes two or more networks with two or more seeds in common, and there are "
+            f"{len(tables)} with {seeds}; finish more runs, or name another study"
         )
     parts = [_components_of_pair(one, other) for one, other in itertools.combinations(tables, 2)]
     by_seed, by_image, rest = np.mean(parts, axis=0)
@@ -137,55 +122,6 @@ def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
 
 def _components_of_pair(one: BoolArray, other: BoolArray) -> tuple[float, float, float]:
     """Variance components of the difference of two tables: of seeds, of images, and of the rest."""
-    values: FloatArray = np.asarray(one, np.float64) - np.asarray(other, np.float64)
-    seeds, images = values.shape
-    by_seed, by_image = values.mean(axis=1), values.mean(axis=0)
-    residuals = values - by_seed[:, None] - by_image + values.mean()
-    rest = float((residuals**2).sum()) / ((seeds - 1) * (images - 1))
-    return float(by_seed.var(ddof=1)) - rest / images, float(by_image.var(ddof=1)) - rest / seeds, rest
-
-
-def read_scatter(study: Path) -> Scatter:
-    """Estimates it from the finished runs of a study.
-
-    Raises:
-        UserError: There is no such study, too little of it is finished, or runs were tested on other images.
-    """
-    found: dict[str, dict[tuple[int, int], Path]] = {}
-    for result in sorted(study.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime):
-        match = _RUN.fullmatch(result.parent.name)
-        if match:
-            seed = (_pretraining_seed(result), int(match["seed"]))
-            found.setdefault(match["key"], {})[seed] = result.parent  # of two such runs the later one
-    if not found:
-        raise UserError(f"--like {study}: no finished run is there; name the folder of a study")
-    seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
-    tables = _tables(found, seeds, study) if seeds else []
-    return measured_scatter(
-        tables, f"measured in {study} ({len(found)} networks, {counted(len(seeds), 'seed')})"
-    )
-
-
-def _pretraining_seed(result: Path) -> int:
-    try:
-        return int(json.loads(result.read_text(encoding="utf-8")).get("pretraining_seed") or 0)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{result}: can't be read ({error}); do that run again, or name another study"
-        ) from error
-
-
-def _tables(
-    found: Mapping[str, Mapping[tuple[int, int], Path]], seeds: Sequence[tuple[int, int]], study: Path
-) -> list[BoolArray]:
-    tables, ids = [], None
-    for runs in found.values():
-        predictions = [Predictions.load(runs[seed] / "predictions.npz") for seed in seeds]
-        for each, seed in zip(predictions, seeds, strict=True):
-            ids = each.ids if ids is None else ids
-            if not np.array_equal(each.ids, ids):
-                raise UserError(
-                    f"--like {study}: {runs[seed].name} was tested on other images than the others"
-                )
-        tables.append(np.stack([each.correct for each in predictions]))
-    return tables
+    seeds, images = one.shape
+    by_seed, by_image, rest = mean_squares(np.asarray(one, np.float64) - np.asarray(other, np.float64))
+    return by_seed - rest / images, by_image - rest / seeds, rest
