@@ -12,8 +12,8 @@ from page_reader import read
 from PIL import Image
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.comparison import Effect, Row, StudyFacts
 from convnext_ablation.study.report.figures import draw_cost, write_figure
+from convnext_ablation.study.report.findings import Effect, Row, StudyFacts
 from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.report.tables import network_table
 from convnext_ablation.study.stats.effects import Difference, accuracy

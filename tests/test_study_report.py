@@ -17,7 +17,7 @@ import pytest
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.answer import answer, caveats, p_text, verdict
-from convnext_ablation.study.report.comparison import NetworkResult, StudyFacts, compare
+from convnext_ablation.study.report.findings import NetworkResult, StudyFacts, compare
 from convnext_ablation.study.report.report import (
     terminal_effects,
     terminal_table,

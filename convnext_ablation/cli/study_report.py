@@ -18,7 +18,7 @@ from convnext_ablation.study.designs.design import DESIGNS, GROUPED
 from convnext_ablation.study.designs.groups import parse_groups
 from convnext_ablation.study.experiment import TEST_SPLIT, Study
 from convnext_ablation.study.report.answer import answer, caveats
-from convnext_ablation.study.report.comparison import compare
+from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
 from convnext_ablation.study.report.report import terminal_effects, terminal_table, write_report
 from convnext_ablation.study.results import StudyResults, read_results

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import Run, Study
-from convnext_ablation.study.report.comparison import NetworkResult, StudyFacts
+from convnext_ablation.study.report.findings import NetworkResult, StudyFacts
 from convnext_ablation.study.run_files import PREDICTIONS, is_done, read_result
 from convnext_ablation.study.tuning import chosen_rates, tuning_notes
 from convnext_ablation.study.weights import mixed_origins

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from convnext_ablation.study.report.comparison import Effect, Findings, Row, StudyFacts
+from convnext_ablation.study.report.findings import Effect, Findings, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
 from convnext_ablation.study.wording import counted
 

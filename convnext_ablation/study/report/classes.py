@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.comparison import Effect
+from convnext_ablation.study.report.findings import Effect
 from convnext_ablation.study.report.inputs import Labels, PageExtras, PageRun
 
 __all__ = ["ClassGain", "Confusion", "Example", "class_table", "confusion_table", "examples", "telling"]

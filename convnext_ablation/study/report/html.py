@@ -11,8 +11,8 @@ from importlib import resources
 
 from convnext_ablation.study.report.answer import p_text
 from convnext_ablation.study.report.classes import ClassGain, Confusion
-from convnext_ablation.study.report.comparison import StudyFacts
 from convnext_ablation.study.report.figures import percent_points
+from convnext_ablation.study.report.findings import StudyFacts
 from convnext_ablation.study.report.inline import colours_of, inlined, palette
 from convnext_ablation.study.report.inputs import PageExtras
 from convnext_ablation.study.report.parts import Column, details, figure, known, long_table, sortable

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from convnext_ablation.files import write_text
 from convnext_ablation.study.report import classes, tables
-from convnext_ablation.study.report.comparison import Effect, Row, StudyFacts
 from convnext_ablation.study.report.drawings import planned
 from convnext_ablation.study.report.figures import write_figure
+from convnext_ablation.study.report.findings import Effect, Row, StudyFacts
 from convnext_ablation.study.report.html import Contents, Drawing, html
 from convnext_ablation.study.report.inputs import PageExtras, PageRun
 from convnext_ablation.study.report.pictures import attention_part, confusion_part

@@ -10,8 +10,8 @@ import numpy as np
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.report.answer import verdict
 from convnext_ablation.study.report.classes import Confusion, Example, examples, telling
-from convnext_ablation.study.report.comparison import Effect, Row
 from convnext_ablation.study.report.figures import percent_points
+from convnext_ablation.study.report.findings import Effect, Row
 from convnext_ablation.study.report.inputs import PageExtras, PageRun
 from convnext_ablation.webpage import picture_uri, region, uri_of
 

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, p_text
-from convnext_ablation.study.report.comparison import Effect, Findings, NetworkResult, Row, StudyFacts
+from convnext_ablation.study.report.findings import Effect, Findings, NetworkResult, Row, StudyFacts
 from convnext_ablation.study.report.roadmap import plot_roadmap
 from convnext_ablation.study.stats.effects import Difference, Interval
 from convnext_ablation.study.wording import counted, seeds_text

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.answer import p_text, verdict
-from convnext_ablation.study.report.comparison import NetworkResult, Row, StudyFacts
+from convnext_ablation.study.report.findings import NetworkResult, Row, StudyFacts
 from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
-from convnext_ablation.study.report.comparison import Effect, Row
+from convnext_ablation.study.report.findings import Effect, Row
 from convnext_ablation.study.report.inputs import PageExtras, PageRun
 from convnext_ablation.study.run_files import RESULT, load_result
 from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
