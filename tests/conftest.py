@@ -12,7 +12,7 @@ from page_reader import Reader, read
 from PIL import Image
 
 if TYPE_CHECKING:
-    from fake_study import FakeStudy
+    from convnext_ablation.study.report.contents import Contents
 
 CLASSES = ("dark", "grey", "light")
 COUNTS = {"train": 16, "val": 5, "test": 7}  # a class; no multiple of the batch size
@@ -92,14 +92,17 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def study(tmp_path_factory: pytest.TempPathFactory) -> FakeStudy:
-    """A study that nobody ran, with its page; tests write elsewhere than into its report."""
-    from fake_study import with_page  # with matplotlib, which most tests don't need
+def study(tmp_path_factory: pytest.TempPathFactory) -> Contents:
+    """A study that nobody ran, with its report; tests write elsewhere than into that."""
+    from fake_study import fake_study, write_all, write_images  # with matplotlib, which most tests don't need
 
-    return with_page(tmp_path_factory.mktemp("study"))
+    contents = fake_study(tmp_path_factory.mktemp("study"))
+    write_images(contents.evidence)
+    write_all(contents)
+    return contents
 
 
 @pytest.fixture(scope="session")
-def page(study: FakeStudy) -> tuple[Reader, str]:
+def page(study: Contents) -> tuple[Reader, str]:
     """What its page has, and its source."""
     return read(study.folder / "index.html")

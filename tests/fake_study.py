@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import csv
-import json
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 from page_reader import read
 from PIL import Image
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.figures import draw_cost, write_figure
-from convnext_ablation.study.report.findings import Effect, Row, StudyFacts
-from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
-from convnext_ablation.study.report.tables import network_table
-from convnext_ablation.study.stats.effects import Difference, accuracy
+from convnext_ablation.study.report.contents import Contents
+from convnext_ablation.study.report.figures import write_figures
+from convnext_ablation.study.report.findings import (
+    Effect,
+    Evidence,
+    FinishedRun,
+    NetworkResult,
+    StudyFacts,
+    compare,
+)
+from convnext_ablation.study.report.html_page import write_page
+from convnext_ablation.study.report.tables import write_tables
+from convnext_ablation.study.stats.effects import Difference
 from convnext_ablation.training.history import Epoch, write_summary
 
 FACTS = StudyFacts(
@@ -33,21 +39,12 @@ FACTS = StudyFacts(
     versions={"python": "3.12.1", "torch": "2.9.0"},
     command="convnext-ablation study --design stages --data 'a & b'",
     notes=("Kernels are aliased.",),
+    warnings=["WARNING: Pre-training has seen 22 test images."],
 )
 
 
-@dataclass
-class FakeStudy:
-    rows: list[Row]
-    effects: list[Effect]
-    facts: StudyFacts
-    extras: PageExtras
-    folder: Path | None = None
-    paths: list[Path] = field(default_factory=list)
-
-
 def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
-    """Makes a study below a folder: each network is right more often than the one before.
+    """The contents of a report: each network is right more often than the one before.
 
     Class 0 is taken for class 1 in a third of its images by the first network, and by no other.
     """
@@ -56,7 +53,7 @@ def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
     targets = np.arange(images) % classes
     ids = np.array([f"{names[target]}/{number:05d}.png" for number, target in enumerate(targets)])
     hard = rng.random(images)
-    runs, rows = [], []
+    runs, results = [], []
     for network in range(networks):
         key, found = f"model_{network}", []
         for seed in range(seeds):
@@ -65,21 +62,15 @@ def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
             if network == 0:
                 predicted[: images : 3 * classes] = 1
             run = folder / "runs" / f"{key}-seed{seed}-0123abcd"
-            _write_run(run, seed, epochs, network)
-            found.append(PageRun(key, seed, run, predicted))
+            found.append(
+                FinishedRun(key, seed, run, predicted, result=_write_run(run, seed, epochs, network))
+            )
         runs += found
-        rows.append(_row(network, key, [run.predicted == targets for run in found]))
-    extras = PageExtras(
-        answer="Model 1 is better & Model 2 is best.",
-        caveats=["Nobody ran this."],
-        runs=runs,
-        ids=ids,
-        targets=targets,
-        classes=names,
-        data_folder=folder / "data",
-        warnings=["Pre-training has seen 22 test images."],
-    )
-    return FakeStudy(rows, [_effect(rows, number) for number in range(1, networks)], FACTS, extras)
+        results.append(_result(network, key, np.array([run.predicted == targets for run in found])))
+    findings = compare(results, [])
+    effects = [_effect(findings.rows, number) for number in range(1, networks)]
+    evidence = Evidence(runs, ids, targets, names, folder / "data")
+    return Contents(folder / "report", replace(findings, effects=effects), FACTS, evidence)
 
 
 def _write_run(run, seed, epochs, network):
@@ -90,24 +81,22 @@ def _write_run(run, seed, epochs, network):
     ]
     write_summary(run / "summary.csv", history, True)
     result = {"identity": "0123abcd" * 8, "best_epoch": epochs - 1, "val_top1": 50.0 + seed}
-    (run / "result.json").write_text(json.dumps({**result, "versions": {"torch": "2.9.0"}}))
+    return {**result, "versions": {"torch": "2.9.0"}}
 
 
-def _row(network, key, correct):
-    return Row(
+def _result(network, key, correct):
+    return NetworkResult(
         name=key,
         label=f"Model {network}",
         adds=f"change {network}",
-        seeds=len(correct),
-        top1=accuracy(np.array(correct)),
-        baseline="",
-        follows=network > 0,
-        difference=None,
+        correct=correct,
+        seeds=list(range(len(correct))),
         learning_rate=0.01,
         parameters=1_000_000 + network,
         gmacs=0.5 - 0.1 * network,
-        images_per_second=100.0 * (network + 1),
-        seconds=60.0,
+        train_images_per_second=[100.0 * (network + 1)] * len(correct),
+        seconds=[60.0] * len(correct),
+        val_top1=[0.5] * len(correct),
     )
 
 
@@ -115,44 +104,39 @@ def _effect(rows, number):
     one, two = rows[number - 1 : number + 1]
     estimate = two.top1.estimate - one.top1.estimate
     contrast = Contrast(
-        name=f"{two.name}-{one.name}",
+        name=f"{two.network.name}-{one.network.name}",
         label=f"{two.label} after {one.label}",
-        weights={two.name: 1.0, one.name: -1.0},
+        weights={two.network.name: 1.0, one.network.name: -1.0},
         kind="difference",
-        baseline=one.name,
+        baseline=one.network.name,
     )
     p = 0.01 * number
     difference = Difference(estimate, estimate - 0.05, estimate + 0.04, p, 2 * p, 0.99)
     return Effect(contrast, difference, one.seeds, one.seeds)
 
 
-def write_images(extras, indices=None):
+def write_images(evidence):
     """Makes files of the test images, 40 x 30 px."""
     rng = np.random.default_rng(1)
-    for index in range(len(extras.ids)) if indices is None else indices:
-        path = extras.data_folder / "test" / str(extras.ids[index])
+    for name in evidence.ids:
+        path = evidence.data_folder / "test" / str(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
 
 
-def with_page(folder):
-    """A study and its page: `folder` is the report's, `paths` are its files."""
-    made = fake_study(folder)
-    write_images(made.extras)
-    roadmap = write_figure(lambda: draw_cost(network_table(made.rows)), folder, "roadmap")[0]
-    made.extras = replace(made.extras, roadmap=roadmap)
-    made.folder = folder / "report"
-    made.paths = write_page(made.folder, made.rows, made.effects, made.facts, made.extras)
-    return made
+def write_all(contents):
+    """Writes a whole report; its files, the page last."""
+    plans, figures = write_figures(contents)
+    return [*write_tables(contents), *figures, write_page(contents, plans)]
 
 
-def again(study, folder, **changes):
-    """Writes the page anew, with some of what it is made from changed; what it has, and its source."""
-    given = {"rows": study.rows, "effects": study.effects, "facts": study.facts, "extras": study.extras}
-    return read(write_page(folder, **{**given, **changes})[0])
+def again(contents, folder, **changes):
+    """Writes the page anew into a folder, with parts of its contents changed; what it has, and its source."""
+    changed = replace(contents, folder=folder, **changes)
+    return read(write_page(changed, write_figures(changed)[0]))
 
 
-def csv_lines(study, name):
-    """The lines of a table of a study's page."""
-    with open(study.folder / f"{name}.csv", newline="", encoding="utf-8") as file:
+def csv_lines(contents, name):
+    """The lines of a table of a report."""
+    with open(contents.folder / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import timm
 import torch
-from fake_study import fake_study, write_images
-from page_reader import read_text
+from fake_study import again, fake_study, write_images
 from PIL import Image
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
 from convnext_ablation.study.report.attention import attention
-from convnext_ablation.study.report.pictures import attention_part
+from convnext_ablation.study.report.pictures import attention_maps
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.recipes import read_recipe
@@ -115,37 +114,36 @@ def test_what_cannot_be_read_is_refused_in_a_line(image, tmp_path):
 def mapped(tmp_path):
     """A study of which one run of two networks has weights."""
     made = fake_study(tmp_path, seeds=2)
-    write_images(made.extras)
+    write_images(made.evidence)
     for network, seed in (("model_0", 1), ("model_2", 0)):
-        run = next(run for run in made.extras.runs if (run.network, run.seed) == (network, seed))
+        run = next(run for run in made.evidence.runs if (run.network, run.seed) == (network, seed))
         save_network(run.folder, "model_iii_atto", crop_pct=1.0)
     return made
 
 
 def test_maps_stand_side_by_side_on_the_same_images(mapped):
-    reader = read_text(attention_part(mapped.rows, mapped.extras))
-    words = reader.words()
-    maps = [image["alt"] for image in reader.all("img") if image["alt"].startswith("Attention map")]
-    originals = [image["alt"] for image in reader.all("img") if image["alt"].startswith("Test image")]
-    assert len(maps) == 8
-    assert len(originals) == 4
-    assert maps[0].startswith("Attention map: Model 0, seed 1: says bird ")
-    assert maps[1].startswith("Attention map: Model 2, seed 0: says bird ")
+    found = attention_maps(mapped)
+    assert len(found.images) == 4
+    for label, (original, *maps) in found.images.items():
+        assert original.alt == f"Test image {label.split(': ')[1]}"
+        assert maps[0].alt.startswith("Attention map: Model 0, seed 1: says bird ")
+        assert maps[1].alt.startswith("Attention map: Model 2, seed 0: says bird ")
+    assert found.remarks == [
+        "Not drawn: there is no model_best.pth.tar in the runs of Model 1.",
+        "Maps are of: stages.2, 4x4 positions.",
+    ]
+    words = again(mapped, mapped.folder)[0].words()
     assert "Maps are of: stages.2, 4x4 positions." in words
-    assert "Not drawn: there is no model_best.pth.tar in the runs of Model 1." in words
+    assert next(iter(found.images)) in words
 
 
 def test_of_many_networks_some_are_mapped(mapped, monkeypatch):
-    rows = [replace(mapped.rows[0], label=f"Model {number}") for number in range(20)]
+    first = mapped.findings.rows[0]
+    rows = [replace(first, network=replace(first.network, label=f"Model {number}")) for number in range(20)]
     told = []
     monkeypatch.setitem(sys.modules, "captum.attr", None)
-    words = read_text(attention_part(rows, mapped.extras, told.append)).words()
+    found = attention_maps(replace(mapped, findings=replace(mapped.findings, rows=rows)), told.append)
     assert told == [f"attention of Model {number}" for number in (0, 3, 5, 8, 11, 14, 16, 19)]
-    assert "8 of 20 networks are shown." in words
-
-
-def test_a_page_without_captum_says_so(mapped, monkeypatch):
-    monkeypatch.setitem(sys.modules, "captum.attr", None)
-    reader = read_text(attention_part(mapped.rows, mapped.extras))
-    assert "Model 0: captum isn't installed: pip install" in reader.words()
-    assert not [image for image in reader.all("img") if image["alt"].startswith("Attention map")]
+    assert found.remarks[0].startswith("Not drawn: Model 0: captum isn't installed: pip install")
+    assert found.remarks[1:] == ["8 of 20 networks are shown."]
+    assert found.images == {}

@@ -1,4 +1,4 @@
-"""The page of a study: what it says, its numbers, and that anyone can read it."""
+"""The page of a study: what it says, its numbers and pictures, and that anyone can read it."""
 
 from __future__ import annotations
 
@@ -10,34 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fake_study import again, csv_lines
+from fake_study import again, csv_lines, fake_study, write_all
 from page_reader import table_of
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.classes import class_table, telling
-from convnext_ablation.study.report.page import PageRun, write_page
-from convnext_ablation.study.report.tables import curve_table
-from convnext_ablation.training.evaluation import Predictions
-
-TABLES = (
-    "classes",
-    "confusions",
-    "curves",
-    "effects",
-    "networks",
-    "runs",
-)
-FIGURES = ("classes", "cost", "curves", "effects")
-
+from convnext_ablation.study.report.classes import class_gains, examples, surest
+from convnext_ablation.study.report.contents import curve_points
+from convnext_ablation.study.report.html_page import inlined
+from convnext_ablation.study.report.pictures import confusion_pictures, disagreed
 
 # The page as a whole
-
-
-def test_the_page_comes_with_its_numbers_and_figures(study):
-    names = {"index.html", *(f"{name}.csv" for name in TABLES)}
-    names |= {f"{name}.{kind}" for name in FIGURES for kind in ("svg", "png")}
-    assert {path.name for path in study.paths} == names == {path.name for path in study.folder.iterdir()}
-    assert study.paths[0].name == "index.html"
 
 
 def test_the_page_needs_nothing_from_elsewhere(page):
@@ -63,9 +45,8 @@ def test_the_page_is_well_formed_for_those_who_do_not_see_it(page):
     assert set(used) <= set(ids)
     assert all(image["alt"] for image in reader.all("img"))
     drawings = reader.all("svg")
-    assert len(drawings) == 5
     assert all(drawing["role"] == "img" for drawing in drawings)
-    assert len({drawing["aria-label"] for drawing in drawings}) == 5
+    assert len({drawing["aria-label"] for drawing in drawings}) == len(drawings) == 5
     regions = [attributes for _, attributes in reader.tags if attributes.get("tabindex") == "0"]
     names = [region["aria-label"] for region in regions if region["role"] == "region"]
     assert len(names) == len(regions) == len(set(names))
@@ -76,81 +57,110 @@ def test_the_page_is_well_formed_for_those_who_do_not_see_it(page):
 
 def test_the_page_says_what_was_found_and_done(page, study):
     words = page[0].words()
-    for text in (
-        study.extras.answer,
-        "Nobody ran this.",
+    order = (
+        "On shades (4 classes, 60 test images, 32 px, 3 epochs, 3 seeds), top-1 rose by",
+        "images/s and time were measured on a machine that may have done other things",
+        "Diamonds are primary effects",
         "Kernels are aliased.",
-        "Planted effects <on> shades",
+        "Effects on top-1 in percent points",
         "4 classes, 60 test images, 32 x 32 px",
         "3 epochs from scratch, float32, seeds 0, 1, 2",
-        "torch 2.9.0",
         study.facts.command,
-        "Model 1 after Model 0",
-    ):
-        assert text in words
-
-
-def test_what_mixes_into_effects_is_said_where_they_stand(page):
-    words = page[0].words()
-    order = ("Diamonds are primary effects", "Kernels are aliased.", "Effects on top-1 in percent points")
+    )
     places = [words.index(text) for text in order]
     assert places == sorted(places)
+    # of three figures of accuracy, two of effects, and the caveats
+    assert words.count("Pre-training has seen 22 test images.") == 6
 
 
-def test_the_table_of_curves_calls_networks_as_the_others_do(page, study):
-    table = (
-        page[0]
-        .words()
-        .split("Validation top-1 after the last epoch (curves.csv)")[1]
-        .split("(classes.csv)")[0]
+def test_one_seed_is_warned_of_at_every_figure(tmp_path):
+    alone = fake_study(tmp_path, seeds=1)
+    facts = replace(alone.facts, epochs=1)
+    words = again(alone, tmp_path / "page", facts=facts)[0].words()
+    assert words.count("One seed only for Model 0, Model 1, Model 2: intervals leave out what another") == 5
+    assert "training: 1 epoch from scratch, float32, seed 0" in words
+    assert "a laptop, 1 thread" in words
+    assert "1 threads" not in words
+
+
+def test_the_same_study_gives_the_same_files(study, tmp_path):
+    # below the same folder, as the runs' places are told relative to the report's
+    other = replace(study, folder=study.folder.parent / "again")
+    paths = write_all(other)
+    assert {path.name for path in paths} == {path.name for path in study.folder.iterdir()}
+    assert {path.suffix for path in paths} == {".html", ".csv", ".svg", ".png", ".md", ".txt"}
+    for path in paths:
+        assert path.read_bytes() == (study.folder / path.name).read_bytes(), path.name
+
+
+def test_figures_say_what_the_csv_files_say(study, page):
+    def points(value):
+        return f"{100 * float(value):+.1f}".replace("-", "−")
+
+    def words_of(text):
+        return [re.sub(r"<[^>]+>", "", found) for found in re.findall(r"<text.*?</text>", text, re.DOTALL)]
+
+    for text in ((study.folder / "effects.svg").read_text("utf-8"), page[1]):
+        for line in csv_lines(study, "effects"):
+            interval = f"{points(line['estimate'])} [{points(line['low'])}, {points(line['high'])}]"
+            assert {interval, line["label"]} <= set(words_of(text))
+    words = words_of((study.folder / "classes.svg").read_text("utf-8"))
+    for line in csv_lines(study, "classes"):
+        assert f"{points(line['gain'])} ({line['images']} images)" in words
+    assert "the 2 surest effects (2 of them hold up: adjusted p < 0.05)" in page[0].words()
+
+
+def luminance(colour):
+    channels = (int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_words_of_figures_can_be_read_in_light_and_dark(page):
+    css = re.search(r":root \{ --c.*?(?=</style>)", page[1], re.DOTALL)[0]
+    light, dark = (dict(re.findall(r"--c(\w{6}): (#\w{6});", part)) for part in css.split("@media"))
+    assert (dark["ffffff"], dark["000000"]) == ("#0d1117", "#e6edf3")
+    used = set(re.findall(r'<text style="[^"]*fill: var\(--c(\w{6})\)', page[1])) | {"000000"}
+    for colours in (light, dark):
+        for colour in used:
+            low, high = sorted(luminance(colours[each]) for each in (colour, "ffffff"))
+            assert (high + 0.05) / (low + 0.05) > 4.5
+    assert not re.search(r"(fill|stroke): #", page[1]), "no colour of a figure is fixed"
+
+
+def test_a_drawing_keeps_its_ids_to_itself():
+    svg = (
+        '<?xml version="1.0"?>\n<svg width="10pt" height="5pt" viewBox="0 0 10 5" xmlns="http://a">'
+        '<metadata>x</metadata><defs><style type="text/css">*{}</style><path id="m1"/></defs>'
+        '<use xlink:href="#m1" clip-path="url(#c1)" style="fill: url(#h1); stroke: #0a0B0c"/></svg>'
     )
-    assert all(row.label in table for row in study.rows)
-    assert study.extras.runs[0].network not in table
-
-
-def test_warnings_stand_at_every_figure(study, page, tmp_path):
-    assert page[0].words().count("Pre-training has seen 22 test images.") == 5
-    alone = [replace(study.rows[0], seeds=1), *study.rows[1:]]
-    words = again(study, tmp_path, rows=alone)[0].words()
-    assert words.count("One seed only for Model 0: intervals leave out what another seed would") == 5
-
-
-def test_the_same_study_gives_the_same_bytes(study, tmp_path):
-    extras = replace(study.extras, runs=study.extras.runs)
-    write_page(study.folder.parent / "again", study.rows, study.effects, study.facts, extras)
-    for path in study.paths:
-        other = study.folder.parent / "again" / path.name
-        assert path.read_bytes() == other.read_bytes(), path.name
+    expected = (
+        '<svg class="chart" role="img" aria-label="A &quot;b&quot;" style="min-width: 12px" '
+        'viewBox="0 0 10 5"><defs><path id="one-m1"/></defs><use href="#one-m1" clip-path="url(#one-c1)" '
+        'style="fill: url(#one-h1); stroke: var(--c0a0b0c)"/></svg>'
+    )
+    assert inlined(svg, "one", 'A "b"').split() == expected.split()
 
 
 # Its numbers
 
 
-def test_effects_and_costs_are_those_that_were_given(study):
-    for line, effect in zip(csv_lines(study, "effects"), study.effects, strict=True):
-        d = effect.difference
-        given = (d.estimate, d.low, d.high, d.p_value, d.p_holm, d.p_better)
-        names = ("estimate", "low", "high", "p_value", "p_holm", "p_better")
-        assert tuple(float(line[name]) for name in names) == given
+def test_effects_are_those_that_were_given(study):
+    for line, effect in zip(csv_lines(study, "effects"), study.findings.effects, strict=True):
+        for name in ("estimate", "low", "high", "p_value", "p_holm", "p_better"):
+            assert float(line[name]) == getattr(effect.difference, name)
         assert (line["contrast"], line["runs"]) == (effect.contrast.name, "3")
-    for line, row in zip(csv_lines(study, "networks"), study.rows, strict=True):
-        assert (line["network"], line["label"], line["parameters"]) == (
-            row.name,
-            row.label,
-            str(row.parameters),
-        )
-        given = (row.top1.estimate, row.top1.low, row.top1.high, row.gmacs, row.images_per_second)
-        names = ("top1", "top1_low", "top1_high", "gmacs", "images_per_second")
-        assert tuple(float(line[name]) for name in names) == given
 
 
-def test_what_is_not_known_is_empty_and_a_dash(study, tmp_path):
-    rows = [replace(row, images_per_second=math.nan, seconds=math.nan) for row in study.rows]
-    reader, text = again(study, tmp_path, rows=rows)
-    assert (tmp_path / "networks.csv").read_text().splitlines()[1].endswith(",0.5,,")
-    assert text.count(">–</td>") == 2 * len(rows)
+def test_what_is_not_known_is_a_dash(study, tmp_path):
+    rows = [
+        replace(row, network=replace(row.network, train_images_per_second=[math.nan] * 3))
+        for row in study.findings.rows
+    ]
+    _, text = again(study, tmp_path, findings=replace(study.findings, rows=rows))
+    cells = [row[-2] for row in table_of(text, "Networks, with 95 % intervals of top-1 (networks.csv)")]
+    assert cells == [("–", "nan")] * 3
     assert "not measured" in (tmp_path / "cost.svg").read_text()
-    assert reader
 
 
 def test_curves_are_mean_and_range_over_runs(study):
@@ -163,15 +173,14 @@ def test_curves_are_mean_and_range_over_runs(study):
 
 
 def test_runs_without_summary_are_counted(study, tmp_path):
-    lost = [replace(run, folder=tmp_path / "none") if run.seed == 2 else run for run in study.extras.runs]
+    runs = study.evidence.runs
+    lost = [replace(run, folder=tmp_path / "none") if run.seed == 2 else run for run in runs]
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "summary.csv").write_text("epoch,train_loss\n0,x\n")
     lost[0] = replace(lost[0], folder=tmp_path / "bad")
-    reader, _ = again(study, tmp_path / "report", extras=replace(study.extras, runs=lost))
+    reader, _ = again(study, tmp_path / "report", evidence=replace(study.evidence, runs=lost))
     assert "4 of 9 runs have no summary.csv that can be read." in reader.words()
-    points, without = curve_table(lost)
-    assert [point.runs for point in points[::3]] == [1, 2, 2]
-    assert len(without) == 4
+    assert [point.runs for point in curve_points(lost)[::3]] == [1, 2, 2]
 
 
 def test_a_run_can_be_traced(study, page):
@@ -180,114 +189,167 @@ def test_a_run_can_be_traced(study, page):
     assert (line["best_epoch"], line["val_top1"], line["versions"]) == ("2", "0.51", "torch 2.9.0")
     assert line["folder"] == "../runs/model_1-seed1-0123abcd"
     assert line["command"] == "python train.py --config ../runs/model_1-seed1-0123abcd/args.yaml"
-    run = study.extras.runs[4]
-    assert float(line["test_top1"]) == np.mean(run.predicted == study.extras.targets)
+    assert float(line["test_top1"]) == np.mean(study.evidence.runs[4].predicted == study.evidence.targets)
     assert line["command"] in page[0].words()
     assert "All with torch 2.9.0." in page[0].words()
 
 
 def test_runs_of_different_versions_say_so(study, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "result.json").write_text('{"versions": {"torch": "2.8.0"}}')
-    runs = [replace(study.extras.runs[0], folder=tmp_path / "other"), *study.extras.runs[1:]]
-    reader, text = again(study, tmp_path / "report", extras=replace(study.extras, runs=runs))
+    first, *others = study.evidence.runs
+    runs = [replace(first, result={"versions": {"torch": "2.8.0"}}), *others]
+    reader, text = again(study, tmp_path, evidence=replace(study.evidence, runs=runs))
     assert "With 2 sets of versions" in reader.words()
-    assert text.count('<td class="words">torch 2.8.0</td>') == 1
+    assert [row[-1][0] for row in table_of(text, "Runs (runs.csv)")] == ["torch 2.8.0"] + ["torch 2.9.0"] * 8
 
 
 def test_gains_of_classes_are_the_contrast_on_their_images(study):
-    extras = study.extras
+    evidence = study.evidence
     right = {
-        (run.network, run.seed): np.array(
-            [np.mean((run.predicted == extras.targets)[extras.targets == k]) for k in range(4)]
-        )
-        for run in extras.runs
+        (run.seed, run.network): (run.predicted == evidence.targets).reshape(15, 4).mean(axis=0)
+        for run in evidence.runs
     }
     found = [line for line in csv_lines(study, "classes") if line["contrast"] == "model_1-model_0"]
-    gains = np.stack([right["model_1", seed] - right["model_0", seed] for seed in range(3)])
-    assert {line["class_name"] for line in found} == set(extras.classes)
+    gains = np.stack([right[seed, "model_1"] - right[seed, "model_0"] for seed in range(3)])
+    assert {line["class_name"] for line in found} == set(evidence.classes)
     for line in found:
-        number = extras.classes.index(line["class_name"])
-        expected = (gains[:, number].mean(), gains[:, number].min(), gains[:, number].max())
-        assert [float(line[name]) for name in ("gain", "low", "high")] == pytest.approx(expected)
+        mine = gains[:, evidence.classes.index(line["class_name"])]
+        assert [float(line[name]) for name in ("gain", "low", "high")] == pytest.approx(
+            [mine.mean(), mine.min(), mine.max()]
+        )
         assert line["images"] == "15"
     order = [float(line["gain"]) for line in found]
     assert order == sorted(order, reverse=True)
 
 
 def test_confusions_are_counted_by_hand(study, page):
-    extras = study.extras
+    evidence = study.evidence
 
     def count(network, true, other):
-        runs = [run for run in extras.runs if run.network == network]
-        return np.mean([np.sum((run.predicted == other) & (extras.targets == true)) for run in runs])
+        runs = [run for run in evidence.runs if run.network == network]
+        return np.mean([np.sum((run.predicted == other) & (evidence.targets == true)) for run in runs])
 
     found = [line for line in csv_lines(study, "confusions") if line["contrast"] == "model_1-model_0"]
-    assert (found[0]["class_name"], found[0]["taken_for"]) == (extras.classes[0], extras.classes[1])
+    assert (found[0]["class_name"], found[0]["taken_for"]) == (evidence.classes[0], evidence.classes[1])
     for line in found:
-        pair = [extras.classes.index(line[name]) for name in ("class_name", "taken_for")]
-        assert float(line["images_without"]) == pytest.approx(count("model_0", *pair))
-        assert float(line["images_with"]) == pytest.approx(count("model_1", *pair))
-        assert float(line["change"]) == pytest.approx(
-            float(line["images_with"]) - float(line["images_without"])
-        )
+        pair = [evidence.classes.index(line[name]) for name in ("class_name", "taken_for")]
+        before, after = (float(line[name]) for name in ("images_without", "images_with"))
+        assert (before, after) == pytest.approx((count("model_0", *pair), count("model_1", *pair)))
+        assert float(line["change"]) == pytest.approx(after - before)
     assert float(found[0]["change"]) == -5
     assert table_of(page[1], "Confusions, test images a run (confusions.csv)")[0][-1] == ("−5.00", "-5.0")
 
 
 def test_runs_are_paired_by_both_of_their_seeds(study):
-    runs = [replace(run, seed=0, pretraining_seed=run.seed) for run in study.extras.runs]
+    evidence, effects = study.evidence, study.findings.effects
+    runs = [replace(run, seed=0, pretraining_seed=run.seed) for run in evidence.runs]
     mixed = [replace(run, seed=7) if run.network == "model_2" else run for run in runs]
-    whole = class_table(study.effects, study.extras)
-    assert class_table(study.effects, replace(study.extras, runs=runs)) == whole
+    assert class_gains(effects, replace(evidence, runs=runs)) == study.class_gains
     # the effect whose networks have no seeds in common is left out
-    assert class_table(study.effects, replace(study.extras, runs=mixed)) == whole[:4]
+    assert class_gains(effects, replace(evidence, runs=mixed)) == study.class_gains[:4]
 
 
 def test_interactions_and_effects_without_runs_have_no_classes(study):
-    effect = study.effects[0]
+    effect = study.findings.effects[0]
     interaction = replace(effect, contrast=replace(effect.contrast, kind="interaction"))
     absent = replace(effect, contrast=replace(effect.contrast, weights={"model_9": 1.0, "model_0": -1.0}))
-    assert class_table([interaction, absent], study.extras) == []
-    assert telling([interaction, absent], study.extras, 5) == []
+    assert class_gains([interaction, absent], study.evidence) == []
+    assert surest([interaction, absent], study.evidence, 5) == []
 
 
 def test_a_main_effect_weighs_its_networks(study):
-    extras = study.extras
+    evidence = study.evidence
     weights = {"model_0": -1.0, "model_1": 0.5, "model_2": 0.5}
-    contrast = Contrast("late", "late", weights, "main effect")
-    gains = class_table([replace(study.effects[0], contrast=contrast)], extras)
-    right = {run.network: 0.0 for run in extras.runs}
-    first = extras.targets == extras.classes.index(gains[0].class_name)
-    for run in extras.runs:
-        right[run.network] += np.mean((run.predicted == extras.targets)[first]) / 3
-    expected = sum(weight * right[network] for network, weight in weights.items())
+    late = replace(study.findings.effects[0], contrast=Contrast("late", "late", weights, "main effect"))
+    gains = class_gains([late], evidence)
+    first = evidence.targets == evidence.classes.index(gains[0].class_name)
+    expected = sum(
+        weights[run.network] * np.mean((run.predicted == evidence.targets)[first]) / 3
+        for run in evidence.runs
+    )
     assert gains[0].gain == pytest.approx(expected)
 
 
-def test_only_the_best_class_is_kept_of_predictions(tmp_path):
-    top5 = np.array([[2, 1, 0], [0, 1, 2]])
-    predictions = Predictions(np.array(["a", "b"]), np.array([2, 1]), top5, np.ones(2, np.float32), 0.0)
-    run = PageRun.of("model_i", 3, tmp_path, predictions, pretraining_seed=1)
-    assert run.predicted.tolist() == [2, 0]
-    assert run.predicted.base is None, "the other predictions need not stay in memory"
-    assert run.seeds == (1, 3)
+def test_a_network_may_predict_a_class_that_has_no_test_images(study):
+    runs = [
+        replace(run, predicted=np.where(run.predicted == 3, 6, run.predicted)) for run in study.evidence.runs
+    ]
+    changed = replace(study, evidence=replace(study.evidence, runs=runs))
+    found = {(line.class_number, line.taken_for) for line in changed.confusions}
+    assert (1, "6") in found
+    assert not {(1, "bird 3 <b>"), (6, "bird 3 <b>")} & found
 
 
-def test_a_network_may_predict_a_class_that_has_no_test_images(study, tmp_path):
-    extras = study.extras
-    runs = [replace(run, predicted=np.where(run.predicted == 3, 6, run.predicted)) for run in extras.runs]
-    again(study, tmp_path, extras=replace(extras, runs=runs))
-    study_there = replace(study, folder=tmp_path)
-    found = {(line["class_number"], line["taken_for"]) for line in csv_lines(study_there, "confusions")}
-    assert ("1", "6") in found
-    assert not {("1", "bird 3 <b>"), ("6", "bird 3 <b>")} & found
+# Pictures
 
 
-def test_one_of_a_thing_is_not_called_many(study, tmp_path):
-    alone = [run for run in study.extras.runs if run.seed == 2]
-    facts = replace(study.facts, epochs=1, threads=1)
-    words = again(study, tmp_path, facts=facts, extras=replace(study.extras, runs=alone))[0].words()
-    assert "training: 1 epoch from scratch, float32, seed 2" in words
-    assert "a laptop, 1 thread" in words
-    assert "a laptop, 1 threads" not in words
+def test_confusions_that_go_are_shown_with_images_of_them(page):
+    reader, _ = page
+    words = reader.words()
+    assert "bird 0 <b> taken for bird 1 <b>: 5.0 test images a run without it, 0.0 with it" in words
+    assert "confused in 100% of runs without it, right in 100% with it" in words
+    shown = [image["alt"] for image in reader.all("img")]
+    assert 4 <= len(shown) <= 24
+    assert shown[0].startswith("bird 0 <b>, taken for bird 1 <b>: bird 0 <b>/000")
+
+
+def with_effect(study, **changes):
+    """The study with its first effect alone, and that changed; without confusions, where there are none."""
+    effect = replace(study.findings.effects[0], **changes)
+    return replace(study, findings=replace(study.findings, effects=[effect]))
+
+
+def test_an_effect_that_lowers_shows_what_it_brings(study):
+    effect = study.findings.effects[0]
+    turned = with_effect(
+        study,
+        contrast=replace(effect.contrast, weights={"model_0": 1.0, "model_1": -1.0}),
+        difference=replace(effect.difference, estimate=-effect.difference.estimate),
+    )
+    change = confusion_pictures(turned)[0]
+    assert (change.worse, change.better) == ("with it", "without it")
+    assert (change.pairs[0].before, change.pairs[0].after) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("p", "doubt"), [(0.01, "points"), (0.05, ", can't be told from none"), (math.nan, ", not tested")]
+)
+def test_a_doubtful_effect_is_called_so_where_its_confusions_are(study, p, doubt):
+    effect = with_effect(study, difference=replace(study.findings.effects[0].difference, p_holm=p))
+    assert confusion_pictures(effect)[0].heading.endswith(doubt)
+
+
+def test_a_study_without_confusions_says_so(study, tmp_path):
+    right = [replace(run, predicted=study.evidence.targets) for run in study.evidence.runs]
+    words = again(study, tmp_path, evidence=replace(study.evidence, runs=right))[0].words()
+    assert words.count("None is rarer with it.") == 2
+    none = replace(study.findings, effects=[])
+    words = again(study, tmp_path, findings=none)[0].words()
+    assert "No effect of this study has confusions to show." in words
+
+
+def test_examples_are_the_clearest_images(study):
+    evidence, contrast = study.evidence, study.findings.effects[0].contrast
+    found = examples(contrast, evidence, 0, 1, raises=True, most=3)
+    assert len(found) == 3
+    for example in found:
+        assert evidence.targets[example.index] == 0
+        assert evidence.runs[0].predicted[example.index] == 1
+        assert example.confused == 1
+    assert [example.right for example in found] == sorted((e.right for e in found), reverse=True)
+    assert examples(contrast, evidence, 0, 1, raises=False, most=3) == []
+
+
+def test_pictures_of_a_folder_that_is_gone_are_missed_in_words(study, tmp_path):
+    gone = replace(study.evidence, data_folder=tmp_path / "moved")
+    reader, _ = again(study, tmp_path, evidence=gone)
+    assert reader.all("img") == []
+    assert "image not found" in reader.words()
+    assert "the test images are not at hand" in reader.words()
+
+
+def test_images_that_networks_disagree_on_are_of_different_classes(study):
+    evidence = study.evidence
+    chosen = disagreed(evidence, 3)
+    assert len({int(evidence.targets[index]) for index in chosen}) == 3
+    share = np.mean([run.predicted == evidence.targets for run in evidence.runs], axis=0)
+    assert abs(share[chosen[0]] - 0.5) == np.abs(share - 0.5).min()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from chromium import Chromium, find_chromium
 from fake_study import again
 
-pytestmark = pytest.mark.skipif(find_chromium() is None, reason="there is no Chromium")
-SIZES = [(360, False), (360, True), (1400, False), (1400, True)]
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+SIZES = [(360, "light"), (360, "dark"), (1400, "light"), (1400, "dark")]
 
 
 def axe_script():
@@ -24,91 +26,112 @@ def axe_script():
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    opened = Chromium(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
+def browser():
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield opened
+        opened.close()
 
 
-def opened(browser, study, width=1400, dark=False):
-    browser.open(study.folder / "index.html", width=width, dark=dark)
-    browser.run("document.querySelectorAll('details').forEach((each) => { each.open = true })")
-    return browser
+@pytest.fixture
+def opened(browser, study):
+    """Opens the study's page, or another, in a window of a size, in the light or in the dark."""
+    contexts = []
+
+    def open_page(width=1400, scheme="light", path=study.folder / "index.html"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.complaints, page.fetched = [], []
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("request", lambda request: page.fetched.append(request.url))
+        page.goto(path.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach((each) => { each.open = true })")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
 
 
-@pytest.mark.parametrize(("width", "dark"), SIZES)
-def test_the_page_loads_whole_and_without_complaint(browser, study, width, dark):
-    opened(browser, study, width, dark)
-    assert browser.complaints() == []
-    assert browser.fetched() == [(study.folder / "index.html").as_uri()]
-    images = browser.run("[...document.images].map((each) => each.complete && each.naturalWidth)")
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_the_page_loads_whole_and_without_complaint(opened, study, width, scheme):
+    page = opened(width, scheme)
+    assert page.complaints == []
+    assert [url for url in page.fetched if not url.startswith("data:")] == [
+        (study.folder / "index.html").as_uri()
+    ]
+    images = page.evaluate("[...document.images].map((each) => each.complete && each.naturalWidth)")
     assert len(images) > 4
     assert all(images)
-    assert browser.run("document.documentElement.scrollWidth") <= width
-    background = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    dark = scheme == "dark"
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
-    ink = browser.run("getComputedStyle(document.querySelector('#effects ~ figure text')).fill")
+    ink = page.evaluate("getComputedStyle(document.querySelector('#effects ~ figure text')).fill")
     assert ink == ("rgb(230, 237, 243)" if dark else "rgb(31, 35, 40)")
 
 
-COLUMN = """(() => {{
-  const table = document.querySelectorAll("table.sortable")[{table}];
-  const cells = [...table.tBodies[0].rows].map((row) => row.cells[{column}].textContent);
-  return [table.tHead.rows[0].cells[{column}].getAttribute("aria-sort"), cells];
-}})()"""
+def column(page, heading):
+    """How the first table is sorted by a column, and its cells."""
+    table = page.locator("table.sortable").first
+    names = [each.split(" ↕")[0] for each in table.locator("thead th").all_inner_texts()]
+    place = names.index(heading)
+    cells = table.locator("tbody tr").locator(f":nth-child({place + 1})").all_inner_texts()
+    return table.locator("thead th").nth(place).get_attribute("aria-sort"), cells
 
 
-def test_tables_sort_by_click(browser, study):
-    opened(browser, study)
-    heading = "document.querySelector('table.sortable').tHead.rows[0].cells[4].firstChild"
-    assert browser.run(COLUMN.format(table=0, column=4))[0] == "none"
-    tops = [f"{100 * row.top1.estimate:.2f}" for row in study.rows]
+def test_tables_sort_by_click(opened, study):
+    page = opened()
+    heading = "top-1 % [95 %]"
+    assert column(page, heading)[0] == "none"
+    tops = [f"{100 * row.top1.estimate:.2f}" for row in study.findings.rows]
     for direction, expected in (("ascending", sorted(tops)), ("descending", sorted(tops)[::-1])):
-        browser.run(f"{heading}.click()")
-        sort, cells = browser.run(COLUMN.format(table=0, column=4))
-        assert sort == direction
-        assert [cell.split()[0] for cell in cells] == expected
-    said = browser.run("document.querySelector('[role=status]').textContent")
-    assert said == "Networks, with 95 % intervals of top-1 (networks.csv): sorted by top-1 %, descending"
-    browser.run("document.querySelector('table.sortable').tHead.rows[0].cells[0].firstChild.click()")
-    assert browser.run(COLUMN.format(table=0, column=4))[0] == "none"
-    assert browser.run(COLUMN.format(table=0, column=0)) == ["ascending", ["Model 0", "Model 1", "Model 2"]]
+        page.get_by_role("button", name=heading).first.click()
+        sort, cells = column(page, heading)
+        assert (sort, [cell.split()[0] for cell in cells]) == (direction, expected)
+    said = "Networks, with 95 % intervals of top-1 (networks.csv): sorted by top-1 % [95 %], descending"
+    assert page.get_by_role("status").text_content() == said
+    page.get_by_role("button", name="network").first.click()
+    assert column(page, heading)[0] == "none"
+    assert column(page, "network") == ("ascending", ["Model 0", "Model 1", "Model 2"])
 
 
-def test_tables_sort_by_keyboard(browser, study):
-    opened(browser, study)
-    browser.run("document.querySelector('table.sortable').tHead.rows[0].cells[7].firstChild.focus()")
-    browser.press("Enter", 13)
-    sort, cells = browser.run(COLUMN.format(table=0, column=7))
-    assert (sort, cells) == ("ascending", ["0.300", "0.400", "0.500"])
+def test_tables_sort_by_keyboard(opened):
+    page = opened()
+    page.get_by_role("button", name="GMACs").first.focus()
+    page.keyboard.press("Enter")
+    assert column(page, "GMACs") == ("ascending", ["0.300", "0.400", "0.500"])
 
 
-def test_what_is_not_known_is_sorted_last(browser, study):
-    opened(browser, study)
-    browser.run("document.querySelector('table.sortable').tBodies[0].rows[0].cells[4].dataset.value = 'nan'")
+def test_what_is_not_known_is_sorted_last(opened):
+    page = opened()
+    first = page.locator("table.sortable").first
+    first.locator("tbody td[data-value]").first.evaluate("(cell) => { cell.dataset.value = 'nan' }")
     for _ in range(2):
-        browser.run("document.querySelector('table.sortable').tHead.rows[0].cells[4].firstChild.click()")
-        cells = browser.run(COLUMN.format(table=0, column=0))[1]
-        assert cells[-1] == "Model 0"
+        first.get_by_role("button", name="number").click()
+        assert column(page, "network")[1][-1] == "Model 0"
 
 
-@pytest.mark.parametrize(("width", "dark"), SIZES)
-def test_axe_finds_nothing_amiss(browser, study, width, dark):
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
+def test_axe_finds_nothing_amiss(opened, width, scheme):
     script = axe_script()
     if script is None:
         pytest.skip("axe-core is not there: name its axe.min.js in AXE_JS")
-    opened(browser, study, width, dark)
-    browser.run(script)
-    found = browser.run(
+    page = opened(width, scheme)
+    page.evaluate(script)
+    passes, violations = page.evaluate(
         "axe.run(document, {resultTypes: ['violations']}).then((result) => [result.passes.length, "
         "result.violations.map((each) => [each.id, each.nodes[0].html, each.nodes[0].failureSummary])])"
     )
-    assert found[1] == []
-    assert found[0] > 20, "it has looked"
+    assert violations == []
+    assert passes > 20, "it has looked"
 
 
-def test_long_names_in_running_text_make_no_page_wider_than_the_screen(browser, study, tmp_path):
-    caveat = "for convnext_tiny_without_spatial_convolution_moved_up_atto (0.008)"
-    again(study, tmp_path, extras=replace(study.extras, caveats=[caveat], warnings=[caveat]))
-    browser.open(tmp_path / "index.html", width=360)
-    assert browser.run("document.documentElement.scrollWidth") == 360
+def test_long_names_in_running_text_make_no_page_wider_than_the_screen(opened, study, tmp_path):
+    caveat = "WARNING: for convnext_tiny_without_spatial_convolution_moved_up_atto (0.008)"
+    again(study, tmp_path, facts=replace(study.facts, warnings=[caveat]))
+    page = opened(360, path=tmp_path / "index.html")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360

@@ -157,7 +157,7 @@ def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
     tried = read_csv(tmp_path / "report-stages" / "tuning.csv")
     assert [row["network"] for row in tried[::2]] == [point.key for point in union.points[:5]]
     text = (tmp_path / "report-stages" / "index.html").read_text()
-    assert text.count("with a seed that is none of the study&#x27;s") == 1, "no warning: not at every figure"
+    assert text.count("with a seed that is none of the study&#39;s") == 1, "no warning: not at every figure"
     assert text.count("a better one may lie beyond, for 5 of 5 networks (tuning.csv says which).") == 5
 
 

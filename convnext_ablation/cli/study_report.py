@@ -17,10 +17,12 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED
 from convnext_ablation.study.designs.groups import parse_groups
 from convnext_ablation.study.experiment import TEST_SPLIT, Study
-from convnext_ablation.study.report.answer import answer, caveats
-from convnext_ablation.study.report.findings import compare
-from convnext_ablation.study.report.page import PageExtras, PageRun, write_page
-from convnext_ablation.study.report.report import terminal_effects, terminal_table, write_report
+from convnext_ablation.study.report.answer import answer
+from convnext_ablation.study.report.contents import Contents
+from convnext_ablation.study.report.figures import write_figures
+from convnext_ablation.study.report.findings import Evidence, FinishedRun, compare
+from convnext_ablation.study.report.html_page import write_page
+from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.results import StudyResults, read_results
 from convnext_ablation.study.shared_runs import origin_of, seen_as
 from convnext_ablation.study.store import read_study
@@ -83,43 +85,38 @@ def report(
         folder: Its folder.
         output: Where the report goes, by default below the study's folder.
         origin: Where the runs come from, if they were made for another design.
-        told: Hears of what is being done.
+        told: Takes a line on what is being done.
     """
     output = output or folder / REPORT
     results = read_results(study, folder)
-    networks, facts = results.networks(), replace(results.facts(), origin=origin)
-    findings = compare(networks, study.design.contrasts)
-    paths = write_report(output, networks, findings, facts)
+    facts = replace(results.facts(), origin=origin)
+    findings = compare(results.networks(), study.design.contrasts)
+    contents = Contents(output, findings, facts, _evidence(results))
+    paths = write_tables(contents)
     paths += [write_tuning(study, folder, output)] if study.tuning else []
-    extras = PageExtras(
-        answer=answer(findings, facts),
-        caveats=caveats(findings, facts),
-        runs=_page_runs(results),
-        ids=results.ids,
-        targets=results.targets,
-        classes=results.classes,
-        data_folder=Path(study.data_dir),
-        split=TEST_SPLIT,
-        roadmap=output / "roadmap.svg",
-        warnings=[warning for warning in facts.warnings if warning.startswith("WARNING")],
-    )
-    page = write_page(output, findings.rows, findings.effects, facts, extras, told)
+    told("figures of the report")
+    plans, figures = write_figures(contents)
+    told("page of the report")
+    page = write_page(contents, plans, told)
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"\n{terminal_table(findings.rows, width)}\n")
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
-    print(f"report: {page[0]}, and {len(paths) + len(page) - 1} tables and figures beside it")
+    print(f"report: {page}, and {len(paths) + len(figures)} tables and figures beside it")
 
 
-def _page_runs(results: StudyResults) -> list[PageRun]:
-    return [
-        PageRun(
-            outcome.run.point.key,
-            outcome.run.arguments.seed,
-            outcome.run.folder(results.folder),
-            outcome.predicted,
-            outcome.run.pretraining_seed or 0,
+def _evidence(results: StudyResults) -> Evidence:
+    runs = [
+        FinishedRun(
+            network=outcome.run.point.key,
+            seed=outcome.run.arguments.seed,
+            folder=outcome.run.folder(results.folder),
+            predicted=outcome.predicted,
+            pretraining_seed=outcome.run.pretraining_seed or 0,
+            result=outcome.result,
         )
         for outcome in results.outcomes
     ]
+    folder = Path(results.study.data_dir)
+    return Evidence(runs, results.ids, results.targets, results.classes, folder, TEST_SPLIT)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from convnext_ablation.study.report.findings import Effect, Findings, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
-from convnext_ablation.study.wording import counted
+from convnext_ablation.study.wording import counted, seeds_text
 
-__all__ = ["answer", "caveats", "p_text", "verdict"]
+__all__ = ["answer", "caveats", "method", "p_text", "percent_points", "verdict"]
 
 
 def verdict(difference: Difference | None) -> str:
@@ -28,6 +28,12 @@ def p_text(p: float) -> str:
     if p < 0.001:
         return "<0.001"
     return f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
+def percent_points(value: float) -> str:
+    """Writes a fraction in percent points with its sign; a value that rounds to nothing has none."""
+    text = f"{100 * value:+.1f}"
+    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def answer(findings: Findings, facts: StudyFacts) -> str:
@@ -81,6 +87,21 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     return found
 
 
+def method(findings: Findings, facts: StudyFacts) -> dict[str, str]:
+    """Lists what was done: each point and what there is to say of it."""
+    seeds = sorted({seed for row in findings.rows for seed in row.network.seeds})
+    start = "from pre-trained weights" if facts.pretrained else "from scratch"
+    return {
+        "design": facts.design,
+        **({"runs": facts.origin} if facts.origin else {}),
+        "data": f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
+        f"{facts.image_size} x {facts.image_size} px",
+        "training": f"{counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",
+        "machine": f"{facts.machine}, {counted(facts.threads, 'thread')}",
+        "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+    }
+
+
 def _nothing(table: list[Row]) -> str:
     reached = _range_text([row.top1.estimate for row in table])
     return (
@@ -116,14 +137,15 @@ def _unclear_text(unclear: list[Effect], everything: bool) -> str:
     else:
         names = f"{names} can't be told from no change"
     reach = "interval reaches" if len(unclear) == 1 else "intervals together reach"
-    return f"{names} ({reach} from {_points(low)} to {_points(high)} points)"
+    return f"{names} ({reach} from {percent_points(low)} to {percent_points(high)} points)"
 
 
 def _change_text(effect: Effect) -> str:
     d = effect.difference
     p = p_text(d.p_holm)
     return (
-        f"by {abs(100 * d.estimate):.1f} points (95 % interval {_points(d.low)} to {_points(d.high)}, "
+        f"by {abs(100 * d.estimate):.1f} points "
+        f"(95 % interval {percent_points(d.low)} to {percent_points(d.high)}, "
         f"adjusted p {p if p.startswith('<') else '= ' + p}) with {effect.label}"
     )
 
@@ -167,12 +189,6 @@ def _seeds_text(table: list[Row]) -> str:
 def _range_text(values: list[float]) -> str:
     low, high = f"{100 * min(values):.1f}", f"{100 * max(values):.1f}"
     return low if low == high else f"{low} to {high}"
-
-
-def _points(value: float) -> str:
-    """Writes a fraction in percent points with its sign; a value that rounds to nothing has none."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 
 
 def _join(parts: list[str]) -> str:

@@ -1,308 +1,151 @@
-"""The page's figures, drawn from the rows of its tables: the same rows give the same bytes.
+"""Which figures a report has, what of the findings is in them, how to read them, and how they are saved.
 
-What matters shows in shapes and words, so that the figures read the same in black and white.
+What matters shows in shapes and words, so that figures read the same in black and white. The same rows give
+the same bytes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import fmean
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convnext_ablation.files import written_whole
-from convnext_ablation.study.report.answer import p_text
-from convnext_ablation.study.report.classes import ClassGain
-from convnext_ablation.study.report.roadmap import SETTINGS
-from convnext_ablation.study.report.tables import CurveLine, EffectLine, NetworkLine
+from convnext_ablation.study.report.charts import draw_classes, draw_cost, draw_curves, draw_effects
+from convnext_ablation.study.report.classes import ClassGain, surest
+from convnext_ablation.study.report.contents import Contents, CurvePoint
+from convnext_ablation.study.report.findings import Effect
+from convnext_ablation.study.report.roadmap import draw_roadmap
 from convnext_ablation.study.stats.effects import ALPHA
-from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["DPI", "draw_classes", "draw_cost", "draw_curves", "draw_forest", "percent_points", "write_figure"]
+__all__ = ["Plan", "planned", "write_figure", "write_figures"]
 
-DPI = 120
-INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
-_ROW = 0.24  # inches
-_PANELS = 4  # in a row of learning curves
-_LONGEST, _LONGEST_BOLD = 50, 40  # characters of a label
-_TITLE = 36  # characters in a line above a panel
-_APART = 9  # points upwards between the numbers of two networks
-_BESIDE, _WIDEST = (
-    16,
-    40,
-)  # points sideways between networks whose numbers share a column, and across all of them
+MOST_EFFECTS, MOST_PANELS = 80, 36  # in a figure
+CLASS_CONTRASTS, CLASSES = 4, 5  # contrasts in the figure of classes, and classes at either end of each
+SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "hatch.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+}
+
+
+class Plan(NamedTuple):
+    """A figure to be drawn: name of its file, what it shows, and how to read it."""
+
+    name: str
+    draw: Callable[[], Figure]
+    title: str
+    caption: str
+
+
+def write_figures(contents: Contents) -> tuple[list[Plan], list[Path]]:
+    """Draws the figures that there is something for into the report's folder, as SVG and PNG."""
+    plans = planned(contents)
+    contents.folder.mkdir(parents=True, exist_ok=True)
+    return plans, [path for plan in plans for path in write_figure(plan.draw, contents.folder, plan.name)]
 
 
 def write_figure(draw: Callable[[], Figure], folder: Path, name: str) -> list[Path]:
-    """Draws a figure once and writes it as SVG and as PNG, whole or not at all.
-
-    Args:
-        draw: Makes the figure.
-        folder: Where the files go.
-        name: Their name.
-    """
+    """Draws a figure once and writes it as SVG and as PNG, whole or not at all."""
     import matplotlib
 
     paths = [folder / f"{name}.svg", folder / f"{name}.png"]
+    dpi, salt = (150, "convnext_ablation") if name == "roadmap" else (120, name)
     # The user's own settings must not change the bytes, nor ours the user's.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": name})
+        matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": salt})
         figure = draw()
+        # Neither the date nor the program's version may get into the file.
         for path, unwanted in zip(paths, (["Date", "Creator"], ["Software"]), strict=True):
             with written_whole(path) as temporary:
                 metadata: Any = dict.fromkeys(unwanted)
-                figure.savefig(temporary, format=path.suffix[1:], dpi=DPI, metadata=metadata)
+                figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata)
     return paths
 
 
-def percent_points(value: float) -> str:
-    """A fraction in percent points with its sign, to a tenth."""
-    text = f"{100 * value:+.1f}"
-    return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+def planned(contents: Contents) -> list[Plan]:
+    """The figures that there is something for."""
+    rows, effects = contents.findings.rows, contents.findings.effects
+    plans = [
+        Plan(
+            "roadmap",
+            partial(draw_roadmap, rows, contents.facts),
+            "Roadmap: top-1 and cost of each network",
+            "Top-1 of each network with its 95 % interval, single seeds as circles, what it changes and "
+            "costs. The numbers are those of the table below.",
+        ),
+        Plan(
+            "cost",
+            partial(draw_cost, rows),
+            "Top-1 against training speed and against multiply-accumulates",
+            "Each network by its number: top-1 with its 95 % interval. Training speed is the median over "
+            "runs; it was measured on a machine that may have done other things meanwhile.",
+        ),
+    ]
+    if effects:
+        plans.append(_effects(effects))
+    if contents.curves:
+        plans.append(_curves(contents.curves, {row.network.name: row.label for row in rows}))
+    if shown := surest(effects, contents.evidence, CLASS_CONTRASTS):
+        plans.append(_classes(shown, contents.class_gains))
+    return plans
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height))
-
-
-def draw_forest(effects: Sequence[EffectLine]) -> Figure:
-    """The effects with their intervals, one below the other; those that hold up have a filled mark."""
-    left, middle, right, top, bottom = 3.3, 4.6, 2.6, 0.55, 0.95
-    width, height = left + middle + right, top + _ROW * len(effects) + bottom
-    figure = _figure(width, height)
-    axes = figure.add_axes((left / width, bottom / height, middle / width, _ROW * len(effects) / height))
-    axes.set_ylim(len(effects) - 0.5, -0.5)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    for place, effect in enumerate(effects):
-        _draw_effect(axes, place, effect)
-        _beside(axes, place, -8, _short(effect.label), "right")
-        estimate, low, high = map(percent_points, (effect.estimate, effect.low, effect.high))
-        _beside(axes, place, 72 * middle + 8, f"{estimate} [{low}, {high}]", "left")
-        _beside(axes, place, 72 * middle + 130, p_text(effect.p_holm), "left")
-    _beside(axes, -1, 72 * middle + 8, "points [95 %]", "left", color=SOFT)
-    _beside(axes, -1, 72 * middle + 130, "p (Holm)", "left", color=SOFT)
-    axes.set_yticks([])
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
-    axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
-    _legend(axes, "filled: adjusted p < 0.05;  open: can't be told from none, or not tested")
-    return figure
-
-
-def _draw_effect(axes: Axes, place: int, effect: EffectLine) -> None:
-    low, estimate, high = (100 * x for x in (effect.low, effect.estimate, effect.high))
-    holds = effect.p_holm < ALPHA
-    axes.plot([low, high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
-    marker = "D" if effect.primary else "o"
-    axes.plot(
-        [estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=INK if holds else "white"
+def _effects(effects: Sequence[Effect]) -> Plan:
+    shown = effects[:MOST_EFFECTS]
+    if len(shown) < len(effects):
+        shown = sorted(effects, key=lambda effect: not effect.contrast.primary)[:MOST_EFFECTS]
+    return Plan(
+        "effects",
+        partial(draw_effects, shown),
+        "Forest plot: effect of each component on top-1",
+        "Effects in percent points with their 95 % intervals. Diamonds are primary effects, circles "
+        f"secondary ones. A filled mark holds up after Holm's correction (adjusted p < {ALPHA:g})."
+        + _cut(len(shown), len(effects), "effects", "effects.csv"),
     )
 
 
-def _beside(axes: Axes, place: float, points: float, text: str, align: str, **style: Any) -> None:
-    """Writes text so many points right of the axes' left edge, in the row of a place."""
-    axes.annotate(
-        text,
-        (0, place),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(points, 0),
-        textcoords="offset points",
-        ha=align,
-        va="center",
-        fontsize=8,
-        annotation_clip=False,
-        **style,
+def _cut(shown: int, there: int, what: str, file: str) -> str:
+    return f" {shown} of {there} {what} are shown; all are in {file}." if shown < there else ""
+
+
+def _curves(curves: Sequence[CurvePoint], labels: dict[str, str]) -> Plan:
+    there = {point.network: labels.get(point.network, point.network) for point in curves}
+    shown = dict(list(there.items())[:MOST_PANELS])
+    return Plan(
+        "curves",
+        partial(draw_curves, curves, shown),
+        "Learning curves: validation top-1 by epoch of each network",
+        f"Mean over runs, and the range of all of them as a band; dashed: {next(iter(shown.values()))}. "
+        "Validation images, not test images: the best epoch was picked by these."
+        + _cut(len(shown), len(there), "networks", "curves.csv"),
     )
 
 
-def _short(label: str, longest: int = _LONGEST) -> str:
-    return label if len(label) <= longest else f"{label[: longest - 1]}…"
-
-
-def _legend(axes: Axes, text: str) -> None:
-    axes.annotate(
-        text,
-        (0.5, 0),
-        xycoords="axes fraction",
-        xytext=(0, -46),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8,
-        color=SOFT,
-        annotation_clip=False,
+def _classes(shown: Sequence[Effect], gains: Sequence[ClassGain]) -> Plan:
+    hold = sum(effect.difference.p_holm < ALPHA for effect in shown)
+    groups = [[gain for gain in gains if gain.contrast == effect.contrast.name] for effect in shown]
+    return Plan(
+        "classes",
+        partial(draw_classes, [_ends(group) for group in groups]),
+        "Classes that gain most and least with the surest effects",
+        f"Of each of the {len(groups)} surest effects ({hold} of them hold up: adjusted p < {ALPHA:g}), the "
+        f"{CLASSES} classes that gain most and the {CLASSES} that gain least: gain in top-1 on the images of "
+        "the class, and its range over seeds. They were picked for being extreme among all classes, from few "
+        "images each: expect less of them on other images.",
     )
 
 
-def draw_cost(table: Sequence[NetworkLine]) -> Figure:
-    """Top-1 against training speed and against multiply-accumulates; networks go by number."""
-    height = max(3.6, 0.75 + 0.17 * len(table))
-    width = 11.2
-    figure = _figure(width, height)
-    speed, macs = (
-        figure.add_axes((left / width, 0.5 / height, 3.25 / width, (height - 0.7) / height))
-        for left in (0.63, 4.5)
-    )
-    _draw_against(speed, table, [each.images_per_second for each in table])
-    speed.set_xlabel("images/s in training")
-    speed.set_ylabel("top-1, %")
-    _draw_against(macs, table, [each.gmacs for each in table])
-    macs.set_xlabel("GMACs of one image")
-    for place, each in enumerate(table):
-        y = 1 - (0.3 + 0.17 * place) / height
-        style: dict[str, Any] = {"fontsize": 7.5, "va": "center"}
-        figure.text(8.03 / width, y, f"{each.number}", ha="right", fontweight="bold", **style)
-        figure.text(8.14 / width, y, _short(each.label), **style)
-    return figure
-
-
-def _draw_against(axes: Axes, table: Sequence[NetworkLine], cost: Sequence[float]) -> None:
-    axes.set_axisbelow(True)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.margins(0.12)
-    known = [(x, each) for x, each in zip(cost, table, strict=True) if not math.isnan(x)]
-    for x, each in known:
-        axes.plot([x, x], [100 * each.top1_low, 100 * each.top1_high], color=SOFT, linewidth=0.9)
-        axes.plot([x], [100 * each.top1], "o", color=INK, markersize=4)
-    _number(axes, [(x, 100 * each.top1, each.number) for x, each in known])
-    if not known:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=SOFT)
-        axes.set_xticks([])
-
-
-def _number(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
-    """Writes numbers beside points, apart from each other where points are close together."""
-    if not points:
-        return
-    axes.autoscale_view()
-    at = axes.transData.transform([(x, y) for x, y, _ in points]) * 72 / axes.figure.dpi
-    line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-    for group in _close(at[:, 0].tolist()):
-        right = max(at[place, 0] for place in group) + (6 if len(group) == 1 else 12)
-        for place, height in zip(group, _apart([at[place, 1] for place in group]), strict=True):
-            x, y, number = points[place]
-            axes.annotate(
-                str(number),
-                (x, y),
-                xytext=(right - at[place, 0], height - at[place, 1]),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                fontweight="bold",
-                arrowprops=None if len(group) == 1 else line,
-            )
-
-
-def _close(positions: Sequence[float]) -> list[list[int]]:
-    """Places of positions, in groups whose neighbours are close."""
-    groups: list[list[int]] = []
-    for place in sorted(range(len(positions)), key=lambda place: positions[place]):
-        here, group = positions[place], groups[-1] if groups else []
-        if group and here - positions[group[-1]] < _BESIDE and here - positions[group[0]] < _WIDEST:
-            group.append(place)
-        else:
-            groups.append([place])
-    return groups
-
-
-def _apart(heights: Sequence[float]) -> list[float]:
-    """Heights that are nearest to those given, in the same order, and far enough apart (least squares)."""
-    order = sorted(range(len(heights)), key=lambda place: heights[place])
-    blocks: list[list[float]] = []  # each the free heights of neighbours that end up side by side
-    for rank, place in enumerate(order):
-        blocks.append([heights[place] - _APART * rank])
-        while len(blocks) > 1 and fmean(blocks[-2]) >= fmean(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    free = [fmean(block) for block in blocks for _ in block]
-    moved = dict(zip(order, free, strict=True))
-    return [moved[place] + _APART * order.index(place) for place in range(len(heights))]
-
-
-def draw_curves(points: Sequence[CurveLine], labels: dict[str, str]) -> Figure:
-    """Validation top-1 by epoch, a panel for each network: mean and range over runs.
-
-    Args:
-        points: Of all networks; the first of them stands dashed in the other panels.
-        labels: What the networks are called, for those that are drawn.
-    """
-    from matplotlib.ticker import MaxNLocator
-
-    by_network = {name: [point for point in points if point.network == name] for name in labels}
-    columns = min(_PANELS, len(labels))
-    rows = -(-len(labels) // columns)
-    titles = {name: fill(label, _TITLE, max_lines=2, placeholder=" …") for name, label in labels.items()}
-    lines = 1 + max(title.count("\n") for title in titles.values())
-    figure = _figure(10.5, 0.45 + (1.6 + 0.15 * lines) * rows)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    first = next(iter(by_network.values()))
-    for axes, name in zip(panels.flat, labels, strict=False):
-        mine = by_network[name]
-        epochs = [point.epoch + 1 for point in mine]
-        low, high = ([100 * getattr(point, end) for point in mine] for end in ("top1_low", "top1_high"))
-        axes.fill_between(epochs, low, high, color=BAND, linewidth=0)
-        if mine is not first:
-            axes.plot(
-                [point.epoch + 1 for point in first],
-                [100 * point.top1 for point in first],
-                color=SOFT,
-                linewidth=0.9,
-                linestyle="--",
-            )
-        marker = "o" if len(mine) == 1 else None
-        means = [100 * point.top1 for point in mine]
-        axes.plot(epochs, means, marker=marker, color=INK, markersize=3)
-        axes.set_title(titles[name], fontsize=8.5, loc="left")
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.tick_params(labelsize=7.5)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axes in panels.flat[len(labels) :]:
-        axes.set_axis_off()
-    figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel("validation top-1, %", fontsize=9)
-    figure.subplots_adjust(
-        left=0.07,
-        right=0.985,
-        top=1 - (0.13 + 0.15 * lines) / figure.get_figheight(),
-        bottom=0.55 / figure.get_figheight(),
-        wspace=0.08,
-        hspace=0.3 if lines == 1 else 0.42,
-    )
-    return figure
-
-
-def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
-    """Gains of classes, a group of rows for each contrast: mean over seeds, and least and most of any."""
-    left, middle, right, top, bottom, gap = 3.3, 5.2, 2.0, 0.3, 0.65, 2
-    places, rows = [], 0
-    for group in groups:
-        places.append(rows + 1)
-        rows += len(group) + gap
-    width, height = left + middle + right, top + _ROW * rows + bottom
-    figure = _figure(width, height)
-    axes = figure.add_axes((left / width, bottom / height, middle / width, _ROW * rows / height))
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    for start, group in zip(places, groups, strict=True):
-        _beside(axes, start - 1, -8, _short(group[0].label, _LONGEST_BOLD), "right", fontweight="bold")
-        for place, gain in enumerate(group, start=start):
-            low, high = (100 * x for x in (gain.low, gain.high))
-            if not math.isnan(low):
-                axes.plot([low, high], [place, place], color=SOFT, linewidth=0.9)
-            axes.plot([100 * gain.gain], [place], "o", color=INK, markersize=4)
-            _beside(axes, place, -8, _short(gain.class_name), "right")
-            text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"
-            _beside(axes, place, 72 * middle + 8, text, "left")
-    axes.set_yticks([])
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
-    axes.set_xlabel("gain in top-1, percent points; line: range over seeds")
-    return figure
+def _ends(gains: Sequence[ClassGain]) -> Sequence[ClassGain]:
+    """The classes that gain most and least, of gains in order."""
+    return gains if len(gains) <= 2 * CLASSES else [*gains[:CLASSES], *gains[-CLASSES:]]

@@ -1,4 +1,4 @@
-"""What a study found, as data: one result per network, the effects that its design declares, and the rows.
+"""What a study found, as data, which tables, figures and page show: networks, effects, and finished runs.
 
 Every effect is a linear contrast of networks' accuracies (see `convnext_ablation.study.designs.design`), over
 the seeds that all of its networks have.
@@ -10,8 +10,11 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
@@ -24,8 +27,18 @@ from convnext_ablation.study.stats.effects import (
     holm,
 )
 
-__all__ = ["Effect", "Findings", "NetworkResult", "Row", "StudyFacts", "compare", "shared_tables"]
+__all__ = [
+    "Effect",
+    "Evidence",
+    "Findings",
+    "FinishedRun",
+    "NetworkResult",
+    "Row",
+    "StudyFacts",
+    "compare",
+]
 
+Labels = NDArray[np.int64]
 Seeds = tuple[int, int]  # of pre-training, of this training
 
 
@@ -61,15 +74,9 @@ class NetworkResult:
 
     def __post_init__(self) -> None:
         """Checks that there is one of everything for each run."""
-        lengths = {
-            len(self.correct),
-            len(set(self.runs)),
-            len(self.seeds),
-            len(self.train_images_per_second),
-            len(self.seconds),
-            len(self.val_top1),
-        }
-        if len(lengths) != 1:
+        measured = (self.train_images_per_second, self.seconds, self.val_top1)
+        counts = {len(self.correct), len(set(self.runs)), *(len(values) for values in measured)}
+        if counts != {len(self.seeds)}:
             raise ValueError(f"{self.name}: predictions, seeds and measurements must be one per run")
 
     @property
@@ -77,10 +84,74 @@ class NetworkResult:
         """Both seeds of each run."""
         return list(zip(self.pretraining_seeds or [0] * len(self.seeds), self.seeds, strict=True))
 
+    @property
+    def images_per_second(self) -> float:
+        """Median training speed of the runs; NaN where not measured."""
+        return _summary(statistics.median, self.train_images_per_second)
+
+    @property
+    def mean_seconds(self) -> float:
+        """Mean duration of a run; NaN where not measured."""
+        return _summary(statistics.fmean, self.seconds)
+
     def answers(self, runs: Sequence[Seeds]) -> BoolArray:
         """The rows of `correct` that belong to some runs, in their order, (runs, images)."""
         mine = self.runs
         return np.asarray(self.correct)[[mine.index(seeds) for seeds in runs]]
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """One finished run.
+
+    Attributes:
+        network: Name of its network, as `NetworkResult.name`.
+        predicted: Most probable class of each test image, (N,).
+        pretraining_seed: That of the weights it started from, if there are several.
+        result: Its ``result.json``.
+    """
+
+    network: str
+    seed: int
+    folder: Path
+    predicted: Labels
+    pretraining_seed: int = 0
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> Seeds:
+        """Both of its seeds, by which runs of different networks are paired."""
+        return self.pretraining_seed, self.seed
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The finished runs, all tested on the same images in the same order.
+
+    Attributes:
+        ids: Path of each test image below the split's folder, (N,).
+        targets: Class of each test image, (N,).
+        classes: Names of the classes by number; one without test images may be left out at the end.
+        data_folder: Folder of the data set.
+        split: The split that was tested on.
+    """
+
+    runs: Sequence[FinishedRun]
+    ids: NDArray[np.str_]
+    targets: Labels
+    classes: Sequence[str]
+    data_folder: Path
+    split: str = "test"
+
+    def class_name(self, number: int) -> str:
+        """Name of a class, or its number where the name isn't known."""
+        return self.classes[number] if number < len(self.classes) else str(number)
+
+    def image(self, index: int) -> Path | None:
+        """The file of a test image, None if it isn't there (any more)."""
+        name = str(self.ids[index])
+        places = (self.data_folder / self.split / name, self.data_folder / name)
+        return next((path for path in places if path.is_file()), None)
 
 
 @dataclass(frozen=True)
@@ -145,28 +216,29 @@ class Row:
     """One network of the report's table.
 
     Attributes:
-        seeds: How many runs the network has.
+        number: What the network goes by in figures, from 1.
         top1: Mean over runs and images, with its interval.
         baseline: Label of the network that `difference` compares with; empty where there is none.
         follows: Whether that is the row above.
         difference: Top-1 minus the baseline's; None where the design compares it with no single network.
-        images_per_second: Median over runs; NaN where not measured.
-        seconds: Mean duration of a run; NaN where not measured.
     """
 
-    name: str
-    label: str
-    adds: str
-    seeds: int
+    number: int
+    network: NetworkResult
     top1: Interval
     baseline: str
     follows: bool
     difference: Difference | None
-    learning_rate: float
-    parameters: int
-    gmacs: float
-    images_per_second: float
-    seconds: float
+
+    @property
+    def label(self) -> str:
+        """The network's name for people."""
+        return self.network.label
+
+    @property
+    def seeds(self) -> int:
+        """How many runs the network has."""
+        return len(self.network.seeds)
 
 
 @dataclass(frozen=True)
@@ -195,11 +267,7 @@ class Findings:
 
 
 def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast]) -> Findings:
-    """Estimates each contrast of a design.
-
-    Args:
-        results: The networks that have runs, in the design's order.
-        contrasts: The design's.
+    """Estimates each contrast of a design from the networks that have runs, in the design's order.
 
     Raises:
         UserError: There is no result, or the networks of a contrast have no run of the same seeds.
@@ -226,16 +294,15 @@ def _adjusted(effects: list[Effect]) -> list[Effect]:
 
 def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
     networks = [by_name[key] for key in wanted.weights]
-    shared, tables = shared_tables(networks)
+    shared, tables = _shared_tables(networks)
     difference = contrast(tables, list(wanted.weights.values()))
     return Effect(wanted, difference, len(shared), max(len(network.seeds) for network in networks))
 
 
-def shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
+def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
     """Gives the runs that all of some networks have, and what each network got right in them.
 
-    Returns:
-        Both seeds of each run, and for each network a table as `effects.contrast` takes it.
+    A network's table is as `effects.contrast` takes it.
 
     Raises:
         UserError: They have no run of the same seeds.
@@ -251,8 +318,7 @@ def shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[
 def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:
     """The runs that have the same seeds in each pre-training, and how many of each there are.
 
-    Returns:
-        The runs, and (seeds,) where there is one pre-training, else (pre-trainings, seeds).
+    Their shape is (seeds,) where there is one pre-training, else (pre-trainings, seeds).
     """
     seeds_of: dict[int, list[int]] = {}
     for pretraining, seed in runs:
@@ -275,19 +341,12 @@ def _row(results: Sequence[NetworkResult], place: int, effects: Iterable[Effect]
     labels = {other.name: other.label for other in results}
     baseline = "" if effect is None else _other(effect.contrast, result.name)
     return Row(
-        name=result.name,
-        label=result.label,
-        adds=result.adds,
-        seeds=len(result.seeds),
-        top1=accuracy(shared_tables([result])[1][0]),
+        number=place + 1,
+        network=result,
+        top1=accuracy(_shared_tables([result])[1][0]),
         baseline=labels.get(baseline, ""),
         follows=place > 0 and baseline == results[place - 1].name,
         difference=None if effect is None else _seen_from(result.name, effect),
-        learning_rate=result.learning_rate,
-        parameters=result.parameters,
-        gmacs=result.gmacs,
-        images_per_second=_summary(statistics.median, result.train_images_per_second),
-        seconds=_summary(statistics.fmean, result.seconds),
     )
 
 

@@ -1,7 +1,7 @@
 """The roadmap figure: top-1 of each network and what it costs, after Figure 2 of the ConvNeXt paper.
 
 Networks grow downwards. What a change did shows in the fill of its bar and in words, so that the figure
-reads the same in black and white. The same results give the same bytes.
+reads the same in black and white.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.answer import p_text, verdict
-from convnext_ablation.study.report.findings import NetworkResult, Row, StudyFacts
+from convnext_ablation.study.report.findings import Row, StudyFacts
 from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["plot_roadmap"]
+__all__ = ["draw_roadmap"]
 
 # Inches: the figure grows by a row per network, everything else stays where it is.
 ROW, TOP, BOTTOM = 0.56, 0.95, 1.15
@@ -44,54 +42,20 @@ LEGEND = {
     "unclear": "can't be told from its baseline",
     "untested": "without p-value: no baseline, or one seed",
 }
-SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
-    "svg.hashsalt": "convnext_ablation",
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "hatch.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-}
 
 
-def plot_roadmap(results: Sequence[NetworkResult], table: list[Row], facts: StudyFacts, path: Path) -> None:
-    """Draws the roadmap into a file whose suffix says the format, ``.svg`` or ``.png``.
-
-    Args:
-        results: The networks.
-        table: The row of each.
-        facts: For the headings.
-        path: The file.
-    """
-    import matplotlib
-
-    # The user's own settings must not change the bytes, nor ours the user's.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(SETTINGS)
-        figure = _draw(results, table, facts)
-        # Neither the date nor the program's version may get into the file.
-        unwanted = {"svg": ["Date", "Creator"], "png": ["Software"]}[path.suffix[1:]]
-        with written_whole(path) as temporary:
-            figure.savefig(temporary, format=path.suffix[1:], dpi=150, metadata=dict.fromkeys(unwanted))
-
-
-def _draw(results: Sequence[NetworkResult], table: list[Row], facts: StudyFacts) -> Figure:
+def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
+    """Draws the networks; `facts` are for the headings."""
     from matplotlib.figure import Figure
 
     width, height = LEFT + BARS + RIGHT, TOP + ROW * len(table) + BOTTOM
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes(
-        (LEFT / width, BOTTOM / height, BARS / width, ROW * len(table) / height),
-    )
-    start, end = _axis_range(results, table)
+    axes = figure.add_axes((LEFT / width, BOTTOM / height, BARS / width, ROW * len(table) / height))
+    start, end = _axis_range(table)
     axes.set_xlim(start, end)
     axes.set_ylim(len(table) - 0.5, -0.5)
-    for place, (result, row) in enumerate(zip(results, table, strict=True)):
-        _draw_bar(axes, place, result, row)
+    for place, row in enumerate(table):
+        _draw_bar(axes, place, row)
         _write_row(axes, place, row)
     _label_axes(axes, start, facts)
     _write_title(figure, table, facts, height)
@@ -99,10 +63,10 @@ def _draw(results: Sequence[NetworkResult], table: list[Row], facts: StudyFacts)
     return figure
 
 
-def _axis_range(results: Sequence[NetworkResult], table: list[Row]) -> tuple[float, float]:
+def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
     """Chooses where the axis starts and ends, in percent: at 0 if differences are visible from there."""
     shown = [100 * x for row in table for x in (row.top1.low, row.top1.high)]
-    shown += [100 * float(x) for result in results for x in result.correct.mean(axis=1)]
+    shown += [100 * float(x) for row in table for x in row.network.correct.mean(axis=1)]
     low, high = min(shown), max(shown)
     span = max(high - low, 1.0)
     step = 1 if span < 5 else 5
@@ -112,7 +76,7 @@ def _axis_range(results: Sequence[NetworkResult], table: list[Row]) -> tuple[flo
     return start, high + 0.03 * (high - start)
 
 
-def _draw_bar(axes: Axes, place: int, result: NetworkResult, row: Row) -> None:
+def _draw_bar(axes: Axes, place: int, row: Row) -> None:
     start = axes.get_xlim()[0]
     top1 = [100 * x for x in (row.top1.low, row.top1.estimate, row.top1.high)]
     axes.barh(
@@ -132,7 +96,7 @@ def _draw_bar(axes: Axes, place: int, result: NetworkResult, row: Row) -> None:
         capsize=3.5,
         linewidth=1.3,
     )
-    seeds = 100 * result.correct.mean(axis=1)
+    seeds = 100 * row.network.correct.mean(axis=1)
     axes.plot(
         seeds,
         [place + 0.2] * len(seeds),
@@ -155,7 +119,9 @@ def _draw_bar(axes: Axes, place: int, result: NetworkResult, row: Row) -> None:
 
 def _write_row(axes: Axes, place: int, row: Row) -> None:
     """Writes the network's name left of the bar, and what it changed and costs right of it."""
-    adds = row.adds if row.follows or not row.baseline else f"{row.adds}; against {row.baseline}"
+    adds = (
+        row.network.adds if row.follows or not row.baseline else f"{row.network.adds}; against {row.baseline}"
+    )
     lines = textwrap.wrap(adds, ADDS_WIDTH, max_lines=2, placeholder=" …")
     size = min(9.0, LABEL_POINTS / max(1, len(row.label)))
     _write(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=size)
@@ -165,7 +131,7 @@ def _write_row(axes: Axes, place: int, row: Row) -> None:
     if d is not None:
         estimate, low, high = (f"{100 * x:+.1f}".replace("-", "−") for x in (d.estimate, d.low, d.high))
         change, p = f"{estimate} [{low}, {high}]", p_text(d.p_holm)
-    texts = (change, p, f"{row.parameters / 1e6:.2f}", f"{row.gmacs:.3f}")
+    texts = (change, p, f"{row.network.parameters / 1e6:.2f}", f"{row.network.gmacs:.3f}")
     for inches, text in zip(COLUMNS.values(), texts, strict=True):
         _write(axes, place, BARS + inches, text)
 
@@ -195,7 +161,7 @@ def _label_axes(axes: Axes, start: float, facts: StudyFacts) -> None:
         _write(axes, -0.5, BARS + inches, heading, nudge=8, fontsize=8, color="0.3")
 
 
-def _write_title(figure: Figure, table: list[Row], facts: StudyFacts, height: float) -> None:
+def _write_title(figure: Figure, table: Sequence[Row], facts: StudyFacts, height: float) -> None:
     over = "seeds and test images" if max(row.seeds for row in table) > 1 else "test images only (one seed)"
     text = (
         f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
@@ -205,7 +171,7 @@ def _write_title(figure: Figure, table: list[Row], facts: StudyFacts, height: fl
     figure.text(0.015, 1 - 0.5 / height, text, fontsize=8, va="center", color="0.3")
 
 
-def _draw_legend(axes: Axes, table: list[Row]) -> None:
+def _draw_legend(axes: Axes, table: Sequence[Row]) -> None:
     from matplotlib.patches import Patch
 
     present = [what for what in FILLS if what in {verdict(row.difference) for row in table}]

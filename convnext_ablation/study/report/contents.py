@@ -1,0 +1,130 @@
+"""What a report is made of: findings and runs, and what follows of them for its tables, figures and page."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.report.classes import ClassGain, Confusion, class_gains, confusions
+from convnext_ablation.study.report.findings import Evidence, Findings, FinishedRun, StudyFacts
+from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
+
+__all__ = ["Contents", "CurvePoint", "RunLine", "curve_points", "history"]
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A line of curves.csv: one epoch of one network, on the validation split, over its runs."""
+
+    network: str
+    epoch: int
+    runs: int
+    top1: float
+    top1_low: float
+    top1_high: float
+    train_loss: float
+
+
+@dataclass(frozen=True)
+class RunLine:
+    """A line of runs.csv: where a figure comes from.
+
+    Attributes:
+        folder: Relative to the report's.
+        command: Repeats the run.
+    """
+
+    network: str
+    seed: int
+    pretraining_seed: int
+    identity: str
+    best_epoch: str
+    val_top1: float
+    test_top1: float
+    folder: str
+    command: str
+    versions: str
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """All that a report shows.
+
+    Attributes:
+        folder: The report's.
+    """
+
+    folder: Path
+    findings: Findings
+    facts: StudyFacts
+    evidence: Evidence
+
+    @cached_property
+    def curves(self) -> list[CurvePoint]:
+        """The learning curves of the networks, epoch by epoch."""
+        return curve_points(self.evidence.runs)
+
+    @cached_property
+    def class_gains(self) -> list[ClassGain]:
+        """The change of each class with each effect."""
+        return class_gains(self.findings.effects, self.evidence)
+
+    @cached_property
+    def confusions(self) -> list[Confusion]:
+        """The confusions that change most with each effect."""
+        return confusions(self.findings.effects, self.evidence)
+
+    @cached_property
+    def runs(self) -> list[RunLine]:
+        """Where each run lies, and how to repeat it."""
+        return [self._line(run) for run in self.evidence.runs]
+
+    def _line(self, run: FinishedRun) -> RunLine:
+        folder = Path(os.path.relpath(run.folder, self.folder)).as_posix()
+        result = run.result
+        return RunLine(
+            network=run.network,
+            seed=run.seed,
+            pretraining_seed=run.pretraining_seed,
+            identity=str(result.get("identity", "")),
+            best_epoch=str(result.get("best_epoch", "")),
+            val_top1=float(result.get("val_top1", math.nan)) / 100,
+            test_top1=float((run.predicted == self.evidence.targets).mean()),
+            folder=folder,
+            command=str(result.get("command") or f"python train.py --config {folder}/args.yaml"),
+            versions=", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
+        )
+
+
+def history(run: FinishedRun) -> list[Epoch]:
+    """The epochs of a run that were evaluated; none where its summary can't be read."""
+    try:
+        return [epoch for epoch in read_summary(run.folder / SUMMARY) if epoch.eval_top1 is not None]
+    except UserError:
+        return []
+
+
+def curve_points(runs: Sequence[FinishedRun]) -> list[CurvePoint]:
+    """Learning curves, from each run's summary."""
+    epochs: dict[str, dict[int, list[Epoch]]] = {run.network: defaultdict(list) for run in runs}
+    for run in runs:
+        for epoch in history(run):
+            epochs[run.network][epoch.epoch].append(epoch)
+    return [
+        _curve_point(network, number, found)
+        for network, by_epoch in epochs.items()
+        for number, found in sorted(by_epoch.items())
+    ]
+
+
+def _curve_point(network: str, number: int, epochs: Sequence[Epoch]) -> CurvePoint:
+    top1 = [epoch.eval_top1 / 100 for epoch in epochs if epoch.eval_top1 is not None]
+    loss = statistics.fmean(epoch.train_loss for epoch in epochs)
+    return CurvePoint(network, number, len(top1), statistics.fmean(top1), min(top1), max(top1), loss)
