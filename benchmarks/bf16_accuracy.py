@@ -43,12 +43,12 @@ from convnext_ablation.machine import available_cores, end_with_parent, keep_mem
 from convnext_ablation.study.stats.effects import paired_difference
 from convnext_ablation.training.arguments import PREPROCESSING, TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
-from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.evaluation import Predictions, evaluate
+from convnext_ablation.training.distributed import Processes, make_deterministic
+from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import UnreadableImages
 from convnext_ablation.training.parts import create_network
-from convnext_ablation.training.reproducibility import make_deterministic
-from convnext_ablation.training.settings import known_settings
+from convnext_ablation.training.predictions import Predictions
+from convnext_ablation.training.recipes import known_settings
 from convnext_ablation.training.splits import open_split
 
 BASELINE = "float32"

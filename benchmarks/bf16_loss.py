@@ -30,10 +30,10 @@ from scipy import stats
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.distributed import make_deterministic
+from convnext_ablation.training.logs import Watcher
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.recipes import read_recipe
-from convnext_ablation.training.reproducibility import make_deterministic
-from convnext_ablation.training.watcher import Watcher
 
 PRECISIONS = ("float32", "bf16")
 PARTS = 10

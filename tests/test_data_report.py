@@ -28,7 +28,7 @@ from convnext_ablation.data.report import (
 )
 from convnext_ablation.data.report.folder import read_folder
 from convnext_ablation.data.report.near import Hashes, Limits, near_pairs
-from convnext_ablation.training.exclusion import excluded_ids
+from convnext_ablation.training.predictions import excluded_ids
 from convnext_ablation.webpage import picture_uri
 
 
@@ -633,14 +633,8 @@ def test_many_sizes_are_put_together():
 def test_the_exclusions_are_what_validation_takes(birds):
     put(birds, "test/crow/copy.jpg", (birds / "train/crow/0.jpg").read_bytes())
     data_report(birds)
-
-    class Split:
-        name = str(birds / "test")
-
-        def ids(self):
-            return ["crow/0.jpg", "crow/copy.jpg"]
-
-    assert excluded_ids(birds / "report" / "exclude_test.txt", Split(), "test") == {"crow/copy.jpg"}
+    listed, ids = birds / "report" / "exclude_test.txt", ["crow/0.jpg", "crow/copy.jpg"]
+    assert excluded_ids(listed, ids, str(birds / "test"), "test") == {"crow/copy.jpg"}
 
 
 def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):

@@ -29,7 +29,7 @@ from convnext_ablation.hub import publish_study
 from convnext_ablation.hub.publish import FILES, target_of
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.training.checkpoints import load_checkpoint
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.predictions import Predictions
 
 # of the hub's client, about itself
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -15,7 +15,7 @@ from convnext_ablation.study.forecast import read_scatter
 from convnext_ablation.study.stats.effects import contrast, holm
 from convnext_ablation.study.stats.power import detectable, level_of, power, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.predictions import Predictions
 
 SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")
 TWO, HALVES = [1.0, -1.0], [0.125, -0.125] * 8  # weights of a difference, and of a main effect of 16 networks
@@ -239,9 +239,7 @@ def test_studies_that_tell_too_little_are_refused(tmp_path):
     right = np.arange(100) < 80
     first = write_run(tmp_path, "one", 0, right)
     write_run(tmp_path, "other", 1, right)
-    with pytest.raises(
-        UserError, match="two or more seeds in common, and there are 0 with 0"
-    ):
+    with pytest.raises(UserError, match="two or more seeds in common, and there are 0 with 0"):
         read_scatter(tmp_path)
     write_run(tmp_path, "one", 1, right)
     with pytest.raises(UserError, match="and there are 2 with 1; finish more runs"):

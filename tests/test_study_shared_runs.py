@@ -18,7 +18,7 @@ from convnext_ablation.study.shared_runs import seen_as
 from convnext_ablation.study.store import claim_folder
 from convnext_ablation.study.tuning import chosen_rates
 from convnext_ablation.study.weights import Weights
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.predictions import Predictions
 
 UNION = """
 networks:

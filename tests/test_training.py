@@ -18,12 +18,13 @@ import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, save_checkpoint
-from convnext_ablation.training.evaluation import Predictions, merge, predict
+from convnext_ablation.training.distributed import make_deterministic, seed_stream
+from convnext_ablation.training.evaluation import merge, predict
 from convnext_ablation.training.history import SUMMARY
+from convnext_ablation.training.logs import Watcher
 from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.recipes import read_recipe, recipe_names
-from convnext_ablation.training.reproducibility import make_deterministic, seed_stream
-from convnext_ablation.training.watcher import Watcher
 
 
 @pytest.fixture

@@ -18,10 +18,13 @@ import yaml
 from convnext_ablation.cli import train as command
 from convnext_ablation.cli import validate as validation
 from convnext_ablation.inference import optimize_for_inference
+from convnext_ablation.training import distributed
+from convnext_ablation.training import validation as work
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
-from convnext_ablation.training.console import Console
-from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.history import Epoch
+from convnext_ablation.training.logs import Logs
+from convnext_ablation.training.predictions import Predictions
 
 
 @pytest.fixture
@@ -263,7 +266,7 @@ def test_validation_takes_what_the_run_was_trained_with(finished, image_folder, 
 def test_validation_with_the_fastest_form_says_the_same(finished, image_folder, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(
-        validation,
+        work,
         "optimize_for_inference",
         lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
     )
@@ -305,12 +308,12 @@ def test_what_cannot_be_validated_is_one_line(image_folder, capsys, arguments, m
     assert re.search(message, error), error
 
 
-def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch, tmp_path):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(sys, "stdout", terminal)
-    console = Console()
+    console = Logs(TrainingArguments(), tmp_path)
     console.started(epochs=2, steps=10, done=5)
     for step in range(5, 10):
         console.trained(0, step, 8)
@@ -319,7 +322,7 @@ def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
     console.close()
     shown = terminal.getvalue()
     assert " 50%|" in shown
-    assert "left, epoch 0, loss 1.500" in shown
+    assert "epoch 0, loss 1.500" in shown
     assert "epoch 0: training loss 1.5000, validation loss 1.0000, top-1 50.00 %, top-5 90.00 %" in shown
 
 
@@ -352,6 +355,6 @@ def test_going_on_from_an_earlier_epoch_leaves_nothing_of_the_later_ones(train, 
 
 def test_memory_is_kept_before_anything_is_computed(monkeypatch):
     asked = []
-    monkeypatch.setattr(command, "keep_memory", lambda: asked.append(torch.get_num_threads()))
-    command.prepare_torch(torch.device("cpu"))
+    monkeypatch.setattr(distributed, "keep_memory", lambda: asked.append(torch.get_num_threads()))
+    distributed.prepare_torch(torch.device("cpu"))
     assert len(asked) == 1

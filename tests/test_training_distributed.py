@@ -16,10 +16,10 @@ from conftest import ONE_THREAD
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import LAST, load_checkpoint
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.recipes import read_recipe
-from convnext_ablation.training.reproducibility import make_deterministic
 
 pytestmark = pytest.mark.xdist_group("distributed")  # one process makes the runs that are compared
 ROOT = Path(__file__).parents[1]

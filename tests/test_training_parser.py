@@ -13,7 +13,8 @@ from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.parser import parse_arguments
-from convnext_ablation.training.settings import TIMM_ONLY, known_settings
+from convnext_ablation.training.recipes import TIMM_ONLY, known_settings
+from convnext_ablation.training.validation import VALIDATION_ARGUMENTS
 
 OURS = {"test_split", "skip_bad_images", "log_tensorboard"}
 OURS_IN_VALIDATION = {"exclude", "optimize", "skip_bad_images", "predictions_file", "per_class_file"}
@@ -52,7 +53,7 @@ def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
 
 
 def test_arguments_have_the_names_and_types_of_timms_validate_script():
-    timms, ours = timms_script("validate"), validation.ARGUMENTS
+    timms, ours = timms_script("validate"), VALIDATION_ARGUMENTS
     assert set(timms) - set(ours) - set(validation.TIMM_ONLY) == {"data"}  # the folder by position
     assert set(ours) - set(timms) - OURS_IN_VALIDATION - {"data_dir"} == set()
     assert set(validation.TIMM_ONLY) - set(timms) == set()

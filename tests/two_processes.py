@@ -8,9 +8,8 @@ from pathlib import Path
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.distributed import start_processes
+from convnext_ablation.training.distributed import make_deterministic, start_processes
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.reproducibility import make_deterministic
 
 
 def main() -> None:

@@ -9,48 +9,33 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import torch
 import torch.distributed as dist
 from timm.models import get_arch_pretrained_cfgs
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
-from convnext_ablation.machine import keep_memory
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.console import Console
-from convnext_ablation.training.distributed import Processes, SharedError, is_first_process, start_processes
-from convnext_ablation.training.logs import Logs
+from convnext_ablation.training.distributed import (
+    Processes,
+    SharedError,
+    StopRequest,
+    is_first_process,
+    prepare_torch,
+    start_processes,
+)
+from convnext_ablation.training.logs import Logs, Watcher
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.parser import parse_arguments
-from convnext_ablation.training.reproducibility import make_deterministic
-from convnext_ablation.training.stop import StopRequest
-from convnext_ablation.training.watcher import Watcher
-
-TEST_RESULT, TEST_PREDICTIONS, UNREADABLE = "test.json", "test_predictions.npz", "unreadable_images.txt"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `train.py`.
-
-    Args:
-        argv: Its arguments, those of the process if None.
-
-    Returns:
-        The exit code: 0; 2 for what the user can mend; 128 + n when signal n asked to stop.
-    """
+    """Runs `train.py`; returns 0, 2 for what the user can mend, or 128 + n when signal n asked to stop."""
     return guarded("train.py", lambda: _train(parse_arguments(argv)))
 
 
 def guarded(program: str, work: Callable[[], int]) -> int:
-    """Does a program's work; a user's error becomes one line and exit code 2.
-
-    Args:
-        program: Its name, for the line.
-        work: Returns the exit code.
-    """
+    """Does a program's work, which returns the exit code; a user's error becomes one line and exit code 2."""
     try:
         return work()
     except SharedError as error:
@@ -88,13 +73,14 @@ def _train(arguments: TrainingArguments) -> int:
     processes = start_processes(arguments.device)
     prepare_torch(processes.device)
     folder = _run_folder(arguments, processes)
-    console = Console() if processes.is_first else None
-    watcher: Watcher = Logs(arguments, folder, console) if console is not None else Watcher()
+    logs = Logs(arguments, folder) if processes.is_first else None
+    watcher = logs or Watcher()
     try:
         with StopRequest() as stop:
-            trainer = together(processes, lambda: Trainer(arguments, folder, processes, watcher, stop))
-            if processes.is_first:
-                watcher.line(_introduced(trainer))
+            trainer: Trainer = processes.together(
+                lambda: Trainer(arguments, folder, processes, watcher, stop)
+            )
+            watcher.line(_introduced(trainer))
             try:
                 trainer.run()
             except StoppedError as stopped:
@@ -103,42 +89,14 @@ def _train(arguments: TrainingArguments) -> int:
                 return 128 + stop.signal
             finally:
                 if processes.is_first:
-                    _list_unreadable(trainer)
-            _finish(trainer, watcher)
+                    trainer.list_unreadable()
+            trainer.test()
+        watcher.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
+        watcher.line(f"--result\n{_results(trainer)}")
     finally:
-        if console is not None:
-            console.close()
+        if logs is not None:
+            logs.close()
     return 0
-
-
-def together(processes: Processes, make: Callable[[], Any]) -> Any:
-    """Makes something in every process, and raises in all what went wrong in any.
-
-    Raises:
-        SharedError: It could not be made.
-    """
-    made, wrong = None, None
-    try:
-        made = make()
-    except UserError as error:
-        wrong = str(error)
-    reasons = [reason for reason in processes.gather(wrong) if reason]
-    if reasons:
-        raise SharedError("; ".join(dict.fromkeys(reasons)))
-    return made
-
-
-def prepare_torch(device: torch.device) -> None:
-    """Sets what timm's script sets on a GPU; on a CPU, has equal runs give equal bits.
-
-    Memory is kept, which spares a step on a CPU its page faults: benchmarks/training_step.py measures it.
-    """
-    keep_memory()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
-    else:
-        make_deterministic(torch.get_num_threads())
 
 
 def _import(module: str) -> None:
@@ -183,46 +141,12 @@ def _say_how_to_go_on(stopped: StoppedError, trainer: Trainer) -> None:
     )
 
 
-def _list_unreadable(trainer: Trainer) -> None:
-    lines = [f"{image}: {reason}" for image, reason in trainer.unreadable.reasons.items()]
-    if lines and trainer.folder.is_dir():
-        write_text(trainer.folder / UNREADABLE, "\n".join(lines) + "\n")
-        trainer.watcher.line(f"{len(lines)} images could not be decoded: {trainer.folder / UNREADABLE}")
-
-
-def _finish(trainer: Trainer, watcher: Watcher) -> None:
-    """Tests the best epoch's weights if asked to, once, and prints the results as timm's script does."""
-    split, folder, best = trainer.arguments.test_split, trainer.folder, trainer.best
-    if split and not (folder / TEST_RESULT).is_file():
-        trainer.load_best()
-        test = trainer.evaluate(split)
-        if trainer.processes.is_first:
-            test.save(folder / TEST_PREDICTIONS)
-            result = {
-                "split": split,
-                "epoch": best.epoch,
-                "images": len(test.targets),
-                "top1": test.top1,
-                "top5": test.top5_accuracy,
-                "loss": test.loss,
-            }
-            write_text(folder / TEST_RESULT, json.dumps(result, indent=2) + "\n")
-            watcher.line(
-                f"test, epoch {best.epoch}: top-1 {test.top1:.2f} %, top-5 {test.top5_accuracy:.2f} %, "
-                f"{len(test.targets)} images"
-            )
-    if trainer.processes.is_first:
-        watcher.line(f"*** Best metric: {best.metric(trainer.metric)} (epoch {best.epoch})")
-        results = [
-            {
-                "epoch": epoch.epoch,
-                "train": {"loss": epoch.train_loss},
-                **(
-                    {"validation": {name: epoch.metric(name) for name in ("loss", "top1", "top5")}}
-                    if epoch.eval_loss is not None
-                    else {}
-                ),
-            }
-            for epoch in trainer.best_epochs(10)
-        ]
-        watcher.line(f"--result\n{json.dumps(results, indent=4)}")
+def _results(trainer: Trainer) -> str:
+    """The best epochs, as timm's script prints them."""
+    results = []
+    for epoch in trainer.best_epochs(10):
+        result = {"epoch": epoch.epoch, "train": {"loss": epoch.train_loss}}
+        if epoch.eval_loss is not None:
+            result["validation"] = {name: epoch.metric(name) for name in ("loss", "top1", "top5")}
+        results.append(result)
+    return json.dumps(results, indent=4)

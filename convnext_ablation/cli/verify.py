@@ -13,16 +13,16 @@ import torch
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
 
-from convnext_ablation.cli.train import prepare_torch
+from convnext_ablation.console import Progress
 from convnext_ablation.data.folder import MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import available_cores
 from convnext_ablation.models import zoo
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.console import Console
-from convnext_ablation.training.distributed import Processes, check_device
-from convnext_ablation.training.evaluation import Predictions, evaluate
+from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
+from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images, UnreadableImages
+from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
 from convnext_ablation.weights import Place, Release, find_release, place_from_environment, read_release
 
@@ -184,8 +184,7 @@ def _predictions(
     prepare_torch(processes.device)
     model = timm.create_model(release.architecture, num_classes=release.num_classes, **release.model_args)
     model.load_state_dict(load_file(weights))
-    console = Console()
-    try:
+    with Progress("evaluating", lines=False) as progress:
         return evaluate(
             model.to(processes.device),
             images,
@@ -193,7 +192,5 @@ def _predictions(
             resolve_data_config({}, pretrained_cfg=release.pretrained_cfg()),
             processes,
             UnreadableImages(0),
-            on_progress=console.progress,
+            on_progress=progress.move,
         )
-    finally:
-        console.close()

@@ -12,18 +12,16 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from convnext_ablation.cli.train import TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import Interval, accuracy
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import BEST, load_checkpoint
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.checkpoints import BEST, OURS, load_checkpoint
 from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.images import Images
-from convnext_ablation.training.loop import ARGUMENTS_FILE
-from convnext_ablation.training.resume import OURS
+from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT
+from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
 
 __all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "same_split", "saved_arguments"]

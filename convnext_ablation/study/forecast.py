@@ -22,10 +22,10 @@ from convnext_ablation.study.stats.effects import BoolArray
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter
 from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.evaluation import Predictions
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.parts import memory_format
+from convnext_ablation.training.predictions import Predictions
 
 MOST_NETWORKS = 16  # that are timed; weights and optimizers of all are in memory at the same time
 MOST_PARAMETERS = 150_000_000  # of these together, with optimizers 2.4 GB; if more, fewer networks are timed

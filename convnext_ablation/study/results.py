@@ -18,7 +18,7 @@ from convnext_ablation.study.report.findings import NetworkResult, StudyFacts
 from convnext_ablation.study.run_files import PREDICTIONS, is_done, read_result
 from convnext_ablation.study.tuning import chosen_rates, tuning_notes
 from convnext_ablation.study.weights import mixed_origins
-from convnext_ablation.training.evaluation import Predictions
+from convnext_ablation.training.predictions import Predictions
 
 __all__ = ["Outcome", "StudyResults", "read_results"]
 

@@ -22,10 +22,10 @@ from convnext_ablation.study.experiment import TEST_SPLIT, Run
 from convnext_ablation.study.external import train_with_script
 from convnext_ablation.study.run_files import PREDICTIONS, RESULT, SUMMARY
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, without_optimizer
+from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.history import Epoch, best_of, read_summary
+from convnext_ablation.training.logs import Watcher
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.reproducibility import make_deterministic
-from convnext_ablation.training.watcher import Watcher
 from convnext_ablation.version import __version__
 
 _DIVERGED = "the loss is"  # how training says that its loss is not finite

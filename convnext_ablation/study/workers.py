@@ -30,9 +30,9 @@ from convnext_ablation.study.progress import Progress, RunState, Survey
 from convnext_ablation.study.run import execute, remove_what_resumes
 from convnext_ablation.study.run_files import RESULT, finished_epochs, write_failure
 from convnext_ablation.study.store import STUDY_FILE, read_study
+from convnext_ablation.training.distributed import StopRequest
 from convnext_ablation.training.evaluation import EvaluationStoppedError
 from convnext_ablation.training.loop import StoppedError
-from convnext_ablation.training.stop import StopRequest
 
 _ENVIRONMENT = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 VISIBLE = "CUDA_VISIBLE_DEVICES"

@@ -1,7 +1,7 @@
 """What determines a training run, under the names, types and defaults of timm's `train.py`.
 
 `TrainingArguments` has every argument of that script which image classification uses, and a few of ours;
-`settings.py` has the others.
+`recipes.py` has the others.
 """
 
 from __future__ import annotations
@@ -242,6 +242,10 @@ class TrainingArguments:
             scale = "sqrt" if any(name in self.opt.lower() for name in ("ada", "lamb")) else "linear"
         ratio = global_batch / self.lr_base_size
         return self.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Those of `PREPROCESSING` that are given, as timm's `resolve_data_config` takes them."""
+        return {name: value for name in PREPROCESSING if (value := getattr(self, name, None))}
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values that YAML and JSON can hold."""

@@ -1,4 +1,4 @@
-"""A run's checkpoints under timm's names: written whole or not at all, read without running code."""
+"""A run's checkpoints under timm's names, and how a run resumes from one: ours, or one of timm's script."""
 
 from __future__ import annotations
 
@@ -6,17 +6,26 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from timm.models import clean_state_dict
+from torch import nn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
-from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
+from convnext_ablation.models.checkpoint_files import read_pickle
+from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
+from convnext_ablation.training.parts import Losses, Parts
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
+# where a checkpoint keeps what timm's script has no place for
+OURS = "convnext_ablation"
+# arguments that may change between a run and its continuation without a word
+_MAY_CHANGE = ("data_dir", "experiment", "lr", "num_classes", "output", "resume", "workers")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -31,28 +40,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is missing, damaged, or holds anything else.
     """
-    state = _read(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    state = read_pickle(path)
     if "state_dict" not in state:
         raise UserError(f"{path}: not a checkpoint of a training: it has no state_dict")
     return state
-
-
-def check_weights(path: Path) -> None:
-    """Checks that a file of weights can be read.
-
-    Raises:
-        UserError: It is missing or damaged, or holds anything else.
-    """
-    if path.suffix == ".safetensors":
-        read_checkpoint(path)
-    else:
-        _read(path)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    return read_pickle(path)
 
 
 def copy_whole(source: Path, target: Path) -> None:
@@ -139,3 +132,168 @@ def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
         match = re.fullmatch(_EPOCH.format(r"(\d+)"), path.name)
         if match and int(match[1]) <= last_epoch and int(match[1]) not in kept:
             path.unlink(missing_ok=True)
+
+
+class Position(NamedTuple):
+    """Where a run is: the epoch, how many of its batches are done, and their losses."""
+
+    epoch: int
+    step: int
+    losses: Losses
+
+
+def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None) -> dict[str, Any]:
+    """What a checkpoint holds: the entries of timm's script, and what that has no place for under `OURS`.
+
+    All processes must call this together: each saw other images, so its BatchNorm statistics are its own.
+
+    Args:
+        run: The run.
+        epoch: The last epoch that is finished.
+        step: Batches of the next one that are done.
+        losses: Of those batches.
+    """
+    losses = losses or Losses(run.processes)
+    state = {
+        "epoch": epoch,
+        "arch": run.arguments.model,
+        "state_dict": run.model.state_dict(),
+        "optimizer": run.optimizer.state_dict(),
+        "version": 2,  # timm's: the number of the finished epoch, not of the next
+        "args": run.arguments.to_dict(),
+        OURS: {
+            "history": [asdict(past) for past in run.history],
+            "step": step,
+            "losses": list(losses.total),
+            "seconds": losses.seconds,
+            "world_size": run.processes.world_size,
+            "buffers": run.processes.gather(_buffers(run)) if run.processes.world_size > 1 else [],
+        },
+    }
+    metric = run.history[-1].metric(run.metric) if run.history else None
+    if metric is not None:
+        state["metric"] = metric
+    if run.scaler is not None:
+        state[run.scaler.state_dict_key] = run.scaler.state_dict()
+    if run.average is not None:
+        state["state_dict_ema"] = run.average.module.state_dict()
+    return state
+
+
+def resume(run: Parts) -> Position:
+    """Puts the state that the arguments ask for into a run; returns where it goes on.
+
+    Raises:
+        UserError: The checkpoint is missing, damaged or another run's, or the folder holds a run that is not
+            to be resumed.
+    """
+    arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
+    if arguments.resume == "auto":
+        path = newest_checkpoint(folder)
+    else:
+        path = Path(arguments.resume) if arguments.resume else None
+    if path is None:
+        if not arguments.resume and any((folder / name).is_file() for name in (LAST, SUMMARY)):
+            raise UserError(
+                f"{folder}: holds a run already; go on with --resume auto, "
+                "or give another --output or --experiment"
+            )
+        return Position(arguments.start_epoch or 0, 0, losses)
+    state = load_checkpoint(path)
+    ours = state.get(OURS, {})
+    _check_fits(run, path, state)
+    _load(run, path, state)
+    if ours.get("buffers"):
+        _load_buffers(run, ours["buffers"][run.processes.rank])
+    epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
+    step = int(ours.get("step", 0))
+    if arguments.start_epoch is not None:
+        epoch, step = arguments.start_epoch, 0
+    if step:
+        losses = Losses(run.processes, tuple(ours["losses"]), ours["seconds"])
+    _set_schedule(run, epoch, ours)
+    run.processes.any(False)  # all have read before one writes
+    if run.processes.is_first and ours and path != folder / LAST:
+        best = best_of(run.history, run.metric, arguments.decreasing_metric)
+        bring_along(path, folder, best.epoch if best else None)
+    run.watcher.line(f"resumed from {path}: epoch {epoch}, batch {step}")
+    return Position(epoch, step, losses)
+
+
+def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
+    arguments, processes = run.arguments, run.processes
+    saved = state.get("args") or {}
+    saved = saved if isinstance(saved, dict) else vars(saved)  # timm's script stores a namespace
+    arch = state.get("arch")
+    if isinstance(arch, str) and arch != arguments.model:
+        raise UserError(f"{path}: is of {arch}, not of {arguments.model}")
+    before = state.get(OURS, {}).get("world_size") or saved.get("world_size")
+    if before and before != processes.world_size:
+        raise UserError(
+            f"{path}: was written by {before} processes, and now there are {processes.world_size}; "
+            f"start {before}, or begin anew from its weights with --initial-checkpoint"
+        )
+    if "optimizer" not in state and not arguments.no_resume_opt:
+        raise UserError(
+            f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint, "
+            "or add --no-resume-opt"
+        )
+    for name, value in arguments.to_dict().items():
+        old = saved.get(name, value)
+        old = list(old) if isinstance(old, tuple) else old
+        if old != value and name not in _MAY_CHANGE:
+            run.watcher.line(f"{name} was {old} and is {value} now")
+
+
+def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
+    try:
+        run.model.load_state_dict(clean_state_dict(state["state_dict"]))
+        if run.average is not None:
+            averaged = state.get("state_dict_ema", state["state_dict"])
+            run.average.module.load_state_dict(clean_state_dict(averaged))
+        if not run.arguments.no_resume_opt:
+            run.optimizer.load_state_dict(state["optimizer"])
+            if run.scaler is not None and run.scaler.state_dict_key in state:
+                run.scaler.load_state_dict(state[run.scaler.state_dict_key])
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: doesn't fit this run: {reason}") from error
+
+
+def _modules(run: Parts) -> dict[str, nn.Module]:
+    average = {"average": run.average.module} if run.average is not None else {}
+    return {"model": run.model, **average}
+
+
+def _buffers(run: Parts) -> dict[str, torch.Tensor]:
+    """The buffers of a process's network and of its average."""
+    return {
+        f"{which}.{name}": buffer.cpu()
+        for which, module in _modules(run).items()
+        for name, buffer in module.named_buffers()
+    }
+
+
+def _load_buffers(run: Parts, saved: dict[str, torch.Tensor]) -> None:
+    for which, module in _modules(run).items():
+        for name, buffer in module.named_buffers():
+            if f"{which}.{name}" in saved:
+                buffer.copy_(saved[f"{which}.{name}"])
+
+
+def _set_schedule(run: Parts, epoch: int, ours: dict[str, Any]) -> None:
+    """Brings history and schedule to the start of an epoch."""
+    if "history" in ours:
+        past = [Epoch(**values) for values in ours["history"]]
+    else:
+        past = read_summary(run.folder / SUMMARY)
+    run.history = [each for each in past if each.epoch < epoch]
+    rates = [group["lr"] for group in run.optimizer.param_groups]
+    for each in run.history:  # a schedule may follow the metric
+        run.scheduler.step(each.epoch + 1, each.metric(run.metric))
+    if "history" in ours and not run.arguments.no_resume_opt and run.arguments.start_epoch is None:
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+    elif epoch > 0:  # as timm's script does
+        run.scheduler.step_update(epoch * run.updates_per_epoch)
+        run.scheduler.step(epoch)

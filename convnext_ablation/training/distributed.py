@@ -1,22 +1,28 @@
-"""The processes of one run: who each is, and how they agree."""
+"""The processes of a run: who each is, how they agree and stop, and what makes equal runs equal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import random
+import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+import torch.utils.deterministic
 from timm.utils import is_distributed_env, world_info_from_env
 from timm.utils.distributed import init_distributed_device_so
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.machine import end_with_parent
+from convnext_ablation.machine import end_with_parent, keep_memory
 
 
 class SharedError(UserError):
-    """A user's error that every process of the run meets at the same time; one of them says it."""
+    """A user's error that every process of the run meets at the same time; one of them reports it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Processes:
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether any process says yes."""
+        """Whether the flag is set in any process."""
         return flag if self.world_size == 1 else self.sum([float(flag)])[0] > 0
 
     def gather(self, value: Any) -> list[Any]:
@@ -61,6 +67,22 @@ class Processes:
         values = [None] * self.world_size
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def together(self, make: Callable[[], Any]) -> Any:
+        """Makes something in every process, and raises in all what went wrong in any.
+
+        Raises:
+            SharedError: It could not be made.
+        """
+        made, wrong = None, None
+        try:
+            made = make()
+        except UserError as error:
+            wrong = str(error)
+        reasons = [reason for reason in self.gather(wrong) if reason]
+        if reasons:
+            raise SharedError("; ".join(dict.fromkeys(reasons)))
+        return made
 
     def stop(self) -> None:
         """Leaves the others."""
@@ -109,3 +131,75 @@ def check_device(device: str) -> None:
 def is_first_process() -> bool:
     """Whether this is the first process of the run, before any has joined the others."""
     return not is_distributed_env() or world_info_from_env()[1] == 0
+
+
+def prepare_torch(device: torch.device) -> None:
+    """Sets what timm's script sets on a GPU; on a CPU, makes equal runs give equal bits.
+
+    Memory is kept, which spares a step on a CPU its page faults: benchmarks/training_step.py measures it.
+    """
+    keep_memory()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    else:
+        make_deterministic(torch.get_num_threads())
+
+
+def make_deterministic(threads: int) -> None:
+    """Restricts torch to deterministic algorithms on so many threads; sums differ for another number."""
+    torch.use_deterministic_algorithms(True)
+    # it would help to find reads of memory that nothing has written, and costs a pass over every new tensor
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.set_num_threads(threads)
+
+
+def seed_stream(*identity: object) -> None:
+    """Seeds every random stream (Python, NumPy, torch) from values that name what is about to happen.
+
+    Each image and each step starts from its own seed, so that a resumed run draws the same numbers as one
+    that was never interrupted.
+
+    Args:
+        *identity: For example the run's seed, ``"image"``, the number of the epoch and that of the image.
+    """
+    digest = hashlib.sha256(repr(identity).encode()).digest()
+    seed = int.from_bytes(digest[:4], "little")
+    random.seed(seed)
+    np.random.seed(seed)
+    # `torch.manual_seed` looks for every kind of device, which takes ten times as long as all else here
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # not so in a worker that loads data
+        torch.cuda.manual_seed_all(seed)
+
+
+class StopRequest:
+    """Turns Ctrl-C and SIGTERM into a request to stop while entered; a second Ctrl-C stops at once.
+
+    Attributes:
+        signal: The signal that came, 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        """Takes over the signals."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Whether to stop."""
+        return self.signal != 0
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,92 +13,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import written_whole
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.images import UNREADABLE, EvaluatedImages, Images, UnreadableImages
 from convnext_ablation.training.loaders import evaluation_loader
 from convnext_ablation.training.parts import memory_format
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a network said of each image of a split, in the order of the split.
-
-    Images that could not be decoded are left out.
-
-    Attributes:
-        ids: Path of each image below the split's folder, ``(N,)``.
-        targets: Class index of each image, ``(N,)``.
-        top5: The most probable classes, best first, ``(N, K)`` with K = 5, or all where there are fewer.
-        probability: Probability of the first of them, ``(N,)``.
-        loss: Mean cross-entropy in nats.
-    """
-
-    ids: NDArray[np.str_]
-    targets: NDArray[np.int64]
-    top5: NDArray[np.int64]
-    probability: NDArray[np.float32]
-    loss: float
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Whether the most probable class is the target, ``(N,)``."""
-        return self.top5[:, 0] == self.targets
-
-    @property
-    def top1(self) -> float:
-        """Percentage of images whose most probable class is the target."""
-        return 100.0 * float(self.correct.mean())
-
-    @property
-    def top5_accuracy(self) -> float:
-        """Percentage of images whose target is among the five most probable classes."""
-        return 100.0 * float((self.top5 == self.targets[:, None]).any(axis=1).mean())
-
-    def class_top1(self, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Returns how many images each class has, and the percentage of them that are right (NaN of none).
-
-        Args:
-            classes: Number of classes.
-        """
-        images = np.bincount(self.targets, minlength=classes)
-        right = np.bincount(self.targets, weights=self.correct, minlength=classes)
-        with np.errstate(invalid="ignore"):
-            return images, 100.0 * right / images
-
-    def save(self, path: Path) -> None:
-        """Writes a compressed NumPy archive with one array an attribute."""
-        with written_whole(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                ids=self.ids,
-                targets=self.targets,
-                top5=self.top5,
-                probability=self.probability,
-                loss=self.loss,
-            )
-
-    @classmethod
-    def load(cls, path: Path) -> Predictions:
-        """Reads what `save` wrote.
-
-        Raises:
-            UserError: The file is missing or damaged.
-        """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                return cls(
-                    ids=archive["ids"],
-                    targets=archive["targets"],
-                    top5=archive["top5"],
-                    probability=archive["probability"],
-                    loss=float(archive["loss"]),
-                )
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"{path}: predictions can't be read ({error}); delete its run to do it again"
-            ) from error
+from convnext_ablation.training.predictions import Predictions
 
 
 class EvaluationStoppedError(Exception):
@@ -108,7 +26,7 @@ class EvaluationStoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Part:
+class Share:
     """What one process predicted of its images, in their order: see `Predictions`; a loss for each image."""
 
     targets: NDArray[np.int64]
@@ -124,7 +42,7 @@ def predict(
     memory_format: torch.memory_format = torch.contiguous_format,
     precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_batch: Callable[[int, int], None] = lambda batch, images: None,
-) -> Part:
+) -> Share:
     """Runs a network over one process's images in evaluation mode, in the precision of its weights.
 
     Args:
@@ -148,14 +66,14 @@ def predict(
     finally:
         model.train(training)
     if not parts:  # more processes than images
-        return Part(*(np.empty(shape, kind) for shape, kind in _EMPTY))
-    return Part(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)))
+        return Share(*(np.empty(shape, kind) for shape, kind in _EMPTY))
+    return Share(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)))
 
 
 _EMPTY = (((0,), np.int64), ((0, 0), np.int64), ((0,), np.float32), ((0,), np.float32))
 
 
-def merge(parts: Sequence[Part], ids: Sequence[str]) -> Predictions:
+def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
     """Puts together what the processes predicted, image by image in turn.
 
     Args:

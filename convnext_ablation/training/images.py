@@ -19,7 +19,7 @@ from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.reproducibility import seed_stream
+from convnext_ablation.training.distributed import seed_stream
 
 # what stands for an image that can't be decoded, where every image must keep its place
 UNREADABLE = -1

@@ -1,61 +1,95 @@
-"""What a run tells: the console, and TensorBoard and Weights & Biases where they are asked for."""
+"""What a run reports: to a terminal, to TensorBoard and to Weights & Biases."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from convnext_ablation.console import Progress, clock
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
-from convnext_ablation.training.watcher import Watcher
+
+
+class Watcher:
+    """Is called as a run proceeds; this one ignores everything."""
+
+    def started(self, epochs: int, steps: int, done: int) -> None:
+        """The run begins: its epochs, the batches of an epoch, and the batches that were done before."""
+
+    def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
+        """The mean training loss so far in an epoch, every `log_interval` updates."""
+
+    def trained(self, epoch: int, step: int, images: int) -> None:
+        """A batch was trained on, with so many images in all processes."""
+
+    def evaluated(self, split: str, images: int, of: int) -> None:
+        """A batch was evaluated."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is finished; those from before an interruption are reported too."""
+
+    def line(self, text: str) -> None:
+        """Anything else."""
 
 
 class Logs(Watcher):
-    """Passes on what a run tells.
+    """Prints what a run does, and logs its epochs where the arguments ask for it.
 
     Args:
         arguments: Say what to log to.
         folder: The run's folder.
-        console: Prints.
 
     Raises:
         UserError: What is asked for isn't installed.
     """
 
-    def __init__(self, arguments: TrainingArguments, folder: Path, console: Watcher) -> None:
-        self.arguments = arguments
-        self.folder = folder
-        self.console = console
+    def __init__(self, arguments: TrainingArguments, folder: Path) -> None:
+        self.steps = self.first = self.images = 0
+        self.since = time.perf_counter()
         self.tensorboard = _tensorboard(folder) if arguments.log_tensorboard else None
         self.wandb = _wandb(arguments, folder) if arguments.log_wandb else None
-        self.first = 0
+        self.progress = Progress("training", unit="batches", lines=False)
 
     def started(self, epochs: int, steps: int, done: int) -> None:
-        """Epochs of before an interruption are logged already."""
-        self.first = done // steps
-        self.console.started(epochs, steps, done)
+        """Sets the bar to where the run begins."""
+        self.steps, self.first = steps, done // steps
+        self.progress.begin(epochs * steps, done)
+        self.since = time.perf_counter()
 
     def trained(self, epoch: int, step: int, images: int) -> None:
-        """Passes it on."""
-        self.console.trained(epoch, step, images)
+        """Moves the bar."""
+        self.images += images
+        self.progress.update()
 
     def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """Passes it on."""
-        self.console.update(epoch, step, loss, learning_rate)
+        """Prints loss, speed and learning rate."""
+        now = time.perf_counter()
+        speed, self.images, self.since = self.images / (now - self.since), 0, now
+        if self.progress.on_terminal:
+            self.progress.note(f"epoch {epoch}, loss {loss:.3f}, {speed:.0f} images/s")
+            return
+        self.line(
+            f"epoch {epoch} [{step + 1}/{self.steps}] loss {loss:.4f}, {speed:.1f} images/s, "
+            f"learning rate {learning_rate:.3e}, about {clock(self.progress.seconds_left() or 0)} left"
+        )
 
     def evaluated(self, split: str, images: int, of: int) -> None:
-        """Passes it on."""
-        self.console.evaluated(split, images, of)
-
-    def line(self, text: str) -> None:
-        """Passes it on."""
-        self.console.line(text)
+        """Shows how far an evaluation is."""
+        self.progress.note(f"evaluating {split}: {images}/{of}")
 
     def epoch(self, epoch: Epoch) -> None:
-        """Logs the row of `summary.csv`."""
-        self.console.epoch(epoch)
+        """Prints what an epoch reached, and logs its row of `summary.csv` unless that was done before."""
+        text = f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}"
+        if epoch.eval_loss is not None:
+            text += (
+                f", validation loss {epoch.eval_loss:.4f}, top-1 {epoch.eval_top1:.2f} %, "
+                f"top-5 {epoch.eval_top5:.2f} %"
+            )
+        self.images, self.since = 0, time.perf_counter()
+        self.line(text)
         if epoch.epoch < self.first:
             return
         hidden = ("epoch", "train_seconds", "images")
@@ -68,6 +102,14 @@ class Logs(Watcher):
             self.tensorboard.flush()
         if self.wandb is not None:
             self.wandb.log({"epoch": epoch.epoch, **row})
+
+    def line(self, text: str) -> None:
+        """Prints a line."""
+        self.progress.line(text)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        self.progress.close()
 
 
 def _tensorboard(folder: Path) -> Any:

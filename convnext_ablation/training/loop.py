@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from timm.data import resolve_data_config
-from timm.data.random_erasing import RandomErasing
 from timm.models import model_parameters
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import dispatch_clip_grad, distribute_bn
 
 from convnext_ablation.errors import UserError
@@ -29,29 +24,20 @@ from convnext_ablation.training.checkpoints import (
     load_checkpoint,
     recovery_path,
     remove_recoveries,
+    resume,
     save_checkpoint,
+    state_of,
 )
-from convnext_ablation.training.depthwise import make_depthwise_fast
-from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.evaluation import EvaluationStoppedError, Predictions, evaluate
+from convnext_ablation.training.distributed import Processes, seed_stream
+from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
 from convnext_ablation.training.history import SUMMARY, Epoch, best_of, write_summary
-from convnext_ablation.training.images import Images, TrainingImages, UnreadableImages
-from convnext_ablation.training.loaders import training_loader
-from convnext_ablation.training.losses import Losses
-from convnext_ablation.training.parts import (
-    create_average,
-    create_loss,
-    create_network,
-    create_precision,
-    memory_format,
-    wrap_network,
-)
-from convnext_ablation.training.reproducibility import seed_stream
-from convnext_ablation.training.resume import resume, state_of
-from convnext_ablation.training.splits import check_countable, count_classes, open_splits
-from convnext_ablation.training.watcher import Watcher
+from convnext_ablation.training.images import TrainingImages
+from convnext_ablation.training.logs import Watcher
+from convnext_ablation.training.parts import Losses, Parts, memory_format
+from convnext_ablation.training.predictions import Predictions
 
 ARGUMENTS_FILE = "args.yaml"
+TEST_RESULT, TEST_PREDICTIONS, UNREADABLE = "test.json", "test_predictions.npz", "unreadable_images.txt"
 
 
 class StoppedError(Exception):
@@ -64,15 +50,15 @@ class StoppedError(Exception):
         self.step = step
 
 
-class Trainer:
-    """One run: a network, its data, and the folder that its files go to.
+class Trainer(Parts):
+    """One run: its parts, and the loop that trains them.
 
     Args:
         arguments: What determines the run.
         folder: Where `args.yaml`, `summary.csv` and the checkpoints go.
         processes: This process and the others that train with it.
-        watcher: Is told what happens.
-        should_stop: Whether to stop at the next update, to go on another time.
+        watcher: Is called as it proceeds.
+        should_stop: Whether to stop at the next update, to resume another time.
 
     Raises:
         UserError: The run can't be made as asked.
@@ -86,40 +72,8 @@ class Trainer:
         watcher: Watcher | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.folder = folder
-        self.processes = processes or Processes(torch.device(arguments.device))
-        self.watcher = watcher or Watcher()
+        super().__init__(arguments, folder, processes, watcher)
         self.should_stop = should_stop
-        self.unreadable = UnreadableImages(arguments.skip_bad_images)
-        self.splits = open_splits(arguments)
-        self.classes = count_classes(arguments, self.splits)
-        check_countable(arguments, self.splits, self.processes.world_size)
-
-        global_batch = arguments.batch_size * self.processes.world_size
-        updates = global_batch * arguments.grad_accum_steps
-        self.arguments = arguments = replace(
-            arguments, num_classes=self.classes, lr=arguments.learning_rate(updates)
-        )
-        seed_stream(arguments.seed, "weights")
-        self.model = create_network(arguments, self.classes, self.processes)
-        if self.processes.device.type == "cpu":
-            make_depthwise_fast(self.model)
-        self.data_config = resolve_data_config(_data_arguments(arguments), model=self.model)
-        self.train_images = self._train_images()
-        self.train_batches = training_loader(
-            self.train_images, arguments, self.data_config, self.classes, self.processes.device
-        )
-        self.steps = self._steps(global_batch)
-        self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
-        self.erase = self._random_erasing()
-        self.loss = create_loss(arguments).to(self.processes.device)
-        self.precision, self.scaler = create_precision(arguments, self.processes.device)
-        self.optimizer = self._create_optimizer()
-        self.average = create_average(self.model, arguments)
-        self.wrapped = wrap_network(self.model, arguments, self.processes)
-        self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
-        self.scheduler, self.epochs = self._create_scheduler()
-        self.history: list[Epoch] = []
 
     def run(self) -> list[Epoch]:
         """Trains to the end, from the start or from where a checkpoint is.
@@ -185,64 +139,40 @@ class Trainer:
             should_stop=self.should_stop,
         )
 
-    def _train_images(self) -> Any:
-        dataset = self.splits[self.arguments.train_split]
-        if not isinstance(dataset, Images):
-            if self.arguments.mixup_off_epoch:
-                raise UserError(f"mixup_off_epoch doesn't work with {self.arguments.dataset}; leave it out")
-            return dataset
-        return TrainingImages(
-            dataset,
-            self.arguments.batch_size,
-            self.arguments.seed,
-            self.processes.rank,
-            self.processes.world_size,
-            self.unreadable.path,
+    def test(self) -> None:
+        """Tests the best epoch's weights on the test split, once, if there is one.
+
+        Raises:
+            UserError: An image can't be decoded, or no epoch was evaluated.
+        """
+        split, folder, best = self.arguments.test_split, self.folder, self.best
+        if not split or (folder / TEST_RESULT).is_file():
+            return
+        self.load_best()
+        test = self.evaluate(split)
+        if not self.processes.is_first:
+            return
+        test.save(folder / TEST_PREDICTIONS)
+        result = {
+            "split": split,
+            "epoch": best.epoch,
+            "images": len(test.targets),
+            "top1": test.top1,
+            "top5": test.top5_accuracy,
+            "loss": test.loss,
+        }
+        write_text(folder / TEST_RESULT, json.dumps(result, indent=2) + "\n")
+        self.watcher.line(
+            f"test, epoch {best.epoch}: top-1 {test.top1:.2f} %, top-5 {test.top5_accuracy:.2f} %, "
+            f"{len(test.targets)} images"
         )
 
-    def _steps(self, global_batch: int) -> int:
-        exact = isinstance(self.train_images, TrainingImages)
-        steps = self.train_images.steps if exact else len(self.train_batches)
-        if not steps:
-            size = f"{self.arguments.batch_size}"
-            if self.processes.world_size > 1:
-                size += f" x {self.processes.world_size} processes"
-            raise UserError(
-                f"batch size {size} is larger than the {len(self.splits[self.arguments.train_split])} "
-                "training images; give a smaller batch_size"
-            )
-        return int(steps)
-
-    def _random_erasing(self) -> Callable[[torch.Tensor], torch.Tensor]:
-        arguments = self.arguments
-        if not arguments.reprob or arguments.no_aug:
-            return lambda images: images
-        erase: Callable[[torch.Tensor], torch.Tensor] = RandomErasing(
-            arguments.reprob,
-            mode=arguments.remode,
-            max_count=arguments.recount,
-            device=self.processes.device,
-        )
-        return erase
-
-    def _create_optimizer(self) -> torch.optim.Optimizer:
-        try:
-            return create_optimizer_v2(
-                self.model, **optimizer_kwargs(self.arguments), **self.arguments.opt_kwargs
-            )
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"opt {self.arguments.opt}: {' '.join(str(error).split())}") from error
-
-    def _create_scheduler(self) -> tuple[Any, int]:
-        arguments = self.arguments
-        try:
-            return create_scheduler_v2(
-                self.optimizer,
-                **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
-                updates_per_epoch=self.updates_per_epoch,
-            )
-        except (AssertionError, TypeError, ValueError) as error:
-            raise UserError(f"sched {arguments.sched}: {' '.join(str(error).split())}") from error
+    def list_unreadable(self) -> None:
+        """Writes down which images could not be decoded, if any."""
+        lines = [f"{image}: {reason}" for image, reason in self.unreadable.reasons.items()]
+        if lines and self.folder.is_dir():
+            write_text(self.folder / UNREADABLE, "\n".join(lines) + "\n")
+            self.watcher.line(f"{len(lines)} images could not be decoded: {self.folder / UNREADABLE}")
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
         """The batches of an epoch from one on, with their numbers."""
@@ -402,8 +332,3 @@ class Trainer:
             remove_recoveries(self.folder, but=path)
         self.processes.any(False)  # the others wait: when the first of them ends, all are ended
         return path
-
-
-def _data_arguments(arguments: TrainingArguments) -> dict[str, Any]:
-    names = ("img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans")
-    return {name: getattr(arguments, name) for name in names if getattr(arguments, name)}

@@ -11,8 +11,7 @@ from typing import Any, NoReturn
 from convnext_ablation.dataclass_options import Option, add_options
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
-from convnext_ablation.training.recipes import read_recipe
-from convnext_ablation.training.settings import TIMM_ONLY, timm_only
+from convnext_ablation.training.recipes import TIMM_ONLY, read_recipe, timm_only
 
 # timm's short forms
 _ALSO = {

@@ -1,37 +1,127 @@
-"""What a run is put together from: the network, its loss, and the average of its weights."""
+"""What a run is put together from: its images, network, loss, optimizer, schedule and average of weights."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.data import resolve_data_config
+from timm.data.random_erasing import RandomErasing
 from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import check_weights
 from convnext_ablation.training.depthwise import make_depthwise_fast
-from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
+from convnext_ablation.training.history import Epoch
+from convnext_ablation.training.images import Images, TrainingImages, UnreadableImages
+from convnext_ablation.training.loaders import training_loader
+from convnext_ablation.training.logs import Watcher
+from convnext_ablation.training.splits import check_countable, count_classes, open_splits
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
 
-def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
-    """Makes the network on its device, with the weights that training starts from.
+class Parts:
+    """All that a run reads or changes.
 
     Args:
-        arguments: Name the network and its weights.
-        num_classes: Outputs of its classifier.
-        processes: This process and the others.
+        arguments: What determines the run.
+        folder: Where its files go.
+        processes: This process and the others that train with it.
+        watcher: Is called as it proceeds.
+
+    Raises:
+        UserError: The run can't be made as asked.
+    """
+
+    def __init__(
+        self,
+        arguments: TrainingArguments,
+        folder: Path,
+        processes: Processes | None = None,
+        watcher: Watcher | None = None,
+    ) -> None:
+        self.folder = folder
+        self.processes = processes or Processes(torch.device(arguments.device))
+        self.watcher = watcher or Watcher()
+        self.unreadable = UnreadableImages(arguments.skip_bad_images)
+        self.splits = open_splits(arguments)
+        self.classes = count_classes(arguments, self.splits)
+        check_countable(arguments, self.splits, self.processes.world_size)
+
+        global_batch = arguments.batch_size * self.processes.world_size
+        updates = global_batch * arguments.grad_accum_steps
+        self.arguments = arguments = replace(
+            arguments, num_classes=self.classes, lr=arguments.learning_rate(updates)
+        )
+        seed_stream(arguments.seed, "weights")
+        self.model = create_network(arguments, self.classes, self.processes)
+        if self.processes.device.type == "cpu":
+            make_depthwise_fast(self.model)
+        self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
+        self.train_images = self._train_images()
+        self.train_batches = training_loader(
+            self.train_images, arguments, self.data_config, self.classes, self.processes.device
+        )
+        self.steps = self._steps()
+        self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
+        self.erase = create_erasing(arguments, self.processes.device)
+        self.loss = create_loss(arguments).to(self.processes.device)
+        self.precision, self.scaler = create_precision(arguments, self.processes.device)
+        self.optimizer = create_optimizer(self.model, arguments)
+        self.average = create_average(self.model, arguments)
+        self.wrapped = wrap_network(self.model, arguments, self.processes)
+        self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
+        self.scheduler, self.epochs = create_scheduler(self.optimizer, arguments, self.updates_per_epoch)
+        self.history: list[Epoch] = []
+
+    def _train_images(self) -> Any:
+        dataset = self.splits[self.arguments.train_split]
+        if not isinstance(dataset, Images):
+            if self.arguments.mixup_off_epoch:
+                raise UserError(f"mixup_off_epoch doesn't work with {self.arguments.dataset}; leave it out")
+            return dataset
+        return TrainingImages(
+            dataset,
+            self.arguments.batch_size,
+            self.arguments.seed,
+            self.processes.rank,
+            self.processes.world_size,
+            self.unreadable.path,
+        )
+
+    def _steps(self) -> int:
+        exact = isinstance(self.train_images, TrainingImages)
+        steps = self.train_images.steps if exact else len(self.train_batches)
+        if not steps:
+            size = f"{self.arguments.batch_size}"
+            if self.processes.world_size > 1:
+                size += f" x {self.processes.world_size} processes"
+            raise UserError(
+                f"batch size {size} is larger than the {len(self.splits[self.arguments.train_split])} "
+                "training images; give a smaller batch_size"
+            )
+        return int(steps)
+
+
+def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
+    """Makes the network on its device, with the weights that training starts from.
 
     Raises:
         UserError: There is no such network, or it can't be made or loaded as asked.
@@ -46,7 +136,7 @@ def create_network(arguments: TrainingArguments, num_classes: int, processes: Pr
     model.to(device=processes.device, dtype=getattr(torch, arguments.model_dtype or "float32"))
     model.to(memory_format=memory_format(arguments))
     if arguments.amp and processes.device.type == "cpu":
-        make_depthwise_fast(model)  # `Trainer` does so without autocast too
+        make_depthwise_fast(model)  # `Parts` does so without autocast too
     if arguments.sync_bn and processes.world_size > 1:
         if processes.device.type != "cuda":
             raise UserError(
@@ -63,7 +153,7 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
     further: dict[str, Any] = {}
     for path in (arguments.pretrained_path, arguments.initial_checkpoint):
         if path:
-            check_weights(Path(path))  # says in a line what is wrong with it, as timm does not
+            _check_weights(Path(path))  # says in a line what is wrong with it, as timm does not
     if arguments.pretrained_path:
         # -1: timm then makes a new classifier, for as many classes as there are here
         further["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
@@ -82,6 +172,15 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
         )
     except (OSError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{name}: can't be made: {' '.join(str(error).split())[:400]}") from error
+
+
+def _check_weights(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        read_checkpoint(path)
+    else:
+        read_pickle(path)
 
 
 @torch.no_grad()
@@ -149,3 +248,105 @@ def create_precision(
     dtype = getattr(torch, arguments.amp_dtype)
     scaler = NativeScaler(device=device.type) if device.type == "cuda" and dtype == torch.float16 else None
     return partial(torch.autocast, device.type, dtype), scaler
+
+
+def create_erasing(
+    arguments: TrainingArguments, device: torch.device
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What erases parts of a batch's images at random."""
+    if not arguments.reprob or arguments.no_aug:
+        return lambda images: images
+    erase: Callable[[torch.Tensor], torch.Tensor] = RandomErasing(
+        arguments.reprob, mode=arguments.remode, max_count=arguments.recount, device=device
+    )
+    return erase
+
+
+def create_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
+    """The optimizer, by timm.
+
+    Raises:
+        UserError: timm refuses what the arguments ask for.
+    """
+    try:
+        return create_optimizer_v2(model, **optimizer_kwargs(arguments), **arguments.opt_kwargs)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"opt {arguments.opt}: {' '.join(str(error).split())}") from error
+
+
+def create_scheduler(
+    optimizer: torch.optim.Optimizer, arguments: TrainingArguments, updates_per_epoch: int
+) -> tuple[Any, int]:
+    """The schedule of the learning rate, by timm, and its number of epochs.
+
+    Raises:
+        UserError: timm refuses what the arguments ask for.
+    """
+    try:
+        return create_scheduler_v2(
+            optimizer,
+            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
+            updates_per_epoch=updates_per_epoch,
+        )
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"sched {arguments.sched}: {' '.join(str(error).split())}") from error
+
+
+class Losses:
+    """The losses of an epoch's batches, fetched from the device now and then, added up in one order always.
+
+    Args:
+        processes: Their losses are averaged.
+        total: Sum over the batches before, and their number.
+        seconds: Time that those took.
+    """
+
+    def __init__(
+        self, processes: Processes, total: tuple[float, int] = (0.0, 0), seconds: float = 0.0
+    ) -> None:
+        self.processes = processes
+        self.total = (float(total[0]), int(total[1]))
+        self._seconds = seconds
+        self._started: float | None = None
+        self.pending: list[tuple[int, torch.Tensor]] = []
+
+    def start_clock(self) -> None:
+        """Begins to count the time."""
+        self._started = time.perf_counter()
+
+    def stop_clock(self) -> None:
+        """Ends counting the time."""
+        self._seconds, self._started = self.seconds, None
+
+    @property
+    def seconds(self) -> float:
+        """Time that the batches took."""
+        running = time.perf_counter() - self._started if self._started is not None else 0.0
+        return self._seconds + running
+
+    def add(self, step: int, loss: torch.Tensor) -> None:
+        """Adds a batch's loss, a tensor on the device."""
+        self.pending.append((step, loss))
+
+    def mean(self, run: str) -> float:
+        """Mean over all batches so far and all processes.
+
+        Args:
+            run: What is trained, for the message.
+
+        Raises:
+            SharedError: One isn't finite.
+        """
+        if self.pending:
+            values = torch.stack([loss.double() for _, loss in self.pending]).cpu().tolist()
+            total, count = self.total
+            for (step, _), value in zip(self.pending, self.processes.sum(values), strict=True):
+                if not math.isfinite(value):
+                    raise SharedError(
+                        f"{run}: the loss is {value} at step {step}; the last checkpoint is from before; "
+                        "a lower learning rate, warm-up or --clip-grad may help"
+                    )
+                total, count = total + value / self.processes.world_size, count + 1
+            self.total = (total, count)
+            self.pending = []
+        return self.total[0] / max(1, self.total[1])

@@ -1,0 +1,185 @@
+"""What a network said of each image of a split, and the files and figures made of it."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnext_ablation.data.folder import SYNONYMS
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import write_csv, written_whole
+
+__all__ = ["Predictions", "excluded_ids", "without", "write_classes", "write_predictions"]
+
+_COLUMN = "id"
+_SPLITS = [set(names) for names in SYNONYMS.values()]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a network said of each image of a split, in the order of the split.
+
+    Images that could not be decoded are left out.
+
+    Attributes:
+        ids: Path of each image below the split's folder, ``(N,)``.
+        targets: Class index of each image, ``(N,)``.
+        top5: The most probable classes, best first, ``(N, K)`` with K = 5, or all where there are fewer.
+        probability: Probability of the first of them, ``(N,)``.
+        loss: Mean cross-entropy in nats.
+    """
+
+    ids: NDArray[np.str_]
+    targets: NDArray[np.int64]
+    top5: NDArray[np.int64]
+    probability: NDArray[np.float32]
+    loss: float
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether the most probable class is the target, ``(N,)``."""
+        return self.top5[:, 0] == self.targets
+
+    @property
+    def top1(self) -> float:
+        """Percentage of images whose most probable class is the target."""
+        return 100.0 * float(self.correct.mean())
+
+    @property
+    def top5_accuracy(self) -> float:
+        """Percentage of images whose target is among the five most probable classes."""
+        return 100.0 * float((self.top5 == self.targets[:, None]).any(axis=1).mean())
+
+    def class_top1(self, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Returns how many images each of so many classes has, and the percentage that is right, or NaN."""
+        images = np.bincount(self.targets, minlength=classes)
+        right = np.bincount(self.targets, weights=self.correct, minlength=classes)
+        with np.errstate(invalid="ignore"):
+            return images, 100.0 * right / images
+
+    def save(self, path: Path) -> None:
+        """Writes a compressed NumPy archive with one array an attribute."""
+        with written_whole(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(
+                file,
+                ids=self.ids,
+                targets=self.targets,
+                top5=self.top5,
+                probability=self.probability,
+                loss=self.loss,
+            )
+
+    @classmethod
+    def load(cls, path: Path) -> Predictions:
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: The file is missing or damaged.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in ("ids", "targets", "top5", "probability")}
+                return cls(**arrays, loss=float(archive["loss"]))
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{path}: predictions can't be read ({error}); delete its run to do it again"
+            ) from error
+
+
+def write_classes(path: Path, predictions: Predictions, classes: int, names: Sequence[str]) -> None:
+    """Writes a CSV file with a line for each class: its number, name if known, images and top-1."""
+    images, top1 = predictions.class_top1(classes)
+    rows = [
+        [index, names[index] if index < len(names) else "", images[index], f"{top1[index]:.4f}"]
+        for index in range(classes)
+    ]
+    write_csv(path, ["index", "class", "images", "top1"], rows)
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes a line for each image as CSV, or arrays if `path` ends in ``.npz``."""
+    if path.suffix == ".npz":
+        predictions.save(path)
+        return
+    columns = [f"top{rank + 1}" for rank in range(predictions.top5.shape[1])]
+    rows = [
+        [name, target, *top5, f"{probability:.6g}"]
+        for name, target, top5, probability in zip(
+            predictions.ids, predictions.targets, predictions.top5, predictions.probability, strict=True
+        )
+    ]
+    write_csv(path, ["id", "target", *columns, "probability"], rows)
+
+
+def excluded_ids(path: Path, ids: Collection[str], folder: str, split: str) -> set[str]:
+    """Finds the images of a split that a file names.
+
+    Args:
+        path: A file with an image id a line, or a CSV file with the column ``id``. An id is the image's path
+            below the split's folder, or that with the split before it, ``test/class/name.jpg``; those of
+            other splits are ignored.
+        ids: Paths of the split's images below its folder.
+        folder: The split's folder or tar.
+        split: Its name.
+
+    Raises:
+        UserError: The file can't be read, an image isn't in the split, or all are of other splits.
+    """
+    listed, there = _read_ids(path), set(ids)
+    own = {split, Path(folder).name.removesuffix(".tar")}
+    own = own.union(*(names for names in _SPLITS if names & own))
+    others = set().union(*_SPLITS) - own
+    found, missing, elsewhere = set(), [], []
+    for id_ in listed:
+        first, _, below = id_.partition("/")
+        if id_ in there:
+            found.add(id_)
+        elif first in own and below in there:
+            found.add(below)
+        elif first in others:
+            elsewhere.append(id_)
+        else:
+            missing.append(id_)
+    if elsewhere and not found:
+        missing += elsewhere
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of the {len(listed)} ids in it are not in {folder}, "
+            f"such as {missing[0]}; give paths below that folder"
+        )
+    return found
+
+
+def _read_ids(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not in UTF-8"
+        raise UserError(f"{path}: can't be read ({reason}); --exclude takes a file of image ids") from error
+    header = next(csv.reader(lines), [])
+    if _COLUMN in header:
+        ids = [row[_COLUMN] or "" for row in csv.DictReader(lines)]
+    elif path.suffix.lower() == ".csv":
+        raise UserError(f"{path}: has no column {_COLUMN!r}; name the column of the image ids so")
+    else:
+        ids = [line.strip() for line in lines]
+    return list(dict.fromkeys(id_ for id_ in ids if id_))
+
+
+def without(predictions: Predictions, excluded: set[str]) -> Predictions:
+    """The predictions of all other images; their mean loss is not known.
+
+    Raises:
+        UserError: There are no others.
+    """
+    kept = np.array([id_ not in excluded for id_ in predictions.ids.tolist()], dtype=bool)
+    if not kept.any():
+        raise UserError(f"all {len(kept)} images are excluded; leave some in")
+    arrays = {name: getattr(predictions, name)[kept] for name in ("ids", "targets", "top5", "probability")}
+    return replace(predictions, **arrays, loss=float("nan"))

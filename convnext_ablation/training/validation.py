@@ -1,0 +1,262 @@
+"""Weights on a split: the arguments and the work of `validate.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from timm.data import resolve_data_config
+from timm.models import load_checkpoint as load_weights
+from timm.utils import natural_key, reparameterize_model
+
+from convnext_ablation.dataclass_options import option, options_of
+from convnext_ablation.errors import UserError
+from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
+from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
+from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.evaluation import evaluate
+from convnext_ablation.training.images import Images, UnreadableImages
+from convnext_ablation.training.parts import create_network, create_precision
+from convnext_ablation.training.predictions import (
+    Predictions,
+    excluded_ids,
+    without,
+    write_classes,
+    write_predictions,
+)
+from convnext_ablation.training.splits import count_classes, open_split
+
+_data = partial(option, group="Data")
+_model = partial(option, group="Model")
+_results = partial(option, group="Results")
+# of `train.py`, under the same names
+_SHARED = (
+    "data_dir", "dataset", "dataset_download", "class_map", "input_img_mode", "input_key", "target_key",
+    "dataset_trust_remote_code", "skip_bad_images", "model", "pretrained", "num_classes", "gp", "img_size",
+    "in_chans", "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last",
+    "fast_norm", "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype",
+    "model_dtype", "workers", "pin_mem", "seed",
+)  # fmt: skip
+# what a run's own weights are evaluated with if nothing else is given
+_OF_THE_RUN = (
+    "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "crop_pct", "mean",
+    "std", "interpolation",
+)  # fmt: skip
+# what timm's validate.py takes besides
+TIMM_ONLY = (
+    "aot_autograd", "crop_border_pixels", "fuser", "log_freq", "metrics_avg", "naflex_loader",
+    "naflex_max_seq_len", "no_prefetcher", "num_gpu", "real_labels", "retry", "test_pool", "tf_preprocessing",
+    "torchscript", "valid_labels",
+)  # fmt: skip
+_MOST_IMAGES = 16  # of the example that the fastest form is measured with
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationArguments:
+    """The arguments of timm's `validate.py` that image classification uses, and a few of ours.
+
+    Attributes:
+        run: Those that `train.py` has too.
+    """
+
+    run: TrainingArguments
+    split: str = _data("validation", "split to evaluate on; '' if data_dir itself is it")
+    num_samples: int | None = _data(None, "images in the split of an iterable data set")
+    exclude: str = _data("", "file of image ids; the figures without these images are given, too")
+    checkpoint: str = _model("", "file of the weights, or a folder of such files")
+    use_ema: bool = _model(False, "take the averaged weights of the checkpoint")
+    reparam: bool = _model(False, "fold what can be folded first")
+    use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
+    crop_mode: str | None = _model(None, "how images are cropped: squash, border, center")
+    optimize: bool = _model(
+        False, "take the network's fastest exact form, measured first; --model-dtype says in which type"
+    )
+    results_file: str = _results("", "file to write the result to, as timm's script writes it")
+    results_format: Literal["csv", "json"] = _results("csv", "its format")
+    predictions_file: str = _results("", "file to write a line for each image to: .csv, or .npz for NumPy")
+    per_class_file: str = _results("", "CSV file to write a line for each class to")
+
+    def __post_init__(self) -> None:
+        """Checks types and values."""
+        for name, known in _OWN.items():
+            object.__setattr__(self, name, known.check(getattr(self, name)))
+        if Path(self.predictions_file).suffix not in ("", ".csv", ".npz"):
+            raise UserError(f"predictions_file is {self.predictions_file}; name it .csv or .npz")
+        if not self.run.model and not self.checkpoint:
+            raise UserError("no network is given; name it with --model, or a --checkpoint")
+        if self.optimize and (self.run.amp or self.run.torchcompile):
+            other = "--amp; --model-dtype bfloat16 computes in it" if self.run.amp else "--torchcompile"
+            raise UserError(f"--optimize can't be combined with {other}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> ValidationArguments:
+        """Makes the arguments of those that were given, by name.
+
+        Raises:
+            UserError: A value has the wrong type or is out of its range.
+        """
+        own = {name: value for name, value in given.items() if name in _OWN}
+        shared = {name: VALIDATION_ARGUMENTS[name].default for name in _SHARED}
+        shared |= {name: value for name, value in given.items() if name not in _OWN}
+        of_split = {"val_split": own.get("split", "validation"), "val_num_samples": own.get("num_samples")}
+        return cls(run=TrainingArguments(**shared, **of_split), **own)
+
+
+_OWN = options_of(ValidationArguments)
+VALIDATION_ARGUMENTS = {name: ARGUMENTS[name] for name in _SHARED} | _OWN
+VALIDATION_ARGUMENTS["batch_size"] = ARGUMENTS["batch_size"]._replace(default=256)
+VALIDATION_ARGUMENTS["model"] = ARGUMENTS["model"]._replace(
+    default="", help="name of the network; the checkpoint's if not given"
+)
+
+
+def checkpoints_in(path: str) -> list[str]:
+    """The files of weights that a path names: those in it if it is a folder.
+
+    Raises:
+        UserError: There is none in the folder.
+    """
+    if not path or not Path(path).is_dir():
+        return [path]
+    found = [file for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for file in Path(path).glob(pattern)]
+    if not found:
+        raise UserError(f"{path}: there is no .pth.tar, .pth or .safetensors file in it")
+    return sorted(map(str, found), key=natural_key)
+
+
+class Validation:
+    """A network with its weights, the images of a split, and what it makes of them.
+
+    Attributes:
+        taken: Arguments that were taken from the run of the checkpoint, and their values.
+        predictions: Of all images, from `evaluate` on.
+        kept: Those without the excluded images, if any are to be.
+        unreadable: Images that could not be decoded.
+
+    Raises:
+        UserError: There is no such network, checkpoint or split, or they don't fit one another.
+    """
+
+    predictions: Predictions
+    kept: Predictions | None = None
+    unreadable: list[str]
+
+    def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
+        self.arguments, self.processes = arguments, processes
+        saved = _saved_arguments(arguments.checkpoint)
+        found = {
+            name: saved[name] for name in _OF_THE_RUN if not getattr(arguments.run, name) and saved.get(name)
+        }
+        run = replace(arguments.run, **found)
+        self.taken = [f"{name} {getattr(run, name)}" for name in found]
+        if not run.model:
+            raise UserError(f"{arguments.checkpoint}: doesn't say what network it is of; give --model")
+        self.images = open_split(run, arguments.split)
+        self.excluded = self._excluded()
+        self.classes = count_classes(
+            replace(run, train_split=arguments.split), {arguments.split: self.images}
+        )
+        pretrained = run.pretrained or not arguments.checkpoint
+        self.run = replace(run, pretrained=pretrained, num_classes=self.classes)
+        self.model = create_network(self.run, self.classes, processes)
+        if arguments.checkpoint:
+            self._load()
+        if arguments.reparam:
+            self.model = reparameterize_model(self.model)
+        crop_mode = {"crop_mode": arguments.crop_mode} if arguments.crop_mode else {}
+        self.data_config = resolve_data_config(
+            self.run.preprocessing() | crop_mode,
+            model=self.model,
+            use_test_size=not arguments.use_train_size,
+        )
+
+    def _excluded(self) -> set[str] | None:
+        if not self.arguments.exclude:
+            return None
+        if not isinstance(self.images, Images):
+            raise UserError("images of an iterable data set have no ids; leave --exclude away")
+        path, images = Path(self.arguments.exclude), self.images
+        return excluded_ids(path, images.ids(), images.name, self.arguments.split)
+
+    def _load(self) -> None:
+        try:
+            load_weights(self.model, self.arguments.checkpoint, use_ema=self.arguments.use_ema)
+        except (KeyError, OSError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{self.arguments.checkpoint}: can't be loaded: {reason}") from error
+
+    def evaluate(self, on_progress: Callable[[int, int], None] = lambda images, of: None) -> None:
+        """Predicts every image once, by all processes together, and writes the files asked for.
+
+        Raises:
+            UserError: An image can't be decoded, or all are excluded.
+        """
+        unreadable = UnreadableImages(self.run.skip_bad_images)
+        model: Any = self._optimized() if self.arguments.optimize else self.model
+        if self.run.torchcompile:
+            model = torch.compile(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
+        self.predictions = evaluate(
+            model,
+            self.images,
+            self.run,
+            self.data_config,
+            self.processes,
+            unreadable,
+            create_precision(self.run, self.processes.device)[0],
+            on_progress,
+        )
+        bad = {image for part in self.processes.gather(list(unreadable.reasons)) for image in part}
+        self.unreadable = sorted(bad)
+        if self.excluded is not None:
+            self.kept = without(self.predictions, self.excluded)
+        if not self.processes.is_first:
+            return
+        if self.arguments.per_class_file:
+            names = self.images.classes if isinstance(self.images, Images) else []
+            write_classes(Path(self.arguments.per_class_file), self.predictions, self.classes, names)
+        if self.arguments.predictions_file:
+            write_predictions(Path(self.arguments.predictions_file), self.predictions)
+
+    def _optimized(self) -> OptimizedNetwork:
+        """The network's fastest form for batches as they will come."""
+        weight = next(self.model.parameters())
+        images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
+        return optimize_for_inference(self.model, images.to(weight.device, weight.dtype))
+
+    def result(self) -> dict[str, Any]:
+        """What timm's script says of a network, under the same names, and the figures without some images."""
+        top1, top5 = self.predictions.top1, self.predictions.top5_accuracy
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        result = {
+            "model": self.run.model,
+            "top1": round(top1, 4),
+            "top1_err": round(100 - top1, 4),
+            "top5": round(top5, 4),
+            "top5_err": round(100 - top5, 4),
+            "param_count": round(parameters / 1e6, 2),
+            "img_size": self.data_config["input_size"][-1],
+            "crop_pct": self.data_config["crop_pct"],
+            "interpolation": self.data_config["interpolation"],
+        }
+        if self.kept is not None:
+            result["top1_without_excluded"] = round(self.kept.top1, 4)
+            result["top5_without_excluded"] = round(self.kept.top5_accuracy, 4)
+            result["excluded"] = len(self.predictions.ids) - len(self.kept.ids)
+        return result
+
+
+def _saved_arguments(checkpoint: str) -> dict[str, Any]:
+    """The arguments of the run that a checkpoint is of, as far as it has them."""
+    if not checkpoint.endswith((".pth.tar", ".pth", ".pt")):
+        return {}
+    state = load_checkpoint(Path(checkpoint))
+    saved = state.get("args") or {}
+    saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
+    if isinstance(state.get("arch"), str):
+        saved["model"] = state["arch"]
+    return saved
