@@ -51,7 +51,7 @@ def test_the_package_alone_imports_nothing_heavy_and_has_all_it_says():
 
 @pytest.mark.parametrize(
     "module",
-    ["cli", "recipe_catalogue", "data.prepare_command", "data.report.command", "study.status_command"],
+    ["cli.main", "cli.recipes", "cli.prepare", "cli.data_report", "cli.study_status"],
 )
 def test_commands_that_need_no_network_import_nothing_heavy(module):
     run(f"import sys, convnext_ablation.{module}\nassert not {HEAVY} & sys.modules.keys()")

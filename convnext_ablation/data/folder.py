@@ -86,7 +86,7 @@ class FolderSummary:
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of a split, by their paths below the data set's folder, sorted.
+    """The files of a split by their paths below the data set's folder, in the order of folders, then names.
 
     Args:
         images: Each image's class, just as timm's folder reader finds and labels them.
@@ -124,7 +124,8 @@ def list_split(root: Path, split: str) -> SplitFiles:
         if below != split and (found or not folders):
             classes.add(class_name)
             empty += [] if found else [below]
-    return SplitFiles(dict(sorted(images.items())), sorted(others), classes, empty)
+    ordered = sorted(images, key=lambda path: path.split("/"))
+    return SplitFiles({path: images[path] for path in ordered}, sorted(others), classes, empty)
 
 
 def data_set_name(root: Path) -> str:
