@@ -1,4 +1,4 @@
-"""Pages for people, by Jinja2: one HTML file that needs nothing else, for any screen, keyboard or reader."""
+"""Pages for people, by Jinja2: one file of HTML that needs nothing else, or Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
 __all__ = ["picture_uri", "render", "uri_of"]
@@ -21,14 +21,14 @@ def render(template: str, **context: Any) -> str:
 
     Args:
         template: Name of its file.
-        **context: What it shows. All text is escaped unless it is `markupsafe.Markup`.
+        **context: What it shows. In HTML, all text is escaped unless it is `markupsafe.Markup`.
 
     Raises:
         jinja2.UndefinedError: The template names what the context lacks.
     """
     environment = Environment(
         loader=PackageLoader("convnext_ablation"),
-        autoescape=True,
+        autoescape=select_autoescape(default=True, disabled_extensions=("md",)),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

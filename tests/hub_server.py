@@ -1,62 +1,98 @@
-"""A small Hugging Face hub on loopback: model repositories with revisions, both ways to upload, and faults.
+"""A small Hugging Face hub on loopback: as much of its protocol as `huggingface_hub` needs, and faults.
 
-It speaks as much of the hub's protocol as `huggingface_hub` needs to publish and to load: repositories are
-made and deleted, files go up by commits (small ones inside them, large ones by LFS or by Xet before), and
-come down by branch or commit, large ones by a redirect to another host, as from the hub's storage.
-
-    with Hub(tmp_path / "hub") as hub:
-        hub.add("lab/model_iv.in1k_112", {"config.json": b"{}", "model.safetensors": weights})
-        subprocess.run(command, env={**os.environ, **hub.environment(tmp_path / "cache")})
-        assert hub.said("GET") == [...]
+with Hub() as hub:
+    hub.add("lab/model_iv.in1k_112", {"config.json": b"{}", "model.safetensors": weights})
+    subprocess.run(command, env={**os.environ, **hub.environment(tmp_path / "cache")})
+    assert hub.said("GET") == [...]
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 import re
 import threading
 from collections.abc import Mapping
-from http.server import ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
-import hub_xet
-from hub_repository import LARGE, TOKEN, Commit, File, Repository, Request
-from hub_requests import handler_of
+TOKEN = "hf_of_the_tests"
+USER = "lab"  # whose token it is; another namespace's is refused
+NAME, REVISION = r"([\w.-]+/[\w.-]+)", r"([^/]+)"
+
+
+class Refused(Exception):  # noqa: N818
+    """An error to answer with, as the hub writes it."""
+
+    def __init__(self, status: int, code: str = "") -> None:
+        self.status, self.headers = status, {"X-Error-Code": code, "X-Error-Message": code or "refused"}
+
+
+def is_large(path: str) -> bool:
+    """Whether a file goes to LFS."""
+    return path.endswith(".safetensors")
+
+
+def etag(path: str, content: bytes) -> str:
+    """SHA-256 of a large file, git's SHA-1 of another."""
+    if is_large(path):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class Repository:
+    """Files by path, of each commit by its id."""
+
+    def __init__(self, private: bool) -> None:
+        self.private = private
+        self.commits: dict[str, dict[str, bytes]] = {}
+        self.commit({".gitattributes": b"*.safetensors filter=lfs\n"})
+
+    @property
+    def head(self) -> str:
+        """Id of the last commit."""
+        return list(self.commits)[-1]
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        """What the last commit holds."""
+        return self.commits[self.head]
+
+    def commit(self, files: Mapping[str, bytes]) -> str:
+        """Adds files, and returns the commit's id."""
+        held = {**(self.files if self.commits else {}), **files}
+        seed = f"{id(self)} {len(self.commits)}".encode()
+        self.commits[hashlib.sha1(seed).hexdigest()] = held
+        return self.head
 
 
 class Hub:
     """The hub; it answers from when it is entered until it is left or `close` is called.
 
-    Args:
-        folder: Where Xet's storage is.
-        part_size: Send large files of more than this many bytes in parts.
-
     Attributes:
         url: What `HF_ENDPOINT` is set to.
         repositories: By name, ``namespace/name``.
-        requests: Those made so far.
-        collections: Title, description and items of each collection, by slug.
+        collections: What is known of each, by slug.
+        requests: Method, path and token of those made so far.
     """
 
-    def __init__(self, folder: Path, part_size: int | None = None) -> None:
-        self.xet_storage = folder / "xet"
-        self.part_size = part_size
+    def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
-        self.requests: list[Request] = []
         self.collections: dict[str, dict[str, Any]] = {}
-        self.objects: dict[str, bytes] = {}
-        self.parts: dict[str, dict[int, bytes]] = {}
-        self._faults: list[tuple[re.Pattern[str], str | int, int]] = []
-        self.lock = threading.Lock()
-        self.stopping = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler_of(self))
+        self.uploaded: dict[str, bytes] = {}
+        self.requests: list[tuple[str, str | None]] = []
+        self.faults: list[tuple[str, str | int]] = []
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
-        self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.storage_url = f"http://localhost:{self.port}"  # another host, to a client
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._running = False
 
     def __enter__(self) -> Hub:
+        self._running = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
         return self
 
@@ -65,100 +101,235 @@ class Hub:
 
     def close(self) -> None:
         """Lets the hub die: connections to it are refused."""
-        if not self.stopping.is_set():
-            self.stopping.set()
+        if self._running:
+            self._running = False
             self._server.shutdown()
             self._server.server_close()
 
-    def environment(self, cache: Path, token: str | None = TOKEN, xet: bool = False) -> dict[str, str]:
-        """Environment variables by which a process uses this hub, and nothing that another left behind.
-
-        Args:
-            cache: Its own `HF_HOME`.
-            token: Its token; None for one that isn't logged in.
-            xet: Let it upload by Xet rather than by LFS.
-        """
+    def environment(self, cache: Path) -> dict[str, str]:
+        """Environment variables by which a process uses this hub, and nothing that another left behind."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HOME": str(cache),
             "HF_HUB_CACHE": str(cache / "hub"),
-            "HF_XET_CACHE": str(cache / "xet"),
-            "HF_TOKEN_PATH": str(cache / "token"),
-            "HF_TOKEN": token or "",
-            "HF_HUB_DISABLE_XET": "0" if xet else "1",
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_OFFLINE": "0",
-            "TORCH_HOME": str(cache / "torch"),
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
 
-    def add(
-        self, name: str, files: Mapping[str, bytes], private: bool = False, message: str = "Add files"
-    ) -> str:
-        """Adds a commit to a repository, which is made if need be, without any request.
-
-        Returns:
-            The commit's id.
-        """
-        with self.lock:
-            repository = self.repositories.get(name) or self.create(name, private)
-            added = {path: File(content, path.endswith(LARGE)) for path, content in files.items()}
-            return self.commit(repository, {**repository.head.files, **added}, message)
-
-    def files(self, name: str, revision: str = "main") -> dict[str, bytes]:
-        """What a repository holds, by path."""
-        commit = self.repositories[name].at(revision)
-        assert commit is not None, revision
-        return {path: file.content for path, file in commit.files.items()}
-
-    def fault(self, pattern: str, fault: str | int, times: int = 1 << 30) -> None:
-        """Has requests go wrong.
-
-        Args:
-            pattern: Regular expression, found in ``"METHOD /path"``. The content of a large file is sent for
-                ``"GET /storage/<path>"``.
-            fault: ``"flip"`` a bit in the middle of the body; ``"truncate"`` it to half, its length too;
-                ``"cut"`` the connection after half of it; ``"drop"`` it without an answer; ``"lose"``
-                the answer, but do what was asked; ``"hang"``; ``"html"``: send a web page; or an HTTP status
-                to answer.
-            times: How often it goes wrong, before all is well.
-        """
-        self._faults.append((re.compile(pattern), fault, times))
-
-    def heal(self) -> None:
-        """Takes all faults back."""
-        self._faults.clear()
+    def add(self, name: str, files: Mapping[str, bytes], private: bool = False) -> str:
+        """Adds a commit to a repository, which is made if need be, and returns its id."""
+        return self.repositories.setdefault(name, Repository(private)).commit(files)
 
     def said(self, pattern: str = "") -> list[str]:
         """Method and path of the requests made so far in which the pattern is found."""
-        return [str(request) for request in self.requests if re.search(pattern, str(request))]
+        return [request for request, _ in self.requests if re.search(pattern, request)]
 
-    def uploaded(self, sha256: str) -> File | None:
-        """A large file that was uploaded by LFS or by Xet, None if none was."""
-        if sha256 in self.objects:
-            return File(self.objects[sha256], large=True)
-        found = hub_xet.find(self.xet_storage, sha256)
-        return File(found[1], large=True, xet_name=found[0]) if found else None
-
-    def next_fault(self, request: str) -> str | int | None:
-        with self.lock:
-            for index, (pattern, fault, times) in enumerate(self._faults):
-                if pattern.search(request):
-                    self._faults[index] = (pattern, fault, times - 1)
-                    if times == 1:
-                        del self._faults[index]
-                    return fault
+    def fault_of(self, request: str) -> str | int | None:
+        """What goes wrong with a request: ``flip`` a bit once, or an HTTP status for good."""
+        for index, (pattern, fault) in enumerate(self.faults):
+            if re.search(pattern, request):
+                if fault == "flip":
+                    del self.faults[index]
+                return fault
         return None
 
-    def create(self, name: str, private: bool) -> Repository:
-        repository = self.repositories[name] = Repository(private, [])
-        attributes = "".join(f"*{ending} filter=lfs diff=lfs merge=lfs -text\n" for ending in LARGE)
-        self.commit(repository, {".gitattributes": File(attributes.encode(), False)}, "initial commit")
-        return repository
 
-    def commit(self, repository: Repository, files: dict[str, File], message: str) -> str:
-        content = [f"{path} {file.etag}" for path, file in sorted(files.items())]
-        seed = "\n".join([str(id(repository)), str(len(repository.commits)), message, *content])
-        repository.commits.append(Commit(hashlib.sha1(seed.encode()).hexdigest(), message, files))
-        return repository.head.oid
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        request = f"{self.command} {path}"
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
+        self.hub.requests.append((request, self.token))
+        self.fault = self.hub.fault_of(request)
+        try:
+            if isinstance(self.fault, int):
+                raise Refused(self.fault)
+            for pattern, answer in _ROUTES.items():
+                found = re.fullmatch(pattern, request)
+                if found:
+                    answer(self, *found.groups())
+                    return
+            raise Refused(404)
+        except Refused as error:
+            self._send(b"{}", error.status, **error.headers)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815
+
+    def _send(self, content: bytes, status: int = 200, **headers: str) -> None:
+        if self.fault == "flip":
+            content = content[:-1] + bytes([content[-1] ^ 0x10])
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(content)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _json(self, status: int = 200, **value: Any) -> None:
+        self._send(json.dumps(value).encode(), status, **{"Content-Type": "application/json"})
+
+    def _needs_user(self) -> None:
+        if self.token != TOKEN:
+            raise Refused(401)
+
+    def _files(self, name: str, revision: str = "main") -> tuple[str, dict[str, bytes]]:
+        repository = self.hub.repositories.get(name)
+        if repository is None or (repository.private and self.token != TOKEN):
+            raise Refused(404 if self.token == TOKEN else 401, "RepoNotFound")
+        commit = repository.head if revision == "main" else revision
+        if commit not in repository.commits:
+            raise Refused(404, "RevisionNotFound")
+        return commit, repository.commits[commit]
+
+    # repositories
+
+    def create(self) -> None:
+        self._needs_user()
+        wanted = json.loads(self.body)
+        name = f"{wanted.get('organization') or USER}/{wanted['name']}"
+        if not name.startswith(f"{USER}/"):
+            raise Refused(403)
+        private = wanted.get("visibility") == "private" or bool(wanted.get("private"))
+        self.hub.repositories[name] = Repository(private)
+        self._json(url=f"{self.hub.url}/{name}", name=name)
+
+    def delete(self) -> None:
+        self._needs_user()
+        wanted = json.loads(self.body)
+        del self.hub.repositories[f"{wanted.get('organization') or USER}/{wanted['name']}"]
+        self._json()
+
+    def list_models(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query)
+        found = [
+            {"id": name, "modelId": name}
+            for name in sorted(self.hub.repositories)
+            if name.startswith(f"{asked['author'][0]}/") and asked["search"][0] in name
+        ]
+        self._send(json.dumps(found).encode())
+
+    def info(self, name: str, revision: str = "main") -> None:
+        commit, files = self._files(name, revision)
+        siblings = [{"rfilename": path} for path in files]
+        private = self.hub.repositories[name].private
+        self._json(id=name, modelId=name, sha=commit, private=private, tags=[], siblings=siblings)
+
+    # files down
+
+    def resolve(self, name: str, revision: str, path: str) -> None:
+        commit, files = self._files(name, revision)
+        headers = {"X-Repo-Commit": commit}
+        if path not in files:
+            error = Refused(404, "EntryNotFound")
+            error.headers.update(headers)
+            raise error
+        headers["ETag"] = f'"{etag(path, files[path])}"'
+        if is_large(path):
+            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(files[path]))}
+            elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another host, to a client
+            headers["Location"] = f"{elsewhere}/storage/{name}/{commit}/{path}"
+        self._send(b"" if is_large(path) else files[path], 302 if is_large(path) else 200, **headers)
+
+    def storage(self, name: str, commit: str, path: str) -> None:
+        self._send(self.hub.repositories[name].commits[commit][path])
+
+    # files up
+
+    def validate_card(self) -> None:
+        self._json(errors=[], warnings=[])
+
+    def preupload(self, name: str, revision: str) -> None:
+        self._needs_user()
+        _, held = self._files(name, revision)
+        files = [
+            {
+                "path": path,
+                "uploadMode": "lfs" if is_large(path) else "regular",
+                "shouldIgnore": False,
+                **({"oid": etag(path, held[path])} if path in held else {}),
+            }
+            for path in (file["path"] for file in json.loads(self.body)["files"])
+        ]
+        self._json(files=files)
+
+    def lfs_batch(self, _: str) -> None:
+        self._needs_user()
+        objects = json.loads(self.body)["objects"]
+        for wanted in objects:
+            if wanted["oid"] not in self.hub.uploaded:
+                wanted["actions"] = {"upload": {"href": f"{self.hub.url}/upload/{wanted['oid']}"}}
+        self._json(transfer="basic", objects=objects)
+
+    def upload(self, oid: str) -> None:
+        self.hub.uploaded[oid] = self.body
+        self._send(b"")
+
+    def commit(self, name: str, revision: str) -> None:
+        self._needs_user()
+        head, _ = self._files(name, revision)
+        header, *lines = [json.loads(line) for line in self.body.splitlines()]
+        if header["value"].get("parentCommit") not in (None, head):
+            raise Refused(412)
+        files = {
+            line["value"]["path"]: base64.b64decode(line["value"]["content"])
+            if line["key"] == "file"
+            else self.hub.uploaded[line["value"]["oid"]]
+            for line in lines
+        }
+        commit = self.hub.repositories[name].commit(files)
+        self._json(commitOid=commit, commitUrl=f"{self.hub.url}/{name}/commit/{commit}")
+
+    # collections
+
+    def create_collection(self) -> None:
+        self._needs_user()
+        wanted = json.loads(self.body)
+        slug = f"{wanted['namespace']}/{wanted['title']}-{'0' * 24}"
+        if slug in self.hub.collections:
+            self._json(409, slug=slug)
+            return
+        about = {"lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0, "theme": "orange", "upvotes": 0}
+        owner = {"name": wanted["namespace"]}
+        self.hub.collections[slug] = {**wanted, **about, "slug": slug, "owner": owner, "items": []}
+        self.collection(slug)
+
+    def collection(self, slug: str) -> None:
+        self._json(**{**self.hub.collections[slug], "items": []})
+
+    def add_item(self, slug: str) -> None:
+        self._needs_user()
+        wanted, items = json.loads(self.body), self.hub.collections[slug]["items"]
+        if any(item["item"] == wanted["item"] for item in items):
+            raise Refused(409)
+        items.append(wanted)
+        self.collection(slug)
+
+
+_ROUTES = {
+    "POST /api/repos/create": _Handler.create,
+    "DELETE /api/repos/delete": _Handler.delete,
+    "POST /api/validate-yaml": _Handler.validate_card,
+    "GET /api/models": _Handler.list_models,
+    f"GET /api/models/{NAME}": _Handler.info,
+    f"GET /api/models/{NAME}/revision/{REVISION}": _Handler.info,
+    f"(?:GET|HEAD) /{NAME}/resolve/{REVISION}/(.+)": _Handler.resolve,
+    f"GET /storage/{NAME}/{REVISION}/(.+)": _Handler.storage,
+    f"POST /api/models/{NAME}/preupload/{REVISION}": _Handler.preupload,
+    rf"POST /{NAME}\.git/info/lfs/objects/batch": _Handler.lfs_batch,
+    r"PUT /upload/(\w+)": _Handler.upload,
+    f"POST /api/models/{NAME}/commit/{REVISION}": _Handler.commit,
+    "POST /api/collections": _Handler.create_collection,
+    r"GET /api/collections/([\w./-]+)": _Handler.collection,
+    r"POST /api/collections/([\w./-]+)/items?": _Handler.add_item,
+}

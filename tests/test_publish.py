@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import re
@@ -20,13 +19,14 @@ import torch
 import yaml
 from conftest import ONE_THREAD
 from hub_server import TOKEN, Hub
-from huggingface_hub import HfApi, ModelCard, constants
+from huggingface_hub import ModelCard, constants
 from published_runs import draw_images, publish, train, verify
 from safetensors.torch import load_file
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.hub import publish_study
-from convnext_ablation.hub.publish import FILES, target_of
+from convnext_ablation.files import sha256_of
+from convnext_ablation.hub.draft import FILES, target_of
+from convnext_ablation.hub.publish import RULE
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.predictions import Predictions
@@ -63,21 +63,13 @@ def run(tiny, tmp_path):
     return Path(shutil.copytree(tiny, tmp_path / "run"))
 
 
-@pytest.fixture(autouse=True)
-def _home(tmp_path_factory, monkeypatch):
-    """The hub's client keeps nothing in the home of who runs the tests."""
-    home = str(tmp_path_factory.mktemp("home"))
-    monkeypatch.setattr(constants, "HF_HOME", home)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setenv("HF_HOME", home)
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that this process publishes to, by LFS."""
-    with Hub(tmp_path / "hub") as hub:
+    """A hub that this process publishes to."""
+    with Hub() as hub:
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
         for name in ("HF_TOKEN", "NO_PROXY", "no_proxy"):
             monkeypatch.setenv(name, hub.environment(tmp_path)[name])
         yield hub
@@ -103,31 +95,19 @@ def test_a_release_holds_the_weights_that_were_asked_for(finished, tmp_path, wei
     assert all(torch.equal(published[name], trained[name]) for name in trained)
     # what was evaluated are the averaged weights, so of the others no figure is known
     assert bool(config_of(tmp_path / NAME)["trained"]["results"]) == (weights == "auto")
-    assert sorted(path.name for path in (tmp_path / NAME).iterdir()) == sorted(FILES)
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert {path.name for path in (tmp_path / NAME).iterdir()} == set(FILES)
 
 
-def test_auto_takes_the_plain_weights_of_a_run_that_evaluated_those(run, tmp_path):
-    edit_yaml(run / "args.yaml", model_ema_force_cpu=True)
-    publish(run, "--to", tmp_path / NAME)
-    assert config_of(tmp_path / NAME)["trained"]["weights"] == "plain"
-
-
-def test_the_config_is_what_timm_writes_with_a_hash(finished, tmp_path):
+def test_the_config_is_timms_with_a_hash(finished, tmp_path):
     publish(finished, "--to", tmp_path / NAME, "--license", "cc-by-4.0")
     config = config_of(tmp_path / NAME)
-    model = timm.create_model(f"local-dir:{tmp_path / NAME}", pretrained=True)
-    timm.models.save_for_hf(model, str(tmp_path / "timms"), safe_serialization=True)
-    theirs = config_of(tmp_path / "timms")
-    for name in ("num_classes", "num_features", "global_pool", "architecture"):
-        assert config.get(name) == theirs.get(name), name
-    for name in ("input_size", "mean", "std", "crop_pct", "interpolation", "first_conv", "classifier"):
-        assert config["pretrained_cfg"][name] == theirs["pretrained_cfg"][name], name
     assert config["pretrained_cfg"]["input_size"] == [3, 32, 32]
     assert config["pretrained_cfg"]["crop_pct"] == 0.9
     assert config["pretrained_cfg"]["license"] == "cc-by-4.0"
     assert config["label_names"] == ["dark", "light grey", "white"]
-    assert config["weights"]["size"] == (tmp_path / NAME / "model.safetensors").stat().st_size
+    path = tmp_path / NAME / "model.safetensors"
+    assert config["weights"] == {"file": path.name, "sha256": sha256_of(path), "size": path.stat().st_size}
     assert str(finished.parent.parent) not in (tmp_path / NAME / "config.json").read_text()
 
 
@@ -150,14 +130,12 @@ def test_a_run_of_timms_script_is_published_too(run, tmp_path):
     (run / "args.yaml").write_text(yaml.safe_dump({**saved, **timms}))
     state = load_checkpoint(run / "model_best.pth.tar")
     torch.save({**state, "args": Namespace(**saved)}, run / "model_best.pth.tar")
-    for name in ("test.json", "test_predictions.npz"):
-        (run / name).unlink()
+    (run / "test.json").unlink()
     publish(run, "--to", tmp_path / NAME)
     (result,) = config_of(tmp_path / NAME)["trained"]["results"]
     assert (result["split"], result["images"], result["picked_on"]) == ("val", 9, True)
     card = (tmp_path / NAME / "README.md").read_text()
     assert "timm's `train.py`" in card
-    assert "trained on shades (3 classes" in card
     assert saved["data_dir"] not in card
 
 
@@ -169,9 +147,7 @@ def test_without_the_data_the_release_says_less(run, data, tmp_path, capsys):
     assert config["trained"]["manifest_sha256"] is None
     test, validation = config["trained"]["results"]
     assert (test["images"], validation["images"]) == (12, None)
-    card = (tmp_path / NAME / "README.md").read_text()
-    assert "names of the classes weren't known" in card
-    assert "/nowhere" not in card
+    assert "/nowhere" not in (tmp_path / NAME / "README.md").read_text()
     verify(tmp_path / NAME, "--data", data, "--split", "val")
     assert re.search("note: .*manifest.*\nverified: val, 9 images", capsys.readouterr().out)
 
@@ -199,27 +175,13 @@ def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, data, tmp_p
         interval = f"[{100 * bounds.low:.2f}, {100 * bounds.high:.2f}]"
         assert f"| {split} | {images} | {top1:.2f} {interval} | {top5:.2f} |" in text
     assert f"after epoch {test['epoch']}, counted from 0, of 2." in text
-    parameters = sum(
-        value.numel()
-        for name, value in load_file(tmp_path / NAME / "model.safetensors").items()
-        if not re.search("running_|num_batches", name)
-    )
-    assert f"- {parameters / 1e6:.2f} M parameters" in text
-    assert hashlib.sha256((tmp_path / NAME / "model.safetensors").read_bytes()).hexdigest() in text
-    assert hashlib.sha256((data / "manifest.csv").read_bytes()).hexdigest() in text
+    assert "- 1.79 M parameters" in text
+    assert sha256_of(tmp_path / NAME / "model.safetensors") in text
+    assert sha256_of(data / "manifest.csv") in text
     recipe = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])
     saved = yaml.safe_load((finished / "args.yaml").read_text())
     assert recipe == {name: saved[name] for name in recipe}
-    assert {
-        "batch_size",
-        "lr",
-        "opt",
-        "epochs",
-        "seed",
-        "model_ema",
-        "crop_pct",
-        "input_size",
-    } < recipe.keys()
+    assert {"batch_size", "lr", "opt", "epochs", "seed", "model_ema", "crop_pct", "input_size"} < set(recipe)
 
 
 # into a folder
@@ -237,22 +199,6 @@ def test_publishing_the_same_again_into_a_folder_changes_nothing(tiny, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
-def test_a_release_that_can_not_be_replaced_stays(tiny, tmp_path, monkeypatch):
-    publish(tiny, "--to", tmp_path / NAME)
-    before = (tmp_path / NAME / "config.json").read_text()
-    replace = os.replace
-
-    def fails_for_the_new_one(source, target):
-        if Path(target) == tmp_path / NAME and Path(source).name == "release":
-            raise OSError("the disk is gone")
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", fails_for_the_new_one)
-    with pytest.raises(OSError, match="disk is gone"):
-        publish(tiny, "--to", tmp_path / NAME, "--weights", "plain")
-    assert (tmp_path / NAME / "config.json").read_text() == before
-
-
 def test_a_folder_with_other_files_is_left_alone(tiny, tmp_path):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "thesis.tex").write_text("years of work")
@@ -264,16 +210,14 @@ def test_a_folder_with_other_files_is_left_alone(tiny, tmp_path):
 def test_a_dry_run_shows_everything_and_writes_nothing(tiny, tmp_path, hub, capsys):
     publish(tiny, "--to", tmp_path / "new" / NAME, "--dry-run")
     shown = capsys.readouterr().out
+    publish(tiny, "--to", REPOSITORY, "--dry-run")
+    assert not hub.requests
+    assert not list(tmp_path.iterdir())
     publish(tiny, "--to", tmp_path / "new" / NAME)
     for name in FILES:
         size = (tmp_path / "new" / NAME / name).stat().st_size
         assert re.search(rf"{re.escape(name)} +{size:,} bytes", shown)
     assert (tmp_path / "new" / NAME / "README.md").read_text() in shown
-    shutil.rmtree(tmp_path / "new")
-    publish(tiny, "--to", REPOSITORY, "--dry-run")
-    publish(tiny, "--to", tmp_path / "new" / NAME, "--dry-run")
-    assert not hub.requests
-    assert not (tmp_path / "new").exists()
 
 
 # onto the hub
@@ -284,46 +228,20 @@ def test_the_first_publication_makes_a_private_repository_with_one_commit(tiny, 
     repository = hub.repositories[REPOSITORY]
     assert repository.private
     assert len(repository.commits) == 2  # the hub's own, and this
-    sha256 = json.loads(hub.files(REPOSITORY)["config.json"])["weights"]["sha256"]
-    assert hub.said() == [
-        "GET /api/whoami-v2",
-        f"GET /api/models/{REPOSITORY}",
-        "POST /api/repos/create",
-        "POST /api/validate-yaml",
-        f"POST /api/models/{REPOSITORY}/preupload/main",
-        f"POST /{REPOSITORY}.git/info/lfs/objects/batch",
-        f"PUT /upload/{sha256}",
-        f"POST /verify/{sha256}",
-        f"POST /api/models/{REPOSITORY}/commit/main",
-    ]
-    header, *files = hub.requests[-1].body
-    assert header["value"]["summary"] == f"Publish {NAME}, epoch {config_epoch(hub)}"
-    assert {(line["key"], line["value"]["path"]) for line in files} == {
-        ("file", "config.json"),
-        ("lfsFile", "model.safetensors"),
-        ("file", "README.md"),
-    }
-    assert all(request.token == TOKEN for request in hub.requests if "upload/" not in request.path)
-    assert repository.head.oid in capsys.readouterr().out
-
-
-def config_epoch(hub):
-    return json.loads(hub.files(REPOSITORY)["config.json"])["trained"]["epoch"]
+    assert set(repository.files) == {*FILES, ".gitattributes"}
+    assert f"published hf-hub:{REPOSITORY}@{repository.head}" in capsys.readouterr().out
 
 
 def test_the_same_again_sends_nothing_and_other_weights_make_a_revision(tiny, hub, capsys):
     publish(tiny, "--to", REPOSITORY)
-    first, count = hub.repositories[REPOSITORY].head.oid, len(hub.requests)
+    repository = hub.repositories[REPOSITORY]
+    first, made = repository.files, len(hub.said("PUT|commit"))
     publish(tiny, "--to", REPOSITORY)
-    assert [str(each) for each in hub.requests[count:]] == [
-        "GET /api/whoami-v2",
-        f"GET /api/models/{REPOSITORY}",
-    ]
     assert "nothing was sent" in capsys.readouterr().out
+    assert len(hub.said("PUT|commit")) == made
     publish(tiny, "--to", REPOSITORY, "--weights", "plain")
-    assert len(hub.repositories[REPOSITORY].commits) == 3
-    assert hub.requests[-1].body[0]["value"]["parentCommit"] == first
-    assert hub.files(REPOSITORY, first)["model.safetensors"] != hub.files(REPOSITORY)["model.safetensors"]
+    assert len(repository.commits) == 3
+    assert repository.files["model.safetensors"] != first["model.safetensors"]
 
 
 def test_public_is_public_and_needs_a_licence(tiny, hub):
@@ -338,48 +256,23 @@ def test_public_is_public_and_needs_a_licence(tiny, hub):
 
 @pytest.mark.parametrize("fails", ["preupload", "PUT /upload", "commit/main"])
 def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails):
-    hub.fault(fails, 403)
-    with pytest.raises(UserError, match=r"not published .*nothing is left") as raised:
+    hub.faults.append((fails, 403))
+    with pytest.raises(UserError, match="not published, nothing is left") as raised:
         publish(tiny, "--to", REPOSITORY)
     assert "\n" not in str(raised.value)
-    assert REPOSITORY not in hub.repositories
-    assert hub.said("DELETE")
-    hub.heal()
-    publish(tiny, "--to", REPOSITORY)
-    assert set(FILES) < set(hub.files(REPOSITORY))
-
-
-def test_a_repository_that_can_not_be_removed_is_told_of(tiny, hub):
-    hub.fault("commit/main|DELETE", 403)
+    assert not hub.repositories
+    hub.faults.append(("DELETE", 403))
     with pytest.raises(UserError, match=rf"may be left; remove it at .*/{NAME}"):
         publish(tiny, "--to", REPOSITORY)
 
 
-def test_a_first_publication_that_is_interrupted_leaves_nothing(tiny, hub, monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(HfApi, "create_commit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        publish(tiny, "--to", REPOSITORY)
-    assert not hub.repositories
-    assert "not published; nothing is left" in capsys.readouterr().err
-
-
-def test_a_commit_whose_answer_is_lost_was_made(tiny, hub, capsys):
-    hub.fault("commit/main", "lose")
-    publish(tiny, "--to", REPOSITORY)
-    assert f"published hf-hub:{REPOSITORY}@{hub.repositories[REPOSITORY].head.oid}" in capsys.readouterr().out
-    assert not hub.said("DELETE")
-
-
 def test_a_failed_revision_leaves_the_one_before(tiny, hub):
     publish(tiny, "--to", REPOSITORY)
-    before = hub.files(REPOSITORY)
-    hub.fault("commit/main", 403)
+    before = hub.repositories[REPOSITORY].files
+    hub.faults.append(("commit/main", 403))
     with pytest.raises(UserError, match="403"):
         publish(tiny, "--to", REPOSITORY, "--weights", "plain")
-    assert hub.files(REPOSITORY) == before
+    assert hub.repositories[REPOSITORY].files == before
     assert not hub.said("DELETE")
 
 
@@ -395,7 +288,7 @@ def test_a_repository_with_other_files_is_left_alone(tiny, hub):
     [
         ("", REPOSITORY, "no token"),
         ("hf_wrong", REPOSITORY, "token is not valid"),
-        (TOKEN, f"others/{NAME}", "may not write there"),
+        (TOKEN, f"others/{NAME}", "may not do that"),
     ],
 )
 def test_who_may_not_publish_is_told_in_a_line(tiny, hub, monkeypatch, token, to, said):
@@ -407,49 +300,24 @@ def test_who_may_not_publish_is_told_in_a_line(tiny, hub, monkeypatch, token, to
     assert not hub.repositories
 
 
-def test_a_dead_hub_is_told_in_a_line(tiny, hub):
-    hub.close()
-    with pytest.raises(UserError, match="can't be reached") as raised:
-        publish(tiny, "--to", REPOSITORY)
-    assert "\n" not in str(raised.value)
-
-
-# back from the hub
-
 READ_BACK = """
 import sys, timm, torch, convnext_ablation
-logits = {}
-for name in sys.argv[2:]:
-    model = timm.create_model(name, pretrained=True).eval()
-    images = torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        logits[name] = {"logits": model(images), "state": model.state_dict()}
-torch.save(logits, sys.argv[1])
+states = {name: timm.create_model(name, pretrained=True).state_dict() for name in sys.argv[2:]}
+torch.save(states, sys.argv[1])
 """
 
 
-def test_what_was_published_comes_back_bit_for_bit_in_another_process(finished, hub, tmp_path, monkeypatch):
-    with monkeypatch.context() as by_xet:
-        by_xet.setattr(constants, "HF_HUB_DISABLE_XET", False)
-        publish(finished, "--to", REPOSITORY)
-    assert f"GET /api/models/{REPOSITORY}/xet-write-token/main" in hub.said()
-    assert not hub.said("lfs/objects")
-    first = hub.repositories[REPOSITORY].head.oid
+def test_what_was_published_comes_back_bit_for_bit_in_another_process(finished, hub, tmp_path):
+    publish(finished, "--to", REPOSITORY)
+    first = hub.repositories[REPOSITORY].head
     publish(finished, "--to", REPOSITORY, "--weights", "plain")
-    pinned = f"hf-hub:{REPOSITORY}@{first}"
-    names = (pinned, f"hf-hub:{REPOSITORY}", NAME)
+    names = (f"hf-hub:{REPOSITORY}@{first}", f"hf-hub:{REPOSITORY}", NAME)
     environment = {**ONE_THREAD, **hub.environment(tmp_path / "cache"), "CONVNEXT_ABLATION_HUB": "lab"}
-    command = [sys.executable, "-c", READ_BACK, str(tmp_path / "logits.pt"), *names]
+    command = [sys.executable, "-c", READ_BACK, str(tmp_path / "states.pt"), *names]
     subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-    back = torch.load(tmp_path / "logits.pt")
-    state = load_checkpoint(finished / "model_best.pth.tar")
+    back, state = torch.load(tmp_path / "states.pt"), load_checkpoint(finished / "model_best.pth.tar")
     for name, key in zip(names, ("state_dict_ema", "state_dict", "state_dict"), strict=True):
-        model = timm.create_model("model_iv_atto", num_classes=3).eval()
-        model.load_state_dict(state[key])
-        with torch.inference_mode():
-            logits = model(torch.rand((2, 3, 32, 32), generator=torch.Generator().manual_seed(0)))
-        assert torch.equal(back[name]["logits"], logits), name
-        assert all(torch.equal(back[name]["state"][at], value) for at, value in state[key].items())
+        assert all(torch.equal(back[name][at], value) for at, value in state[key].items())
 
 
 # what is refused
@@ -517,44 +385,6 @@ def test_bad_arguments_are_told_in_a_line(argv, said):
         publish(*argv)
 
 
-# memory
-
-MEASURE = """
-import re, sys
-sys.path.insert(0, sys.argv[1])
-from published_runs import publish
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
-before = peak()
-publish(sys.argv[2], "--to", sys.argv[3])
-print(peak() - before)
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's count of a process's memory")
-@pytest.mark.parametrize("to_hub", [False, True], ids=["to a folder", "to a hub"])
-def test_publishing_holds_the_weights_once_or_twice_and_no_optimizer(run, hub, tmp_path, to_hub):
-    model = timm.create_model("model_iv", num_classes=3)
-    weights = model.state_dict()
-    size = sum(value.nbytes for value in weights.values())
-    moments = {"state": {0: {"exp_avg": torch.ones(size // 4)}}}
-    torch.save({"epoch": 0, "state_dict": weights, "optimizer": moments}, run / "model_best.pth.tar")
-    edit_yaml(run / "args.yaml", model="model_iv", model_ema=False, data_dir="/nowhere/shades")
-    rows = (run / "summary.csv").read_text().splitlines()
-    worse = rows[2].split(",")
-    worse[3] = "0.0"
-    (run / "summary.csv").write_text("\n".join([*rows[:2], ",".join(worse)]) + "\n")
-    (run / "test.json").unlink()
-    arguments = [Path(__file__).parent, run, REPOSITORY if to_hub else tmp_path / NAME]
-    command = [sys.executable, "-c", MEASURE, *map(str, arguments)]
-    environment = {**ONE_THREAD, **hub.environment(tmp_path / "its own")}
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=120)
-    used = int(done.stdout.splitlines()[-1])
-    assert size > 100e6
-    assert used < 2.5 * size, f"{used / size:.2f} times the weights"
-    print(f"{used / size:.2f} times the weights")
-
-
 # studies
 
 
@@ -595,17 +425,16 @@ def test_a_study_is_published_by_validation_and_tied_together(study, tmp_path, c
         row = rf"\[{name}\]\({name}/README.md\) \| test \| 12 \| {test['top1']:.2f} \["
         assert re.search(row, collection)
     assert f"[{names[0]}](../{names[0]})" in (folders[1] / "README.md").read_text()
-    assert publish_study.RULE in capsys.readouterr().out
-    assert timm.create_model(f"local-dir:{folders[1]}", pretrained=True).num_classes == 3
+    assert RULE in capsys.readouterr().out
 
 
-def test_a_study_on_the_hub_is_a_collection_and_again_is_nothing_new(study, hub, capsys):
-    hub.fault("commit/main", 403, times=1)
-    with pytest.raises(UserError, match="0 of 2 are published, the same command goes on"):
+def test_a_study_on_the_hub_is_a_collection_and_again_is_nothing_new(study, hub):
+    hub.faults.append(("commit/main", 403))
+    with pytest.raises(UserError, match="0 of 2 are published, the same command publishes the rest"):
         publish("--study", study, "--to", "lab", "--tag", "s")
+    hub.faults.clear()
     publish("--study", study, "--to", "lab", "--tag", "s")
     publish("--study", study, "--to", "lab", "--tag", "s")
-    assert hub.said("whoami") == 3 * ["GET /api/whoami-v2"]
     assert sorted(hub.repositories) == ["lab/first_atto.s", "lab/model_iv_atto.s"]
     assert all(len(repository.commits) == 2 for repository in hub.repositories.values())
     (collection,) = hub.collections.values()
@@ -683,7 +512,7 @@ def test_verify_refuses_weights_that_are_not_those_published(released, data, tmp
         verify(release, "--data", data)
 
 
-def test_verify_says_what_it_can_not_verify(released, data, tmp_path, monkeypatch):
+def test_verify_says_what_it_can_not_verify(released, data, monkeypatch):
     monkeypatch.delenv("CONVNEXT_ABLATION_WEIGHTS", raising=False)
     for name, said in ((NAME, "say where it is"), ("model_iv", "write MODEL.TAG"), ("./none", "no release")):
         with pytest.raises(UserError, match=said):

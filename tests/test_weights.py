@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import subprocess
@@ -11,24 +10,21 @@ import sys
 import time
 from pathlib import Path
 
-import hub_server
 import pytest
 import timm
 import torch
 from conftest import ONE_THREAD
-from hub_server import Hub
+from hub_server import TOKEN, Hub
 from huggingface_hub import close_session, constants
 from safetensors.torch import load, save
 from timm.data import resolve_data_config
 from timm.models._hub import has_hf_hub
 
-import convnext_ablation.weights.hub as hub_client
 from convnext_ablation import UserError
-from convnext_ablation.cli import train as command
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.parts import create_network
-from convnext_ablation.weights import Place, find_release, integrity, read_release
+from convnext_ablation.weights import Place, find_release, read_release
 
 MODEL = "model_iv_atto"
 # timm 1.0.20 can't use today's hub client; ours does there, too
@@ -54,20 +50,19 @@ def weights():
     return save(randomized(timm.create_model(MODEL, num_classes=len(CLASSES))).state_dict())
 
 
+def doubled(content):
+    return save({key: value * 2 for key, value in load(content).items()})
+
+
 def release(content, **changes):
     """The files of a release."""
     config = {
         "architecture": MODEL,
         "num_classes": len(CLASSES),
-        "num_features": 192,
         "label_names": CLASSES,
         "pretrained_cfg": {**PREPROCESSING, "num_classes": len(CLASSES), "interpolation": "bilinear"}
         | {"first_conv": "stem.conv", "classifier": "head.fc", "license": "cc0-1.0"},
-        "weights": {
-            "file": "model.safetensors",
-            "sha256": hashlib.sha256(content).hexdigest(),
-            "size": len(content),
-        },
+        "weights": {"file": "model.safetensors", "sha256": hashlib.sha256(content).hexdigest()},
         "trained": {"top1": 90.0},
         **changes,
     }
@@ -84,22 +79,18 @@ def write(folder, files):
 @pytest.fixture(autouse=True)
 def _home(tmp_path, monkeypatch):
     """No test sees another's cache, nor a hub but its own."""
-    for name in ("CONVNEXT_ABLATION_HUB", "CONVNEXT_ABLATION_WEIGHTS", "HF_HUB_ETAG_TIMEOUT"):
+    for name in ("CONVNEXT_ABLATION_HUB", "CONVNEXT_ABLATION_WEIGHTS"):
         monkeypatch.delenv(name, raising=False)
-    home = tmp_path / "cache"
-    monkeypatch.setattr(constants, "HF_HOME", str(home))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(home / "token"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    for name in ("HF_HUB_OFFLINE", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY"):
+        monkeypatch.setattr(constants, name, True)
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    with Hub(tmp_path / "hub") as hub:
+def hub(monkeypatch):
+    with Hub() as hub:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-        monkeypatch.setenv("HF_TOKEN", hub_server.TOKEN)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", hub.url)
         template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
@@ -113,6 +104,18 @@ def lab(hub, weights, monkeypatch):
     hub.add(NAME, release(weights))
     monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
     return hub
+
+
+@pytest.fixture
+def dead(lab, monkeypatch):
+    """A function that lets that hub die; the client doesn't wait before it tries again."""
+
+    def die():
+        lab.close()
+        close_session()  # and with it the connections that are still open
+        monkeypatch.setattr(time, "sleep", lambda _: None)
+
+    return die
 
 
 def pretrained(name=f"{MODEL}.cub", **kwargs):
@@ -168,16 +171,11 @@ def test_no_other_network_has_weights():
         *("model_i", "resnet_to_convnext_stage1", "roadmap_00_resnet50"),
         *("model_v", "resnet_to_convnext_stage5", "roadmap_15_separate_downsampling"),
     }
-    assert "model_i.a1_in1k" in timm.list_models(pretrained=True)
 
 
 def test_networks_without_weights_are_prepared_for_alike():
-    cfgs = [
-        timm.create_model(name, device="meta").pretrained_cfg for name in ("model_i", "model_iv", "model_v")
-    ]
-    assert [resolve_data_config(pretrained_cfg=cfg) for cfg in cfgs[1:]] == [
-        resolve_data_config(pretrained_cfg=cfgs[0])
-    ] * 2
+    cfgs = [timm.create_model(name, device="meta").pretrained_cfg for name in ("model_i", "model_iv")]
+    assert resolve_data_config(pretrained_cfg=cfgs[0]) == resolve_data_config(pretrained_cfg=cfgs[1])
     assert not any(cfg.get("hf_hub_id") for cfg in cfgs)
 
 
@@ -193,24 +191,10 @@ def test_public_weights_give_the_logits_of_timm(hub, ours, theirs, tag):
     assert resolve_data_config(model=model) == resolve_data_config(
         pretrained_cfg=timm.get_pretrained_cfg(f"{theirs}.{tag}").to_dict()
     )
-    asked = f"HEAD /timm/{theirs}.{tag}/resolve/main/model.safetensors"
-    commit = hub.repositories[f"timm/{theirs}.{tag}"].head.oid
-    assert hub.said("timm") == [asked, asked, f"GET /storage/timm/{theirs}.{tag}/{commit}/model.safetensors"]
-
     other_head = pretrained(f"{ours}.{tag}", num_classes=10)
     assert other_head.head.fc.weight.shape[0] == 10
     assert torch.equal(other_head.stem.conv.weight, model.stem.conv.weight)
     assert len(hub.said("GET /storage")) == 1
-
-
-def test_public_weights_with_a_flipped_bit_are_refused_and_fetched_anew(hub, weights):
-    overlay = {"hf_hub_id": "timm/convnext_pico.x", "num_classes": 3}  # as public tags have it, but small
-    hub.add("timm/convnext_pico.x", {"model.safetensors": weights})
-    hub.fault("GET /storage", "flip", times=1)
-    line = refusal(MODEL, pretrained_cfg_overlay=overlay)
-    assert line.startswith("timm/convnext_pico.x: model.safetensors: refused: its hash is ")
-    assert line.endswith("it was removed from the cache, so try again")
-    assert_loaded(pretrained(MODEL, pretrained_cfg_overlay=overlay), weights)
 
 
 def test_networks_that_nobody_trained_say_what_to_do():
@@ -228,50 +212,32 @@ def test_networks_that_nobody_trained_say_what_to_do():
 
 _LOAD = """
 import sys, timm, torch, convnext_ablation
-with torch.no_grad():
-    for name in sys.argv[2:]:
-        model = timm.create_model(name, pretrained=True).eval()
-        images = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
-        print(name, model.pretrained_cfg["input_size"], model.pretrained_cfg["hf_hub_id"])
-        torch.save((model.state_dict(), model(images)), sys.argv[1] + "/" + name.replace("/", "_") + ".pt")
+states = {}
+for name in sys.argv[2:]:
+    model = timm.create_model(name, pretrained=True).eval()
+    print(name, model.pretrained_cfg["input_size"], model.pretrained_cfg["hf_hub_id"])
+    states[name] = model.state_dict()
+torch.save(states, sys.argv[1])
 """
 
 
 @by_timm
 def test_a_new_process_loads_a_release_by_every_name_online_and_offline(hub, weights, tmp_path):
-    old = hub.add(NAME, release(weights))
-    other = save({key: value * 2 for key, value in load(weights).items()})
-    new = hub.add(NAME, release(other))
+    old, new = hub.add(NAME, release(weights)), hub.add(NAME, release(doubled(weights)))
     environment = {**ONE_THREAD, **hub.environment(tmp_path / "fresh"), "CONVNEXT_ABLATION_HUB": "lab"}
     names = [f"{MODEL}.cub", f"hf-hub:{NAME}", f"hf-hub:{NAME}@{old}"]
-
-    def run(folder, **more):
-        folder.mkdir()
-        command = [sys.executable, "-c", _LOAD, str(folder), *names]
-        done = subprocess.run(command, env={**environment, **more}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+    for offline in ("0", "1"):
+        made = len(hub.said(NAME))
+        command = [sys.executable, "-c", _LOAD, str(tmp_path / "states.pt"), *names]
+        environment["HF_HUB_OFFLINE"] = offline
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.stderr == ""
         assert done.stdout.splitlines() == [
             f"{name} (3, 64, 64) {NAME}@{commit}" for name, commit in zip(names, (new, new, old), strict=True)
         ]
-        return [torch.load(folder / f"{name.replace('/', '_')}.pt") for name in names]
-
-    online = run(tmp_path / "online")
-    torch.set_num_threads(1)  # as there, so that sums are the same to the last bit
-    for (state, logits), expected in zip(online, (other, other, weights), strict=True):
-        model = timm.create_model(MODEL, num_classes=3).eval()
-        model.load_state_dict(load(expected))
-        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
-        with torch.no_grad():
-            assert torch.equal(model(IMAGES), logits)
-    resolve = f"/{NAME}/resolve"
-    assert hub.said("GET .*lab/") == [
-        *(f"GET {resolve}/main/config.json", f"GET /storage/{NAME}/{new}/model.safetensors"),
-        *(f"GET {resolve}/{old}/config.json", f"GET /storage/{NAME}/{old}/model.safetensors"),
-    ]
-    made = len(hub.said(NAME))
-    offline = run(tmp_path / "offline", HF_HUB_OFFLINE="1")
-    assert all(torch.equal(a[1], b[1]) for a, b in zip(online, offline, strict=True))
+        states = torch.load(tmp_path / "states.pt")
+        for name, expected in zip(names, (doubled(weights), doubled(weights), weights), strict=True):
+            assert all(torch.equal(value, states[name][key]) for key, value in load(expected).items())
     assert len(hub.said(NAME)) == made
 
 
@@ -305,55 +271,27 @@ def test_training_starts_from_a_release_and_its_preprocessing(lab, weights):
     model = create_network(arguments, 7, Processes(torch.device("cpu")))
     assert torch.equal(model.stem.conv.weight, load(weights)["stem.conv.weight"])
     assert (model.num_classes, resolve_data_config(model=model)["crop_pct"]) == (7, 0.9)
-    arguments = TrainingArguments(data_dir="", model="model_iii_atto", pretrained=True, device="cpu")
-    with pytest.raises(UserError, match="lab has no weights of model_iii_atto"):
-        create_network(arguments, 7, Processes(torch.device("cpu")))
 
 
-@pytest.mark.parametrize(
-    ("name", "size"),
-    [(f"{MODEL}.cub", 224), ("model_v.fb_in22k_ft_in1k_384", 384), ("model_i", 224), (f"hf-hub:{NAME}", 224)],
-)
-def test_a_run_of_any_weights_has_a_folder(name, size, tmp_path):
-    arguments = TrainingArguments(data_dir="", model=name, output=str(tmp_path))
-    folder = command._run_folder(arguments, Processes(torch.device("cpu")))
-    assert folder.name.endswith(f"-{name.replace('/', '_').replace(':', '_')}-{size}")
-
-
-def test_a_namespace_can_be_pinned_and_named_in_the_call(lab, weights):
-    old = lab.repositories[NAME].head.oid
-    lab.add(NAME, release(save({key: value * 2 for key, value in load(weights).items()})))
+def test_a_namespace_can_be_pinned_and_a_pinned_commit_needs_no_hub(lab, weights, dead):
+    old = lab.repositories[NAME].head
+    lab.add(NAME, release(doubled(weights)))
     assert_loaded(pretrained(weights_from=f"hf-hub:lab@{old}"), weights)
-    lab.close()
-    close_session()  # and with it the connections that are still open
+    dead()
     assert_loaded(pretrained(weights_from=f"hf-hub:lab@{old}"), weights)
 
 
-def test_the_only_release_needs_no_tag(lab, weights):
+def test_the_only_release_needs_no_tag(lab, weights, monkeypatch):
     lab.add(f"lab/{MODEL}x.cub", {})
     assert_loaded(pretrained(MODEL), weights)
+    assert_loaded(pretrained("resnet_to_convnext_stage4_atto.cub"), weights)  # another name of the network
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # then the cache says which there is
+    assert_loaded(pretrained(MODEL), weights)
+    assert "isn't in the hub's cache, and HF_HUB_OFFLINE is set" in refusal("model_iii_atto")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     lab.add(f"lab/{MODEL}.dogs", {})
     assert refusal(MODEL) == f"lab has {MODEL}.cub, {MODEL}.dogs; name the one you want"
-
-
-def test_offline_the_cache_says_which_release_there_is(lab, weights, monkeypatch):
-    pretrained()
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert_loaded(pretrained(MODEL), weights)
-    line = refusal("model_iii_atto")
-    assert line.startswith(
-        "lab/model_iii_atto: what there is of it isn't in the hub's cache, and HF_HUB_OFFLINE"
-    )
-
-
-def test_a_network_is_found_under_its_other_names(lab, weights):
-    assert_loaded(pretrained("resnet_to_convnext_stage4_atto.cub"), weights)
-
-
-def test_weights_come_through_another_cache(lab, weights, tmp_path):
-    assert_loaded(pretrained(cache_dir=tmp_path / "other"), weights)
-    assert list((tmp_path / "other").rglob("model.safetensors"))
-    assert not list(tmp_path.glob("cache/hub/models--*"))
+    assert "lab has no weights of model_iii_atto; publish a run there" in refusal("model_iii_atto")
 
 
 def test_switches_that_a_network_was_made_with_come_with_its_weights(hub):
@@ -370,31 +308,36 @@ def test_switches_that_a_network_was_made_with_come_with_its_weights(hub):
 # what is refused
 
 
-@pytest.mark.parametrize("fault", ["flip", "truncate", "html"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("name", [f"{MODEL}.cub", pytest.param(f"hf-hub:{NAME}", marks=by_timm)])
-def test_a_file_that_differs_is_refused_and_a_second_try_works(lab, weights, fault, name):
-    lab.fault("GET /storage", fault, times=1)
+def test_a_file_that_differs_is_refused_and_a_second_try_works(lab, weights, file, name):
+    if name.startswith("hf-hub:") and file == "config.json":
+        pytest.skip("timm fails on what it reads")
+    lab.faults.append((f"GET .*{file}", "flip"))
     line = refusal(name)
-    assert NAME in line
-    assert "model.safetensors" in line
-    assert "try again" in line
+    assert line.startswith(NAME)
+    assert f": {file}: refused: its hash is" in line
+    assert line.endswith("it was removed from the cache, so try again")
     assert_loaded(pretrained(name), weights)
 
 
-def test_a_config_that_differs_is_refused_and_a_second_try_works(lab, weights):
-    lab.fault("GET .*config.json", "flip", times=1)
-    assert refusal().startswith(f"{NAME}: config.json: refused: its hash is ")
-    assert_loaded(pretrained(), weights)
+@pytest.mark.parametrize("links", [True, False])
+def test_public_weights_with_a_flipped_bit_are_refused_and_fetched_anew(hub, weights, monkeypatch, links):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
+    overlay = {"hf_hub_id": "timm/convnext_pico.x", "num_classes": 3}  # as public tags have it, but small
+    hub.add("timm/convnext_pico.x", {"model.safetensors": weights})
+    hub.faults.append(("GET /storage", "flip"))
+    line = refusal(MODEL, pretrained_cfg_overlay=overlay)
+    assert line.startswith("timm/convnext_pico.x: model.safetensors: refused: its hash is ")
+    model = pretrained(MODEL, pretrained_cfg_overlay=overlay)
+    assert_loaded(model, weights)
+    assert Path(model.pretrained_cfg["file"]).is_symlink() == links
 
 
 def test_a_file_that_was_changed_in_the_cache_is_refused_and_a_second_try_works(lab, weights):
     path = Path(pretrained().pretrained_cfg["file"])
-    time.sleep(0.1)
-    pretrained()  # and remembered
     blob, stat = path.resolve(), path.stat()
-    content = bytearray(blob.read_bytes())
-    content[-1] ^= 1
-    blob.write_bytes(content)
+    blob.write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     os.utime(blob, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert "refused: its hash is" in refusal()
     assert not path.is_symlink()
@@ -403,24 +346,8 @@ def test_a_file_that_was_changed_in_the_cache_is_refused_and_a_second_try_works(
 
 
 def test_weights_other_than_those_the_config_was_published_with_are_refused(lab, weights):
-    other = save({key: value * 2 for key, value in load(weights).items()})
-    lab.add(NAME, {"model.safetensors": other})
+    lab.add(NAME, {"model.safetensors": doubled(weights)})
     assert "refused: its hash is" in refusal()
-    lab.add(NAME, {"model.safetensors": other[:-4]})
-    assert f"it has {len(other) - 4} bytes, published are {len(other)}" in refusal()
-    lab.add(NAME, release(weights))
-    assert_loaded(pretrained(), weights)
-
-
-def test_a_cache_without_links_is_checked_too(lab, weights, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
-    without_hash = json.loads(release(weights)["config.json"])
-    del without_hash["weights"]
-    lab.add(NAME, {"config.json": json.dumps(without_hash).encode()})
-    lab.fault("GET /storage", "flip", times=1)
-    assert "refused: its hash is" in refusal()
-    path = Path(pretrained().pretrained_cfg["file"])
-    assert not path.is_symlink()
 
 
 class Malicious:
@@ -429,36 +356,26 @@ class Malicious:
 
 
 @pytest.mark.parametrize("archive", [True, False])
-def test_a_pickle_under_the_name_of_weights_is_refused_unread(lab, archive):
-    file = io.BytesIO()
-    torch.save({"head.fc.weight": Malicious()}, file, _use_new_zipfile_serialization=archive)
-    lab.add(NAME, release(file.getvalue()))
-    assert "model.safetensors: refused, unread: a pickle" in refusal()
+def test_a_pickle_under_the_name_of_weights_is_refused_unread(lab, tmp_path, archive):
+    torch.save({"w": Malicious()}, tmp_path / "pickle", _use_new_zipfile_serialization=archive)
+    lab.add(NAME, release((tmp_path / "pickle").read_bytes()))
+    assert "model.safetensors: refused: not a safetensors file" in refusal()
 
 
 @by_timm
 def test_weights_that_were_published_as_a_pickle_alone_are_not_read(hub, weights):
-    files = release(weights)
-    config = json.loads(files["config.json"])
-    del config["weights"]
-    hub.add(NAME, {"config.json": json.dumps(config).encode(), "pytorch_model.bin": b"\x80\x04"})
-    assert refusal(f"hf-hub:{NAME}").endswith(
-        "has no file model.safetensors; pickles are not read, have it published as safetensors"
-    )
+    config = release(weights, weights=None)["config.json"]
+    hub.add(NAME, {"config.json": config, "pytorch_model.bin": b"\x80\x04"})
+    assert "pickles are not read, have the weights published as safetensors" in refusal(f"hf-hub:{NAME}")
     overlay = {"hf_hub_id": NAME, "hf_hub_filename": "pytorch_model.bin"}
     assert "only safetensors is taken" in refusal(MODEL, pretrained_cfg_overlay=overlay)
     assert not hub.said("pytorch_model.bin")
 
 
-def test_a_published_file_with_a_corrupt_header_is_refused(lab, weights):
-    lab.add(NAME, release(b"\xff" * 8 + weights[8:]))
-    assert "no safetensors, or a damaged one (" in refusal()
-
-
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"num_classes": 4, "label_names": None}, "tells 3 classes apart, config.json says 4"),
+        ({"num_classes": 4, "label_names": None}, "has 3 classes, its config says 4"),
         ({"label_names": ["ant"]}, "names 1 classes, and says there are 3"),
         ({"architecture": "model_iii_atto"}, f"holds weights of model_iii_atto, not of {MODEL}; load it as"),
         ({"architecture": None}, "names no architecture"),
@@ -487,61 +404,29 @@ def test_what_a_config_says_of_other_sources_is_not_heeded(tmp_path, weights):
 # hubs that don't give
 
 
-def test_a_missing_repository_is_one_line(lab):
+def test_what_a_hub_does_not_have_is_one_line(lab):
     line = refusal(f"{MODEL}.dogs")
-    assert line.startswith(
-        f"lab/{MODEL}.dogs: no such repository on {lab.url}, or a private one; check the name"
-    )
+    assert line.startswith(f"lab/{MODEL}.dogs: config.json: no such repository on {lab.url}, or a private")
+    assert "no such revision; name a commit, tag or branch" in refusal(weights_from="hf-hub:lab@v9")
+    assert "can't be the name of a repository" in refusal(weights_from="hf-hub:a b")
 
 
 def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):
     hub.add(NAME, release(weights), private=True)
-    assert_loaded(pretrained(weights_from="hf-hub:lab"), weights)
     monkeypatch.setenv("HF_TOKEN", "")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", constants.HF_HUB_CACHE + "2")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     assert "log in with `hf auth login` or set HF_TOKEN" in refusal(weights_from="hf-hub:lab")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert_loaded(pretrained(weights_from="hf-hub:lab"), weights)
 
 
-def test_a_wrong_revision_is_one_line(lab):
-    line = refusal(weights_from="hf-hub:lab@v9")
-    assert line == f"{NAME}: has no revision 'v9'; name a commit, tag or branch"
-    assert "has no revision" in refusal(weights_from=f"hf-hub:lab@{'0' * 40}")
-
-
-def test_offline_and_not_in_the_cache_is_one_line(lab, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    line = refusal()
-    assert line.startswith(
-        f"{NAME}: config.json isn't in the hub's cache, and HF_HUB_OFFLINE is set; load it"
-    )
-    assert not lab.requests
-
-
-def test_a_dead_hub_is_one_line_unless_the_cache_has_it(lab, weights, caplog):
+def test_a_dead_hub_is_one_line_unless_the_cache_has_it(lab, weights, dead):
     pretrained()
-    lab.close()
-    close_session()  # and with it the connections that are still open
+    dead()
     assert_loaded(pretrained(), weights)
-    assert "taken from the cache, since the hub didn't give it" in caplog.text
     line = refusal(f"{MODEL}.dogs")
-    assert f"can't be had from {lab.url} (" in line
-    assert "isn't in the cache; check the network and HF_ENDPOINT, and try again" in line
-
-
-@pytest.mark.parametrize("fault", ["hang", "drop", 503])
-def test_a_hub_that_does_not_answer_is_asked_once(lab, weights, monkeypatch, fault):
-    monkeypatch.setattr(hub_client, "_SECONDS", 0.3)
-    lab.fault("HEAD", fault)
-    assert "config.json can't be had from" in refusal()
-    assert f"lab/{MODEL}: what there is of it can't be had from" in refusal(MODEL)
-    assert not lab.said("GET /api/models")
-    assert lab.said(NAME) == [f"HEAD /{NAME}/resolve/main/config.json"]
-    lab.heal()
-    assert_loaded(pretrained(), weights)
-
-
-def test_a_name_that_cannot_be_one_is_one_line(hub):
-    assert "can't be the name of a repository" in refusal(weights_from="hf-hub:a b")
+    assert f"{lab.url} refused or can't be reached (" in line
+    assert line.endswith("check the network and HF_ENDPOINT, and try again")
 
 
 # folders
@@ -549,29 +434,23 @@ def test_a_name_that_cannot_be_one_is_one_line(hub):
 
 def test_a_folder_serves_a_release_by_every_name(tmp_path, weights, monkeypatch):
     write(tmp_path / f"{MODEL}.cub", release(weights))
-    for name, kwargs in (
-        (f"{MODEL}.cub", {"weights_from": f"local-dir:{tmp_path}"}),
-        (MODEL, {"weights_from": f"local-dir:{tmp_path}"}),
-        (f"local-dir:{tmp_path / f'{MODEL}.cub'}", {}),
-    ):
-        model = pretrained(name, **kwargs)
-        assert_loaded(model, weights)
-        assert model.pretrained_cfg["crop_pct"] == 0.9
+    place = {"weights_from": f"local-dir:{tmp_path}"}
+    assert_loaded(pretrained(MODEL, **place), weights)
+    model = pretrained(f"local-dir:{tmp_path / f'{MODEL}.cub'}")
+    assert_loaded(model, weights)
+    assert model.pretrained_cfg["crop_pct"] == 0.9
     monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", str(tmp_path))
     assert_loaded(pretrained(), weights)
-    assert_loaded(pretrained(MODEL), weights)
     assert_loaded(pretrained("resnet_to_convnext_stage4_atto"), weights)
 
 
-@pytest.mark.parametrize("spoil", [lambda content: content[:-1] + b"?", lambda content: content[:-1]])
-def test_a_file_that_differs_in_a_folder_is_refused_and_left(tmp_path, weights, spoil):
+def test_a_file_that_differs_in_a_folder_is_refused_and_left(tmp_path, weights):
     folder = write(tmp_path / f"{MODEL}.cub", release(weights))
     path = folder / "model.safetensors"
-    path.write_bytes(spoil(weights))
+    path.write_bytes(weights[:-1])
     for name in (f"{MODEL}.cub", f"local-dir:{folder}"):
         line = refusal(name, weights_from=f"local-dir:{tmp_path}")
-        assert line.startswith(f"{folder}: model.safetensors: refused: it")
-        assert line.endswith("copy it again")
+        assert line.startswith(f"{folder}: model.safetensors: refused: its hash is")
     assert path.exists()
 
 
@@ -582,7 +461,6 @@ def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
     )
     folder = write(tmp_path / f"{MODEL}.dogs", release(weights))
     assert refusal(weights_from=place) == f"{tmp_path} has no {MODEL}.cub; it has {MODEL}.dogs"
-    assert refusal("model_i", weights_from=place).startswith(f"{tmp_path} has no weights of model_i; publish")
     (folder / "model.safetensors").unlink()
     assert "model.safetensors: missing" in refusal(MODEL, weights_from=place)
     (folder / "config.json").write_text("{")
@@ -596,7 +474,7 @@ def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
 def test_a_folder_without_a_hash_is_said_not_to_be_checked(tmp_path, weights, caplog):
     write(tmp_path / f"{MODEL}.cub", release(weights, weights=None))
     assert_loaded(pretrained(weights_from=f"local-dir:{tmp_path}"), weights)
-    assert "has no hash of the weights, so they are not checked" in caplog.text
+    assert "has no hash of the weights: not checked" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["lab", "lab/model_iv", "hf-hub:lab/model_iv", "hf-hub:", "hf-hub:@main"])
@@ -614,7 +492,7 @@ def test_a_release_can_be_read_without_its_weights(tmp_path, weights, lab):
         assert found.label_names == tuple(CLASSES)
         assert found.trained == {"top1": 90.0}
         assert found.sha256 == hashlib.sha256(weights).hexdigest()
-    assert remote.name == f"{NAME}@{lab.repositories[NAME].head.oid}"
+    assert remote.name == f"{NAME}@{lab.repositories[NAME].head}"
     assert not lab.said("safetensors")
     with pytest.raises(UserError, match="there is no release"):
         read_release(tmp_path)
@@ -630,37 +508,3 @@ def test_files_that_the_caller_names_are_left_to_timm(tmp_path, weights, monkeyp
     assert_loaded(pretrained(MODEL, pretrained_cfg={**overlay, "classifier": "head.fc"}), weights)
     overlay = {"state_dict": load(weights), "num_classes": 3}
     assert_loaded(pretrained(MODEL, pretrained_cfg_overlay=overlay), weights)
-
-
-# what is remembered
-
-
-def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"one")
-    time.sleep(0.1)
-    digest = integrity.content_sha256(path)
-    assert digest == hashlib.sha256(b"one").hexdigest()
-    (record,) = Path(constants.HF_HOME, "convnext_ablation", "verified").iterdir()
-    record.write_text(record.read_text().replace(digest, "0" * 64))
-    assert integrity.content_sha256(path) == "0" * 64  # it went by the record
-    stat = path.stat()
-    path.write_bytes(b"two")
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert integrity.content_sha256(path) == hashlib.sha256(b"two").hexdigest()
-
-
-def test_a_file_that_may_be_changing_is_not_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(integrity, "_YOUNG", 1e6)
-    path = tmp_path / "file"
-    path.write_bytes(b"one")
-    integrity.content_sha256(path)
-    assert not Path(constants.HF_HOME, "convnext_ablation").exists()
-
-
-def test_a_record_that_cannot_be_written_or_read_is_done_without(tmp_path):
-    Path(constants.HF_HOME).write_text("no folder")
-    path = tmp_path / "file"
-    path.write_bytes(b"one")
-    time.sleep(0.1)
-    assert integrity.content_sha256(path) == hashlib.sha256(b"one").hexdigest()

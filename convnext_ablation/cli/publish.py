@@ -11,10 +11,18 @@ from huggingface_hub import HfApi
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.hub.card import Sibling
+from convnext_ablation.hub.draft import FILES, Draft, Target, drafted, target_of
 from convnext_ablation.hub.finished_run import FinishedRun, read_run
-from convnext_ablation.hub.publish import Draft, Target, drafted, into_folder, target_of
-from convnext_ablation.hub.publish_study import RULE, members_of, siblings_of, tie_in_folder, tie_on_hub
-from convnext_ablation.hub.upload import client, log_in, onto_hub
+from convnext_ablation.hub.publish import (
+    RULE,
+    client,
+    into_folder,
+    members_of,
+    onto_hub,
+    siblings_of,
+    tie_in_folder,
+    tie_on_hub,
+)
 
 __all__ = ["add_arguments", "run"]
 
@@ -65,16 +73,17 @@ def run(args: argparse.Namespace) -> None:
         return
     target, finished = target_of(args.to), read_run(args.run_folder, args.weights, args.data)
     _publish(args, finished, target, _client(args, target))
-    _say_how_it_is_found(target, finished.arguments.model.partition(".")[0])
+    architecture = finished.arguments.model.partition(".")[0]
+    if not target.name.startswith(f"{architecture}."):
+        print(
+            f"note: called {architecture}.TAG it would be found by pretrained=True; as it is, it is loaded "
+            "by its full name only"
+        )
 
 
 def _client(args: argparse.Namespace, target: Target) -> HfApi | None:
-    """The hub's client, logged in; None where nothing is sent."""
-    if args.dry_run or target.folder is not None:
-        return None
-    api = client()
-    log_in(api)
-    return api
+    """The hub's client, None where nothing is sent."""
+    return None if args.dry_run or target.folder is not None else client()
 
 
 def _publish(
@@ -85,7 +94,11 @@ def _publish(
     siblings: Sequence[Sibling] = (),
 ) -> None:
     if target.folder is not None and not args.dry_run:
-        _make(target.folder.resolve().parent)
+        parent = target.folder.resolve().parent
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{parent}: can't be made ({error.strerror}); name another") from error
     with drafted(finished, target, args.license, siblings) as draft:
         if args.dry_run:
             _show(draft)
@@ -95,29 +108,14 @@ def _publish(
             print(into_folder(draft))
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder}: can't be made ({error.strerror}); name another") from error
-
-
 def _show(draft: Draft) -> None:
     """Shows what would be published."""
     kind = "averaged (EMA)" if draft.run.ema else "plain"
     print(f"would publish {draft.target}: the {kind} weights of epoch {draft.run.best.epoch}")
-    for name, size in draft.sizes.items():
-        print(f"  {name:<20}{size:>14,} bytes")
+    for name in FILES:
+        print(f"  {name:<20}{(draft.folder / name).stat().st_size:>14,} bytes")
     print(f"  SHA-256 of the weights: {draft.config['weights']['sha256']}\n")
     print(draft.card)
-
-
-def _say_how_it_is_found(target: Target, architecture: str) -> None:
-    if not target.name.startswith(f"{architecture}."):
-        print(
-            f"note: called {architecture}.TAG it would be found by pretrained=True; as it is, it is loaded "
-            "by its full name only"
-        )
 
 
 def _publish_study(args: argparse.Namespace) -> None:
@@ -132,7 +130,7 @@ def _publish_study(args: argparse.Namespace) -> None:
             done += 1
     except UserError as error:
         raise UserError(
-            f"{error}; {done} of {len(members)} are published, the same command goes on"
+            f"{error}; {done} of {len(members)} are published, the same command publishes the rest"
         ) from error
     if args.dry_run:
         return

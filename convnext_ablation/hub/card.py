@@ -16,10 +16,11 @@ from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.hub.finished_run import FinishedRun, SplitResult
 from convnext_ablation.models import zoo
 from convnext_ablation.models.components import FAMILIES
+from convnext_ablation.page import render
 from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.recipes import TIMM_ONLY
 
-__all__ = ["CardFacts", "Sibling", "caveats", "model_card", "percent", "recipe_of"]
+__all__ = ["CardFacts", "Sibling", "caveats", "model_card", "recipe_of"]
 
 # of a run's arguments, those that say nothing of how it trained, or whose machine it was
 _OF_THE_MACHINE = {
@@ -30,30 +31,10 @@ _OF_THE_MACHINE = {
 _FILES = ("class_map", "initial_checkpoint", "pretrained_path")  # only their names are told
 _HUB_NAMES = {"imagenet": "imagenet-1k"}  # of data sets that stand on the hub
 
-CONVNEXT = """@inproceedings{liu2022convnet,
-  title = {A ConvNet for the 2020s},
-  author = {Liu, Zhuang and Mao, Hanzi and Wu, Chao-Yuan and Feichtenhofer, Christoph and Darrell, Trevor and Xie, Saining},
-  booktitle = {CVPR},
-  year = {2022}
-}"""  # noqa: E501
-TIMM = """@misc{rw2019timm,
-  author = {Ross Wightman},
-  title = {PyTorch Image Models},
-  year = {2019},
-  doi = {10.5281/zenodo.4414861},
-  howpublished = {\\url{https://github.com/huggingface/pytorch-image-models}}
-}"""
-
 
 @dataclass(frozen=True)
 class Sibling:
-    """Another network of the same study.
-
-    Attributes:
-        name: Of its release.
-        link: Where it is.
-        results: What is known of it, a test first.
-    """
+    """Another network of the same study: the name of its release, where it is, its results, a test first."""
 
     name: str
     link: str
@@ -69,8 +50,8 @@ class CardFacts:
         repository: ``namespace/name`` on the hub; empty for a folder.
         run: What it was published from.
         architecture: Name of the network.
-        classes: How many it tells apart.
-        parameters: How many it has.
+        classes: Number of classes.
+        parameters: Number of parameters.
         gmacs: Billions of multiply-accumulates of an image.
         data_config: How images are prepared for it, in timm's words.
         sha256: Of the weights.
@@ -98,18 +79,21 @@ class CardFacts:
 
 def model_card(facts: CardFacts) -> str:
     """Writes the model card; the same facts give the same text."""
-    sections = {
-        "Results": _results(facts.run.results),
-        "What these figures don't say": _bullets(caveats(facts.run)),
-        "The network": _network(facts),
-        "How it was trained": _training(facts.run),
-        "How to load it": _loading(facts),
-        "The other networks of the study": _siblings(facts.siblings),
-        "Licence": _licence(facts),
-        "Citation": f"```bibtex\n{CONVNEXT}\n{TIMM}\n```" if facts.is_ours else f"```bibtex\n{TIMM}\n```",
-    }
-    text = "\n\n".join(f"## {title}\n\n{section}" for title, section in sections.items() if section)
-    return f"---\n{_metadata(facts).to_yaml()}\n---\n\n# {facts.name}\n\n{_summary(facts)}\n\n{text}\n"
+    return render(
+        "model_card.md",
+        metadata=_metadata(facts),
+        facts=facts,
+        run=facts.run,
+        arguments=facts.run.arguments,
+        config=facts.data_config,
+        label=_label(facts.architecture),
+        size=" x ".join(map(str, facts.data_config["input_size"][1:])),
+        numbers=lambda values: ", ".join(f"{value:g}" for value in values),
+        caveats=list(caveats(facts.run)),
+        start=_start(facts.run),
+        script=_script(facts.run),
+        recipe=yaml.safe_dump(recipe_of(facts.run.saved)).strip(),
+    )
 
 
 def _metadata(facts: CardFacts) -> ModelCardData:
@@ -144,47 +128,14 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     )
 
 
-def _summary(facts: CardFacts) -> str:
-    run = facts.run
-    what = _label(facts.architecture)
-    weights = "the averaged weights (EMA)" if run.ema else "the weights"
-    return (
-        f"{what}, trained on {run.data.name} ({facts.classes} classes, "
-        f"{_size(facts.data_config)} px): {weights} after epoch {run.best.epoch}, counted from 0, of "
-        f"{run.epochs}."
-    )
-
-
 def _label(architecture: str) -> str:
-    name, _, atto = architecture.partition("_atto")
-    width = " at a quarter of the width" if architecture.endswith("_atto") and not atto else ""
+    name = architecture.removesuffix("_atto")
+    width = " at a quarter of the width" if name != architecture else ""
     for variants in FAMILIES.values():
         if name in variants:
             variant = variants[name]
             return f"`{architecture}`, {variant.label} ({variant.adds}){width}"
     return f"`{architecture}`"
-
-
-def _size(data_config: Mapping[str, Any]) -> str:
-    return " x ".join(map(str, data_config["input_size"][1:]))
-
-
-def _results(results: Sequence[SplitResult]) -> str:
-    if not results:
-        return ""
-    lines = ["| split | images | top-1 % [95 %] | top-5 % | |", "|---|---:|---:|---:|---|"]
-    for result in results:
-        images = "not known" if result.images is None else str(result.images)
-        note = "the epoch was picked on it" if result.picked_on else "read once, after training"
-        lines.append(f"| {result.split} | {images} | {percent(result)} | {result.top5:.2f} | {note} |")
-    return "\n".join(lines) + "\n\nThe intervals are over images."
-
-
-def percent(result: SplitResult) -> str:
-    """Top-1 in percent with its interval, as far as there is one."""
-    if result.interval is None:
-        return f"{result.top1:.2f}"
-    return f"{result.top1:.2f} [{100 * result.interval.low:.2f}, {100 * result.interval.high:.2f}]"
 
 
 def caveats(run: FinishedRun) -> Iterator[str]:
@@ -222,42 +173,6 @@ def caveats(run: FinishedRun) -> Iterator[str]:
         yield "The names of the classes weren't known here; the release has their numbers only."
 
 
-def _network(facts: CardFacts) -> str:
-    config = facts.data_config
-    rows = [
-        f"{facts.parameters / 1e6:.2f} M parameters, {facts.gmacs:.3f} GMACs an image of {_size(config)} px",
-        f"images: resized to {1 / config['crop_pct']:.3f} times the crop ({config['interpolation']}), "
-        f"{config['crop_mode']} crop of {_size(config)} px; mean {_numbers(config['mean'])}, "
-        f"standard deviation {_numbers(config['std'])}",
-        f"SHA-256 of `model.safetensors`: `{facts.sha256}`",
-    ]
-    return _bullets(rows)
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values)
-
-
-def _training(run: FinishedRun) -> str:
-    arguments = run.arguments
-    script = "timm's `train.py`" if run.by_timm else "`train.py` of convnext_ablation"
-    processes = "an unknown number of" if run.processes is None else str(run.processes)
-    images = f"{arguments.batch_size} x {processes} processes"
-    if arguments.grad_accum_steps > 1:
-        images += f" x {arguments.grad_accum_steps} batches added up"
-    rows = [
-        f"data: {run.data.name}, split {arguments.train_split}"
-        + (f"; SHA-256 of its manifest: `{run.data.fingerprint}`" if run.data.fingerprint else ""),
-        f"start: {_start(run)}",
-        f"by {script}, {run.epochs} epochs, {images} an update, seed {arguments.seed}",
-        "versions: "
-        + (", ".join(f"{name} {value}" for name, value in run.versions.items()) or "not recorded"),
-    ]
-    recipe = yaml.safe_dump(recipe_of(run.saved)).strip()
-    command = f"{_script(run)} path/to/{run.data.name} -c recipe.yaml"
-    return f"{_bullets(rows)}\n\n```\n{command}\n```\n\nwith this as `recipe.yaml`:\n\n```yaml\n{recipe}\n```"
-
-
 def _script(run: FinishedRun) -> str:
     """How to call the script that trained."""
     script = "train.py"
@@ -283,11 +198,7 @@ def _start(run: FinishedRun) -> str:
 
 
 def recipe_of(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a run that say how it trained, where they aren't the defaults.
-
-    Args:
-        saved: Its `args.yaml`.
-    """
+    """The arguments of a run's `args.yaml` that say how it trained, where they aren't the defaults."""
     defaults = {**{name: known.default for name, known in ARGUMENTS.items()}, **TIMM_ONLY}
     recipe = {}
     for name, value in saved.items():
@@ -297,48 +208,3 @@ def recipe_of(saved: Mapping[str, Any]) -> dict[str, Any]:
             continue
         recipe[name] = PurePath(value).name if name in _FILES else value
     return recipe
-
-
-def _loading(facts: CardFacts) -> str:
-    source = f"hf-hub:{facts.repository}" if facts.repository else f"local-dir:path/to/{facts.name}"
-    ours = "import convnext_ablation  # registers the network\n" if facts.is_ours else ""
-    code = (
-        f"```python\nimport timm\n{ours}\n"
-        f'model = timm.create_model("{source}", pretrained=True).eval()\n'
-        "config = timm.data.resolve_model_data_config(model)\n"
-        "transform = timm.data.create_transform(**config, is_training=False)\n```"
-    )
-    if not facts.is_ours or not facts.name.startswith(f"{facts.architecture}."):
-        return code
-    variable = "CONVNEXT_ABLATION_HUB" if facts.repository else "CONVNEXT_ABLATION_WEIGHTS"
-    place = facts.repository.partition("/")[0] or "path/to"
-    return (
-        f"{code}\n\nWith `{variable}={place}`, `timm.create_model({facts.name!r}, pretrained=True)` does the "
-        "same, and checks the SHA-256; `convnext-ablation verify "
-        f"{facts.name} --data FOLDER` computes the figures above again."
-    )
-
-
-def _siblings(siblings: Sequence[Sibling]) -> str:
-    if not siblings:
-        return ""
-    lines = ["| network | split | top-1 % [95 %] |", "|---|---|---:|"]
-    rows = [
-        f"| [{sibling.name}]({sibling.link}) | {result.split} | {percent(result)} |"
-        for sibling in siblings
-        for result in sibling.results[:1]
-    ]
-    return "\n".join([*lines, *rows])
-
-
-def _licence(facts: CardFacts) -> str:
-    if facts.license:
-        return (
-            f"The weights are published under `{facts.license}`. The data they were trained on have terms of "
-            "their own."
-        )
-    return "None is stated: ask whoever published the weights before you use them."
-
-
-def _bullets(rows: Iterator[str] | Sequence[str]) -> str:
-    return "\n".join(f"- {row}" for row in rows)

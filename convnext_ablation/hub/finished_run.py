@@ -1,10 +1,9 @@
-"""A finished run of `train.py`, ours or timm's, or of a study: what its folder says, checked."""
+"""What the folder of a finished run says, checked: a run of `train.py`, ours or timm's, or of a study."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ import yaml
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.convert import StateDict, weights_in
+from convnext_ablation.study.run_files import PREDICTIONS, RESULT, load_result
 from convnext_ablation.study.stats.effects import Interval, accuracy
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, OURS, load_checkpoint
@@ -27,8 +27,8 @@ from convnext_ablation.training.splits import open_split
 __all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "same_split", "saved_arguments"]
 
 Which = Literal["auto", "ema", "plain"]
-STUDY_RESULT, STUDY_PREDICTIONS = "result.json", "predictions.npz"
-_FOLDERS = ("", "torch/image_folder", "torch/folder")  # data sets that are a folder of images
+# data sets that are a folder of images; cached, until 2026, kept them decoded too
+_FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class SplitResult:
 
     Attributes:
         split: Its name.
-        top1: Percentage of images whose most probable class is the right one.
-        top5: Percentage of images with the right class among the five most probable.
-        images: How many there were, None if that isn't known.
+        top1: Accuracy in percent.
+        top5: The same, where the right class is among the five most probable.
+        images: Number of images, None if that isn't known.
         picked_on: Whether the epoch was picked on it.
         interval: Of top-1 over images, as fractions; None if the number of images isn't known.
     """
@@ -50,6 +50,13 @@ class SplitResult:
     images: int | None
     picked_on: bool
     interval: Interval | None
+
+    @property
+    def percent(self) -> str:
+        """Top-1 in percent with its interval, as far as there is one."""
+        if self.interval is None:
+            return f"{self.top1:.2f}"
+        return f"{self.top1:.2f} [{100 * self.interval.low:.2f}, {100 * self.interval.high:.2f}]"
 
     @property
     def correct(self) -> int | None:
@@ -105,8 +112,12 @@ class FinishedRun:
     by_timm: bool
 
     def weights(self) -> StateDict:
-        """The weights, mapped from the file: only what is looked at is read."""
-        weights = weights_in(_mapped(self.folder / BEST), ema=self.ema)
+        """The weights.
+
+        Raises:
+            UserError: The checkpoint has none of that kind.
+        """
+        weights = weights_in(load_checkpoint(self.folder / BEST), ema=self.ema)
         if weights is None:
             kind = "averaged weights; give --weights plain" if self.ema else "weights; train again"
             raise UserError(f"{self.folder / BEST}: holds no {kind}")
@@ -137,7 +148,7 @@ def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> F
             f"{folder}: only {history[-1].epoch + 1} of {arguments.epochs} epochs are done; "
             "finish it with --resume auto, then publish it"
         )
-    state = _mapped(folder / BEST)
+    state = load_checkpoint(folder / BEST)
     if state.get("epoch") != best.epoch:
         raise UserError(
             f"{folder / BEST}: is of epoch {state.get('epoch')}, and the best of {SUMMARY} is {best.epoch}; "
@@ -188,27 +199,6 @@ def saved_arguments(folder: Path) -> dict[str, Any]:
     return {**saved, "data_dir": saved.get("data_dir") or saved.get("data")}
 
 
-def _mapped(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint without its tensors, which are read when they are looked at."""
-    with _mapping():
-        return load_checkpoint(path)
-
-
-@contextmanager
-def _mapping() -> Iterator[None]:
-    try:
-        from torch.utils.serialization import config
-    except ImportError:  # before torch 2.6; then the file is read as a whole
-        yield
-        return
-    before = config.load.mmap
-    config.load.mmap = True
-    try:
-        yield
-    finally:
-        config.load.mmap = before
-
-
 def _results(
     folder: Path, arguments: TrainingArguments, best: Epoch, data: DataFacts
 ) -> Iterator[SplitResult]:
@@ -251,10 +241,10 @@ def _counted(top1: float, ids: list[str] | None) -> int | None:
 def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:
     """The split that the best epoch's weights were tested on, and the predictions; None if they weren't."""
     if (folder / TEST_RESULT).is_file():
-        result, path = _json(folder / TEST_RESULT), folder / TEST_PREDICTIONS
+        result, path = load_result(folder / TEST_RESULT), folder / TEST_PREDICTIONS
         split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1")
     elif "test_top1" in _study_result(folder):
-        result, path = _study_result(folder), folder / STUDY_PREDICTIONS
+        result, path = _study_result(folder), folder / PREDICTIONS
         split, epoch, top1 = "test", result.get("best_epoch"), result["test_top1"]
     else:
         return None
@@ -268,14 +258,7 @@ def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:
 
 
 def _study_result(folder: Path) -> dict[str, Any]:
-    return _json(folder / STUDY_RESULT) if (folder / STUDY_RESULT).is_file() else {}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: can't be read ({error})") from error
+    return load_result(folder / RESULT) if (folder / RESULT).is_file() else {}
 
 
 def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
@@ -287,8 +270,12 @@ def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
         if data is not None:
             raise UserError(f"{data}: no such folder; name that of the data with --data")
         return DataFacts(root.name if root is not None else "unknown")
-    splits = dict.fromkeys(split for split in (arguments.val_split, arguments.test_split, "test") if split)
-    there = {split: images for split in splits if (images := _images(arguments, root, split)) is not None}
+    there: dict[str, Images] = {}
+    for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
+        with suppress(UserError):  # there is no such split any more
+            opened = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
+            if isinstance(opened, Images):
+                there[split] = opened
     classes = next((tuple(images.classes) for images in there.values()), ())
     if arguments.num_classes is not None and len(classes) != arguments.num_classes:
         classes = ()
@@ -298,11 +285,3 @@ def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
         fingerprint=manifest_hash(root) if (root / MANIFEST).is_file() else "",
         images={split: images.ids() for split, images in there.items()},
     )
-
-
-def _images(arguments: TrainingArguments, root: Path, split: str) -> Images | None:
-    names = next((names for names in SYNONYMS.values() if split in names), (split,))
-    if not any((root / f"{name}{ending}").exists() for name in names for ending in ("", ".tar")):
-        return None
-    opened = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
-    return opened if isinstance(opened, Images) else None

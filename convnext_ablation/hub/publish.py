@@ -1,297 +1,60 @@
-"""A finished run made into a release, in a folder or on a hub: all of it or nothing.
-
-A release is `model.safetensors`, `config.json` as timm writes it with the weights' SHA-256 and what the
-figures were computed from, and a model card.
-"""
+"""Releases published in a folder or on a hub, all of one or nothing; a whole study's tied together."""
 
 from __future__ import annotations
 
 import filecmp
-import json
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from timm.data import resolve_data_config
-from timm.models import clean_state_dict
+from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils.tqdm import disable_progress_bars
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import sha256_of, write_text, written_whole
-from convnext_ablation.hub.card import CardFacts, Sibling, model_card, recipe_of
-from convnext_ablation.hub.finished_run import FinishedRun
-from convnext_ablation.models import zoo  # noqa: F401  registers the networks
-from convnext_ablation.models.cost import count_gmacs, count_parameters
-from convnext_ablation.training.arguments import PREPROCESSING
-from convnext_ablation.weights.release import CONFIG, WEIGHTS
+from convnext_ablation.files import write_text
+from convnext_ablation.hub.card import Sibling, recipe_of
+from convnext_ablation.hub.draft import CARD, FILES, Draft, Target
+from convnext_ablation.hub.finished_run import FinishedRun, Which, read_run, saved_arguments
+from convnext_ablation.page import render
+from convnext_ablation.study.run_files import RESULT, load_result
+from convnext_ablation.version import __version__
+from convnext_ablation.weights.download import hub_errors
+from convnext_ablation.weights.release import HUB
 
-__all__ = ["CARD", "FILES", "Draft", "Target", "drafted", "into_folder", "target_of"]
+__all__ = [
+    "RULE",
+    "Member",
+    "client",
+    "into_folder",
+    "members_of",
+    "onto_hub",
+    "siblings_of",
+    "tie_in_folder",
+    "tie_on_hub",
+]
 
-CARD = "README.md"
-FILES = (CONFIG, WEIGHTS, CARD)
-HUB = "hf-hub:"
-_REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Where a release goes: to a repository of the hub, or into a folder.
-
-    Attributes:
-        repository: ``namespace/name``; empty for a folder.
-        folder: The folder; None for the hub.
-    """
-
-    repository: str = ""
-    folder: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the release."""
-        return self.repository.partition("/")[2] if self.folder is None else self.folder.resolve().name
-
-    def __str__(self) -> str:
-        """The repository as timm names it, or the folder."""
-        return f"{HUB}{self.repository}" if self.folder is None else str(self.folder)
-
-
-def target_of(text: str) -> Target:
-    """Tells a repository from a folder.
-
-    Args:
-        text: ``namespace/name``, or a path that can't be taken for one, such as ``./name``.
-
-    Raises:
-        UserError: It could be either.
-    """
-    on_hub = text.startswith(HUB)
-    name = text.removeprefix(HUB)
-    if on_hub or re.fullmatch(_REPOSITORY, name):
-        if not re.fullmatch(_REPOSITORY, name):
-            raise UserError(f"{text}: a repository is {HUB}NAMESPACE/NAME")
-        if not on_hub and Path(name.partition("/")[0]).is_dir():
-            raise UserError(f"{text}: write ./{name} for the folder, or {HUB}{name} for the hub")
-        return Target(repository=name)
-    if "/" not in name and not name.startswith((".", "~")):
-        raise UserError(f"{text}: write NAMESPACE/{name} for the hub, or ./{name} for a folder")
-    return Target(folder=Path(text).expanduser())
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A release that is made and nowhere yet but in a folder that is removed again.
-
-    Attributes:
-        folder: Holds `FILES`.
-        target: Where it is to go.
-        card: The model card.
-        config: What `config.json` says.
-        run: What it was made from.
-    """
-
-    folder: Path
-    target: Target
-    card: str = field(repr=False)
-    config: Mapping[str, Any] = field(repr=False)
-    run: FinishedRun = field(repr=False)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes of each file."""
-        return {name: (self.folder / name).stat().st_size for name in FILES}
-
-
-@contextmanager
-def drafted(
-    run: FinishedRun, target: Target, license: str = "", siblings: Sequence[Sibling] = ()
-) -> Iterator[Draft]:
-    """Makes a release of a run; its files are removed when the context is left.
-
-    Args:
-        run: The run.
-        target: Where it is to go.
-        license: Identifier of the licence of the weights; empty if none is to be stated.
-        siblings: The other networks of its study.
-
-    Raises:
-        UserError: The weights aren't the network's, or it can't be made.
-    """
-    parent = target.folder.resolve().parent if target.folder is not None else None
-    where = parent if parent is not None and parent.is_dir() else None  # on one disk it need only be renamed
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix=".publish-", dir=where)
-    except OSError as error:
-        raise UserError(
-            f"{where or tempfile.gettempdir()}: can't be written to ({error.strerror})"
-        ) from error
-    with scratch as folder:
-        yield _draft(Path(folder) / "release", run, target, license, siblings)
-
-
-def _draft(
-    folder: Path, run: FinishedRun, target: Target, license: str, siblings: Sequence[Sibling]
-) -> Draft:
-    folder.mkdir()
-    model = _network(run)
-    settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
-    data_config = resolve_data_config(settings, model=model)
-    gmacs = count_gmacs(model, data_config["input_size"])
-    _write_weights(folder / WEIGHTS, model, run)
-    sha256 = sha256_of(folder / WEIGHTS)
-    config = {
-        **_timm_config(model, run, data_config, license),
-        "weights": {"file": WEIGHTS, "sha256": sha256, "size": (folder / WEIGHTS).stat().st_size},
-        "trained": _trained(run),
-    }
-    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
-    facts = CardFacts(
-        name=target.name,
-        repository=target.repository,
-        run=run,
-        architecture=config["architecture"],
-        classes=config["num_classes"],
-        parameters=count_parameters(model),
-        gmacs=gmacs,
-        data_config=data_config,
-        sha256=sha256,
-        license=license,
-        siblings=siblings,
-    )
-    card = model_card(facts)
-    write_text(folder / CARD, card)
-    return Draft(folder, target, card, config, run)
-
-
-def _network(run: FinishedRun) -> torch.nn.Module:
-    """The network without weights."""
-    arguments = run.arguments
-    if not timm.is_model(arguments.model):
-        raise UserError(f"{run.folder}: its network {arguments.model} is not in timm's registry")
-    options = {"num_classes": arguments.num_classes, "global_pool": arguments.gp}
-    try:
-        return timm.create_model(
-            arguments.model,
-            in_chans=arguments.channels,
-            device="meta",
-            **{name: value for name, value in options.items() if value is not None},
-            **arguments.model_kwargs,
-        )
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{run.folder}: its network {arguments.model} can't be made: {reason}") from error
-
-
-def _write_weights(path: Path, model: torch.nn.Module, run: FinishedRun) -> None:
-    """Writes the run's weights from where its checkpoint is mapped into memory, without a copy of all."""
-    weights = clean_state_dict(run.weights())
-    expected = {name: value.shape for name, value in model.state_dict().items()}
-    odd = sorted(set(weights) ^ set(expected)) or [
-        name for name, shape in expected.items() if weights[name].shape != shape
-    ]
-    if odd:
-        raise UserError(
-            f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it; "
-            f"{odd[0]} differs"
-        )
-    contiguous = {name: value.contiguous() for name, value in weights.items()}
-    try:
-        with written_whole(path) as temporary:
-            save_file(contiguous, temporary, {"format": "pt"})
-    except SafetensorError as error:  # a full disk, too
-        raise UserError(f"{path.name}: can't be written: {' '.join(str(error).split())}") from error
-
-
-def _timm_config(
-    model: Any, run: FinishedRun, data_config: Mapping[str, Any], license: str
-) -> dict[str, Any]:
-    """What timm's `push_to_hf_hub` writes, for weights in timm's own names."""
-    arguments, cfg = run.arguments, model.pretrained_cfg
-    options = dict(arguments.model_kwargs)
-    if arguments.channels != 3:
-        options["in_chans"] = arguments.channels
-    if arguments.gp:
-        options["global_pool"] = arguments.gp
-    same_size = tuple(data_config["input_size"][1:]) == tuple(cfg["input_size"][1:])
-    config = {
-        "architecture": cfg["architecture"],
-        "num_classes": model.num_classes,
-        "num_features": model.num_features,
-        **({"global_pool": pool} if (pool := _global_pool(model)) else {}),
-        **({"label_names": list(run.data.classes)} if run.data.classes else {}),
-        **({"model_args": options} if options else {}),
-    }
-    pretrained_cfg = {
-        "custom_load": False,
-        **{name: data_config[name] for name in ("input_size", "interpolation", "crop_pct", "crop_mode")},
-        "fixed_input_size": bool(cfg.get("fixed_input_size")),
-        **{name: data_config[name] for name in ("mean", "std")},
-        "num_classes": model.num_classes,
-        "pool_size": cfg.get("pool_size") if same_size else None,
-        "first_conv": cfg.get("first_conv"),
-        "classifier": cfg.get("classifier"),
-        **({"license": license} if license else {}),
-    }
-    return {**config, "pretrained_cfg": pretrained_cfg}
-
-
-def _global_pool(model: Any) -> str:
-    """Name of the global pool, which timm's networks have in one of two places; empty if it isn't found."""
-    pool = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
-    name = getattr(pool, "pool_type", pool)
-    return name if isinstance(name, str) else ""
-
-
-def _trained(run: FinishedRun) -> dict[str, Any]:
-    """What the card's figures were computed from, so that they can be computed again."""
-    results = [
-        {
-            "split": result.split,
-            "images": result.images,
-            "correct": result.correct,
-            "top1": result.top1,
-            "top5": result.top5,
-            "picked_on": result.picked_on,
-        }
-        for result in run.results
-    ]
-    return {
-        "data": run.data.name,
-        "manifest_sha256": run.data.fingerprint or None,
-        "results": results,
-        "weights": "ema" if run.ema else "plain",
-        "epoch": run.best.epoch,
-        "epochs": run.epochs,
-        "seed": run.arguments.seed,
-        "versions": dict(run.versions),
-        "recipe": recipe_of(run.saved),
-    }
+_VARIED = ("seed", "initial_checkpoint", "pretrained_path")  # between the runs of a network
+RULE = "of each network, the run with the best top-1 on validation, of equals the one with the lowest seed"
 
 
 def into_folder(draft: Draft) -> str:
-    """Puts a release into its folder.
-
-    Returns:
-        What was done, in a line.
+    """Puts a release into its folder; returns what was done, in a line.
 
     Raises:
         UserError: The folder holds something else.
     """
-    folder = draft.target.folder
-    assert folder is not None
-    folder = folder.resolve()
-    if not folder.exists() or not any(folder.iterdir()):
+    assert draft.target.folder is not None
+    folder = draft.target.folder.resolve()
+    held = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if not held:
         os.replace(draft.folder, folder)
         return f"published {folder}"
-    held = {path.name for path in folder.iterdir()}
     if held != set(FILES):
         raise UserError(
             f"{folder}: holds {', '.join(sorted(held - set(FILES))[:3]) or 'half a release'}; "
@@ -308,3 +71,196 @@ def into_folder(draft: Draft) -> str:
         raise
     shutil.rmtree(before, ignore_errors=True)
     return f"published {folder} anew, in place of what it held"
+
+
+def client() -> HfApi:
+    """The hub's client.
+
+    Raises:
+        UserError: There is no token.
+    """
+    if not get_token():
+        raise UserError(
+            "no token for the hub; log in with `hf auth login`, or set HF_TOKEN, and publish again"
+        )
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    return HfApi(library_name="convnext_ablation", library_version=__version__)
+
+
+def onto_hub(draft: Draft, api: HfApi, public: bool = False) -> str:
+    """Publishes a release by one commit, into a new repository or as a new revision.
+
+    Args:
+        draft: The release.
+        api: The hub's client, logged in.
+        public: Make a new repository public.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        UserError: It could not be published; the hub holds what it held before.
+    """
+    repository = draft.target.repository
+    with hub_errors(repository):
+        try:
+            info = api.model_info(repository)
+        except RepositoryNotFoundError:
+            return f"published {HUB}{repository}@{_into_new(draft, api, public)}"
+        others = {sibling.rfilename for sibling in info.siblings or ()} - {*FILES, ".gitattributes"}
+        if others:
+            raise UserError(
+                f"{repository}: holds {min(others)}, which is no part of a release; take another name, or "
+                "remove it"
+            )
+        if not info.private and not public:
+            raise UserError(f"{repository}: is public; give --public to publish there")
+        commit = _commit(draft, api, info.sha)
+    if commit == info.sha:  # the client makes no commit that changes nothing
+        return f"{HUB}{repository}@{commit} is just this already; nothing was sent"
+    return f"published {HUB}{repository}@{commit}"
+
+
+def _commit(draft: Draft, api: HfApi, parent: str | None) -> str:
+    commit = api.create_commit(
+        draft.target.repository,
+        [CommitOperationAdd(name, draft.folder / name) for name in FILES],
+        commit_message=f"Publish {draft.target.name}, epoch {draft.run.best.epoch}",
+        parent_commit=parent,  # refused if another commit came between
+    )
+    return commit.oid
+
+
+def _into_new(draft: Draft, api: HfApi, public: bool) -> str:
+    """Makes the repository, and removes it again if the commit fails; returns the commit."""
+    repository = draft.target.repository
+    api.create_repo(repository, private=not public)
+    try:
+        with hub_errors(repository):
+            return _commit(draft, api, None)
+    except BaseException as error:
+        try:
+            api.delete_repo(repository)
+            left = "nothing is left of it there"
+        except Exception:  # the hub is gone, most likely
+            left = f"an empty repository may be left; remove it at {constants.ENDPOINT}/{repository}"
+        if not isinstance(error, UserError):
+            print(f"{repository}: not published; {left}", file=sys.stderr)
+            raise
+        raise UserError(f"{error}; not published, {left}") from error
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of a study, and where its release goes."""
+
+    run: FinishedRun
+    target: Target
+
+
+def members_of(study: Path, to: str, tag: str, which: Which, data: Path | None) -> list[Member]:
+    """Reads the runs of a study that are published, and says where each goes.
+
+    Args:
+        study: The study's folder.
+        to: Namespace on the hub, or a path.
+        tag: What stands behind the networks' names; empty for the data set and the size of its images.
+        which: Which weights.
+        data: Folder of the data set, if it isn't where the study had it.
+
+    Raises:
+        UserError: A run can't be read, or the name is neither.
+    """
+    to_hub = bool(re.fullmatch(rf"({HUB})?[A-Za-z0-9][\w.-]*", to))
+    if to_hub and not to.startswith(HUB) and Path(to).is_dir():
+        raise UserError(f"{to}: write ./{to} for the folder, or {HUB}{to} for the namespace")
+    namespace, members = to.removeprefix(HUB), []
+    for network, folder in _best_runs(study).items():
+        run = read_run(folder, which, data)
+        name = f"{network}.{tag or _tag(run)}"
+        target = Target(f"{namespace}/{name}") if to_hub else Target(folder=Path(to).expanduser() / name)
+        members.append(Member(run, target))
+    return members
+
+
+def _tag(run: FinishedRun) -> str:
+    size = (run.arguments.input_size or (run.arguments.img_size or 224,))[-1]
+    return f"{re.sub('[^a-z0-9]+', '_', run.data.name.lower()).strip('_')}_{size}"
+
+
+def _best_runs(study: Path) -> dict[str, Path]:
+    """The folder of the run of each network that is published, by `RULE`; never by the test.
+
+    Raises:
+        UserError: There is no finished run, or some of a network were trained otherwise than others.
+    """
+    best: dict[str, tuple[float, int, Path]] = {}
+    settings: dict[str, tuple[Any, Path]] = {}
+    for folder, result in _finished(study):
+        network, seed = str(result["network"]), int(result["seed"])
+        recipe = {
+            name: value for name, value in recipe_of(saved_arguments(folder)).items() if name not in _VARIED
+        }
+        known, other = settings.setdefault(network, (recipe, folder))
+        if known != recipe:
+            raise UserError(
+                f"{folder} and {other.name} are of the same network with other settings; remove what is no "
+                "part of the study, or publish the runs one by one"
+            )
+        candidate = (-float(result["val_top1"]), seed, folder)
+        best[network] = min(best.get(network, candidate), candidate)
+    if not best:
+        raise UserError(f"{study}: has no finished run; name the output folder of a study")
+    return {network: best[network][2] for network in sorted(best)}
+
+
+def _finished(study: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The runs that were tested, with their results; runs that only tuned a learning rate were not."""
+    for path in sorted(study.glob(f"runs/*/{RESULT}")):
+        result = load_result(path)
+        if "test_top1" in result:
+            yield path.parent, result
+
+
+def siblings_of(member: Member, members: Sequence[Member]) -> list[Sibling]:
+    """The other networks, for a network's card."""
+    siblings = []
+    for other in members:
+        if other is not member:
+            target = other.target
+            on_hub = f"https://huggingface.co/{target.repository}"
+            link = on_hub if target.repository else f"../{target.name}"
+            siblings.append(Sibling(target.name, link, other.run.results))
+    return siblings
+
+
+def tie_in_folder(study: str, members: Sequence[Member]) -> Path:
+    """Writes the study's card beside its releases."""
+    assert members[0].target.folder is not None
+    path = members[0].target.folder.parent / CARD
+    write_text(path, render("study_card.md", study=study, rule=RULE, members=members))
+    return path
+
+
+def tie_on_hub(study: str, members: Sequence[Member], api: HfApi, public: bool) -> str:
+    """Puts the releases of a study into a collection on the hub, which is made if need be.
+
+    Returns:
+        The collection's name.
+
+    Raises:
+        UserError: The hub refuses.
+    """
+    namespace = members[0].target.repository.partition("/")[0]
+    about = f"Networks of one study, {len(members)} in all; {RULE.partition(',')[0]} one run"
+    with hub_errors(f"the collection {study} of {namespace}"):
+        collection = api.create_collection(
+            study[:59], namespace=namespace, description=about[:150], private=not public, exists_ok=True
+        )
+        for member in members:
+            note = next((f"{result.split}: top-1 {result.percent} %" for result in member.run.results), None)
+            api.add_collection_item(
+                collection.slug, member.target.repository, "model", note=note, exists_ok=True
+            )
+    return collection.slug

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import PretrainedCfg, build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    PretrainedCfg,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_arch_pretrained_cfgs,
+    get_pretrained_cfg,
+    register_model,
+)
 
 from convnext_ablation.models.components import (
     CONVNEXT_TINY,
@@ -17,7 +25,6 @@ from convnext_ablation.models.components import (
     SWITCHES,
     Components,
 )
-from convnext_ablation.weights.public import public_cfgs
 
 if TYPE_CHECKING:
     from torch import nn
@@ -71,10 +78,10 @@ def _create(
 ) -> ResNetToConvNeXt:
     # Not above: all import timm, and when that is imported, this module is (see `registration`).
     from convnext_ablation.models.network import ResNetToConvNeXt
-    from convnext_ablation.weights.choice import Wish, chosen
-    from convnext_ablation.weights.place import Place
+    from convnext_ablation.weights.pretrained import Request, resolve
+    from convnext_ablation.weights.release import Place
 
-    wish = Wish(
+    request = Request(
         names=(variant, *_same_network(variant)),
         pretrained=pretrained,
         cfg=pretrained_cfg or None,
@@ -83,7 +90,7 @@ def _create(
         place=Place(weights_from) if weights_from else None,
         untrained=_cfg(),
     )
-    cfg, model_args = chosen(wish)
+    cfg, model_args = resolve(request)
     kwargs = {**model_args, **kwargs}
     switches = {name: kwargs.pop(name) for name in SWITCHES if name in kwargs}
     return build_model_with_cfg(
@@ -135,9 +142,29 @@ _POINTS = {
 }
 
 
+def _public_cfgs(timm_model: str) -> dict[str, PretrainedCfg]:
+    """The weights of one of timm's networks that load into the same network of ours, by tag.
+
+    timm's own default comes first. Left out is what lies on no hub: those are pickles.
+    """
+    default = get_pretrained_cfg(timm_model).tag
+    cfgs = [
+        cfg
+        for cfg in get_arch_pretrained_cfgs(timm_model).values()
+        if cfg.tag and cfg.hf_hub_id and not cfg.custom_load
+    ]
+    return {cfg.tag: _renamed(cfg) for cfg in sorted(cfgs, key=lambda cfg: cfg.tag != default)}
+
+
+def _renamed(cfg: PretrainedCfg) -> PretrainedCfg:
+    """The same under the names that our networks give to their first and last layer."""
+    source = cfg.origin_url or cfg.url or f"https://huggingface.co/{cfg.hf_hub_id}"
+    return replace(cfg, first_conv="stem.conv", classifier="head.fc", origin_url=source, url=None)
+
+
 def _registered_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
     """By name, and by name and tag where timm has weights of the same network."""
-    public = {components: public_cfgs(name) for components, name in TIMM_NAMES.items()}
+    public = {components: _public_cfgs(name) for components, name in TIMM_NAMES.items()}
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for name, (components, width_factor) in _POINTS.items():
         tagged = public.get(components, {}) if width_factor == 1.0 and not _is_free(name) else {}

@@ -1,4 +1,6 @@
-"""A release: `config.json` as timm writes it with the hash of the weights in it, and the weights.
+"""Releases of one's own: what they hold, and how they are found on a hub or in a folder.
+
+A release is `config.json` as timm writes it, with the hash of the weights in it, and the weights:
 
 "weights": {"file": "model.safetensors", "sha256": "...", "size": 112...}
 "trained": what the figures of the model card were computed from
@@ -9,21 +11,37 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.weights import hub
-from convnext_ablation.weights.integrity import check_content, classes_in, refuse_pickle
+from convnext_ablation.weights.download import (
+    NotThereError,
+    check_hash,
+    check_safetensors,
+    fetch,
+    repositories,
+)
 
-__all__ = ["CONFIG", "WEIGHTS", "Release", "read_release"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "Place",
+    "Release",
+    "find_release",
+    "own_tags",
+    "place_from_environment",
+    "read_release",
+]
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB, FOLDER = "hf-hub:", "local-dir:"  # timm's words for them
+HUB_VARIABLE, FOLDER_VARIABLE = "CONVNEXT_ABLATION_HUB", "CONVNEXT_ABLATION_WEIGHTS"
 
 _logger = logging.getLogger(__name__)
 # what a release must not set: where weights come from, which is the release itself
@@ -54,7 +72,7 @@ class Release:
 
     @property
     def num_classes(self) -> int:
-        """Classes that it tells apart."""
+        """Number of classes."""
         return self.config["num_classes"]
 
     @property
@@ -86,11 +104,19 @@ class Release:
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """Preprocessing, classes and the rest, as timm's `PretrainedCfg` takes it, without the weights."""
+        from timm.models import PretrainedCfg  # not above: when timm is imported, the zoo is
+
         cfg = {**self.config["pretrained_cfg"], "num_classes": self.num_classes}
         for name in ("label_names", "label_descriptions"):
             if name in self.config:
                 cfg[name] = self.config[name]
-        cfg = {key: _tuple(value) for key, value in cfg.items() if key in _cfg_fields()}
+        # that of a newer timm may have had more
+        known = {each.name for each in dataclasses.fields(PretrainedCfg)} - _SOURCES
+        cfg = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in cfg.items()
+            if name in known
+        }
         channels = self.model_args.get("in_chans")
         if channels:
             cfg["input_size"] = (channels, *cfg.get("input_size", (3, 224, 224))[1:])
@@ -98,58 +124,25 @@ class Release:
         return {**cfg, **on_hub, "architecture": self.architecture, "tag": self.tag or None}
 
     def weights(self) -> Path:
-        """Fetches the weights and checks them: their hash, once a file; that they are safetensors; classes.
+        """Fetches the weights and checks that they are the published ones, and safetensors.
 
         Raises:
-            UserError: They can't be had, or aren't what was published: a hub's cache then drops them.
+            UserError: They can't be had, or are others: a hub's cache then drops them.
         """
         file = (self.config.get("weights") or {}).get("file", WEIGHTS)
         name = f"{self.name}: {file}"
-        if self.folder:
+        if self.folder is None:
+            path = fetch(self.name, file, self.cache_dir, self.sha256)
+        else:
             path = self.folder / file
             if not path.is_file():
                 raise UserError(f"{name}: missing; pickles are not read, have it published as safetensors")
-        else:
-            path = hub.fetch(self.name, file, self.cache_dir)
-        refuse_pickle(path, name)
-        if self.sha256:
-            self._check_hash(path, name)
-        elif self.folder:
-            _logger.warning("%s has no hash of the weights, so they are not checked", self.folder / CONFIG)
-        found = classes_in(path, name)
-        if found != self.num_classes:
-            raise UserError(
-                f"{name}: tells {found or 'no'} classes apart, {CONFIG} says {self.num_classes}; "
-                "have it published again"
-            )
+            if self.sha256:
+                check_hash(path, self.sha256, name)
+            else:
+                _logger.warning("%s has no hash of the weights: not checked", path.parent / CONFIG)
+        check_safetensors(path, name, self.num_classes)
         return path
-
-    def _check_hash(self, path: Path, name: str) -> None:
-        assert self.sha256 is not None
-        try:
-            size, published = path.stat().st_size, self.config["weights"].get("size")
-            if published not in (None, size):
-                raise UserError(
-                    f"{name}: refused: it has {size} bytes, published are {published}; the file is cut short "
-                    "or not the one that was published"
-                )
-            check_content(path, self.sha256, name)
-        except UserError as error:
-            if self.folder:
-                raise UserError(f"{error}; copy it again") from error
-            hub.forget(path)
-            raise UserError(f"{error}; it was removed from the cache, so try again") from error
-
-
-def _cfg_fields() -> set[str]:
-    """What this timm's `PretrainedCfg` has; that of a newer one may have had more."""
-    from timm.models import PretrainedCfg
-
-    return {field.name for field in dataclasses.fields(PretrainedCfg)} - _SOURCES
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Release:
@@ -165,7 +158,7 @@ def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Rele
     """
     if isinstance(where, str) and where.startswith(HUB):
         repository = where.removeprefix(HUB)
-        path = hub.fetch(repository, CONFIG, cache_dir)
+        path = fetch(repository, CONFIG, cache_dir)
         name = f"{repository.partition('@')[0]}@{path.parent.name}"  # its weights are that commit's
         return Release(name, None, _config(path, name), cache_dir)
     if isinstance(where, str) and not where.startswith(FOLDER):
@@ -202,17 +195,141 @@ def _first_wrong(config: Any) -> str | None:
         return f"names {len(labels)} classes, and says there are {classes}"
     if not isinstance(config.get("model_args") or {}, dict):
         return "has model_args that are none"
-    return _wrong_weights(config.get("weights"))
-
-
-def _wrong_weights(weights: Any) -> str | None:
-    if weights is None:
+    weights = config.get("weights")
+    if weights is None:  # as timm's own uploads
         return None
     if not isinstance(weights, dict):
         return "doesn't say which file the weights are"
-    file, sha256 = str(weights.get("file", WEIGHTS)), str(weights.get("sha256", ""))
+    file = str(weights.get("file", WEIGHTS))
     if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
         return f"names {file!r} as the weights; only a .safetensors file beside it is taken"
-    if not re.fullmatch("[0-9a-f]{64}", sha256):
+    if not re.fullmatch("[0-9a-f]{64}", str(weights.get("sha256"))):
         return "has no SHA-256 of the weights"
     return None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where releases lie: a namespace of a hub, or a folder.
+
+    Attributes:
+        text: ``hf-hub:NAMESPACE`` or ``hf-hub:NAMESPACE@REVISION``, or ``local-dir:FOLDER``.
+
+    Raises:
+        UserError: It is neither, or the folder is missing.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        """Checks it."""
+        if self.folder is not None:
+            if not self.folder.is_dir():
+                raise UserError(f"weights are to come from {self.folder}, and there is no such folder")
+        elif not re.fullmatch(f"{HUB}[^/@]+(@.*)?", self.text):
+            raise UserError(
+                f"weights can't come from {self.text!r}; write {HUB}NAMESPACE (or {HUB}NAMESPACE@REVISION) "
+                f"for a hub, {FOLDER}PATH for a folder"
+            )
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, None if it is a namespace."""
+        is_folder = self.text.startswith(FOLDER)
+        return Path(self.text.removeprefix(FOLDER)).expanduser() if is_folder else None
+
+    def __str__(self) -> str:
+        """Just the namespace with its revision, or the folder."""
+        return self.text.removeprefix(HUB).removeprefix(FOLDER)
+
+    def names(self, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:
+        """The releases of networks, ``<model>.<tag>`` each.
+
+        Raises:
+            UserError: The hub can't be asked, and its cache has none.
+        """
+        if self.folder is None:
+            held = repositories(str(self).partition("@")[0], models, cache_dir)
+            return [name.partition("/")[2] for name in held]
+        found = [path for model in models for path in self.folder.glob(f"{model}.*/{CONFIG}")]
+        return sorted(path.parent.name for path in found)
+
+    def read(self, name: str, cache_dir: str | Path | None = None) -> Release:
+        """Reads the release of that name.
+
+        Raises:
+            NotThereError: There is none.
+            UserError: It can't be had, or is damaged.
+        """
+        if self.folder is None:
+            namespace, at, revision = str(self).partition("@")
+            return read_release(f"{HUB}{namespace}/{name}{at}{revision}", cache_dir)
+        if not (self.folder / name / CONFIG).is_file():
+            held = ", ".join(self.names([name.partition(".")[0]]))
+            hint = f"it has {held}" if held else "publish a run into it with `convnext-ablation publish`"
+            raise NotThereError(f"{self.folder} has no {name}; {hint}")
+        return read_release(self.folder / name)
+
+
+def place_from_environment() -> Place | None:
+    """The place that is set for every network, None if none is.
+
+    Raises:
+        UserError: Two are.
+    """
+    namespace, folder = os.environ.get(HUB_VARIABLE), os.environ.get(FOLDER_VARIABLE)
+    if namespace and folder:
+        raise UserError(f"{HUB_VARIABLE} and {FOLDER_VARIABLE} are both set; unset one of them")
+    if namespace:
+        return Place(f"{HUB}{namespace.removeprefix(HUB)}")
+    return Place(f"{FOLDER}{folder.removeprefix(FOLDER)}") if folder else None
+
+
+def own_tags(model: str) -> list[str]:
+    """Names a network's releases in the folder that is set for all, ``<model>.<tag>`` each; asks no hub."""
+    place = place_from_environment()
+    return place.names([model]) if place and place.folder else []
+
+
+def find_release(
+    names: Sequence[str], tag: str, place: Place, cache_dir: str | Path | None = None
+) -> Release:
+    """Finds a network's release.
+
+    Args:
+        names: The network's name, and others of the same network, which are looked for next.
+        tag: Which of its releases; if empty, the only one there is.
+        place: Where to look.
+        cache_dir: Another cache than the hub's own.
+
+    Raises:
+        UserError: There is none, there are several, it is damaged or of another network.
+    """
+    release = _tagged(names, tag, place, cache_dir) if tag else _only(names, place, cache_dir)
+    if release.architecture not in names:
+        raise UserError(
+            f"{release.name}: holds weights of {release.architecture}, not of {names[0]}; "
+            f"load it as {release.architecture}"
+        )
+    return release
+
+
+def _tagged(names: Sequence[str], tag: str, place: Place, cache_dir: str | Path | None) -> Release:
+    try:
+        return place.read(f"{names[0]}.{tag}", cache_dir)
+    except NotThereError:
+        for name in names[1:]:
+            with suppress(NotThereError):
+                return place.read(f"{name}.{tag}", cache_dir)
+        raise
+
+
+def _only(names: Sequence[str], place: Place, cache_dir: str | Path | None) -> Release:
+    held = place.names(names, cache_dir)
+    if len(held) > 1:
+        raise UserError(f"{place} has {', '.join(held)}; name the one you want")
+    if not held:
+        raise UserError(
+            f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
+        )
+    return place.read(held[0], cache_dir)
