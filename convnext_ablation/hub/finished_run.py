@@ -27,7 +27,7 @@ from convnext_ablation.training.splits import open_split
 __all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "same_split", "saved_arguments"]
 
 Which = Literal["auto", "ema", "plain"]
-# data sets that are a folder of images; cached, until 2026, kept them decoded too
+# data sets that are a folder of images; `cached`, of older runs, also kept them decoded
 _FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
 
 
