@@ -18,6 +18,7 @@ from pathlib import Path
 
 from scipy import special
 
+from convnext_ablation.console import table
 from convnext_ablation.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -106,8 +107,7 @@ def read(name: str, results: Path = RESULTS) -> list[dict[str, str]]:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Writes a table in Markdown, figures to the right."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return table(header, rows, markdown=True) + "\n"
 
 
 def stages(rows: Iterable[dict[str, str]], images: int) -> list[Change]:

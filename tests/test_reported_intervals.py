@@ -41,7 +41,9 @@ def test_file_follows_the_tables(script, tmp_path):
     text = table.read_text("utf-8")
     assert "79.4,cub200" in text
     table.write_text(text.replace("79.4,cub200", "84.4,cub200"), "utf-8")
-    assert "| Model III after Model II | 79.1 → 84.4 | +5.3 |" in script.report(tmp_path)
+    cells = [cell.strip() for cell in script.report(tmp_path).split("|")]
+    place = cells.index("79.1 → 84.4")
+    assert cells[place - 1 : place + 2] == ["Model III after Model II", "79.1 → 84.4", "+5.3"]
 
 
 def test_paper_roadmap_is_the_table_of_the_package(script):

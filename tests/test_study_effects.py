@@ -98,11 +98,6 @@ def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_
     assert found / 300 <= 0.06
 
 
-def test_an_effect_well_above_the_noise_is_found():
-    tables = simulated_studies(np.random.default_rng(6), 50, 5, 1000, [0.75, 0.80], 0.005)
-    assert sum(each.p_value < 0.05 for each in differences(tables)) >= 45
-
-
 def test_probability_of_better_is_as_right_as_it_says_where_seeds_are_many():
     rng = np.random.default_rng(10)
     truths = rng.normal(0, 0.02, 400)  # about as far from 0 as one can tell
@@ -165,20 +160,6 @@ def test_the_general_case_follows_the_formula_in_the_docstring():
     touching = math.sqrt(a * stats.t.isf(p / 2, 1) ** 2 + (b - c) * stats.t.isf(p / 2, 3) ** 2)
     assert touching == pytest.approx(0.5, rel=1e-9)
     assert ours.p_better == pytest.approx(1 - p / 2)
-
-
-def test_interval_of_a_general_case_has_the_width_of_the_formula():
-    rng = np.random.default_rng(3)
-    baseline, treated = simulated_studies(rng, 1, 3, 600, [0.7, 0.75], 0.02)[:, 0]
-    d = treated.astype(float) - baseline
-    a, b = d.mean(1).var(ddof=1) / 3, d.mean(0).var(ddof=1) / 600
-    # The interaction by the shortcut of two-way tables: total - seeds - images.
-    total = ((d - d.mean()) ** 2).sum()
-    interaction = total - 600 * 2 * d.mean(1).var(ddof=1) - 3 * 599 * d.mean(0).var(ddof=1)
-    c = interaction / (2 * 599) / (3 * 600)
-    half = math.sqrt(a * stats.t.ppf(0.975, 2) ** 2 + max(0, b - c) * stats.t.ppf(0.975, 599) ** 2)
-    ours = paired_difference(treated, baseline)
-    assert (ours.low, ours.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-12)
 
 
 def test_seeds_of_four_networks_are_taken_by_themselves():
@@ -264,10 +245,6 @@ def test_accuracy_stays_within_bounds_where_seeds_contradict_each_other():
     assert 0 <= ours.low <= ours.estimate == 0.5 <= ours.high <= 1
 
 
-def test_a_contrast_of_two_networks_is_their_difference():
-    assert contrast(TABLES[:2], [-1, 1]) == paired_difference(TABLES[1], TABLES[0])
-
-
 def test_a_contrast_of_four_is_the_t_interval_of_its_values_where_seeds_are_alike():
     tables, weights = np.repeat(TABLES[:, :1], 3, axis=1), [0.5, -0.5, -0.5, 0.5]
     ours = contrast(tables, weights)
@@ -327,25 +304,15 @@ def test_with_one_pretraining_seed_the_finetuning_seeds_are_the_draws():
 def test_weights_that_are_no_contrast_are_refused(weights):
     with pytest.raises(UserError, match="no contrast of 2 networks"):
         contrast(TABLES[:2], weights)
-
-
-def test_a_contrast_of_nothing_is_refused():
     with pytest.raises(UserError, match="every weight"):
         contrast(TABLES[:2], [0, 0])
 
 
-def test_holm_multiplies_by_the_number_of_tests_left_and_never_decreases():
+def test_holm_multiplies_by_the_number_of_tests_left_and_does_not_count_what_was_not_tested():
     # Sorted: .01 x 4 = .04; .02 x 3 = .06; .03 x 2 = .06; .04 x 1 = .04 -> .06.
     assert holm([0.03, 0.01, 0.04, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert holm([0.6, 0.7]) == [1.0, 1.0]
-    assert holm([0.2]) == [0.2]
-    assert holm([]) == []
-
-
-def test_holm_does_not_count_what_was_not_tested():
-    adjusted = holm([math.nan, 0.01, 0.04])
-    assert math.isnan(adjusted[0])
-    assert adjusted[1:] == pytest.approx([0.02, 0.04])
+    assert (holm([0.6, 0.7]), holm([0.2]), holm([])) == ([1.0, 1.0], [0.2], [])
+    assert holm([math.nan, 0.01, 0.04]) == pytest.approx([math.nan, 0.02, 0.04], nan_ok=True)
 
 
 def test_networks_measured_on_different_images_are_refused():

@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED
-from convnext_ablation.study.designs.groups import parse_groups
 from convnext_ablation.study.experiment import TEST_SPLIT, Study
 from convnext_ablation.study.report.answer import answer
 from convnext_ablation.study.report.contents import Contents

@@ -16,9 +16,8 @@ from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.cost import count_gmacs
-from convnext_ablation.study.designs.contrasts import Point
+from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS, design_of
-from convnext_ablation.study.designs.groups import parse_groups
 from convnext_ablation.study.experiment import Study, choose_learning_rates
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.precision import PRECISIONS, faster_precision

@@ -1,19 +1,31 @@
-"""What a design consists of: networks, and contrasts of their accuracies."""
+"""What a design consists of: networks, contrasts of their accuracies, and groups of components."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from convnext_ablation.models.components import CONVNEXT_TINY, FAMILIES, RESNET_50, WORDS, Components
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import (
+    CONVNEXT_TINY,
+    FAMILIES,
+    RESNET_50,
+    SWITCHES,
+    WORDS,
+    Components,
+)
 
+T = TypeVar("T", bound=Hashable)
 Kind = Literal["difference", "main effect", "interaction", "shapley"]
+Groups = Mapping[str, tuple[str, ...]]  # components that are switched together, by the group's name
 
 WIDTHS = {"full": "", "atto": "_atto"}
 FREE_NETWORK = "resnet_to_convnext"  # its switches are arguments
 _ROUNDING = 1e-9  # what weights may miss zero by
+_GROUP = re.compile(r"[a-z][a-z0-9_]*")
 
 _names: dict[Components, str] = {}
 for _variants in FAMILIES.values():
@@ -28,71 +40,57 @@ class Point:
     Attributes:
         key: Its name in the design, fit for a file's name: the registered one, such as ``model_iii_atto``,
             where there is one, so that designs share runs; else one such as ``screening_07_atto``.
-        model: Its name in timm's registry; of a network without a name of its own, the free network's.
-        label: Its name for people.
-        adds: What it changes, in a few words.
-        components: What it is.
-        model_kwargs: The switches of a free network that differ from ResNet-50's; empty for a registered one.
     """
 
     key: str
-    model: str
-    label: str
-    adds: str
+    model: str  # its name in timm's registry; of a network without a name of its own, the free network's
+    label: str  # its name for people
+    adds: str  # what it changes, in a few words
     components: Components
+    # switches of a free network that differ from ResNet-50's; empty for a registered one
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A question that a design answers: a weighted sum of its networks' accuracies.
+    """A question that a design answers: a weighted sum of its networks' accuracies."""
 
-    Attributes:
-        name: Unique in its design.
-        label: Its name for people.
-        weights: By `Point.key`; they sum to 0.
-        kind: What sort of question it is.
-        primary: Whether it is one of those that Holm's correction is over.
-        baseline: Of a difference: key of the network with weight -1; the one with +1 is compared with it.
-        switch: The component that it is about, if it is about a single one.
-    """
-
-    name: str
-    label: str
-    weights: Mapping[str, float] = field(hash=False)
+    name: str  # unique in its design
+    label: str  # its name for people
+    weights: Mapping[str, float] = field(hash=False)  # by `Point.key`; they sum to 0
     kind: Kind
-    primary: bool = True
-    baseline: str = ""
-    switch: str = ""
+    primary: bool = True  # whether it is one of those that Holm's correction is over
+    baseline: str = ""  # of a difference: key of the network with weight -1
+    switch: str = ""  # the component that it is about, if it is about a single one
 
 
 @dataclass(frozen=True)
 class Design:
-    """Networks to train, and what is asked of them.
-
-    Attributes:
-        name: Its name.
-        points: The networks.
-        contrasts: The questions.
-        notes: What a reader must know to read the answers, one sentence or two each.
-    """
+    """Networks to train, and what is asked of them."""
 
     name: str
     points: tuple[Point, ...]
     contrasts: tuple[Contrast, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader must know to read the answers
 
     def __post_init__(self) -> None:
         """Checks that names are unique and that contrasts are contrasts, of networks that are there."""
         keys = [point.key for point in self.points]
+        if same := repeated([point.components for point in self.points]):
+            one, other = [point.label for point in self.points if point.components == same][:2]
+            raise UserError(f"{other!r} and {one!r} are the same network; leave one")
         for what, names in (("network", keys), ("contrast", [each.name for each in self.contrasts])):
             if twice := repeated(names):
-                raise ValueError(f"{self.name}: {what} {twice!r} is there twice")
+                raise UserError(f"{what} {twice!r} is there twice; leave one, or rename one")
         for contrast in self.contrasts:
             if unknown := set(contrast.weights) - set(keys):
-                raise ValueError(f"{self.name}: {contrast.name} weighs {min(unknown)!r}, which isn't there")
-            if abs(sum(contrast.weights.values())) > _ROUNDING:
-                raise ValueError(f"{self.name}: the weights of {contrast.name} don't sum to 0")
+                raise UserError(f"{contrast.name} weighs {min(unknown)!r}, which isn't there")
+            total = sum(contrast.weights.values())
+            if abs(total) > _ROUNDING:
+                raise UserError(
+                    f"the weights of {contrast.name} sum to {total:g}, not to 0; what is "
+                    "compared must weigh as much as what it is compared with (1/3 may be written so)"
+                )
 
     @property
     def family(self) -> int:
@@ -100,18 +98,18 @@ class Design:
         return sum(contrast.primary for contrast in self.contrasts)
 
 
-def repeated(names: Sequence[str]) -> str:
-    """The first name that is there twice, or nothing."""
-    return next((name for name, count in Counter(names).items() if count > 1), "")
+def repeated(values: Sequence[T]) -> T | None:
+    """The first value that is there twice, or None."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def make_point(components: Components, suffix: str, key: str, label: str, adds: str) -> Point:
-    """Makes a network of a design, under its registered name if it has one.
+    """Makes a network of a design, under its registered name if it has one, else under a key of its own.
 
     Args:
         components: The network.
-        suffix: A value of `WIDTHS`.
-        key: Its name, without suffix, if it has no registered one.
+        suffix: A value of `WIDTHS`, which goes behind its name.
+        key: Its name if it has no registered one.
         label: Its name for people.
         adds: What it changes, in a few words.
     """
@@ -135,6 +133,17 @@ def make_difference(treated: Point, baseline: Point, label: str) -> Contrast:
     )
 
 
+def main_effect(name: str, components: Sequence[str], on: Mapping[str, bool]) -> Contrast:
+    """Makes the main effect of a group of components, from whether it is on in each network by its key."""
+    return Contrast(
+        name=name,
+        label=group_label(name, components),
+        weights={key: (1 if is_on else -1) * 2 / len(on) for key, is_on in on.items()},
+        kind="main effect",
+        switch=single_switch(components),
+    )
+
+
 def switched_on(base: Components, switches: Iterable[str]) -> Components:
     """Returns components with some switches set as in ConvNeXt-T."""
     return base.with_(**{name: getattr(CONVNEXT_TINY, name) for name in switches})
@@ -153,3 +162,70 @@ def words_of(components: Components) -> str:
         else:
             words.append(f"{name.removesuffix('_size')} {here}")
     return ", ".join(words)
+
+
+def parse_groups(texts: Iterable[str]) -> dict[str, list[str]]:
+    """Reads groups as a command line gives them: ``NAME=COMPONENT,COMPONENT``, or ``COMPONENT`` alone.
+
+    Raises:
+        UserError: A group is given twice.
+    """
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        name, equals, components = text.partition("=")
+        if name in groups:
+            raise UserError(f"--groups {text}: the group {name!r} is given twice; give it another name")
+        groups[name] = components.split(",") if equals else [name]
+    return groups
+
+
+def checked_groups(groups: Mapping[str, Sequence[str]], base: Components, most: int, where: str) -> Groups:
+    """Returns the groups, having checked that a design with room for `most` can be made of them.
+
+    Args:
+        groups: Components by group.
+        base: The network that they are switched on in.
+        most: How many groups the design has room for.
+        where: What the groups were given to, for the message.
+
+    Raises:
+        UserError: No design can be made of them.
+    """
+    if not 1 <= len(groups) <= most:
+        raise UserError(f"{where}: {len(groups)} groups; give 1 to {most}")
+    for name, components in groups.items():
+        if not isinstance(name, str) or not _GROUP.fullmatch(name):
+            raise UserError(f"{where}: group {name!r}: write its name in small letters, digits and _")
+        if not isinstance(components, (list, tuple)) or not components:
+            raise UserError(f"{where}: group {name!r} is {components!r}; give it a list of components")
+        for component in components:
+            if component not in SWITCHES:
+                raise unknown_name(f"component in {where}, group {name!r},", str(component), SWITCHES)
+            if switched_on(base, [component]) == base:
+                raise UserError(
+                    f"{where}: group {name!r}: the base network has {component} as ConvNeXt-T has it; "
+                    "take it out of the group"
+                )
+    if twice := repeated([component for components in groups.values() for component in components]):
+        raise UserError(f"{where}: component {twice!r} is in the groups twice; leave it in one of them")
+    return {name: tuple(components) for name, components in groups.items()}
+
+
+def single_switch(components: Sequence[str]) -> str:
+    """The component of a group of one; nothing for a larger group."""
+    return components[0] if len(components) == 1 else ""
+
+
+def group_label(name: str, components: Sequence[str]) -> str:
+    """A group's name for people: in words where it is a single component."""
+    only = single_switch(components)
+    return WORDS[only].convnext if only else name.replace("_", " ")
+
+
+def group_notes(groups: Groups) -> tuple[str, ...]:
+    """Says what each group of several components holds."""
+    return tuple(
+        f"Group {name}: {', '.join(WORDS[component].convnext for component in components)}."
+        for name, components in groups.items()
+        if len(components) > 1
+    )

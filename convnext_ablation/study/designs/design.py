@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.components import (
     ADD_ONE_IN,
+    CONVNEXT_TINY,
     LEAVE_ONE_OUT,
     RESNET_50,
     ROADMAP,
@@ -23,8 +25,8 @@ from convnext_ablation.study.designs.contrasts import (
     make_point,
 )
 from convnext_ablation.study.designs.factorial import factorial
-from convnext_ablation.study.designs.own_design import read_design
 from convnext_ablation.study.designs.screening import screening
+from convnext_ablation.study.designs.yaml_design import read_design
 
 __all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "design_of"]
 
@@ -49,14 +51,6 @@ def _points(variants: Mapping[str, Variant], suffix: str) -> dict[str, Point]:
     }
 
 
-def _stages(suffix: str) -> Design:
-    return _way("stages", STAGES, suffix, _ONE_ORDER)
-
-
-def _roadmap(suffix: str) -> Design:
-    return _way("roadmap", ROADMAP, suffix, _ONE_ORDER, _KERNELS)
-
-
 def _way(name: str, variants: Mapping[str, Variant], suffix: str, *notes: str) -> Design:
     """Networks that each change something in one before."""
     points = _points(variants, suffix)
@@ -73,32 +67,28 @@ def _way(name: str, variants: Mapping[str, Variant], suffix: str, *notes: str) -
 
 
 def _leave_one_out(suffix: str) -> Design:
-    whole = make_point(STAGES["model_v"].components, suffix, "model_v", "ConvNeXt-T", "all components")
-    points = _points(LEAVE_ONE_OUT, suffix)
+    whole = make_point(CONVNEXT_TINY, suffix, "model_v", "ConvNeXt-T", "all components")
+    points = _points(LEAVE_ONE_OUT, suffix).values()
     contrasts = [
         make_difference(whole, point, f"{words.convnext} in ConvNeXt-T")
-        for point, words in zip(points.values(), WORDS.values(), strict=True)
+        for point, words in zip(points, WORDS.values(), strict=True)
     ]
-    return Design("leave-one-out", (whole, *points.values()), tuple(contrasts), (_LOST,))
+    return Design("leave-one-out", (whole, *points), tuple(contrasts), (_LOST,))
 
 
 def _add_one_in(suffix: str) -> Design:
     bare = make_point(RESNET_50, suffix, "model_i", "ResNet-50", "no component")
-    points = _points(ADD_ONE_IN, suffix)
+    points = _points(ADD_ONE_IN, suffix).values()
     contrasts = [
         make_difference(point, bare, f"{words.convnext} in ResNet-50")
-        for point, words in zip(points.values(), WORDS.values(), strict=True)
+        for point, words in zip(points, WORDS.values(), strict=True)
     ]
-    return Design("add-one-in", (bare, *points.values()), tuple(contrasts), (_GAINED,))
-
-
-def _fold_over(suffix: str, groups: Mapping[str, Sequence[str]] | None) -> Design:
-    return screening(suffix, groups, fold_over=True)
+    return Design("add-one-in", (bare, *points), tuple(contrasts), (_GAINED,))
 
 
 _FIXED: Mapping[str, Callable[[str], Design]] = {
-    "stages": _stages,
-    "roadmap": _roadmap,
+    "stages": lambda suffix: _way("stages", STAGES, suffix, _ONE_ORDER),
+    "roadmap": lambda suffix: _way("roadmap", ROADMAP, suffix, _ONE_ORDER, _KERNELS),
     "leave-one-out": _leave_one_out,
     "add-one-in": _add_one_in,
 }
@@ -106,7 +96,7 @@ _FIXED: Mapping[str, Callable[[str], Design]] = {
 GROUPED: Mapping[str, Callable[[str, Mapping[str, Sequence[str]] | None], Design]] = {
     "factorial": factorial,
     "screening": screening,
-    "screening-fold-over": _fold_over,
+    "screening-fold-over": partial(screening, fold_over=True),
 }
 DESIGNS = (*_FIXED, *GROUPED)
 

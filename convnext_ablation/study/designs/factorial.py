@@ -15,17 +15,16 @@ from convnext_ablation.models.components import RESNET_50, Components
 from convnext_ablation.study.designs.contrasts import (
     Contrast,
     Design,
-    Point,
-    make_point,
-    switched_on,
-    words_of,
-)
-from convnext_ablation.study.designs.groups import (
     Groups,
+    Point,
     checked_groups,
     group_label,
     group_notes,
+    main_effect,
+    make_point,
     single_switch,
+    switched_on,
+    words_of,
 )
 
 # In this order they lead from Model I by Model II and the paper's steps 6 and 8 to Model V. The convolution
@@ -72,7 +71,10 @@ def factorial(
     """
     groups = checked_groups(STAGE_GROUPS if groups is None else groups, base, MOST_GROUPS, where)
     points = {on: _point(on, groups, base, suffix) for on in _subsets(tuple(groups))}
-    contrasts = [_main_effect(name, groups, points) for name in groups]
+    contrasts = [
+        main_effect(name, groups[name], {point.key: name in on for on, point in points.items()})
+        for name in groups
+    ]
     if len(groups) > 1:
         contrasts += [_interaction(pair, groups, points) for pair in itertools.combinations(groups, 2)]
         contrasts += [_shapley(name, groups, points) for name in groups]
@@ -93,17 +95,6 @@ def _point(on: _On, groups: Groups, base: Components, suffix: str) -> Point:
     components = switched_on(base, [component for name in names for component in groups[name]])
     label = " + ".join(group_label(name, groups[name]) for name in names) or words_of(base)
     return make_point(components, suffix, "-".join(["factorial", *names]), label, words_of(components))
-
-
-def _main_effect(name: str, groups: Groups, points: Mapping[_On, Point]) -> Contrast:
-    half = len(points) / 2
-    return Contrast(
-        name=name,
-        label=group_label(name, groups[name]),
-        weights={point.key: (1 if name in on else -1) / half for on, point in points.items()},
-        kind="main effect",
-        switch=single_switch(groups[name]),
-    )
 
 
 def _interaction(pair: tuple[str, str], groups: Groups, points: Mapping[_On, Point]) -> Contrast:

@@ -15,13 +15,15 @@ from collections.abc import Mapping, Sequence
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import RESNET_50, SWITCHES
-from convnext_ablation.study.designs.contrasts import Contrast, Design, make_point, switched_on, words_of
-from convnext_ablation.study.designs.groups import (
+from convnext_ablation.study.designs.contrasts import (
+    Design,
     Groups,
     checked_groups,
-    group_label,
     group_notes,
-    single_switch,
+    main_effect,
+    make_point,
+    switched_on,
+    words_of,
 )
 
 # Masks 1 and 2 stay free, so that the interactions of these neighbours touch no main effect:
@@ -95,7 +97,8 @@ def screening(
         points.append(make_point(components, suffix, key, f"Network {number}", words_of(components)))
     keys = [point.key for point in points]
     contrasts = [
-        _main_effect(factor, groups, dict(zip(keys, columns[factor], strict=True))) for factor in groups
+        main_effect(factor, groups[factor], dict(zip(keys, columns[factor], strict=True)))
+        for factor in groups
     ]
     return Design(name, tuple(points), tuple(contrasts), (*group_notes(groups), _MAIN, *aliases))
 
@@ -174,14 +177,3 @@ def _one_convolution(columns: Mapping[str, Column], groups: Groups) -> tuple[str
 
 def _signs(columns: Mapping[str, Column]) -> list[list[int]]:
     return [[1 if on else -1 for on in columns[name]] for name in _ONE_CONVOLUTION]
-
-
-def _main_effect(factor: str, groups: Groups, column: Mapping[str, bool]) -> Contrast:
-    half = len(column) / 2
-    return Contrast(
-        name=factor,
-        label=group_label(factor, groups[factor]),
-        weights={key: (1 if on else -1) / half for key, on in column.items()},
-        kind="main effect",
-        switch=single_switch(groups[factor]),
-    )

@@ -72,11 +72,11 @@ def accuracy(correct: BoolArray) -> Interval:
     """Estimates the mean top-1 of a network, with a 95 % interval over seeds and images.
 
     The interval is Wilson's for as many independent images as would give the estimated variance. Unlike
-    estimate +- error it stays within 0 and 1 and has a width where every answer is right.
+    estimate +- error it stays within 0 and 1 and has a width where every answer is right. With one seed it
+    is over images only.
 
     Args:
-        correct: Whether each image is classified rightly, (seeds, images), or (pre-training seeds,
-            fine-tuning seeds, images). With one seed the interval is over images only.
+        correct: Whether each image is classified rightly, as in `contrast`.
     """
     values = _by_unit(correct)
     mean = float(values.mean())
@@ -156,14 +156,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def over_units(tables: Sequence[BoolArray]) -> FloatArray:
     """Gives each network's answers by the seeds that count as draws, (networks, units, images).
 
-    A unit is a pre-training seed where there are several, and its answer the mean over fine-tuning seeds;
-    else a fine-tuning seed.
-
-    Args:
-        tables: As in `contrast`.
-
     Raises:
-        UserError: The tables were not measured on the same seeds and images.
+        UserError: The tables, as in `contrast`, were not measured on the same seeds and images.
     """
     for table in tables[1:]:
         if np.shape(table) != np.shape(tables[0]):
@@ -226,12 +220,7 @@ class _Spread:
 
 
 def _spread(values: FloatArray, resolution: float = 1.0) -> _Spread:
-    """Estimates the variance of the mean of `values`, (units, images).
-
-    Args:
-        values: One row for each seed that counts as a draw.
-        resolution: By how much one answer of one network changes a value.
-    """
+    """Estimates the variance of the mean of (units, images); one answer changes a value by `resolution`."""
     units, images = values.shape
     # No variance at all can't be believed of a finite test set: one image more or less is always possible.
     floor = (resolution / images) ** 2

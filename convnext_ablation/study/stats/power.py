@@ -33,16 +33,7 @@ def level_of(primary: bool, family: int) -> float:
 def power(
     effect: float, scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float
 ) -> float:
-    """Chance that an effect is found, with the right sign.
-
-    Args:
-        effect: Its true size, a fraction.
-        scatter: How much chance there is.
-        seeds: Seeds of each network, two or more.
-        images: Test images.
-        weights: The contrast's.
-        level: Of its test, see `level_of`.
-    """
+    """Chance that an effect of this true size, a fraction, is found with the right sign."""
     threshold, error = _threshold(scatter, seeds, images, weights, level)
     return float(special.ndtr((abs(effect) - threshold) / error).mean())
 

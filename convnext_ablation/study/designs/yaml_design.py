@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.models.components import FAMILIES, RESNET_50, Components, Variant
+from convnext_ablation.models.components import FAMILIES, RESNET_50, Variant
 from convnext_ablation.study.designs.contrasts import (
     Contrast,
     Design,
@@ -55,14 +56,10 @@ _VARIANTS: Mapping[str, Variant] = {
 
 
 def read_design(file: str, suffix: str) -> Design:
-    """Reads a design from a YAML file.
-
-    Args:
-        file: Its path.
-        suffix: A value of `WIDTHS`.
+    """Reads a design from a YAML file; `suffix` is a value of `WIDTHS`.
 
     Raises:
-        UserError: The file is missing or isn't a design; the message says where and what to do.
+        UserError: The file is missing or isn't a design.
     """
     path = Path(file)
     content = _mapping(read_yaml(path), file, _KEYS)
@@ -76,7 +73,6 @@ def read_design(file: str, suffix: str) -> Design:
         raise UserError(
             f"{file}: {counted(len(points), 'network')}; list two or more under `networks`, or give `groups`"
         )
-    _check_different(points, file)
     by_name = {**{point.key.removesuffix(suffix): point for point in points}, **named}
     contrasts, notes = list(whole.contrasts if whole else ()), list(whole.notes if whole else ())
     if content.get("contrasts") is not None:
@@ -84,14 +80,10 @@ def read_design(file: str, suffix: str) -> Design:
     elif not whole:
         contrasts = [_minus(point, above) for above, point in itertools.pairwise(points)]
         notes.append(_ABOVE)
-    seen: set[str] = set()
-    for contrast in contrasts:
-        if contrast.name in seen:
-            raise UserError(
-                f"{file}: contrasts: {contrast.name!r} is there twice; leave one, or name it otherwise"
-            )
-        seen.add(contrast.name)
-    return Design(path.stem, tuple(points), tuple(contrasts), tuple(notes))
+    try:
+        return Design(path.stem, tuple(points), tuple(contrasts), tuple(notes))
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
 def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
@@ -115,7 +107,10 @@ def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[st
     if "components" not in entry:
         raise UserError(f"{where}: no components; give them, such as `components: {{kernel_size: 7}}`")
     base = _variant(_text(entry, "base", where), where).components if "base" in entry else RESNET_50
-    components = _components(base, _mapping(entry["components"], f"{where}: components"), where)
+    try:
+        components = base.with_(**_mapping(entry["components"], f"{where}: components"))
+    except UserError as error:
+        raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error
     key = _text(entry, "key", where) if "key" in entry else re.sub(r"\W+", "_", label.lower()).strip("_")
     if not _KEY.fullmatch(key):
         raise UserError(f"{where}: key {key!r}: write letters, digits and _ only")
@@ -125,36 +120,18 @@ def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[st
     return key, make_point(components, suffix, key, label, adds)
 
 
-def _components(base: Components, changes: Mapping[str, Any], where: str) -> Components:
-    try:
-        return base.with_(**changes)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from error
-
-
-def _check_different(points: Sequence[Point], file: str) -> None:
-    first: dict[Components, Point] = {}
-    keys: set[str] = set()
-    for point in points:
-        if point.components in first:
-            other = first[point.components]
-            raise UserError(
-                f"{file}: networks: {point.label!r} and {other.label!r} are the same network; leave one"
-            )
-        if point.key in keys:
-            raise UserError(f"{file}: networks: two have the key {point.key!r}; give one of them another key")
-        first[point.components] = point
-        keys.add(point.key)
-
-
 def _contrasts(entries: Any, file: str, points: Mapping[str, Point]) -> list[Contrast]:
     contrasts = []
     for number, entry in enumerate(_list(entries, f"{file}: contrasts"), start=1):
         where = f"{file}: contrasts, entry {number}"
         weighted = isinstance(entry, Mapping) and "weights" in entry
         entry = _mapping(entry, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
-        read = _weighted if weighted else _difference
-        contrasts.append(read(entry, where, points))
+        contrast = (_weighted if weighted else _difference)(entry, where, points)
+        label = _text(entry, "label", where) if "label" in entry else contrast.label
+        primary = entry.get("primary", True)
+        if not isinstance(primary, bool):
+            raise UserError(f"{where}: primary is {primary!r}; it takes true or false")
+        contrasts.append(replace(contrast, label=label, primary=primary))
     return contrasts
 
 
@@ -162,11 +139,7 @@ def _difference(entry: Mapping[str, Any], where: str, points: Mapping[str, Point
     treated, baseline = (_point(_text(entry, key, where), where, points) for key in ("network", "baseline"))
     if treated == baseline:
         raise UserError(f"{where}: {treated.label!r} is compared with itself; name another baseline")
-    made = _minus(treated, baseline)
-    label = _text(entry, "label", where) if "label" in entry else made.label
-    return Contrast(
-        made.name, label, made.weights, made.kind, _primary(entry, where), made.baseline, made.switch
-    )
+    return _minus(treated, baseline)
 
 
 def _minus(treated: Point, baseline: Point) -> Contrast:
@@ -183,15 +156,7 @@ def _weighted(entry: Mapping[str, Any], where: str, points: Mapping[str, Point])
         weights[key] = _weight(weight, f"{where}: weights: {network}")
     if not any(weights.values()):
         raise UserError(f"{where}: weights: none differs from 0; weigh at least two networks")
-    total = float(sum(weights.values()))
-    if abs(total) > 1e-9:
-        raise UserError(
-            f"{where}: weights: they sum to {total:g}, not to 0; what is compared must weigh as much as "
-            "what it is compared with (fractions may be written as 1/3)"
-        )
-    label = _text(entry, "label", where) if "label" in entry else name
-    exact = {key: float(weight) for key, weight in weights.items()}
-    return Contrast(name, label, exact, "difference", _primary(entry, where))
+    return Contrast(name, name, {key: float(weight) for key, weight in weights.items()}, "difference")
 
 
 def _weight(value: Any, where: str) -> Fraction:
@@ -201,13 +166,6 @@ def _weight(value: Any, where: str) -> Fraction:
         return Fraction(value)
     except (ValueError, OverflowError, ZeroDivisionError):
         raise UserError(f"{where} is {value!r}; it takes a number such as -1, 0.5 or 1/3") from None
-
-
-def _primary(entry: Mapping[str, Any], where: str) -> bool:
-    value = entry.get("primary", True)
-    if not isinstance(value, bool):
-        raise UserError(f"{where}: primary is {value!r}; it takes true or false")
-    return value
 
 
 def _point(name: str, where: str, points: Mapping[str, Point]) -> Point:
