@@ -1,4 +1,7 @@
-"""The machine that this runs on, and processes that don't outlive the one that started them."""
+"""The machine that this runs on, and processes that don't outlive the one that started them.
+
+python -m convnext_ablation.machine MODULE ARGS... runs a module until its standard input is closed.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import ctypes
 import multiprocessing
 import os
 import platform
+import runpy
+import sys
 import threading
 import time
 from pathlib import Path
@@ -77,3 +82,21 @@ def end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def end_with_input() -> None:
+    """Has this process end when whoever holds the other end of its standard input ends, however it does."""
+
+    def wait() -> None:
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+if __name__ == "__main__":
+    end_with_input()
+    keep_memory()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

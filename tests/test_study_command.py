@@ -8,20 +8,18 @@ import shutil
 
 import pytest
 import torch
+from inline_engine import Inline
 
+from convnext_ablation.cli import experiment as planning
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run as command
+from convnext_ablation.cli.experiment import plan_study
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
-from convnext_ablation.study import options as planning
 from convnext_ablation.study import precision
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import choose_learning_rates
-from convnext_ablation.study.options import plan_study
-from convnext_ablation.study.progress import Survey
-from convnext_ablation.study.run_files import load_result
-from convnext_ablation.study.store import claim_folder, read_study
-from convnext_ablation.study.workers import work
+from convnext_ablation.study.store import load_result, save_study
 
 
 @pytest.fixture
@@ -29,6 +27,7 @@ def arguments(image_folder, recipe_file, tmp_path):
     """The command line of a small study: five networks, two seeds, two epochs."""
     return [
         "study",
+        "run",
         f"--data={image_folder}",
         f"--recipe={recipe_file}",
         "--precision=float32",
@@ -47,16 +46,7 @@ def finished(folder):
 @pytest.fixture
 def in_this_process(monkeypatch):
     """Has the command do the runs itself, which takes less time than to start processes."""
-
-    def supervise(folder, places, progress):
-        study, survey = read_study(folder), Survey(folder)
-        progress.show(survey.look(study), survey.clock.now())
-        work(folder)
-        states = survey.look(study)
-        progress.show(states, survey.clock.now())
-        return states
-
-    monkeypatch.setattr(command, "supervise", supervise)
+    monkeypatch.setattr(command, "engine_of", lambda *_: Inline())
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +103,7 @@ def test_a_failed_run_stops_no_other_and_another_study_is_refused(small, in_this
     call = [*small[0], f"--output={tmp_path}", "--seeds", "0"]
     assert cli.main([*call, "--lr", "model_v_atto=1e30"]) == 2
     captured = capsys.readouterr()
-    assert "1 of 2 runs failed (model_v_atto-seed0" in captured.err
+    assert "1 of 2 runs failed (model_v_atto seed 0: " in captured.err
     assert "the loss is" in captured.err
     assert "model_v_atto seed 0 failed: " in captured.out
     assert len(finished(tmp_path)) == 1
@@ -146,8 +136,9 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--lr", "model_i=0.1"], "not a network of this design"),
         (["--recipe=typeface"], "unknown recipe 'typeface'; did you mean 'typefaces'?"),
         (["--precision=float64"], "invalid choice: 'float64'"),
-        (["--slurm-jobs=0"], "--slurm-jobs is 0"),
-        (["--slurm", "gpu"], "--slurm gpu: write KEY=VALUE"),
+        (["--engine=cloud"], "invalid choice: 'cloud'"),
+        (["--sbatch", "partition=gpu"], "--sbatch: is for --engine slurm"),
+        (["--engine=slurm", "--sbatch", "gpu"], "--sbatch gpu: write KEY=VALUE"),
         (["--tune", "lr=0.1"], "write lr= and two or more learning rates"),
         (["--tune", "lr=0.1,0.2", "--lr", "model_i_atto=0.1"], "not allowed with argument"),
         (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),
@@ -244,7 +235,7 @@ def test_a_recipe_that_names_weights_is_refused(arguments, recipe_file, tmp_path
 def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkeypatch, capsys):
     monkeypatch.setattr(planning, "_gmacs", lambda study: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    arguments += ["--slurm", "partition=gpu", "--device"]
+    arguments += ["--engine", "slurm", "--device"]
     args = cli._parser(arguments).parse_args([*arguments, "cuda"])
     assert plan_study(args)[0].device == "cuda"
     assert cli.main([*arguments, "tpu"]) == 2
@@ -277,7 +268,7 @@ def test_precision_of_a_study_is_measured_once_and_on_demand(arguments, tmp_path
         return plan_study(cli._parser(arguments).parse_args([*undecided, *further]), saved)[0]
 
     monkeypatch.setattr(planning, "_gmacs", lambda study: {})  # takes seconds
-    claim_folder(tmp_path / "study", planned("--precision=bfloat16"))
+    save_study(tmp_path / "study", planned("--precision=bfloat16"))
     monkeypatch.setattr(planning, "faster_precision", None)
     for further in ([], ["--precision=auto"]):
         assert planned(*further, saved=tmp_path / "study").precision == "bfloat16"

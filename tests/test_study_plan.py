@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
 import torch
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study import store as study_file
-from convnext_ablation.study.claims import take
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Script, Study, choose_learning_rates
-from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.store import claim_folder, read_study
-from convnext_ablation.study.weights import Weights, find_weights, mixed_origins
+from convnext_ablation.study.pretrained import Weights, find_weights, mixed_origins
+from convnext_ablation.study.store import read_study, save_study
 
 STAGES = design_of("stages", "atto")
 POINTS = STAGES.points
@@ -149,7 +145,7 @@ def test_tuning_runs_try_all_values_for_all_networks_with_one_seed_and_no_test(t
 )
 def test_what_is_read_back_makes_the_same_runs(tmp_path, study):
     folder = tmp_path / "study"
-    assert claim_folder(folder, study).seeds == [0, 1]
+    assert save_study(folder, study).seeds == [0, 1]
     again = read_study(folder)
     rates = {point.key: 0.001 for point in study.points} if study.tuning else None
     assert [run.identity for run in again.runs(rates)] == [run.identity for run in study.runs(rates)]
@@ -160,44 +156,31 @@ def test_what_is_read_back_makes_the_same_runs(tmp_path, study):
 
 
 def test_a_folder_is_claimed_once_and_found_again(tmp_path):
-    claim_folder(tmp_path / "study", STUDY)
+    save_study(tmp_path / "study", STUDY)
     before = (tmp_path / "study" / "study.json").stat().st_mtime_ns
-    claim_folder(tmp_path / "study", STUDY)
+    save_study(tmp_path / "study", STUDY)
     assert (tmp_path / "study" / "study.json").stat().st_mtime_ns == before
 
 
 def test_seeds_may_be_added_to_a_study_and_none_is_lost(tmp_path):
-    claim_folder(tmp_path, STUDY)
-    assert claim_folder(tmp_path, replace(STUDY, seeds=[3, 1])).seeds == [0, 1, 3]
+    save_study(tmp_path, STUDY)
+    assert save_study(tmp_path, replace(STUDY, seeds=[3, 1])).seeds == [0, 1, 3]
     assert read_study(tmp_path).seeds == [0, 1, 3]
 
 
 def test_pretraining_seeds_may_be_added_too(tmp_path):
-    claim_folder(tmp_path, replace(STUDY, weights=weights("a", (0,))))
-    study = claim_folder(tmp_path, replace(STUDY, weights=weights("b", (1,))))
+    save_study(tmp_path, replace(STUDY, weights=weights("a", (0,))))
+    study = save_study(tmp_path, replace(STUDY, weights=weights("b", (1,))))
     assert study.pretraining_seeds == [0, 1]
     assert len(read_study(tmp_path).runs()) == 20
 
 
 def test_weights_that_have_changed_are_another_study(tmp_path):
-    claim_folder(tmp_path, replace(STUDY, weights=weights("a")))
+    save_study(tmp_path, replace(STUDY, weights=weights("a")))
     with pytest.raises(UserError, match="model_i_atto starts from /model_i_atto with SHA-256 a, not b"):
-        claim_folder(tmp_path, replace(STUDY, weights=weights("b")))
+        save_study(tmp_path, replace(STUDY, weights=weights("b")))
     with pytest.raises(UserError, match="its study has no pre-training seeds"):
-        claim_folder(tmp_path, replace(STUDY, weights=weights("a", (0,))))
-
-
-def test_two_that_add_seeds_wait_for_each_other(tmp_path, monkeypatch):
-    claim_folder(tmp_path, STUDY)
-    claim = take(tmp_path, FileClock(tmp_path))
-    waited = []
-    monkeypatch.setattr(time, "sleep", lambda seconds: (waited.append(seconds), claim.release()))
-    claim_folder(tmp_path, replace(STUDY, seeds=[5]))
-    assert waited
-    take(tmp_path, FileClock(tmp_path))
-    monkeypatch.setattr(study_file, "_LONGEST_WAIT", -1.0)
-    with pytest.raises(UserError, match=r"another process is at its study\.json"):
-        claim_folder(tmp_path, STUDY)
+        save_study(tmp_path, replace(STUDY, weights=weights("a", (0,))))
 
 
 @pytest.mark.parametrize(
@@ -213,20 +196,20 @@ def test_two_that_add_seeds_wait_for_each_other(tmp_path, monkeypatch):
     ],
 )
 def test_another_study_is_not_written_into_the_folder(tmp_path, changes, message):
-    claim_folder(tmp_path / "study", STUDY)
+    save_study(tmp_path / "study", STUDY)
     before = (tmp_path / "study" / "study.json").read_bytes()
     with pytest.raises(UserError, match=f"holds another study: {message}"):
-        claim_folder(tmp_path / "study", replace(STUDY, **changes))
+        save_study(tmp_path / "study", replace(STUDY, **changes))
     assert (tmp_path / "study" / "study.json").read_bytes() == before
 
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match="holds something else than a study"):
-        claim_folder(tmp_path, STUDY)
+        save_study(tmp_path, STUDY)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(UserError, match="something else"):
-        claim_folder(tmp_path / "thesis.tex", STUDY)
+        save_study(tmp_path / "thesis.tex", STUDY)
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from convnext_ablation.cli import experiment as planning
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_plan as plan_command
 from convnext_ablation.study import forecast as timing
-from convnext_ablation.study import options as planning
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.forecast import run_seconds, spread, time_networks
 from convnext_ablation.study.stats.power import detectable

@@ -1,4 +1,4 @@
-"""Doing a study's runs: killed, shared, taken over, failed, tuned, by timm's script, in jobs of Slurm."""
+"""Doing a study's runs: killed, failed, tuned, by timm's script; one driver a study."""
 
 from __future__ import annotations
 
@@ -16,21 +16,19 @@ import pytest
 import timm_repo
 import torch
 from conftest import ONE_THREAD
+from inline_engine import do_all
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli.study_work import check_data
 from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
-from convnext_ablation.study import claims, external, slurm, workers
-from convnext_ablation.study.claims import LostClaimError, newest_claim, take
+from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.engine import Local, Task, drive, local_places
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.progress import Progress, Survey, forget_failures
 from convnext_ablation.study.run import execute
-from convnext_ablation.study.store import claim_folder, read_study
+from convnext_ablation.study.status import StudyProgress
+from convnext_ablation.study.store import LOCK, held, holder_of, read_failure, read_study, save_study
 from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
-from convnext_ablation.study.workers import places_for, supervise, work
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.history import read_summary
 from convnext_ablation.training.loop import StoppedError, Trainer
@@ -71,16 +69,8 @@ def study(image_folder, recipe_file, design_file):
 @pytest.fixture
 def arguments(image_folder, recipe_file, design_file):
     """What the command is given for two networks and two seeds."""
-    return [
-        f"--data={image_folder}",
-        f"--recipe={recipe_file}",
-        f"--design={design_file}",
-        "--precision=float32",
-        "--jobs=1",
-        "--seeds",
-        "0",
-        "1",
-    ]
+    given = [f"--data={image_folder}", f"--recipe={recipe_file}", f"--design={design_file}"]
+    return [*given, "--precision=float32", "--seeds", "0", "1"]
 
 
 def start(*arguments):
@@ -99,16 +89,7 @@ def finished(folder):
 
 def outcomes(folder):
     """What each run came to, without what was timed or is another process's."""
-    same = (
-        "identity",
-        "network",
-        "learning_rate",
-        "best_epoch",
-        "val_top1",
-        "val_loss",
-        "test_loss",
-        "gmacs",
-    )
+    same = ("identity", "learning_rate", "best_epoch", "val_top1", "val_loss", "test_loss", "gmacs")
     results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
     return {name: [result[each] for each in same] for name, result in results.items()}
 
@@ -121,65 +102,139 @@ def wait_for(what, process=None):
     return found
 
 
-def holders(folder):
-    found = [newest_claim(path, os.listdir(path)) for path in folder.glob("runs/*")]
-    return [seen.holder for seen in found if seen and seen.holder and claims._birth(seen.holder.pid)]
+def working(folder):
+    """The processes that are at a study's runs."""
+    holders = [holder_of(path) for path in folder.glob("runs/*")]
+    return [int(holder.where.partition("(process ")[2].rstrip(")")) for holder in holders if holder]
 
 
 def set_up(study, folder):
-    claim_folder(folder, study)
+    save_study(folder, study)
     return study.runs()[0] if not study.tuning else study.tuning_runs()[0]
 
 
-def test_commands_and_workers_that_are_killed_share_a_study_and_end_with_the_undisturbed_results(
-    arguments, image_folder, tmp_path, capfd
+def test_drivers_and_runs_that_are_killed_end_with_the_undisturbed_results(
+    arguments, tmp_path, monkeypatch, capfd
 ):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     folder = tmp_path / "study"
-    first = start(*arguments, f"--output={folder}")
-    victim, *_ = wait_for(lambda: list(folder.glob("runs/*/summary.csv")) and holders(folder), first)
-    os.kill(victim.pid, signal.SIGKILL)  # a worker: another takes its place
-    worker, *_ = wait_for(lambda: finished(folder) and holders(folder), first)
+    first = start(*arguments, "--jobs=2", f"--output={folder}")
+    victim, *_ = wait_for(lambda: list(folder.glob("runs/*/summary.csv")) and working(folder), first)
+    os.kill(victim, signal.SIGKILL)  # a run: it is tried again
+    runs = wait_for(lambda: finished(folder) and working(folder), first)
     before = finished(folder)
-    first.kill()  # the parent: its worker ends with it
-    assert "a process that trained was killed (exit code -9)" in first.communicate()[0]
-    while claims._birth(worker.pid) is not None:
+    first.kill()  # the driver: its runs end with it
+    assert (
+        "failed: its process was killed (SIGKILL; out of memory?); it is tried again"
+        in first.communicate()[0]
+    )
+    limit = time.monotonic() + 10
+    while any(Path(f"/proc/{pid}").exists() for pid in runs):
+        assert time.monotonic() < limit
         time.sleep(0.02)
-    helper = start("work", folder, "--jobs=1")
-    assert cli.main(["study", *arguments, f"--output={folder}"]) == 0
-    output = helper.communicate(timeout=120)[0]
-    assert helper.returncode == 0, output
-    assert "4 of 4 runs done" in output
+    before = finished(folder)
+    assert cli.main(["study", *arguments, "--jobs=2", f"--output={folder}"]) == 0
     assert f"{len(before)} done before" in capfd.readouterr().out
     assert {name: finished(folder)[name] for name in before} == before
-    assert not list(folder.glob("runs/*/claim.*"))
-    assert not list(folder.glob("runs/*/last.pth.tar"))
+    files = {"args.yaml", "summary.csv", "model_best.pth.tar", "predictions.npz", "result.json"}
+    assert all({path.name for path in each.iterdir()} == files for each in folder.glob("runs/*"))
 
     undisturbed = tmp_path / "undisturbed"
-    claim_folder(undisturbed, read_study(folder))
-    assert work(undisturbed) == 0
+    save_study(undisturbed, read_study(folder))
+    do_all(undisturbed)
+    assert len(outcomes(folder)) == 4
     assert outcomes(folder) == outcomes(undisturbed)
 
 
-def test_a_worker_that_is_asked_to_stop_saves_what_it_is_at(study, tmp_path):
+def test_a_second_driver_is_told_of_the_first(arguments, tmp_path, capsys):
+    with held(tmp_path):
+        assert cli.main(["study", *arguments, f"--output={tmp_path}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}: is run by {os.uname().nodename} (process {os.getpid()}) since " in error
+    assert f"`convnext-ablation study status {tmp_path}` says how far it is" in error
+    assert error.count("\n") == 1
+    assert holder_of(tmp_path) is None
+
+
+def test_a_folder_without_locks_is_named(tmp_path, monkeypatch):
+    import fcntl
+
+    def refuse(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match="its file system has no file locks"), held(tmp_path):
+        pass
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+    """Has local runs do nothing but say so, and end as a file beside the study says."""
+    (tmp_path / "fake.py").write_text(
+        "import json, os, sys, time; from pathlib import Path\n"
+        "folder = Path(sys.argv[1]); root = Path(__file__).parent\n"
+        "with open(root / 'log', 'a') as log: log.write(folder.name + '\\n')\n"
+        "time.sleep(float((root / 'seconds').read_text()))\n"
+        "(folder / 'result.json.tmp').write_text(json.dumps({'val_top1': 1.0, 'train_seconds': 0.0}))\n"
+        "os.rename(folder / 'result.json.tmp', folder / 'result.json')\n"
+    )
+    (tmp_path / "seconds").write_text("0")
+    monkeypatch.setattr(engine, "RUN", (sys.executable, "-S", str(tmp_path / "fake.py")))
+    return tmp_path
+
+
+def test_what_an_engine_costs_a_run_is_little(study, counting):
+    many = replace(study, seeds=list(range(100)))
+    save_study(counting / "study", many)
+    begun = time.monotonic()
+    for _ in range(10):
+        subprocess.run([*engine.RUN, str(counting / "study")], check=True)
+        (counting / "study" / "result.json").unlink()
+    process = (time.monotonic() - begun) / 10
+    (counting / "log").unlink()
+    begun = time.monotonic()
+    states = drive(many, counting / "study", Local([{}]), StudyProgress(many, quiet=True))
+    seconds = (time.monotonic() - begun) / 100
+    assert {state.status for state in states} == {"done"}
+    assert len((counting / "log").read_text().splitlines()) == 100
+    assert seconds - process < 0.02
+
+
+def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_path):
+    (counting / "fake.py").write_text(
+        "import os, sys, time; from pathlib import Path; time.sleep(0.2)\n"
+        "print(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+    )
+    local = Local([{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("GPU-a", "MIG-b")])
+    local.submit([Task(str(number), tmp_path / str(number)) for number in range(6)])
+    ended = []
+    while len(ended) < 6:
+        ended += local.wait(5)
+    local.cancel()
+    logs = [(tmp_path / str(number) / "run.log").read_text().strip() for number in range(6)]
+    assert sorted(logs) == ["GPU-a"] * 3 + ["MIG-b"] * 3
+    assert {ending for _, ending in ended} == {""}
+
+
+def test_a_driver_that_is_asked_to_stop_has_its_runs_save_where_they_are(study, tmp_path):
     run = set_up(replace(study, recipe={**study.recipe, "epochs": 300}), tmp_path)
     folder = run.folder(tmp_path)
-    started = workers.Workers(tmp_path, [{}], None, Progress(study, quiet=True))
-    try:
-        wait_for(lambda: (folder / "summary.csv").exists())
-        (process,) = started.processes
-        assert process.is_alive()
-    finally:
-        started.end()
-    assert process.exitcode == 0
-    assert newest_claim(folder, os.listdir(folder)).is_released
-    assert list(folder.glob("recovery-*.pth.tar")) or load_checkpoint(folder / LAST)["epoch"] > 0
+    local = Local([{"OMP_NUM_THREADS": "1"}])
+    local.submit([Task(run.task, folder)])
+    wait_for(lambda: (folder / "summary.csv").exists())
+    local.cancel()
+    assert local.wait(0) == [(run.task, "its process ended with code 75")]
+    if not list(folder.glob("recovery-*.pth.tar")):  # it was between two epochs
+        assert load_checkpoint(folder / LAST)["epoch"] + 1 == len(read_summary(folder / "summary.csv"))
+    assert read_failure(folder) is None
+    assert holder_of(folder) is None
 
 
 def test_a_command_that_is_asked_to_stop_does_as_with_ctrl_c():
     before = signal.getsignal(signal.SIGTERM)
 
     def ask():
-        with workers._stopped_by_signal():
+        with engine._stopped_by_signal():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
 
@@ -188,7 +243,7 @@ def test_a_command_that_is_asked_to_stop_does_as_with_ctrl_c():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_run_that_is_stopped_and_goes_on_ends_as_if_it_never_was(study, tmp_path):
+def test_a_run_that_is_stopped_and_resumes_ends_as_if_it_never_was(study, tmp_path):
     run = set_up(study, tmp_path / "stopped")
     calls = []
 
@@ -197,161 +252,78 @@ def test_a_run_that_is_stopped_and_goes_on_ends_as_if_it_never_was(study, tmp_pa
         return len(calls) == 12
 
     with pytest.raises(StoppedError):
-        execute(run, tmp_path / "stopped", should_stop=stop_in_the_second_epoch)
+        execute(run, tmp_path / "stopped", stop_in_the_second_epoch)
     folder = run.folder(tmp_path / "stopped")
     assert not (folder / "result.json").exists()
     (folder / ".last.pth.tar.1.tmp").touch()
-    assert work(tmp_path / "stopped") == 0
+    do_all(tmp_path / "stopped")
     set_up(study, tmp_path / "undisturbed")
-    assert work(tmp_path / "undisturbed") == 0
+    do_all(tmp_path / "undisturbed")
     assert outcomes(tmp_path / "stopped") == outcomes(tmp_path / "undisturbed")
     results = [
         json.loads((run.folder(tmp_path / name) / "result.json").read_text())
         for name in ("stopped", "undisturbed")
     ]
     assert [result["elapsed_epochs"] for result in results] == [1, 2]
-    assert set(os.listdir(folder)) == {
+    assert {path.name for path in folder.iterdir()} == {
         "args.yaml", "summary.csv", "model_best.pth.tar", "predictions.npz", "result.json",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("check_seconds", "steps"), [(0.0, 7), (1e9, 12)])
-def test_an_owner_that_lost_its_run_stops_without_writing(study, tmp_path, monkeypatch, check_seconds, steps):
-    # at the next batch if it looks then, else at the end of the epoch: 6 batches each
-    run = set_up(study, tmp_path)
-    folder, clock = run.folder(tmp_path), FileClock(tmp_path)
-    monkeypatch.setattr(claims, "CHECK_SECONDS", check_seconds)
-    finish, step, takers, done = Trainer._finish_epoch, Trainer._step, [], []
-
-    def lose_it_behind_the_first_epoch(trainer, number, losses):
-        finish(trainer, number, losses)
-        if not takers:
-            path = max(folder.glob("claim.*"))
-            os.utime(path, (time.time() - 1000,) * 2)
-            takers.append(take(folder, clock))
-
-    monkeypatch.setattr(Trainer, "_finish_epoch", lose_it_behind_the_first_epoch)
-    monkeypatch.setattr(Trainer, "_step", lambda *inputs: (done.append(1), step(*inputs))[1])
-    with take(folder, clock) as claim, pytest.raises(LostClaimError):
-        execute(run, tmp_path, claim)
-    assert len(done) == steps
-    assert load_checkpoint(folder / LAST)["epoch"] == 0
-    assert len(read_summary(folder / "summary.csv")) == 1
-    assert not (folder / "result.json").exists()
-    takers[0].check(now=True)
-
-
 @pytest.mark.parametrize("error", [UserError("the loss is nan"), MemoryError("no more")])
-def test_a_failed_run_blocks_no_other_and_is_tried_again(study, tmp_path, monkeypatch, error):
-    two = replace(study, seeds=[0, 1])
-    run = set_up(two, tmp_path)
-    monkeypatch.setattr(workers, "execute", failing_once(error))
-    afresh = isinstance(error, MemoryError)  # it may have left the process in a bad state
-    assert work(tmp_path) == (workers._AFRESH if afresh else 0)
-    assert work(tmp_path) == 0
-    states = Survey(tmp_path).look(two)
-    assert [state.status for state in states] == ["failed", "done"]
-    assert states[0].reason == ("MemoryError: no more" if afresh else "the loss is nan")
-    assert "Traceback" in (run.folder(tmp_path) / "failure.txt").read_text()
-    assert forget_failures(states, tmp_path) == 1
-    assert work(tmp_path) == 0
-    assert [state.status for state in Survey(tmp_path).look(two)] == ["done", "done"]
+def test_a_run_that_fails_twice_alike_waits_to_be_asked_and_blocks_no_other(
+    study, tmp_path, monkeypatch, error
+):
+    attempts, real = [], run.execute
 
-
-def failing_once(error, before=lambda claim: None):
-    attempts = []
-
-    def execute(run, folder, claim, should_stop):
-        attempts.append(run.name)
-        if attempts == [run.name]:
-            before(claim)
+    def fail_first_seed(run, folder, should_stop):
+        attempts.append(run.arguments.seed)
+        if run.arguments.seed == 0 and attempts.count(0) <= 2:
             raise error
-        (run.folder(folder) / "result.json").write_text('{"val_top1": 50.0}')
+        real(run, folder, should_stop)
 
-    return execute
-
-
-@pytest.mark.parametrize("error", [LostClaimError(), FileNotFoundError("its half-written file is gone")])
-def test_a_run_that_was_lost_has_not_failed(study, tmp_path, monkeypatch, error):
-    run = set_up(study, tmp_path)
-
-    def lose(claim):
-        os.utime(claim.path, (0, 0))
-        take(claim.path.parent, FileClock(tmp_path)).release()
-
-    monkeypatch.setattr(workers, "execute", failing_once(error, lose))
-    assert work(tmp_path) == 0
-    assert (run.folder(tmp_path) / "result.json").exists()
-    assert not (run.folder(tmp_path) / "failure.txt").exists()
+    monkeypatch.setattr(run, "execute", fail_first_seed)
+    first = set_up(replace(study, seeds=[0, 1]), tmp_path)
+    assert [state.status for state in do_all(tmp_path)] == ["failed", "done"]
+    failure = read_failure(first.folder(tmp_path))
+    assert failure.reason == (str(error) if isinstance(error, UserError) else "MemoryError: no more")
+    assert "Traceback" in (first.folder(tmp_path) / "failure.txt").read_text()
+    do_all(tmp_path)
+    assert attempts == [0, 1, 0], "it is not tried a third time"
+    (first.folder(tmp_path) / "failure.txt").unlink()  # as --retry-failed does
+    assert [state.status for state in do_all(tmp_path)] == ["done", "done"]
+    assert read_failure(first.folder(tmp_path)) is None
 
 
-def test_a_run_at_which_process_after_process_dies_has_failed(study, tmp_path):
-    run = set_up(study, tmp_path)
-    folder = run.folder(tmp_path)
-    for _ in range(workers.MOST_DEATHS):
-        claim = take(folder, FileClock(tmp_path))
-        holder = json.loads(claim.path.read_text())
-        claim.path.write_text(json.dumps({**holder, "pid": 999999999}))
-    assert work(tmp_path) == 0
-    (state,) = Survey(tmp_path).look(study)
-    assert (state.status, state.holder) == ("failed", None)
-    assert "3 processes were killed at it within one epoch (out of memory?)" in state.reason
-    forget_failures([state], tmp_path)
-    claim = take(folder, FileClock(tmp_path))
-    assert claim.holder.deaths == 0, "it is tried afresh"
+def test_a_run_whose_process_is_killed_each_time_has_failed_with_the_end_of_its_log(study, counting):
+    (counting / "fake.py").write_text("import os; print('step 7', flush=True); os.kill(os.getpid(), 9)")
+    first = set_up(study, counting / "study")
+    (state,) = drive(study, counting / "study", Local([{}]), StudyProgress(study, quiet=True))
+    assert (state.status, state.failure.times) == ("failed", 3)
+    assert state.failure.reason == "its process was killed (SIGKILL; out of memory?)"
+    assert "step 7\nstep 7\nstep 7" in (first.folder(counting / "study") / "failure.txt").read_text()
 
 
-def test_processes_that_end_at_once_are_not_started_forever(study, tmp_path, monkeypatch):
-    set_up(study, tmp_path)
-    monkeypatch.setattr(workers, "_LOOK_SECONDS", 0.01)
-    monkeypatch.setattr(workers, "_worker", os._exit)
-    monkeypatch.setattr(
-        workers.multiprocessing, "get_context", lambda _: type("Context", (), {"Process": _EndsAtOnce})
-    )
-    with pytest.raises(UserError, match=r"end at once \(exit code 1\)"):
-        supervise(tmp_path, [{}], Progress(study, quiet=True))
-
-
-class _EndsAtOnce:
-    exitcode, pid = 1, 999999999
-
-    def __init__(self, **_):
-        pass
-
-    def start(self):
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"]
-
-    def terminate(self):
-        pass
-
-    kill = terminate
-
-    def join(self, timeout=None):
-        pass
-
-
-def test_a_worker_keeps_memory_before_it_works(tmp_path, monkeypatch):
-    done = []
-    monkeypatch.setattr(workers, "_FOR_PARENT", [])
-    monkeypatch.setattr(workers, "end_with_parent", lambda: None)
-    monkeypatch.setattr(workers, "keep_memory", lambda: done.append("keeps"))
-    monkeypatch.setattr(workers, "work", lambda *_: done.append("works") or 0)
-    with pytest.raises(SystemExit):
-        workers._worker(str(tmp_path), None)
-    assert done == ["keeps", "works"]
+def test_a_run_that_another_process_does_is_left_alone(study, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "_SECONDS_FOR_OTHERS", 0.0)
+    first = set_up(study, tmp_path)
+    with held(first.folder(tmp_path)):
+        assert run.main([str(first.folder(tmp_path))]) == run.FAILED
+    assert "in use by " in capsys.readouterr().err
+    assert {path.name for path in first.folder(tmp_path).iterdir()} == {LOCK}
 
 
 def test_what_a_killed_process_left_of_a_finished_run_is_removed(study, tmp_path):
-    run = set_up(study, tmp_path)
-    run.folder(tmp_path).mkdir(parents=True)
-    (run.folder(tmp_path) / "result.json").write_text("{}")
-    (run.folder(tmp_path) / LAST).touch()
-    assert work(tmp_path) == 0
-    assert not (run.folder(tmp_path) / LAST).exists()
+    first = set_up(study, tmp_path)
+    first.folder(tmp_path).mkdir(parents=True)
+    (first.folder(tmp_path) / "result.json").write_text("{}")
+    (first.folder(tmp_path) / LAST).touch()
+    do_all(tmp_path)
+    assert [path.name for path in first.folder(tmp_path).iterdir()] == ["result.json"]
 
 
 def test_weights_of_another_epoch_than_the_best_are_not_tested(study, tmp_path, monkeypatch):
-    run = set_up(study, tmp_path)
+    first = set_up(study, tmp_path)
     real = Trainer.run
 
     def spoil(trainer):
@@ -362,14 +334,14 @@ def test_weights_of_another_epoch_than_the_best_are_not_tested(study, tmp_path, 
 
     monkeypatch.setattr(Trainer, "run", spoil)
     with pytest.raises(UserError, match="is of epoch 7, and the best was"):
-        execute(run, tmp_path)
+        execute(first, tmp_path)
 
 
-def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_path, monkeypatch):
+def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_path):
     tuned = replace(study, learning_rates={}, tuning=parse_tuning("lr=1e30,0.002,0.0001"))
     set_up(tuned, tmp_path)
     assert chosen_rates(tuned, tmp_path) == {}
-    assert work(tmp_path) == 0
+    assert len(do_all(tmp_path)) == 4
     write_tuning(tuned, tmp_path)
     with open(tmp_path / "tuning.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -377,9 +349,9 @@ def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_p
     assert rows[2]["val_top1"] == "", "it diverged"
     best = max(rows[:2], key=lambda row: (float(row["val_top1"]), -float(row["val_loss"])))
     assert [row["lr"] for row in rows if row["chosen"] == "1"] == [best["lr"]]
-    (run,) = tuned.runs(chosen_rates(tuned, tmp_path))
-    assert run.arguments.lr == float(best["lr"])
-    assert (run.folder(tmp_path) / "predictions.npz").is_file()
+    (chosen,) = tuned.runs(chosen_rates(tuned, tmp_path))
+    assert chosen.arguments.lr == float(best["lr"])
+    assert (chosen.folder(tmp_path) / "predictions.npz").is_file()
     assert not list(tmp_path.glob("tuning/*/predictions.npz"))
     result = json.loads(next(tmp_path.glob("tuning/*lr0.002*/result.json")).read_text())
     assert "test_top1" not in result
@@ -389,10 +361,10 @@ def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_p
 @pytest.mark.parametrize(("best", "warned"), [(0.1, True), (0.2, False), (0.4, True)])
 def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, warned):
     tuned = replace(study, learning_rates={}, tuning=(0.1, 0.2, 0.4))
-    for run in tuned.tuning_runs():
-        run.folder(tmp_path).mkdir(parents=True)
-        result = {"val_top1": 90.0 if run.arguments.lr == best else 80.0, "val_loss": 1.0}
-        (run.folder(tmp_path) / "result.json").write_text(json.dumps(result))
+    for each in tuned.tuning_runs():
+        each.folder(tmp_path).mkdir(parents=True)
+        result = {"val_top1": 90.0 if each.arguments.lr == best else 80.0, "val_loss": 1.0}
+        (each.folder(tmp_path) / "result.json").write_text(json.dumps(result))
     assert chosen_rates(tuned, tmp_path) == {"kernel_5_atto": best}
     notes = tuning_notes(tuned, tmp_path)
     assert ("WARNING" in notes[-1]) == warned
@@ -402,9 +374,9 @@ def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, wa
 
 def test_equal_accuracies_are_told_apart_by_the_loss(study, tmp_path):
     tuned = replace(study, learning_rates={}, tuning=(0.1, 0.2, 0.4))
-    for run, loss in zip(tuned.tuning_runs(), (1.2, 1.0, 1.1), strict=True):
-        run.folder(tmp_path).mkdir(parents=True)
-        (run.folder(tmp_path) / "result.json").write_text(json.dumps({"val_top1": 9.0, "val_loss": loss}))
+    for each, loss in zip(tuned.tuning_runs(), (1.2, 1.0, 1.1), strict=True):
+        each.folder(tmp_path).mkdir(parents=True)
+        (each.folder(tmp_path) / "result.json").write_text(json.dumps({"val_top1": 9.0, "val_loss": loss}))
     assert chosen_rates(tuned, tmp_path) == {"kernel_5_atto": 0.2}
 
 
@@ -424,9 +396,8 @@ def test_values_that_can_not_be_tried_are_named(text):
 def test_timms_script_trains_and_the_test_is_ours(study, tmp_path, monkeypatch, script):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     scripted = replace(study, script=external.find_script(str(script)))
-    run = set_up(scripted, tmp_path)
-    folder = run.folder(tmp_path)
-    assert work(tmp_path) == 0
+    folder = set_up(scripted, tmp_path).folder(tmp_path)
+    do_all(tmp_path)
     assert (folder / "result.json").is_file(), (folder / "failure.txt").read_text()
     result = json.loads((folder / "result.json").read_text())
     epochs = read_summary(folder / "summary.csv")
@@ -448,9 +419,9 @@ def test_what_the_script_needs_is_checked(study, tmp_path, monkeypatch):
     python.write_text("#!/bin/sh\necho Traceback; echo no such thing; exit 1\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
-    run = set_up(replace(study, script=script), tmp_path / "study")
+    first = set_up(replace(study, script=script), tmp_path / "study")
     with pytest.raises(UserError, match=r"timm's script ended with code 1: no such thing \(.*train\.log\)"):
-        execute(run, tmp_path / "study")
+        execute(first, tmp_path / "study")
     monkeypatch.setattr(external.timm, "__version__", "0.1")
     with pytest.raises(UserError, match=r"timm 0\.1 is installed here"):
         external.check_script(script)
@@ -459,23 +430,26 @@ def test_what_the_script_needs_is_checked(study, tmp_path, monkeypatch):
         external.check_script(script)
 
 
-def test_the_script_ends_with_the_run_and_with_its_worker(study, tmp_path, monkeypatch):
+def test_the_script_ends_with_the_run_and_with_whoever_started_it(study, tmp_path):
     path = tmp_path / "train.py"
-    path.write_text("import time\ntime.sleep(60)")
-    run = set_up(replace(study, script=external.find_script(str(path))), tmp_path / "study")
-    begun, processes, real = time.monotonic(), [], subprocess.Popen
+    path.write_text(
+        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
+    )
+    first = set_up(replace(study, script=external.find_script(str(path))), tmp_path / "study")
+    local = Local([{"OMP_NUM_THREADS": "1"}])
+    local.submit([Task(first.task, first.folder(tmp_path / "study"))])
+    script = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    (process,) = local._processes
+    process.kill()
+    assert "SIGKILL" in local.wait(5)[0][1]
+    limit = time.monotonic() + 10
+    while Path(f"/proc/{script}").exists() and time.monotonic() < limit:
+        time.sleep(0.02)
+    assert not Path(f"/proc/{script}").exists()
+    local.cancel()
 
-    def noted(*arguments, **more):
-        processes.append(real(*arguments, **more))
-        return processes[-1]
 
-    monkeypatch.setattr(external.subprocess, "Popen", noted)
-    with pytest.raises(StoppedError):
-        execute(run, tmp_path / "study", should_stop=lambda: time.monotonic() > begun + 1)
-    assert processes[0].returncode
-
-
-def test_the_script_goes_on_from_what_it_half_renamed_and_keeps_the_better_best(tmp_path):
+def test_the_script_resumes_from_what_it_half_renamed_and_keeps_the_better_best(tmp_path):
     def save(name, **more):
         torch.save({"state_dict": {}, **more}, tmp_path / name)
 
@@ -491,80 +465,29 @@ def test_the_script_goes_on_from_what_it_half_renamed_and_keeps_the_better_best(
     assert {path.name for path in tmp_path.iterdir()} == {LAST, BEST}
 
 
-def test_jobs_of_submitit_do_the_runs(image_folder, recipe_file, design_file, tmp_path, capsys):
-    pytest.importorskip("submitit")
-    arguments = [f"--data={image_folder}", f"--recipe={recipe_file}", f"--design={design_file}", "--jobs=1"]
-    arguments += ["--seeds=0", "--precision=float32", f"--output={tmp_path / 'study'}"]
-    code = cli.main(["study", *arguments, "--slurm", "cluster=local", "timeout_min=5"])
-    captured = capsys.readouterr()
-    assert code == 0, captured.err
-    assert "submitted " in captured.out
-    assert len(finished(tmp_path / "study")) == 2
-    assert list((tmp_path / "study" / "slurm").glob("*/*_log.out"))
-    worker = slurm.Worker(tmp_path / "study", 1)
-    again = worker.checkpoint()
-    assert again.function is worker
-    again.function()  # nothing is left to do
-    assert len(finished(tmp_path / "study")) == 2
-
-
-@pytest.mark.parametrize(
-    ("texts", "message"),
-    [
-        (["partition"], "write KEY=VALUE"),
-        (["=gpu"], "write KEY=VALUE"),
-        (["cluster=cloud"], "it is one of slurm, local, debug"),
-    ],
-)
-def test_settings_of_slurm_that_are_none_are_named(texts, message):
-    with pytest.raises(UserError, match=message):
-        slurm.parse_slurm(texts)
-
-
-def test_settings_of_slurm_are_read(monkeypatch, tmp_path):
-    assert slurm.parse_slurm(["partition=gpu", "gpus_per_node=2", "time=1:00"]) == {
-        "partition": "gpu", "gpus_per_node": 2, "time": "1:00",
-    }  # fmt: skip
-    pytest.importorskip("submitit")
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match="jobs can't be submitted"):
-        slurm.submit(tmp_path, {"partition": "gpu"}, 1, None)
-    monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(UserError, match=r"submitit is missing; pip install 'convnext_ablation\[slurm\]'"):
-        slurm.submit(tmp_path, {}, 1, None)
-
-
-def test_data_that_have_changed_are_named(study, tmp_path, capsys):
-    set_up(replace(study, data_fingerprint="0" * 64), tmp_path)
-    assert cli.main(["study", "work", str(tmp_path)]) == 2
-    assert "the data have changed since the study began" in capsys.readouterr().err
-    check_data(study)
-    assert cli.main(["study", "work", str(tmp_path), "--jobs=0"]) == 2
-    assert "--jobs is 0" in capsys.readouterr().err
-
-
-def test_work_ends_with_an_error_where_runs_have_failed(study, tmp_path, capsys):
-    run = set_up(study, tmp_path)
-    run.folder(tmp_path).mkdir(parents=True)
-    (run.folder(tmp_path) / "failure.txt").write_text("no more memory\n")
-    assert cli.main(["study", "work", str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert "0 of 1 run done" in captured.out
-    assert "1 of 1 run failed; `study status` says why" in captured.err
-
-
-def test_each_gpu_has_a_worker_and_cpus_as_many_as_cores_allow(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+def test_each_gpu_is_a_slot_and_cpus_are_as_many_as_cores_allow(monkeypatch, tmp_path):
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text(
+        "#!/bin/sh\necho 'GPU 0: NVIDIA H200 (UUID: GPU-0a)'\n"
+        "echo '  MIG 1g.18gb     Device  0: (UUID: MIG-1b)'\n"
+        "echo '  MIG 1g.18gb     Device  1: (UUID: MIG-2c)'\n"
+        "echo 'GPU 1: NVIDIA H200 (UUID: GPU-3d)'\n"
+    )
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert places_for("cuda", None, 1) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "012"]
+    gpus = [place["CUDA_VISIBLE_DEVICES"] for place in local_places("cuda", None, 1)]
+    assert gpus == ["MIG-1b", "MIG-2c", "GPU-3d"]
+    smi.unlink()
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert local_places("cuda", None, 1) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in "012"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,GPU-7")
-    assert places_for("cuda", None, 1) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("5", "GPU-7")]
-    assert [place["CUDA_VISIBLE_DEVICES"] for place in places_for("cuda", 3, 1)] == ["5", "GPU-7", "5"]
-    assert places_for("cuda:1", None, 1) == [{}]
-    monkeypatch.setattr(workers, "available_cores", lambda: 7)
-    assert [len(places_for("cpu", *jobs)) for jobs in ((None, 1), (None, 2), (None, 8), (4, 1))] == [
-        7,
-        3,
-        1,
-        4,
-    ]
+    assert local_places("cuda", None, 1) == [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("5", "GPU-7")]
+    assert local_places("cuda", 1, 1) == [{"CUDA_VISIBLE_DEVICES": "5"}]
+    with pytest.raises(UserError, match="--jobs 3: a run takes a GPU, and 2 can be used here"):
+        local_places("cuda", 3, 1)
+    assert local_places("cuda:1", None, 1) == [{}]
+    monkeypatch.setattr(engine, "available_cores", lambda: 7)
+    slots = [len(local_places("cpu", *jobs)) for jobs in ((None, 1), (None, 2), (None, 8), (4, 1))]
+    assert slots == [7, 3, 1, 4]

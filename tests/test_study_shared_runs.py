@@ -14,10 +14,10 @@ from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.shared_runs import seen_as
-from convnext_ablation.study.store import claim_folder
+from convnext_ablation.study.pretrained import Weights
+from convnext_ablation.study.results import seen_as
+from convnext_ablation.study.store import save_study
 from convnext_ablation.study.tuning import chosen_rates
-from convnext_ablation.study.weights import Weights
 from convnext_ablation.training.predictions import Predictions
 
 UNION = """
@@ -66,7 +66,7 @@ def finish(run, folder):
 
 
 def finished(study, folder):
-    claim_folder(folder, study)
+    save_study(folder, study)
     for run in study.runs():
         finish(run, folder)
     return folder
@@ -140,7 +140,7 @@ def test_the_report_says_where_its_runs_come_from(folder, tmp_path, monkeypatch)
 
 def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
     tuned = replace(union, learning_rates={}, tuning=(0.1, 0.2))
-    claim_folder(tmp_path, tuned)
+    save_study(tmp_path, tuned)
     for run in tuned.tuning_runs():
         finish(run, tmp_path)
         best = 0.2 if run.point.key == "both_atto" else 0.1
@@ -180,7 +180,7 @@ def test_networks_that_the_study_lacks_are_named_and_nothing_is_written(folder, 
 
 
 def test_runs_that_are_not_finished_are_named(union, tmp_path, capsys):
-    claim_folder(tmp_path / "study", union)
+    save_study(tmp_path / "study", union)
     runs = [run for run in union.runs() if run.point.key.startswith("model")]
     for run in runs[:-1]:
         finish(run, tmp_path / "study")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -12,13 +13,9 @@ import pytest
 from test_study_plan import STUDY
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli import study_status as status_command
 from convnext_ablation.cli.study_status import report
-from convnext_ablation.study.claims import take
-from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.progress import Progress, Survey, duration, forget_failures, seconds_left
-from convnext_ablation.study.run_files import write_failure
-from convnext_ablation.study.store import claim_folder
+from convnext_ablation.study.status import StudyProgress, Survey, seconds_left
+from convnext_ablation.study.store import LOCK, Holder, held, note_failure, save_study
 from convnext_ablation.training.history import Epoch, write_summary
 
 SMALL = replace(STUDY, recipe={**STUDY.recipe, "epochs": 10})  # five networks of 0.5 GMACs, two seeds
@@ -44,29 +41,31 @@ def train(run, folder, epochs):
     write_summary(path / "summary.csv", [Epoch(n, 1.0, 1.0, 50.0, 90.0, 0.1) for n in range(epochs)], True)
 
 
-def fail(run, folder, reason):
+def fail(run, folder, reason, times=1):
     run.folder(folder).mkdir(parents=True, exist_ok=True)
-    write_failure(run.folder(folder), reason, "Traceback ...")
+    for _ in range(times):
+        note_failure(run.folder(folder), reason, "Traceback ...")
 
 
 @pytest.fixture
 def folder(tmp_path):
-    """A study: three runs done, one running, one failed, one interrupted."""
+    """A study: three runs done, one running, one failed for good, one interrupted, one failed once."""
     folder = tmp_path / "study"
-    claim_folder(folder, SMALL)
+    save_study(folder, SMALL)
     runs = SMALL.runs()
     for run in runs[:3]:
         finish(run, folder)
     train(runs[3], folder, 4)
-    take(runs[3].folder(folder), FileClock(folder), epochs=4)
-    fail(runs[4], folder, "the loss is\nnan")
+    fail(runs[4], folder, "the loss is\nnan", times=2)
     train(runs[5], folder, 7)
-    take(runs[5].folder(folder), FileClock(folder)).release()
-    return folder
+    (runs[5].folder(folder) / LOCK).write_text("of a process that was killed")
+    fail(runs[6], folder, "out of memory")
+    with held(runs[3].folder(folder), epochs=4):
+        yield folder
 
 
 def look(folder, study=SMALL):
-    return Survey(folder).look(study)
+    return Survey(study, folder).look()
 
 
 def status(folder, *more):
@@ -75,24 +74,30 @@ def status(folder, *more):
     return error.value.code
 
 
-def test_every_state_is_told_from_the_folder(folder):
+def test_every_state_is_told_from_the_folder_and_looking_changes_nothing(folder):
+    before = sorted(folder.rglob("*"))
     states = look(folder)
-    assert [state.status for state in states] == ["done"] * 3 + ["running", "failed"] + ["left"] * 5
+    assert [state.status for state in states] == ["done"] * 3 + ["running", "failed"] + ["waiting"] * 5
     assert [state.epochs for state in states[3:6]] == [4, 0, 7]
-    assert states[3].holder.pid == os.getpid()
-    assert states[4].reason == "the loss is nan"
+    assert f"(process {os.getpid()})" in states[3].holder.where
+    assert (states[4].failure.reason, states[4].failure.times) == ("the loss is nan", 2)
+    assert (states[6].failure.reason, states[6].failure.final) == ("out of memory", False)
+    assert sorted(folder.rglob("*")) == before
 
 
 def test_what_it_prints(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
-    assert status(folder) == status_command.SOME_FAILED == 1
+    with held(folder):
+        assert status(folder) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{folder}: stages on typefaces, 5 networks x 2 seeds"
-    assert lines[1] == "10 runs: 3 done, 1 running, 1 failed, 5 left"
+    assert lines[1] == "10 runs: 3 done, 1 running, 1 failed, 5 waiting"
     # 3 x 20 s for 10 epochs; 6 + 3 + 4 x 10 epochs are left, those of the running one since just now
-    assert lines[2] == "about 98 s to go with 1 worker" or lines[2].endswith("2 min to go with 1 worker")
-    assert [line.split() for line in lines[4:10]] == [
-        ["val", "top-1", "%,", "by", "seed", "0", "1"],
+    assert lines[2].startswith("about 2 min to go with 1 run at a time, driven by ")
+    assert f"(process {os.getpid()}) for " in lines[2]
+    rows = [line.split() for line in lines[4:11]]
+    assert rows[0] == ["val", "top-1", "%,", "by", "seed", "0", "1"]
+    assert rows[2:] == [
         ["Model", "I", "50.00", "7/10"],
         ["Model", "II", "50.00", "."],
         ["Model", "III", "50.00", "."],
@@ -100,27 +105,41 @@ def test_what_it_prints(folder, capsys, monkeypatch):
         ["Model", "V", "failed", "."],
     ]
     text = "\n".join(lines)
-    assert (
-        f"  model_iv_atto seed 0: 4 of 10 epochs, on {os.uname().nodename} (process {os.getpid()}) for "
-        in text
-    )
-    assert "  model_v_atto seed 0: the loss is nan (" in text
-    assert "failure.txt)" in text
+    where = f"on {os.uname().nodename} (process {os.getpid()}) for "
+    assert f"  model_iv_atto seed 0: 4 of 10 epochs, {where}" in text
+    assert "  model_v_atto seed 0: the loss is nan; `study --retry-failed` tries it again (" in text
+    assert "  model_ii_atto seed 1: out of memory; it is tried again (" in text
 
 
 def test_a_table_that_is_too_wide_is_left_out(folder):
-    survey = Survey(folder)
-    assert "Model III" in report(SMALL, survey.look(SMALL), survey, 50)
-    assert "Model III" not in report(SMALL, survey.look(SMALL), survey, 30)
+    assert "Model III" in report(SMALL, look(folder), folder, 50)
+    assert "Model III" not in report(SMALL, look(folder), folder, 30)
 
 
 def test_exit_codes_say_whether_work_is_left(folder, capsys):
-    forget_failures(look(folder), folder)
-    assert status(folder) == status_command.WORK_LEFT == 3
+    (SMALL.runs()[4].folder(folder) / "failure.txt").unlink()
+    assert status(folder) == 3
     for run in SMALL.runs():
         finish(run, folder)
     assert cli.main(["study", "status", str(folder)]) == 0
-    assert "0 running, 0 failed, 0 left" in capsys.readouterr().out
+    assert "0 running, 0 failed, 0 waiting" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, "the loss is nan\n\nTraceback"])
+def test_a_failure_is_final_when_it_comes_twice_in_the_same_way(tmp_path, content):
+    if content:  # of a version that did not count
+        (tmp_path / "failure.txt").write_text(content)
+    else:
+        assert not note_failure(tmp_path, "the loss is nan", "").final
+    assert note_failure(tmp_path, "the loss is nan", "").final
+
+
+def test_failures_that_differ_and_processes_that_were_killed_are_tried_once_more(tmp_path):
+    finals = [note_failure(tmp_path, reason, "").final for reason in ("a", "b", "c")]
+    assert finals == [False, False, True]
+    write_summary(tmp_path / "summary.csv", [Epoch(0, 1.0, 1.0, 50.0, 90.0, 0.1)], True)
+    finals = [note_failure(tmp_path, "killed", "", killed=True).final for _ in range(3)]
+    assert finals == [False, False, True], "an epoch was finished in between, so counting begins again"
 
 
 def test_a_folder_without_a_study_is_one_line(tmp_path, capsys):
@@ -138,81 +157,56 @@ def test_a_damaged_result_is_named(folder, capsys):
     assert f"{path}: can't be read" in capsys.readouterr().err
 
 
-def test_finished_runs_are_looked_at_once(folder):
-    survey = Survey(folder)
-    survey.look(SMALL)
-    for run in SMALL.runs()[:3]:
-        (run.folder(folder) / "result.json").unlink()
-    assert [state.status for state in survey.look(SMALL)][:3] == ["done"] * 3
-
-
-def test_looking_leaves_nothing_behind(folder):
-    before = sorted(folder.rglob("*"))
-    look(folder)
-    assert sorted(folder.rglob("*")) == before
-
-
-def test_networks_that_wait_for_their_learning_rate_are_left(tmp_path):
+def test_networks_that_wait_for_their_learning_rate_are_waiting(tmp_path):
     study = replace(SMALL, learning_rates={}, tuning=(0.001, 0.002))
-    claim_folder(tmp_path / "study", study)
-    states = look(tmp_path / "study", study)
-    assert [state.status for state in states] == ["left"] * 20
+    save_study(tmp_path, study)
+    states = look(tmp_path, study)
+    assert [state.status for state in states] == ["waiting"] * 20
+    assert len({state.task for state in states}) == 20
     for run in study.tuning_runs()[:2]:
-        finish(run, tmp_path / "study", top1=100 * run.arguments.lr)
-    states = look(tmp_path / "study", study)
-    assert [state.run.arguments.lr for state in states if state.run and not state.run.tuning] == [
-        0.002,
-        0.002,
-    ]
-    survey = Survey(tmp_path / "study")
-    assert "2 learning rates tried" in report(study, survey.look(study), survey, 100)
+        finish(run, tmp_path, top1=100 * run.arguments.lr)
+    chosen = [state.run.arguments.lr for state in look(tmp_path, study) if state.run and not state.run.tuning]
+    assert chosen == [0.002, 0.002]
+    assert "2 learning rates tried" in report(study, look(tmp_path, study), tmp_path, 100)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_time_to_go_is_from_epochs_and_what_networks_cost(tmp_path, workers):
+@pytest.mark.parametrize("running", [1, 2])
+def test_time_to_go_is_from_epochs_and_what_networks_cost(tmp_path, running):
     study = replace(SMALL, gmacs={**SMALL.gmacs, "model_v_atto": 4.0}, seeds=[0])
-    runs = study.runs()
-    assert seconds_left(look(tmp_path, study), study, time.time()) is None
+    runs, now = study.runs(), time.time()
+    assert seconds_left(look(tmp_path, study), study, now) is None
     finish(runs[0], tmp_path, seconds=10.0)  # 2 s an epoch and GMAC
-    for run in runs[1 : 1 + workers]:
-        take(run.folder(tmp_path), FileClock(tmp_path))
-    left = seconds_left(look(tmp_path, study), study, time.time())
-    # 3 x 10 s and 80 s; with two workers the large network alone is what counts
-    assert left == pytest.approx({1: 110, 2: 80}[workers], abs=3)
+    states = look(tmp_path, study)
+    states[1 : 1 + running] = [
+        replace(state, status="running", holder=Holder("here", now)) for state in states[1 : 1 + running]
+    ]
+    # 3 x 10 s and 80 s; with two at a time the large network alone is what counts
+    assert seconds_left(states, study, now) == pytest.approx({1: 110, 2: 80}[running], abs=0.1)
 
 
 def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
-    run = SMALL.runs()[0]
-    take(run.folder(tmp_path), FileClock(tmp_path))
+    run, now = SMALL.runs()[0], time.time()
     train(run, tmp_path, 5)
-    now = time.time()
     os.utime(run.folder(tmp_path) / "summary.csv", (now + 50, now + 50))
-    assert seconds_left(look(tmp_path), SMALL, now + 50) == pytest.approx(950, abs=10)
+    with held(run.folder(tmp_path)):
+        assert seconds_left(look(tmp_path), SMALL, now + 50) == pytest.approx(950, abs=10)
 
 
 @pytest.mark.parametrize(("ago", "left"), [(4, 46), (100, 40)])
 def test_what_is_done_of_the_current_epoch_counts(tmp_path, ago, left):
-    study = replace(SMALL, seeds=[0])
-    runs = study.runs()
-    for run in runs[:4]:
+    study, now = replace(SMALL, seeds=[0]), time.time()
+    for run in study.runs()[:4]:
         finish(run, tmp_path, seconds=100.0)
-    train(runs[4], tmp_path, 5)
-    claim = take(runs[4].folder(tmp_path), FileClock(tmp_path), epochs=5)
-    now = time.time()
-    claim.path.write_text(json.dumps({**json.loads(claim.path.read_text()), "since": now - ago}))
-    os.utime(runs[4].folder(tmp_path) / "summary.csv", (now - 500, now - 500))
-    assert seconds_left(look(tmp_path, study), study, now) == pytest.approx(left, abs=0.5)
+    states = look(tmp_path, study)
+    states[4] = replace(states[4], status="running", epochs=5, holder=Holder("here", now - ago, epochs=5))
+    assert seconds_left(states, study, now) == pytest.approx(left, abs=0.5)
 
 
-def test_nobody_at_work_is_said(tmp_path):
+def test_that_nothing_runs_is_said(tmp_path):
+    assert "not known before an epoch is finished" in report(SMALL, look(tmp_path), tmp_path, 90)
     finish(SMALL.runs()[0], tmp_path)
-    survey = Survey(tmp_path)
-    assert "nobody is at work; one worker would take about 3 min" in report(
-        SMALL, survey.look(SMALL), survey, 90
-    )
-    (tmp_path / "empty").mkdir()
-    survey = Survey(tmp_path / "empty")
-    assert "not known before an epoch is finished" in report(SMALL, survey.look(SMALL), survey, 90)
+    said = report(SMALL, look(tmp_path), tmp_path, 90)
+    assert "nothing runs; one run at a time would take about 3 min" in said
 
 
 def test_watching_ends_when_all_is_over(folder, capsys, monkeypatch):
@@ -225,31 +219,43 @@ def test_watching_ends_when_all_is_over(folder, capsys, monkeypatch):
     assert capsys.readouterr().out.count("10 runs:") == 2
 
 
+def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_path):
+    study = replace(SMALL, seeds=list(range(200)))
+    save_study(tmp_path, study)
+    for number, run in enumerate(study.runs()):
+        finish(run, tmp_path) if number % 2 else train(run, tmp_path, 3)
+    code = (
+        "import sys, time; start = time.perf_counter(); from convnext_ablation.cli import main\n"
+        f"try: main.main(['study', 'status', {str(tmp_path)!r}])\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, time.process_time())"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "1000 runs: 500 done, 0 running, 0 failed, 500 waiting" in output
+    torch, seconds = output.split()[-2:]
+    assert torch == "False"
+    assert float(seconds) < 1.0
+
+
 def test_progress_in_a_log_is_a_line_for_each_change(folder, capsys):
-    progress, survey = Progress(SMALL), Survey(folder)
-    progress.show(survey.look(SMALL), time.time())
+    progress = StudyProgress(SMALL)
+    progress.show(look(folder), time.time())
     runs = SMALL.runs()
     finish(runs[3], folder, top1=60.0)
-    fail(runs[5], folder, "out of memory")
-    progress.show(survey.look(SMALL), time.time())
-    progress.show(survey.look(SMALL), time.time())
-    progress.close()
+    fail(runs[5], folder, "no space left")
+    for _ in range(2):
+        progress.show(look(folder), time.time())
     done, failed = capsys.readouterr().out.splitlines()
     assert done.startswith("[4/10] model_iv_atto seed 0: val 60.00 %, test 59.00 %, 20 s; about ")
-    assert failed == "model_i_atto seed 1 failed: out of memory"
+    assert failed == "model_i_atto seed 1 failed: no space left; it is tried again"
 
 
 def test_progress_on_a_terminal_is_a_bar(folder, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    progress, survey = Progress(SMALL), Survey(folder)
-    progress.show(survey.look(SMALL), time.time())
-    assert progress.bar.n / progress.bar.total == pytest.approx(0.41)  # three runs, 0.4 and 0.7 of one
+    progress = StudyProgress(SMALL)
+    progress.show(look(folder), time.time())
+    assert progress.bar.done == 41  # three runs, 0.4 and 0.7 of one
     finish(SMALL.runs()[3], folder)
-    progress.show(survey.look(SMALL), time.time())
-    progress.close()
+    progress.show(look(folder), time.time())
+    progress.bar.close()
     assert "[4/10] model_iv_atto seed 0: val 50.00 %" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (300, "5 min"), (7200, "2.0 h")])
-def test_durations(seconds, text):
-    assert duration(seconds) == text

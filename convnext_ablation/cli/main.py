@@ -22,7 +22,6 @@ COMMANDS: Mapping[str, str | Mapping[str, str]] = {
         "run": "train a design's networks and measure each component's effect on accuracy",
         "plan": "estimate a study's cost and the effects it could detect",
         "status": "show how far a study is",
-        "work": "help with a study's runs",
         "report": "write a study's report again",
     },
     "prepare": "write a data set as an image folder",

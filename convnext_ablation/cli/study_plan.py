@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from convnext_ablation.cli.experiment import add_plan_arguments, plan_study
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.engine import local_places
 from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.forecast import Timing, read_scatter, time_networks
-from convnext_ablation.study.options import add_plan_arguments, plan_study
 from convnext_ablation.study.stats.power import MOST_SEEDS, POWER, detectable, level_of, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter
 from convnext_ablation.study.wording import counted
-from convnext_ablation.study.workers import places_for
 
 WIDTH = 80  # characters
 SECONDS = 30.0  # that timing steps may take
@@ -180,7 +180,7 @@ def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
         gmacs = f"{study.gmacs[point.key]:.3g}"
         lines.append([point.key, gmacs, step, _short(cost.run_seconds), str(runs[point.key])])
     hours = total * (study.threads if kind == "CPU" else 1) / 3600
-    at_once = len(places_for(study.device, jobs, study.threads))
+    at_once = len(local_places(study.device, jobs, study.threads))
     estimated = "; ~: from the others', by GMACs" if len(timing.costs) > timing.measured else ""
     batch = (study.tuning_runs() or study.runs())[0].arguments.batch_size
     if timing.smallest_batch < batch:

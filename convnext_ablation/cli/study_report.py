@@ -23,8 +23,7 @@ from convnext_ablation.study.report.figures import write_figures
 from convnext_ablation.study.report.findings import Evidence, FinishedRun, compare
 from convnext_ablation.study.report.html_page import write_page
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
-from convnext_ablation.study.results import StudyResults, read_results
-from convnext_ablation.study.shared_runs import origin_of, seen_as
+from convnext_ablation.study.results import StudyResults, origin_of, read_results, seen_as
 from convnext_ablation.study.store import read_study
 from convnext_ablation.study.tuning import write_tuning
 

@@ -6,24 +6,17 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from convnext_ablation.cli.experiment import add_plan_arguments, plan_study
 from convnext_ablation.cli.study_report import report
+from convnext_ablation.console import clock, duration
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.engine import ENGINES, Engine, drive, engine_of
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.options import add_plan_arguments, plan_study
-from convnext_ablation.study.progress import (
-    Progress,
-    RunState,
-    Survey,
-    forget_failures,
-    total_by_status,
-)
-from convnext_ablation.study.slurm import LOGS, any_alive, parse_slurm, submit, wait_for_local
-from convnext_ablation.study.store import claim_folder, read_study
+from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
+from convnext_ablation.study.store import FAILURE, HeldError, held, save_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
 from convnext_ablation.study.wording import counted
-from convnext_ablation.study.workers import places_for, supervise
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,96 +24,105 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_plan_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the study's folder")
     parser.add_argument(
-        "--jobs", type=int, help="runs at the same time; by default one a GPU, or as many as cores allow"
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="runs at the same time; by default one a GPU, or as many as cores or the cluster allow",
     )
     parser.add_argument(
-        "--slurm",
-        nargs="+",
-        metavar="KEY=VALUE",
-        help="do the runs in jobs of Slurm with these settings, such as partition=gpu gpus_per_node=1 "
-        "timeout_min=240 (the extra `slurm`)",
+        "--engine",
+        choices=ENGINES,
+        default="local",
+        help="who does the runs: processes of this machine, Slurm (extra `slurm`) or Ray (extra `ray`)",
     )
-    parser.add_argument("--slurm-jobs", type=int, default=1, metavar="N", help="how many of them")
+    parser.add_argument(
+        "--sbatch",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="options of sbatch for --engine slurm, such as partition=gpu account=lab gpus=1 time=4:00:00",
+    )
+    parser.add_argument(
+        "--ray-address", default="auto", metavar="ADDRESS", help="of Ray's cluster, for --engine ray"
+    )
+    parser.add_argument(
+        "--retry-failed", action="store_true", help="try runs again that failed twice in the same way"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs what is left of the study, prints its table and answer, and writes its report.
+    """Does what is left of the study, prints its table and answer, and writes its report.
 
     Raises:
-        UserError: The study can't be run as asked, or runs of it failed.
+        UserError: The study can't be run as asked, another process runs it, or runs of it failed.
     """
     start = time.monotonic()
-    for name in ("jobs", "slurm_jobs"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UserError(f"--{name.replace('_', '-')} is {getattr(args, name)}; it must be at least 1")
-    parameters = parse_slurm(args.slurm) if args.slurm else None
-    study = claim_folder(args.output, plan_study(args, args.output)[0])
-    states = Survey(args.output).look(study)
-    retried = forget_failures(states, args.output)
-    progress = Progress(study)
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs is {args.jobs}; it must be at least 1")
+    if args.sbatch and args.engine != "slurm":
+        raise UserError("--sbatch: is for --engine slurm")
+    study = plan_study(args, args.output)[0]
+    engine = engine_of(args.engine, study, args.output, args.jobs, args.sbatch, args.ray_address)
     try:
-        _introduce(study, states, retried)
-        if parameters is None:
-            places = places_for(study.device, args.jobs, study.threads)
-            states = supervise(args.output, places, progress)
-        else:
-            states = _with_slurm(args, parameters, progress)
+        with held(args.output):
+            study = save_study(args.output, study)
+            states = _do_runs(study, args.output, engine, args.retry_failed)
+            if study.tuning:
+                write_tuning(study, args.output)
+                print(f"learning rates: {args.output / TUNING_FILE}")
+            _check_all_done(states)
+            report(study, args.output, told=lambda line: print(line, flush=True))
+    except HeldError as error:
+        since = duration(time.time() - error.holder.since)
+        raise UserError(
+            f"{args.output}: is run by {error.holder.where} since {since}; "
+            f"`convnext-ablation study status {args.output}` says how far it is"
+        ) from error
+    print(f"took {clock(time.monotonic() - start)}")
+
+
+def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> list[RunState]:
+    progress = StudyProgress(study)
+    try:
+        states = Survey(study, folder).look()
+        failed = [state.run for state in states if state.status == "failed" and state.run]
+        if retry_failed:
+            for each in failed:
+                (each.folder(folder) / FAILURE).unlink(missing_ok=True)
+        _introduce(study, states, len(failed), retry_failed)
+        return drive(study, folder, engine, progress)
+    except KeyboardInterrupt:
+        if engine.leave:
+            print(f"\n{engine.leave}", flush=True)
+        raise
     finally:
-        progress.close()
-    if study.tuning:
-        write_tuning(study, args.output)
-        print(f"learning rates: {args.output / TUNING_FILE}")
-    _check_all_done(states)
-    report(read_study(args.output), args.output, told=lambda line: print(line, flush=True))
-    print(f"took {_clock(time.monotonic() - start)}")
+        progress.bar.close()
 
 
-def _introduce(study: Study, states: Sequence[RunState], retried: int) -> None:
-    totals = total_by_status(states)
+def _introduce(study: Study, states: Sequence[RunState], failed: int, retried: bool) -> None:
+    counts = totals(states)
     what = f"{counted(len(study.points), 'network')} x {counted(len(study.seeds), 'seed')}"
     if study.pretraining_seeds:
         what += f" x {counted(len(study.pretraining_seeds), 'pre-training seed')}"
     if study.tuning:
         what += f", and {len(study.tuning)} learning rates for each network"
-    parts = [f"{counted(len(states), 'run')} ({what})", f"{totals['done']} done before"]
-    parts += [f"{totals['running']} being done by others"] if totals["running"] else []
-    parts += [f"{retried} that failed tried again"] if retried else []
+    parts = [f"{counted(len(states), 'run')} ({what})", f"{counts['done']} done before"]
+    parts += [f"{counts['running']} running already"] if counts["running"] else []
+    parts += [f"{failed} that failed {'tried again' if retried else 'left out'}"] if failed else []
     print(f"{', '.join(parts)}; {study.precision}", flush=True)
 
 
-def _with_slurm(args: argparse.Namespace, parameters: dict[str, Any], progress: Progress) -> list[RunState]:
-    """Submits jobs, and watches what they do."""
-    jobs = submit(args.output, parameters, args.slurm_jobs, args.jobs)
-    names = ", ".join(str(job.job_id) for job in jobs)
-    print(
-        f"submitted {names}; Ctrl-C ends this command and not the jobs; `convnext-ablation study status "
-        f"{args.output}` says how far they are",
-        flush=True,
-    )
-    states = supervise(args.output, [], progress, others_alive=lambda: any_alive(jobs))
-    wait_for_local(jobs, parameters)
-    left = sum(state.status in ("left", "running") for state in states)
-    failed = any(state.status == "failed" for state in states)
-    if left and not failed:
-        raise UserError(
-            f"the jobs have ended with {counted(left, 'run')} left; their logs are in {args.output / LOGS}"
-        )
-    return states
-
-
 def _check_all_done(states: Sequence[RunState]) -> None:
-    failed = [state for state in states if state.status == "failed"]
+    failed = [state for state in states if state.failure and state.status == "failed"]
     if failed:
-        reasons = "; ".join(f"{state.name}: {state.reason}" for state in failed)
-        raise UserError(f"{len(failed)} of {counted(len(states), 'run')} failed ({reasons})")
+        reasons = "; ".join(f"{state.title}: {state.failure.reason}" for state in failed if state.failure)
+        raise UserError(
+            f"{len(failed)} of {counted(len(states), 'run')} failed ({reasons}); mend the cause, and run the "
+            "same command with --retry-failed"
+        )
     left = sorted({state.network for state in states if state.status != "done"})
     if left:
         raise UserError(
             f"no learning rate of those tried trains {', '.join(left)}: the loss diverged; give lower ones "
             "to --tune, and another --output"
         )
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

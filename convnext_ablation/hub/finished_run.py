@@ -14,8 +14,8 @@ import yaml
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.convert import StateDict, weights_in
-from convnext_ablation.study.run_files import PREDICTIONS, RESULT, load_result
 from convnext_ablation.study.stats.effects import Interval, accuracy
+from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, OURS, load_checkpoint
 from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary

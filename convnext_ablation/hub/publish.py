@@ -22,7 +22,7 @@ from convnext_ablation.hub.card import Sibling, recipe_of
 from convnext_ablation.hub.draft import CARD, FILES, Draft, Target
 from convnext_ablation.hub.finished_run import FinishedRun, Which, read_run, saved_arguments
 from convnext_ablation.page import render
-from convnext_ablation.study.run_files import RESULT, load_result
+from convnext_ablation.study.store import RESULT, load_result
 from convnext_ablation.version import __version__
 from convnext_ablation.weights.download import hub_errors
 from convnext_ablation.weights.release import HUB

@@ -14,7 +14,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Design, Point
-from convnext_ablation.study.weights import Weights
+from convnext_ablation.study.pretrained import Weights
 from convnext_ablation.training.arguments import TrainingArguments
 
 TEST_SPLIT = "test"
@@ -40,6 +40,11 @@ class Script:
     path: str
     sha256: str
     timm: str
+
+
+def task_name(network: str, seed: int, start: int | None) -> str:
+    """What tells a run from the others of its study: its network, its seed, and the pre-training's seed."""
+    return f"{network}-seed{seed}" + ("" if start is None else f"-from{start}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,13 @@ class Run:
         if self.script:
             determining["script"] = {"sha256": self.script.sha256, "timm": self.script.timm}
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def task(self) -> str:
+        """What tells it from the study's other runs, whatever learning rate is chosen for it."""
+        if self.tuning:
+            return f"{self.point.key}-lr{self.arguments.lr:g}"
+        return task_name(self.point.key, self.arguments.seed, self.pretraining_seed)
 
     @property
     def name(self) -> str:
@@ -180,6 +192,10 @@ class Study:
             for point in self.points
             for rate in self.tuning
         ]
+
+    def all_runs(self, learning_rates: Mapping[str, float]) -> list[Run]:
+        """The tuning runs, and those whose learning rate is known."""
+        return self.tuning_runs() + self.runs(learning_rates)
 
     def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
         weights = next(

@@ -1,7 +1,4 @@
-"""Runs that timm's own `train.py` does, each in a process that ends with the one that started it.
-
-python -m convnext_ablation.study.external TRAIN.py ARGS...
-"""
+"""Runs that timm's own `train.py` does, each in a process that ends with the one that started it."""
 
 from __future__ import annotations
 
@@ -17,12 +14,9 @@ from pathlib import Path
 import timm
 import yaml
 
-from convnext_ablation import stock
 from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
-from convnext_ablation.machine import end_with_parent, keep_memory
-from convnext_ablation.study.claims import Claim
 from convnext_ablation.study.experiment import Run, Script
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.loop import StoppedError, Trainer
@@ -73,28 +67,14 @@ def check_script(script: Script) -> None:
         )
 
 
-def train_with_script(
-    run: Run,
-    trainer: Trainer,
-    folder: Path,
-    claim: Claim | None,
-    should_stop: Callable[[], bool],
-) -> float:
+def train_with_script(run: Run, trainer: Trainer, folder: Path, should_stop: Callable[[], bool]) -> float:
     """Trains with timm's script, from the last checkpoint if there is one.
-
-    Args:
-        run: What to train.
-        trainer: The same run as ours, for what a stopped run says.
-        folder: The run's folder.
-        claim: What says that the run is this process's.
-        should_stop: Whether to stop, to go on from the last epoch another time.
 
     Returns:
         The seconds that this process's share took, with start and validation.
 
     Raises:
         UserError: The script failed; its last line tells why.
-        LostClaimError: Another process has taken the run over.
         StoppedError: It was asked to stop.
     """
     if run.script is None:
@@ -103,7 +83,7 @@ def train_with_script(
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     if not _is_finished(folder, trainer.epochs):
-        code = _train(run, trainer.classes, folder, claim, should_stop)
+        code = _train(run, trainer.classes, folder, should_stop)
         if should_stop():
             raise StoppedError(folder / LAST, 0, 0)
         if code:
@@ -112,13 +92,14 @@ def train_with_script(
     return time.monotonic() - start
 
 
-def _train(run: Run, classes: int, folder: Path, claim: Claim | None, should_stop: Callable[[], bool]) -> int:
+def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]) -> int:
     resume = _checkpoint(folder)
     if resume is not None:
         _keep_best(folder, run.arguments.decreasing_metric, aside=True)
     write_text(folder / ARGUMENTS, yaml.safe_dump(_arguments(run, classes)))
     command = [
-        *(sys.executable, "-m", __name__, run.script.path if run.script else ""),
+        *(sys.executable, "-m", "convnext_ablation.machine", "convnext_ablation.stock"),
+        run.script.path if run.script else "",
         *("-c", str(folder / ARGUMENTS), "--data-dir", str(run.arguments.data_dir)),
         *("--output", str(folder.parent), "--experiment", folder.name, "--checkpoint-hist", "1"),
         *(("--resume", str(resume)) if resume else ()),
@@ -126,12 +107,10 @@ def _train(run: Run, classes: int, folder: Path, claim: Claim | None, should_sto
     environment = {**os.environ, "OMP_NUM_THREADS": str(run.threads)}
     with open(folder / LOG, "ab") as log:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True
         )
         try:
             while (code := process.poll()) is None and not should_stop():
-                if claim is not None:
-                    claim.check()
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             return code or 0
         finally:
@@ -139,13 +118,11 @@ def _train(run: Run, classes: int, folder: Path, claim: Claim | None, should_sto
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(_SECONDS_TO_END)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(_SECONDS_TO_END)
+    process.kill()
+    process.communicate()
 
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:
@@ -199,9 +176,3 @@ def _metric(path: Path) -> float:
 def _reason(log: Path) -> str:
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
     return next((line for line in reversed(lines) if line), "it printed nothing")[:300]
-
-
-if __name__ == "__main__":
-    end_with_parent()
-    keep_memory()
-    sys.exit(stock.main())

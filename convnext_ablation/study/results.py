@@ -1,10 +1,14 @@
-"""What a study's finished runs came to, read from its folder."""
+"""A study's finished runs, read from its folder: of its own design, or of another that shares the networks.
+
+A run is the same whatever design it was made for: its identity holds the network, the data, the arguments and
+the weights that it starts from, and nothing of the design.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,14 +17,15 @@ from numpy.typing import NDArray
 
 from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
+from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Run, Study
+from convnext_ablation.study.pretrained import mixed_origins
 from convnext_ablation.study.report.findings import NetworkResult, StudyFacts
-from convnext_ablation.study.run_files import PREDICTIONS, is_done, read_result
+from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
 from convnext_ablation.study.tuning import chosen_rates, tuning_notes
-from convnext_ablation.study.weights import mixed_origins
+from convnext_ablation.study.wording import counted
 from convnext_ablation.training.predictions import Predictions
-
-__all__ = ["Outcome", "StudyResults", "read_results"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +155,7 @@ def read_results(study: Study, folder: Path) -> StudyResults:
                 f"{run.folder(folder)}: tested on other images than {outcomes[0].run.name}; delete the "
                 "folder to do the run again"
             )
-        outcomes.append(Outcome(run, read_result(run, folder), tested.top5[:, 0].copy()))
+        outcomes.append(Outcome(run, load_result(run.folder(folder) / RESULT), tested.top5[:, 0].copy()))
     if first is None:
         raise UserError(f"{folder}: no run of this study is finished; nothing to report")
     expected = len(study.points) * len(study.seeds) * len(study.starts)
@@ -164,3 +169,67 @@ def _numbers(outcomes: Iterable[Outcome], name: str) -> list[float]:
 
 def _values(texts: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(texts))
+
+
+def seen_as(
+    study: Study, folder: Path, name_or_file: str, groups: Mapping[str, Sequence[str]] | None = None
+) -> Study:
+    """Returns the part of a study that is of another design, with that design's questions.
+
+    Networks keep the names that they have in the study, as their runs' folders bear these; what they are
+    called for people is the design's.
+
+    Raises:
+        UserError: There is no such design, or the study lacks networks or finished runs that it needs.
+    """
+    wanted = design_of(name_or_file, _width(study), groups)
+    there = {point.components: point for point in study.points}
+    lacking = [point.key for point in wanted.points if point.components not in there]
+    if lacking:
+        raise UserError(
+            f"{folder}: the design {wanted.name} needs networks that this study of {study.design.name} "
+            f"doesn't have: {', '.join(lacking)}"
+        )
+    names = {point.key: there[point.components].key for point in wanted.points}
+    points = tuple(
+        replace(there[point.components], label=point.label, adds=point.adds) for point in wanted.points
+    )
+    contrasts = tuple(_renamed(contrast, names) for contrast in wanted.contrasts)
+    part = replace(
+        study,
+        design=replace(wanted, points=points, contrasts=contrasts),
+        weights=tuple(each for each in study.weights if each.network in names.values()),
+    )
+    rates = chosen_rates(part, folder)
+    left = [f"all of {point.key}" for point in points if point.key not in rates]
+    left += [run.name for run in part.runs(rates) if not is_done(run, folder)]
+    if left:
+        raise UserError(
+            f"{folder}: the design {wanted.name} needs runs that are not finished: {', '.join(left)}"
+        )
+    return part
+
+
+def origin_of(part: Study, study: Study, folder: Path) -> str:
+    """Says which study's runs a report of one of its parts is made from."""
+    return (
+        f"{len(part.points)} of the {counted(len(study.points), 'network')} of the study "
+        f"{folder.resolve().name} (design {study.design.name}); reports of other designs from that study "
+        "share runs with this one, and p-values are adjusted within each"
+    )
+
+
+def _width(study: Study) -> str:
+    """The name of the width that a study's networks have."""
+    model = study.points[0].model
+    return max((name for name in WIDTHS if model.endswith(WIDTHS[name])), key=lambda name: len(WIDTHS[name]))
+
+
+def _renamed(contrast: Contrast, names: Mapping[str, str]) -> Contrast:
+    """A contrast of networks that have other names."""
+    weights = {names[key]: weight for key, weight in contrast.weights.items()}
+    if not contrast.baseline:
+        return replace(contrast, weights=weights)
+    treated = next(key for key in contrast.weights if key != contrast.baseline)
+    baseline = names[contrast.baseline]
+    return replace(contrast, name=f"{names[treated]}-{baseline}", weights=weights, baseline=baseline)

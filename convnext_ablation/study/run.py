@@ -1,11 +1,18 @@
-"""Doing one run of a study: training, the test of the best epoch's weights, and the result."""
+"""One run of a study: training, the test of the best epoch's weights, and the result.
+
+Every engine starts `python -m convnext_ablation.study.run FOLDER`, which does the run of STUDY/runs/NAME or
+STUDY/tuning/NAME from where it was; NAME without the identity at its end is enough.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import platform
+import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +24,69 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import device_name
 from convnext_ablation.models.cost import count_gmacs, count_parameters
-from convnext_ablation.study.claims import Claim
 from convnext_ablation.study.experiment import TEST_SPLIT, Run
 from convnext_ablation.study.external import train_with_script
-from convnext_ablation.study.run_files import PREDICTIONS, RESULT, SUMMARY
-from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint, without_optimizer
-from convnext_ablation.training.distributed import make_deterministic
+from convnext_ablation.study.store import (
+    PREDICTIONS,
+    RESULT,
+    SUMMARY,
+    HeldError,
+    finished_epochs,
+    held,
+    note_failure,
+    read_study,
+    remove_what_resumes,
+)
+from convnext_ablation.study.tuning import chosen_rates
+from convnext_ablation.training.checkpoints import BEST, load_checkpoint, without_optimizer
+from convnext_ablation.training.distributed import StopRequest, make_deterministic
+from convnext_ablation.training.evaluation import EvaluationStoppedError
 from convnext_ablation.training.history import Epoch, best_of, read_summary
-from convnext_ablation.training.logs import Watcher
-from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.version import __version__
 
+FAILED, STOPPED = 1, 75  # exit codes
 _DIVERGED = "the loss is"  # how training says that its loss is not finite
+_SECONDS_FOR_OTHERS = 60.0  # for a process whose driver was killed, or that Slurm is ending
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Does the run of a folder; returns 0, `FAILED` with the reason noted in the folder, or `STOPPED`."""
+    asked = Path((sys.argv[1:] if argv is None else argv)[0]).absolute()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with StopRequest() as stop:
+        try:
+            run = _find(asked)
+            folder = run.folder(asked.parents[1])
+            with held(folder, _SECONDS_FOR_OTHERS, finished_epochs(folder)[0]):
+                return _do(run, folder, stop)
+        except (UserError, HeldError) as error:
+            print(error, file=sys.stderr)  # the driver notes it
+            return FAILED
+
+
+def _find(folder: Path) -> Run:
+    study = read_study(folder.parents[1])
+    for run in study.all_runs(chosen_rates(study, folder.parents[1])):
+        if run.task == folder.name or run.name == folder.name:
+            return run
+    raise UserError(f"{folder}: no run of the study, or its learning rate is not chosen yet")
+
+
+def _do(run: Run, folder: Path, stop: Callable[[], bool]) -> int:
+    try:
+        if not (folder / RESULT).is_file():
+            for half_written in folder.glob(".*.tmp"):
+                half_written.unlink(missing_ok=True)
+            execute(run, folder.parents[1], stop)
+    except (StoppedError, EvaluationStoppedError):
+        return STOPPED
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        note_failure(folder, reason, traceback.format_exc())
+        return FAILED
+    remove_what_resumes(folder)
+    return 0
 
 
 def versions() -> dict[str, str]:
@@ -42,34 +100,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def execute(
-    run: Run,
-    study_folder: Path,
-    claim: Claim | None = None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Trains one run to its end, tests the best epoch's weights once, and writes down the result.
-
-    Args:
-        run: What to train.
-        study_folder: The study's folder; an interrupted run goes on from where it was.
-        claim: What says that the run is this process's.
-        should_stop: Whether to stop, to go on another time.
+def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Trains a run to its end from where it is, tests the best epoch's weights once, and writes the result.
 
     Raises:
         UserError: The run can't be done as asked.
-        LostClaimError: Another process has taken the run over.
         StoppedError: It was asked to stop while it trained.
         EvaluationStoppedError: It was asked to stop while it tested.
     """
     folder = run.folder(study_folder)
     _prepare_torch(run)
-    watcher = _Guard(claim)
     start, trained = time.monotonic(), len(read_summary(folder / SUMMARY))
-    trainer = Trainer(run.arguments, folder, watcher=watcher, should_stop=should_stop)
+    trainer = Trainer(run.arguments, folder, should_stop=should_stop)
     try:
         if run.script:
-            seconds = train_with_script(run, trainer, folder, claim, should_stop)
+            seconds = train_with_script(run, trainer, folder, should_stop)
             history = read_summary(folder / SUMMARY)
             images = trainer.steps * run.arguments.batch_size * (len(history) - trained)
         else:
@@ -104,16 +149,8 @@ def execute(
         "versions": versions(),
     }
     if (folder / BEST).is_file():
-        watcher.check(now=True)
         without_optimizer(folder / BEST)
-    watcher.check(now=True)
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
-    remove_what_resumes(folder)
-
-
-def remove_what_resumes(folder: Path) -> None:
-    """Removes what a finished run would go on from."""
-    (folder / LAST).unlink(missing_ok=True)
 
 
 def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
@@ -124,15 +161,14 @@ def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any
     """
     if best is None:
         raise UserError(f"{folder}: no epoch of this run has been evaluated")
-    held = load_checkpoint(folder / BEST)["epoch"]
-    if held != best.epoch:
+    kept = load_checkpoint(folder / BEST)["epoch"]
+    if kept != best.epoch:
         raise UserError(
-            f"{folder / BEST}: is of epoch {held}, and the best was {best.epoch}; two processes wrote to "
+            f"{folder / BEST}: is of epoch {kept}, and the best was {best.epoch}; two processes wrote to "
             "this folder; delete it to do the run again"
         )
     trainer.load_best()
     test = trainer.evaluate(TEST_SPLIT)
-    trainer.watcher.line("tested")
     test.save(folder / PREDICTIONS)
     return {
         "test_top1": test.top1,
@@ -152,29 +188,5 @@ def _prepare_torch(run: Run) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-class _Guard(Watcher):
-    """Ends a run that isn't this process's any more, in the middle of an epoch, before it writes."""
-
-    def __init__(self, claim: Claim | None) -> None:
-        self.claim = claim
-
-    def check(self, now: bool = False) -> None:
-        """Looks whether the run is still this process's."""
-        if self.claim is not None:
-            self.claim.check(now)
-
-    def started(self, epochs: int, steps: int, done: int) -> None:
-        """Looks."""
-        self.check(now=True)
-
-    def trained(self, epoch: int, step: int, images: int) -> None:
-        """Looks, before the step's checkpoint may be written."""
-        self.check()
-
-    def evaluated(self, split: str, images: int, of: int) -> None:
-        """Looks, in any case behind the last batch: then the epoch is written down."""
-        self.check(now=images == of)
-
-    def line(self, text: str) -> None:
-        """Looks, where a run says that it goes on or was tested."""
-        self.check()
+if __name__ == "__main__":
+    sys.exit(main())

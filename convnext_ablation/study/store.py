@@ -1,31 +1,118 @@
-"""`study.json`: all that a process must know to work on a study, from any machine that sees its folder."""
+"""A study's folder: `study.json`, the files of each run that say how far it is, and who works there."""
 
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.models.components import Components
-from convnext_ablation.study.claims import take
 from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
-from convnext_ablation.study.experiment import TUNING_SEED, Script, Study
-from convnext_ablation.study.file_clock import FileClock
-from convnext_ablation.study.weights import Weights
+from convnext_ablation.study.experiment import TUNING_SEED, Run, Script, Study
+from convnext_ablation.study.pretrained import Weights
 
 STUDY_FILE = "study.json"
 FORMAT = 2  # 1 held what must not change, and not what the runs are made from
-_LONGEST_WAIT = 300.0  # seconds
+RESULT, PREDICTIONS, FAILURE, LOG = "result.json", "predictions.npz", "failure.txt", "run.log"
+SUMMARY = "summary.csv"
+LOCK = ".lock"
+_ONLY_WHILE_OPEN = ("last.pth.tar", FAILURE, LOG, LOCK)
+# how often a run may fail before `--retry-failed`, with no epoch finished in between
+MOST_FAILURES, MOST_DEATHS = 2, 3
 
 
-def claim_folder(folder: Path, study: Study) -> Study:
-    """Makes a folder the study's, or finds that it is already, and adds the seeds that are new.
+@dataclass(frozen=True)
+class Holder:
+    """The process that works on a folder: a study's driver, or a run.
+
+    Attributes:
+        where: Machine and process, for people.
+        since: When it began, seconds since 1970.
+        epochs: Of a run: epochs that were finished by then.
+    """
+
+    where: str
+    since: float
+    epochs: int = 0
+
+
+class HeldError(Exception):
+    """Another process works on the folder."""
+
+    def __init__(self, holder: Holder) -> None:
+        super().__init__(f"in use by {holder.where}")
+        self.holder = holder
+
+
+@contextmanager
+def held(folder: Path, timeout: float = 0, epochs: int = 0) -> Iterator[None]:
+    """Keeps a folder to this process until the block, or the process, ends.
+
+    Args:
+        folder: Made if need be.
+        timeout: Seconds to wait for another process.
+        epochs: Epochs of the run that are finished.
+
+    Raises:
+        HeldError: Another process has the folder.
+        UserError: Its file system has no locks.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=timeout, poll_interval=0.2)
+    except Timeout:
+        raise HeldError(_read_holder(folder)) from None
+    except (NotImplementedError, OSError) as error:
+        raise UserError(
+            f"{folder}: its file system has no file locks ({error}); give an --output on one that has"
+        ) from error
+    job = os.environ.get("SLURM_JOB_ID")
+    where = f"{platform.node()} (process {os.getpid()}{f', Slurm job {job}' if job else ''})"
+    try:
+        (folder / LOCK).write_text(json.dumps(asdict(Holder(where, time.time(), epochs))))
+        yield
+    finally:
+        lock.release()
+
+
+def holder_of(folder: Path) -> Holder | None:
+    """The process that works on a folder now, if one does."""
+    if not (folder / LOCK).exists():
+        return None
+    lock = _lock(folder)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return _read_holder(folder)
+    except OSError:  # a folder of somebody else's
+        return None
+    lock.release()
+    return None
+
+
+def _lock(folder: Path) -> Any:
+    return FileLock(folder / LOCK, fallback_to_soft=False)
+
+
+def _read_holder(folder: Path) -> Holder:
+    with suppress(OSError, TypeError, ValueError):  # it has just begun
+        return Holder(**json.loads((folder / LOCK).read_text()))
+    return Holder("another process", time.time())
+
+
+def save_study(folder: Path, study: Study) -> Study:
+    """Writes a folder's `study.json`, or finds that it is there already and adds the seeds that are new.
 
     Returns:
         The study with all seeds that the folder's study has.
@@ -33,15 +120,13 @@ def claim_folder(folder: Path, study: Study) -> Study:
     Raises:
         UserError: It holds another study; the message says what differs.
     """
-    read_content(folder)  # before anything is written there
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        saved = read_content(folder)
-        if saved is not None:
-            _check_same(folder, saved, study)
-            study = _with_seeds(folder, _study(saved), study)
-        if saved is None or _content(study) != saved:
-            write_text(folder / STUDY_FILE, json.dumps(_content(study), indent=1) + "\n")
+    saved = read_content(folder)
+    if saved is not None:
+        _check_same(folder, saved, study)
+        study = _with_seeds(folder, _study(saved), study)
+    if saved is None or _content(study) != saved:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / STUDY_FILE, json.dumps(_content(study), indent=1) + "\n")
     return study
 
 
@@ -87,26 +172,11 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 
 def _is_foreign(name: str) -> bool:
     """Whether a file is none of those that are there before `study.json` is."""
-    return not name.startswith((".", "claim."))
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Waits until no other process is changing `study.json`, and keeps others from it meanwhile."""
-    clock, waited = FileClock(folder), 0.0
-    while (claim := take(folder, clock)) is None:
-        if waited > _LONGEST_WAIT:
-            raise UserError(f"{folder}: another process is at its {STUDY_FILE} for minutes; end that one")
-        time.sleep(0.1)
-        waited += 0.1
-    with claim:
-        yield
-        claim.remove()
+    return not name.startswith((".", "claim."))  # version 0.3 left claims
 
 
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
-    description = _plain(study.description())
-    for key, value in description.items():
+    for key, value in _plain(study.description()).items():
         old = saved["study"].get(key)
         if old != value:
             raise UserError(
@@ -116,7 +186,8 @@ def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
 
 
 def _with_seeds(folder: Path, saved: Study, study: Study) -> Study:
-    known = {(each.network, each.pretraining_seed): each for each in saved.weights}
+    before = {(each.network, each.pretraining_seed): each for each in saved.weights}
+    known = dict(before)
     for each in study.weights:
         old = known.setdefault((each.network, each.pretraining_seed), each)
         if old.sha256 != each.sha256:
@@ -124,11 +195,9 @@ def _with_seeds(folder: Path, saved: Study, study: Study) -> Study:
                 f"{folder}: holds another study: {each.network} starts from {old.path} with SHA-256 "
                 f"{old.sha256[:12]}, not {each.sha256[:12]}; give another --output"
             )
-    seeds = list(dict.fromkeys([*saved.seeds, *study.seeds]))
-    if set(known) - {(each.network, each.pretraining_seed) for each in saved.weights} and any(
-        each.pretraining_seed is None for each in saved.weights
-    ):
+    if len(known) > len(before) and any(seed is None for _, seed in before):
         raise UserError(f"{folder}: its study has no pre-training seeds; give another --output")
+    seeds = list(dict.fromkeys([*saved.seeds, *study.seeds]))
     return replace(study, seeds=seeds, weights=tuple(known.values()))
 
 
@@ -189,3 +258,82 @@ def _study(content: Mapping[str, Any]) -> Study:
 def _brief(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def is_done(run: Run, study_folder: Path) -> bool:
+    """Whether a run has finished; its result is the last thing that it writes."""
+    return (run.folder(study_folder) / RESULT).is_file()
+
+
+def remove_what_resumes(folder: Path) -> None:
+    """Removes what only a run that is not done needs."""
+    for name in _ONLY_WHILE_OPEN:
+        (folder / name).unlink(missing_ok=True)
+
+
+def load_result(path: Path) -> dict[str, Any]:
+    """Reads a finished run's `result.json`.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: can't be read ({error}); delete the folder to do the run again") from error
+
+
+def finished_epochs(folder: Path) -> tuple[int, float]:
+    """How many epochs of a run are finished, and when the last one was, by the file system's clock."""
+    path = folder / SUMMARY
+    with suppress(OSError, ValueError):
+        last = path.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+        return int(last.partition(",")[0]) + 1, path.stat().st_mtime
+    return 0, 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How a run failed last.
+
+    Attributes:
+        reason: Why, in a line.
+        times: How often in a row, with no epoch finished in between.
+        epochs: Epochs that were finished.
+        final: Whether it is not tried again unless asked.
+    """
+
+    reason: str
+    times: int = 1
+    epochs: int = 0
+    final: bool = False
+
+
+def note_failure(folder: Path, reason: str, details: str, killed: bool = False) -> Failure:
+    """Writes down that a run failed: the reason, how often it did, and the traceback or the log's end.
+
+    Args:
+        folder: The run's folder.
+        reason: Why, in a line.
+        details: What stands below.
+        killed: Its process ended without a word, which also has causes outside the run.
+    """
+    before, epochs, reason = read_failure(folder), finished_epochs(folder)[0], " ".join(reason.split())
+    again = before is not None and before.epochs == epochs
+    times = before.times + 1 if before and again else 1
+    alike = before is not None and again and before.reason == reason and not killed
+    failure = Failure(reason, times, epochs, times >= (MOST_FAILURES if alike else MOST_DEATHS))
+    counts = json.dumps({"times": times, "epochs": epochs, "final": failure.final})
+    write_text(folder / FAILURE, f"{reason}\n{counts}\n\n{details}\n")
+    return failure
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """How a run failed last; None if it didn't."""
+    try:
+        reason, _, rest = (folder / FAILURE).read_text(encoding="utf-8").partition("\n")
+    except OSError:
+        return None
+    with suppress(TypeError, ValueError):
+        return Failure(reason, **json.loads(rest.partition("\n")[0]))
+    return Failure(reason)  # of an earlier version

@@ -10,7 +10,7 @@ from pathlib import Path
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.experiment import TUNING_SEED, Study
-from convnext_ablation.study.run_files import is_done, read_result
+from convnext_ablation.study.store import RESULT, is_done, load_result
 
 TUNING_FILE = "tuning.csv"
 _NAMED = 3  # networks of a warning; of more it says how many
@@ -73,7 +73,7 @@ def choices(study: Study, folder: Path) -> list[Choice]:
     for point in study.points:
         mine = [run for run in runs if run.point.key == point.key]
         if all(is_done(run, folder) for run in mine):
-            results = {float(run.arguments.lr or 0): read_result(run, folder) for run in mine}
+            results = {float(run.arguments.lr or 0): load_result(run.folder(folder) / RESULT) for run in mine}
             top1 = {rate: _number(result["val_top1"]) for rate, result in results.items()}
             losses = {rate: _number(result["val_loss"]) for rate, result in results.items()}
             found.append(Choice(point.key, top1, losses))

@@ -21,9 +21,9 @@ from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS, des
 from convnext_ablation.study.experiment import Study, choose_learning_rates
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.precision import PRECISIONS, faster_precision
+from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.store import read_content
 from convnext_ablation.study.tuning import check_seeds, parse_tuning
-from convnext_ablation.study.weights import find_weights, mixed_origins
 from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.recipes import read_recipe
 
@@ -176,7 +176,7 @@ def _check_seeds(args: argparse.Namespace) -> None:
 
 
 def _check_device(args: argparse.Namespace) -> None:
-    if not getattr(args, "slurm", None):
+    if getattr(args, "engine", "local") == "local":
         check_device(args.device)
     elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")

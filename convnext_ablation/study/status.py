@@ -1,0 +1,204 @@
+"""How far a study is, read from its folder: its runs may be done by any engine, on any machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from convnext_ablation.console import Progress, duration
+from convnext_ablation.study.experiment import Run, Study, task_name
+from convnext_ablation.study.store import (
+    FAILURE,
+    LOCK,
+    RESULT,
+    SUMMARY,
+    Failure,
+    Holder,
+    finished_epochs,
+    holder_of,
+    load_result,
+    read_failure,
+)
+from convnext_ablation.study.tuning import chosen_rates
+
+Status = Literal["done", "running", "failed", "waiting"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """Where a run is.
+
+    Attributes:
+        task: What tells it from the study's other runs.
+        network: Key of its network.
+        seed: Its seed; of a tuning run, the learning rate.
+        epochs: Epochs that are finished.
+        run: The run; None where its learning rate is not known yet.
+        holder: The process that does it.
+        last_epoch: When the last epoch was finished, seconds since 1970 by the file system's clock.
+        failure: How it failed last.
+        result: Its `result.json`.
+    """
+
+    task: str
+    network: str
+    seed: str
+    status: Status
+    epochs: int = 0
+    run: Run | None = None
+    holder: Holder | None = None
+    last_epoch: float = 0.0
+    failure: Failure | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.network} {'tuning' if self.run and self.run.tuning else 'seed'} {self.seed}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is yet to be done."""
+        return self.status in ("waiting", "running")
+
+
+class Survey:
+    """Looks at a study's folder; runs that were done are not looked at again."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study, self.folder = study, folder
+        self._done: dict[str, RunState] = {}
+        self._planned: tuple[dict[str, float], list[Run]] | None = None
+
+    def look(self) -> list[RunState]:
+        """Returns the state of every run, tuning first.
+
+        Raises:
+            UserError: A result can't be read.
+        """
+        rates = chosen_rates(self.study, self.folder)
+        if self._planned is None or self._planned[0] != rates:
+            self._planned = rates, self.study.all_runs(rates)
+        unknown = [
+            RunState(task_name(point.key, seed, start), point.key, _seed_text(seed, start), "waiting")
+            for seed in self.study.seeds
+            for start in self.study.starts
+            for point in self.study.points
+            if point.key not in rates
+        ]
+        return [self._state(run) for run in self._planned[1]] + unknown
+
+    def _state(self, run: Run) -> RunState:
+        if run.name in self._done:
+            return self._done[run.name]
+        state = look_at(run, run.folder(self.folder))
+        if state.status == "done":
+            self._done[run.name] = state
+        return state
+
+
+def look_at(run: Run, folder: Path) -> RunState:
+    """The state of one run by what its folder holds."""
+    seed = f"{run.arguments.lr:g}" if run.tuning else _seed_text(run.arguments.seed, run.pretraining_seed)
+    names: list[str] = []
+    with suppress(FileNotFoundError):
+        names = os.listdir(folder)
+    if RESULT in names:
+        return RunState(run.task, run.point.key, seed, "done", run=run, result=load_result(folder / RESULT))
+    epochs, last_epoch = finished_epochs(folder) if SUMMARY in names else (0, 0.0)
+    holder = holder_of(folder) if LOCK in names else None
+    failure = read_failure(folder) if FAILURE in names else None
+    status: Status = "running" if holder else "failed" if failure and failure.final else "waiting"
+    return RunState(run.task, run.point.key, seed, status, epochs, run, holder, last_epoch, failure)
+
+
+def _seed_text(seed: int, start: int | None) -> str:
+    return str(seed) if start is None else f"{start}/{seed}"
+
+
+def totals(states: Iterable[RunState]) -> dict[Status, int]:
+    """How many runs are in which state."""
+    counts: dict[Status, int] = {"done": 0, "running": 0, "failed": 0, "waiting": 0}
+    for state in states:
+        counts[state.status] += 1
+    return counts
+
+
+def seconds_left(states: Sequence[RunState], study: Study, now: float) -> float | None:
+    """How long the processes that are at work now will take for what is left; None if nothing tells yet.
+
+    Args:
+        states: All runs.
+        study: The study.
+        now: Seconds since 1970.
+    """
+    speeds = [speed for state in states if (speed := _speed(state, study))]
+    if not speeds:
+        return None
+    seconds, work = (sum(each) for each in zip(*speeds, strict=True))
+    rate = seconds / work  # of an epoch of a network of 1 GMAC
+    left = []
+    for state in states:
+        if state.is_open:
+            epoch = rate * study.gmacs.get(state.network, 1.0)
+            begun = now - max(state.last_epoch, state.holder.since) if state.holder else 0.0
+            left.append(max(0.0, (study.epochs - state.epochs) * epoch - min(max(begun, 0.0), epoch)))
+    workers = max(1, sum(state.status == "running" for state in states))
+    return max(sum(left) / workers, max(left, default=0.0))
+
+
+def _speed(state: RunState, study: Study) -> tuple[float, float] | None:
+    """Seconds that were measured, and the epochs x GMACs that they were for."""
+    gmacs = study.gmacs.get(state.network, 1.0)
+    if state.result:
+        seconds, epochs = state.result.get("elapsed_seconds"), state.result.get("elapsed_epochs")
+    elif state.holder is not None:
+        seconds, epochs = state.last_epoch - state.holder.since, state.epochs - state.holder.epochs
+    else:
+        return None
+    return (float(seconds), epochs * gmacs) if seconds and epochs and epochs > 0 and seconds > 0 else None
+
+
+class StudyProgress:
+    """Prints what becomes of a study: a bar with the time left on a terminal, plain lines elsewhere."""
+
+    def __init__(self, study: Study, quiet: bool = False) -> None:
+        self.study = study
+        self.bar = Progress("training", 100, "%", quiet=quiet, lines=False)
+        self._told: dict[str, RunState] | None = None
+
+    def show(self, states: Sequence[RunState], now: float) -> None:
+        """Prints what has changed; what was so at the first look is not news."""
+        told = self._told
+        self._told = {state.task: state for state in states}
+        seconds = seconds_left(states, self.study, now)
+        left = f"; about {duration(seconds)} left" if seconds else ""
+        if told is not None:
+            done = sum(state.status == "done" for state in told.values())
+            for state in states:
+                before = told.get(state.task)
+                if state.status == "done" and (before is None or before.status != "done"):
+                    done += 1
+                    self.bar.line(f"[{done}/{len(states)}] {state.title}: {_result_text(state.result)}{left}")
+                elif state.failure and (before is None or before.failure != state.failure):
+                    again = "" if state.failure.final else "; it is tried again"
+                    self.bar.line(f"{state.title} failed: {state.failure.reason}{again}")
+        if self.bar.on_terminal:
+            weights = [self.study.gmacs.get(state.network, 1.0) for state in states]
+            shares = [1.0 if s.status == "done" else s.epochs / self.study.epochs for s in states]
+            share = sum(w * s for w, s in zip(weights, shares, strict=True)) / sum(weights)
+            self.bar.move(round(100 * share))
+            self.bar.note(f"{totals(states)['done']}/{len(states)} runs{left}")
+
+
+def _result_text(result: Mapping[str, Any]) -> str:
+    parts = [
+        f"{split} {result[name]:.2f} %"
+        for split, name in (("val", "val_top1"), ("test", "test_top1"))
+        if result.get(name) is not None
+    ]
+    return ", ".join([*(parts or ["diverged"]), f"{result['train_seconds']:.0f} s"])
