@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from convnext_ablation.study.report.answer import p_text, percent_points
 from convnext_ablation.study.report.classes import ClassGain
@@ -29,22 +30,13 @@ _TITLE = 36  # characters in a line above a panel
 _APART = 9  # points upwards between the numbers of two networks
 # points sideways between networks whose numbers share a column, and across all of them
 _BESIDE, _WIDEST = 16, 40
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height))
+_TEXT: Any = {"textcoords": "offset points", "annotation_clip": False}
 
 
 def draw_effects(effects: Sequence[Effect]) -> Figure:
     """The effects with their intervals, one below the other; those that hold up have a filled mark."""
-    left, middle, right, top, bottom = 3.3, 4.6, 2.6, 0.55, 0.95
-    width, height = left + middle + right, top + _ROW * len(effects) + bottom
-    figure = _figure(width, height)
-    axes = figure.add_axes((left / width, bottom / height, middle / width, _ROW * len(effects) / height))
-    axes.set_ylim(len(effects) - 0.5, -0.5)
-    axes.axvline(0, color=INK, linewidth=0.8)
+    middle = 4.6
+    figure, axes = _rows(3.3, middle, 2.6, 0.55, 0.95, len(effects))
     for place, effect in enumerate(effects):
         _draw_effect(axes, place, effect)
         _beside(axes, place, -8, _short(effect.label), "right")
@@ -54,12 +46,27 @@ def draw_effects(effects: Sequence[Effect]) -> Figure:
         _beside(axes, place, 72 * middle + 130, p_text(d.p_holm), "left")
     _beside(axes, -1, 72 * middle + 8, "points [95 %]", "left", color=SOFT)
     _beside(axes, -1, 72 * middle + 130, "p (Holm)", "left", color=SOFT)
+    axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
+    legend = "filled: adjusted p < 0.05;  open: can't be told from none, or not tested"
+    axes.annotate(legend, (0.5, 0), (0, -46), "axes fraction", ha="center", fontsize=8, color=SOFT, **_TEXT)
+    return figure
+
+
+def _rows(
+    left: float, middle: float, right: float, top: float, bottom: float, rows: int
+) -> tuple[Figure, Axes]:
+    """A figure of rows around 0: inches left of the axes for labels, of the axes, and right of them."""
+    from matplotlib.figure import Figure
+
+    width, height = left + middle + right, top + _ROW * rows + bottom
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left / width, bottom / height, middle / width, _ROW * rows / height))
+    axes.set_ylim(rows - 0.5, -0.5)
+    axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks([])
     axes.set_axisbelow(True)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
-    axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
-    _legend(axes, "filled: adjusted p < 0.05;  open: can't be told from none, or not tested")
-    return figure
+    return figure, axes
 
 
 def _draw_effect(axes: Axes, place: int, effect: Effect) -> None:
@@ -75,43 +82,20 @@ def _draw_effect(axes: Axes, place: int, effect: Effect) -> None:
 
 def _beside(axes: Axes, place: float, points: float, text: str, align: str, **style: Any) -> None:
     """Writes text so many points right of the axes' left edge, in the row of a place."""
-    axes.annotate(
-        text,
-        (0, place),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(points, 0),
-        textcoords="offset points",
-        ha=align,
-        va="center",
-        fontsize=8,
-        annotation_clip=False,
-        **style,
-    )
+    at = axes.get_yaxis_transform()
+    axes.annotate(text, (0, place), (points, 0), at, ha=align, va="center", fontsize=8, **_TEXT, **style)
 
 
 def _short(label: str, longest: int = _LONGEST) -> str:
     return label if len(label) <= longest else f"{label[: longest - 1]}…"
 
 
-def _legend(axes: Axes, text: str) -> None:
-    axes.annotate(
-        text,
-        (0.5, 0),
-        xycoords="axes fraction",
-        xytext=(0, -46),
-        textcoords="offset points",
-        ha="center",
-        fontsize=8,
-        color=SOFT,
-        annotation_clip=False,
-    )
-
-
 def draw_cost(table: Sequence[Row]) -> Figure:
     """Top-1 against training speed and against multiply-accumulates; networks go by number."""
-    height = max(3.6, 0.75 + 0.17 * len(table))
-    width = 11.2
-    figure = _figure(width, height)
+    from matplotlib.figure import Figure
+
+    width, height = 11.2, max(3.6, 0.75 + 0.17 * len(table))
+    figure = Figure(figsize=(width, height))
     speed, macs = (
         figure.add_axes((left / width, 0.5 / height, 3.25 / width, (height - 0.7) / height))
         for left in (0.63, 4.5)
@@ -154,16 +138,10 @@ def _number(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
         right = max(at[place, 0] for place in group) + (6 if len(group) == 1 else 12)
         for place, height in zip(group, _apart([at[place, 1] for place in group]), strict=True):
             x, y, number = points[place]
-            axes.annotate(
-                str(number),
-                (x, y),
-                xytext=(right - at[place, 0], height - at[place, 1]),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                fontweight="bold",
-                arrowprops=None if len(group) == 1 else line,
-            )
+            offset = (right - at[place, 0], height - at[place, 1])
+            arrow = None if len(group) == 1 else line
+            style: dict[str, Any] = {"va": "center", "fontsize": 8, "fontweight": "bold"}
+            axes.annotate(str(number), (x, y), offset, textcoords="offset points", arrowprops=arrow, **style)
 
 
 def _close(positions: Sequence[float]) -> list[list[int]]:
@@ -180,16 +158,13 @@ def _close(positions: Sequence[float]) -> list[list[int]]:
 
 def _apart(heights: Sequence[float]) -> list[float]:
     """Heights that are nearest to those given, in the same order, and far enough apart (least squares)."""
-    order = sorted(range(len(heights)), key=lambda place: heights[place])
-    blocks: list[list[float]] = []  # each the free heights of neighbours that end up side by side
-    for rank, place in enumerate(order):
-        blocks.append([heights[place] - _APART * rank])
-        while len(blocks) > 1 and fmean(blocks[-2]) >= fmean(blocks[-1]):
-            last = blocks.pop()
-            blocks[-1] += last
-    free = [fmean(block) for block in blocks for _ in block]
-    moved = dict(zip(order, free, strict=True))
-    return [moved[place] + _APART * order.index(place) for place in range(len(heights))]
+    from scipy.optimize import isotonic_regression
+
+    order = np.argsort(heights, kind="stable")
+    steps = _APART * np.arange(len(heights))
+    moved = np.empty(len(heights))
+    moved[order] = isotonic_regression(np.asarray(heights)[order] - steps).x + steps
+    return moved.tolist()
 
 
 def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
@@ -199,6 +174,7 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
         points: Of all networks; the first of them stands dashed in the other panels.
         labels: What the networks are called, for those that are drawn.
     """
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     by_network = {name: [point for point in points if point.network == name] for name in labels}
@@ -206,7 +182,7 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
     rows = -(-len(labels) // columns)
     titles = {name: fill(label, _TITLE, max_lines=2, placeholder=" …") for name, label in labels.items()}
     lines = 1 + max(title.count("\n") for title in titles.values())
-    figure = _figure(10.5, 0.45 + (1.6 + 0.15 * lines) * rows)
+    figure = Figure(figsize=(10.5, 0.45 + (1.6 + 0.15 * lines) * rows))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     first = next(iter(by_network.values()))
     for axes, name in zip(panels.flat, labels, strict=False):
@@ -215,13 +191,8 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
         low, high = ([100 * getattr(point, end) for point in mine] for end in ("top1_low", "top1_high"))
         axes.fill_between(epochs, low, high, color=BAND, linewidth=0)
         if mine is not first:
-            axes.plot(
-                [point.epoch + 1 for point in first],
-                [100 * point.top1 for point in first],
-                color=SOFT,
-                linewidth=0.9,
-                linestyle="--",
-            )
+            means = [100 * point.top1 for point in first]
+            axes.plot([point.epoch + 1 for point in first], means, "--", color=SOFT, linewidth=0.9)
         marker = "o" if len(mine) == 1 else None
         means = [100 * point.top1 for point in mine]
         axes.plot(epochs, means, marker=marker, color=INK, markersize=3)
@@ -233,29 +204,20 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
         axes.set_axis_off()
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("validation top-1, %", fontsize=9)
-    figure.subplots_adjust(
-        left=0.07,
-        right=0.985,
-        top=1 - (0.13 + 0.15 * lines) / figure.get_figheight(),
-        bottom=0.55 / figure.get_figheight(),
-        wspace=0.08,
-        hspace=0.3 if lines == 1 else 0.42,
-    )
+    height, between = figure.get_figheight(), 0.3 if lines == 1 else 0.42
+    top, bottom = 1 - (0.13 + 0.15 * lines) / height, 0.55 / height
+    figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=bottom, wspace=0.08, hspace=between)
     return figure
 
 
 def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
     """Gains of classes, a group of rows for each contrast: mean over seeds, and least and most of any."""
-    left, middle, right, top, bottom, gap = 3.3, 5.2, 2.0, 0.3, 0.65, 2
+    middle, gap = 5.2, 2
     places, rows = [], 0
     for group in groups:
         places.append(rows + 1)
         rows += len(group) + gap
-    width, height = left + middle + right, top + _ROW * rows + bottom
-    figure = _figure(width, height)
-    axes = figure.add_axes((left / width, bottom / height, middle / width, _ROW * rows / height))
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.axvline(0, color=INK, linewidth=0.8)
+    figure, axes = _rows(3.3, middle, 2.0, 0.3, 0.65, rows)
     for start, group in zip(places, groups, strict=True):
         _beside(axes, start - 1, -8, _short(group[0].label, _LONGEST_BOLD), "right", fontweight="bold")
         for place, gain in enumerate(group, start=start):
@@ -266,8 +228,5 @@ def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
             _beside(axes, place, -8, _short(gain.class_name), "right")
             text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"
             _beside(axes, place, 72 * middle + 8, text, "left")
-    axes.set_yticks([])
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_xlabel("gain in top-1, percent points; line: range over seeds")
     return figure

@@ -64,13 +64,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Example:
-    """An image whose confusion goes.
-
-    Attributes:
-        index: Of the test image.
-        confused: Share of runs that confused it before.
-        right: Share of runs that have it right after.
-    """
+    """A test image, and the shares of runs that confuse it on the worse side and are right on the better."""
 
     index: int
     confused: float

@@ -26,7 +26,7 @@ __all__ = ["Plan", "planned", "write_figure", "write_figures"]
 
 MOST_EFFECTS, MOST_PANELS = 80, 36  # in a figure
 CLASS_CONTRASTS, CLASSES = 4, 5  # contrasts in the figure of classes, and classes at either end of each
-SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
+_SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -63,7 +63,7 @@ def write_figure(draw: Callable[[], Figure], folder: Path, name: str) -> list[Pa
     # The user's own settings must not change the bytes, nor ours the user's.
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**SETTINGS, "svg.hashsalt": salt})
+        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": salt})
         figure = draw()
         # Neither the date nor the program's version may get into the file.
         for path, unwanted in zip(paths, (["Date", "Creator"], ["Software"]), strict=True):

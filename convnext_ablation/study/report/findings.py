@@ -18,25 +18,9 @@ from numpy.typing import NDArray
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
-from convnext_ablation.study.stats.effects import (
-    BoolArray,
-    Difference,
-    Interval,
-    accuracy,
-    contrast,
-    holm,
-)
+from convnext_ablation.study.stats.effects import BoolArray, Difference, Interval, accuracy, contrast, holm
 
-__all__ = [
-    "Effect",
-    "Evidence",
-    "Findings",
-    "FinishedRun",
-    "NetworkResult",
-    "Row",
-    "StudyFacts",
-    "compare",
-]
+__all__ = ["Effect", "Evidence", "Findings", "FinishedRun", "NetworkResult", "Row", "StudyFacts", "compare"]
 
 Labels = NDArray[np.int64]
 Seeds = tuple[int, int]  # of pre-training, of this training
@@ -53,8 +37,6 @@ class NetworkResult:
         correct: Whether each test image is classified rightly, (runs, images).
         seeds: The seeds, one for each row of `correct`.
         gmacs: Multiply-accumulates of one image at the study's size, in 10^9.
-        train_images_per_second: Training speed of each run.
-        seconds: Duration of each run.
         val_top1: Top-1 of each run on held-out validation, a fraction.
         pretraining_seeds: Those of the weights that each run started from; empty where there are none.
     """
@@ -132,8 +114,6 @@ class Evidence:
         ids: Path of each test image below the split's folder, (N,).
         targets: Class of each test image, (N,).
         classes: Names of the classes by number; one without test images may be left out at the end.
-        data_folder: Folder of the data set.
-        split: The split that was tested on.
     """
 
     runs: Sequence[FinishedRun]
@@ -159,13 +139,9 @@ class StudyFacts:
     """What a reader must know to judge a study's figures.
 
     Attributes:
-        title: Heading of the report.
-        design: Which networks were chosen, such as ``"stages"``.
-        test_images: How many images `NetworkResult.correct` covers.
         versions: Version of each program that shaped the figures.
         command: The command line that repeats the study.
         warnings: What the reader must be told besides what the figures themselves show.
-        pretrained: Whether the networks started from pre-trained weights.
         origin: Where the runs come from, if they were made for another design.
         notes: What a reader must know of the design to read its effects.
     """

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from operator import attrgetter as get
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from convnext_ablation.study.report.answer import answer, caveats, method, perce
 from convnext_ablation.study.report.contents import Contents, history
 from convnext_ablation.study.report.figures import Plan
 from convnext_ablation.study.report.pictures import attention_maps, confusion_pictures
-from convnext_ablation.study.report.tables import Column, effect_columns, known, network_columns
+from convnext_ablation.study.report.tables import Column, effect_columns, network_columns
 
 __all__ = ["write_page"]
 
@@ -37,14 +37,12 @@ class Table:
         caption: What it shows; unique on the page.
         rows: The cells of each: their text and the number that they are sorted by, None for words.
         summary: What is there to be opened, of a table that is closed at first.
-        high: Whether it has so many rows that it scrolls.
     """
 
     caption: str
     columns: Sequence[Column]
     rows: list[list[tuple[str, float | None]]]
     summary: str = ""
-    high: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,100 +112,75 @@ def _versions(contents: Contents) -> str:
 def _tables(contents: Contents) -> dict[str, Table]:
     findings = contents.findings
     label, *others = network_columns(findings.rows, 2)
-    last = {point.network: point for point in contents.curves}
     labels = {row.network.name: row.label for row in findings.rows}
+    last = {point.network: point for point in contents.curves}
     several = len({run.versions for run in contents.runs}) > 1
-    effect = Column("effect", lambda line: line.label)
-    class_ = Column("class", lambda line: line.class_name)
+    effect, class_ = Column("effect", get("label")), Column("class", get("class_name"))
+    networks = [label, Column("number", get("number"), str), *others]
+    curves = [
+        Column("network", lambda point: labels.get(point.network, point.network)),
+        Column("epochs", lambda point: point.epoch + 1, str),
+        Column("runs", get("runs"), str),
+        Column("top-1 %", get("top1"), _percent),
+        Column("least %", get("top1_low"), _percent),
+        Column("most %", get("top1_high"), _percent),
+        Column("training loss", get("train_loss"), "{:.4f}".format),
+    ]
+    classes = [
+        *(effect, class_, Column("images", get("images"), str)),
+        Column("points", get("gain"), percent_points),
+        Column("least", get("low"), percent_points),
+        Column("most", get("high"), percent_points),
+    ]
+    confusions = [
+        *(effect, class_, Column("taken for", get("taken_for"))),
+        Column("without", get("images_without"), "{:.2f}".format),
+        Column("with", get("images_with"), "{:.2f}".format),
+        Column("change", get("change"), lambda value: f"{value:+.2f}".replace("-", "−")),
+    ]
+    runs = [
+        Column("run", lambda run: f"{run.network}, seed {run.seed}"),
+        Column("identity", lambda run: run.identity[:12]),
+        Column("best epoch", lambda run: int(run.best_epoch) if run.best_epoch else None, str),
+        Column("val top-1 %", get("val_top1"), _percent),
+        Column("test top-1 %", get("test_top1"), _percent),
+        Column("command, from this report's folder", get("command")),
+        *([Column("versions", get("versions"))] if several else []),
+    ]
     return {
-        "networks": _table(
-            "Networks, with 95 % intervals of top-1 (networks.csv)",
-            [label, _number("number", "number", str), *others],
-            findings.rows,
-        ),
+        "networks": _table("Networks, with 95 % intervals of top-1 (networks.csv)", networks, findings.rows),
         "effects": _table(
             "Effects on top-1 in percent points (effects.csv)", effect_columns(2), findings.effects
         ),
         "curves": _table(
             "Validation top-1 after the last epoch (curves.csv)",
-            [
-                Column("network", lambda point: labels.get(point.network, point.network)),
-                Column("epochs", lambda point: str(point.epoch + 1), lambda point: point.epoch),
-                _number("runs", "runs", str),
-                _number("top-1 %", "top1", _share),
-                _number("least %", "top1_low", _share),
-                _number("most %", "top1_high", _share),
-                _number("training loss", "train_loss", "{:.4f}".format),
-            ],
+            curves,
             list(last.values()),
             "The last epoch in numbers",
         ),
         "classes": _table(
-            "Gain of each class (classes.csv)",
-            [
-                effect,
-                class_,
-                _number("images", "images", str),
-                _number("points", "gain", percent_points),
-                _number("least", "low", percent_points),
-                _number("most", "high", percent_points),
-            ],
-            contents.class_gains,
-            "Each class in numbers",
-            high=True,
+            "Gain of each class (classes.csv)", classes, contents.class_gains, "Each class in numbers"
         ),
         "confusions": _table(
             "Confusions, test images a run (confusions.csv)",
-            [
-                effect,
-                class_,
-                Column("taken for", lambda line: line.taken_for),
-                _number("without", "images_without", "{:.2f}".format),
-                _number("with", "images_with", "{:.2f}".format),
-                _number("change", "change", lambda value: f"{value:+.2f}".replace("-", "−")),
-            ],
+            confusions,
             contents.confusions,
             "The confusions that change most",
-            high=True,
         ),
-        "runs": _table(
-            "Runs (runs.csv)",
-            [
-                Column("run", lambda run: f"{run.network}, seed {run.seed}"),
-                Column("identity", lambda run: run.identity[:12]),
-                Column(
-                    "best epoch", lambda run: run.best_epoch, lambda run: float(run.best_epoch or math.nan)
-                ),
-                _number("val top-1 %", "val_top1", _share),
-                _number("test top-1 %", "test_top1", _share),
-                Column("command, from this report's folder", lambda run: run.command),
-                *([Column("versions", lambda run: run.versions)] if several else []),
-            ],
-            contents.runs,
-            high=True,
-        ),
+        "runs": _table("Runs (runs.csv)", runs, contents.runs),
     }
 
 
-def _share(value: float) -> str:
+def _percent(value: float) -> str:
     return f"{100 * value:.2f}"
 
 
-def _number(heading: str, field: str, text: Callable[[Any], str]) -> Column:
-    """A column of numbers, which shows a dash where one isn't known."""
-    return Column(heading, lambda line: known(text, getattr(line, field)), lambda line: getattr(line, field))
-
-
-def _table(
-    caption: str, columns: Sequence[Column], lines: Sequence[Any], summary: str = "", high: bool = False
-) -> Table:
+def _table(caption: str, columns: Sequence[Column], lines: Sequence[Any], summary: str = "") -> Table:
     if summary and len(lines) > _MOST_ROWS:
         summary += f" (the first {_MOST_ROWS:,} of {len(lines):,})"
         lines = lines[:_MOST_ROWS]
-    rows = [
-        [(each.text(line), each.value(line) if each.value else None) for each in columns] for line in lines
-    ]
-    return Table(caption, columns, rows, summary, high)
+    rows = [[(each.cell(line), each.number(line)) for each in columns] for line in lines]
+    return Table(caption, columns, rows, summary)
 
 
 def inlined(svg: str, name: str, title: str) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from convnext_ablation.study.report.classes import Confusion, examples, surest
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.findings import Effect, Evidence, FinishedRun
 
-__all__ = ["Attention", "Change", "Pair", "Picture", "attention_maps", "confusion_pictures", "disagreed"]
+__all__ = ["Attention", "Change", "Picture", "attention_maps", "confusion_pictures", "disagreed"]
 
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
@@ -22,14 +22,8 @@ _MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8
 _DOUBTS = {"unclear": ", can't be told from none", "untested": ", not tested"}
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture of the page.
-
-    Attributes:
-        source: A data URI; empty if the image isn't there.
-        name: Of the image's file, where the caption is to name it.
-    """
+class Picture(NamedTuple):
+    """A picture of the page; its source, a data URI, is empty if the image isn't there."""
 
     source: str
     alt: str
@@ -37,32 +31,23 @@ class Picture:
     name: str = ""
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two classes of which one is taken for the other less often, test images a run."""
+class Change(NamedTuple):
+    """The confusions that go with one effect, whose two sides are `worse` and `better`.
 
-    confusion: Confusion
-    before: float
-    after: float
-    pictures: list[Picture]
-
-
-@dataclass(frozen=True)
-class Change:
-    """The confusions that go with one effect; `worse` and `better` name its two sides."""
+    Each pair is a confusion, its test images a run on the worse and on the better side, and pictures of it.
+    """
 
     heading: str
     worse: str
     better: str
-    pairs: list[Pair]
+    pairs: list[tuple[Confusion, float, float, list[Picture]]]
 
 
-@dataclass(frozen=True)
-class Attention:
+class Attention(NamedTuple):
     """Attention maps of networks side by side, by image, and remarks on what is missing."""
 
     remarks: list[str]
-    images: dict[str, list[Picture]] = field(default_factory=dict)
+    images: dict[str, list[Picture]]
 
 
 def confusion_pictures(contents: Contents) -> list[Change]:
@@ -95,7 +80,7 @@ def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence)
             )
             for example in examples(effect.contrast, evidence, *numbers, raises, _EXAMPLES)
         ]
-        pairs.append(Pair(confusion, before, after, pictures))
+        pairs.append((confusion, before, after, pictures))
     heading = f"{effect.label}: {percent_points(effect.difference.estimate)} points{doubt}"
     return Change(heading, worse, better, pairs)
 
@@ -111,9 +96,8 @@ def attention_maps(contents: Contents, told: Callable[[str], None] = lambda line
     evidence = contents.evidence
     indices = [index for index in disagreed(evidence, _MAPPED_IMAGES) if evidence.image(index) is not None]
     if not indices:
-        return Attention(
-            ["Not drawn: the test images are not at hand; the data folder has moved or is gone."]
-        )
+        remark = "Not drawn: the test images are not at hand; the data folder has moved or is gone."
+        return Attention([remark], {})
     from convnext_ablation.training.checkpoints import BEST  # with torch, which nothing else here needs
 
     kept = [run for run in evidence.runs if (run.folder / BEST).is_file()]
@@ -121,10 +105,8 @@ def attention_maps(contents: Contents, told: Callable[[str], None] = lambda line
     rows = contents.findings.rows
     networks = [(row.label, first[row.network.name]) for row in rows if row.network.name in first]
     chosen = _spread(networks)
-    gone = (
-        ", ".join(row.label for row in rows if row.network.name not in first) if networks else "any network"
-    )
-    reasons = [f"there is no {BEST} in the runs of {gone}"] if gone else []
+    gone = [row.label for row in rows if row.network.name not in first] if networks else ["any network"]
+    reasons = [f"there is no {BEST} in the runs of {', '.join(gone)}"] if gone else []
     layers, maps = set(), []
     for label, run in chosen:
         told(f"attention of {label}")
@@ -139,7 +121,7 @@ def attention_maps(contents: Contents, told: Callable[[str], None] = lambda line
     if len(chosen) < len(networks):
         remarks.append(f"{len(chosen)} of {len(networks)} networks are shown.")
     if not maps:
-        return Attention(remarks)
+        return Attention(remarks, {})
     remarks.append(f"Maps are of: {'; '.join(sorted(layers))}.")
     shown = {}
     for place, index in enumerate(indices):

@@ -79,42 +79,16 @@ def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
 def _draw_bar(axes: Axes, place: int, row: Row) -> None:
     start = axes.get_xlim()[0]
     top1 = [100 * x for x in (row.top1.low, row.top1.estimate, row.top1.high)]
-    axes.barh(
-        place,
-        top1[1] - start,
-        BAR_HEIGHT,
-        left=start,
-        edgecolor="0.25",
-        linewidth=0.8,
-        **FILLS[verdict(row.difference)],
-    )
-    axes.errorbar(
-        top1[1],
-        place,
-        xerr=[[top1[1] - top1[0]], [top1[2] - top1[1]]],
-        color="black",
-        capsize=3.5,
-        linewidth=1.3,
-    )
+    fill = FILLS[verdict(row.difference)]
+    axes.barh(place, top1[1] - start, BAR_HEIGHT, left=start, edgecolor="0.25", linewidth=0.8, **fill)
+    errors = [[top1[1] - top1[0]], [top1[2] - top1[1]]]
+    axes.errorbar(top1[1], place, xerr=errors, color="black", capsize=3.5, linewidth=1.3)
     seeds = 100 * row.network.correct.mean(axis=1)
-    axes.plot(
-        seeds,
-        [place + 0.2] * len(seeds),
-        "o",
-        color="black",
-        markerfacecolor="white",
-        markersize=3.8,
-        clip_on=False,
-    )
-    axes.annotate(
-        f"{top1[1]:.1f}",
-        (start, place),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        fontweight="bold",
-        bbox={"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"},
-    )
+    circles: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.8, "clip_on": False}
+    axes.plot(seeds, [place + 0.2] * len(seeds), "o", color="black", **circles)
+    box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"}
+    text: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontweight": "bold", "bbox": box}
+    axes.annotate(f"{top1[1]:.1f}", (start, place), (5, 0), **text)
 
 
 def _write_row(axes: Axes, place: int, row: Row) -> None:
@@ -138,17 +112,9 @@ def _write_row(axes: Axes, place: int, row: Row) -> None:
 
 def _write(axes: Axes, place: float, inches: float, text: str, nudge: float = 0, **style: Any) -> None:
     """Writes text that ends `inches` right of the axes' left edge, `nudge` points above the row's middle."""
-    axes.annotate(
-        text,
-        (inches / BARS, place),
-        xycoords=axes.get_yaxis_transform(),
-        xytext=(0, nudge),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-        annotation_clip=False,
-        **style,
-    )
+    at = (inches / BARS, place)
+    style |= {"textcoords": "offset points", "ha": "right", "va": "center", "annotation_clip": False}
+    axes.annotate(text, at, (0, nudge), axes.get_yaxis_transform(), **style)
 
 
 def _label_axes(axes: Axes, start: float, facts: StudyFacts) -> None:

@@ -7,8 +7,10 @@ CSV files hold fractions, not percent, in full precision; what isn't known is em
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from operator import attrgetter as get
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +19,12 @@ from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, method, p_text
 from convnext_ablation.study.report.classes import ClassGain, Confusion
 from convnext_ablation.study.report.contents import Contents, CurvePoint, RunLine
-from convnext_ablation.study.report.findings import Effect, NetworkResult, Row
+from convnext_ablation.study.report.findings import Effect, Row
 from convnext_ablation.study.stats.effects import Difference, Interval
 
 __all__ = [
     "Column",
     "effect_columns",
-    "known",
     "network_columns",
     "terminal_effects",
     "terminal_table",
@@ -35,11 +36,27 @@ MISSING = "–"  # what tables for people show where there is no figure
 DISPENSABLE = ("lr", "seeds", "img/s", "time", "M par.", "GMACs", "runs", "kind", "p", "P(better)")
 WRAPPED = ("adds", "effect")
 NARROWEST = 14  # characters of a wrapped column; below that, words are hard to read
-EFFECTS_LEGEND = (
+_LEGEND = (
     "Effects in percent points of top-1, with 95 % intervals over seeds and images. P(better): how probable "
     "it is that the effect is above 0. p (Holm) is adjusted over all effects that have one; p is of the "
     "effect alone."
 )
+
+SEEDS = ("network", "pretraining_seed", "seed", "val_top1", "test_top1", "images_per_second", "seconds")
+# the columns of two CSV files, and what they show of a row and of an effect
+NETWORKS = {
+    "number": "number", "network": "network.name", "label": "label", "adds": "network.adds", "runs": "seeds",
+    "top1": "top1.estimate", "top1_low": "top1.low", "top1_high": "top1.high", "baseline": "baseline",
+    "difference": "difference.estimate", "difference_low": "difference.low",
+    "difference_high": "difference.high", "p_value": "difference.p_value", "p_holm": "difference.p_holm",
+    "learning_rate": "network.learning_rate", "parameters": "network.parameters", "gmacs": "network.gmacs",
+    "images_per_second": "network.images_per_second", "seconds": "network.mean_seconds",
+}  # fmt: skip
+EFFECTS = {
+    "contrast": "contrast.name", "label": "label", "kind": "contrast.kind", "primary": "contrast.primary",
+    "runs": "runs", "estimate": "difference.estimate", "low": "difference.low", "high": "difference.high",
+    "p_value": "difference.p_value", "p_holm": "difference.p_holm", "p_better": "difference.p_better",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,48 +64,41 @@ class Column:
     """A column of a table for people.
 
     Attributes:
-        text: What a row shows in it.
-        value: The number that it is sorted by; None for words, which stand left.
+        get: Gives its value of a row; None or NaN is shown as a dash.
+        text: Writes that value; None for words, which stand left.
     """
 
     heading: str
-    text: Callable[[Any], str]
-    value: Callable[[Any], float] | None = None
+    get: Callable[[Any], Any]
+    text: Callable[[Any], str] | None = None
+
+    def cell(self, row: Any) -> str:
+        """What a row shows in it."""
+        value = self.get(row)
+        unknown = value is None or value != value
+        return MISSING if unknown else self.text(value) if self.text else str(value)
+
+    def number(self, row: Any) -> float | None:
+        """What a row is sorted by; None for words."""
+        value = self.get(row)
+        return None if self.text is None else math.nan if value is None else getattr(value, "estimate", value)
 
 
 def network_columns(rows: Sequence[Row], decimals: int) -> list[Column]:
     """The columns of the table of networks; percentages have so many decimals."""
     columns = [
-        Column("network", lambda row: row.label),
-        Column("adds", lambda row: row.network.adds),
-        Column("against", lambda row: row.baseline or MISSING),
-        Column("seeds", lambda row: str(row.seeds), lambda row: row.seeds),
-        Column("top-1 % [95 %]", lambda row: _percent(row.top1, decimals), lambda row: row.top1.estimate),
-        Column(
-            "change [95 %]",
-            lambda row: _change(row.difference, decimals),
-            lambda row: row.difference.estimate if row.difference else math.nan,
-        ),
-        Column(
-            "p (Holm)",
-            lambda row: p_text(row.difference.p_holm if row.difference else math.nan),
-            lambda row: row.difference.p_holm if row.difference else math.nan,
-        ),
-        Column("lr", lambda row: f"{row.network.learning_rate:g}", lambda row: row.network.learning_rate),
-        Column(
-            "M par.", lambda row: f"{row.network.parameters / 1e6:.2f}", lambda row: row.network.parameters
-        ),
-        Column("GMACs", lambda row: f"{row.network.gmacs:.3f}", lambda row: row.network.gmacs),
-        Column(
-            "img/s",
-            lambda row: known(_three_digits, row.network.images_per_second),
-            lambda row: row.network.images_per_second,
-        ),
-        Column(
-            "time",
-            lambda row: known(_duration, row.network.mean_seconds),
-            lambda row: row.network.mean_seconds,
-        ),
+        Column("network", get("label")),
+        Column("adds", get("network.adds")),
+        Column("against", lambda row: row.baseline or None),
+        Column("seeds", get("seeds"), str),
+        Column("top-1 % [95 %]", get("top1"), partial(_interval, form=f".{decimals}f")),
+        Column("change [95 %]", get("difference"), partial(_interval, form=f"+.{decimals}f")),
+        Column("p (Holm)", lambda row: row.difference and row.difference.p_holm, p_text),
+        Column("lr", get("network.learning_rate"), "{:g}".format),
+        Column("M par.", get("network.parameters"), lambda count: f"{count / 1e6:.2f}"),
+        Column("GMACs", get("network.gmacs"), "{:.3f}".format),
+        Column("img/s", get("network.images_per_second"), _three_digits),
+        Column("time", get("network.mean_seconds"), _duration),
     ]
     return [column for column in columns if column.heading != "against" or _shows_baseline(rows)]
 
@@ -96,28 +106,14 @@ def network_columns(rows: Sequence[Row], decimals: int) -> list[Column]:
 def effect_columns(decimals: int) -> list[Column]:
     """The columns of the table of effects."""
     return [
-        Column("effect", lambda effect: effect.label),
-        Column("kind", lambda effect: effect.contrast.kind),
-        Column("runs", lambda effect: str(effect.runs), lambda effect: effect.runs),
-        Column(
-            "points [95 %]",
-            lambda effect: _change(effect.difference, decimals),
-            lambda effect: effect.difference.estimate,
-        ),
-        Column("p (Holm)", lambda effect: p_text(_adjusted(effect)), lambda effect: _adjusted(effect)),
-        Column(
-            "p", lambda effect: p_text(effect.difference.p_value), lambda effect: effect.difference.p_value
-        ),
-        Column(
-            "P(better)",
-            lambda effect: known("{:.3f}".format, effect.difference.p_better),
-            lambda effect: effect.difference.p_better,
-        ),
+        Column("effect", get("label")),
+        Column("kind", get("contrast.kind")),
+        Column("runs", get("runs"), str),
+        Column("points [95 %]", get("difference"), partial(_interval, form=f"+.{decimals}f")),
+        Column("p (Holm)", lambda each: each.difference.p_holm if each.contrast.primary else None, p_text),
+        Column("p", get("difference.p_value"), p_text),
+        Column("P(better)", get("difference.p_better"), "{:.3f}".format),
     ]
-
-
-def _adjusted(effect: Effect) -> float:
-    return effect.difference.p_holm if effect.contrast.primary else math.nan
 
 
 def _shows_baseline(rows: Sequence[Row]) -> bool:
@@ -144,7 +140,7 @@ def _fitted(columns: list[Column], lines: Sequence[Any], width: int) -> str:
         columns = [column for column in columns if column.heading != unneeded]
         text = _laid_out(columns, lines)
         place = next(place for place, column in enumerate(columns) if column.heading in WRAPPED)
-        widest = max((len(columns[place].text(line)) for line in lines), default=0)
+        widest = max((len(columns[place].cell(line)) for line in lines), default=0)
         room = widest - max(0, max(map(len, text.splitlines())) - width)
         if room >= min(NARROWEST, widest):
             break
@@ -157,8 +153,8 @@ def _laid_out(
     wrap: dict[int, int] | None = None,
     markdown: bool = False,
 ) -> str:
-    cells = [[column.text(line) for column in columns] for line in lines]
-    words = [place for place, column in enumerate(columns) if column.value is None]
+    cells = [[column.cell(line) for column in columns] for line in lines]
+    words = [place for place, column in enumerate(columns) if column.text is None]
     return table([column.heading for column in columns], cells, words, wrap, markdown)
 
 
@@ -168,25 +164,19 @@ def write_tables(contents: Contents) -> list[Path]:
     Returns:
         The files: ``answer.txt``, ``table.md``, and the CSV files.
     """
-    folder = contents.folder
+    folder, findings = contents.folder, contents.findings
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "answer.txt", answer(contents.findings, contents.facts) + "\n")
+    write_text(folder / "answer.txt", answer(findings, contents.facts) + "\n")
     write_text(folder / "table.md", _markdown(contents))
-    rows, effects = contents.findings.rows, contents.findings.effects
-
-    def names(kind: type[Any]) -> list[str]:
-        return [field.name for field in fields(kind)]
-
+    write_csv(folder / "seeds.csv", SEEDS, (line for row in findings.rows for line in _seeds(row)))
     return [
-        folder / "answer.txt",
-        folder / "table.md",
-        _write(folder / "seeds.csv", SEEDS, (line for row in rows for line in _seeds(row.network))),
-        _write(folder / "networks.csv", NETWORKS, map(_network, rows)),
-        _write(folder / "effects.csv", EFFECTS, map(_effect, effects)),
-        _write(folder / "curves.csv", names(CurvePoint), map(astuple, contents.curves)),
-        _write(folder / "classes.csv", names(ClassGain), map(astuple, contents.class_gains)),
-        _write(folder / "confusions.csv", names(Confusion), map(astuple, contents.confusions)),
-        _write(folder / "runs.csv", names(RunLine), map(astuple, contents.runs)),
+        *(folder / name for name in ("answer.txt", "table.md", "seeds.csv")),
+        _csv(folder / "networks.csv", NETWORKS, findings.rows),
+        _csv(folder / "effects.csv", EFFECTS, findings.effects),
+        _csv(folder / "curves.csv", _fields(CurvePoint), contents.curves),
+        _csv(folder / "classes.csv", _fields(ClassGain), contents.class_gains),
+        _csv(folder / "confusions.csv", _fields(Confusion), contents.confusions),
+        _csv(folder / "runs.csv", _fields(RunLine), contents.runs),
     ]
 
 
@@ -206,8 +196,7 @@ def _markdown(contents: Contents) -> str:
         f"million parameters. GMACs: of one image of {facts.image_size} px. img/s: in training, median over "
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
-        *([] if findings.shown_by_rows else [_laid_out(effect_columns(2), effects, markdown=True)]),
-        *([] if findings.shown_by_rows else [EFFECTS_LEGEND]),
+        *([] if findings.shown_by_rows else [_laid_out(effect_columns(2), effects, markdown=True), _LEGEND]),
         *(["\n".join(f"- {note}" for note in facts.notes)] if facts.notes else []),
         "## What was done",
         "\n".join(f"- {what}: {value}" for what, value in done.items()),
@@ -218,75 +207,42 @@ def _markdown(contents: Contents) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-SEEDS = ("network", "pretraining_seed", "seed", "val_top1", "test_top1", "images_per_second", "seconds")
-NETWORKS = (
-    *("number", "network", "label", "adds", "runs", "top1", "top1_low", "top1_high"),
-    *("baseline", "difference", "difference_low", "difference_high", "p_value", "p_holm"),
-    *("learning_rate", "parameters", "gmacs", "images_per_second", "seconds"),
-)
-EFFECTS = (
-    *("contrast", "label", "kind", "primary", "runs"),
-    *("estimate", "low", "high", "p_value", "p_holm", "p_better"),
-)
-
-
-def _seeds(result: NetworkResult) -> Iterable[tuple[Any, ...]]:
-    starts: Sequence[Any] = result.pretraining_seeds or [""] * len(result.seeds)
-    return zip(
-        [result.name] * len(result.seeds),
-        starts,
-        result.seeds,
-        result.val_top1,
-        result.correct.mean(axis=1).tolist(),
-        result.train_images_per_second,
-        result.seconds,
-        strict=True,
-    )
-
-
-def _network(row: Row) -> tuple[Any, ...]:
-    network, d = row.network, row.difference
-    compared = (d.estimate, d.low, d.high, d.p_value, d.p_holm) if d else (math.nan,) * 5
-    return (
-        *(row.number, network.name, row.label, network.adds, row.seeds, *astuple(row.top1), row.baseline),
-        *(*compared, network.learning_rate, network.parameters, network.gmacs),
-        *(network.images_per_second, network.mean_seconds),
-    )
-
-
-def _effect(effect: Effect) -> tuple[Any, ...]:
-    contrast = effect.contrast
-    about = (contrast.name, contrast.label, contrast.kind, contrast.primary, effect.runs)
-    return (*about, *astuple(effect.difference))
-
-
-def _write(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> Path:
-    write_csv(path, header, ([_exact(value) for value in line] for line in lines))
+def _csv(path: Path, columns: Mapping[str, str], lines: Iterable[Any]) -> Path:
+    """Writes a CSV file, given the attribute, such as ``network.name``, that each column shows of a line."""
+    rows = ([_exact(_attribute(line, place)) for place in columns.values()] for line in lines)
+    write_csv(path, list(columns), rows)
     return path
+
+
+def _attribute(line: Any, place: str) -> Any:
+    for name in place.split("."):
+        line = None if line is None else getattr(line, name)
+    return line
 
 
 def _exact(value: Any) -> str:
     """Writes a value so that reading it back gives the same; empty for one that isn't known."""
-    if isinstance(value, float):
-        return "" if math.isnan(value) else repr(value)
-    return str(value)
+    if value is None or value != value:
+        return ""
+    return repr(value) if isinstance(value, float) else str(value)
 
 
-def _percent(top1: Interval, decimals: int) -> str:
-    estimate, low, high = (f"{100 * x:.{decimals}f}" for x in (top1.estimate, top1.low, top1.high))
+def _fields(kind: type[Any]) -> dict[str, str]:
+    return {field.name: field.name for field in fields(kind)}
+
+
+def _seeds(row: Row) -> Iterable[list[str]]:
+    network = row.network
+    starts: Sequence[Any] = network.pretraining_seeds or [None] * row.seeds
+    top1 = network.correct.mean(axis=1).tolist()
+    measured = (network.train_images_per_second, network.seconds)
+    for values in zip(starts, network.seeds, network.val_top1, top1, *measured, strict=True):
+        yield [network.name, *map(_exact, values)]
+
+
+def _interval(found: Interval | Difference, form: str) -> str:
+    estimate, low, high = (format(100 * x, form) for x in (found.estimate, found.low, found.high))
     return f"{estimate} [{low}, {high}]"
-
-
-def _change(d: Difference | None, decimals: int) -> str:
-    if d is None:
-        return MISSING
-    estimate, low, high = (f"{100 * x:+.{decimals}f}" for x in (d.estimate, d.low, d.high))
-    return f"{estimate} [{low}, {high}]"
-
-
-def known(text: Callable[[float], str], value: float) -> str:
-    """A number as text, or a dash if it isn't known."""
-    return MISSING if math.isnan(value) else text(value)
 
 
 def _three_digits(value: float) -> str:
