@@ -66,11 +66,7 @@ class Option(NamedTuple):
     parse: Callable[[str], Any]
 
     def check(self, value: Any) -> Any:
-        """Returns the value, with a list as a tuple and a whole number as a float where those are meant.
-
-        Raises:
-            UserError: It has another type, or isn't one of the choices.
-        """
+        """Returns the value, with a list as a tuple and a whole number as a float where those are meant."""
         if value is None and self.optional:
             return None
         if self.kind is dict:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -25,3 +26,17 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(options)}"
     return UserError(f"unknown {kind} {name!r}; {hint}")
+
+
+@contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Makes a `UserError` of what libraries raise for bad input: `what`, then their reason.
+
+    Args:
+        what: What could not be done, e.g. ``"last.pth.tar: can't be loaded"``.
+    """
+    try:
+        yield
+    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:400] or type(error).__name__
+        raise UserError(f"{what}: {reason}") from error

@@ -1,1 +1,1 @@
-"""Training, exact evaluation and checkpoints, under the names of timm's `train.py`."""
+"""Training and evaluation. Bad input raises `UserError`; docstrings name the other exceptions."""

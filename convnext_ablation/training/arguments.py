@@ -33,9 +33,6 @@ class TrainingArguments:
 
     Values are checked when the object is made. A list becomes a tuple where a tuple is meant, and a whole
     number a float.
-
-    Raises:
-        UserError: A value has the wrong type or is out of its range.
     """
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")

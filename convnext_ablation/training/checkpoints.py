@@ -14,7 +14,7 @@ import torch
 from timm.models import clean_state_dict
 from torch import nn
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
 from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
@@ -35,11 +35,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours or of timm's script; nothing in the file is executed.
-
-    Raises:
-        UserError: The file is missing, damaged, or holds anything else.
-    """
+    """Reads a checkpoint of ours or of timm's script; nothing in the file is executed."""
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     state = read_pickle(path)
@@ -181,12 +177,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
 
 
 def resume(run: Parts) -> Position:
-    """Puts the state that the arguments ask for into a run; returns where it goes on.
-
-    Raises:
-        UserError: The checkpoint is missing, damaged or another run's, or the folder holds a run that is not
-            to be resumed.
-    """
+    """Puts the state that the arguments ask for into a run; returns where it goes on."""
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
     if arguments.resume == "auto":
         path = newest_checkpoint(folder)
@@ -246,7 +237,7 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
 
 
 def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
-    try:
+    with in_one_line(f"{path}: doesn't fit this run"):
         run.model.load_state_dict(clean_state_dict(state["state_dict"]))
         if run.average is not None:
             averaged = state.get("state_dict_ema", state["state_dict"])
@@ -255,9 +246,6 @@ def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
             run.optimizer.load_state_dict(state["optimizer"])
             if run.scaler is not None and run.scaler.state_dict_key in state:
                 run.scaler.load_state_dict(state[run.scaler.state_dict_key])
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: doesn't fit this run: {reason}") from error
 
 
 def _modules(run: Parts) -> dict[str, nn.Module]:

@@ -95,9 +95,6 @@ def start_processes(device: str) -> Processes:
 
     Args:
         device: Kind of device: ``cpu`` or ``cuda``, or one device such as ``cuda:1`` for a single process.
-
-    Raises:
-        UserError: There is no such device here.
     """
     check_device(device)
     started = init_distributed_device_so(device=device)
@@ -110,11 +107,7 @@ def start_processes(device: str) -> Processes:
 
 
 def check_device(device: str) -> None:
-    """Makes sure that a device is here.
-
-    Raises:
-        UserError: It isn't.
-    """
+    """Makes sure that a device is here."""
     try:
         kind = torch.device(device).type
     except RuntimeError as error:

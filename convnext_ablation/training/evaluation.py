@@ -79,9 +79,6 @@ def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
     Args:
         parts: Of all processes, in the order of ranks: process r of n had images r, r + n, ...
         ids: Name of each image of the split.
-
-    Raises:
-        UserError: The split held another number of images than `ids`, or none that can be decoded.
     """
     read = sum(len(part.targets) for part in parts)
     if read != len(ids):

@@ -45,11 +45,16 @@ class Epoch:
         return value
 
 
-def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | None:
-    """The epoch with the best metric, the first of equals; None if none has been evaluated."""
+def ranked(history: Sequence[Epoch], metric: str, decreasing: bool) -> list[Epoch]:
+    """The epochs that have been evaluated, by the metric, the best first, and the first of equals."""
     judged = [epoch for epoch in history if epoch.metric(metric) is not None]
     sign = 1.0 if decreasing else -1.0
-    return min(judged, key=lambda epoch: sign * (epoch.metric(metric) or 0.0), default=None)
+    return sorted(judged, key=lambda epoch: sign * (epoch.metric(metric) or 0.0))
+
+
+def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | None:
+    """The epoch with the best metric, the first of equals; None if none has been evaluated."""
+    return next(iter(ranked(history, metric, decreasing)), None)
 
 
 def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None:
@@ -70,11 +75,7 @@ def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None
 
 
 def read_summary(path: Path) -> list[Epoch]:
-    """Reads a `summary.csv` of ours or of timm's script; no epochs if there is no such file.
-
-    Raises:
-        UserError: It is something else.
-    """
+    """Reads a `summary.csv` of ours or of timm's script; no epochs if there is no such file."""
     if not path.is_file():
         return []
     try:

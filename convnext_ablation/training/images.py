@@ -109,11 +109,7 @@ class UnreadableImages:
         self.path = self._file.name
 
     def check(self) -> None:
-        """Reads what was reported since the last time.
-
-        Raises:
-            UserError: There are more than allowed.
-        """
+        """Reads what was reported since the last time."""
         if os.stat(self.path).st_size == self._file.tell():
             return
         for line in self._file:

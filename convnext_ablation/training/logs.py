@@ -41,9 +41,6 @@ class Logs(Watcher):
     Args:
         arguments: Say what to log to.
         folder: The run's folder.
-
-    Raises:
-        UserError: What is asked for isn't installed.
     """
 
     def __init__(self, arguments: TrainingArguments, folder: Path) -> None:

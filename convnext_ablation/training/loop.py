@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from timm.utils import dispatch_clip_grad, distribute_bn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
-from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import (
     BEST,
     LAST,
@@ -28,11 +27,10 @@ from convnext_ablation.training.checkpoints import (
     save_checkpoint,
     state_of,
 )
-from convnext_ablation.training.distributed import Processes, seed_stream
+from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
-from convnext_ablation.training.history import SUMMARY, Epoch, best_of, write_summary
+from convnext_ablation.training.history import SUMMARY, Epoch, best_of, ranked, write_summary
 from convnext_ablation.training.images import TrainingImages
-from convnext_ablation.training.logs import Watcher
 from convnext_ablation.training.parts import Losses, Parts, memory_format
 from convnext_ablation.training.predictions import Predictions
 
@@ -51,29 +49,7 @@ class StoppedError(Exception):
 
 
 class Trainer(Parts):
-    """One run: its parts, and the loop that trains them.
-
-    Args:
-        arguments: What determines the run.
-        folder: Where `args.yaml`, `summary.csv` and the checkpoints go.
-        processes: This process and the others that train with it.
-        watcher: Is called as it proceeds.
-        should_stop: Whether to stop at the next update, to resume another time.
-
-    Raises:
-        UserError: The run can't be made as asked.
-    """
-
-    def __init__(
-        self,
-        arguments: TrainingArguments,
-        folder: Path,
-        processes: Processes | None = None,
-        watcher: Watcher | None = None,
-        should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        super().__init__(arguments, folder, processes, watcher)
-        self.should_stop = should_stop
+    """One run: its parts, and the loop that trains them."""
 
     def run(self) -> list[Epoch]:
         """Trains to the end, from the start or from where a checkpoint is.
@@ -123,11 +99,7 @@ class Trainer(Parts):
         self.evaluated_model.load_state_dict(state["state_dict_ema" if averaged else "state_dict"])
 
     def evaluate(self, split: str) -> Predictions:
-        """Predicts every image of a split with the weights as they are, in their precision.
-
-        Raises:
-            UserError: An image can't be decoded.
-        """
+        """Predicts every image of a split with the weights as they are, in their precision."""
         return evaluate(
             self.evaluated_model,
             self.splits[split],
@@ -140,11 +112,7 @@ class Trainer(Parts):
         )
 
     def test(self) -> None:
-        """Tests the best epoch's weights on the test split, once, if there is one.
-
-        Raises:
-            UserError: An image can't be decoded, or no epoch was evaluated.
-        """
+        """Tests the best epoch's weights on the test split, once, if there is one."""
         split, folder, best = self.arguments.test_split, self.folder, self.best
         if not split or (folder / TEST_RESULT).is_file():
             return
@@ -313,14 +281,7 @@ class Trainer(Parts):
 
     def best_epochs(self, count: int) -> list[Epoch]:
         """The epochs with the best metrics, the best first."""
-        left, chosen = list(self.history), list[Epoch]()
-        while left and len(chosen) < count:
-            best = best_of(left, self.metric, self.arguments.decreasing_metric)
-            if best is None:
-                break
-            chosen.append(best)
-            left.remove(best)
-        return chosen
+        return ranked(self.history, self.metric, self.arguments.decreasing_metric)[:count]
 
     def _save_recovery(self, epoch: int, step: int, losses: Losses) -> Path:
         """Saves the state within an epoch; to timm's script it is the state after the epoch before."""

@@ -50,9 +50,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
 
     Args:
         argv: The arguments, those of the process if None.
-
-    Raises:
-        UserError: An argument is unknown or has a bad value, there or in the YAML file.
     """
     parser = build_parser("train.py", _TRAINS, ARGUMENTS)
     parser.add_argument(
@@ -88,9 +85,6 @@ def given_arguments(
         parser: From `build_parser`.
         argv: The arguments, those of the process if None.
         timms: Names of arguments that only timm's script takes.
-
-    Raises:
-        UserError: An argument is unknown or has a bad value.
     """
     options, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     for word in unknown:

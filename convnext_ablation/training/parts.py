@@ -23,7 +23,7 @@ from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import make_depthwise_fast
@@ -45,9 +45,7 @@ class Parts:
         folder: Where its files go.
         processes: This process and the others that train with it.
         watcher: Is called as it proceeds.
-
-    Raises:
-        UserError: The run can't be made as asked.
+        should_stop: Whether to stop at the next update, to resume another time.
     """
 
     def __init__(
@@ -56,8 +54,9 @@ class Parts:
         folder: Path,
         processes: Processes | None = None,
         watcher: Watcher | None = None,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.folder = folder
+        self.folder, self.should_stop = folder, should_stop
         self.processes = processes or Processes(torch.device(arguments.device))
         self.watcher = watcher or Watcher()
         self.unreadable = UnreadableImages(arguments.skip_bad_images)
@@ -121,11 +120,7 @@ class Parts:
 
 
 def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
-    """Makes the network on its device, with the weights that training starts from.
-
-    Raises:
-        UserError: There is no such network, or it can't be made or loaded as asked.
-    """
+    """Makes the network on its device, with the weights that training starts from."""
     if arguments.fast_norm:
         set_fast_norm()
     model = _created(arguments, num_classes)
@@ -157,7 +152,7 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
     if arguments.pretrained_path:
         # -1: timm then makes a new classifier, for as many classes as there are here
         further["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
-    try:
+    with in_one_line(f"{name}: can't be made"):
         return timm.create_model(
             name,
             pretrained=arguments.pretrained or bool(arguments.pretrained_path),
@@ -170,8 +165,6 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
             **further,
             **arguments.model_kwargs,
         )
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"{name}: can't be made: {' '.join(str(error).split())[:400]}") from error
 
 
 def _check_weights(path: Path) -> None:
@@ -250,46 +243,29 @@ def create_precision(
     return partial(torch.autocast, device.type, dtype), scaler
 
 
-def create_erasing(
-    arguments: TrainingArguments, device: torch.device
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def create_erasing(arguments: TrainingArguments, device: torch.device) -> Callable[..., Any]:
     """What erases parts of a batch's images at random."""
     if not arguments.reprob or arguments.no_aug:
-        return lambda images: images
-    erase: Callable[[torch.Tensor], torch.Tensor] = RandomErasing(
-        arguments.reprob, mode=arguments.remode, max_count=arguments.recount, device=device
-    )
-    return erase
+        return nn.Identity()
+    return RandomErasing(arguments.reprob, mode=arguments.remode, max_count=arguments.recount, device=device)
 
 
 def create_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """The optimizer, by timm.
-
-    Raises:
-        UserError: timm refuses what the arguments ask for.
-    """
-    try:
+    """The optimizer, by timm."""
+    with in_one_line(f"opt {arguments.opt}"):
         return create_optimizer_v2(model, **optimizer_kwargs(arguments), **arguments.opt_kwargs)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"opt {arguments.opt}: {' '.join(str(error).split())}") from error
 
 
 def create_scheduler(
     optimizer: torch.optim.Optimizer, arguments: TrainingArguments, updates_per_epoch: int
 ) -> tuple[Any, int]:
-    """The schedule of the learning rate, by timm, and its number of epochs.
-
-    Raises:
-        UserError: timm refuses what the arguments ask for.
-    """
-    try:
+    """The schedule of the learning rate, by timm, and its number of epochs."""
+    with in_one_line(f"sched {arguments.sched}"):
         return create_scheduler_v2(
             optimizer,
             **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
             updates_per_epoch=updates_per_epoch,
         )
-    except (AssertionError, TypeError, ValueError) as error:
-        raise UserError(f"sched {arguments.sched}: {' '.join(str(error).split())}") from error
 
 
 class Losses:
@@ -306,9 +282,9 @@ class Losses:
     ) -> None:
         self.processes = processes
         self.total = (float(total[0]), int(total[1]))
+        self.pending: list[tuple[int, torch.Tensor]] = []
         self._seconds = seconds
         self._started: float | None = None
-        self.pending: list[tuple[int, torch.Tensor]] = []
 
     def start_clock(self) -> None:
         """Begins to count the time."""

@@ -77,11 +77,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Reads what `save` wrote.
-
-        Raises:
-            UserError: The file is missing or damaged.
-        """
+        """Reads what `save` wrote."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in ("ids", "targets", "top5", "probability")}
@@ -127,9 +123,6 @@ def excluded_ids(path: Path, ids: Collection[str], folder: str, split: str) -> s
         ids: Paths of the split's images below its folder.
         folder: The split's folder or tar.
         split: Its name.
-
-    Raises:
-        UserError: The file can't be read, an image isn't in the split, or all are of other splits.
     """
     listed, there = _read_ids(path), set(ids)
     own = {split, Path(folder).name.removesuffix(".tar")}
@@ -173,11 +166,7 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def without(predictions: Predictions, excluded: set[str]) -> Predictions:
-    """The predictions of all other images; their mean loss is not known.
-
-    Raises:
-        UserError: There are no others.
-    """
+    """The predictions of all other images; their mean loss is not known."""
     kept = np.array([id_ not in excluded for id_ in predictions.ids.tolist()], dtype=bool)
     if not kept.any():
         raise UserError(f"all {len(kept)} images are excluded; leave some in")

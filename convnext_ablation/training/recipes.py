@@ -42,9 +42,6 @@ def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
     Args:
         settings: Values by name, from a YAML file or a checkpoint.
         where: Where they stand, for the message.
-
-    Raises:
-        UserError: One isn't an argument, or is one of timm's script only and isn't at its default.
     """
     for name, value in settings.items():
         if name in TIMM_ONLY:
@@ -69,11 +66,7 @@ def recipe_names() -> list[str]:
 
 
 def recipe_path(name: str) -> Path:
-    """Path of a recipe of the package, for programs that want a file.
-
-    Raises:
-        UserError: There is no such recipe.
-    """
+    """Path of a recipe of the package, for programs that want a file."""
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
     return _folder() / f"{name}.yaml"
@@ -84,9 +77,6 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
 
     Args:
         name_or_file: Name of a recipe of the package, or path of a YAML file.
-
-    Raises:
-        UserError: There is no such recipe, or it sets something that is not an argument.
     """
     is_file = name_or_file.endswith((".yaml", ".yml"))
     path = Path(name_or_file) if is_file else recipe_path(name_or_file)

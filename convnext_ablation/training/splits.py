@@ -9,7 +9,7 @@ from timm.data import create_dataset, get_img_extensions
 from torch.utils.data import IterableDataset
 
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SYNONYMS
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
 
@@ -33,9 +33,6 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
         arguments: Say where the data are and how they are read.
         split: Name of the split.
         training: Whether it is trained on, which an iterable data set must know.
-
-    Raises:
-        UserError: There is no such data set, folder or split, or no image in it.
     """
     if arguments.data_dir is None and not arguments.dataset.startswith(("hfds/", "hfids/")):
         raise UserError("no data are given; name their folder with --data-dir")
@@ -54,7 +51,7 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
     if not name and not input_key and Path(str(root)).is_dir():
         # to timm's reader of folders, the endings of images; its own leave .webp out
         input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
-    try:
+    with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
         dataset = create_dataset(
             name,
             root=root,
@@ -71,9 +68,6 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
             target_key=arguments.target_key,
             trust_remote_code=arguments.dataset_trust_remote_code,
         )
-    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{name or root}: can't be read as the split {split!r}: {reason}") from error
     if isinstance(dataset, IterableDataset):
         return dataset
     images = Images(dataset, mode, str(root) if is_folder else f"{name} {split}")
@@ -91,9 +85,6 @@ def _class_list(root: Path, folder: Path) -> str:
 
     Returns:
         The file's path; empty where there is none.
-
-    Raises:
-        UserError: It lacks a class of the split, whose images would be left out.
     """
     path = root / CLASSES
     if not path.is_file() or not folder.is_dir():
@@ -127,11 +118,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def count_classes(arguments: TrainingArguments, splits: dict[str, Any]) -> int:
-    """How many classes the network gets.
-
-    Raises:
-        UserError: The splits have different classes, or more than asked for; or nobody tells how many.
-    """
+    """How many classes the network gets."""
     named = {name: split for name, split in splits.items() if isinstance(split, Images) and split.classes}
     train = named.get(arguments.train_split)
     for name, split in named.items():
@@ -154,11 +141,7 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Any]) -> int:
 
 
 def check_countable(arguments: TrainingArguments, splits: dict[str, Any], processes: int) -> None:
-    """Checks that so many processes can evaluate the splits exactly.
-
-    Raises:
-        UserError: They can't.
-    """
+    """Refuses splits that so many processes can't evaluate exactly."""
     for split in (arguments.val_split, arguments.test_split):
         if split and processes > 1 and not isinstance(splits[split], Images):
             raise UserError(

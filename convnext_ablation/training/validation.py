@@ -14,7 +14,7 @@ from timm.models import load_checkpoint as load_weights
 from timm.utils import natural_key, reparameterize_model
 
 from convnext_ablation.dataclass_options import option, options_of
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint
@@ -95,11 +95,7 @@ class ValidationArguments:
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ValidationArguments:
-        """Makes the arguments of those that were given, by name.
-
-        Raises:
-            UserError: A value has the wrong type or is out of its range.
-        """
+        """Makes the arguments of those that were given, by name."""
         own = {name: value for name, value in given.items() if name in _OWN}
         shared = {name: VALIDATION_ARGUMENTS[name].default for name in _SHARED}
         shared |= {name: value for name, value in given.items() if name not in _OWN}
@@ -116,11 +112,7 @@ VALIDATION_ARGUMENTS["model"] = ARGUMENTS["model"]._replace(
 
 
 def checkpoints_in(path: str) -> list[str]:
-    """The files of weights that a path names: those in it if it is a folder.
-
-    Raises:
-        UserError: There is none in the folder.
-    """
+    """The files of weights that a path names: those in it if it is a folder."""
     if not path or not Path(path).is_dir():
         return [path]
     found = [file for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for file in Path(path).glob(pattern)]
@@ -137,9 +129,6 @@ class Validation:
         predictions: Of all images, from `evaluate` on.
         kept: Those without the excluded images, if any are to be.
         unreadable: Images that could not be decoded.
-
-    Raises:
-        UserError: There is no such network, checkpoint or split, or they don't fit one another.
     """
 
     predictions: Predictions
@@ -165,7 +154,8 @@ class Validation:
         self.run = replace(run, pretrained=pretrained, num_classes=self.classes)
         self.model = create_network(self.run, self.classes, processes)
         if arguments.checkpoint:
-            self._load()
+            with in_one_line(f"{arguments.checkpoint}: can't be loaded"):
+                load_weights(self.model, arguments.checkpoint, use_ema=arguments.use_ema)
         if arguments.reparam:
             self.model = reparameterize_model(self.model)
         crop_mode = {"crop_mode": arguments.crop_mode} if arguments.crop_mode else {}
@@ -183,19 +173,8 @@ class Validation:
         path, images = Path(self.arguments.exclude), self.images
         return excluded_ids(path, images.ids(), images.name, self.arguments.split)
 
-    def _load(self) -> None:
-        try:
-            load_weights(self.model, self.arguments.checkpoint, use_ema=self.arguments.use_ema)
-        except (KeyError, OSError, RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"{self.arguments.checkpoint}: can't be loaded: {reason}") from error
-
     def evaluate(self, on_progress: Callable[[int, int], None] = lambda images, of: None) -> None:
-        """Predicts every image once, by all processes together, and writes the files asked for.
-
-        Raises:
-            UserError: An image can't be decoded, or all are excluded.
-        """
+        """Predicts every image once, by all processes together, and writes the files asked for."""
         unreadable = UnreadableImages(self.run.skip_bad_images)
         model: Any = self._optimized() if self.arguments.optimize else self.model
         if self.run.torchcompile:
