@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation import machine
-from convnext_ablation.machine import KEEP_MEMORY, available_cores, device_name, keep_memory, processor_name
+from convnext_ablation.machine import KEEP_MEMORY, available_cores, device_name, processor_name
 
 _on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 
@@ -20,11 +19,6 @@ _on_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not gl
 def test_cores_are_those_this_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 8}, raising=False)
     assert available_cores() == 3
-
-
-def test_cores_are_counted_without_affinity(monkeypatch):
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
-    assert available_cores() == os.cpu_count()
 
 
 @pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="no /proc/cpuinfo on this system")
@@ -103,9 +97,3 @@ def test_memory_is_given_back_where_the_environment_says_so(name, value):
     assert kept == "False"
     assert behind > 0.9 * before > 9_000
     assert gigabytes > 50
-
-
-def test_memory_stays_as_it_is_without_glibc(monkeypatch):
-    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked a C library that isn't glibc"))
-    assert not keep_memory()

@@ -13,62 +13,94 @@ import sys
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from convnext_ablation.cli import train as command
-from convnext_ablation.cli import validate as validation
+from convnext_ablation.cli import train as train_command
+from convnext_ablation.cli import validate as validate_command
 from convnext_ablation.inference import optimize_for_inference
-from convnext_ablation.training import distributed
-from convnext_ablation.training import validation as work
+from convnext_ablation.training import distributed, validation
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
-from convnext_ablation.training.history import Epoch
+from convnext_ablation.training.history import Epoch, read_summary
 from convnext_ablation.training.logs import Logs
 from convnext_ablation.training.predictions import Predictions
+from convnext_ablation.training.recipes import read_recipe
+
+CPU = ("--device", "cpu", "-j", "0")
 
 
 @pytest.fixture
 def train(tmp_path, image_folder, recipe_file):
     def run(*more, data=image_folder, name="run"):
-        arguments = [data, "-c", recipe_file, "--model", "model_i_atto", "--device", "cpu", "-j", "0"]
-        arguments += ["--output", tmp_path, "--experiment", name, "--val-split", "val", "--log-interval", "3"]
-        return command.main([*map(str, arguments), *map(str, more)])
+        arguments = [data, "-c", recipe_file, "--model", "model_i_atto", *CPU, "--val-split", "val"]
+        arguments += ["--output", tmp_path, "--experiment", name, "--log-interval", "3", *more]
+        return train_command.main([*map(str, arguments)])
 
     return run
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, image_folder, recipe_file):
-    """A finished run with a test split."""
+def train_again(tmp_path_factory, image_folder, recipe_file):
+    """Trains with a test split, and returns the exit code and the folder."""
     folder = tmp_path_factory.mktemp("finished")
-    arguments = [image_folder, "-c", recipe_file, "--model", "model_v_atto", "--device", "cpu", "-j", "0"]
-    arguments += ["--epochs", "3", "--test-split", "test", "--output", folder, "--experiment", "run"]
-    assert command.main(list(map(str, arguments))) == 0
-    return folder / "run"
+
+    def run(*more):
+        arguments = [image_folder, "-c", recipe_file, "--model", "model_v_atto", *CPU, "--epochs", "3"]
+        arguments += ["--test-split", "test", "--output", folder, "--experiment", "run", *more]
+        return train_command.main([*map(str, arguments)]), folder / "run"
+
+    return run
 
 
-def test_a_run_tests_its_best_epoch_once(finished, image_folder, recipe_file, capsys):
-    result = json.loads((finished / "test.json").read_text())
+@pytest.fixture(scope="module")
+def finished(train_again):
+    code, folder = train_again()
+    assert code == 0
+    return folder
+
+
+@pytest.fixture
+def validate(image_folder):
+    def run(*more):
+        return validate_command.main([*map(str, (image_folder, "--split", "test", *CPU, *more))])
+
+    return run
+
+
+def one_line(capsys, program, message):
+    error = capsys.readouterr().err
+    assert error.startswith(f"{program}: error: ")
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+
+
+def test_a_run_tests_its_best_epoch_once(finished, train_again, capsys):
+    text = (finished / "test.json").read_text()
+    result = json.loads(text)
     predictions = Predictions.load(finished / "test_predictions.npz")
     assert (result["images"], result["split"]) == (21, "test")
     assert result["top1"] == predictions.top1
-    with open(finished / "summary.csv", newline="") as file:
-        top1 = [float(row["eval_top1"]) for row in csv.DictReader(file)]
+    top1 = [epoch.eval_top1 for epoch in read_summary(finished / "summary.csv")]
     assert result["epoch"] == top1.index(max(top1))
     assert load_checkpoint(finished / "model_best.pth.tar")["epoch"] == result["epoch"]
 
     (finished / "test.json").write_text('{"top1": 0}')  # done before: not to be read again
-    arguments = [image_folder, "-c", recipe_file, "--model", "model_v_atto", "--device", "cpu", "-j", "0"]
-    arguments += ["--epochs", "3", "--test-split", "test", "--output", finished.parent]
-    assert command.main([*map(str, arguments), "--experiment", "run", "--resume", "auto"]) == 0
+    assert train_again("--resume", "auto")[0] == 0
     assert json.loads((finished / "test.json").read_text()) == {"top1": 0}
     assert "resumed from" in capsys.readouterr().out
-    (finished / "test.json").write_text(json.dumps(result))
+    (finished / "test.json").write_text(text)
 
 
 def test_the_arguments_are_written_as_they_were_used(finished):
-    saved = yaml.safe_load((finished / "args.yaml").read_text())
+    saved = read_recipe(str(finished / "args.yaml"))
     assert (saved["num_classes"], saved["model"], saved["epochs"]) == (3, "model_v_atto", 3)
+    assert TrainingArguments(**saved).to_dict() == saved
+
+
+def test_a_run_does_not_overwrite_another(finished, train_again, capsys):
+    before = (finished / "summary.csv").read_text()
+    assert train_again()[0] == 2
+    one_line(capsys, "train.py", "holds a run already; go on with --resume auto")
+    assert (finished / "summary.csv").read_text() == before
 
 
 def test_the_best_checkpoints_are_kept_under_their_epochs(train, tmp_path, capsys):
@@ -77,26 +109,25 @@ def test_the_best_checkpoints_are_kept_under_their_epochs(train, tmp_path, capsy
     out = capsys.readouterr().out
     results = json.loads(out.partition("--result\n")[2])
     assert kept == {f"checkpoint-{result['epoch']}.pth.tar" for result in results[:2]}
-    assert [result["validation"]["top1"] for result in results] == sorted(
-        (result["validation"]["top1"] for result in results), reverse=True
-    )
+    top1 = [result["validation"]["top1"] for result in results]
+    assert top1 == sorted(top1, reverse=True)
     assert "epoch 3: training loss" in out
     assert "images/s" in out
 
 
 def test_epochs_between_evaluations_are_not_in_the_summary(train, tmp_path):
     assert train("--epochs", 5, "--val-interval", 2) == 0
-    rows = (tmp_path / "run" / "summary.csv").read_text().splitlines()
-    assert [row.partition(",")[0] for row in rows] == ["epoch", "1", "3", "4"]
+    header, *rows = (tmp_path / "run" / "summary.csv").read_text().splitlines()
+    assert header == "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr"
+    assert [row.partition(",")[0] for row in rows] == ["1", "3", "4"]
 
 
 def test_without_a_validation_split_the_training_loss_decides(train, tmp_path):
     assert train("--val-split", "", "--epochs", 2) == 0
     header, *rows = (tmp_path / "run" / "summary.csv").read_text().splitlines()
     assert header == "epoch,train_loss,lr"
-    losses = [float(row.split(",")[1]) for row in rows]
     best = load_checkpoint(tmp_path / "run" / "model_best.pth.tar")
-    assert best["metric"] == min(losses)
+    assert best["metric"] == min(float(row.split(",")[1]) for row in rows)
 
 
 # timm warns of plateau since its own script forgets the metrics when it resumes
@@ -109,27 +140,20 @@ def test_plateau_goes_on_as_if_it_was_never_interrupted(train, tmp_path, recipe_
     assert train("--epochs", 5, *plateau, name="whole") == 0
     assert train("--epochs", 3, *plateau, name="parts") == 0
     assert train("--epochs", 5, *plateau, "--resume", "auto", name="parts") == 0
-    rates = [
-        [
-            float(row.rpartition(",")[2])
-            for row in (tmp_path / name / "summary.csv").read_text().splitlines()[1:]
-        ]
-        for name in ("whole", "parts")
-    ]
-    assert rates[0] == rates[1]
-    assert rates[0][0] > rates[0][-1]
+    whole, parts = (
+        [epoch.lr for epoch in read_summary(tmp_path / name / "summary.csv")] for name in ("whole", "parts")
+    )
+    assert whole == parts
+    assert whole[0] > whole[-1]
 
 
 def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp_path, image_folder):
-    data = tmp_path / "two"
+    data, best = tmp_path / "two", finished / "model_best.pth.tar"
     for split in ("train", "val"):
         for name in ("dark", "light"):
             shutil.copytree(image_folder / split / name, data / split / name)
-    best = finished / "model_best.pth.tar"
-    assert (
-        train("--pretrained-path", best, "--model", "model_v_atto", "--lr", 1e-9, "--epochs", 1, data=data)
-        == 0
-    )
+    tune = ("--pretrained-path", best, "--model", "model_v_atto", "--lr", 1e-9, "--epochs", 1)
+    assert train(*tune, data=data) == 0
     tuned = load_checkpoint(tmp_path / "run" / "last.pth.tar")["state_dict"]
     original = load_checkpoint(best)["state_dict"]
     assert tuned["head.fc.weight"].shape[0] == 2
@@ -152,10 +176,7 @@ def test_bad_images_are_left_out_and_listed(train, tmp_path, image_folder):
     ("arguments", "message"),
     [
         (["--model", "model_vi"], "unknown model 'model_vi'; did you mean 'model_v"),
-        (
-            ["--model", "model_i_atto.in1k_112"],
-            "model_i_atto.in1k_112: no public weights have this tag; set CONVNEXT_ABLATION_WEIGHTS",
-        ),
+        (["--model", "model_i_atto.in1k_112"], "model_i_atto.in1k_112: no public weights have this tag;"),
         (["--model-kwargs", "kernel=7"], "model_i_atto: can't be made: .*kernel"),
         (["--opt", "sgdd"], "opt sgdd: "),
         (["--sched", "plateau"], "sched plateau: Plateau LR only supports step per epoch"),
@@ -166,9 +187,10 @@ def test_bad_images_are_left_out_and_listed(train, tmp_path, image_folder):
         (["--num-classes", "2"], "has 3 classes, but num_classes is 2"),
         (["--val-split", "testing"], "testing: no such folder"),
         (["--resume", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
+        (["--resume", "auto", "--experiment", ""], "--resume auto needs the name of the run's folder"),
         (["--pretrained-path", "none.pth"], r"none\.pth: "),
         (["--initial-checkpoint", __file__], r"test_training_command\.py: "),
-        (["--lr", "1e20"], "the loss is (nan|inf) at step"),
+        (["--lr", "1e20"], "epoch 0, learning rate 1e.20: the loss is (nan|inf) at step"),
         (["--log-wandb"], "log_wandb needs Weights & Biases; pip install wandb"),
         (["--wandb-resume-id", "x", "--log-tensorboard"], "log_tensorboard needs TensorBoard"),
     ],
@@ -178,33 +200,14 @@ def test_what_cannot_be_trained_is_one_line_and_exit_code_2(train, capsys, monke
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train(*arguments) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("train.py: error: ")
-    assert error.count("\n") == 1
-    assert re.search(message, error), error
-
-
-def test_auto_resume_needs_a_name(image_folder, capsys):
-    assert command.main([str(image_folder), "--device", "cpu", "--resume", "auto"]) == 2
-    assert "--resume auto needs the name of the run's folder" in capsys.readouterr().err
-
-
-def test_a_run_does_not_overwrite_another(finished, image_folder, recipe_file, capsys):
-    before = (finished / "summary.csv").read_text()
-    arguments = [image_folder, "-c", recipe_file, "--model", "model_v_atto", "--device", "cpu", "-j", "0"]
-    assert command.main([*map(str, arguments), "--output", str(finished.parent), "--experiment", "run"]) == 2
-    assert "holds a run already; go on with --resume auto" in capsys.readouterr().err
-    assert (finished / "summary.csv").read_text() == before
+    one_line(capsys, r"train.py", message)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"arch": "model_ii_atto"}, "is of model_ii_atto, not of model_i_atto"),
-        (
-            {"optimizer": None},
-            "holds weights but no optimizer; begin anew from them with --initial-checkpoint",
-        ),
+        ({"optimizer": None}, "holds weights but no optimizer; begin anew from them with --initial-check"),
         ({"state_dict": {"fc": torch.ones(1)}}, "doesn't fit this run"),
     ],
 )
@@ -214,8 +217,7 @@ def test_a_checkpoint_of_something_else_is_refused(train, tmp_path, capsys, chan
     path = tmp_path / "other.pth.tar"
     save_checkpoint(path, {name: value for name, value in state.items() if value is not None})
     assert train("--resume", path) == 2
-    error = capsys.readouterr().err
-    assert message in error
+    one_line(capsys, "train.py", message)
     assert not (tmp_path / "run").exists()
 
 
@@ -227,115 +229,6 @@ def test_changed_arguments_are_told_on_resuming(train, capsys):
     assert "epochs was 1 and is 2 now" in out
 
 
-def test_validation_takes_what_the_run_was_trained_with(finished, image_folder, tmp_path, capsys):
-    best = finished / "model_best.pth.tar"
-    files = {name: tmp_path / name for name in ("results.csv", "predictions.csv", "classes.csv", "p.npz")}
-    arguments = [
-        image_folder,
-        "--split",
-        "test",
-        "--checkpoint",
-        best,
-        "--device",
-        "cpu",
-        "-j",
-        "0",
-        "-b",
-        "4",
-    ]
-    arguments += ["--results-file", files["results.csv"], "--per-class-file", files["classes.csv"]]
-    arguments += ["--predictions-file", files["predictions.csv"]]
-    assert validation.main(list(map(str, arguments))) == 0
-    out = capsys.readouterr().out
-    assert "mean (0.5,)" in out
-    expected = Predictions.load(finished / "test_predictions.npz")
-    [result] = csv.DictReader(io.StringIO(files["results.csv"].read_text()))
-    assert list(result) == [
-        "model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct",
-        "interpolation",
-    ]  # fmt: skip
-    assert float(result["top1"]) == round(expected.top1, 4)
-    rows = list(csv.DictReader(io.StringIO(files["predictions.csv"].read_text())))
-    assert [row["id"] for row in rows] == expected.ids.tolist()
-    assert [int(row["top1"]) for row in rows] == expected.top5[:, 0].tolist()
-    classes = list(csv.DictReader(io.StringIO(files["classes.csv"].read_text())))
-    assert [row["class"] for row in classes] == ["dark", "grey", "light"]
-    assert np.mean([float(row["top1"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
-
-
-def test_validation_with_the_fastest_form_says_the_same(finished, image_folder, tmp_path, monkeypatch):
-    taken = []
-    monkeypatch.setattr(
-        work,
-        "optimize_for_inference",
-        lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
-    )
-    file = tmp_path / "predictions.npz"
-    arguments = [image_folder, "--split", "test", "--checkpoint", finished / "model_best.pth.tar"]
-    arguments += ["--device", "cpu", "-j", "0", "-b", "4", "--predictions-file", file, "--optimize"]
-    assert validation.main(list(map(str, arguments))) == 0
-    assert taken[0].choice.form == "packed"
-    predictions, expected = Predictions.load(file), Predictions.load(finished / "test_predictions.npz")
-    assert predictions.top5[:, 0].tolist() == expected.top5[:, 0].tolist()
-    assert predictions.loss == pytest.approx(expected.loss, rel=1e-5)
-
-
-def test_validation_of_a_folder_sorts_its_checkpoints(finished, image_folder, capsys):
-    arguments = [image_folder, "--split", "test", "--checkpoint", finished, "--device", "cpu", "-j", "0"]
-    assert validation.main([*map(str, arguments), "--reparam", "--channels-last"]) == 0
-    results = json.loads(capsys.readouterr().out.partition("--result\n")[2])
-    assert len(results) == len(list(finished.glob("*.pth.tar"))) >= 4
-    assert [result["top1"] for result in results] == sorted((r["top1"] for r in results), reverse=True)
-    assert results[0]["checkpoint"].endswith(".pth.tar")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--checkpoint", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
-        (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
-        (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
-        (["--model", "model_i_atto", "--optimize", "--amp"], "--optimize can't be combined with --amp;"),
-    ],
-)
-def test_what_cannot_be_validated_is_one_line(image_folder, capsys, arguments, message):
-    assert (
-        validation.main([str(image_folder), "--split", "test", "--device", "cpu", "-j", "0", *arguments]) == 2
-    )
-    error = capsys.readouterr().err
-    assert error.startswith("validate.py: error: ")
-    assert error.count("\n") == 1
-    assert re.search(message, error), error
-
-
-def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch, tmp_path):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    console = Logs(TrainingArguments(), tmp_path)
-    console.started(epochs=2, steps=10, done=5)
-    for step in range(5, 10):
-        console.trained(0, step, 8)
-    console.update(0, 9, 1.5, 0.1)
-    console.epoch(Epoch(0, 1.5, 1.0, 50.0, 90.0, 0.1))
-    console.close()
-    shown = terminal.getvalue()
-    assert " 50%|" in shown
-    assert "epoch 0, loss 1.500" in shown
-    assert "epoch 0: training loss 1.5000, validation loss 1.0000, top-1 50.00 %, top-5 90.00 %" in shown
-
-
-def test_a_second_interrupt_stops_at_once():
-    before = signal.getsignal(signal.SIGINT)
-    with command.StopRequest() as stop:
-        signal.raise_signal(signal.SIGINT)
-        assert stop()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is before
-
-
 def test_going_on_from_an_earlier_epoch_leaves_nothing_of_the_later_ones(train, tmp_path):
     assert train("--epochs", 4) == 0
     whole = load_checkpoint(tmp_path / "run" / "last.pth.tar")
@@ -345,12 +238,103 @@ def test_going_on_from_an_earlier_epoch_leaves_nothing_of_the_later_ones(train, 
         folder = tmp_path / name
         again = load_checkpoint(folder / "last.pth.tar")
         assert all(torch.equal(value, again["state_dict"][key]) for key, value in whole["state_dict"].items())
-        rows = (folder / "summary.csv").read_text().splitlines()
-        assert [row.partition(",")[0] for row in rows] == ["epoch", "0", "1", "2", "3"]
-        top1 = [float(row.split(",")[3]) for row in rows[1:]]
+        epochs = read_summary(folder / "summary.csv")
+        assert [epoch.epoch for epoch in epochs] == [0, 1, 2, 3]
+        top1 = [epoch.eval_top1 for epoch in epochs]
         best = load_checkpoint(folder / "model_best.pth.tar")
-        assert best["epoch"] == top1.index(max(top1))
-        assert best["metric"] == max(top1)
+        assert (best["epoch"], best["metric"]) == (top1.index(max(top1)), max(top1))
+
+
+def test_validation_takes_what_the_run_was_trained_with(finished, validate, tmp_path, capsys):
+    files = {name: tmp_path / name for name in ("results.csv", "predictions.csv", "classes.csv")}
+    arguments = ["--checkpoint", finished / "model_best.pth.tar", "-b", "4"]
+    arguments += ["--results-file", files["results.csv"], "--per-class-file", files["classes.csv"]]
+    assert validate(*arguments, "--predictions-file", files["predictions.csv"]) == 0
+    assert "mean (0.5,)" in capsys.readouterr().out
+    expected = Predictions.load(finished / "test_predictions.npz")
+    [result], rows, classes = (
+        list(csv.DictReader(io.StringIO(files[name].read_text())))
+        for name in ("results.csv", "predictions.csv", "classes.csv")
+    )
+    assert list(result) == [
+        "model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct",
+        "interpolation",
+    ]  # fmt: skip
+    assert float(result["top1"]) == round(expected.top1, 4)
+    assert [row["id"] for row in rows] == expected.ids.tolist()
+    assert [int(row["top1"]) for row in rows] == expected.top5[:, 0].tolist()
+    assert [row["class"] for row in classes] == ["dark", "grey", "light"]
+    assert np.mean([float(row["top1"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
+
+
+def test_validation_with_the_fastest_form_says_the_same(finished, validate, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(
+        validation,
+        "optimize_for_inference",
+        lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
+    )
+    file = tmp_path / "predictions.npz"
+    arguments = ("--checkpoint", finished / "model_best.pth.tar", "-b", "4", "--predictions-file", file)
+    assert validate(*arguments, "--optimize") == 0
+    assert taken[0].choice.form == "packed"
+    predictions, expected = Predictions.load(file), Predictions.load(finished / "test_predictions.npz")
+    assert predictions.top5[:, 0].tolist() == expected.top5[:, 0].tolist()
+    assert predictions.loss == pytest.approx(expected.loss, rel=1e-5)
+
+
+def test_validation_of_a_folder_sorts_its_checkpoints(finished, validate, capsys):
+    assert validate("--checkpoint", finished, "--reparam", "--channels-last") == 0
+    results = json.loads(capsys.readouterr().out.partition("--result\n")[2])
+    assert len(results) == len(list(finished.glob("*.pth.tar"))) >= 4
+    assert [result["top1"] for result in results] == sorted((r["top1"] for r in results), reverse=True)
+    assert results[0]["checkpoint"].endswith(".pth.tar")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no network is given"),
+        (["--checkpoint", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
+        (["--checkpoint", "x.pth.tar", "--predictions-file", "p.txt"], r"name it \.csv or \.npz"),
+        (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
+        (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
+        (["--model", "model_i_atto", "--optimize", "--amp"], "--optimize can't be combined with --amp;"),
+        (["--model", "model_i", "--spilt", "test"], "unknown argument '--spilt'; did you mean '--split'"),
+        (["--model", "model_i", "--real-labels", "x"], r"real_labels is an argument of timm's validate\.py"),
+    ],
+)
+def test_what_cannot_be_validated_is_one_line(validate, capsys, arguments, message):
+    assert validate(*arguments) == 2
+    one_line(capsys, "validate.py", message)
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch, tmp_path):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    logs = Logs(TrainingArguments(), tmp_path)
+    logs.started(epochs=2, steps=10, done=5)
+    for step in range(5, 10):
+        logs.trained(0, step, 8)
+    logs.update(0, 9, 1.5, 0.1)
+    logs.epoch(Epoch(0, 1.5, 1.0, 50.0, 90.0, 0.1))
+    logs.close()
+    shown = terminal.getvalue()
+    assert " 50%|" in shown
+    assert "epoch 0, loss 1.500" in shown
+    assert "epoch 0: training loss 1.5000, validation loss 1.0000, top-1 50.00 %, top-5 90.00 %" in shown
+
+
+def test_a_second_interrupt_stops_at_once():
+    before = signal.getsignal(signal.SIGINT)
+    with distributed.StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_memory_is_kept_before_anything_is_computed(monkeypatch):

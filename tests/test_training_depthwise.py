@@ -12,12 +12,10 @@ from convnext_ablation.training import depthwise
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import (
     DepthwiseConv2d,
-    _middles,
     make_depthwise_fast,
     weight_gradient,
 )
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.parts import create_network
 from convnext_ablation.training.recipes import read_recipe
 
@@ -53,16 +51,8 @@ def pieces(monkeypatch):
     return kernels
 
 
-@pytest.mark.parametrize("width", range(3, 33, 2))
-def test_pieces_cover_every_column(width):
-    columns = {width // 2 + middle + offset for middle in _middles(width) for offset in (-1, 0, 1)}
-    assert columns == set(range(width))
-
-
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(
-    "kernel", [(7, 3), (3, 5), (5, 5), (7, 7), (1, 7), (9, 9), (11, 11), (5, 13), (3, 15)]
-)
+@pytest.mark.parametrize("kernel", [(7, 3), (3, 5), (7, 7), (1, 7), (9, 9), (11, 11), (5, 13), (3, 15)])
 def test_the_gradient_in_pieces_is_that_of_the_whole_kernel(kernel, memory_format):
     torch.manual_seed(0)
     height, width = kernel
@@ -93,26 +83,16 @@ def test_outputs_are_the_same_and_gradients_equal_up_to_rounding(size, bias, pie
         assert (ours.grad - true.grad).abs().max() <= 1e-5 * true.grad.abs().max()
 
 
-def test_second_derivatives_are_right():
-    torch.manual_seed(0)
-    module = conv(5, channels=2).double()
-    x = torch.randn(1, 2, 5, 6, dtype=torch.float64, requires_grad=True)
-    apply = depthwise._WithGradientInPieces.apply
-    assert torch.autograd.gradgradcheck(apply, (x, module.weight, module.bias))
-
-
 @pytest.mark.parametrize(
     ("options", "shape"),
     [
         ({"kernel": 3}, (2, 96, 14, 14)),  # not wider than a piece
         ({"kernel": 7, "stride": 2}, (2, 96, 14, 14)),
-        ({"kernel": 7, "dilation": 2}, (2, 96, 14, 14)),
         ({"kernel": 7, "padding": 0}, (2, 96, 14, 14)),
         ({"kernel": 7, "padding_mode": "circular"}, (2, 96, 14, 14)),
         ({"kernel": 7}, (2, 96, 6, 14)),  # a map lower than the kernel
         ({"kernel": 7, "channels": 24}, (2, 24, 8, 8)),  # too little to do
         ({"kernel": 6}, (2, 96, 14, 14)),  # no middle column
-        ({"kernel": 7, "dtype": torch.float64}, (2, 96, 14, 14)),
         ({"kernel": 7}, (96, 28, 28)),  # a single image, without a batch
     ],
 )
@@ -131,35 +111,6 @@ def test_what_gains_nothing_stays_as_it_is(options, shape, pieces):
     assert pieces == []
 
 
-def test_only_depthwise_convs_are_changed_and_names_stay():
-    model, plain = (timm.create_model("model_iv_atto") for _ in range(2))
-    make_depthwise_fast(model)
-    assert list(model.state_dict()) == list(plain.state_dict())
-    for ours, theirs in zip(model.modules(), plain.modules(), strict=True):
-        spatial = isinstance(theirs, torch.nn.Conv2d) and theirs.groups > 1
-        assert type(ours) is (DepthwiseConv2d if spatial else type(theirs))
-
-
-def test_an_output_channel_per_input_channel_is_needed(pieces):
-    module = torch.nn.Conv2d(96, 192, 7, padding=3, groups=96)
-    make_depthwise_fast(module)
-    module(torch.randn(2, 96, 14, 14)).sum().backward()
-    assert type(module) is DepthwiseConv2d
-    assert pieces == []
-
-
-def test_frozen_weights_get_no_gradient(pieces):
-    module = conv()
-    module.requires_grad_(False)
-    x = torch.randn(2, 96, 14, 14, requires_grad=True)
-    y = module(x)
-    y.sum().backward()
-    assert "Pieces" in type(y.grad_fn).__name__
-    assert x.grad is not None
-    assert module.weight.grad is module.bias.grad is None
-    assert pieces == []
-
-
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_gradients_have_the_strides_of_their_tensors(memory_format):
     # DistributedDataParallel copies those that have others, and warns
@@ -168,15 +119,6 @@ def test_gradients_have_the_strides_of_their_tensors(memory_format):
     module(x).square().sum().backward()
     assert module.weight.grad.stride() == module.weight.stride()
     assert x.grad.stride() == x.stride()
-
-
-@pytest.mark.parametrize("amp", [True, False])
-def test_training_has_them_on_a_cpu_and_prediction_in_float32_has_not(arguments, tmp_path, amp):
-    settings = arguments(model="model_v_atto", amp=amp, amp_dtype="bfloat16", epochs=1)
-    trained = Trainer(settings, tmp_path).model
-    predicting = create_network(settings, 4, Processes(torch.device("cpu")))
-    assert type(trained.stages[0].blocks[0].conv1) is DepthwiseConv2d
-    assert type(predicting.stages[0].blocks[0].conv1) is (DepthwiseConv2d if amp else torch.nn.Conv2d)
 
 
 def test_depthwise_convs_compute_in_float32_under_autocast(arguments):
@@ -195,17 +137,9 @@ def test_depthwise_convs_compute_in_float32_under_autocast(arguments):
     assert torch.equal(spatial, reference.conv1(images))
 
 
-def test_weights_in_bf16_are_computed_in_bf16(pieces):
-    module = conv().bfloat16()
-    with torch.autocast("cpu", torch.float16):
-        assert module(torch.randn(2, 96, 14, 14)).dtype == torch.bfloat16
-    assert pieces == []
-
-
-@pytest.mark.parametrize("name", ["model_iv_atto", "model_v_atto"])
-def test_a_step_of_a_network_is_that_of_the_plain_one(name, pieces):
+def test_a_step_of_a_network_is_that_of_the_plain_one(pieces):
     torch.manual_seed(0)
-    fast, plain = (timm.create_model(name, num_classes=4) for _ in range(2))
+    fast, plain = (timm.create_model("model_iv_atto", num_classes=4) for _ in range(2))
     plain.load_state_dict(fast.state_dict())
     make_depthwise_fast(fast)
     images = torch.randn(2, 3, 224, 224)
@@ -214,21 +148,10 @@ def test_a_step_of_a_network_is_that_of_the_plain_one(name, pieces):
     for output in outputs:
         output.square().sum().backward()
     spatial = [module for module in fast.modules() if type(module) is DepthwiseConv2d]
+    assert len(spatial) == sum(
+        isinstance(each, torch.nn.Conv2d) and each.groups > 1 for each in plain.modules()
+    )
     assert pieces == [(7, 7)] * sum(module.stride == (1, 1) for module in spatial)
     for (key, ours), theirs in zip(fast.named_parameters(), plain.parameters(), strict=True):
         difference = (ours.grad - theirs.grad).abs().max()
         assert difference <= 1e-4 * theirs.grad.abs().max() + 1e-9, key
-
-
-def test_compiled_networks_train_too():
-    module = conv()
-    x = torch.randn(2, 96, 14, 14)
-    torch.compile(module, backend="aot_eager")(x).square().sum().backward()
-    compiled, module.weight.grad = module.weight.grad, None
-    module(x).square().sum().backward()
-    assert torch.equal(compiled, module.weight.grad)
-    plain = torch.nn.Conv2d(96, 96, 7, padding=3, groups=96)
-    plain.load_state_dict(module.state_dict())
-    plain(x).square().sum().backward()
-    assert not torch.equal(compiled, plain.weight.grad)  # summed up in another order
-    torch.testing.assert_close(compiled, plain.weight.grad, rtol=1e-4, atol=1e-3)

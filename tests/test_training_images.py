@@ -209,12 +209,6 @@ def test_a_class_without_an_image_in_a_split_shifts_no_label_where_classes_are_l
     assert mapped["train"].classes == ["light", "grey", "dark"]
 
 
-def test_classes_come_from_the_data_and_may_be_more(make):
-    for given, classes in ((None, 3), (3, 3), (7, 7)):
-        arguments = make(num_classes=given)
-        assert count_classes(arguments, open_splits(arguments)) == classes
-
-
 def test_torchvisions_data_sets_are_read_as_they_are(make, image_folder):
     arguments = make(dataset="torch/image_folder")
     images = open_split(arguments, "train")

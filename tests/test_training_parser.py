@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.parser import parse_arguments
-from convnext_ablation.training.recipes import TIMM_ONLY, known_settings
+from convnext_ablation.training.recipes import TIMM_ONLY, known_settings, read_recipe
 from convnext_ablation.training.validation import VALIDATION_ARGUMENTS
 
 OURS = {"test_split", "skip_bad_images", "log_tensorboard"}
@@ -65,20 +64,8 @@ def test_arguments_have_the_names_and_types_of_timms_validate_script():
 def test_the_command_line_goes_before_the_file(tmp_path):
     file = tmp_path / "recipe.yaml"
     file.write_text("lr: 0.1\nepochs: 7\nmean: [0.5, 0.5, 0.5]\namp: true\nscale: [1, 1]\n")
-    arguments = parse_arguments(
-        [
-            "data/x",
-            "-c",
-            str(file),
-            "--lr",
-            "0.2",
-            "-b",
-            "16",
-            "--model-kwargs",
-            "inverted=True",
-            "kernel_size=7",
-        ]
-    )
+    words = f"data/x -c {file} --lr 0.2 -b 16 --model-kwargs inverted=True kernel_size=7"
+    arguments = parse_arguments(words.split())
     assert (arguments.lr, arguments.epochs, arguments.amp) == (0.2, 7, True)
     assert (arguments.mean, arguments.scale) == ((0.5, 0.5, 0.5), (1.0, 1.0))
     assert (arguments.data_dir, arguments.batch_size) == ("data/x", 16)
@@ -87,12 +74,8 @@ def test_the_command_line_goes_before_the_file(tmp_path):
 
 
 def test_a_recipe_goes_by_its_name():
-    assert parse_arguments(["-c", "fashion_mnist"]).input_size == (1, 32, 32)
-
-
-@pytest.mark.parametrize(("given", "backend"), [([], None), (["--torchcompile"], "inductor")])
-def test_compiling_takes_inductor_if_nothing_is_named(given, backend):
-    assert parse_arguments(given).torchcompile == backend
+    arguments = parse_arguments(["-c", "fashion_mnist", "--torchcompile"])
+    assert (arguments.input_size, arguments.torchcompile) == ((1, 32, 32), "inductor")
 
 
 @pytest.mark.parametrize(
@@ -112,6 +95,10 @@ def test_compiling_takes_inductor_if_nothing_is_named(given, backend):
         (["--batch-size", "0"], r"batch_size is 0; it must be at least 1"),
         (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
         (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
+        (["-c", "none.yaml"], r"none\.yaml: no such recipe file"),
+        (["--epochs", "0"], "epochs is 0"),
+        (["--lr", "-1.0"], r"lr is -1\.0; it must be above 0"),
+        (["--lr", "inf"], "lr is inf"),
     ],
 )
 def test_a_bad_command_line_is_one_line(argv, message):
@@ -121,19 +108,19 @@ def test_a_bad_command_line_is_one_line(argv, message):
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("text", "message"),
     [
-        ([], "no network is given"),
-        (["--checkpoint", "x.pth.tar", "--predictions-file", "p.txt"], r"name it \.csv or \.npz"),
-        (["--model", "model_i", "--spilt", "test"], "unknown argument '--spilt'; did you mean '--split'"),
-        (["--model", "model_i", "--real-labels", "x"], r"real_labels is an argument of timm's validate\.py"),
+        ("epoch: 3\n", "did you mean 'epochs'"),
+        ("- 1\n", "a recipe is a list of"),
+        ("a: [1\n", "not valid YAML"),
     ],
 )
-def test_a_bad_command_line_of_validation_is_one_line(capsys, argv, message):
-    assert validation.main(argv) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert re.search(message, error)
+def test_a_bad_recipe_is_one_line(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        read_recipe(str(path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
