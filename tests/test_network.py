@@ -11,8 +11,8 @@ from timm.utils import reparameterize_model
 from torch import nn
 
 from convnext_ablation import UserError
-from convnext_ablation.models.blocks import LayerScale
-from convnext_ablation.models.components import STAGES
+from convnext_ablation.models.blocks import Layers, LayerScale, SubsampledConv
+from convnext_ablation.models.components import RESNET_50, STAGES
 from convnext_ablation.models.network import ResNetToConvNeXt
 
 STAGES_ATTO = [f"{name}_atto" for name in STAGES]
@@ -354,6 +354,29 @@ def test_onnx_network_gives_equal_outputs_for_batches_of_any_size(name, images, 
     several = torch.randn(5, 3, 64, 64)
     (outputs,) = runtime.run(None, {runtime.get_inputs()[0].name: several.numpy()})
     torch.testing.assert_close(torch.from_numpy(outputs), model(several), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", [32, 31])
+def test_conv_of_few_channels_is_the_strided_conv(side):
+    conv = Layers(RESNET_50).conv(15, 8, stride=2, normed=False)
+    plain = nn.Conv2d(15, 8, 1, stride=2)
+    plain.load_state_dict(conv.state_dict())
+    x = torch.randn(2, 15, side, side)
+    torch.testing.assert_close(conv(x), plain(x))
+    assert type(conv) is SubsampledConv
+    assert type(Layers(RESNET_50).conv(16, 8, stride=2)) is nn.Conv2d  # the same bits as ever
+
+
+@uncounted
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+def test_network_of_few_channels_is_traced_scripted_exported_and_folded(images):
+    model = settle(randomise(timm.create_model("resnet50_with_inverted", width_factor=1 / 8))).eval()
+    assert any(isinstance(module, SubsampledConv) for module in model.modules())
+    forms = [torch.fx.symbolic_trace(model), torch.jit.script(model), reparameterize_model(model)]
+    forms.append(torch.export.export(model, (images,)).module())
+    with torch.no_grad():
+        for form in forms:
+            torch.testing.assert_close(form(images), model(images), rtol=1e-4, atol=1e-4)
 
 
 def test_batch_norm_network_starts_as_resnet():

@@ -1,5 +1,10 @@
 """Any combination of switches is a network: it builds, trains, and costs what a closed formula says."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import timm
 import torch
@@ -12,7 +17,7 @@ from convnext_ablation.models.cost import count_gmacs, count_parameters
 CLASSES = 10
 SIDE = 64  # pixels; the stages work at 16, 8, 4 and 2
 WIDTH_FACTOR = 1 / 16  # a dense 7x7 conv on the widest channels of an atto network has 29 million weights
-SWITCH_VALUES = {"kernel_size": st.sampled_from([3, 5, 7]), "downsampling": st.sampled_from(DOWNSAMPLINGS)}
+SWITCH_VALUES = {"kernel_size": st.sampled_from([1, 3, 5, 7]), "downsampling": st.sampled_from(DOWNSAMPLINGS)}
 
 
 class Cost:
@@ -111,3 +116,15 @@ def test_any_combination_is_a_network_that_trains(switches):
         torch.testing.assert_close(model(images), features, rtol=0, atol=0)
         model.reset_classifier(3)
         assert model(images).shape == (2, 3)
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(("isa", "threads"), [("AVX2", 2), ("DEFAULT", 1)])
+def test_strided_convs_of_few_channels_have_the_gradients_of_double_precision(isa, threads):
+    script = Path(__file__).with_name("narrow_convs.py")
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+    done = subprocess.run(
+        [sys.executable, script, str(threads)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "47 convs\n"

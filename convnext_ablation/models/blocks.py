@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from timm.layers import DropPath, LayerNorm2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -54,7 +55,9 @@ class Layers:
         normed: bool = True,
     ) -> nn.Conv2d:
         """A conv; no bias if a BatchNorm follows it directly (`normed`), which would cancel the bias."""
-        return nn.Conv2d(
+        strided_pointwise = kernel_size == 1 and stride > 1 and groups == 1
+        kind = SubsampledConv if strided_pointwise and in_chs < SAFE_CHANNELS else nn.Conv2d
+        return kind(
             in_chs,
             out_chs,
             kernel_size,
@@ -65,6 +68,24 @@ class Layers:
             device=self.device,
             dtype=self.dtype,
         )
+
+
+# oneDNN, which computes torch's convs on x86 CPUs, copies what a strided 1x1 conv sees for the gradient of
+# its weights. In channels_last and with fewer input channels than its block, 8 or 16, it writes past that
+# copy: https://github.com/uxlfoundation/oneDNN/issues/6035. Measured against float64 with oneDNN 3.12
+# (torch 2.14), 1 to 4 threads, 8x8 to 128x128 pixels: 2, 4, 6 and 7 channels with AVX2, and 2 to 9, 12 and
+# 15 with AVX-512 (float32 and bfloat16), crash, hang or get wrong gradients in silence. Right are 8
+# channels and more with AVX2, 16 to 48 with AVX-512, and 4 or 12 with stride 1, with a group per channel,
+# with a 3x3 kernel, or contiguous.
+SAFE_CHANNELS = 16
+
+
+class SubsampledConv(nn.Conv2d):
+    """A 1x1 conv with a stride, computed with stride 1 on the pixels that it sees: the same output."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
+        return F.conv2d(x[:, :, :: self.stride[0], :: self.stride[1]], self.weight, self.bias)
 
 
 class LayerScale(nn.Module):
