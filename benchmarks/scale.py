@@ -7,7 +7,7 @@ From the middle (batch 16 at 224, full width) one thing varies at a time, for ea
 row is a process of its own: what it measures is its peak memory above what it had before it made the network,
 and the median time of its steps. A step is forward, backward and fused AdamW in channels_last, with and
 without gradient checkpointing; inference is the forward pass alone. Memory that was freed is kept, as
-`train.py` has it. The same command goes on with the rows that are lacking; beside the file it draws a figure
+`train.py` has it. The same command resumes with the rows that are missing; beside the file it draws a figure
 of the same name.
 """
 
@@ -183,9 +183,9 @@ def draw(rows: list[dict[str, str]], grid: Grid, path: Path) -> None:
 
 
 def main() -> None:
-    """Measures what is lacking, and draws what there is."""
+    """Measures what is missing, and draws what there is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write, or to go on with")
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write, or to resume")
     parser.add_argument(
         "--quick", action="store_true", help="a small grid; two minutes with --models model_i model_v"
     )

@@ -8,14 +8,16 @@ never smaller than that of the section before, and images pass through them part
 
 from __future__ import annotations
 
+import itertools
+import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
+from convnext_ablation.console import track
 from convnext_ablation.inference.convs import FusedConv
 
 _ROUNDS = 3
@@ -49,15 +51,10 @@ class PartByPart(nn.Module):
 
 
 def choose(sections: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
-    """Measures how many images each section takes at a time at best.
-
-    Args:
-        sections: The sections; convs among them stay as they were last prepared.
-        x: Images as they will come, ``(B, C, H, W)``.
-    """
+    """Measures how many of these images, ``(B, C, H, W)``, each section takes at a time at best."""
     numbers = [2**power for power in range(len(x).bit_length()) if 2**power < len(x)] + [len(x)]
     seconds: list[list[float]] = []
-    for section in tqdm(sections, desc="measuring", disable=None, leave=False):
+    for section in track(sections, "measuring", len(sections), "sections"):
         rounds = [[_seconds_of(section, x.split(number)) for number in numbers] for _ in range(_ROUNDS)]
         seconds.append(undisturbed(rounds))
         x = section(x)
@@ -75,13 +72,10 @@ def _seconds_of(section: nn.Module, parts: Sequence[torch.Tensor]) -> float:
 
 
 def undisturbed(rounds: Sequence[Sequence[float]]) -> list[float]:
-    """What each of those that took turns takes when the machine does nothing else.
+    """Seconds that each of those that took turns would take on a machine that does nothing else.
 
     A machine that others use is slow for seconds on end. The shortest of a few calls would favour whoever had
     a turn when it was not; what slows a whole round doesn't change the shares that they have of it.
-
-    Args:
-        rounds: Of each round, what each took.
     """
     shares = [[taken / sum(one) for taken in one] for one in rounds]
     fastest = min(sum(one) for one in rounds)
@@ -95,24 +89,7 @@ def prepare(section: nn.Module, keep: bool) -> None:
             module.prepare(keep)
 
 
-def cheapest_ascent(costs: Sequence[Sequence[float]]) -> list[int]:
+def cheapest_ascent(costs: Sequence[Sequence[float]]) -> Sequence[int]:
     """A column for each row, never to the left of the one before, with the smallest sum of costs."""
-    best: list[tuple[float, list[int]]] = [(0.0, [])] * len(costs[0])
-    for row in costs:
-        cheapest, following = (float("inf"), [0]), []
-        for column, cost in enumerate(row):
-            cheapest = min(cheapest, best[column])
-            following.append((cheapest[0] + cost, [*cheapest[1], column]))
-        best = following
-    return min(best)[1]
-
-
-def shortest_seconds(run: Callable[[], object], rounds: int) -> float:
-    """The shortest of some calls, the first not counted: what else the machine does can only lengthen one."""
-    run()
-    seconds = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    ascents = itertools.combinations_with_replacement(range(len(costs[0])), len(costs))
+    return min(ascents, key=lambda ascent: sum(map(operator.getitem, costs, ascent)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import timeit
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.inference.batches import PartByPart, choose, prepare, shortest_seconds
+from convnext_ablation.inference.batches import PartByPart, choose, prepare
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
 from convnext_ablation.inference.simplify import sections_of
 from convnext_ablation.models.network import ResNetToConvNeXt
@@ -30,27 +30,19 @@ _BATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class Choice:
-    """What `optimize_for_inference` chose, and why.
+    """What `optimize_for_inference` chose, and why."""
 
-    Attributes:
-        form: ``packed``, ``folded``, ``channels_last`` or ``compiled``; ``plain`` if no other gave the same
-            outputs.
-        images_at_a_time: How many images each section of the network takes at a time; empty if it isn't cut.
-        seconds: Of one call with the example, by form: the shortest of a few.
-        difference: Largest difference of an output to the plain network's, by form.
-    """
-
-    form: str
-    images_at_a_time: tuple[int, ...] = ()
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    difference: Mapping[str, float] = field(default_factory=dict)
+    form: str  # packed, folded, channels_last or compiled; plain if no other gave the same outputs
+    images_at_a_time: tuple[int, ...] = ()  # by section of the network; empty if it isn't cut
+    seconds: Mapping[str, float] = field(default_factory=dict)  # of a call with the example, by form
+    difference: Mapping[str, float] = field(default_factory=dict)  # largest of an output to the plain one's
 
 
 class OptimizedNetwork(nn.Module):
     """A network for inference alone: it has no parameters to train, and is made anew rather than saved.
 
     Args:
-        network: Takes ``(B, C, H, W)`` in channels_last.
+        network: Takes ``(B, C, H, W)`` in channels_last and `dtype`.
         like: The network that it was made from.
         dtype: What it computes in.
         choice: How it was chosen.
@@ -194,7 +186,7 @@ def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
         compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, options=options)
         compiled(x)
     except Exception as error:  # what a missing or failing compiler raises is no public class
-        _logger.warning("goes on without torch.compile, which failed: %s", _line(error))
+        _logger.warning("torch.compile failed and is left out: %s", _line(error))
         return None
     return _Called(compiled)
 
@@ -225,14 +217,14 @@ def _fastest(
         differences[form] = (network(x).float() - expected.float()).abs().max().item()
         if not differences[form] <= allowed:  # nor is NaN
             _logger.warning(
-                "goes on without the form %r: its outputs differ by %.1e from the plain network's",
+                "the form %r is left out: its outputs differ by %.1e from the plain network's",
                 form,
                 differences[form],
             )
         elif len(forms) == 1:
             seconds[form] = float("nan")
         else:
-            seconds[form] = shortest_seconds(partial(_run, network, x), _ROUNDS)
+            seconds[form] = _seconds(network, x)
     if not seconds:
         return OptimizedNetwork(plain, model, x.dtype, Choice("plain", (), {}, differences))
     form = min(seconds, key=lambda each: seconds[each])
@@ -241,10 +233,16 @@ def _fastest(
     return OptimizedNetwork(chosen, model, x.dtype, Choice(form, parts, seconds, differences))
 
 
-def _run(network: nn.Module, x: torch.Tensor) -> None:
-    network(x)
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+def _seconds(network: nn.Module, x: torch.Tensor) -> float:
+    """The shortest of some calls, the first not counted: what else the machine does can only lengthen one."""
+
+    def run() -> None:
+        network(x)
+        if x.is_cuda:
+            torch.cuda.synchronize(x.device)
+
+    run()
+    return min(timeit.repeat(run, number=1, repeat=_ROUNDS))
 
 
 def _line(error: BaseException) -> str:

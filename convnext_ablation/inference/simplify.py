@@ -72,11 +72,7 @@ def fused(layers: Sequence[nn.Module]) -> list[nn.Module]:
 
 @torch.no_grad()
 def sections_of(model: ResNetToConvNeXt) -> list[nn.Sequential]:
-    """The network as sections run one after the other: stem and first stage, ..., last stage and head.
-
-    Args:
-        model: The network, which stays as it is.
-    """
+    """The network as sections run one after the other: stem and first stage, ..., last stage and head."""
     model = reparameterize_model(copy.deepcopy(model).eval())
     stem = fused([model.stem.conv, model.stem.norm, model.stem.act, model.stem.pool])
     bare = model.stem.conv if len(stem) == 1 and isinstance(model.stem.conv, nn.Conv2d) else None
@@ -127,12 +123,7 @@ def _layers(block: Block) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def composed(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d | None:
-    """One conv that does what both do one after the other; None if that isn't exact, or saves nothing.
-
-    Args:
-        first: A conv of any size.
-        second: A conv behind it, with nothing between them.
-    """
+    """One conv that does what both do one after the other; None if that isn't exact, or saves nothing."""
     pointwise = second.kernel_size == (1, 1) and second.padding == (0, 0)
     inputs = first.in_channels * math.prod(first.kernel_size)
     if not pointwise or first.groups != 1 or second.groups != 1 or inputs >= first.out_channels:
