@@ -167,13 +167,6 @@ def test_compiled_form_freezes_weights_for_inference(
     assert given == [{"dynamic": False, "options": options}]
 
 
-def test_channels_last_form_has_images_and_weights_in_it():
-    images = torch.zeros(2, 3, 8, 8)
-    model, images = contestants._in_form(torch.nn.Conv2d(3, 4, 3), images, "channels-last")
-    assert images.is_contiguous(memory_format=torch.channels_last)
-    assert model.weight.is_contiguous(memory_format=torch.channels_last)
-
-
 def test_peak_memory_is_what_a_step_holds(monkeypatch: pytest.MonkeyPatch):
     size = 256 << 20
 
@@ -269,20 +262,20 @@ def test_rows_say_what_was_found():
         "infer_macts": "3.5",
         "train_step_time": "",
         "param_count": "2.0",
+        "baseline": "resnet50:plain:float32",
         "step_time_lowest": "500.0",
         "step_time_highest": "1500.0",
-        "baseline": "resnet50:plain:float32",
         "ratio": "2.0",
         "ratio_lowest": "2.0",
         "ratio_highest": "2.0",
-        "share_of_peak": "0.08",  # 16 operations a second
-        "peak_gflops": "200.0",
-        "bandwidth_step_time": "7.2",  # of 72 MB
+        "share_of_peak": "0.08",
+        "peak_gflops": "200.0",  # 16 operations a second
+        "bandwidth_step_time": "7.2",
+        "difference": "1.2e-05",  # of 72 MB
         "peak_memory_mb": "900.0",
         "idle_memory_mb": "500.0",
-        "difference": "1.2e-05",
-        "allocator": "tuned",  # what the process itself said
-        "error": "",
+        "allocator": "tuned",
+        "error": "",  # what the process itself said
         "configuration": one.identity(machine_of("cpu")),
         **machine_of("cpu"),
     }
@@ -293,16 +286,10 @@ def test_rows_say_what_was_found():
 
 def test_training_stands_in_timms_columns_for_training():
     one = configuration("model_i_atto", "--mode", "training", "--forms", "plain")
-    (row,) = rows_for(one, (0.5,) * 3, peaks={"float32": 200.0})
+    (row,) = rows_for(one, (0.5,) * 3, peaks={})
     assert (row["train_samples_per_sec"], row["train_step_time"]) == ("4.0", "500.0")
     assert (row["train_batch_size"], row["train_img_size"], row["infer_step_time"]) == ("2", "32", "")
-    assert row["share_of_peak"] == "0.48"
-
-
-def test_columns_of_a_best_that_is_not_known_are_empty():
-    (row,) = rows_for(configuration("model_i_atto", "--forms", "plain"), (0.5,) * 3, peaks={})
-    for column in ("share_of_peak", "peak_gflops", "bandwidth_step_time", "bandwidth_gb_per_sec"):
-        assert row[column] == ""
+    assert {row["share_of_peak"], row["peak_gflops"], row["bandwidth_step_time"]} == {""}  # none was measured
 
 
 @timm_repo.needs_timm_repo

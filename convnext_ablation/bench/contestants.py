@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import timm
 import torch
@@ -28,19 +28,12 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _STEPS = 2  # whose memory is measured
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A contestant that is ready.
+class Prepared(NamedTuple):
+    """A contestant that is ready."""
 
-    Attributes:
-        step: Runs it once: a batch forward, or a training step.
-        seconds: What compiling or optimizing took, with the first step.
-        output: Of the first step in inference, float32 on the CPU; in training None.
-    """
-
-    step: Callable[[], object]
-    seconds: float
-    output: torch.Tensor | None
+    step: Callable[[], object]  # runs it once: a batch forward, or a training step
+    seconds: float  # what compiling or optimizing took, with the first step
+    output: torch.Tensor | None  # of the first step in inference, float32 on the CPU
 
 
 def prepare(contestant: Contestant, configuration: Configuration) -> Prepared:

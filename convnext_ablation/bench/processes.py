@@ -44,11 +44,7 @@ class ProcessDiedError(Exception):
 
 
 def measured(configuration: Configuration, turn: _Turn) -> _Found:
-    """Measures a configuration in processes of its own.
-
-    Args:
-        configuration: What to measure.
-        turn: Is called with the name of whoever's turn it is.
+    """Measures a configuration in processes of its own; `turn` is called with whoever's turn it is.
 
     Returns:
         As `measure`, with ``peak`` and ``idle`` memory in bytes where they are asked for.
@@ -174,10 +170,6 @@ def _work(
 def measure(configuration: Configuration, turn: _Turn) -> _Found:
     """Times a configuration's contestants in turn, and between them what the machine does at best.
 
-    Args:
-        configuration: What to measure.
-        turn: Is called with the name of whoever's turn it is.
-
     Returns:
         Under ``contestants`` what was found of each, ``seconds`` by round and more, or an ``error``; and
         what was found of the machine and of this process.
@@ -234,6 +226,5 @@ def _or_error(action: Callable[[], Mapping[str, Any]]) -> _Found:
 
 
 def _error(error: Exception) -> _Found:
-    line = first_line(error)
-    name = type(error).__name__
+    name, line = type(error).__name__, first_line(error)
     return {"error": name if line == name else f"{name}: {line}"}

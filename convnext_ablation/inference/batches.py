@@ -9,7 +9,6 @@ never smaller than that of the section before, and images pass through them part
 from __future__ import annotations
 
 import itertools
-import operator
 import time
 from collections.abc import Sequence
 from statistics import median
@@ -91,5 +90,8 @@ def prepare(section: nn.Module, keep: bool) -> None:
 
 def cheapest_ascent(costs: Sequence[Sequence[float]]) -> Sequence[int]:
     """A column for each row, never to the left of the one before, with the smallest sum of costs."""
-    ascents = itertools.combinations_with_replacement(range(len(costs[0])), len(costs))
-    return min(ascents, key=lambda ascent: sum(map(operator.getitem, costs, ascent)))
+
+    def total(ascent: Sequence[int]) -> float:
+        return sum(row[column] for row, column in zip(costs, ascent, strict=True))
+
+    return min(itertools.combinations_with_replacement(range(len(costs[0])), len(costs)), key=total)
