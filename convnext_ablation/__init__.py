@@ -1,14 +1,16 @@
-"""From ResNet-50 to ConvNeXt-T one component at a time: timm models, and studies of what each is worth.
+"""From ResNet-50 to ConvNeXt-T one component at a time: timm models, and studies of each one's effect.
 
 Importing the package registers its networks with timm: `timm.create_model("model_iv")`.
 """
 
 import importlib
+import sys
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import Components
-from convnext_ablation.registration import register_with_timm
 from convnext_ablation.version import __version__
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs torch and timm when it is first asked for."""
+    """Imports what is rarely needed, or needs torch, when it is first asked for."""
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
     if name == "zoo":
@@ -40,4 +42,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-register_with_timm()
+def _is_command_line() -> bool:
+    """Whether this process was started as `convnext-ablation` or `python -m convnext_ablation.cli.main`."""
+    as_module = ("-m", "convnext_ablation.cli.main") in pairwise(sys.orig_argv)
+    return as_module or Path(sys.argv[0]).stem == "convnext-ablation"
+
+
+# The command itself imports the networks for those of its subcommands that need them: torch takes seconds to
+# import, which `--help` and `study status` shouldn't cost.
+if not _is_command_line():
+    importlib.import_module("convnext_ablation.models.zoo")

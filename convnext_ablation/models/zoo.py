@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import (
@@ -16,6 +16,7 @@ from timm.models import (
     get_pretrained_cfg,
     register_model,
 )
+from torch import nn
 
 from convnext_ablation.models.components import (
     CONVNEXT_TINY,
@@ -25,28 +26,28 @@ from convnext_ablation.models.components import (
     SWITCHES,
     Components,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from convnext_ablation.models.network import ResNetToConvNeXt
+from convnext_ablation.models.convert import checkpoint_filter_fn
+from convnext_ablation.models.network import ResNetToConvNeXt
+from convnext_ablation.weights.pretrained import Request, resolve
+from convnext_ablation.weights.release import Place
 
 __all__: list[str] = []  # `register_model` adds every entry point
 
-ATTO_WIDTH_FACTOR = 0.25
 FREE = "resnet_to_convnext"  # its switches are model kwargs
 # what timm calls those of our networks that it has, and publishes weights of
 TIMM_NAMES = {RESNET_50: "resnet50", CONVNEXT_TINY: "convnext_tiny"}
 
-
-def _named_points() -> dict[str, Components]:
-    """Every registered network at full width, by name."""
-    points = {FREE: RESNET_50}
-    for number, stage in enumerate(STAGES.values(), start=1):
-        points[f"{FREE}_stage{number}"] = stage.components
-    for variants in FAMILIES.values():
-        points.update({name: variant.components for name, variant in variants.items()})
-    return points
+_NAMED = {
+    FREE: RESNET_50,
+    **{f"{FREE}_stage{number}": stage.components for number, stage in enumerate(STAGES.values(), start=1)},
+    **{name: variant.components for family in FAMILIES.values() for name, variant in family.items()},
+}
+# the components and the width factor of every registered network
+_POINTS = {
+    f"{name}{suffix}": (components, width_factor)
+    for suffix, width_factor in (("", 1.0), ("_atto", 0.25))
+    for name, components in _NAMED.items()
+}
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -66,6 +67,39 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+def _public_cfgs(timm_model: str) -> list[PretrainedCfg]:
+    """The public weights of one of timm's networks, its default first, for the same network of ours.
+
+    Left out is what is on no hub: those are pickles.
+    """
+    default = get_pretrained_cfg(timm_model).tag
+    cfgs = get_arch_pretrained_cfgs(timm_model).values()
+    ours = [_renamed(cfg) for cfg in cfgs if cfg.tag and cfg.hf_hub_id and not cfg.custom_load]
+    return sorted(ours, key=lambda cfg: cfg.tag != default)
+
+
+def _renamed(cfg: PretrainedCfg) -> PretrainedCfg:
+    source = cfg.origin_url or cfg.url or f"https://huggingface.co/{cfg.hf_hub_id}"
+    return replace(cfg, first_conv="stem.conv", classifier="head.fc", origin_url=source, url=None)
+
+
+def _is_free(name: str) -> bool:
+    return name.removesuffix("_atto") == FREE
+
+
+def _cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
+    """By name, and by name and tag where timm has weights of the same network."""
+    public = {(components, 1.0): _public_cfgs(name) for components, name in TIMM_NAMES.items()}
+    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
+    for name, point in _POINTS.items():
+        tagged = [] if _is_free(name) else public.get(point, [])
+        cfgs.update({f"{name}.{cfg.tag}": cfg for cfg in tagged} or {name: _cfg()})
+    return cfgs
+
+
+default_cfgs = generate_default_cfgs(_cfgs())  # `register_model` looks it up here
+
+
 def _create(
     variant: str,
     components: Components,
@@ -76,11 +110,6 @@ def _create(
     weights_from: str | None = None,
     **kwargs: Any,
 ) -> ResNetToConvNeXt:
-    # Not above: all import timm, and when that is imported, this module is (see `registration`).
-    from convnext_ablation.models.network import ResNetToConvNeXt
-    from convnext_ablation.weights.pretrained import Request, resolve
-    from convnext_ablation.weights.release import Place
-
     request = Request(
         names=(variant, *_same_network(variant)),
         pretrained=pretrained,
@@ -100,30 +129,24 @@ def _create(
         pretrained_cfg=cfg,
         cache_dir=cache_dir,
         feature_cfg={"out_indices": (0, 1, 2, 3), "flatten_sequential": True},
-        pretrained_filter_fn=_filtered,
+        pretrained_filter_fn=_filter_fn,
         components=components.with_(**switches),
         **kwargs,
     )
 
 
-def _filtered(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """Turns a state dict into the model's, without what distillation (EUPE) leaves in some of timm's."""
-    from convnext_ablation.models.convert import checkpoint_filter_fn
-
-    leftover = ("projectors.", "norms.")
-    return checkpoint_filter_fn(
-        {key: value for key, value in state_dict.items() if not key.startswith(leftover)}, model
-    )
-
-
 def _same_network(variant: str) -> list[str]:
-    """Other names of a network."""
-    names = [name for name, point in _POINTS.items() if point == _POINTS[variant] and not _is_free(name)]
-    return [name for name in names if name != variant] if variant in names else []
+    """Other names of a network, which may have its weights."""
+    if _is_free(variant):
+        return []
+    point = _POINTS[variant]
+    return [name for name in _POINTS if _POINTS[name] == point and name != variant and not _is_free(name)]
 
 
-def _is_free(name: str) -> bool:
-    return name.removesuffix("_atto") == FREE
+def _filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    leftover = ("projectors.", "norms.")  # what distillation (EUPE) leaves in some of timm's
+    kept = {key: value for key, value in state_dict.items() if not key.startswith(leftover)}
+    return checkpoint_filter_fn(kept, model)
 
 
 def _entry_point(name: str, components: Components, width_factor: float) -> Callable[..., ResNetToConvNeXt]:
@@ -135,53 +158,12 @@ def _entry_point(name: str, components: Components, width_factor: float) -> Call
     return create
 
 
-_POINTS = {
-    f"{name}{suffix}": (components, width_factor)
-    for suffix, width_factor in (("", 1.0), ("_atto", ATTO_WIDTH_FACTOR))
-    for name, components in _named_points().items()
-}
-
-
-def _public_cfgs(timm_model: str) -> dict[str, PretrainedCfg]:
-    """The weights of one of timm's networks that load into the same network of ours, by tag.
-
-    timm's own default comes first. Left out is what lies on no hub: those are pickles.
-    """
-    default = get_pretrained_cfg(timm_model).tag
-    cfgs = [
-        cfg
-        for cfg in get_arch_pretrained_cfgs(timm_model).values()
-        if cfg.tag and cfg.hf_hub_id and not cfg.custom_load
-    ]
-    return {cfg.tag: _renamed(cfg) for cfg in sorted(cfgs, key=lambda cfg: cfg.tag != default)}
-
-
-def _renamed(cfg: PretrainedCfg) -> PretrainedCfg:
-    """The same under the names that our networks give to their first and last layer."""
-    source = cfg.origin_url or cfg.url or f"https://huggingface.co/{cfg.hf_hub_id}"
-    return replace(cfg, first_conv="stem.conv", classifier="head.fc", origin_url=source, url=None)
-
-
-def _registered_cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """By name, and by name and tag where timm has weights of the same network."""
-    public = {components: _public_cfgs(name) for components, name in TIMM_NAMES.items()}
-    cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
-    for name, (components, width_factor) in _POINTS.items():
-        tagged = public.get(components, {}) if width_factor == 1.0 and not _is_free(name) else {}
-        cfgs.update({f"{name}.{tag}": cfg for tag, cfg in tagged.items()} or {name: _cfg()})
-    return cfgs
-
-
-default_cfgs = generate_default_cfgs(_registered_cfgs())  # `register_model` looks it up here
-for _name, (_components, _width_factor) in _POINTS.items():
-    globals()[_name] = register_model(_entry_point(_name, _components, _width_factor))
+for _name, _point in _POINTS.items():
+    globals()[_name] = register_model(_entry_point(_name, *_point))
 
 
 def components_of(name: str) -> Components:
     """Returns the components of a registered network.
-
-    Args:
-        name: Its name, without a tag.
 
     Raises:
         KeyError: It isn't one of ours.

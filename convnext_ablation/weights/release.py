@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from timm.models import PretrainedCfg
+
 from convnext_ablation.errors import UserError
 from convnext_ablation.weights.download import (
     NotThereError,
@@ -104,8 +106,6 @@ class Release:
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """Preprocessing, classes and the rest, as timm's `PretrainedCfg` takes it, without the weights."""
-        from timm.models import PretrainedCfg  # not above: when timm is imported, the zoo is
-
         cfg = {**self.config["pretrained_cfg"], "num_classes": self.num_classes}
         for name in ("label_names", "label_descriptions"):
             if name in self.config:
