@@ -9,7 +9,6 @@ import argparse
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,7 +74,6 @@ def report(
     folder: Path,
     output: Path | None = None,
     origin: str = "",
-    told: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Writes the report of the finished runs, and prints tables and answer.
 
@@ -84,7 +82,6 @@ def report(
         folder: Its folder.
         output: Where the report goes, by default below the study's folder.
         origin: Where the runs come from, if they were made for another design.
-        told: Takes a line on what is being done.
     """
     output = output or folder / REPORT
     results = read_results(study, folder)
@@ -93,10 +90,8 @@ def report(
     contents = Contents(output, findings, facts, _evidence(results))
     paths = write_tables(contents)
     paths += [write_tuning(study, folder, output)] if study.tuning else []
-    told("figures of the report")
     plans, figures = write_figures(contents)
-    told("page of the report")
-    page = write_page(contents, plans, told)
+    page = write_page(contents, plans)
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"\n{terminal_table(findings.rows, width)}\n")
     if not findings.shown_by_rows:

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
                 write_tuning(study, args.output)
                 print(f"learning rates: {args.output / TUNING_FILE}")
             _check_all_done(states)
-            report(study, args.output, told=lambda line: print(line, flush=True))
+            report(study, args.output)
     except HeldError as error:
         since = duration(time.time() - error.holder.since)
         raise UserError(

@@ -9,9 +9,9 @@ stage's output is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import nn
+from torchvision.transforms.functional import to_pil_image
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
@@ -35,8 +36,7 @@ _SMALLEST = 4  # positions of a side, below which a map says nothing
 _ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
-@dataclass(frozen=True, eq=False)
-class Map:
+class Map(NamedTuple):
     """What speaks for an image's class.
 
     Attributes:
@@ -54,15 +54,8 @@ class Map:
     place: str
 
 
-@dataclass(frozen=True, eq=False)
-class Attention:
-    """The maps of one network.
-
-    Attributes:
-        layer: Name of the module whose output they are of.
-        grid: Its height and width.
-        maps: One for each image.
-    """
+class Attention(NamedTuple):
+    """The maps of one network, one for each image: of which module's output, and its height and width."""
 
     layer: str
     grid: tuple[int, int]
@@ -70,12 +63,7 @@ class Attention:
 
 
 def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> Attention:
-    """Draws what speaks for the classes of images in a run's best weights.
-
-    Args:
-        folder: The run's folder.
-        images: Files of the images.
-        targets: The class of each that the map is for.
+    """Draws what speaks for the class of each of some images in a run's best weights.
 
     Raises:
         UserError: captum isn't installed, the weights aren't there, or they or an image can't be read.
@@ -97,14 +85,12 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> A
     ]
     heats = _scaled(torch.cat(maps))
     pictures = _pictures(batch, config)
-    return Attention(
-        layer,
-        grid,
-        [
-            Map(_overlaid(picture, heat), heat, int(number), float(share), _place(heat))
-            for picture, heat, number, share in zip(pictures, heats, predicted, probability, strict=True)
-        ],
-    )
+    said = zip(predicted.tolist(), probability.tolist(), strict=True)
+    drawn = [
+        Map(_overlaid(picture, heat), heat, number, share, _place(heat))
+        for picture, heat, (number, share) in zip(pictures, heats, said, strict=True)
+    ]
+    return Attention(layer, grid, drawn)
 
 
 def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
@@ -116,14 +102,8 @@ def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in names})
     averaged = arguments.model_ema and not arguments.model_ema_force_cpu and "state_dict_ema" in state
     weights = clean_state_dict(state["state_dict_ema" if averaged else "state_dict"])
-    bare = replace(
-        arguments,
-        pretrained=False,
-        pretrained_path=None,
-        initial_checkpoint="",
-        device="cpu",
-        model_dtype=None,
-    )
+    bare = replace(arguments, pretrained=False, pretrained_path=None, initial_checkpoint="", device="cpu")
+    bare = replace(bare, model_dtype=None)
     try:
         model = create_network(bare, _count_classes(weights, arguments.model), Processes(torch.device("cpu")))
         model.load_state_dict(weights)
@@ -148,15 +128,7 @@ def _prepared(
     images: Sequence[Path], arguments: TrainingArguments, config: Mapping[str, Any]
 ) -> torch.Tensor:
     """Images as the network is given them in evaluation, ``(B, C, H, W)``."""
-    transform = create_transform(
-        config["input_size"],
-        is_training=False,
-        mean=config["mean"],
-        std=config["std"],
-        interpolation=config["interpolation"],
-        crop_pct=config["crop_pct"],
-        crop_mode=config.get("crop_mode"),
-    )
+    transform = create_transform(**config, is_training=False)
     mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
     return torch.stack([transform(_opened(path, mode)) for path in images])
 
@@ -171,20 +143,10 @@ def _opened(path: Path, mode: str) -> Image.Image:
 
 def _layer(model: nn.Module, image: torch.Tensor) -> tuple[str, tuple[int, int]]:
     """The last stage with enough positions, the first if none has; its height and width."""
-    sizes: dict[str, tuple[int, int]] = {}
-    hooks = []
-    for name in [str(info["module"]) for info in model.feature_info]:  # type: ignore[union-attr]
-
-        def note(module: nn.Module, given: Any, output: torch.Tensor, name: str = name) -> None:
-            sizes[name] = (output.shape[-2], output.shape[-1])
-
-        hooks.append(model.get_submodule(name).register_forward_hook(note))
-    try:
-        with torch.no_grad():
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with torch.no_grad():
+        outputs = model.forward_intermediates(image, intermediates_only=True)  # type: ignore[operator]
+    names = [str(info["module"]) for info in model.feature_info]  # type: ignore[union-attr]
+    sizes = {name: (each.shape[-2], each.shape[-1]) for name, each in zip(names, outputs, strict=True)}
     enough = [name for name, size in sizes.items() if min(size) >= _SMALLEST]
     chosen = enough[-1] if enough else next(iter(sizes))
     return chosen, sizes[chosen]
@@ -201,7 +163,7 @@ def _pictures(batch: torch.Tensor, config: Mapping[str, Any]) -> list[Image.Imag
     mean, std = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
     pixels = ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
-    return [Image.fromarray(each) for each in pixels.permute(0, 2, 3, 1).contiguous().numpy()]
+    return [to_pil_image(each) for each in pixels]
 
 
 def _overlaid(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from operator import attrgetter as get
@@ -54,9 +54,7 @@ class Chart:
     caption: str
 
 
-def write_page(
-    contents: Contents, plans: Sequence[Plan], told: Callable[[str], None] = lambda line: None
-) -> Path:
+def write_page(contents: Contents, plans: Sequence[Plan]) -> Path:
     """Writes the page; its figures have been drawn."""
     svgs = {plan.name: (contents.folder / f"{plan.name}.svg").read_text(encoding="utf-8") for plan in plans}
     charts = {plan.name: Chart(inlined(svgs[plan.name], plan.name, plan.title), *plan[2:]) for plan in plans}
@@ -78,7 +76,7 @@ def write_page(
         tables=_tables(contents),
         remarks={"curves": _without_curves(contents), "runs": _versions(contents)},
         changes=confusion_pictures(contents),
-        attention=attention_maps(contents, told),
+        attention=attention_maps(contents),
         method=[f"{what}: {value}" for what, value in done.items()],
     )
     write_text(path, text)

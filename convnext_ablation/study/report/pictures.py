@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from convnext_ablation.console import track
 from convnext_ablation.errors import UserError
 from convnext_ablation.page import picture_uri, uri_of
 from convnext_ablation.study.report.answer import percent_points, verdict
@@ -14,7 +15,7 @@ from convnext_ablation.study.report.classes import Confusion, examples, surest
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.findings import Effect, Evidence, FinishedRun
 
-__all__ = ["Attention", "Change", "Picture", "attention_maps", "confusion_pictures", "disagreed"]
+__all__ = ["AttentionMaps", "Change", "Picture", "attention_maps", "confusion_pictures", "disagreed"]
 
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
@@ -43,7 +44,7 @@ class Change(NamedTuple):
     pairs: list[tuple[Confusion, float, float, list[Picture]]]
 
 
-class Attention(NamedTuple):
+class AttentionMaps(NamedTuple):
     """Attention maps of networks side by side, by image, and remarks on what is missing."""
 
     remarks: list[str]
@@ -91,13 +92,13 @@ def _picture(evidence: Evidence, index: int, alt: str, caption: str) -> Picture:
     return Picture(source, alt + name, caption, name)
 
 
-def attention_maps(contents: Contents, told: Callable[[str], None] = lambda line: None) -> Attention:
+def attention_maps(contents: Contents) -> AttentionMaps:
     """Attention maps of networks side by side on the same images, or a line that says why there are none."""
     evidence = contents.evidence
     indices = [index for index in disagreed(evidence, _MAPPED_IMAGES) if evidence.image(index) is not None]
     if not indices:
         remark = "Not drawn: the test images are not at hand; the data folder has moved or is gone."
-        return Attention([remark], {})
+        return AttentionMaps([remark], {})
     from convnext_ablation.training.checkpoints import BEST  # with torch, which nothing else here needs
 
     kept = [run for run in evidence.runs if (run.folder / BEST).is_file()]
@@ -108,10 +109,10 @@ def attention_maps(contents: Contents, told: Callable[[str], None] = lambda line
     gone = [row.label for row in rows if row.network.name not in first] if networks else ["any network"]
     reasons = [f"there is no {BEST} in the runs of {', '.join(gone)}"] if gone else []
     layers, maps = set(), []
-    for label, run in chosen:
-        told(f"attention of {label}")
+    for label, run in track(chosen, "attention maps", len(chosen), "networks"):
+        title = f"{label}, seed {run.seed}"
         try:
-            layer, pictures = _maps_of(label, run, indices, evidence)
+            layer, pictures = _maps_of(title, run, indices, evidence)
         except UserError as error:
             reasons.append(f"{label}: {error}")
         else:
@@ -121,14 +122,14 @@ def attention_maps(contents: Contents, told: Callable[[str], None] = lambda line
     if len(chosen) < len(networks):
         remarks.append(f"{len(chosen)} of {len(networks)} networks are shown.")
     if not maps:
-        return Attention(remarks, {})
+        return AttentionMaps(remarks, {})
     remarks.append(f"Maps are of: {'; '.join(sorted(layers))}.")
     shown = {}
     for place, index in enumerate(indices):
         original = _picture(evidence, index, "Test image ", "the image")
         label = f"{evidence.class_name(int(evidence.targets[index]))}: {original.name}"
         shown[label] = [original, *(pictures[place] for pictures in maps)]
-    return Attention(remarks, shown)
+    return AttentionMaps(remarks, shown)
 
 
 def _spread(networks: list[tuple[str, FinishedRun]]) -> list[tuple[str, FinishedRun]]:
@@ -152,7 +153,7 @@ def disagreed(evidence: Evidence, most: int) -> list[int]:
 
 
 def _maps_of(
-    label: str, run: FinishedRun, indices: Sequence[int], evidence: Evidence
+    title: str, run: FinishedRun, indices: Sequence[int], evidence: Evidence
 ) -> tuple[str, list[Picture]]:
     """What the maps of a run are of, and each with its picture."""
     from convnext_ablation.study.report.attention import attention
@@ -164,6 +165,6 @@ def _maps_of(
     for map_, target in zip(found.maps, targets, strict=True):
         true, says = evidence.class_name(target), evidence.class_name(map_.predicted)
         where = f"most speaks for {true} at the {map_.place}" if map_.place else f"nothing speaks for {true}"
-        caption = f"{label}, seed {run.seed}: says {says} ({map_.probability:.0%}); {where}"
+        caption = f"{title}: says {says} ({map_.probability:.0%}); {where}"
         pictures.append(Picture(uri_of(map_.picture), f"Attention map: {caption}", caption))
     return f"{found.layer}, {found.grid[0]}x{found.grid[1]} positions", pictures
