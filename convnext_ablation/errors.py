@@ -40,3 +40,8 @@ def in_one_line(what: str) -> Iterator[None]:
     except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(f"{what}: {reason}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its class's name where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,7 +15,7 @@ import timm
 import torch
 
 from convnext_ablation.bench.timing import FEWEST_ROUNDS
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
 
 __all__ = ["ALLOCATORS", "DTYPES", "FORMS", "MODES", "Configuration", "Contestant", "configurations"]
 
@@ -189,8 +189,3 @@ def _check_dtype(dtype: str, device: str, mode: str) -> None:
         raise UserError(
             f"--dtype is {dtype}, which {device} doesn't have here ({first_line(error)})"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's message; its class where there is no message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

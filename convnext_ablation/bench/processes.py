@@ -22,9 +22,10 @@ from typing import Any
 import torch
 
 from convnext_ablation.bench import roofline
-from convnext_ablation.bench.configuration import DEFAULT, TUNED, Configuration, Contestant, first_line
+from convnext_ablation.bench.configuration import DEFAULT, TUNED, Configuration, Contestant
 from convnext_ablation.bench.contestants import Prepared, peak_memory, prepare, reference
 from convnext_ablation.bench.timing import interleaved
+from convnext_ablation.errors import first_line
 from convnext_ablation.machine import KEEP_MEMORY, end_with_parent
 
 __all__ = ["ProcessDiedError", "allocator_setting", "environment", "measure", "measured"]

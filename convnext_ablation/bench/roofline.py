@@ -20,9 +20,9 @@ import timm
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from convnext_ablation.bench.configuration import TRAINING, first_line
+from convnext_ablation.bench.configuration import TRAINING
 from convnext_ablation.bench.timing import Times
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 
 __all__ = ["Cost", "best_of", "checked_cost", "cost_of", "kernels"]
@@ -89,8 +89,8 @@ def checked_cost(name: str, img_size: int) -> Cost:
     try:
         return cost_of(name, img_size, "cpu")
     except Exception as error:
-        reason = first_line(error)
-        raise UserError(f"{name} doesn't take images of {img_size} x {img_size} pixels: {reason}") from error
+        images = f"images of {img_size} x {img_size} pixels"
+        raise UserError(f"{name} doesn't take {images}: {first_line(error)}") from error
 
 
 def cost_of(name: str, img_size: int, device: str = "meta") -> Cost:

@@ -13,7 +13,7 @@ import torch
 from timm.utils.model import reparameterize_model
 from torch import nn
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.inference.batches import PartByPart, choose, prepare
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
 from convnext_ablation.inference.simplify import sections_of
@@ -116,7 +116,9 @@ def optimize_for_inference(
     try:
         expected = model.eval()(x)
     except RuntimeError as error:
-        raise UserError(f"the network can't take an input of {tuple(x.shape)}: {_line(error)}") from error
+        raise UserError(
+            f"the network can't take an input of {tuple(x.shape)}: {first_line(error)}"
+        ) from error
     finally:
         model.train(was_training)
 
@@ -186,7 +188,7 @@ def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
         compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, options=options)
         compiled(x)
     except Exception as error:  # what a missing or failing compiler raises is no public class
-        _logger.warning("torch.compile failed and is left out: %s", _line(error))
+        _logger.warning("torch.compile failed and is left out: %s", first_line(error))
         return None
     return _Called(compiled)
 
@@ -243,8 +245,3 @@ def _seconds(network: nn.Module, x: torch.Tensor) -> float:
 
     run()
     return min(timeit.repeat(run, number=1, repeat=_ROUNDS))
-
-
-def _line(error: BaseException) -> str:
-    """The first line of what an error says, or its class's name."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

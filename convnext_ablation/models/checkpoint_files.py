@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
 from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.models.convert import Format, StateDict, format_of, weights_in
 
 # A crafted file can run code in older versions, `weights_only=True` or not: before 2.6 as a tar archive
@@ -159,7 +159,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
                 f"{path}: refused, nothing was run: the file names {refused[1]}, which is neither weights "
                 "nor settings; save the state_dict alone where it was made"
             ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path}: not a checkpoint, or a damaged one ({reason}); copy it again") from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
