@@ -32,7 +32,6 @@ class Refused(Exception):  # noqa: N818
 
 
 def is_large(path: str) -> bool:
-    """Whether a file goes to LFS."""
     return path.endswith(".safetensors")
 
 
@@ -53,12 +52,10 @@ class Repository:
 
     @property
     def head(self) -> str:
-        """Id of the last commit."""
         return list(self.commits)[-1]
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What the last commit holds."""
         return self.commits[self.head]
 
     def commit(self, files: Mapping[str, bytes]) -> str:
@@ -76,14 +73,15 @@ class Hub:
         url: What `HF_ENDPOINT` is set to.
         repositories: By name, ``namespace/name``.
         collections: What is known of each, by slug.
-        requests: Method, path and token of those made so far.
+        requests: Method and path of those made so far.
+        faults: Patterns of requests, and what goes wrong: ``flip`` a bit, once, or an HTTP status.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.collections: dict[str, dict[str, Any]] = {}
         self.uploaded: dict[str, bytes] = {}
-        self.requests: list[tuple[str, str | None]] = []
+        self.requests: list[str] = []
         self.faults: list[tuple[str, str | int]] = []
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -126,16 +124,13 @@ class Hub:
 
     def said(self, pattern: str = "") -> list[str]:
         """Method and path of the requests made so far in which the pattern is found."""
-        return [request for request, _ in self.requests if re.search(pattern, request)]
+        return [request for request in self.requests if re.search(pattern, request)]
 
     def fault_of(self, request: str) -> str | int | None:
-        """What goes wrong with a request: ``flip`` a bit once, or an HTTP status for good."""
-        for index, (pattern, fault) in enumerate(self.faults):
-            if re.search(pattern, request):
-                if fault == "flip":
-                    del self.faults[index]
-                return fault
-        return None
+        found = next((each for each in self.faults if re.search(each[0], request)), None)
+        if found and found[1] == "flip":
+            self.faults.remove(found)
+        return found and found[1]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -150,7 +145,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = f"{self.command} {path}"
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
-        self.hub.requests.append((request, self.token))
+        self.hub.requests.append(request)
         self.fault = self.hub.fault_of(request)
         try:
             if isinstance(self.fault, int):

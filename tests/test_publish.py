@@ -302,22 +302,30 @@ def test_who_may_not_publish_is_told_in_a_line(tiny, hub, monkeypatch, token, to
 
 READ_BACK = """
 import sys, timm, torch, convnext_ablation
-states = {name: timm.create_model(name, pretrained=True).state_dict() for name in sys.argv[2:]}
-torch.save(states, sys.argv[1])
+models = {name: timm.create_model(name, pretrained=True) for name in sys.argv[2:]}
+print(*(model.pretrained_cfg["hf_hub_id"] for model in models.values()))
+torch.save({name: model.state_dict() for name, model in models.items()}, sys.argv[1])
 """
 
 
-def test_what_was_published_comes_back_bit_for_bit_in_another_process(finished, hub, tmp_path):
+def test_a_release_comes_back_bit_for_bit_by_every_name_online_and_offline(finished, hub, tmp_path):
     publish(finished, "--to", REPOSITORY)
     first = hub.repositories[REPOSITORY].head
     publish(finished, "--to", REPOSITORY, "--weights", "plain")
+    last, state = hub.repositories[REPOSITORY].head, load_checkpoint(finished / "model_best.pth.tar")
     names = (f"hf-hub:{REPOSITORY}@{first}", f"hf-hub:{REPOSITORY}", NAME)
     environment = {**ONE_THREAD, **hub.environment(tmp_path / "cache"), "CONVNEXT_ABLATION_HUB": "lab"}
     command = [sys.executable, "-c", READ_BACK, str(tmp_path / "states.pt"), *names]
-    subprocess.run(command, env=environment, check=True, capture_output=True, timeout=120)
-    back, state = torch.load(tmp_path / "states.pt"), load_checkpoint(finished / "model_best.pth.tar")
-    for name, key in zip(names, ("state_dict_ema", "state_dict", "state_dict"), strict=True):
-        assert all(torch.equal(back[name][at], value) for at, value in state[key].items())
+    for offline in ("0", "1"):
+        made = len(hub.requests)
+        environment["HF_HUB_OFFLINE"] = offline
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.stderr == ""
+        assert done.stdout.split() == [f"{REPOSITORY}@{commit}" for commit in (first, last, last)]
+        back = torch.load(tmp_path / "states.pt")
+        for name, key in zip(names, ("state_dict_ema", "state_dict", "state_dict"), strict=True):
+            assert all(torch.equal(back[name][at], value) for at, value in state[key].items())
+    assert len(hub.requests) == made
 
 
 # what is refused

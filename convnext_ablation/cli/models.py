@@ -18,7 +18,7 @@ from convnext_ablation.models.components import FAMILIES, STAGES
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.models.difference import component_lines, layer_lines
 from convnext_ablation.models.network import ResNetToConvNeXt
-from convnext_ablation.weights import own_tags, place_from_environment
+from convnext_ablation.weights import place_from_environment
 
 HEADER = ("model", "adds", "parameters", "GMACs", "weights")
 WEIGHTS_HEADER = ("weights", "classes", "pixels", "crop", "interpolation", "licence", "from")
@@ -182,7 +182,9 @@ def _known_weights(name: str) -> dict[str, PretrainedCfg]:
     """By name: the public ones, timm's default first, then those in the folder that is set for one's own."""
     public = {key: cfg for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights}
     place = place_from_environment()
-    own = {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in own_tags(name)} if place else {}
+    if place is None or place.folder is None:
+        return public
+    own = {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in place.names([name])}
     return {**public, **own}
 
 

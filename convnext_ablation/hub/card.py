@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -20,7 +19,9 @@ from convnext_ablation.page import render
 from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.recipes import TIMM_ONLY
 
-__all__ = ["CardFacts", "Sibling", "caveats", "model_card", "recipe_of"]
+__all__ = ["Sibling", "model_card", "recipe_of"]
+
+Sibling = tuple[str, str, Sequence[SplitResult]]  # another network's release: name, link, results
 
 # of a run's arguments, those that say nothing of how it trained, or whose machine it was
 _OF_THE_MACHINE = {
@@ -32,72 +33,57 @@ _FILES = ("class_map", "initial_checkpoint", "pretrained_path")  # only their na
 _HUB_NAMES = {"imagenet": "imagenet-1k"}  # of data sets that stand on the hub
 
 
-@dataclass(frozen=True)
-class Sibling:
-    """Another network of the same study: the name of its release, where it is, its results, a test first."""
+def model_card(
+    run: FinishedRun,
+    name: str,
+    repository: str,
+    config: Mapping[str, Any],
+    images: Mapping[str, Any],
+    parameters: int,
+    gmacs: float,
+    license: str = "",
+    siblings: Sequence[Sibling] = (),
+) -> str:
+    """Writes the model card; the same facts give the same text.
 
-    name: str
-    link: str
-    results: Sequence[SplitResult]
-
-
-@dataclass(frozen=True)
-class CardFacts:
-    """What a model card is made of.
-
-    Attributes:
+    Args:
+        run: What is published.
         name: Of the release.
         repository: ``namespace/name`` on the hub; empty for a folder.
-        run: What it was published from.
-        architecture: Name of the network.
-        classes: Number of classes.
+        config: The release's `config.json`.
+        images: How images are prepared, in timm's words.
         parameters: Number of parameters.
         gmacs: Billions of multiply-accumulates of an image.
-        data_config: How images are prepared for it, in timm's words.
-        sha256: Of the weights.
         license: Its identifier on the hub; empty if none is stated.
         siblings: The other networks of the study.
     """
-
-    name: str
-    repository: str
-    run: FinishedRun
-    architecture: str
-    classes: int
-    parameters: int
-    gmacs: float
-    data_config: Mapping[str, Any]
-    sha256: str
-    license: str = ""
-    siblings: Sequence[Sibling] = ()
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the network is one of this package's."""
-        return self.architecture in zoo.model_names()
-
-
-def model_card(facts: CardFacts) -> str:
-    """Writes the model card; the same facts give the same text."""
+    is_ours = config["architecture"] in zoo.model_names()
     return render(
         "model_card.md",
-        metadata=_metadata(facts),
-        facts=facts,
-        run=facts.run,
-        arguments=facts.run.arguments,
-        config=facts.data_config,
-        label=_label(facts.architecture),
-        size=" x ".join(map(str, facts.data_config["input_size"][1:])),
+        metadata=_metadata(run, name, license, is_ours),
+        run=run,
+        arguments=run.arguments,
+        name=name,
+        repository=repository,
+        config=config,
+        images=images,
+        parameters=parameters,
+        gmacs=gmacs,
+        license=license,
+        siblings=siblings,
+        is_ours=is_ours,
+        label=_label(config["architecture"]),
+        size=" x ".join(map(str, images["input_size"][1:])),
         numbers=lambda values: ", ".join(f"{value:g}" for value in values),
-        caveats=list(caveats(facts.run)),
-        start=_start(facts.run),
-        script=_script(facts.run),
-        recipe=yaml.safe_dump(recipe_of(facts.run.saved)).strip(),
+        known_fault=KNOWN_FAULTS.get(run.data.name),
+        start=_start(run),
+        script=_script(run),
+        recipe=yaml.safe_dump(recipe_of(run.saved)).strip(),
     )
 
 
-def _metadata(facts: CardFacts) -> ModelCardData:
-    data = facts.run.data.name
+def _metadata(run: FinishedRun, name: str, license: str, is_ours: bool) -> ModelCardData:
+    data = run.data.name
     results = [
         EvalResult(
             task_type="image-classification",
@@ -106,11 +92,11 @@ def _metadata(facts: CardFacts) -> ModelCardData:
             dataset_name=data,
             dataset_split=result.split,
             metric_type=kind,
-            metric_name=f"{name} accuracy (%)",
+            metric_name=f"{metric} accuracy (%)",
             metric_value=round(value, 3),
         )
-        for result in facts.run.results
-        for kind, name, value in (
+        for result in run.results
+        for kind, metric, value in (
             ("accuracy", "Top-1", result.top1),
             ("top_5_accuracy", "Top-5", result.top5),
         )
@@ -119,11 +105,11 @@ def _metadata(facts: CardFacts) -> ModelCardData:
     return ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        license=facts.license or None,
-        tags=tags if facts.is_ours else tags[:2],
+        license=license or None,
+        tags=tags if is_ours else tags[:2],
         datasets=[_HUB_NAMES[data]] if data in _HUB_NAMES else None,
         metrics=["accuracy"] if results else None,
-        model_name=facts.name if results else None,
+        model_name=name if results else None,
         eval_results=results or None,
     )
 
@@ -136,41 +122,6 @@ def _label(architecture: str) -> str:
             variant = variants[name]
             return f"`{architecture}`, {variant.label} ({variant.adds}){width}"
     return f"`{architecture}`"
-
-
-def caveats(run: FinishedRun) -> Iterator[str]:
-    """What a reader must know of the figures."""
-    arguments, splits = run.arguments, [result.split for result in run.results]
-    if not run.results:
-        other = "plain" if run.ema else "averaged (EMA)"
-        yield f"There are none: the run evaluated its {other} weights, and these are the others."
-    elif run.results[0].picked_on:
-        yield (
-            f"The epoch was picked by {arguments.eval_metric} on {splits[0]}, which the figures are of: they "
-            "are too high; no other split was tested."
-        )
-    elif len(run.results) > 1:
-        yield (
-            f"The epoch was picked by {arguments.eval_metric} on {splits[1]}; the figures on {splits[1]} are "
-            f"therefore too high. Judge by {splits[0]}."
-        )
-    if run.results:
-        yield (
-            f"This is one run, with seed {arguments.seed}: another seed gives another figure, and the "
-            "intervals don't include that."
-        )
-    if run.by_timm and run.results:
-        precision = f", under AMP in {arguments.amp_dtype}" if arguments.amp else ""
-        yield (
-            f"The figures are timm's own{precision}; where several processes evaluate, it counts some images "
-            "twice."
-        )
-    if any(result.interval is None for result in run.results):
-        yield "The number of images wasn't known here, so there is no interval."
-    if run.data.name in KNOWN_FAULTS:
-        yield KNOWN_FAULTS[run.data.name]
-    if not run.data.classes:
-        yield "The names of the classes weren't known here; the release has their numbers only."
 
 
 def _script(run: FinishedRun) -> str:

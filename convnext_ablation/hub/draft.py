@@ -22,7 +22,7 @@ from timm.models import clean_state_dict, save_for_hf
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text
-from convnext_ablation.hub.card import CardFacts, Sibling, model_card, recipe_of
+from convnext_ablation.hub.card import Sibling, model_card, recipe_of
 from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.models.cost import count_gmacs, count_parameters
@@ -39,12 +39,7 @@ _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a release goes: to a repository of the hub, or into a folder.
-
-    Attributes:
-        repository: ``namespace/name``; empty for a folder.
-        folder: The folder; None for the hub.
-    """
+    """Where a release goes: to a repository of the hub, ``namespace/name``, or into a folder."""
 
     repository: str = ""
     folder: Path | None = None
@@ -53,6 +48,11 @@ class Target:
     def name(self) -> str:
         """Name of the release."""
         return self.repository.partition("/")[2] if self.folder is None else self.folder.resolve().name
+
+    @property
+    def link(self) -> str:
+        """How the card of another release of a study links to it."""
+        return f"https://huggingface.co/{self.repository}" if self.repository else f"../{self.name}"
 
     def __str__(self) -> str:
         """The repository as timm names it, or the folder."""
@@ -83,21 +83,13 @@ def target_of(text: str) -> Target:
 
 @dataclass(frozen=True)
 class Draft:
-    """A release that is made and nowhere yet but in a folder that is removed again.
-
-    Attributes:
-        folder: Holds `FILES`.
-        target: Where it is to go.
-        card: The model card.
-        config: What `config.json` says.
-        run: What it was made from.
-    """
+    """A release that is made and nowhere yet but in a folder, of `FILES`, that is removed again."""
 
     folder: Path
     target: Target
-    card: str = field(repr=False)
-    config: Mapping[str, Any] = field(repr=False)
     run: FinishedRun = field(repr=False)
+    config: Mapping[str, Any] = field(repr=False)  # what config.json says
+    card: str = field(repr=False)
 
 
 @contextmanager
@@ -105,12 +97,6 @@ def drafted(
     run: FinishedRun, target: Target, license: str = "", siblings: Sequence[Sibling] = ()
 ) -> Iterator[Draft]:
     """Makes a release of a run; its files are removed when the context is left.
-
-    Args:
-        run: The run.
-        target: Where it is to go.
-        license: Identifier of the licence of the weights; empty if none is to be stated.
-        siblings: The other networks of its study.
 
     Raises:
         UserError: The weights aren't the network's, or it can't be made.
@@ -133,22 +119,10 @@ def _draft(
     data_config = resolve_data_config(settings, model=model)
     gmacs = count_gmacs(model, data_config["input_size"])
     config = _save(folder, model, run, data_config, license)
-    facts = CardFacts(
-        name=target.name,
-        repository=target.repository,
-        run=run,
-        architecture=config["architecture"],
-        classes=config["num_classes"],
-        parameters=count_parameters(model),
-        gmacs=gmacs,
-        data_config=data_config,
-        sha256=config["weights"]["sha256"],
-        license=license,
-        siblings=siblings,
-    )
-    card = model_card(facts)
+    name, parameters = target.name, count_parameters(model)
+    card = model_card(run, name, target.repository, config, data_config, parameters, gmacs, license, siblings)
     write_text(folder / CARD, card)
-    return Draft(folder, target, card, config, run)
+    return Draft(folder, target, run, config, card)
 
 
 def _network(run: FinishedRun) -> Any:

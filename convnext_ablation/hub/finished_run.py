@@ -24,7 +24,7 @@ from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TE
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
 
-__all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "same_split", "saved_arguments"]
+__all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "saved_arguments"]
 
 Which = Literal["auto", "ema", "plain"]
 # data sets that are a folder of images; `cached`, of older runs, also kept them decoded
@@ -33,23 +33,14 @@ _FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
 
 @dataclass(frozen=True)
 class SplitResult:
-    """How well the weights do on a split.
-
-    Attributes:
-        split: Its name.
-        top1: Accuracy in percent.
-        top5: The same, where the right class is among the five most probable.
-        images: Number of images, None if that isn't known.
-        picked_on: Whether the epoch was picked on it.
-        interval: Of top-1 over images, as fractions; None if the number of images isn't known.
-    """
+    """Accuracy of the weights on a split, in percent."""
 
     split: str
     top1: float
     top5: float
-    images: int | None
-    picked_on: bool
-    interval: Interval | None
+    images: int | None  # None if their number isn't known
+    picked_on: bool  # whether the epoch was picked on it
+    interval: Interval | None  # of top-1 over images, as fractions
 
     @property
     def percent(self) -> str:
@@ -66,50 +57,29 @@ class SplitResult:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of the data that a run was trained and evaluated on.
-
-    Attributes:
-        name: Of the data set.
-        classes: Names of the classes in the order of their numbers; empty if they aren't known.
-        fingerprint: Hash of the manifest; empty if there is none.
-        images: Ids of the images of each split that was looked at.
-    """
+    """What is known of the data that a run was trained and evaluated on; empty what isn't."""
 
     name: str
     classes: tuple[str, ...] = ()
-    fingerprint: str = ""
-    images: Mapping[str, list[str]] = field(default_factory=dict, repr=False)
+    fingerprint: str = ""  # hash of the manifest
+    images: Mapping[str, list[str]] = field(default_factory=dict, repr=False)  # ids of each split
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run.
-
-    Attributes:
-        folder: Its folder.
-        arguments: What determined it.
-        saved: `args.yaml` as it stands there.
-        data: What it was trained on.
-        best: The best epoch, whose weights these are.
-        epochs: How many it trained.
-        ema: Whether the weights are the averaged ones.
-        results: What is known of these weights, a test first; none if only the other weights were evaluated.
-        versions: Of the software that trained it, as far as the run says.
-        processes: How many trained together, None if the run doesn't say.
-        by_timm: Whether timm's script trained it.
-    """
+    """A finished run, and which of its weights are published."""
 
     folder: Path
     arguments: TrainingArguments
-    saved: Mapping[str, Any] = field(repr=False)
+    saved: Mapping[str, Any] = field(repr=False)  # its args.yaml
     data: DataFacts
-    best: Epoch
+    best: Epoch  # whose weights these are
     epochs: int
-    ema: bool
-    results: tuple[SplitResult, ...]
-    versions: Mapping[str, str]
-    processes: int | None
-    by_timm: bool
+    ema: bool  # whether the weights are the averaged ones
+    results: tuple[SplitResult, ...]  # a test first; none if only the other weights were evaluated
+    versions: Mapping[str, str]  # of the software that trained it, as far as the run says
+    processes: int | None  # None if the run doesn't say
+    by_timm: bool  # whether timm's script trained it
 
     def weights(self) -> StateDict:
         """The weights.
@@ -172,11 +142,6 @@ def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> F
     )
 
 
-def same_split(one: str, other: str) -> bool:
-    """Whether two names mean the same split, as `val` and `validation` do."""
-    return one == other or any(one in names and other in names for names in SYNONYMS.values())
-
-
 def saved_arguments(folder: Path) -> dict[str, Any]:
     """Reads the `args.yaml` of a finished run.
 
@@ -211,31 +176,25 @@ def _results(
                 f"{folder}: the data have other images in the split {split!r} than the run was tested on; "
                 "name the folder that it was with --data"
             )
-        picked = bool(arguments.val_split) and same_split(split, arguments.val_split)
-        yield SplitResult(
-            split,
-            predictions.top1,
-            predictions.top5_accuracy,
-            len(predictions.targets),
-            picked,
-            accuracy(predictions.correct[None]),
-        )
+        same = next((names for names in SYNONYMS.values() if split in names), (split,))
+        picked, interval = arguments.val_split in same, accuracy(predictions.correct[None])
+        images = len(predictions.targets)
+        yield SplitResult(split, predictions.top1, predictions.top5_accuracy, images, picked, interval)
         if picked:
             return
     if best.eval_top1 is not None and best.eval_top5 is not None:
-        images = _counted(best.eval_top1, data.images.get(arguments.val_split))
-        interval = None
-        if images is not None:  # it depends on how many are right, not on which
-            interval = accuracy((np.arange(images) < round(best.eval_top1 * images / 100))[None])
-        yield SplitResult(arguments.val_split, best.eval_top1, best.eval_top5, images, True, interval)
-
-
-def _counted(top1: float, ids: list[str] | None) -> int | None:
-    """How many images a split has, None if that isn't known or doesn't go with the accuracy on it."""
-    if not ids:
-        return None
-    correct = top1 * len(ids) / 100
-    return len(ids) if abs(correct - round(correct)) < 0.05 else None  # timm sums up in float32
+        count = len(data.images.get(arguments.val_split, ()))
+        correct = best.eval_top1 * count / 100
+        counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm sums up in float32
+        yield SplitResult(
+            arguments.val_split,
+            best.eval_top1,
+            best.eval_top5,
+            count if counted else None,
+            picked_on=True,
+            # it depends on how many are right, not on which
+            interval=accuracy((np.arange(count) < round(correct))[None]) if counted else None,
+        )
 
 
 def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,6 @@ def client() -> HfApi:
 
 def onto_hub(draft: Draft, api: HfApi, public: bool = False) -> str:
     """Publishes a release by one commit, into a new repository or as a new revision.
-
-    Args:
-        draft: The release.
-        api: The hub's client, logged in.
-        public: Make a new repository public.
 
     Returns:
         What was done, in a line.
@@ -197,7 +192,10 @@ def _best_runs(study: Path) -> dict[str, Path]:
     """
     best: dict[str, tuple[float, int, Path]] = {}
     settings: dict[str, tuple[Any, Path]] = {}
-    for folder, result in _finished(study):
+    for path in sorted(study.glob(f"runs/*/{RESULT}")):
+        folder, result = path.parent, load_result(path)
+        if "test_top1" not in result:  # it only tuned a learning rate
+            continue
         network, seed = str(result["network"]), int(result["seed"])
         recipe = {
             name: value for name, value in recipe_of(saved_arguments(folder)).items() if name not in _VARIED
@@ -215,24 +213,10 @@ def _best_runs(study: Path) -> dict[str, Path]:
     return {network: best[network][2] for network in sorted(best)}
 
 
-def _finished(study: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The runs that were tested, with their results; runs that only tuned a learning rate were not."""
-    for path in sorted(study.glob(f"runs/*/{RESULT}")):
-        result = load_result(path)
-        if "test_top1" in result:
-            yield path.parent, result
-
-
 def siblings_of(member: Member, members: Sequence[Member]) -> list[Sibling]:
     """The other networks, for a network's card."""
-    siblings = []
-    for other in members:
-        if other is not member:
-            target = other.target
-            on_hub = f"https://huggingface.co/{target.repository}"
-            link = on_hub if target.repository else f"../{target.name}"
-            siblings.append(Sibling(target.name, link, other.run.results))
-    return siblings
+    others = [other for other in members if other is not member]
+    return [(other.target.name, other.target.link, other.run.results) for other in others]
 
 
 def tie_in_folder(study: str, members: Sequence[Member]) -> Path:
@@ -244,14 +228,7 @@ def tie_in_folder(study: str, members: Sequence[Member]) -> Path:
 
 
 def tie_on_hub(study: str, members: Sequence[Member], api: HfApi, public: bool) -> str:
-    """Puts the releases of a study into a collection on the hub, which is made if need be.
-
-    Returns:
-        The collection's name.
-
-    Raises:
-        UserError: The hub refuses.
-    """
+    """Puts the releases of a study into a collection on the hub, made if need be; returns its name."""
     namespace = members[0].target.repository.partition("/")[0]
     about = f"Networks of one study, {len(members)} in all; {RULE.partition(',')[0]} one run"
     with hub_errors(f"the collection {study} of {namespace}"):

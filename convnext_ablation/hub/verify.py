@@ -79,17 +79,12 @@ def claim_of(release: Release, split: str = "") -> Claim:
         )
     if release.sha256 is None:
         raise UserError(f"{release.name}: has no SHA-256 of the weights; have it published again")
+    first = chosen[0]
     try:
-        first = chosen[0]
-        return Claim(
-            str(first["split"]),
-            first["images"],
-            float(first["top1"]),
-            float(first["top5"]),
-            release.trained.get("manifest_sha256"),
-        )
+        figures = (first["images"], float(first["top1"]), float(first["top5"]))
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{release.name}: its figures can't be read; have it published again") from error
+    return Claim(str(first["split"]), *figures, release.trained.get("manifest_sha256"))
 
 
 def differences(
@@ -121,7 +116,12 @@ def differences(
     found = _other_data(release, claim, images, Path(str(arguments.data_dir)))
     if not found:
         predictions = _predictions(release, weights, arguments, images, on_progress)
-        found = _other_figures(claim, predictions, tolerance)
+        pairs = (("top-1", claim.top1, predictions.top1), ("top-5", claim.top5, predictions.top5_accuracy))
+        found = [
+            f"{name} is {figure:.3f} %, claimed are {claimed:.3f} %, {abs(figure - claimed):.3f} points off"
+            for name, claimed, figure in pairs
+            if abs(figure - claimed) > tolerance
+        ]
     return len(images), found
 
 
@@ -139,16 +139,6 @@ def _other_data(release: Release, claim: Claim, images: Images, folder: Path) ->
         elif manifest_hash(folder) != claim.manifest:
             found.append(f"{folder / MANIFEST} is another: its SHA-256 isn't {claim.manifest[:12]}...")
     return found
-
-
-def _other_figures(claim: Claim, predictions: Predictions, tolerance: float) -> list[str]:
-    """Which figures aren't as claimed."""
-    pairs = (("top-1", claim.top1, predictions.top1), ("top-5", claim.top5, predictions.top5_accuracy))
-    return [
-        f"{name} is {found:.3f} %, claimed are {claimed:.3f} %, {abs(found - claimed):.3f} points off"
-        for name, claimed, found in pairs
-        if abs(found - claimed) > tolerance
-    ]
 
 
 def _predictions(

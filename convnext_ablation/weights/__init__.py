@@ -4,9 +4,8 @@ from convnext_ablation.weights.release import (
     Place,
     Release,
     find_release,
-    own_tags,
     place_from_environment,
     read_release,
 )
 
-__all__ = ["Place", "Release", "find_release", "own_tags", "place_from_environment", "read_release"]
+__all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]

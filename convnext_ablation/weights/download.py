@@ -32,13 +32,28 @@ _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 
 
+# what the client raises, the first that fits; of the rest, of its HTTP library too, the reason is told
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+_TOLD: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, f"its owner has to let you in: ask on its page at {{hub}}, then {_LOG_IN}"),
+    (
+        RepositoryNotFoundError,
+        f"no such repository on {{hub}}, or a private one: check the name, or {_LOG_IN}",
+    ),
+    (RevisionNotFoundError, "no such revision; name a commit, tag or branch"),
+    (HFValidationError, "can't be the name of a repository; it is NAMESPACE/NAME"),
+    (LocalEntryNotFoundError, ""),
+    (EntryNotFoundError, "no such file; pickles are not read, have the weights published as safetensors"),
+)
+
+
 class NotThereError(UserError):
     """The repository isn't there, or nothing of it is in the cache of a machine that is offline."""
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Makes one line of whatever the hub's client raises, of its own or of its HTTP library.
+    """Makes one line of whatever the hub's client raises.
 
     Args:
         what: What is asked for, a repository first.
@@ -46,39 +61,21 @@ def hub_errors(what: str) -> Iterator[None]:
     Raises:
         UserError: Something was raised; a `NotThereError` if there is no such repository.
     """
-    hub = constants.ENDPOINT
     try:
         yield
     except UserError:
         raise
-    except GatedRepoError as error:
-        raise UserError(
-            f"{what}: its owner has to let you in; ask at {hub}/{what.partition(':')[0]}, then log in with "
-            "`hf auth login` or set HF_TOKEN"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise NotThereError(
-            f"{what}: no such repository on {hub}, or a private one; check the name, and if it is private "
-            "log in with `hf auth login` or set HF_TOKEN"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise UserError(f"{what}: no such revision; name a commit, tag or branch") from error
-    except HFValidationError as error:
-        raise UserError(f"{what}: can't be the name of a repository; it is NAMESPACE/NAME") from error
     except Exception as error:
-        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-            raise UserError(
-                f"{what}: no such file there; pickles are not read, have the weights published as safetensors"
-            ) from error
         if constants.HF_HUB_OFFLINE and isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-            raise NotThereError(
-                f"{what}: isn't in the hub's cache, and HF_HUB_OFFLINE is set; load it once without that"
-            ) from error
-        reason, hint = _reason(error)
-        raise UserError(f"{what}: {hub} refused or can't be reached ({reason}); {hint}") from error
+            hint = "isn't in the hub's cache, and HF_HUB_OFFLINE is set; load it once without that"
+            raise NotThereError(f"{what}: {hint}") from error
+        told = next((told for kind, told in _TOLD if isinstance(error, kind)), "") or _reason(error)
+        missing = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
+        kind = NotThereError if missing else UserError
+        raise kind(f"{what}: {told.replace('{hub}', constants.ENDPOINT)}") from error
 
 
-def _reason(error: BaseException) -> tuple[str, str]:
+def _reason(error: BaseException) -> str:
     """What the client says went wrong, in a line, and what to do.
 
     Its HTTP library was requests, then httpx, then httpx2, so its errors can't be named.
@@ -90,7 +87,8 @@ def _reason(error: BaseException) -> tuple[str, str]:
         401: "the token is not valid: log in with `hf auth login`",
         403: "the token may not do that: take a namespace and a token that may",
     }.get(status or 0, "check the network and HF_ENDPOINT, and try again")
-    return " ".join(str(error).split())[:200] or type(error).__name__, hint
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return f"{{hub}} refused or can't be reached ({reason}); {hint}"
 
 
 def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha256: str | None = None) -> Path:
@@ -196,22 +194,14 @@ def repositories(namespace: str, models: Sequence[str], cache_dir: str | Path | 
     Raises:
         UserError: The hub can't be asked and the cache has none.
     """
+    starts = tuple(f"{namespace}/{model}." for model in models)
     try:
         with hub_errors(f"{namespace}/{models[0]}"):
-            names = [
-                info.id
-                for model in models
-                for info in HfApi().list_models(author=namespace, search=f"{model}.")
-            ]
+            listed = [HfApi().list_models(author=namespace, search=f"{model}.") for model in models]
+            names = [info.id for infos in listed for info in infos]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
-        if not (found := _of(names, namespace, models)):
+        if not any(name.startswith(starts) for name in names):
             raise
-        return found
-    return _of(names, namespace, models)
-
-
-def _of(names: Sequence[str], namespace: str, models: Sequence[str]) -> list[str]:
-    starts = tuple(f"{namespace}/{model}." for model in models)
     return sorted(name for name in names if name.startswith(starts))

@@ -34,25 +34,15 @@ _HINT = (
 
 @dataclass(frozen=True)
 class Request:
-    """What an entry point was asked for, in timm's words.
+    """What an entry point was asked for, in timm's words."""
 
-    Attributes:
-        names: The network's name, and others of the same network.
-        pretrained: Whether weights are to be loaded.
-        cfg: A tag; all there is to know of the weights; or None.
-        overlay: What replaces single values of it.
-        cache_dir: Another cache than the hub's own.
-        place: Where releases are looked for; None for the place that the environment names.
-        untrained: Preprocessing of the network without weights.
-    """
-
-    names: Sequence[str]
+    names: Sequence[str]  # the network's, then others of the same network
     pretrained: bool
-    cfg: str | dict[str, Any] | Any | None  # a `PretrainedCfg`, which has no types
+    cfg: str | dict[str, Any] | Any | None  # a tag, or a `PretrainedCfg`, which has no types
     overlay: Mapping[str, Any]
     cache_dir: str | Path | None
-    place: Place | None
-    untrained: Mapping[str, Any] = field(repr=False)
+    place: Place | None  # of releases; None for the place that the environment names
+    untrained: Mapping[str, Any] = field(repr=False)  # preprocessing of the network without weights
 
     @property
     def loads(self) -> bool:

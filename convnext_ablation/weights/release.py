@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from timm.models import PretrainedCfg
@@ -36,7 +36,6 @@ __all__ = [
     "Place",
     "Release",
     "find_release",
-    "own_tags",
     "place_from_environment",
     "read_release",
 ]
@@ -48,24 +47,18 @@ HUB_VARIABLE, FOLDER_VARIABLE = "CONVNEXT_ABLATION_HUB", "CONVNEXT_ABLATION_WEIG
 _logger = logging.getLogger(__name__)
 # what a release must not set: where weights come from, which is the release itself
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
+_LABELS = ("label_names", "label_descriptions")
 _OUR_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "weights_from"}
 
 
 @dataclass(frozen=True)
 class Release:
-    """What was published of a trained network.
+    """What was published of a trained network."""
 
-    Attributes:
-        name: ``namespace/name@commit``, or the folder.
-        folder: The folder, None if it lies on a hub.
-        config: Its `config.json`.
-        cache_dir: The cache that it was fetched into, None for the hub's own.
-    """
-
-    name: str
-    folder: Path | None
+    name: str  # ``namespace/name@commit``, or the folder
+    folder: Path | None  # None if it lies on a hub
     config: Mapping[str, Any] = field(repr=False)
-    cache_dir: str | Path | None = None
+    cache_dir: str | Path | None = None  # that it was fetched into; None for the hub's own
 
     @property
     def architecture(self) -> str:
@@ -102,23 +95,16 @@ class Release:
     @property
     def tag(self) -> str:
         """What stands behind the network's name in its own name, empty if nothing does."""
-        return self.name.partition("@")[0].replace("\\", "/").rpartition("/")[2].partition(".")[2]
+        return PurePath(self.name.partition("@")[0]).name.partition(".")[2]
 
     def pretrained_cfg(self) -> dict[str, Any]:
         """Preprocessing, classes and the rest, as timm's `PretrainedCfg` takes it, without the weights."""
-        cfg = {**self.config["pretrained_cfg"], "num_classes": self.num_classes}
-        for name in ("label_names", "label_descriptions"):
-            if name in self.config:
-                cfg[name] = self.config[name]
-        # that of a newer timm may have had more
+        # a config of a newer timm may have more
         known = {each.name for each in dataclasses.fields(PretrainedCfg)} - _SOURCES
-        cfg = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in cfg.items()
-            if name in known
-        }
-        channels = self.model_args.get("in_chans")
-        if channels:
+        labels = {name: self.config[name] for name in _LABELS if name in self.config}
+        cfg = {**self.config["pretrained_cfg"], "num_classes": self.num_classes, **labels}
+        cfg = {key: _hashable(value) for key, value in cfg.items() if key in known}
+        if channels := self.model_args.get("in_chans"):
             cfg["input_size"] = (channels, *cfg.get("input_size", (3, 224, 224))[1:])
         on_hub = {} if self.folder else {"hf_hub_id": self.name}
         return {**cfg, **on_hub, "architecture": self.architecture, "tag": self.tag or None}
@@ -145,6 +131,10 @@ class Release:
         return path
 
 
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Release:
     """Reads what a release says of itself; of the weights nothing is read or fetched yet.
 
@@ -156,14 +146,15 @@ def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Rele
     Raises:
         UserError: There is none, or it is damaged.
     """
-    if isinstance(where, str) and where.startswith(HUB):
-        repository = where.removeprefix(HUB)
+    text = str(where)
+    if isinstance(where, str) and not text.startswith((HUB, FOLDER)):
+        raise UserError(f"{where!r}: write {HUB}NAMESPACE/NAME for a hub, {FOLDER}PATH for a folder")
+    if text.startswith(HUB):
+        repository = text.removeprefix(HUB)
         path = fetch(repository, CONFIG, cache_dir)
         name = f"{repository.partition('@')[0]}@{path.parent.name}"  # its weights are that commit's
         return Release(name, None, _config(path, name), cache_dir)
-    if isinstance(where, str) and not where.startswith(FOLDER):
-        raise UserError(f"{where!r}: write {HUB}NAMESPACE/NAME for a hub, {FOLDER}PATH for a folder")
-    folder = Path(where.removeprefix(FOLDER) if isinstance(where, str) else where).expanduser()
+    folder = Path(text.removeprefix(FOLDER)).expanduser()
     if not (folder / CONFIG).is_file():
         raise UserError(f"{folder}: there is no release, {folder / CONFIG} is missing")
     return Release(str(folder), folder, _config(folder / CONFIG, str(folder)))
@@ -171,55 +162,33 @@ def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Rele
 
 def _config(path: Path, name: str) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        config = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{name}: {CONFIG} can't be read ({error}); have it published again") from error
-    wrong = _first_wrong(config)
+    cfg, labels = config.get("pretrained_cfg"), config.get("label_names")
+    weights = {"file": WEIGHTS, "sha256": "0" * 64} if config.get("weights") is None else config["weights"]
+    classes = config.setdefault("num_classes", cfg.get("num_classes") if isinstance(cfg, dict) else None)
+    valid = {
+        "architecture": isinstance(config.get("architecture"), str),
+        "pretrained_cfg": isinstance(cfg, dict),
+        "num_classes": isinstance(classes, int) and classes >= 0,
+        "label_names, one a class": labels is None or len(labels) == classes,
+        "model_args": isinstance(config.get("model_args") or {}, dict),
+        f"weights, a file beside {CONFIG} and its SHA-256": isinstance(weights, dict)
+        and re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(weights.get("file", WEIGHTS)))
+        and re.fullmatch("[0-9a-f]{64}", str(weights.get("sha256"))),
+    }
+    wrong = [entry for entry, is_valid in valid.items() if not is_valid]
     if wrong:
-        raise UserError(f"{name}: {CONFIG} {wrong}; have it published again")
+        raise UserError(f"{name}: {CONFIG} has no valid {wrong[0]}; have it published again")
     return config
-
-
-def _first_wrong(config: Any) -> str | None:
-    """What makes a config useless, None if nothing does."""
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        return "names no architecture"
-    cfg = config.get("pretrained_cfg")
-    if not isinstance(cfg, dict):
-        return "has no pretrained_cfg, the preprocessing"
-    config.setdefault("num_classes", cfg.get("num_classes"))
-    classes, labels = config["num_classes"], config.get("label_names")
-    if not isinstance(classes, int) or classes < 0:
-        return f"says num_classes is {classes!r}"
-    if labels is not None and len(labels) != classes:
-        return f"names {len(labels)} classes, and says there are {classes}"
-    if not isinstance(config.get("model_args") or {}, dict):
-        return "has model_args that are none"
-    weights = config.get("weights")
-    if weights is None:  # as timm's own uploads
-        return None
-    if not isinstance(weights, dict):
-        return "doesn't say which file the weights are"
-    file = str(weights.get("file", WEIGHTS))
-    if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", file):
-        return f"names {file!r} as the weights; only a .safetensors file beside it is taken"
-    if not re.fullmatch("[0-9a-f]{64}", str(weights.get("sha256"))):
-        return "has no SHA-256 of the weights"
-    return None
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where releases lie: a namespace of a hub, or a folder.
+    """Where releases lie: a namespace of a hub, or a folder."""
 
-    Attributes:
-        text: ``hf-hub:NAMESPACE`` or ``hf-hub:NAMESPACE@REVISION``, or ``local-dir:FOLDER``.
-
-    Raises:
-        UserError: It is neither, or the folder is missing.
-    """
-
-    text: str
+    text: str  # ``hf-hub:NAMESPACE``, ``hf-hub:NAMESPACE@REVISION`` or ``local-dir:FOLDER``
 
     def __post_init__(self) -> None:
         """Checks it."""
@@ -243,11 +212,7 @@ class Place:
         return self.text.removeprefix(HUB).removeprefix(FOLDER)
 
     def names(self, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:
-        """The releases of networks, ``<model>.<tag>`` each.
-
-        Raises:
-            UserError: The hub can't be asked, and its cache has none.
-        """
+        """The releases of networks, ``<model>.<tag>`` each."""
         if self.folder is None:
             held = repositories(str(self).partition("@")[0], models, cache_dir)
             return [name.partition("/")[2] for name in held]
@@ -255,12 +220,7 @@ class Place:
         return sorted(path.parent.name for path in found)
 
     def read(self, name: str, cache_dir: str | Path | None = None) -> Release:
-        """Reads the release of that name.
-
-        Raises:
-            NotThereError: There is none.
-            UserError: It can't be had, or is damaged.
-        """
+        """Reads the release of that name; raises a `NotThereError` if there is none."""
         if self.folder is None:
             namespace, at, revision = str(self).partition("@")
             return read_release(f"{HUB}{namespace}/{name}{at}{revision}", cache_dir)
@@ -272,23 +232,13 @@ class Place:
 
 
 def place_from_environment() -> Place | None:
-    """The place that is set for every network, None if none is.
-
-    Raises:
-        UserError: Two are.
-    """
+    """The place that is set for every network, None if none is."""
     namespace, folder = os.environ.get(HUB_VARIABLE), os.environ.get(FOLDER_VARIABLE)
     if namespace and folder:
         raise UserError(f"{HUB_VARIABLE} and {FOLDER_VARIABLE} are both set; unset one of them")
     if namespace:
         return Place(f"{HUB}{namespace.removeprefix(HUB)}")
     return Place(f"{FOLDER}{folder.removeprefix(FOLDER)}") if folder else None
-
-
-def own_tags(model: str) -> list[str]:
-    """Names a network's releases in the folder that is set for all, ``<model>.<tag>`` each; asks no hub."""
-    place = place_from_environment()
-    return place.names([model]) if place and place.folder else []
 
 
 def find_release(
@@ -305,7 +255,17 @@ def find_release(
     Raises:
         UserError: There is none, there are several, it is damaged or of another network.
     """
-    release = _tagged(names, tag, place, cache_dir) if tag else _only(names, place, cache_dir)
+    if tag:
+        release = _tagged(names, tag, place, cache_dir)
+    else:
+        held = place.names(names, cache_dir)
+        if len(held) > 1:
+            raise UserError(f"{place} has {', '.join(held)}; name the one you want")
+        if not held:
+            raise UserError(
+                f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
+            )
+        release = place.read(held[0], cache_dir)
     if release.architecture not in names:
         raise UserError(
             f"{release.name}: holds weights of {release.architecture}, not of {names[0]}; "
@@ -322,14 +282,3 @@ def _tagged(names: Sequence[str], tag: str, place: Place, cache_dir: str | Path 
             with suppress(NotThereError):
                 return place.read(f"{name}.{tag}", cache_dir)
         raise
-
-
-def _only(names: Sequence[str], place: Place, cache_dir: str | Path | None) -> Release:
-    held = place.names(names, cache_dir)
-    if len(held) > 1:
-        raise UserError(f"{place} has {', '.join(held)}; name the one you want")
-    if not held:
-        raise UserError(
-            f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
-        )
-    return place.read(held[0], cache_dir)
