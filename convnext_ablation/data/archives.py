@@ -17,7 +17,7 @@ import unicodedata
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -37,28 +37,16 @@ _TABLES = 64 << 20
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of an archive as its authors publish it.
-
-    Args:
-        file: Its name.
-        url: Where it is to be had; empty where one has to log in.
-        digest: Its hash in hex.
-        algorithm: The hash's name in `hashlib`.
-        only_for: The option that needs it, if it isn't always needed.
-    """
+    """What is known of an archive as its authors publish it."""
 
     file: str
-    url: str
-    digest: str
-    algorithm: str = "sha256"
-    only_for: str = ""
+    url: str  # empty where one has to log in
+    digest: str  # in hex
+    algorithm: str = "sha256"  # as `hashlib` names it
+    only_for: str = ""  # the option that needs it, if it isn't always needed
 
     def check(self, path: Path) -> None:
-        """Makes sure that a file is this archive.
-
-        Raises:
-            UserError: It isn't.
-        """
+        """Raises a `UserError` if a file isn't this archive."""
         digest = hashlib.new(self.algorithm)
         with (
             open(path, "rb") as file,
@@ -135,11 +123,7 @@ class Piece:
     size: int
 
     def read(self) -> bytes:
-        """Reads it.
-
-        Raises:
-            UserError: The file has become shorter since it was listed.
-        """
+        """Reads it."""
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             data = file.read(self.size)
@@ -148,31 +132,18 @@ class Piece:
         return data
 
 
-class Source(Mapping[str, Piece]):
-    """The files of a folder or an archive by their paths, with forward slashes."""
+class Source(dict[str, Piece]):
+    """The files of a folder or an archive by their paths, with forward slashes.
+
+    One who unpacks on macOS may get names in another Unicode form than the lists have: here all are in NFC.
+    """
 
     def __init__(self, path: Path, pieces: Mapping[str, Piece]) -> None:
+        super().__init__({unicodedata.normalize("NFC", name): piece for name, piece in pieces.items()})
         self.path = path
-        # one who unpacks on macOS may get names in another Unicode form than the lists have
-        self._pieces = {unicodedata.normalize("NFC", name): piece for name, piece in pieces.items()}
-
-    def __getitem__(self, name: str) -> Piece:
-        """A file."""
-        return self._pieces[unicodedata.normalize("NFC", name)]
-
-    def __iter__(self) -> Iterator[str]:
-        """All paths."""
-        return iter(self._pieces)
-
-    def __len__(self) -> int:
-        """Number of files."""
-        return len(self._pieces)
 
     def below(self, landmark: str) -> Source:
         """The files of the folder in which a file stands that every such data set has.
-
-        Args:
-            landmark: Path of that file below the folder.
 
         Raises:
             UserError: There is no such file.
@@ -185,7 +156,7 @@ class Source(Mapping[str, Piece]):
         return Source(self.path, inside)
 
     def text(self, name: str) -> str:
-        """A text file.
+        """A text file, in NFC.
 
         Raises:
             UserError: There is none of this name, or it isn't UTF-8.
@@ -193,7 +164,7 @@ class Source(Mapping[str, Piece]):
         if name not in self:
             raise UserError(f"{self.path} has no {name}; is it the right archive or folder?")
         try:
-            return self[name].read().decode("utf-8")
+            return unicodedata.normalize("NFC", self[name].read().decode("utf-8"))
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: {name} is not a text in UTF-8 ({error.reason})") from error
 
@@ -204,7 +175,7 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     Args:
         path: The folder or archive.
         scratch: Folder for an archive that has to be unzipped.
-        published: What an archive must be.
+        published: What an archive must be; if None, anything.
 
     Raises:
         UserError: There is nothing at `path`, or the archive is not the published one, or is cut short, or
@@ -213,7 +184,8 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     """
     path = path.expanduser()
     if path.is_dir():
-        return Source(path, dict(_files(path)))
+        files = (path / below / name for below, _, names in walk(path, follow_links=False) for name in names)
+        return Source(path, {f.relative_to(path).as_posix(): Piece(f, 0, f.stat().st_size) for f in files})
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if published is not None:
@@ -223,23 +195,13 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     return Source(path, find_pieces(_unzip(path, scratch) if zipped else path, path))
 
 
-def _files(folder: Path) -> Iterator[tuple[str, Piece]]:
-    for below, _, files in walk(folder, follow_links=False):
-        for name in files:
-            path = folder / below / name
-            yield path.relative_to(folder).as_posix(), Piece(path, 0, path.stat().st_size)
-
-
 def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:
-    """Lists the files of a tar by the paths that it gives them.
+    """Lists the files of a tar by the paths that it gives them; refuses what `open_source` does.
 
     Args:
         tar: The tar, not zipped.
         shown: Its name in messages, where that is another.
         within: The part of the file that is the tar, where that isn't all.
-
-    Raises:
-        UserError: As with `open_source`.
     """
     shown = shown or tar
     start, end = (within.offset, within.offset + within.size) if within else (0, tar.stat().st_size)

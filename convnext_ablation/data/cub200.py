@@ -90,16 +90,7 @@ class CUB200(Photographs):
 
 
 def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Reads a list of lines ``<id> <value>``.
-
-    Args:
-        source: The archive.
-        name: The list's file.
-        like: A list that must have the same ids.
-
-    Raises:
-        UserError: A line is otherwise, or an id is there twice or not at all.
-    """
+    """Reads a list of lines ``<id> <value>``, each id once, and the same ids as the list `like`."""
     table: dict[str, str] = {}
     for number, line in enumerate(source.text(name).splitlines(), start=1):
         key, _, value = line.strip().partition(" ")

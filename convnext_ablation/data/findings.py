@@ -81,24 +81,12 @@ class Finding:
 
     Of two images, `id` is the one to leave out: that of the split that less may be learned from, so of a test
     image that is in training, too, `id` is the test image.
-
-    Attributes:
-        kind: One of `KINDS`.
-        id: The image's path below the folder; empty where it is about a class.
-        other: The other image, below the folder or below the pre-training set's.
-        phash: Bits in which the perceptual hashes of both differ; None where they weren't compared.
-        dhash: The same of the other hash.
-        split: Of the image.
-        class_name: Of the image.
-        other_split: Of the other.
-        other_class: Of the other.
-        note: What else there is to say.
     """
 
     kind: str
-    id: str
-    other: str = ""
-    phash: int | None = None
+    id: str  # path below the folder; empty where it is about a class
+    other: str = ""  # path below the folder, or below the pre-training set's
+    phash: int | None = None  # bits in which both differ; None where hashes weren't compared
     dhash: int | None = None
     split: str = ""
     class_name: str = ""
@@ -190,21 +178,13 @@ class Table(NamedTuple):
 
 
 class Balance(NamedTuple):
-    """How evenly the images of a split are spread over its classes.
-
-    Attributes:
-        images: In all.
-        classes: Number of classes that have any.
-        smallest: The class with the fewest images, and how many.
-        largest: The class with the most.
-        missing: Classes of other splits, or folders, without images here.
-    """
+    """How evenly the images of a split are spread over its classes."""
 
     images: int
-    classes: int
-    smallest: tuple[str, int]
+    classes: int  # that have any images
+    smallest: tuple[str, int]  # the class with the fewest images, and how many
     largest: tuple[str, int]
-    missing: list[str]
+    missing: list[str]  # classes of other splits, or folders, without images here
 
     @property
     def ratio(self) -> float:

@@ -50,55 +50,33 @@ _STAMP = ".checked"  # what the last successful check has seen, so that the next
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a prepared folder.
+    """One image of a folder."""
 
-    Args:
-        id: Path below the folder with forward slashes, ``<split>/<class>/<file>``.
-        split: ``train``, ``val`` or ``test``.
-        class_name: Name of the class, which is the name of its folder.
-        source: Where the image comes from, in the terms of its data set.
-        sha256: SHA-256 of the file, in hex; empty until the file is written.
-    """
-
-    id: str
+    id: str  # path below the folder with forward slashes, ``<split>/<class>/<file>``
     split: str
     class_name: str
-    source: str
-    sha256: str = ""
+    source: str  # where it comes from, in the terms of its data set
+    sha256: str = ""  # of the file, in hex; empty until it is written
 
 
 @dataclass(frozen=True)
 class FolderSummary:
-    """A folder that has passed `check_folder`.
-
-    Args:
-        root: The folder.
-        classes: Class names in the order in which timm numbers them.
-        counts: Number of images per split.
-        fingerprint: Hash of all that the folder holds: the manifest's, or else one over names and contents.
-    """
+    """A folder that has passed `check_folder`."""
 
     root: Path
-    classes: list[str]
-    counts: dict[str, int]
-    fingerprint: str
+    classes: list[str]  # in the order in which timm numbers them
+    counts: dict[str, int]  # images per split
+    fingerprint: str  # hash of all that it holds: the manifest's, or else one over names and contents
 
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of a split by their paths below the data set's folder, in the order of folders, then names.
+    """The files of a split by their paths below the data set's folder, in the order of folders, then names."""
 
-    Args:
-        images: Each image's class, just as timm's folder reader finds and labels them.
-        others: Files that training doesn't read: no images, or in no class folder.
-        classes: Names of the class folders, those without images included.
-        empty: Class folders without images.
-    """
-
-    images: dict[str, str]
-    others: list[str]
-    classes: set[str]
-    empty: list[str]
+    images: dict[str, str]  # each image's class, just as timm's folder reader finds and labels them
+    others: list[str]  # files that training doesn't read: no images, or in no class folder
+    classes: set[str]  # names of the class folders, those without images included
+    empty: list[str]  # class folders without images
 
 
 def walk(root: Path, top: str = "", follow_links: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -218,11 +196,7 @@ def mark_checked(root: Path, records: Sequence[Record]) -> str:
 
 
 def sort_classes(names: Iterable[str]) -> list[str]:
-    """Sorts classes as timm does.
-
-    Raises:
-        UserError: Two of them sort as equal.
-    """
+    """Sorts classes as timm does; a `UserError` if two of them sort as equal."""
     classes = sorted(sorted(names), key=_natural_key)
     for first, second in itertools.pairwise(classes):
         if _natural_key(first) == _natural_key(second):

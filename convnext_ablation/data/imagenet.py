@@ -91,14 +91,7 @@ def looks_like_imagenet(folder: Path) -> bool:
 
 
 def check_imagenet(folder: Path) -> str:
-    """Checks a folder with ``train/<synset>`` and ``val/<synset>`` by its listing.
-
-    Returns:
-        A line that says what is there.
-
-    Raises:
-        UserError: Synsets or images are missing or too many.
-    """
+    """Checks a folder with ``train/<synset>`` and ``val/<synset>`` by its listing; says what is there."""
     synsets: dict[str, set[str]] = {}
     for split, official in OFFICIAL.items():
         if not (folder / split).is_dir():

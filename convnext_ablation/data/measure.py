@@ -47,22 +47,16 @@ def split_rank(split: str) -> int:
 class Contents:
     """What a data set's folder holds.
 
-    Attributes:
-        root: The folder.
-        images: All images, by split from training to test, then by id. Without a manifest the source is the
-            file's own name; the hash is the manifest's, empty for an image that isn't in there.
-        classes: The classes of each split, those without images included.
-        not_read: Files among the images that training doesn't read.
-        unlisted: Images that the manifest doesn't have.
-        missing: Images that only the manifest has.
+    Images are ordered by split from training to test. Without a manifest an image's source is the file's own
+    name; its hash is the manifest's, empty for an image that isn't in there.
     """
 
     root: Path
     images: list[Record]
-    classes: dict[str, set[str]]
-    not_read: list[str]
-    unlisted: list[str]
-    missing: list[str]
+    classes: dict[str, set[str]]  # of each split, those without images included
+    not_read: list[str]  # files among the images that training doesn't read
+    unlisted: list[str]  # images that the manifest doesn't have
+    missing: list[str]  # images that only the manifest has
 
 
 def read_folder(root: Path) -> Contents:
@@ -97,33 +91,19 @@ def read_folder(root: Path) -> Contents:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an image.
+    """What was measured of an image."""
 
-    Attributes:
-        sha256: Of the file; empty if it can't be read.
-        pixels: SHA-256 of width, height and the pixels in RGB, as training decodes them.
-        width: In pixels.
-        height: In pixels.
-        format: As Pillow names it, such as JPEG.
-        mode: Of the pixels in the file, as Pillow names it, such as RGB.
-        grey: Whether all pixels have three equal channels.
-        flat: Whether all pixels are the same, so that perceptual hashes say nothing.
-        phash: Perceptual hash by cosine transform, 64 bit (`imagehash.phash`).
-        dhash: Perceptual hash by differences of neighbours, 64 bit (`imagehash.dhash`).
-        error: Why it can't be decoded; empty if it can.
-    """
-
-    sha256: str = ""
-    pixels: str = ""
+    sha256: str = ""  # of the file; empty if it can't be read
+    pixels: str = ""  # SHA-256 of width, height and the pixels in RGB, as training decodes them
     width: int = 0
     height: int = 0
-    format: str = ""
-    mode: str = ""
-    grey: bool = False
-    flat: bool = False
-    phash: int = 0
-    dhash: int = 0
-    error: str = ""
+    format: str = ""  # as Pillow names it, such as JPEG
+    mode: str = ""  # of the pixels in the file, as Pillow names it
+    grey: bool = False  # all pixels have three equal channels
+    flat: bool = False  # all pixels are the same, so that perceptual hashes say nothing
+    phash: int = 0  # perceptual hash by cosine transform, 64 bit
+    dhash: int = 0  # perceptual hash by differences of neighbours, 64 bit
+    error: str = ""  # why it can't be decoded
 
     @property
     def comparable(self) -> bool:

@@ -53,15 +53,10 @@ class Limits(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Near duplicates, the nearest first.
+    """Near duplicates, the nearest first."""
 
-    Attributes:
-        rows: Numbers of both images, bits that differ in pHash and in dHash, ``(P, 4)``.
-        beyond: How many more were found than are kept.
-    """
-
-    rows: NDArray[np.int64]
-    beyond: int
+    rows: NDArray[np.int64]  # (P, 4): numbers of both images, bits that differ in pHash and in dHash
+    beyond: int  # how many more were found than are kept
 
 
 def hashes_of(measured: Sequence[Measured]) -> NDArray[np.void]:
@@ -167,32 +162,17 @@ def near_duplicates(
 
 
 class Overlap(NamedTuple):
-    """What a data set has in common with a pre-training set.
-
-    Attributes:
-        findings: Images of both.
-        with_id: How many images have an ImageNet id, and were looked up by it.
-        compared: How many have none, and were compared by hash.
-        beyond: How many near pairs are left out.
-        against: Images of the pre-training set.
-    """
+    """What a data set has in common with a pre-training set."""
 
     findings: list[Finding]
-    with_id: int
-    compared: int
-    beyond: int
-    against: int
+    with_id: int  # images that have an ImageNet id, and were looked up by it
+    compared: int  # images that have none, and were compared by hash
+    beyond: int  # near pairs that are left out
+    against: int  # images of the pre-training set
 
 
 def list_pretraining(folder: Path) -> list[str]:
-    """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG``, and of ``val/`` if there is one.
-
-    Returns:
-        Their paths below the folder.
-
-    Raises:
-        UserError: There is no such folder, or no image in it.
-    """
+    """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG``, and of ``val/`` if there is one."""
     if not (folder / "train").is_dir():
         raise UserError(f"{folder}: holds no folder train; --against takes ImageNet as train/<wnid>/<image>")
     parts = itertools.chain(walk(folder, "train"), walk(folder, "val"))
@@ -222,7 +202,7 @@ def pretraining_overlap(
         against: Folder of the pre-training set.
         names: Its images, as `list_pretraining` lists them.
         cache: Folder that keeps the hashes.
-        limits: What makes images near duplicates.
+        limits: How many bits may differ.
         workers: Number of threads.
     """
     ids = [imagenet_id(record.source) for record in images]

@@ -50,11 +50,7 @@ class OwnPhotographs(Photographs):
             raise UserError(f"{self.name}: {message} with --{option_}")
 
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
-        """Holds out the splits that aren't there.
-
-        Raises:
-            UserError: There is no image, or none to train on, or none to hold out.
-        """
+        """Holds out the splits that aren't there."""
         found = list(originals)
         splits = {original.split for original in found}
         if "train" not in splits:

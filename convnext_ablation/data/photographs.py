@@ -51,16 +51,7 @@ Key = tuple[Readable, str, Box | None]
 
 @dataclass(frozen=True)
 class Photograph:
-    """An original.
-
-    Args:
-        id: What names it in its data set.
-        path: Where it stands there.
-        class_name: Its class.
-        split: One of `SPLITS`.
-        piece: Its file.
-        box: Its bounding box, if there is one.
-    """
+    """An original: what names it in its data set, where it stands there, and its file."""
 
     id: str
     path: str
@@ -77,11 +68,7 @@ def pixels(text: str) -> int | None:
 
 @dataclass(frozen=True)
 class Photographs:
-    """Common options and the way from originals to stored images.
-
-    Raises:
-        UserError: An option is out of range.
-    """
+    """Common options and the way from originals to stored images."""
 
     name: ClassVar[str]
     summary: ClassVar[str]
@@ -107,11 +94,7 @@ class Photographs:
             raise UserError(f"format is {self.format!r}; give one of {', '.join(FORMATS)}")
 
     def photographs(self, scratch: Path) -> Iterable[Photograph]:
-        """All originals with the split that each belongs to.
-
-        Args:
-            scratch: Folder for what has to be unpacked.
-        """
+        """All originals with the split that each belongs to; what has to be unpacked goes to `scratch`."""
         raise NotImplementedError
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, Key]]:
@@ -124,15 +107,10 @@ class Photographs:
             yield record, (original.piece, original.path, original.box)
 
     def encode(self, key: Key, file: BinaryIO) -> None:
-        """Writes the stored file of one image.
+        """Writes the stored file of one image, cropped to its box as far as that lies in the image.
 
-        Args:
-            key: The original, its path in the data set, and what to crop to, as far as it lies in the image.
-            file: What to write to. While it encodes JPEG to a file of the system, Pillow lets go of the
-                interpreter; to one in memory it doesn't.
-
-        Raises:
-            UserError: The image can't be decoded, or the box lies outside of it.
+        While it encodes JPEG to a file of the system, Pillow lets go of the interpreter; to one in memory it
+        doesn't.
         """
         piece, name, box = key
         data = piece.read()
@@ -200,14 +178,7 @@ def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, 
 def hold_out(
     originals: Iterable[Photograph], per_class: int | None, seed: int, split: str = "val"
 ) -> list[Photograph]:
-    """Moves so many training images of each class to another split; at least one stays.
-
-    Args:
-        originals: Images of any split.
-        per_class: How many of each class; None for a tenth, but one at least.
-        seed: Which ones.
-        split: The split that they go to.
-    """
+    """Moves so many training images of each class to another split, None for a tenth; at least one stays."""
 
     def rank(original: Photograph) -> bytes:
         return hashlib.sha256(f"{seed} {original.id}".encode()).digest()
@@ -228,11 +199,7 @@ def hold_out(
 def check_counts(
     originals: Sequence[Photograph], official: Mapping[str, int], classes: int, where: str
 ) -> None:
-    """Compares the numbers of images and classes with the official ones.
-
-    Raises:
-        UserError: They differ.
-    """
+    """Raises a `UserError` if the numbers of images and classes aren't the official ones."""
     expected = {**{f"{split} images": count for split, count in official.items()}, "classes": classes}
     found = Counter(f"{original.split} images" for original in originals)
     found["classes"] = len({original.class_name for original in originals})

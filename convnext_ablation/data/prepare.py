@@ -4,20 +4,27 @@ A data set is a frozen dataclass, one module each: its fields are its parameters
 by one (`DataSet`). What is common to all stands here: the manifest, and a folder that appears under its name
 only when it is complete. Beside the ``manifest.csv`` stand a ``dataset.json`` that says what the folder holds
 and what made it, and a ``classes.txt`` with the classes in the order of their numbers. A run that was killed
-goes on where it stopped, if nothing has changed since: neither parameters nor originals nor versions.
+resumes where it stopped, if nothing has changed since: neither parameters nor originals nor versions.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, ClassVar, Protocol
 
+from convnext_ablation.console import track
+from convnext_ablation.data.archives import Published
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
@@ -34,11 +41,12 @@ from convnext_ablation.data.folder import (
 )
 from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
 from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
+from convnext_ablation.data.photographs import decode
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
-from convnext_ablation.data.writing import DataSet, write_images
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.machine import available_cores, end_with_parent
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
@@ -47,10 +55,11 @@ _DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolde
 DATASETS: dict[str, type[Any]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
 BUILT_IN = (FashionMNIST.name, Typefaces.name)
-_FREE_SPACE = "the disk is full; free some space and run the same command again, or choose another place"
+_WORTH_A_PROCESS = 10_000  # images; fewer are written sooner than another process has started
+_AT_A_TIME = 32  # images that a process takes
 _NO_ACCESS = "you may not write there; choose another place"
 _REASONS = {
-    errno.ENOSPC: _FREE_SPACE,
+    errno.ENOSPC: "the disk is full; free some space and run the same command again, or choose another place",
     errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
     errno.EACCES: _NO_ACCESS,
     errno.EPERM: _NO_ACCESS,
@@ -58,6 +67,31 @@ _REASONS = {
     errno.EBUSY: "it is a mount point; choose a folder below it",
     errno.ENOTDIR: "a part of the path is a file; choose another place",
 }
+
+
+class DataSet(Protocol):
+    """What a data set's module provides: a frozen dataclass, as its objects travel to other processes.
+
+    Fields made by `convnext_ablation.dataclass_options.option` become options of the command line.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]]
+    in_threads: ClassVar[bool]  # whether `encode` lets go of the interpreter, so that it needs no processes
+    published: ClassVar[Mapping[str, Published]]  # its archives, by the fields that name them
+
+    def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
+        """All images, each as its record, still without a hash, and whatever `encode` needs.
+
+        What has to be downloaded or unpacked goes to the folder `scratch`.
+        """
+
+    def encode(self, key: Any, file: BinaryIO, /) -> None:
+        """Writes the file of one image, the same bytes for the same key; by any worker, in any order."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that has a say in the bytes."""
 
 
 def prepare(
@@ -162,7 +196,7 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     try:
         images = list(dataset.records(partial / _SCRATCH))
         classes = _numbered_classes(dataset, [record for record, _ in images])
-        records = write_images(dataset, partial, images, workers)
+        records = _write_images(dataset, partial, images, workers)
         write_manifest(partial, records)
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         shutil.rmtree(partial / _SCRATCH)
@@ -185,6 +219,72 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
                 f"--class-map {out / CLASSES}, or they number the classes of {split} differently"
             )
     return FolderSummary(out, classes, counts, fingerprint)
+
+
+def _write_images(
+    dataset: DataSet, folder: Path, images: Sequence[tuple[Record, Any]], workers: int | None = None
+) -> list[Record]:
+    """Writes all images below a folder, each whole and the same whoever writes it, but for those there.
+
+    Returns:
+        The records with the hashes of the files.
+    """
+    seen: dict[str, Record] = {}
+    for record, _ in images:  # files whose names differ only in case are one on many file systems
+        other = seen.setdefault(record.id.casefold(), record)
+        if other is not record:
+            raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")
+    for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
+        (folder / parent).mkdir(parents=True, exist_ok=True)
+    cores = available_cores()
+    if workers is None:
+        workers = cores + 1 if dataset.in_threads else min(cores, 1 + len(images) // _WORTH_A_PROCESS)
+    kind, plural = ("thread", "threads") if dataset.in_threads else ("process", "processes")
+    kind = plural if workers > 1 else kind
+    print(f"{dataset.name}: writing {len(images)} images with {workers} {kind}", flush=True)
+    write = functools.partial(_write_lot, dataset, str(folder), any(folder.glob("*/*/*")))
+    lots = [images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME)]
+    if workers == 1:
+        return _followed(map(write, lots), len(images))
+    pool: Executor = ThreadPoolExecutor(workers)
+    if not dataset.in_threads:  # started afresh rather than by fork, which may hang where torch has threads
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, spawn, initializer=end_with_parent)
+    try:
+        return _followed(pool.map(write, lots), len(images))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _followed(written: Iterable[list[Record]], total: int) -> list[Record]:
+    return list(track(itertools.chain.from_iterable(written), "writing images", total))
+
+
+def _write_lot(
+    dataset: DataSet, folder: str, resumed: bool, lot: Sequence[tuple[Record, Any]]
+) -> list[Record]:
+    written = []
+    for record, key in lot:
+        path = f"{folder}/{record.id}"
+        data = _written_before(path) if resumed else None
+        if data is None:
+            with open(f"{path}.tmp", "w+b") as file:
+                dataset.encode(key, file)
+                file.seek(0)
+                data = file.read()
+            os.replace(f"{path}.tmp", path)
+        written.append(replace(record, sha256=hashlib.sha256(data).hexdigest()))
+    return written
+
+
+def _written_before(path: str) -> bytes | None:
+    """The file that an interrupted run has left; after a power failure it may be there and empty."""
+    try:
+        data = Path(path).read_bytes()
+        decode(data, path)
+    except (FileNotFoundError, UserError):
+        return None
+    return data
 
 
 def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:

@@ -51,23 +51,14 @@ _MANIFEST = {"differs": "changed", "unlisted": "not listed", "missing": "missing
 
 @dataclass(frozen=True)
 class Report:
-    """What was found.
-
-    Attributes:
-        contents: What the folder holds.
-        measured: What was measured of each image.
-        findings: All of them, those to look at first standing first in each kind.
-        near_left_out: How many near duplicates are not among them, being more than are kept.
-        overlap: What it has in common with the pre-training set; None if there was none to compare with.
-        excluded: Test images that training or pre-training has seen, by reason.
-    """
+    """What was found."""
 
     contents: Contents
-    measured: list[Measured]
-    findings: list[Finding]
-    near_left_out: int
+    measured: list[Measured]  # of each image
+    findings: list[Finding]  # those to look at first standing first in each kind
+    near_left_out: int  # near duplicates that are not among them, being more than are kept
     overlap: Overlap | None
-    excluded: dict[str, set[str]]
+    excluded: dict[str, set[str]]  # test images that training or pre-training has seen, by reason
 
 
 def data_report(

@@ -13,6 +13,7 @@ labels; ``convnext-ablation data-report --against`` counts them.
 from __future__ import annotations
 
 import io
+import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -124,7 +125,7 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
         raise UserError(f"{lists.path} has no {name}; is it lists.tar?")
     try:
         content: dict[str, Any] = loadmat(io.BytesIO(lists[name].read()))
-        paths = [str(cell[0]) for cell in content["file_list"].ravel()]
+        paths = [unicodedata.normalize("NFC", str(cell[0])) for cell in content["file_list"].ravel()]
         labels = [int(label) for label in content["labels"].ravel()]
     except Exception as error:  # of a broken file scipy raises anything
         raise UserError(
