@@ -98,9 +98,22 @@ def dog_list(rows) -> bytes:
     return file.getvalue()
 
 
-def write_tar(path, files, mode="w", extra=()):
+def encoded(dataset, key) -> bytes:
+    """What a data set would write for one image."""
+    file = io.BytesIO()
+    dataset.encode(key, file)
+    return file.getvalue()
+
+
+def contents(folder) -> dict[str, bytes]:
+    """All files of a prepared folder, but for the note that it was checked."""
+    paths = [path for path in sorted(folder.glob("**/*")) if path.is_file() and path.name != ".checked"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def write_tar(path, files, mode="w", extra=(), fileobj=None):
     """Writes a tar; `extra` are further members, as `tarfile` describes them, with their content."""
-    with tarfile.open(path, mode) as archive:
+    with tarfile.open(path, mode, fileobj) as archive:
         for name, data in files.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -131,11 +144,7 @@ def imagenet_files() -> dict[str, dict[str, bytes]]:
     for index, synset in enumerate(SYNSETS):
         images = {f"{synset}_{number}.JPEG": jpeg(10 * index + number) for number in (10026, 4, 7)}
         file = io.BytesIO()
-        with tarfile.open(fileobj=file, mode="w") as archive:
-            for name, data in images.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+        write_tar(None, images, fileobj=file)
         train[f"{synset}.tar"] = file.getvalue()
     val = {f"ILSVRC2012_val_{number:08d}.JPEG": jpeg(100 + number) for number in (3, 1, 4, 2)}
     kinds = [("ILSVRC2012_ID", "float64"), ("WNID", "O"), ("num_children", "float64")]

@@ -83,21 +83,20 @@ def test_broken_connection_goes_on_where_it_broke(home, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["archive.tar"]
 
 
-def test_killed_download_goes_on(home, tmp_path):
-    (tmp_path / "archive.tar.part").write_bytes(DATA[:1000])
+@pytest.mark.parametrize(
+    ("part", "ranges", "asked"),
+    [
+        (DATA[:1000], True, ["bytes=1000-"]),
+        (DATA, True, [f"bytes={len(DATA)}-"]),
+        (b"x", False, ["bytes=1-"]),
+    ],
+    ids=["killed", "complete", "home without ranges"],
+)
+def test_download_takes_up_what_is_there(home, tmp_path, part, ranges, asked):
+    home.ranges = ranges
+    (tmp_path / "archive.tar.part").write_bytes(part)
     assert published(home).download(tmp_path).read_bytes() == DATA
-    assert home.asked == ["bytes=1000-"]
-
-
-def test_download_that_was_complete_is_only_checked(home, tmp_path):
-    (tmp_path / "archive.tar.part").write_bytes(DATA)
-    assert published(home).download(tmp_path).read_bytes() == DATA
-
-
-def test_home_without_ranges_is_asked_anew(home, tmp_path):
-    home.ranges = False
-    (tmp_path / "archive.tar.part").write_bytes(b"x" * 1000)
-    assert published(home).download(tmp_path).read_bytes() == DATA
+    assert home.asked == asked
 
 
 def test_other_file_than_the_published_one_is_refused_and_removed(home, tmp_path):

@@ -71,7 +71,7 @@ class FolderSummary:
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of a split by their paths below the data set's folder, in the order of folders, then names."""
+    """The files of a split by their paths below the data set's folder, ordered by folder, then name."""
 
     images: dict[str, str]  # each image's class, just as timm's folder reader finds and labels them
     others: list[str]  # files that training doesn't read: no images, or in no class folder
