@@ -1,5 +1,7 @@
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -19,25 +21,6 @@ STAGE_COSTS = {
     "model_iv": (28_229_800, 27_614_600, 27_553_080, 4.571, 1.199),
     "model_v": (28_589_128, 27_973_928, 27_912_408, 4.456, 1.064),
 }
-# GMACs at 224 pixels that "A ConvNet for the 2020s" (arXiv:2201.03545) gives for each step, table 10
-ROADMAP_GMACS = (
-    4.09,
-    4.53,
-    4.42,
-    2.35,
-    5.27,
-    4.64,
-    4.07,
-    4.10,
-    4.15,
-    4.21,
-    4.29,
-    4.15,
-    4.15,
-    4.15,
-    4.15,
-    4.46,
-)
 
 
 def on_meta(name, **kwargs):
@@ -53,9 +36,25 @@ def test_stage_has_published_parameters_and_macs(name):
     assert round(count_gmacs(on_meta(name), (3, 112, 112)), 3) == gmacs_112
 
 
-@pytest.mark.parametrize(("name", "gmacs"), list(zip(FAMILIES["roadmap"], ROADMAP_GMACS, strict=True)))
-def test_roadmap_step_has_macs_of_the_paper(name, gmacs):
-    assert round(count_gmacs(on_meta(name), (3, 224, 224)), 2) == gmacs
+ROAD = (Path(__file__).parents[1] / "docs" / "road.md").read_text(encoding="utf-8")
+NUMBER = r"([\d,.]+|none)"
+ROWS = re.findall(
+    rf"^\| \[.+\]\(#(\w+)\) \| .* \| {NUMBER} \| {NUMBER} \| {NUMBER} \| {NUMBER} \|$", ROAD, re.M
+)
+
+
+@pytest.mark.parametrize(("name", "parameters", "gmacs", "in_paper", "top1"), ROWS)
+def test_network_costs_what_the_docs_and_the_paper_say(name, parameters, gmacs, in_paper, top1):
+    model = on_meta(name)
+    assert f"{count_parameters(model):,}" == parameters
+    assert f"{count_gmacs(model, (3, 224, 224)):.2f}" == gmacs
+    assert in_paper == (gmacs if top1 != "none" else "none")  # table 10 of arXiv:2201.03545
+
+
+def test_the_docs_have_every_step_with_its_drawing():
+    names = [*FAMILIES["roadmap"], *FAMILIES["stages"]]
+    assert [row[0] for row in ROWS] == names
+    assert all(f"](road/{name}.svg)" in ROAD for name in names)
 
 
 def test_every_variant_is_registered_at_both_widths():

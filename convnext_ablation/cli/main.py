@@ -34,6 +34,8 @@ COMMANDS: Mapping[str, str | Mapping[str, str]] = {
     "recipes": "list the recipes, print one, or locate its file",
     "timm-scripts": "locate timm's scripts, or check a checkout",
 }
+# these need no network, and answer before torch would be imported
+WITHOUT_NETWORKS = {"study status", "prepare", "data-report", "recipes"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -58,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = _with_default_command(sys.argv[1:] if argv is None else list(argv))
     try:
         args = _parser(argv).parse_args(argv)
+        if not {argv[0], " ".join(argv[:2])} & WITHOUT_NETWORKS:
+            importlib.import_module("convnext_ablation.models.zoo")  # registers them
         args.run(args)
     except UserError as error:
         print(f"convnext-ablation: error: {error}", file=sys.stderr)
