@@ -62,14 +62,13 @@ def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
             if network == 0:
                 predicted[: images : 3 * classes] = 1
             run = folder / "runs" / f"{key}-seed{seed}-0123abcd"
-            found.append(
-                FinishedRun(key, seed, run, predicted, result=_write_run(run, seed, epochs, network))
-            )
+            result = _write_run(run, seed, epochs, network)
+            found.append(FinishedRun(key, seed, run, predicted, targets, result))
         runs += found
-        results.append(_result(network, key, np.array([run.predicted == targets for run in found])))
+        results.append(NetworkResult(key, f"Model {network}", f"change {network}", found))
     findings = compare(results, [])
     effects = [_effect(findings.rows, number) for number in range(1, networks)]
-    evidence = Evidence(runs, ids, targets, names, folder / "data")
+    evidence = Evidence(runs, ids, names, folder / "data")
     return Contents(folder / "report", replace(findings, effects=effects), FACTS, evidence)
 
 
@@ -80,24 +79,17 @@ def _write_run(run, seed, epochs, network):
         for epoch in range(epochs)
     ]
     write_summary(run / "summary.csv", history, True)
-    result = {"identity": "0123abcd" * 8, "best_epoch": epochs - 1, "val_top1": 50.0 + seed}
-    return {**result, "versions": {"torch": "2.9.0"}}
-
-
-def _result(network, key, correct):
-    return NetworkResult(
-        name=key,
-        label=f"Model {network}",
-        adds=f"change {network}",
-        correct=correct,
-        seeds=list(range(len(correct))),
-        learning_rate=0.01,
-        parameters=1_000_000 + network,
-        gmacs=0.5 - 0.1 * network,
-        train_images_per_second=[100.0 * (network + 1)] * len(correct),
-        seconds=[60.0] * len(correct),
-        val_top1=[0.5] * len(correct),
-    )
+    return {
+        "identity": "0123abcd" * 8,
+        "best_epoch": epochs - 1,
+        "val_top1": 50.0 + seed,
+        "versions": {"torch": "2.9.0"},
+        "learning_rate": 0.01,
+        "parameters": 1_000_000 + network,
+        "gmacs": 0.5 - 0.1 * network,
+        "train_images_per_second": 100.0 * (network + 1),
+        "train_seconds": 60.0,
+    }
 
 
 def _effect(rows, number):

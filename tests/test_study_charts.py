@@ -14,9 +14,12 @@ from convnext_ablation.study.report.figures import planned
 LONG = "ConvNeXt-T without spatial convolution moved up"
 
 
-def changed(row, top1=None, **network):
-    interval = row.top1 if top1 is None else replace(row.top1, estimate=top1)
-    return replace(row, top1=interval, network=replace(row.network, **network))
+def changed(row, number=None, top1=None, label=None, **measured):
+    """A row with another number, accuracy, label or measurements."""
+    runs = [replace(run, result={**run.result, **measured}) for run in row.network.runs]
+    network = replace(row.network, runs=runs, label=label or row.network.label)
+    interval = replace(row.top1, estimate=row.top1.estimate if top1 is None else top1)
+    return replace(row, number=number or row.number, top1=interval, network=network)
 
 
 def drawn(axes):
@@ -45,18 +48,16 @@ def test_marks_stand_where_the_numbers_say(study):
 def test_numbers_of_networks_that_are_close_do_not_cover_each_other(study):
     first = study.findings.rows[0]
     many = [
-        replace(
-            changed(
-                first,
-                top1=0.5 + 0.001 * (number * 7 % 5),
-                gmacs=0.3 + 0.001 * number,
-                train_images_per_second=[9.0 * number] * 3,
-            ),
-            number=number,
+        changed(
+            first,
+            number,
+            top1=0.5 + 0.001 * (number * 7 % 5),
+            gmacs=0.3 + 0.001 * number,
+            train_images_per_second=9.0 * number,
         )
         for number in range(1, 15)
     ]
-    figure = draw_cost([*many, replace(changed(first, gmacs=3.0), number=15)])
+    figure = draw_cost([*many, changed(first, 15, gmacs=3.0)])
     figure.draw_without_rendering()
     for axes in figure.axes:
         boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the line to it

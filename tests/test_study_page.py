@@ -145,10 +145,12 @@ def test_a_drawing_keeps_its_ids_to_itself():
 
 
 def test_what_is_not_known_is_a_dash(study, tmp_path):
-    rows = [
-        replace(row, network=replace(row.network, train_images_per_second=[math.nan] * 3))
-        for row in study.findings.rows
-    ]
+    rows = []
+    for row in study.findings.rows:
+        runs = [
+            replace(run, result={**run.result, "train_images_per_second": None}) for run in row.network.runs
+        ]
+        rows.append(replace(row, network=replace(row.network, runs=runs)))
     _, text = again(study, tmp_path, findings=replace(study.findings, rows=rows))
     assert text.count('data-value="nan">–</td><td data-value="60.0">') == 3
     assert "not measured" in (tmp_path / "cost.svg").read_text()

@@ -10,6 +10,7 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.answer import answer, caveats, p_text, verdict
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.figures import write_figures
-from convnext_ablation.study.report.findings import Evidence, NetworkResult, StudyFacts, compare
+from convnext_ablation.study.report.findings import Evidence, FinishedRun, NetworkResult, StudyFacts, compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import Difference, accuracy, contrast, holm, paired_difference
 
@@ -48,28 +49,41 @@ ADDS = [
 ]
 
 
-def network(place, right_of_2000, runs=3, **changes):
+SPEEDS, SECONDS = (100.0, 300.0, 110.0, 120.0), (60.0, 61.0, 65.0, 60.0)
+
+
+def network(
+    place, right_of_2000=0, runs=3, adds=None, speeds=SPEEDS, seconds=SECONDS, seeds=None, correct=None
+):
     """A network that is right on the first images: about `right_of_2000`, one more or less by seed.
 
-    All networks find the same images easy, so that differences of 20 images are far from chance.
+    All networks find the same images easy, so that differences of 20 images are far from chance. `seeds` are
+    of pre-training and training of each run; `correct` says which images are right instead of the first.
     """
-    right = right_of_2000 + np.array([0, -1, 1, 0, 2])[:runs, None]
-    return NetworkResult(
-        **{
-            "name": f"network_{place}",
-            "label": LABELS[place] if place < 5 else f"Step {place}",
-            "adds": ADDS[place] if place < 5 else f"change {place}",
-            "correct": np.arange(2000)[None] < right,
-            "seeds": list(range(runs)),
+    name, finished = f"network_{place}", []
+    if correct is None:
+        correct = np.arange(2000)[None] < right_of_2000 + np.array([0, -1, 1, 0])[:runs, None]
+    for run, right in enumerate(correct):
+        result = {
             "learning_rate": 0.001 * (place + 1),
             "parameters": 25_557_032 + place,
             "gmacs": 0.3333333333333333,
-            "train_images_per_second": [100.0, 300.0, 110.0, 120.0, 130.0][:runs],
-            "seconds": [60.0, 61.0, 65.0, 60.0, 60.0][:runs],
-            "val_top1": [0.7, 0.71, 0.72, 0.73, 0.74][:runs],
-            **changes,
+            "train_images_per_second": speeds[run],
+            "train_seconds": seconds[run],
+            "val_top1": 70.0 + run,
         }
-    )
+        start, seed = seeds[run] if seeds else (None, run)
+        finished.append(
+            FinishedRun(name, seed, Path(name), right.astype(int), np.ones(2000, int), result, start)
+        )
+    known = place < 5
+    adds = adds if adds is not None else ADDS[place] if known else f"change {place}"
+    return NetworkResult(name, LABELS[place] if known else f"Step {place}", adds, finished)
+
+
+def correct_of(network):
+    """Which images the network has right, (runs, images)."""
+    return np.stack([run.correct for run in network.runs])
 
 
 def versus(treated, baseline):
@@ -92,7 +106,9 @@ def findings_of(results, contrasts=None):
 
 def written(folder, findings, facts=FACTS):
     """Writes the tables and figures of a report whose runs are not at hand."""
-    contents = Contents(folder, findings, facts, Evidence([], np.array(["a"]), np.array([0]), ["a"], folder))
+    runs = [run for row in findings.rows for run in row.network.runs]
+    evidence = Evidence(runs, np.array(["class/image.png"] * 2000), ["wrong", "right"], folder)
+    contents = Contents(folder, findings, facts, evidence)
     return [*write_tables(contents), *write_figures(contents)[1]]
 
 
@@ -111,9 +127,9 @@ def stages():
 
 def test_each_row_holds_what_effects_say_of_the_network_and_the_one_before(stages):
     table = findings_of(stages).rows
-    differences = [paired_difference(stages[k].correct, stages[k - 1].correct) for k in range(1, 5)]
+    differences = [paired_difference(correct_of(stages[k]), correct_of(stages[k - 1])) for k in range(1, 5)]
     adjusted = holm([d.p_value for d in differences])
-    assert [row.top1 for row in table] == [accuracy(stage.correct) for stage in stages]
+    assert [row.top1 for row in table] == [accuracy(correct_of(stage)) for stage in stages]
     assert table[0].difference is None
     for row, d, p_holm, before in zip(table[1:], differences, adjusted, LABELS[:4], strict=True):
         assert row.difference == replace(d, p_holm=p_holm)
@@ -152,7 +168,7 @@ def test_a_contrast_of_many_networks_is_what_effects_say_of_it_and_stands_in_a_t
     main = Contrast(name="wide", label="width 96", weights=weights, kind="main effect")
     second = replace(main, name="wide:gelu", kind="interaction", primary=False)
     findings = findings_of(stages, [main, second])
-    wanted = contrast([stage.correct for stage in stages], list(weights.values()))
+    wanted = contrast([correct_of(stage) for stage in stages], list(weights.values()))
     assert findings.effects[0].difference == replace(wanted, p_holm=wanted.p_value)
     assert findings.primary == findings.effects[:1]
     assert all(row.difference is None for row in findings.rows)
@@ -167,11 +183,8 @@ def test_a_contrast_of_many_networks_is_what_effects_say_of_it_and_stands_in_a_t
 def test_pre_trainings_are_the_units_where_there_are_several():
     rng = np.random.default_rng(0)
     tables = [rng.random((4, 2000)) < share for share in (0.7, 0.75)]
-    seeds = {"pretraining_seeds": [0, 0, 1, 1], "seeds": [0, 1, 0, 1], "runs": 4}
-    times = {"train_images_per_second": [1.0] * 4, "seconds": [1.0] * 4, "val_top1": [0.5] * 4}
-    results = [
-        network(place, 0, **{**seeds, **times, "correct": table}) for place, table in enumerate(tables)
-    ]
+    seeds = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    results = [network(place, correct=table, seeds=seeds) for place, table in enumerate(tables)]
     wanted = contrast([table.reshape(2, 2, -1) for table in tables[::-1]], [1, -1])
     assert findings_of(results).effects[0].difference == replace(wanted, p_holm=wanted.p_value)
 
@@ -187,9 +200,9 @@ def test_contrasts_whose_networks_have_no_runs_are_named_and_left_out(stages):
 def test_only_seeds_that_both_networks_have_are_paired():
     before = network(0, 1500)
     # Seed 2 comes first here, and seed 9 has no partner.
-    correct = before.correct[[2, 0, 1]].copy()
+    correct = correct_of(before)[[2, 0, 1]]
     correct[2] = True
-    after = network(1, 1500, correct=correct, seeds=[2, 0, 9])
+    after = network(1, correct=correct, seeds=[(None, 2), (None, 0), (None, 9)])
     findings = findings_of([before, after])
     assert findings.effects[0].difference.estimate == 0
     assert findings.effects[0].runs == 2
@@ -204,15 +217,7 @@ def test_a_study_without_results_is_refused():
 
 def test_networks_without_a_common_seed_are_refused(stages):
     with pytest.raises(UserError, match="network_1 and network_0 have no seed in common"):
-        findings_of([stages[0], replace(stages[1], seeds=[7, 8, 9])])
-
-
-@pytest.mark.parametrize(
-    "change", [{"seeds": [1, 2]}, {"seeds": [1, 1, 2]}, {"seconds": []}, {"val_top1": [1.0]}]
-)
-def test_a_result_has_one_of_everything_per_seed(change):
-    with pytest.raises(ValueError, match=r"network_0: .* one per run"):
-        network(0, 1500, **change)
+        findings_of([stages[0], network(1, 1600, seeds=[(None, seed) for seed in (7, 8, 9)])])
 
 
 # Words
@@ -395,8 +400,8 @@ def test_terminal_table_fits_and_keeps_what_matters(stages, width):
 
 def test_unmeasured_values_are_dashes_for_people_and_empty_in_csv(tmp_path):
     results = [
-        network(0, 1500, seconds=[math.nan] * 3, train_images_per_second=[math.nan, 5.0, math.nan]),
-        network(1, 1600, seconds=[7200.0] * 3, train_images_per_second=[1.234] * 3, adds="width"),
+        network(0, 1500, seconds=[None] * 3, speeds=[None, 5.0, None]),
+        network(1, 1600, seconds=[7200.0] * 3, speeds=[1.234] * 3, adds="width"),
     ]
     unknown, slow = terminal_table(findings_of(results).rows, 140).splitlines()[2:]
     assert unknown.endswith("  5       –")
@@ -414,7 +419,9 @@ def test_report_writes_every_file_and_nothing_else(stages, tmp_path):
     paths = written(folder, findings_of(stages))
     tables = ("seeds", "networks", "effects", "curves", "classes", "confusions", "runs")
     names = {"table.md", "answer.txt", *(f"{name}.csv" for name in tables)}
-    names |= {f"{name}.{kind}" for name in ("roadmap", "cost", "effects") for kind in ("svg", "png")}
+    names |= {
+        f"{name}.{kind}" for name in ("roadmap", "cost", "effects", "classes") for kind in ("svg", "png")
+    }
     assert {path.name for path in paths} == names == {path.name for path in folder.iterdir()}
     assert (folder / "answer.txt").read_text(encoding="utf-8") == answer(findings_of(stages), FACTS) + "\n"
     lines = (folder / "seeds.csv").read_text(encoding="utf-8").splitlines()

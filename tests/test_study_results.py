@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convnext_ablation.study.results import Outcome, StudyResults
+from convnext_ablation.study.report.findings import FinishedRun
+from convnext_ablation.study.results import StudyResults
 
 RESULT = {"host": "one", "device": "a processor", "versions": {"torch": "2.9.0"}}
 
@@ -29,10 +30,10 @@ def results_of(
         epochs=1,
         command="study",
     )
-    run = SimpleNamespace(arguments=SimpleNamespace(input_size=(3, 32, 32)))
-    outcomes = [Outcome(run, result, np.zeros(3, int)) for result in results]
+    targets = np.array([0, 2, 2])
+    finished = [FinishedRun("a", 0, folder, np.zeros(3, int), targets, result) for result in results]
     ids = np.array(["cat/1.png", "dog/1.png", "dog/2.png"])
-    return StudyResults(study, folder, outcomes, runs, ids, np.array([0, 2, 2]))
+    return StudyResults(study, folder, finished, runs, ids, 32)
 
 
 def test_classes_go_by_the_folders_of_their_images_and_others_by_their_number(tmp_path):

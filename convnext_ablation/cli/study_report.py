@@ -15,14 +15,14 @@ from pathlib import Path
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED
-from convnext_ablation.study.experiment import TEST_SPLIT, Study
+from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.report.answer import answer
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.figures import write_figures
-from convnext_ablation.study.report.findings import Evidence, FinishedRun, compare
+from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.html_page import write_page
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
-from convnext_ablation.study.results import StudyResults, origin_of, read_results, seen_as
+from convnext_ablation.study.results import origin_of, read_results, seen_as
 from convnext_ablation.study.store import read_study
 from convnext_ablation.study.tuning import write_tuning
 
@@ -87,7 +87,7 @@ def report(
     results = read_results(study, folder)
     facts = replace(results.facts(), origin=origin)
     findings = compare(results.networks(), study.design.contrasts)
-    contents = Contents(output, findings, facts, _evidence(results))
+    contents = Contents(output, findings, facts, results.evidence)
     paths = write_tables(contents)
     paths += [write_tuning(study, folder, output)] if study.tuning else []
     plans, figures = write_figures(contents)
@@ -98,19 +98,3 @@ def report(
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
     print(f"report: {page}, and {len(paths) + len(figures)} tables and figures beside it")
-
-
-def _evidence(results: StudyResults) -> Evidence:
-    runs = [
-        FinishedRun(
-            network=outcome.run.point.key,
-            seed=outcome.run.arguments.seed,
-            folder=outcome.run.folder(results.folder),
-            predicted=outcome.predicted,
-            pretraining_seed=outcome.run.pretraining_seed or 0,
-            result=outcome.result,
-        )
-        for outcome in results.outcomes
-    ]
-    folder = Path(results.study.data_dir)
-    return Evidence(runs, results.ids, results.targets, results.classes, folder, TEST_SPLIT)

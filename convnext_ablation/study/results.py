@@ -6,7 +6,6 @@ the weights that it starts from, and nothing of the design.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -19,9 +18,9 @@ from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import Run, Study
+from convnext_ablation.study.experiment import TEST_SPLIT, Study
 from convnext_ablation.study.pretrained import mixed_origins
-from convnext_ablation.study.report.findings import NetworkResult, StudyFacts
+from convnext_ablation.study.report.findings import Evidence, FinishedRun, NetworkResult, StudyFacts
 from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
 from convnext_ablation.study.tuning import chosen_rates, tuning_notes
 from convnext_ablation.study.wording import counted
@@ -29,81 +28,53 @@ from convnext_ablation.training.predictions import Predictions
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
-    """A finished run.
-
-    Attributes:
-        run: The run.
-        result: Its ``result.json``.
-        predicted: Most probable class of each test image, (N,).
-    """
-
-    run: Run
-    result: Mapping[str, Any]
-    predicted: NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
 class StudyResults:
     """All finished runs of a study, tested on the same images in the same order.
 
     Attributes:
-        outcomes: The runs, in the study's order.
-        runs: How many there are when all are finished.
+        runs: The runs, in the study's order.
+        expected: How many there are when all are finished.
         ids: Path of each test image below the split's folder, (N,).
-        targets: Class of each test image, (N,).
+        image_size: In pixels.
     """
 
     study: Study
     folder: Path
-    outcomes: list[Outcome]
-    runs: int
+    runs: list[FinishedRun]
+    expected: int
     ids: NDArray[np.str_]
-    targets: NDArray[np.int64]
+    image_size: int
 
     @property
     def classes(self) -> list[str]:
         """Names of the classes that have test images, by number; those of others are their numbers."""
         names = {}
-        for label, first in zip(*np.unique(self.targets, return_index=True), strict=True):
+        for label, first in zip(*np.unique(self.runs[0].targets, return_index=True), strict=True):
             names[int(label)] = PurePosixPath(str(self.ids[first])).parent.name
         return [names.get(label, str(label)) for label in range(max(names) + 1)]
+
+    @property
+    def evidence(self) -> Evidence:
+        """The runs, and the images that they were tested on."""
+        return Evidence(self.runs, self.ids, self.classes, Path(self.study.data_dir), TEST_SPLIT)
 
     def networks(self) -> list[NetworkResult]:
         """One result for each network that has a finished run."""
         return [
-            self._network(mine)
+            NetworkResult(point.key, point.label, point.adds, mine)
             for point in self.study.points
-            if (mine := [outcome for outcome in self.outcomes if outcome.run.point.key == point.key])
+            if (mine := [run for run in self.runs if run.network == point.key])
         ]
-
-    def _network(self, mine: Sequence[Outcome]) -> NetworkResult:
-        point, first = mine[0].run.point, mine[0].result
-        starts = [outcome.run.pretraining_seed for outcome in mine]
-        return NetworkResult(
-            name=point.key,
-            label=point.label,
-            adds=point.adds,
-            correct=np.stack([outcome.predicted == self.targets for outcome in mine]),
-            seeds=[outcome.run.arguments.seed for outcome in mine],
-            learning_rate=first["learning_rate"],
-            parameters=first["parameters"],
-            gmacs=first["gmacs"],
-            train_images_per_second=_numbers(mine, "train_images_per_second"),
-            seconds=_numbers(mine, "train_seconds"),
-            val_top1=[top1 / 100 for top1 in _numbers(mine, "val_top1")],
-            pretraining_seeds=[start for start in starts if start is not None],
-        )
 
     def facts(self) -> StudyFacts:
         """What a reader must know to judge the figures."""
-        study, arguments = self.study, self.outcomes[0].run.arguments
+        study = self.study
         return StudyFacts(
             title=f"{study.design.name} on {study.data_name}",
             design=study.design.name,
             data_name=study.data_name,
-            image_size=(arguments.input_size or (3, 224, 224))[-1],
-            test_images=len(self.targets),
+            image_size=self.image_size,
+            test_images=len(self.ids),
             classes=len(self.classes),
             precision=study.precision,
             threads=study.threads,
@@ -118,16 +89,16 @@ class StudyResults:
 
     @property
     def _results(self) -> list[Mapping[str, Any]]:
-        return [outcome.result for outcome in self.outcomes]
+        return [run.result for run in self.runs]
 
     def _warnings(self) -> list[str]:
         warnings = []
         faults = KNOWN_FAULTS.get(data_set_name(Path(self.study.data_dir)))
         if faults and self.study.is_pretrained:
             warnings.append(f"WARNING: {faults}")
-        if len(self.outcomes) < self.runs:
+        if len(self.runs) < self.expected:
             warnings.append(
-                f"WARNING: {len(self.outcomes)} of {self.runs} runs are finished; what follows is of these."
+                f"WARNING: {len(self.runs)} of {self.expected} runs are finished; what follows is of these."
             )
         if mixed := mixed_origins(self.study.weights):
             warnings.append(f"WARNING: the networks start from weights of different origin: {mixed}.")
@@ -142,29 +113,28 @@ def read_results(study: Study, folder: Path) -> StudyResults:
     Raises:
         UserError: None is finished, a file is missing or damaged, or runs were tested on different images.
     """
-    runs = study.runs(chosen_rates(study, folder))
-    outcomes: list[Outcome] = []
+    planned = study.runs(chosen_rates(study, folder))
+    runs: list[FinishedRun] = []
     first: Predictions | None = None
-    for run in runs:
+    for run in planned:
         if not is_done(run, folder):
             continue
-        tested = Predictions.load(run.folder(folder) / PREDICTIONS)
+        where = run.folder(folder)
+        tested = Predictions.load(where / PREDICTIONS)
         first = tested if first is None else first
         if not (np.array_equal(tested.ids, first.ids) and np.array_equal(tested.targets, first.targets)):
             raise UserError(
-                f"{run.folder(folder)}: tested on other images than {outcomes[0].run.name}; delete the "
-                "folder to do the run again"
+                f"{where}: tested on other images than {runs[0].folder.name}; delete the folder to do the "
+                "run again"
             )
-        outcomes.append(Outcome(run, load_result(run.folder(folder) / RESULT), tested.top5[:, 0].copy()))
+        predicted, result = tested.top5[:, 0].copy(), load_result(where / RESULT)
+        key, seed = run.point.key, run.arguments.seed
+        runs.append(FinishedRun(key, seed, where, predicted, first.targets, result, run.pretraining_seed))
     if first is None:
         raise UserError(f"{folder}: no run of this study is finished; nothing to report")
+    size = (planned[0].arguments.input_size or (3, 224, 224))[-1]
     expected = len(study.points) * len(study.seeds) * len(study.starts)
-    return StudyResults(study, folder, outcomes, expected, first.ids, first.targets)
-
-
-def _numbers(outcomes: Iterable[Outcome], name: str) -> list[float]:
-    values = [outcome.result[name] for outcome in outcomes]
-    return [math.nan if value is None else float(value) for value in values]
+    return StudyResults(study, folder, runs, expected, first.ids, size)
 
 
 def _values(texts: Iterable[str]) -> list[str]:

@@ -89,7 +89,7 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
 
 def method(findings: Findings, facts: StudyFacts) -> dict[str, str]:
     """Lists what was done: each point and what there is to say of it."""
-    seeds = sorted({seed for row in findings.rows for seed in row.network.seeds})
+    seeds = sorted({run.seed for row in findings.rows for run in row.network.runs})
     start = "from pre-trained weights" if facts.pretrained else "from scratch"
     return {
         "design": facts.design,

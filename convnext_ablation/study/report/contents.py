@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import statistics
 from collections import defaultdict
@@ -92,11 +91,11 @@ class Contents:
         return RunLine(
             network=run.network,
             seed=run.seed,
-            pretraining_seed=run.pretraining_seed,
+            pretraining_seed=run.pretraining_seed or 0,
             identity=str(result.get("identity", "")),
             best_epoch=str(result.get("best_epoch", "")),
-            val_top1=float(result.get("val_top1", math.nan)) / 100,
-            test_top1=float((run.predicted == self.evidence.targets).mean()),
+            val_top1=run.val_top1,
+            test_top1=run.test_top1,
             folder=folder,
             command=str(result.get("command") or f"python train.py --config {folder}/args.yaml"),
             versions=", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),

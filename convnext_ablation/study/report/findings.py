@@ -27,101 +27,115 @@ Seeds = tuple[int, int]  # of pre-training, of this training
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkResult:
-    """One network of a study, trained with one or more seeds.
-
-    Attributes:
-        name: Its key in the design, such as ``"model_iii_atto"``.
-        label: Its name for people, such as ``"Model III"``.
-        adds: What it changes with respect to its baseline, such as ``"inverted bottleneck"``.
-        correct: Whether each test image is classified rightly, (runs, images).
-        seeds: The seeds, one for each row of `correct`.
-        gmacs: Multiply-accumulates of one image at the study's size, in 10^9.
-        val_top1: Top-1 of each run on held-out validation, a fraction.
-        pretraining_seeds: Those of the weights that each run started from; empty where there are none.
-    """
-
-    name: str
-    label: str
-    adds: str
-    correct: BoolArray
-    seeds: list[int]
-    learning_rate: float
-    parameters: int
-    gmacs: float
-    train_images_per_second: list[float]
-    seconds: list[float]
-    val_top1: list[float]
-    pretraining_seeds: list[int] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Checks that there is one of everything for each run."""
-        measured = (self.train_images_per_second, self.seconds, self.val_top1)
-        counts = {len(self.correct), len(set(self.runs)), *(len(values) for values in measured)}
-        if counts != {len(self.seeds)}:
-            raise ValueError(f"{self.name}: predictions, seeds and measurements must be one per run")
-
-    @property
-    def runs(self) -> list[Seeds]:
-        """Both seeds of each run."""
-        return list(zip(self.pretraining_seeds or [0] * len(self.seeds), self.seeds, strict=True))
-
-    @property
-    def images_per_second(self) -> float:
-        """Median training speed of the runs; NaN where not measured."""
-        return _summary(statistics.median, self.train_images_per_second)
-
-    @property
-    def mean_seconds(self) -> float:
-        """Mean duration of a run; NaN where not measured."""
-        return _summary(statistics.fmean, self.seconds)
-
-    def answers(self, runs: Sequence[Seeds]) -> BoolArray:
-        """The rows of `correct` that belong to some runs, in their order, (runs, images)."""
-        mine = self.runs
-        return np.asarray(self.correct)[[mine.index(seeds) for seeds in runs]]
-
-
-@dataclass(frozen=True, eq=False)
 class FinishedRun:
     """One finished run.
 
     Attributes:
-        network: Name of its network, as `NetworkResult.name`.
+        network: Key of its network in the design, such as ``"model_iii_atto"``.
         predicted: Most probable class of each test image, (N,).
-        pretraining_seed: That of the weights it started from, if there are several.
+        targets: Their classes, (N,).
         result: Its ``result.json``.
+        pretraining_seed: That of the weights it started from; None where there are none.
     """
 
     network: str
     seed: int
     folder: Path
     predicted: Labels
-    pretraining_seed: int = 0
-    result: Mapping[str, Any] = field(default_factory=dict)
+    targets: Labels
+    result: Mapping[str, Any]
+    pretraining_seed: int | None = None
 
     @property
     def seeds(self) -> Seeds:
         """Both of its seeds, by which runs of different networks are paired."""
-        return self.pretraining_seed, self.seed
+        return self.pretraining_seed or 0, self.seed
+
+    @property
+    def correct(self) -> BoolArray:
+        """Whether each test image is classified rightly, (N,)."""
+        return self.predicted == self.targets
+
+    @property
+    def test_top1(self) -> float:
+        """Top-1 on the test images, a fraction."""
+        return float(self.correct.mean())
+
+    @property
+    def val_top1(self) -> float:
+        """Top-1 of its best epoch on held-out validation, a fraction; NaN where not measured."""
+        return self.measured("val_top1") / 100
+
+    def measured(self, name: str) -> float:
+        """A number of its ``result.json``; NaN where not measured."""
+        value = self.result.get(name)
+        return math.nan if value is None else float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkResult:
+    """One network of a study, and its finished runs.
+
+    Attributes:
+        name: Its key in the design.
+        label: Its name for people, such as ``"Model III"``.
+        adds: What it changes with respect to its baseline, such as ``"inverted bottleneck"``.
+    """
+
+    name: str
+    label: str
+    adds: str
+    runs: Sequence[FinishedRun]
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of the runs."""
+        return self.runs[0].measured("learning_rate")
+
+    @property
+    def parameters(self) -> int:
+        """How many the network has."""
+        return int(self.runs[0].result["parameters"])
+
+    @property
+    def gmacs(self) -> float:
+        """Multiply-accumulates of one image at the study's size, in 10^9."""
+        return self.runs[0].measured("gmacs")
+
+    @property
+    def images_per_second(self) -> float:
+        """Median training speed of the runs; NaN where not measured."""
+        return self._summary(statistics.median, "train_images_per_second")
+
+    @property
+    def seconds(self) -> float:
+        """Mean duration of a run; NaN where not measured."""
+        return self._summary(statistics.fmean, "train_seconds")
+
+    def _summary(self, of: Callable[[list[float]], float], name: str) -> float:
+        measured = [value for run in self.runs if not math.isnan(value := run.measured(name))]
+        return float(of(measured)) if measured else math.nan
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """The finished runs, all tested on the same images in the same order.
+    """All finished runs, tested on the same images in the same order.
 
     Attributes:
         ids: Path of each test image below the split's folder, (N,).
-        targets: Class of each test image, (N,).
         classes: Names of the classes by number; one without test images may be left out at the end.
     """
 
     runs: Sequence[FinishedRun]
     ids: NDArray[np.str_]
-    targets: Labels
     classes: Sequence[str]
     data_folder: Path
     split: str = "test"
+
+    @property
+    def targets(self) -> Labels:
+        """Class of each test image, (N,)."""
+        return self.runs[0].targets
 
     def class_name(self, number: int) -> str:
         """Name of a class, or its number where the name isn't known."""
@@ -214,7 +228,7 @@ class Row:
     @property
     def seeds(self) -> int:
         """How many runs the network has."""
-        return len(self.network.seeds)
+        return len(self.network.runs)
 
 
 @dataclass(frozen=True)
@@ -272,7 +286,7 @@ def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
     networks = [by_name[key] for key in wanted.weights]
     shared, tables = _shared_tables(networks)
     difference = contrast(tables, list(wanted.weights.values()))
-    return Effect(wanted, difference, len(shared), max(len(network.seeds) for network in networks))
+    return Effect(wanted, difference, len(shared), max(len(network.runs) for network in networks))
 
 
 def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
@@ -283,12 +297,13 @@ def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list
     Raises:
         UserError: They have no run of the same seeds.
     """
-    shared = [seeds for seeds in networks[0].runs if all(seeds in other.runs for other in networks)]
+    correct = [{run.seeds: run.correct for run in network.runs} for network in networks]
+    shared = [seeds for seeds in correct[0] if all(seeds in other for other in correct)]
     if not shared:
         names = " and ".join(network.name for network in networks[:2])
         raise UserError(f"{names} have no seed in common; run both with the same seeds")
     shared, shape = _balanced(shared)
-    return shared, [network.answers(shared).reshape(*shape, -1) for network in networks]
+    return shared, [np.stack([found[seeds] for seeds in shared]).reshape(*shape, -1) for found in correct]
 
 
 def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:
@@ -350,8 +365,3 @@ def _seen_from(key: str, effect: Effect) -> Difference:
     if effect.contrast.weights[key] > 0:
         return d
     return replace(d, estimate=-d.estimate, low=-d.high, high=-d.low, p_better=1 - d.p_better)
-
-
-def _summary(of: Callable[[list[float]], float], values: list[float]) -> float:
-    measured = [value for value in values if not math.isnan(value)]
-    return float(of(measured)) if measured else math.nan

@@ -66,7 +66,7 @@ def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
 def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
     """Chooses where the axis starts and ends, in percent: at 0 if differences are visible from there."""
     shown = [100 * x for row in table for x in (row.top1.low, row.top1.high)]
-    shown += [100 * float(x) for row in table for x in row.network.correct.mean(axis=1)]
+    shown += [100 * run.test_top1 for row in table for run in row.network.runs]
     low, high = min(shown), max(shown)
     span = max(high - low, 1.0)
     step = 1 if span < 5 else 5
@@ -83,7 +83,7 @@ def _draw_bar(axes: Axes, place: int, row: Row) -> None:
     axes.barh(place, top1[1] - start, BAR_HEIGHT, left=start, edgecolor="0.25", linewidth=0.8, **fill)
     errors = [[top1[1] - top1[0]], [top1[2] - top1[1]]]
     axes.errorbar(top1[1], place, xerr=errors, color="black", capsize=3.5, linewidth=1.3)
-    seeds = 100 * row.network.correct.mean(axis=1)
+    seeds = [100 * run.test_top1 for run in row.network.runs]
     circles: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.8, "clip_on": False}
     axes.plot(seeds, [place + 0.2] * len(seeds), "o", color="black", **circles)
     box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"}

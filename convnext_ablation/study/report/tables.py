@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from functools import partial
 from operator import attrgetter as get
 from pathlib import Path
@@ -19,7 +19,7 @@ from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, method, p_text
 from convnext_ablation.study.report.classes import ClassGain, Confusion
 from convnext_ablation.study.report.contents import Contents, CurvePoint, RunLine
-from convnext_ablation.study.report.findings import Effect, Row
+from convnext_ablation.study.report.findings import Effect, FinishedRun, Row
 from convnext_ablation.study.stats.effects import Difference, Interval
 
 __all__ = [
@@ -50,7 +50,7 @@ NETWORKS = {
     "difference": "difference.estimate", "difference_low": "difference.low",
     "difference_high": "difference.high", "p_value": "difference.p_value", "p_holm": "difference.p_holm",
     "learning_rate": "network.learning_rate", "parameters": "network.parameters", "gmacs": "network.gmacs",
-    "images_per_second": "network.images_per_second", "seconds": "network.mean_seconds",
+    "images_per_second": "network.images_per_second", "seconds": "network.seconds",
 }  # fmt: skip
 EFFECTS = {
     "contrast": "contrast.name", "label": "label", "kind": "contrast.kind", "primary": "contrast.primary",
@@ -98,7 +98,7 @@ def network_columns(rows: Sequence[Row], decimals: int) -> list[Column]:
         Column("M par.", get("network.parameters"), lambda count: f"{count / 1e6:.2f}"),
         Column("GMACs", get("network.gmacs"), "{:.3f}".format),
         Column("img/s", get("network.images_per_second"), _three_digits),
-        Column("time", get("network.mean_seconds"), _duration),
+        Column("time", get("network.seconds"), _duration),
     ]
     return [column for column in columns if column.heading != "against" or _shows_baseline(rows)]
 
@@ -168,15 +168,15 @@ def write_tables(contents: Contents) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "answer.txt", answer(findings, contents.facts) + "\n")
     write_text(folder / "table.md", _markdown(contents))
-    write_csv(folder / "seeds.csv", SEEDS, (line for row in findings.rows for line in _seeds(row)))
     return [
-        *(folder / name for name in ("answer.txt", "table.md", "seeds.csv")),
-        _csv(folder / "networks.csv", NETWORKS, findings.rows),
-        _csv(folder / "effects.csv", EFFECTS, findings.effects),
-        _csv(folder / "curves.csv", _fields(CurvePoint), contents.curves),
-        _csv(folder / "classes.csv", _fields(ClassGain), contents.class_gains),
-        _csv(folder / "confusions.csv", _fields(Confusion), contents.confusions),
-        _csv(folder / "runs.csv", _fields(RunLine), contents.runs),
+        *(folder / name for name in ("answer.txt", "table.md")),
+        _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs)),
+        _csv(folder / "networks.csv", NETWORKS, map(_attributes(NETWORKS), findings.rows)),
+        _csv(folder / "effects.csv", EFFECTS, map(_attributes(EFFECTS), findings.effects)),
+        _csv(folder / "curves.csv", _fields(CurvePoint), map(astuple, contents.curves)),
+        _csv(folder / "classes.csv", _fields(ClassGain), map(astuple, contents.class_gains)),
+        _csv(folder / "confusions.csv", _fields(Confusion), map(astuple, contents.confusions)),
+        _csv(folder / "runs.csv", _fields(RunLine), map(astuple, contents.runs)),
     ]
 
 
@@ -207,17 +207,23 @@ def _markdown(contents: Contents) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(path: Path, columns: Mapping[str, str], lines: Iterable[Any]) -> Path:
-    """Writes a CSV file, given the attribute, such as ``network.name``, that each column shows of a line."""
-    rows = ([_exact(_attribute(line, place)) for place in columns.values()] for line in lines)
-    write_csv(path, list(columns), rows)
+def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> Path:
+    write_csv(path, list(header), ([_exact(value) for value in line] for line in lines))
     return path
 
 
-def _attribute(line: Any, place: str) -> Any:
-    for name in place.split("."):
-        line = None if line is None else getattr(line, name)
-    return line
+def _attributes(columns: Mapping[str, str]) -> Callable[[Any], list[Any]]:
+    """Gives what each column shows of a row or an effect; None where it has no difference."""
+
+    def attribute(line: Any, place: str) -> Any:
+        return None if place.startswith("difference.") and line.difference is None else get(place)(line)
+
+    return lambda line: [attribute(line, place) for place in columns.values()]
+
+
+def _seed(run: FinishedRun) -> list[Any]:
+    speed, seconds = run.measured("train_images_per_second"), run.measured("train_seconds")
+    return [run.network, run.pretraining_seed, run.seed, run.val_top1, run.test_top1, speed, seconds]
 
 
 def _exact(value: Any) -> str:
@@ -227,17 +233,8 @@ def _exact(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _fields(kind: type[Any]) -> dict[str, str]:
-    return {field.name: field.name for field in fields(kind)}
-
-
-def _seeds(row: Row) -> Iterable[list[str]]:
-    network = row.network
-    starts: Sequence[Any] = network.pretraining_seeds or [None] * row.seeds
-    top1 = network.correct.mean(axis=1).tolist()
-    measured = (network.train_images_per_second, network.seconds)
-    for values in zip(starts, network.seeds, network.val_top1, top1, *measured, strict=True):
-        yield [network.name, *map(_exact, values)]
+def _fields(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
 
 
 def _interval(found: Interval | Difference, form: str) -> str:
