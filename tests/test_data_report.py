@@ -77,8 +77,13 @@ def excluded(folder):
 
 
 def test_a_faultless_set_has_no_findings(birds, capsys):
+    before = [create_dataset("", root=birds / split).filenames() for split in ("train", "test")]
+    fingerprint = check_folder(birds).fingerprint
     report = data_report(birds)
     assert report.findings == []
+    # training reads the folder as before
+    assert [create_dataset("", root=birds / split).filenames() for split in ("train", "test")] == before
+    assert check_folder(birds).fingerprint == fingerprint
     assert rows(birds / "report" / "findings.csv") == []
     assert excluded(birds) == []
     out = capsys.readouterr().out
@@ -93,18 +98,26 @@ def test_copies_are_found_within_and_across_splits(birds):
     put(birds, "val/wren/same.jpg", original)
     put(birds, "train/wren/again.png", Image.open(birds / "train/wren/0.jpg"))
     put(birds, "test/wren/first.jpg", (birds / "test/wren/0.jpg").read_bytes())
+    # copies of validation images are listed and not excluded
+    put(birds, "test/wren/val.jpg", (birds / "val/crow/0.jpg").read_bytes())
+    put(birds, "test/wren/near.jpg", jpeg(Image.open(birds / "val/wren/0.jpg"), 60))
     report = data_report(birds)
     assert found(report, "same_file", "same_pixels", "near") == {
+        ("same_file", "test/wren/val.jpg", "val/crow/0.jpg"),
+        ("near", "test/wren/near.jpg", "val/wren/0.jpg"),
         ("same_file", "test/crow/same.jpg", "train/crow/0.jpg"),
         ("same_file", "val/wren/same.jpg", "train/crow/0.jpg"),
         ("same_file", "test/wren/first.jpg", "test/wren/0.jpg"),
         ("same_pixels", "train/wren/again.png", "train/wren/0.jpg"),
     }
     assert excluded(birds) == ["test/crow/same.jpg"]
-    first, second = rows(birds / "report" / "findings.csv")[:2]
-    assert (first["id"], first["note"]) == ("test/crow/same.jpg", "")
+    listed, ids = birds / "report" / "exclude_test.txt", ["crow/0.jpg", "crow/same.jpg"]
+    assert excluded_ids(listed, ids, str(birds / "test"), "test") == {"crow/same.jpg"}
+    lines = {row["id"]: row for row in rows(birds / "report" / "findings.csv")}
+    first, second = lines["test/crow/same.jpg"], lines["val/wren/same.jpg"]
+    assert first["note"] == ""
     assert (first["phash_distance"], first["dhash_distance"]) == ("", "")
-    assert (second["id"], second["note"]) == ("val/wren/same.jpg", "the classes differ")
+    assert second["note"] == "the classes differ"
     assert (second["class"], second["other_split"], second["other_class"]) == ("wren", "train", "crow")
 
 
@@ -205,14 +218,6 @@ def test_the_manifest_is_compared_with_the_files(birds):
     )
 
 
-def test_training_reads_the_folder_as_before(birds):
-    before = [create_dataset("", root=birds / split).filenames() for split in ("train", "test")]
-    fingerprint = check_folder(birds).fingerprint
-    data_report(birds)
-    assert [create_dataset("", root=birds / split).filenames() for split in ("train", "test")] == before
-    assert check_folder(birds).fingerprint == fingerprint
-
-
 def counted(monkeypatch, module, name):
     seen = []
     original = getattr(module, name)
@@ -237,15 +242,14 @@ def test_images_are_read_once(birds, monkeypatch):
     again = data_report(birds)
     assert seen == ["3.jpg", "0.jpg"]
     assert again.measured[3] != first.measured[3]
+    # what was kept under other columns is of no use
+    cache = birds / "report" / "cache" / "images.csv"
+    cache.write_text(cache.read_text().replace("phash", "other", 1))
+    assert data_report(birds).measured == again.measured
+    assert len(seen) == 2 + 14
 
 
-def _cut_line(folder):
-    """A line with all its columns, but only a part of the last: the reason why an image is broken."""
-    stat = (folder / "train/wren/2.jpg").stat()
-    return f"train/wren/2.jpg,{stat.st_size}:{stat.st_mtime_ns},ab,,0,0,,,0,0,0,0,trunca"
-
-
-def test_an_interrupted_run_goes_on(birds, monkeypatch, capsys):
+def test_an_interrupted_run_resumes(birds, monkeypatch, capsys):
     monkeypatch.setattr(measure, "_AT_A_TIME", 2)
     original = measure.measure_image
 
@@ -256,28 +260,17 @@ def test_an_interrupted_run_goes_on(birds, monkeypatch, capsys):
 
     monkeypatch.setattr(measure, "measure_image", interrupted)
     assert main(["data-report", str(birds), "--workers", "1"]) == 130
+    assert "run the same command again to resume" in capsys.readouterr().err
     assert not (birds / "report" / "index.html").exists()
-    cache = birds / "report" / "cache" / "images.csv"
-    with open(cache, "a") as file:
-        file.write(_cut_line(birds))  # as a killed run leaves it
+    # a killed run leaves a line with all its columns, but only a part of the last: why an image is broken
+    stat = (birds / "train/wren/2.jpg").stat()
+    with open(birds / "report" / "cache" / "images.csv", "a") as file:
+        file.write(f"train/wren/2.jpg,{stat.st_size}:{stat.st_mtime_ns},ab,,0,0,,,0,0,0,0,trunca")
     monkeypatch.setattr(measure, "measure_image", original)
     seen = counted(monkeypatch, measure, "measure_image")
     assert main(["data-report", str(birds), "--workers", "1"]) == 0
     assert len(seen) == 8
-    assert data_report(birds).findings == []
-    assert len(seen) == 8
-    assert "run the same command again to resume" in capsys.readouterr().err
-
-
-def test_what_was_kept_of_another_kind_is_not_used(birds):
-    data_report(birds)
-    cache = birds / "report" / "cache" / "images.csv"
-    lines = cache.read_text().splitlines()
-    cache.write_text("\n".join([lines[0].replace("phash", "other"), *lines[1:]]) + "\n")
-    first = data_report(birds)
-    assert cache.read_text().splitlines()[0] == lines[0]
-    assert sorted(cache.read_text().splitlines()[1:]) == sorted(lines[1:])
-    assert first.findings == []
+    assert rows(birds / "report" / "findings.csv") == []
 
 
 def random_hashes(rng, count, centres):
@@ -379,22 +372,19 @@ def test_a_full_disk_is_one_line(birds, monkeypatch, capsys):
     assert main(["data-report", str(birds)]) == 0
 
 
-def test_copies_of_validation_images_are_listed_and_not_excluded(birds):
-    put(birds, "test/crow/same.jpg", (birds / "val/crow/0.jpg").read_bytes())
-    put(birds, "test/wren/near.jpg", jpeg(Image.open(birds / "val/wren/0.jpg"), 60))
-    assert found(data_report(birds), "same_file", "near") == {
-        ("same_file", "test/crow/same.jpg", "val/crow/0.jpg"),
-        ("near", "test/wren/near.jpg", "val/wren/0.jpg"),
-    }
-    assert excluded(birds) == []
-
-
 def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
     dogs, imagenet = tmp_path / "dogs", tmp_path / "imagenet"
     for split, number in (("train", 1), ("train", 2), ("test", 3), ("test", 4)):
         put(dogs, f"{split}/Chihuahua/n02085620_{number}.jpg", jpeg(photograph(number)))
     for number in (1, 3, 33):
         put(imagenet, f"train/n02085620/n02085620_{number}.JPEG", b"not read")
+    # with a manifest the id is that of the source
+    renamed = Record(
+        "test/Chihuahua/0001.jpg", "test", "Chihuahua", "Images/n-Chihuahua/n02085620_33.jpg", ""
+    )
+    put(dogs, renamed.id, jpeg(photograph(33)))
+    paths = sorted(path.relative_to(dogs).as_posix() for path in dogs.glob("*/*/n*.jpg"))
+    write_manifest(dogs, [renamed, *(Record(path, *path.split("/")[:2], path, "") for path in paths)])
     report = data_report(dogs, against=imagenet)
     assert found(report, "pretraining_id") == {
         (
@@ -403,20 +393,9 @@ def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
             f"train/n02085620/n02085620_{number}.JPEG",
         )
         for split, number in (("train", 1), ("test", 3))
-    }
-    assert excluded(dogs) == ["test/Chihuahua/n02085620_3.jpg"]
+    } | {("pretraining_id", renamed.id, "train/n02085620/n02085620_33.JPEG")}
+    assert excluded(dogs) == [renamed.id, "test/Chihuahua/n02085620_3.jpg"]
     assert [path.name for path in (dogs / "report" / "cache").iterdir()] == ["images.csv"]
-
-
-def test_the_id_is_that_of_the_source_where_there_is_a_manifest(tmp_path):
-    dogs, imagenet = tmp_path / "dogs", tmp_path / "imagenet"
-    path = put(dogs, "test/Chihuahua/0001.jpg", jpeg(photograph(1)))
-    source = "Images/n02085620-Chihuahua/n02085620_7.jpg"
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    write_manifest(dogs, [Record("test/Chihuahua/0001.jpg", "test", "Chihuahua", source, sha256)])
-    put(imagenet, "train/n02085620/n02085620_7.JPEG", b"")
-    data_report(dogs, against=imagenet)
-    assert excluded(dogs) == ["test/Chihuahua/0001.jpg"]
 
 
 def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, monkeypatch, capsys):
@@ -509,19 +488,9 @@ def test_facts_are_counted(birds):
         ("96x72", "14"),
         ("200x50", "1"),
     ]
-
-
-def test_many_sizes_are_put_together():
-    sizes = [measure.Measured(width=width, height=5, format="PNG", mode="L") for width in range(1, 12)]
-    assert facts.format_table(sizes).rows[-1] == ("3 other sizes", "3")
+    many = [measure.Measured(width=width, height=5, format="PNG", mode="L") for width in range(1, 12)]
+    assert facts.format_table(many).rows[-1] == ("3 other sizes", "3")
     assert facts.size_table([measure.Measured(error="broken")]).rows == []
-
-
-def test_the_exclusions_are_what_validation_takes(birds):
-    put(birds, "test/crow/copy.jpg", (birds / "train/crow/0.jpg").read_bytes())
-    data_report(birds)
-    listed, ids = birds / "report" / "exclude_test.txt", ["crow/0.jpg", "crow/copy.jpg"]
-    assert excluded_ids(listed, ids, str(birds / "test"), "test") == {"crow/copy.jpg"}
 
 
 def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.photographs import Box, Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.data.photographs import (
+    Box,
+    Photograph,
+    Photographs,
+    check_counts,
+    check_least,
+    hold_out,
+)
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -52,8 +59,7 @@ class CUB200(Photographs):
         super().__post_init__()
         if self.archive is None:
             raise UserError("cub200: say where it is with --archive CUB_200_2011.tgz, or --download it")
-        if self.val < 1:
-            raise UserError(f"cub200: val is {self.val}; give 1 or more")
+        check_least(self, val=1)
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids."""

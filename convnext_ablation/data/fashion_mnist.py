@@ -22,7 +22,7 @@ from PIL import Image
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.photographs import zlib_version
+from convnext_ablation.data.photographs import check_least, zlib_version
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -60,9 +60,7 @@ class FashionMNIST:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        for name, least in {"seed": 0, "train": 1, "val": 1, "test": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"fashion-mnist: {name} is {getattr(self, name)}; give {least} or more")
+        check_least(self, seed=0, train=1, val=1, test=1)
         if self.train + self.val > _TRAIN_PER_CLASS:
             what = f"fashion-mnist: train + val is {self.train + self.val} images per class"
             raise UserError(f"{what}; there are {_TRAIN_PER_CLASS}")

@@ -20,59 +20,13 @@ _COLUMNS = (
     "kind", "id", "other", "phash_distance", "dhash_distance", "split", "class", "other_split", "other_class",
     "note",
 )  # fmt: skip
+# in the order in which they are reported; templates/data_report.html says what each means
+KINDS = (
+    "pretraining_id", "pretraining_near", "same_file", "same_pixels", "near", "missing_class", "broken",
+    "flat", "greyscale", "differs", "unlisted", "missing", "not_read",
+)  # fmt: skip
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _COMMON_SIZES = 8
-
-
-class Kind(NamedTuple):
-    """What all findings of a kind have in common: a heading, and what it means and doesn't."""
-
-    title: str
-    meaning: str
-
-
-_CANDIDATES = (
-    "For a person to look at: the hashes are close, which those of another picture of the same scene or with "
-    "the same large shapes can be, too. Copies that were mirrored, turned or cropped by more than a few "
-    "percent are not among them."
-)
-KINDS: dict[str, Kind] = {
-    "pretraining_id": Kind(
-        "In the pre-training set, by image id",
-        "Their names are ids of images of the pre-training set. The pictures themselves were not compared.",
-    ),
-    "pretraining_near": Kind("In the pre-training set, by perceptual hash", _CANDIDATES),
-    "same_file": Kind("Copies: the same file", "Every byte is equal (SHA-256)."),
-    "same_pixels": Kind(
-        "Copies: the same pixels in another file", "Decoded to RGB, size and all pixels are equal (SHA-256)."
-    ),
-    "near": Kind("Near duplicates", _CANDIDATES),
-    "missing_class": Kind(
-        "Classes without images in a split",
-        "timm numbers the classes of each split by themselves: labels would be wrong.",
-    ),
-    "broken": Kind("Broken images", "They can't be decoded whole; training ends at the first one."),
-    "flat": Kind(
-        "Images of one colour", "All pixels are the same. They are not compared by perceptual hash."
-    ),
-    "greyscale": Kind(
-        "Greyscale images",
-        "All pixels have three equal channels. Grey that a JPEG file has tinted by rounding is not counted.",
-    ),
-    "differs": Kind(
-        "Not the image that the manifest lists", "The file's SHA-256 is another than the manifest's."
-    ),
-    "unlisted": Kind(
-        "Images that the manifest doesn't list", "They were added after the folder was prepared."
-    ),
-    "missing": Kind(
-        "Images that only the manifest lists", "They were removed after the folder was prepared."
-    ),
-    "not_read": Kind(
-        "Files that training doesn't read",
-        "Their name doesn't end as an image's, or they are in no class folder.",
-    ),
-}
 
 
 @dataclass(frozen=True)

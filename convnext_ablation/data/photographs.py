@@ -145,6 +145,14 @@ class Photographs:
         return {"pillow": version("pillow"), "zlib": zlib_version(), **found}
 
 
+def check_least(dataset: Any, **least: int) -> None:
+    """Raises a `UserError` if a number of a data set is less than it may be; None is none."""
+    for name, minimum in least.items():
+        value = getattr(dataset, name)
+        if value is not None and value < minimum:
+            raise UserError(f"{dataset.name}: {name} is {value}; give {minimum} or more")
+
+
 def zlib_version() -> str:
     """Version of what Pillow packs PNG with."""
     return str(features.version("zlib_ng") or features.version("zlib"))

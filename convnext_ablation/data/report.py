@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -103,9 +104,8 @@ def data_report(
         common = pretraining_overlap(images, measured, other, names, cache, limits, workers)
     findings = [*exact_duplicates(images, measured), *near, *(common.findings if common else [])]
     findings += about_images(contents, measured)
-    kinds = list(KINDS)
     # stable: within these, near duplicates stay in the order of their distance
-    findings.sort(key=lambda finding: (kinds.index(finding.kind), not finding.leaks, not finding.crosses))
+    findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
     report = Report(contents, measured, findings, left_out, common, _excluded(findings))
     _write(report, output, limits, shown, other)
     return report
@@ -139,13 +139,6 @@ def _excluded(findings: Sequence[Finding]) -> dict[str, set[str]]:
 def _write(report: Report, output: Path, limits: Limits, shown: int, against: Path | None) -> None:
     contents, measured = report.contents, report.measured
     summary = summary_lines(report)
-    pictures: dict[Path, str] = {}
-
-    def picture(path: Path) -> str:
-        if path not in pictures:
-            pictures[path] = picture_uri(path, _SIDE)
-        return pictures[path]
-
     kinds = {kind: [each for each in report.findings if each.kind == kind] for kind in KINDS}
     html = render(
         "data_report.html",
@@ -153,12 +146,14 @@ def _write(report: Report, output: Path, limits: Limits, shown: int, against: Pa
         summary=summary,
         tables=[split_table(contents, measured), size_table(measured), format_table(measured)],
         long_tables=[class_table(contents)],
-        kinds=[(kind, KINDS[kind], found) for kind, found in kinds.items() if found],
+        kinds={kind: found for kind, found in kinds.items() if found},
         shown=shown,
-        picture=picture,
+        picture=functools.cache(functools.partial(picture_uri, side=_SIDE)),
         root=contents.root,
         against=against or contents.root,
-        notes=notes(limits, report.overlap, against),
+        limits=limits,
+        most_pairs=MOST_PAIRS,
+        common=report.overlap,
     )
     write_findings(output / "findings.csv", report.findings)
     write_exclusions(output / "exclude_test.txt", set().union(*report.excluded.values()))
@@ -221,28 +216,3 @@ def _overlap_line(report: Report, common: Overlap) -> str:
     how += [f"{common.compared:,} compared by hash, to be looked at"] if common.compared else []
     line = f"{len(seen):,} images are in the pre-training set ({where}); {', '.join(how)}"
     return line + _left_out(common.beyond)
-
-
-def notes(limits: Limits, common: Overlap | None, against: Path | None) -> list[str]:
-    """How it was measured, and what that can't say."""
-    lines = [
-        "Exact copies are found by SHA-256 of the file and of the pixels in RGB, without turning by Exif, as "
-        "training reads them. Of several equal images each is paired with the first, a training image if "
-        "there is one.",
-        f"Near duplicates are pairs whose perceptual hashes differ in at most {limits.phash} (pHash) and "
-        f"{limits.dhash} (dHash) of 64 bits. They are candidates: some are different pictures, and copies "
-        "that were mirrored, turned or cropped more are not found. The fewer details pictures have, the more "
-        "of them look alike.",
-        f"Of two splits at most {MOST_PAIRS:,} near duplicates are listed, the nearest.",
-        "exclude_test.txt has all test images with an exact or near duplicate among the training images, or "
-        "in the pre-training set. Take out lines of pairs that turn out to be different pictures. Duplicates "
-        "of validation images are only listed here.",
-        "Labels were not checked, other than that equal images have equal classes.",
-    ]
-    if common:
-        lines.append(
-            f"The pre-training set was {against}, {common.against:,} images. Images named after an ImageNet "
-            "id were looked up by it; only the others were compared by hash, and those broken or of one "
-            "colour not at all."
-        )
-    return lines

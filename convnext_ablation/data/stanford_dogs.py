@@ -21,7 +21,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.photographs import Box, Photograph, Photographs, check_counts, hold_out
+from convnext_ablation.data.photographs import (
+    Box,
+    Photograph,
+    Photographs,
+    check_counts,
+    check_least,
+    hold_out,
+)
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -78,8 +85,7 @@ class StanfordDogs(Photographs):
             raise UserError(
                 "stanford-dogs: --crop-to-box takes the boxes from --annotations annotation.tar; name it too"
             )
-        if self.val < 1:
-            raise UserError(f"stanford-dogs: val is {self.val}; give 1 or more")
+        check_least(self, val=1)
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by the names that the lists give them."""

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
 from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.photographs import zlib_version
+from convnext_ablation.data.photographs import check_least, zlib_version
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -80,9 +80,7 @@ class Typefaces:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        for name, least in {"seed": 0, "size": 16, "train": 1, "val": 1, "test": 1}.items():
-            if getattr(self, name) < least:
-                raise UserError(f"typefaces: {name} is {getattr(self, name)}; give {least} or more")
+        check_least(self, seed=0, size=16, train=1, val=1, test=1)
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, tuple[str, str, int]]]:
         """All images of the set, each as its record and what `encode` needs to draw it."""
