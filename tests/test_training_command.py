@@ -99,7 +99,7 @@ def test_the_arguments_are_written_as_they_were_used(finished):
 def test_a_run_does_not_overwrite_another(finished, train_again, capsys):
     before = (finished / "summary.csv").read_text()
     assert train_again()[0] == 2
-    one_line(capsys, "train.py", "holds a run already; go on with --resume auto")
+    one_line(capsys, "train.py", "holds a run already; resume it with --resume auto")
     assert (finished / "summary.csv").read_text() == before
 
 

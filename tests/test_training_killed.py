@@ -123,7 +123,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(
     process.send_signal(how)
     output = process.communicate(timeout=60)[0]
     assert process.returncode == 128 + how
-    assert "go on with the same command and --resume auto" in output
+    assert "resume with the same command and --resume auto" in output
     assert "Traceback" not in output
     assert len(list(run.folder.glob("recovery-1-*.pth.tar"))) == 1
 
@@ -138,7 +138,7 @@ def test_torchrun_that_is_asked_to_stop_saves(undisturbed, tmp_path, image_folde
     wait_for(process, "epoch 1 [")
     process.terminate()
     output = process.communicate(timeout=60)[0]
-    assert "go on with the same command and --resume auto" in output
+    assert "resume with the same command and --resume auto" in output
     run.finish("--resume", "auto", torchrun=True)
     assert_same(run, undisturbed)
 

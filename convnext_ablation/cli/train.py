@@ -136,7 +136,7 @@ def _introduced(trainer: Trainer) -> str:
 def _say_how_to_go_on(stopped: StoppedError, trainer: Trainer) -> None:
     name = "" if trainer.arguments.experiment else f" --experiment {trainer.folder.name}"
     print(
-        f"{stopped}, saved {stopped.checkpoint}; go on with the same command and{name} --resume auto",
+        f"{stopped}, saved {stopped.checkpoint}; resume with the same command and{name} --resume auto",
         file=sys.stderr,
     )
 

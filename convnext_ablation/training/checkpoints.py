@@ -62,7 +62,7 @@ def without_optimizer(path: Path) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that an interrupted run goes on from, None if there is none."""
+    """The checkpoint that an interrupted run resumes from, None if there is none."""
     recoveries, last = _recoveries(folder), folder / LAST
     if not recoveries:
         return last if last.is_file() else None
@@ -95,13 +95,7 @@ def _recoveries(folder: Path) -> dict[tuple[int, int], Path]:
 
 
 def bring_along(path: Path, folder: Path, best: int | None) -> None:
-    """Has a folder hold what a run that goes on there needs of the one that a checkpoint is of.
-
-    Args:
-        path: The checkpoint that it goes on from.
-        folder: The folder that it goes on in.
-        best: The best epoch so far, whose weights must be kept.
-    """
+    """Copies what a run needs that resumes in `folder` from `path`: the last epoch and the best weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if path.name != LAST and not path.name.startswith(_RECOVERY.partition("-")[0]):
         copy_whole(path, folder / LAST)
@@ -115,13 +109,7 @@ def bring_along(path: Path, folder: Path, best: int | None) -> None:
 
 
 def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
-    """Keeps the last checkpoint under its epoch's name if it is among the best, and no other than those.
-
-    Args:
-        folder: The run's folder.
-        last_epoch: The epoch that `last.pth.tar` is of.
-        kept: Epochs to keep, the best.
-    """
+    """Keeps the checkpoints of some epochs; that of the last one, `last.pth.tar`, gets its name as well."""
     if last_epoch in kept:
         copy_whole(folder / LAST, folder / _EPOCH.format(last_epoch))
     for path in folder.glob(_EPOCH.format("*")):
@@ -145,7 +133,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
 
     Args:
         run: The run.
-        epoch: The last epoch that is finished.
+        epoch: The last one that is finished.
         step: Batches of the next one that are done.
         losses: Of those batches.
     """
@@ -177,7 +165,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
 
 
 def resume(run: Parts) -> Position:
-    """Puts the state that the arguments ask for into a run; returns where it goes on."""
+    """Puts the state that the arguments ask for into a run; returns where it resumes."""
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
     if arguments.resume == "auto":
         path = newest_checkpoint(folder)
@@ -186,7 +174,7 @@ def resume(run: Parts) -> Position:
     if path is None:
         if not arguments.resume and any((folder / name).is_file() for name in (LAST, SUMMARY)):
             raise UserError(
-                f"{folder}: holds a run already; go on with --resume auto, "
+                f"{folder}: holds a run already; resume it with --resume auto, "
                 "or give another --output or --experiment"
             )
         return Position(arguments.start_epoch or 0, 0, losses)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,14 +24,14 @@ class EvaluationStoppedError(Exception):
     """An evaluation was asked to give up."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """What one process predicted of its images, in their order: see `Predictions`; a loss for each image."""
-
-    targets: NDArray[np.int64]
-    top5: NDArray[np.int64]
-    probability: NDArray[np.float32]
-    losses: NDArray[np.float32]
+# what one process predicts of its images: see `Predictions`; a loss for each image
+Share = dict[str, NDArray[Any]]
+_EMPTY: Share = {
+    "targets": np.empty(0, np.int64),
+    "top5": np.empty((0, 0), np.int64),
+    "probability": np.empty(0, np.float32),
+    "losses": np.empty(0, np.float32),
+}
 
 
 @torch.inference_mode()
@@ -48,7 +47,7 @@ def predict(
     Args:
         model: Maps ``(B, C, H, W)`` to logits ``(B, classes)``.
         batches: Images ``(B, C, H, W)`` and targets ``(B,)``.
-        memory_format: Layout that the images are given to the network in.
+        memory_format: Layout of the images.
         precision: Context that the network runs in.
         on_batch: Called after each batch with its number and how many images it had; it may raise.
     """
@@ -66,11 +65,10 @@ def predict(
     finally:
         model.train(training)
     if not parts:  # more processes than images
-        return Share(*(np.empty(shape, kind) for shape, kind in _EMPTY))
-    return Share(*(torch.cat(each).numpy() for each in zip(*parts, strict=True)))
-
-
-_EMPTY = (((0,), np.int64), ((0, 0), np.int64), ((0,), np.float32), ((0,), np.float32))
+        return _EMPTY
+    return {
+        name: torch.cat(each).numpy() for name, each in zip(_EMPTY, zip(*parts, strict=True), strict=True)
+    }
 
 
 def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
@@ -80,12 +78,12 @@ def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
         parts: Of all processes, in the order of ranks: process r of n had images r, r + n, ...
         ids: Name of each image of the split.
     """
-    read = sum(len(part.targets) for part in parts)
+    read = sum(len(part["targets"]) for part in parts)
     if read != len(ids):
         raise UserError(f"{len(ids)} images listed but {read} read; the folder changed meanwhile")
     whole = {}
-    for name in ("targets", "top5", "probability", "losses"):
-        values = [getattr(part, name) for part in parts]
+    for name in _EMPTY:
+        values = [part[name] for part in parts]
         filled = np.empty((read, *values[0].shape[1:]), values[0].dtype)
         for rank, value in enumerate(values):
             filled[rank :: len(parts)] = value if len(value) else filled[rank :: len(parts)]
@@ -117,18 +115,14 @@ def evaluate(
 
     Args:
         model: The network.
-        images: The split.
+        images: The split, as `open_split` gives it.
         arguments: Batch size, workers and memory format.
-        data_config: How images are prepared.
+        data_config: How images are prepared, as `resolve_data_config` gives it.
         processes: This process and the others.
-        unreadable: Hears of images that can't be decoded.
+        unreadable: Collects images that can't be decoded.
         precision: Context that the network runs in.
         on_progress: Called with the images done by this process, and its images in all.
-        should_stop: Whether to give up, asked after each batch.
-
-    Raises:
-        UserError: An image can't be decoded.
-        EvaluationStoppedError: It was asked to give up.
+        should_stop: Whether to give up, asked after each batch; it then raises `EvaluationStoppedError`.
     """
     if isinstance(images, Images):
         dataset = EvaluatedImages(images, processes.rank, processes.world_size, unreadable.path)
@@ -158,5 +152,7 @@ def evaluate(
         counted,
     )
     unreadable.check()
-    ids = images.ids() if isinstance(images, Images) else [str(index) for index in range(len(part.targets))]
+    ids = (
+        images.ids() if isinstance(images, Images) else [str(index) for index in range(len(part["targets"]))]
+    )
     return merge(processes.gather(part), ids)

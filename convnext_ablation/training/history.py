@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,10 @@ class Epoch:
 
 def ranked(history: Sequence[Epoch], metric: str, decreasing: bool) -> list[Epoch]:
     """The epochs that have been evaluated, by the metric, the best first, and the first of equals."""
-    judged = [epoch for epoch in history if epoch.metric(metric) is not None]
+    judged = [(value, epoch) for epoch in history if (value := epoch.metric(metric)) is not None]
     sign = 1.0 if decreasing else -1.0
-    return sorted(judged, key=lambda epoch: sign * (epoch.metric(metric) or 0.0))
+    judged.sort(key=lambda one: math.inf if math.isnan(one[0]) else sign * one[0])
+    return [epoch for _, epoch in judged]
 
 
 def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | None:

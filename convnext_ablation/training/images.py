@@ -2,7 +2,7 @@
 
 What is drawn for an image (crop, flip, colours) depends on the run's seed, the epoch and the image, not on
 the process that reads it or on what was read before. Any number of workers and processes sees the same, and
-an epoch can go on in its middle.
+an epoch can be resumed in its middle.
 """
 
 from __future__ import annotations
@@ -95,11 +95,7 @@ class Images(Dataset):
 
 
 class UnreadableImages:
-    """Which images could not be decoded, told to the main process by those that read.
-
-    Args:
-        allowed: How many there may be.
-    """
+    """Which images could not be decoded, reported to the main process; more than `allowed` are an error."""
 
     def __init__(self, allowed: int) -> None:
         self.allowed = allowed
@@ -120,7 +116,7 @@ class UnreadableImages:
             allowed = f" (more than {self.allowed})" if self.allowed else ""
             raise UserError(
                 f"{image_id}: can't be decoded{allowed}: {reason}; mend or remove it, "
-                f"or go on without with --skip-bad-images {len(self.reasons)}"
+                f"or continue without with --skip-bad-images {len(self.reasons)}"
             )
 
 
@@ -146,7 +142,7 @@ class TrainingImages(IterableDataset):
         seed: The run's.
         rank: Number of the process.
         world_size: Number of processes.
-        unreadable: File to report images to that can't be decoded; the next one takes the place of each.
+        unreadable: File to report images to that can't be decoded; the next image replaces each.
     """
 
     def __init__(
@@ -210,13 +206,8 @@ class TrainingImages(IterableDataset):
 class EvaluatedImages(Dataset):
     """What one process evaluates: every so many images, none twice, none left out.
 
-    An image that can't be decoded is black, with the target `UNREADABLE`.
-
-    Args:
-        images: All images of the split.
-        rank: Number of the process.
-        world_size: Number of processes.
-        unreadable: File to report images to that can't be decoded.
+    An image that can't be decoded is black, with the target `UNREADABLE`; the arguments are those of
+    `TrainingImages`.
     """
 
     def __init__(self, images: Images, rank: int, world_size: int, unreadable: str) -> None:

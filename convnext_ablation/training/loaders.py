@@ -30,7 +30,7 @@ def training_loader(
     """Makes timm's loader for training, without random erasing.
 
     timm's loader erases a batch ahead of the one that is trained on. Done in the training step instead, what
-    is erased depends on the step alone, and an epoch can go on in its middle.
+    is erased depends on the step alone, and an epoch can be resumed in its middle.
 
     Returns:
         An iterable of images ``(B, C, H, W)``, normalised and on the device, and targets ``(B,)`` or, where

@@ -36,12 +36,7 @@ class Watcher:
 
 
 class Logs(Watcher):
-    """Prints what a run does, and logs its epochs where the arguments ask for it.
-
-    Args:
-        arguments: Say what to log to.
-        folder: The run's folder.
-    """
+    """Prints what a run does, and logs its epochs where the arguments ask for it."""
 
     def __init__(self, arguments: TrainingArguments, folder: Path) -> None:
         self.steps = self.first = self.images = 0

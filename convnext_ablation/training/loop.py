@@ -39,7 +39,7 @@ TEST_RESULT, TEST_PREDICTIONS, UNREADABLE = "test.json", "test_predictions.npz",
 
 
 class StoppedError(Exception):
-    """The run was asked to stop, and did; `checkpoint` is what it goes on from."""
+    """The run was asked to stop, and did; it resumes from `checkpoint`."""
 
     def __init__(self, checkpoint: Path, epoch: int, step: int) -> None:
         super().__init__(f"stopped in epoch {epoch} after {step} batches")

@@ -46,11 +46,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
-    """Reads the command line.
-
-    Args:
-        argv: The arguments, those of the process if None.
-    """
+    """Reads the command line of `train.py`, that of the process if None."""
     parser = build_parser("train.py", _TRAINS, ARGUMENTS)
     parser.add_argument(
         "-c",
@@ -79,13 +75,7 @@ def build_parser(program: str, description: str, arguments: Mapping[str, Option]
 def given_arguments(
     parser: OneLineParser, argv: Sequence[str] | None, timms: Collection[str]
 ) -> dict[str, Any]:
-    """Reads a command line.
-
-    Args:
-        parser: From `build_parser`.
-        argv: The arguments, those of the process if None.
-        timms: Names of arguments that only timm's script takes.
-    """
+    """Reads a command line, that of the process if None; `timms` are arguments of timm's script alone."""
     options, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     for word in unknown:
         name = word.lstrip("-").partition("=")[0].replace("-", "_")

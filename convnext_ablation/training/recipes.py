@@ -37,12 +37,7 @@ TIMM_ONLY: Mapping[str, Any] = {
 
 
 def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the settings that are arguments here, having checked the others.
-
-    Args:
-        settings: Values by name, from a YAML file or a checkpoint.
-        where: Where they stand, for the message.
-    """
+    """Returns the settings that are arguments here; `where` they stand is for messages about the others."""
     for name, value in settings.items():
         if name in TIMM_ONLY:
             if value != TIMM_ONLY[name]:
@@ -73,11 +68,7 @@ def recipe_path(name: str) -> Path:
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
-    """Reads a recipe: the arguments that it sets, by name.
-
-    Args:
-        name_or_file: Name of a recipe of the package, or path of a YAML file.
-    """
+    """Reads the arguments that a recipe of the package, or a YAML file, sets."""
     is_file = name_or_file.endswith((".yaml", ".yml"))
     path = Path(name_or_file) if is_file else recipe_path(name_or_file)
     if not path.is_file():
