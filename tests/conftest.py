@@ -91,6 +91,17 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def arguments(recipe_file, image_folder):
+    """Makes a training's arguments from that recipe and folder."""
+    from convnext_ablation.training.arguments import TrainingArguments
+    from convnext_ablation.training.recipes import read_recipe
+
+    settings = {**read_recipe(str(recipe_file)), "data_dir": str(image_folder), "model": "model_i_atto"}
+    settings |= {"device": "cpu", "workers": 0, "seed": 3}
+    return lambda **changes: TrainingArguments(**{**settings, **changes})
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     """A study that nobody ran, with its report; tests write elsewhere than into that."""

@@ -14,7 +14,6 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint, save_checkpoint
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.evaluation import merge, predict
@@ -22,24 +21,11 @@ from convnext_ablation.training.history import SUMMARY
 from convnext_ablation.training.logs import Watcher
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
-from convnext_ablation.training.recipes import read_recipe
 
 
-@pytest.fixture
-def arguments(recipe_file, image_folder):
-    def make(**changes):
-        settings = {
-            **read_recipe(str(recipe_file)),
-            "model": "model_i_atto",
-            "data_dir": str(image_folder),
-            "device": "cpu",
-            "workers": 0,
-            "seed": 3,
-        }
-        return TrainingArguments(**{**settings, **changes})
-
+@pytest.fixture(autouse=True)
+def _on_one_thread():
     make_deterministic(threads=1)
-    return make
 
 
 def same_weights(one, other):

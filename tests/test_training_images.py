@@ -22,35 +22,19 @@ from convnext_ablation.training.images import (
     UnreadableImages,
 )
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.recipes import read_recipe
 from convnext_ablation.training.splits import count_classes, open_split, open_splits
 
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def make(recipe_file, image_folder):
-    def arguments(**changes):
-        settings = {
-            **read_recipe(str(recipe_file)),
-            "data_dir": str(image_folder),
-            "device": "cpu",
-            "workers": 0,
-        }
-        return TrainingArguments(**{**settings, **changes})
-
-    return arguments
-
-
-def batches(arguments, epoch=0, first=0, rank=0, world_size=1):
+def batches(given, epoch=0, first=0, rank=0, world_size=1):
     """The training batches of a process from a point of an epoch on, with new workers."""
     unreadable = UnreadableImages(0)
     images = TrainingImages(
-        open_split(arguments, "train"), arguments.batch_size, 7, rank, world_size, unreadable.path
+        open_split(given, "train"), given.batch_size, 7, rank, world_size, unreadable.path
     )
     images.start_at(epoch, first)
-    config = resolve_data_config({"input_size": arguments.input_size, "mean": (0.5,), "std": (0.5,)})
-    return list(training_loader(images, arguments, config, 3, CPU))
+    return list(training_loader(images, given, resolve_data_config(given.preprocessing()), 3, CPU))
 
 
 def same(one, other):
@@ -63,45 +47,45 @@ AUGMENTED = {"mixup": 0.4, "cutmix": 1.0, "color_jitter": 0.4, "aa": "rand-m9-ms
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_any_number_of_workers_reads_the_same_batches(make, workers):
-    alone = batches(make(**AUGMENTED))
+def test_any_number_of_workers_reads_the_same_batches(arguments, workers):
+    alone = batches(arguments(**AUGMENTED))
     assert len(alone) == 6
-    assert same(batches(make(**AUGMENTED, workers=workers)), alone)
+    assert same(batches(arguments(**AUGMENTED, workers=workers)), alone)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_goes_on_in_its_middle(make, workers):
-    arguments = make(**AUGMENTED, workers=workers)
-    assert same(batches(arguments, epoch=2, first=4), batches(arguments, epoch=2)[4:])
+def test_an_epoch_goes_on_in_its_middle(arguments, workers):
+    given = arguments(**AUGMENTED, workers=workers)
+    assert same(batches(given, epoch=2, first=4), batches(given, epoch=2)[4:])
 
 
-def test_an_epoch_is_another_order_with_other_crops(make):
-    one, two = batches(make(), epoch=0), batches(make(), epoch=1)
+def test_an_epoch_is_another_order_with_other_crops(arguments):
+    one, two = batches(arguments(), epoch=0), batches(arguments(), epoch=1)
     assert not torch.equal(one[0][1], two[0][1]) or not torch.equal(one[1][1], two[1][1])
     assert not same(one, two)
     counts = torch.bincount(torch.cat([targets for _, targets in two]))
     assert counts.tolist() == [16, 16, 16]
 
 
-def test_two_processes_share_out_the_batches_of_one(make):
-    halves = [batches(make(batch_size=4), rank=rank, world_size=2) for rank in (0, 1)]
-    whole = batches(make(batch_size=8))
+def test_two_processes_share_out_the_batches_of_one(arguments):
+    halves = [batches(arguments(batch_size=4), rank=rank, world_size=2) for rank in (0, 1)]
+    whole = batches(arguments(batch_size=8))
     for (images, targets), one, two in zip(whole, *halves, strict=True):
         assert torch.equal(images, torch.cat([one[0], two[0]]))
         assert torch.equal(targets, torch.cat([one[1], two[1]]))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_mixing_ends_at_its_epoch(make, workers):
-    arguments = make(mixup=1.0, mixup_off_epoch=1, smoothing=0.0, workers=workers)
-    largest = [torch.stack([targets.max(1).values for _, targets in batches(arguments, e)]) for e in (0, 1)]
+def test_mixing_ends_at_its_epoch(arguments, workers):
+    given = arguments(mixup=1.0, mixup_off_epoch=1, smoothing=0.0, workers=workers)
+    largest = [torch.stack([targets.max(1).values for _, targets in batches(given, e)]) for e in (0, 1)]
     assert largest[0].min() < 0.9
     assert torch.equal(largest[1], torch.ones_like(largest[1]))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5, 30])
-def test_every_image_is_evaluated_by_one_process(make, world_size):
-    images = open_split(make(), "test")
+def test_every_image_is_evaluated_by_one_process(arguments, world_size):
+    images = open_split(arguments(), "test")
     parts = [list(EvaluatedImages(images, rank, world_size, "").indices) for rank in range(world_size)]
     assert sorted(index for part in parts for index in part) == list(range(21))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
@@ -119,44 +103,44 @@ def broken(tmp_path, image_folder):
     return root
 
 
-def test_a_broken_image_is_named(make, broken):
-    images = open_split(make(data_dir=str(broken)), "train")
+def test_a_broken_image_is_named(arguments, broken):
+    images = open_split(arguments(data_dir=str(broken)), "train")
     index = images.ids().index("dark/02.png")
     with pytest.raises(UnreadableImageError, match=r"dark/02\.png: .*truncated"):
         images.load(index)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_are_replaced_and_counted(make, broken, workers):
-    arguments = make(data_dir=str(broken), workers=workers)
+def test_broken_images_are_replaced_and_counted(arguments, broken, workers):
+    given = arguments(data_dir=str(broken), workers=workers)
     unreadable = UnreadableImages(allowed=2)
-    images = TrainingImages(open_split(arguments, "train"), 8, 7, 0, 1, unreadable.path)
+    images = TrainingImages(open_split(given, "train"), 8, 7, 0, 1, unreadable.path)
     config = resolve_data_config({"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)})
-    loaded = list(training_loader(images, arguments, config, 3, CPU))
+    loaded = list(training_loader(images, given, config, 3, CPU))
     assert [len(targets) for _, targets in loaded] == [8] * 6
     unreadable.check()
     names = sorted(name.removeprefix(str(broken)) for name in unreadable.reasons)
     assert names == ["/train/dark/02.png", "/train/light/05.png"]
     unreadable.allowed = 1
-    list(training_loader(images, arguments, config, 3, CPU))
+    list(training_loader(images, given, config, 3, CPU))
     with pytest.raises(UserError, match=r"can't be decoded \(more than 1\).*--skip-bad-images 2"):
         unreadable.check()
 
 
-def test_a_broken_test_image_keeps_its_place(make, broken):
-    arguments = make(data_dir=str(broken), validation_batch_size=4)
+def test_a_broken_test_image_keeps_its_place(arguments, broken):
+    given = arguments(data_dir=str(broken), validation_batch_size=4)
     unreadable = UnreadableImages(allowed=1)
-    images = EvaluatedImages(open_split(arguments, "test"), 0, 1, unreadable.path)
+    images = EvaluatedImages(open_split(given, "test"), 0, 1, unreadable.path)
     config = resolve_data_config({"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)})
-    targets = torch.cat([t for _, t in evaluation_loader(images, arguments, config, CPU)])
+    targets = torch.cat([t for _, t in evaluation_loader(images, given, config, CPU)])
     assert targets.tolist() == [0] * 7 + [1, UNREADABLE, 1, 1, 1, 1, 1] + [2] * 7
 
 
-def test_splits_go_by_the_synonyms_that_timm_knows(make, tmp_path, image_folder):
+def test_splits_go_by_the_synonyms_that_timm_knows(arguments, tmp_path, image_folder):
     shutil.copytree(image_folder / "val", tmp_path / "eval")
-    assert len(open_split(make(), "validation")) == 15
-    assert len(open_split(make(data_dir=str(tmp_path)), "validation")) == 15
-    assert len(open_split(make(data_dir=str(tmp_path / "eval")), "")) == 15
+    assert len(open_split(arguments(), "validation")) == 15
+    assert len(open_split(arguments(data_dir=str(tmp_path)), "validation")) == 15
+    assert len(open_split(arguments(data_dir=str(tmp_path / "eval")), "")) == 15
 
 
 @pytest.mark.parametrize(
@@ -170,52 +154,52 @@ def test_splits_go_by_the_synonyms_that_timm_knows(make, tmp_path, image_folder)
         ({"dataset": "torch/cifar10"}, "train", r"torch/cifar10: can't be read as the split 'train'"),
     ],
 )
-def test_splits_that_are_not_there_are_an_error(make, changes, split, message):
+def test_splits_that_are_not_there_are_an_error(arguments, changes, split, message):
     with pytest.raises(UserError, match=message):
-        open_split(make(**changes), split)
+        open_split(arguments(**changes), split)
 
 
-def test_an_empty_split_is_an_error(make, tmp_path):
+def test_an_empty_split_is_an_error(arguments, tmp_path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     with pytest.raises(UserError, match="can't be read as the split 'train': Found 0 images"):
-        open_split(make(data_dir=str(tmp_path)), "train")
+        open_split(arguments(data_dir=str(tmp_path)), "train")
 
 
-def test_a_class_that_one_split_lacks_is_an_error(make, tmp_path, image_folder):
+def test_a_class_that_one_split_lacks_is_an_error(arguments, tmp_path, image_folder):
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
     shutil.rmtree(root / "val" / "grey")
-    arguments = make(data_dir=str(root))
+    given = arguments(data_dir=str(root))
     with pytest.raises(UserError, match=r"its classes are not those of .*train \(such as grey\)"):
-        count_classes(arguments, open_splits(arguments))
+        count_classes(given, open_splits(given))
 
 
 def test_a_class_without_an_image_in_a_split_shifts_no_label_where_classes_are_listed(
-    make, tmp_path, image_folder
+    arguments, tmp_path, image_folder
 ):
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
     shutil.rmtree(root / "val" / "grey")
     (root / "classes.txt").write_text("dark\ngrey\nlight\nrare\n")
-    arguments = make(data_dir=str(root))
-    splits = open_splits(arguments)
-    assert count_classes(arguments, splits) == 4
+    given = arguments(data_dir=str(root))
+    splits = open_splits(given)
+    assert count_classes(given, splits) == 4
     assert [splits["val"].load(index)[1] for index in range(10)] == [0] * 5 + [2] * 5
     (root / "classes.txt").write_text("dark\nlight\n")
     with pytest.raises(UserError, match=r"classes\.txt: lacks the class 'grey', whose images are in .*train"):
-        open_splits(arguments)
+        open_splits(given)
     (root / "map.txt").write_text("light\ngrey\ndark\n")
-    mapped = open_splits(make(data_dir=str(root), class_map=str(root / "map.txt")))
+    mapped = open_splits(arguments(data_dir=str(root), class_map=str(root / "map.txt")))
     assert mapped["train"].classes == ["light", "grey", "dark"]
 
 
-def test_torchvisions_data_sets_are_read_as_they_are(make, image_folder):
-    arguments = make(dataset="torch/image_folder")
-    images = open_split(arguments, "train")
+def test_torchvisions_data_sets_are_read_as_they_are(arguments, image_folder):
+    given = arguments(dataset="torch/image_folder")
+    images = open_split(given, "train")
     assert images.classes == ["dark", "grey", "light"]
     assert images.load(0)[0].mode == "L"
     assert images.ids()[:2] == ["0", "1"]
-    assert same(batches(arguments), batches(make()))
+    assert same(batches(given), batches(arguments()))
 
 
 def test_the_strongest_augmentation_of_the_recipes_works_with_the_pillow_that_is_installed():

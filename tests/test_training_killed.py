@@ -52,16 +52,12 @@ class Run:
         ours = state["convnext_ablation"]
         for epoch in ours["history"]:
             epoch["train_seconds"] = None
-        return {
-            **{f"weights {name}": value for name, value in state["state_dict"].items()},
-            **{f"average {name}": value for name, value in state["state_dict_ema"].items()},
-            **{
-                f"optimizer {number} {name}": value
-                for number, entries in state["optimizer"]["state"].items()
-                for name, value in entries.items()
-            },
-            "history": ours["history"],
+        tensors = {"weights": state["state_dict"], "average": state["state_dict_ema"]}
+        tensors |= state["optimizer"]["state"]
+        named = {
+            f"{kind} {name}": value for kind, entries in tensors.items() for name, value in entries.items()
         }
+        return {**named, "history": ours["history"]}
 
 
 def assert_same(run: Run, other: Run) -> None:
