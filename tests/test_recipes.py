@@ -158,7 +158,7 @@ def test_evaluation_takes_the_exact_centre(name, stored, tmp_path):
 def test_the_command_lists_what_each_recipe_is_for(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 1 + len(NAMES)
+    assert len(lines) == 2 + len(NAMES)
     line = next(line for line in lines if line.startswith("cub200_448 "))
     assert line.split("  ")[-2:] == ["3x448x448", "100 + 5 of warm-up"]
     assert "CUB-200-2011 at 448, fine-tuning" in line

@@ -8,8 +8,8 @@ import pytest
 import timm
 from timm_repo import FOLDER, needs_timm_repo
 
+from convnext_ablation import stock
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli import timm_scripts
 from convnext_ablation.errors import UserError
 
 TAG = f"v{timm.__version__}"
@@ -19,7 +19,7 @@ def checkout(folder: Path, version: str = timm.__version__, train: str = "import
     """A folder that looks like a checkout of timm's repository."""
     (folder / "timm").mkdir()
     (folder / "timm" / "version.py").write_text(f"__version__ = '{version}'\n")
-    for name in timm_scripts.SCRIPTS:
+    for name in stock.SCRIPTS:
         (folder / name).write_text(train)
     return folder
 
@@ -42,13 +42,13 @@ def test_prints_the_tag_alone(capsys):
 @pytest.mark.parametrize("version", ["1.0.32.dev0", "1.1.0rc1", "1.0+local"])
 def test_a_version_between_releases_has_no_tag(version):
     with pytest.raises(UserError, match=r"has no tag; take the scripts from where it was installed from"):
-        timm_scripts.command(version)
+        stock.command(version)
 
 
 def test_a_checkout_of_the_same_version_fits(capsys, tmp_path):
     assert cli.main(["timm-scripts", str(checkout(tmp_path))]) == 0
     has, fits = capsys.readouterr().out.splitlines()
-    assert has == f"{tmp_path}: has {', '.join(timm_scripts.SCRIPTS)}"
+    assert has == f"{tmp_path}: has {', '.join(stock.SCRIPTS)}"
     assert fits == f"{tmp_path}: timm {timm.__version__}, as installed"
 
 
@@ -79,27 +79,27 @@ def test_a_checkout_that_needs_another_timm_is_refused(capsys, tmp_path, script,
 
 def test_what_a_script_imports_only_when_used_is_no_reason_to_refuse_it(tmp_path):
     script = "def load():\n    from timm.data import none_such"
-    assert len(timm_scripts.check(checkout(tmp_path, train=script))) == 2
+    assert len(stock.check(checkout(tmp_path, train=script))) == 2
 
 
 def test_a_folder_without_the_scripts_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"train.py, validate.py, .* missing; that's no checkout"):
-        timm_scripts.check(tmp_path)
+    with pytest.raises(UserError, match=r"train.py, validate.py, .* missing; this is no checkout"):
+        stock.check(tmp_path)
     (checkout(tmp_path) / "validate.py").unlink()
     with pytest.raises(UserError, match=r": validate.py missing"):
-        timm_scripts.check(tmp_path)
+        stock.check(tmp_path)
     (tmp_path / "validate.py").write_text("def")
     with pytest.raises(UserError, match=r"validate.py: not a Python script: invalid syntax"):
-        timm_scripts.check(tmp_path)
+        stock.check(tmp_path)
     (tmp_path / "timm" / "version.py").unlink()
     with pytest.raises(UserError, match=r"no such folder|timm/version.py missing"):
-        timm_scripts.check(tmp_path)
+        stock.check(tmp_path)
     with pytest.raises(UserError, match="no such folder"):
-        timm_scripts.check(tmp_path / "nowhere")
+        stock.check(tmp_path / "nowhere")
 
 
 @needs_timm_repo
 def test_timms_repository_has_what_the_installed_timm_runs():
-    has, fits = timm_scripts.check(FOLDER)
-    assert has.endswith(", ".join(timm_scripts.SCRIPTS))
+    has, fits = stock.check(FOLDER)
+    assert has.endswith(", ".join(stock.SCRIPTS))
     assert timm.__version__ in fits
