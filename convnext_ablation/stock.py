@@ -4,8 +4,8 @@
     torchrun --nproc-per-node=2 -m convnext_ablation.stock SCRIPT ARGS...
 
 timm doesn't look for plugins, and of its scripts only train.py can be told to import one. Here the package is
-imported first; then the script runs as `python SCRIPT ARGS...` would run it. The scripts are in timm's repository,
-not in its wheel: `check` says whether a checkout fits the installed timm.
+imported first; then the script runs as `python SCRIPT ARGS...` would run it. The scripts are in timm's
+repository, not in its wheel: `check` says whether a checkout fits the installed timm.
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -14,8 +13,7 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import sha256_of, written_whole
 from convnext_ablation.models import zoo
 from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
-from convnext_ablation.models.components import STAGES
-from convnext_ablation.models.convert import CLASSIFIER, FIRST_CONV, Format, StateDict, checkpoint_filter_fn
+from convnext_ablation.models.convert import Format, loaded
 from convnext_ablation.models.cost import count_parameters
 
 
@@ -36,17 +34,18 @@ def run(args: argparse.Namespace) -> None:
     """
     _check_names(args.model, args.output, args.force)
     checkpoint = read_checkpoint(args.checkpoint, ema=args.ema)
-    model = _loaded(args.model, checkpoint.state_dict, args.checkpoint)
+    try:
+        model = loaded(args.model, checkpoint.state_dict)
+    except UserError as error:
+        raise UserError(f"{args.checkpoint}: {error}") from error
     names = checkpoint.format
     assert names is not None  # else it would not have loaded
     print(f"{args.checkpoint}: {_found(checkpoint, names, model)}")
     _write(args.output, model, _metadata(args.model, args.checkpoint, checkpoint, names, model))
-    classes = f"num_classes={model.num_classes}, " + (
-        f"in_chans={model.in_chans}, " if model.in_chans != 3 else ""
-    )
+    channels = f"in_chans={model.in_chans}, " if model.in_chans != 3 else ""
     print(
-        f"wrote {args.output}: {count_parameters(model):,} parameters, "
-        f"timm.create_model({args.model!r}, {classes}checkpoint_path={str(args.output)!r})"
+        f"wrote {args.output}: {count_parameters(model):,} parameters, timm.create_model({args.model!r}, "
+        f"num_classes={model.num_classes}, {channels}checkpoint_path={str(args.output)!r})"
     )
 
 
@@ -59,50 +58,6 @@ def _check_names(model_name: str, output: Path, force: bool) -> None:
         raise UserError(f"{output}: there is no folder {output.parent}; make it first")
     if output.exists() and not force:
         raise UserError(f"{output}: exists; give --force to overwrite it, or another name")
-
-
-def _loaded(model_name: str, state_dict: StateDict, path: Path) -> nn.Module:
-    """The model with the checkpoint's weights, as many classes and as many input channels.
-
-    Raises:
-        UserError: The checkpoint isn't the model's; the message names the stage that it is, if it is one.
-    """
-    try:
-        return _load(model_name, state_dict)
-    except UserError as error:
-        fits = [name for name in STAGES if _fits(name, state_dict)]
-        hint = f"; it fits --model {fits[0]}" if fits else ""
-        raise UserError(f"{path}: {error}{hint}") from error
-
-
-def _fits(model_name: str, state_dict: StateDict) -> bool:
-    try:
-        _load(model_name, state_dict)
-    except UserError:
-        return False
-    return True
-
-
-def _load(model_name: str, state_dict: StateDict) -> nn.Module:
-    # a first pass finds our names, and with them the sizes that the second model must have
-    model = timm.create_model(model_name, device="meta")
-    weights = checkpoint_filter_fn(state_dict, model)
-    classifier = weights.get(f"{CLASSIFIER}.weight")
-    model = timm.create_model(
-        model_name,
-        num_classes=0 if classifier is None else len(classifier),
-        in_chans=weights[FIRST_CONV].shape[1],
-        device="meta",
-    )
-    missing = next((key for key in _classifier_keys(model) if key not in weights), None)
-    if missing:
-        raise UserError(f"half a classifier: {missing} is missing")
-    model.load_state_dict(checkpoint_filter_fn(state_dict, model), strict=True, assign=True)
-    return model
-
-
-def _classifier_keys(model: nn.Module) -> list[str]:
-    return [key for key in model.state_dict() if key.startswith(f"{CLASSIFIER}.")]
 
 
 def _found(checkpoint: Checkpoint, names: Format, model: nn.Module) -> str:

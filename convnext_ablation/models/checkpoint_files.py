@@ -27,23 +27,14 @@ SAFE_TORCH = "2.10"  # torch.__version__ compares as a version
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """What a checkpoint file holds; None is what it doesn't say."""
 
-    Attributes:
-        state_dict: Parameters by name, without prefixes such as ``module.``.
-        epoch: Epoch after which it was saved, None if the file doesn't say.
-        metric: The metric it was picked by, None if the file doesn't say.
-        arch: Name of the network, None if the file doesn't say.
-        is_ema: Whether these are the averaged weights.
-        has_ema: Whether the file holds averaged weights.
-    """
-
-    state_dict: StateDict = field(repr=False)
-    epoch: int | None = None
-    metric: float | None = None
+    state_dict: StateDict = field(repr=False)  # without prefixes such as `module.`
+    epoch: int | None = None  # after which it was saved
+    metric: float | None = None  # that it was picked by
     arch: str | None = None
-    is_ema: bool = False
-    has_ema: bool = False
+    is_ema: bool = False  # whether these are the averaged weights
+    has_ema: bool = False  # whether the file has some
 
     @property
     def format(self) -> Format | None:
@@ -52,18 +43,22 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
-    """Reads a ``.pth``, ``.pth.tar``, ``.pt`` or ``.safetensors`` file; nothing in it is executed.
-
-    Args:
-        path: The file.
-        ema: Take the averaged weights.
+    """Reads the weights, or the averaged ones, in a file of torch or safetensors; runs nothing in it.
 
     Raises:
         UserError: The file is missing, damaged or no checkpoint, could run code, or holds no such weights.
     """
     path = Path(path)
     try:
-        content = _read_safetensors(path) if _is_safetensors(path) else _read_foreign_pickle(path)
+        if _is_safetensors(path):
+            content = _read_safetensors(path)
+        elif torch.__version__ < SAFE_TORCH:
+            raise UserError(
+                f"{path}: refused: a crafted file could run code in torch {torch.__version__} "
+                f"(CVE-2026-24747); convert it to safetensors with torch {SAFE_TORCH} or later"
+            )
+        else:
+            content = read_pickle(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of a checkpoint file") from error
     averaged = weights_in(content, ema=True)
@@ -128,20 +123,10 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: damaged or cut short ({error}); download or copy it again") from error
 
 
-def _read_foreign_pickle(path: Path) -> dict[str, Any]:
-    if torch.__version__ < SAFE_TORCH:
-        raise UserError(
-            f"{path}: refused: a crafted file could run code in torch {torch.__version__} (CVE-2026-24747); "
-            f"convert it to safetensors with torch {SAFE_TORCH} or later"
-        )
-    return read_pickle(path)
-
-
 def read_pickle(path: Path) -> dict[str, Any]:
     """Reads what `torch.save` wrote, with nothing allowed but tensors, plain values and settings.
 
-    Args:
-        path: The file; one that was made here, if torch is older than `SAFE_TORCH`.
+    With a torch older than `SAFE_TORCH` only for files that were made here.
 
     Raises:
         UserError: The file is damaged, no checkpoint, or names anything else.

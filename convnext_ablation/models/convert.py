@@ -1,7 +1,7 @@
 """Other projects' state dicts turned into ours; `checkpoint_files` reads the files that they come in.
 
 A `Format` is a table of rules, pattern of their parameter name -> our name. A state dict is of the first
-format whose rules know all of its names.
+format whose rules match all of its names.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 from timm.models import clean_state_dict
 from torch import nn
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import STAGES
 
 StateDict = dict[str, torch.Tensor]
 Rules = tuple[tuple[str, str], ...]
@@ -26,20 +28,14 @@ FIRST_CONV = "stem.conv.weight"
 
 @dataclass(frozen=True)
 class Format:
-    """How a project names its parameters.
-
-    Attributes:
-        name: The name people see.
-        used_by: Whose names they are.
-        rules: Pattern at the start of their name, and what stands there in ours. The first that fits counts.
-    """
+    """How a project names its parameters."""
 
     name: str
     used_by: str
-    rules: Rules
+    rules: Rules  # pattern at the start of their name, and what it is in ours; the first that matches counts
 
     def rename(self, key: str) -> str | None:
-        """Returns our name for theirs, None if the format doesn't know it."""
+        """Returns our name for theirs, None if no rule matches."""
         for pattern, replacement in self.rules:
             renamed, found = re.subn(rf"^{pattern}", replacement, key, count=1)
             if found:
@@ -47,7 +43,7 @@ class Format:
         return None
 
     def known(self, keys: Mapping[str, Any]) -> int:
-        """How many of the names the format knows."""
+        """How many of the names match."""
         return sum(self.rename(key) is not None for key in keys)
 
 
@@ -109,15 +105,7 @@ FORMATS = (
 
 
 def weights_in(content: Mapping[str, Any], ema: bool = False) -> StateDict | None:
-    """Finds the state dict in a checkpoint, where timm and the official ConvNeXt put it.
-
-    Args:
-        content: The checkpoint, or the state dict itself.
-        ema: Take the averaged weights.
-
-    Returns:
-        Parameters by name, None if there are none.
-    """
+    """Finds the (averaged) weights in a checkpoint, where timm and the official ConvNeXt put them."""
     inside = ("state_dict_ema", "model_ema") if ema else ("state_dict", "model")
     candidates = [content.get(key) for key in inside] + ([] if ema else [content])
     return next((candidate for candidate in candidates if _is_state_dict(candidate)), None)
@@ -132,11 +120,7 @@ def _is_state_dict(value: Any) -> bool:
 
 
 def format_of(state_dict: Mapping[str, Any]) -> Format | None:
-    """Finds the format whose rules know every name, None if there is none.
-
-    Args:
-        state_dict: Parameters by name, without prefixes such as ``module.``.
-    """
+    """Finds the format of a state dict without prefixes such as ``module.``, None if it is unknown."""
     fitting = (known for known in FORMATS if known.known(state_dict) == len(state_dict))
     return next(fitting, None) if state_dict else None
 
@@ -159,45 +143,30 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     nearest = found or max(FORMATS, key=lambda known: known.known(theirs))
     names = {nearest.rename(key) or key: key for key in theirs}  # ours -> theirs
     model_name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or "the model"
-    mismatch = _first_differences(names, target)
+    classifier = f"{CLASSIFIER}."  # a file may lack it, and the counters of BatchNorms, which old ones do
+    needed = [
+        key for key in target if not (key.startswith(classifier) or key.endswith("num_batches_tracked"))
+    ]
+    missing = next((key for key in needed if key not in names), None)
     if found is None:
         unexpected = next((key for key in theirs if nearest.rename(key) is None), None)
         raise UserError(
             f"the checkpoint's layout is unknown; nearest: {nearest.name} ({nearest.used_by}); "
-            f"{_differences(mismatch[0], unexpected, model_name)}"
+            f"{_differences(missing, unexpected, model_name)}"
         )
-    if any(mismatch):
+    unknown = (names[ours] for ours in names if ours not in target and not ours.startswith(classifier))
+    unexpected = next(unknown, None)
+    if missing or unexpected:
         raise UserError(
             f"the checkpoint ({found.name} names) is not one of {model_name}; "
-            f"{_differences(*mismatch, model_name)}"
+            f"{_differences(missing, unexpected, model_name)}"
         )
     return {ours: _fitted(theirs[key], ours, key, target, model_name) for ours, key in names.items()}
 
 
-def _first_differences(names: Mapping[str, str], target: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """The first parameter of ours that nothing stands for, and the first of theirs that the model lacks."""
-    missing = (
-        key
-        for key in target
-        # a BatchNorm's counter is younger than many files, and has no effect
-        if key not in names
-        and not key.startswith(f"{CLASSIFIER}.")
-        and not key.endswith("num_batches_tracked")
-    )
-    unexpected = (
-        key for ours, key in names.items() if ours not in target and not ours.startswith(f"{CLASSIFIER}.")
-    )
-    return next(missing, None), next(unexpected, None)
-
-
 def _differences(missing: str | None, unexpected: str | None, model_name: str) -> str:
-    """Says which parameter is missing and which is not expected."""
-    parts = []
-    if missing:
-        parts.append(f"first missing: what {model_name} calls {missing}")
-    if unexpected:
-        parts.append(f"first unexpected: {unexpected}")
-    return "; ".join(parts)
+    parts = [f"first missing: what {model_name} calls {missing}"] if missing else []
+    return "; ".join([*parts, f"first unexpected: {unexpected}"] if unexpected else parts)
 
 
 def _fitted(
@@ -229,3 +198,41 @@ def _without_1x1(shape: torch.Size) -> tuple[int, ...]:
 
 def _by(shape: torch.Size) -> str:
     return "x".join(map(str, shape)) or "a single number"
+
+
+def loaded(model_name: str, state_dict: StateDict) -> nn.Module:
+    """Builds a registered model with a checkpoint's weights, and as many classes and input channels.
+
+    Raises:
+        UserError: The checkpoint isn't the model's; the message names the stage that it fits, if it fits one.
+    """
+    try:
+        return _load(model_name, state_dict)
+    except UserError as error:
+        fits = next((name for name in STAGES if _fits(name, state_dict)), None)
+        raise UserError(f"{error}; it fits --model {fits}" if fits else str(error)) from error
+
+
+def _fits(model_name: str, state_dict: StateDict) -> bool:
+    try:
+        _load(model_name, state_dict)
+    except UserError:
+        return False
+    return True
+
+
+def _load(model_name: str, state_dict: StateDict) -> nn.Module:
+    # a first pass finds our names, and with them the sizes that the second model must have
+    weights = checkpoint_filter_fn(state_dict, timm.create_model(model_name, device="meta"))
+    classifier = weights.get(f"{CLASSIFIER}.weight")
+    model = timm.create_model(
+        model_name,
+        num_classes=0 if classifier is None else len(classifier),
+        in_chans=weights[FIRST_CONV].shape[1],
+        device="meta",
+    )
+    missing = [key for key in model.state_dict() if key.startswith(f"{CLASSIFIER}.") and key not in weights]
+    if missing:
+        raise UserError(f"half a classifier: {missing[0]} is missing")
+    model.load_state_dict(checkpoint_filter_fn(state_dict, model), strict=True, assign=True)
+    return model
