@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from huggingface_hub import constants
+
 TOKEN = "hf_of_the_tests"
 USER = "lab"  # whose token it is; another namespace's is refused
 NAME, REVISION = r"([\w.-]+/[\w.-]+)", r"([^/]+)"
@@ -117,6 +119,17 @@ class Hub:
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
         }
+
+    def use(self, monkeypatch: Any) -> None:
+        """Has this process use the hub."""
+        for name in ("HF_TOKEN", "NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, self.environment(Path())[name])
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
 
     def add(self, name: str, files: Mapping[str, bytes], private: bool = False) -> str:
         """Adds a commit to a repository, which is made if need be, and returns its id."""

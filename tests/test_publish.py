@@ -64,14 +64,10 @@ def run(tiny, tmp_path):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def hub(monkeypatch):
     """A hub that this process publishes to."""
     with Hub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-        for name in ("HF_TOKEN", "NO_PROXY", "no_proxy"):
-            monkeypatch.setenv(name, hub.environment(tmp_path)[name])
+        hub.use(monkeypatch)
         yield hub
 
 

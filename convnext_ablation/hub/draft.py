@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from timm.data import resolve_data_config
 from timm.models import clean_state_dict, save_for_hf
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line, in_one_line
 from convnext_ablation.files import sha256_of, write_text
 from convnext_ablation.hub.card import Sibling, model_card, recipe_of
 from convnext_ablation.hub.finished_run import FinishedRun
@@ -130,11 +130,8 @@ def _network(run: FinishedRun) -> Any:
     arguments = run.arguments
     if not timm.is_model(arguments.model):
         raise UserError(f"{run.folder}: its network {arguments.model} is not in timm's registry")
-    try:
+    with in_one_line(f"{run.folder}: its network {arguments.model} can't be made"):
         return timm.create_model(arguments.model, device="meta", **_model_args(run))
-    except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{run.folder}: its network {arguments.model} can't be made: {reason}") from error
 
 
 def _model_args(run: FinishedRun) -> dict[str, Any]:
@@ -154,13 +151,8 @@ def _save(
 ) -> dict[str, Any]:
     """Writes weights and `config.json` by timm's own function; returns what the latter says."""
     weights = {name: value.contiguous() for name, value in clean_state_dict(run.weights()).items()}
-    try:
+    with in_one_line(f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"):
         model.load_state_dict(weights, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it: {reason}"
-        ) from error
     cfg = model.pretrained_cfg
     same_size = tuple(data_config["input_size"][1:]) == tuple(cfg["input_size"][1:])
     # what the weights that it was started from were published with is left out: licence, source, test size
@@ -174,11 +166,10 @@ def _save(
     }
     labels = {"label_names": list(run.data.classes)} if run.data.classes else {}
     try:
-        save_for_hf(model, str(folder), labels, _model_args(run), safe_serialization=True)
-    except AssertionError as error:
-        raise UserError("this timm can't use this huggingface_hub; install a newer timm") from error
+        with in_one_line("the release can't be written"):
+            save_for_hf(model, str(folder), labels, _model_args(run), safe_serialization=True)
     except SafetensorError as error:  # a full disk, too
-        raise UserError(f"{WEIGHTS}: can't be written: {' '.join(str(error).split())}") from error
+        raise UserError(f"{WEIGHTS}: can't be written: {first_line(error)}") from error
     config = {
         **json.loads((folder / CONFIG).read_text(encoding="utf-8")),
         "weights": {

@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import Interval, accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
@@ -157,7 +157,7 @@ def saved_arguments(folder: Path) -> dict[str, Any]:
     try:
         saved = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read ({' '.join(str(error).split())[:200]})") from error
+        raise UserError(f"{path}: can't be read ({first_line(error)})") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("model"), str):
         raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
     # timm's script keeps the folder that was given by position under another name

@@ -23,7 +23,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.files import sha256_of
 
 __all__ = ["NotThereError", "check_hash", "check_safetensors", "fetch", "hub_errors", "repositories"]
@@ -87,7 +87,7 @@ def _reason(error: BaseException) -> str:
         401: "the token is not valid: log in with `hf auth login`",
         403: "the token may not do that: take a namespace and a token that may",
     }.get(status or 0, "check the network and HF_ENDPOINT, and try again")
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = " ".join(str(error).split())[:200] or type(error).__name__  # the hub's words are on later lines
     return f"{{hub}} refused or can't be reached ({reason}); {hint}"
 
 
@@ -178,9 +178,9 @@ def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> 
             classifier = next((key for key in _CLASSIFIERS if key in keys), None)
             found = file.get_slice(classifier).get_shape()[0] if classifier else num_classes
     except SafetensorError as error:
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{name}: refused: not a safetensors file, or a damaged one ({reason}); have it published again"
+            f"{name}: refused: not a safetensors file, or a damaged one ({first_line(error)}); have it "
+            "published again"
         ) from error
     if num_classes not in (None, found):
         raise UserError(
