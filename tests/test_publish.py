@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -20,9 +21,13 @@ import yaml
 from conftest import ONE_THREAD
 from hub_server import TOKEN, Hub
 from huggingface_hub import ModelCard, constants
-from published_runs import draw_images, publish, train, verify
+from PIL import Image
 from safetensors.torch import load_file
 
+from convnext_ablation.cli import publish as publish_command
+from convnext_ablation.cli import train as train_command
+from convnext_ablation.cli import verify as verify_command
+from convnext_ablation.data.folder import Record, write_manifest
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of
 from convnext_ablation.hub.draft import FILES, target_of
@@ -34,13 +39,63 @@ from convnext_ablation.training.predictions import Predictions
 # of the hub's client, about itself
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
+RECIPE = """
+input_size: [3, 32, 32]
+mean: [0.5, 0.5, 0.5]
+std: [0.25, 0.25, 0.25]
+crop_pct: 0.9
+interpolation: bilinear
+batch_size: 6
+opt: momentum
+lr: 2.0e-3
+warmup_epochs: 0
+val_split: val
+test_split: test
+workers: 0
+device: cpu
+"""
 NAME = "model_iv_atto.shades_32"
 REPOSITORY = f"lab/{NAME}"
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return draw_images(tmp_path_factory.mktemp("data") / "shades")
+    """A prepared data set: noisy images in three shades."""
+    root, rng = tmp_path_factory.mktemp("data") / "shades", np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 3), ("test", 4)):
+        for shade, grey in (("dark", 60), ("light grey", 120), ("white", 180)):
+            (root / split / shade).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.clip(rng.normal(grey, 40.0, (32, 32, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / shade / f"{index}.png")
+    paths = {path.relative_to(root): sha256_of(path) for path in root.glob("*/*/*.png")}
+    write_manifest(
+        root, [Record(path.as_posix(), *path.parts[:2], "", sha256) for path, sha256 in paths.items()]
+    )
+    (root / "dataset.json").write_text('{"name": "shades"}')
+    return root
+
+
+def train(data, output, *more):
+    recipe = output.parent / "shades.yaml"
+    recipe.write_text(RECIPE)
+    arguments = [data, "-c", recipe, "--output", output.parent, "--experiment", output.name, *more]
+    assert train_command.main([str(argument) for argument in arguments]) == 0
+    return output
+
+
+def call(command, *argv):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    command.run(parser.parse_args([str(argument) for argument in argv]))
+
+
+def publish(*argv):
+    call(publish_command, *argv)
+
+
+def verify(*argv):
+    call(verify_command, *argv, "--device", "cpu", "-j", 0)
 
 
 @pytest.fixture(scope="module")
