@@ -115,32 +115,6 @@ def test_word_is_drawn_whole_within_the_image():
         assert ink[[0, -1]].max() < 255
 
 
-def middle_distance(pixels):
-    """How far the ink's middle is off the image's, along the side where a word has room."""
-    rows = np.flatnonzero((abs(pixels - np.median(pixels)) > 45).any(axis=1))
-    return abs((rows[0] + rows[-1]) / 2 - (len(pixels) - 1) / 2)
-
-
-@pytest.mark.parametrize(
-    ("easier", "harder", "measure"),
-    [
-        (Rendering(noise=(0, 0)), Rendering(noise=(30, 30)), lambda p: -np.abs(np.diff(p[:3])).mean()),
-        (Rendering(contrast=(220, 220)), Rendering(contrast=(40, 40)), lambda p: np.ptp(p)),
-        (Rendering(em=(0.6, 0.6)), Rendering(em=(0.2, 0.2)), lambda p: (abs(p - np.median(p)) > 45).mean()),
-        (Rendering(blur=(0, 0)), Rendering(blur=(4, 4)), lambda p: np.abs(np.diff(p)).max()),
-        (Rendering(shift=0.0), Rendering(shift=0.5), lambda p: -middle_distance(p)),
-        (Rendering(inverse=0.0), Rendering(inverse=1.0), lambda p: np.median(p) - p.mean()),
-    ],
-)
-def test_rendering_knobs_change_the_difficulty(easier, harder, measure):
-    means = []
-    for rendering in (easier, harder):
-        dataset = Typefaces(rendering=rendering)
-        images = [decode(encoded(dataset, ("train", face, 0))).astype(float) for face in FACES]
-        means.append(np.mean([measure(image) for image in images]))
-    assert means[0] > means[1]
-
-
 @pytest.mark.parametrize(
     "parameters", [{"seed": -1}, {"size": 15}, {"train": 0}, {"val": 0}, {"test": -3}], ids=str
 )
