@@ -15,7 +15,6 @@ from fake_study import again, csv_lines, fake_study, write_all
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.classes import class_gains, examples, surest
 from convnext_ablation.study.report.contents import curve_points
-from convnext_ablation.study.report.html_page import inlined
 from convnext_ablation.study.report.pictures import confusion_pictures, disagreed
 
 # The page as a whole
@@ -125,20 +124,6 @@ def test_words_of_figures_can_be_read_in_light_and_dark(page):
             low, high = sorted(luminance(colours[each]) for each in (colour, "ffffff"))
             assert (high + 0.05) / (low + 0.05) > 4.5
     assert not re.search(r"(fill|stroke): #", page[1]), "no colour of a figure is fixed"
-
-
-def test_a_drawing_keeps_its_ids_to_itself():
-    svg = (
-        '<?xml version="1.0"?>\n<svg width="10pt" height="5pt" viewBox="0 0 10 5" xmlns="http://a">'
-        '<metadata>x</metadata><defs><style type="text/css">*{}</style><path id="m1"/></defs>'
-        '<use xlink:href="#m1" clip-path="url(#c1)" style="fill: url(#h1); stroke: #0a0B0c"/></svg>'
-    )
-    expected = (
-        '<svg class="chart" role="img" aria-label="A &quot;b&quot;" style="min-width: 12px" '
-        'viewBox="0 0 10 5"><defs><path id="one-m1"/></defs><use href="#one-m1" clip-path="url(#one-c1)" '
-        'style="fill: url(#one-h1); stroke: var(--c0a0b0c)"/></svg>'
-    )
-    assert inlined(svg, "one", 'A "b"').split() == expected.split()
 
 
 # Its numbers
