@@ -105,7 +105,7 @@ def test_figures_say_what_the_csv_files_say(study, page):
     words = words_of((study.folder / "classes.svg").read_text("utf-8"))
     for line in csv_lines(study, "classes"):
         assert f"{points(line['gain'])} ({line['images']} images)" in words
-    assert "the 2 surest effects (2 of them hold up: adjusted p < 0.05)" in page[0].words()
+    assert "the 2 most significant effects (2 of them with adjusted p < 0.05)" in page[0].words()
 
 
 def luminance(colour):
@@ -289,7 +289,7 @@ def test_an_effect_that_lowers_shows_what_it_brings(study):
 
 
 @pytest.mark.parametrize(
-    ("p", "doubt"), [(0.01, "points"), (0.05, ", can't be told from none"), (math.nan, ", not tested")]
+    ("p", "doubt"), [(0.01, "points"), (0.05, ", not significant"), (math.nan, ", not tested")]
 )
 def test_a_doubtful_effect_is_called_so_where_its_confusions_are(study, p, doubt):
     effect = with_effect(study, difference=replace(study.findings.effects[0].difference, p_holm=p))

@@ -450,7 +450,12 @@ def test_figure_says_in_words_what_it_shows(stages, report):
     start = re.search(r"the axis starts at (\d+) %, not at 0", axis)
     assert start
     assert 50 < int(start.group(1)) < 75
-    for meaning in ("higher than its baseline (", "lower than its baseline (", "can't be told", "without p-"):
+    for meaning in (
+        "higher than its baseline (",
+        "lower than its baseline (",
+        "not significantly",
+        "without p-",
+    ):
         assert any(text.startswith(meaning) for text in texts)
     assert "url(#h" in (report / "roadmap.svg").read_text(encoding="utf-8"), "what harms is hatched"
 

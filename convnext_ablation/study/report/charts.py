@@ -34,7 +34,7 @@ _TEXT: Any = {"textcoords": "offset points", "annotation_clip": False}
 
 
 def draw_effects(effects: Sequence[Effect]) -> Figure:
-    """The effects with their intervals, one below the other; those that hold up have a filled mark."""
+    """The effects with their intervals, one below the other; significant ones have a filled mark."""
     middle = 4.6
     figure, axes = _rows(3.3, middle, 2.6, 0.55, 0.95, len(effects))
     for place, effect in enumerate(effects):
@@ -47,7 +47,7 @@ def draw_effects(effects: Sequence[Effect]) -> Figure:
     _beside(axes, -1, 72 * middle + 8, "points [95 %]", "left", color=SOFT)
     _beside(axes, -1, 72 * middle + 130, "p (Holm)", "left", color=SOFT)
     axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
-    legend = "filled: adjusted p < 0.05;  open: can't be told from none, or not tested"
+    legend = "filled: adjusted p < 0.05;  open: not significant, or not tested"
     axes.annotate(legend, (0.5, 0), (0, -46), "axes fraction", ha="center", fontsize=8, color=SOFT, **_TEXT)
     return figure
 

@@ -110,7 +110,7 @@ def _effects(effects: Sequence[Effect]) -> Plan:
         partial(draw_effects, shown),
         "Forest plot: effect of each component on top-1",
         "Effects in percent points with their 95 % intervals. Diamonds are primary effects, circles "
-        f"secondary ones. A filled mark holds up after Holm's correction (adjusted p < {ALPHA:g})."
+        f"secondary ones. A filled mark is significant after Holm's correction (adjusted p < {ALPHA:g})."
         + _cut(len(shown), len(effects), "effects", "effects.csv"),
     )
 
@@ -138,11 +138,11 @@ def _classes(shown: Sequence[Effect], gains: Sequence[ClassGain]) -> Plan:
     return Plan(
         "classes",
         partial(draw_classes, [_ends(group) for group in groups]),
-        "Classes that gain most and least with the surest effects",
-        f"Of each of the {len(groups)} surest effects ({hold} of them hold up: adjusted p < {ALPHA:g}), the "
-        f"{CLASSES} classes that gain most and the {CLASSES} that gain least: gain in top-1 on the images of "
-        "the class, and its range over seeds. They were picked for being extreme among all classes, from few "
-        "images each: expect less of them on other images.",
+        "Classes that gain most and least with the most significant effects",
+        f"Of each of the {len(groups)} most significant effects ({hold} of them with adjusted p < "
+        f"{ALPHA:g}), the {CLASSES} classes that gain most and the {CLASSES} that gain least: gain in top-1 "
+        "on the images of the class, and its range over seeds. They were picked for being extreme among all "
+        "classes, from few images each: expect less of them on other images.",
     )
 
 

@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class FinishedRun:
         """Both of its seeds, by which runs of different networks are paired."""
         return self.pretraining_seed or 0, self.seed
 
-    @property
+    @cached_property
     def correct(self) -> BoolArray:
         """Whether each test image is classified rightly, (N,)."""
         return self.predicted == self.targets
@@ -238,7 +239,7 @@ class Findings:
     Attributes:
         rows: The networks that have a result, in the design's order.
         effects: The design's contrasts for whose networks all there are results.
-        missing: The contrasts that can't be told yet.
+        missing: The other contrasts, which can't be estimated yet.
     """
 
     rows: list[Row]

@@ -1,4 +1,4 @@
-"""What the page shows of the test images themselves: confusions that go, and attention maps."""
+"""What the page shows of the test images themselves: confusions that become rarer, and attention maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["AttentionMaps", "Change", "Picture", "attention_maps", "confusion_pi
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
 _MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8
-_DOUBTS = {"unclear": ", can't be told from none", "untested": ", not tested"}
+_DOUBTS = {"unclear": ", not significant", "untested": ", not tested"}
 
 
 class Picture(NamedTuple):
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
 
 
 class Change(NamedTuple):
-    """The confusions that go with one effect, whose two sides are `worse` and `better`.
+    """The confusions that become rarer with one effect, whose two sides are `worse` and `better`.
 
     Each pair is a confusion, its test images a run on the worse and on the better side, and pictures of it.
     """
@@ -52,7 +52,7 @@ class AttentionMaps(NamedTuple):
 
 
 def confusion_pictures(contents: Contents) -> list[Change]:
-    """The confusions that go with the surest effects, with images of them."""
+    """The confusions that become rarer with the most significant effects, with images of them."""
     chosen = surest(contents.findings.effects, contents.evidence, _CONTRASTS)
     return [_change(effect, contents.confusions, contents.evidence) for effect in chosen]
 

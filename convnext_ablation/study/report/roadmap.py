@@ -39,7 +39,7 @@ FILLS: dict[str, dict[str, Any]] = {
 LEGEND = {
     "raised": "higher than its baseline (adjusted p < 0.05)",
     "lowered": "lower than its baseline (adjusted p < 0.05)",
-    "unclear": "can't be told from its baseline",
+    "unclear": "not significantly different from its baseline",
     "untested": "without p-value: no baseline, or one seed",
 }
 
