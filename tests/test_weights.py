@@ -246,7 +246,7 @@ def test_the_only_release_needs_no_tag(lab, weights, monkeypatch):
     assert_loaded(pretrained("resnet_to_convnext_stage4_atto.cub"), weights)  # another name of the network
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # then the cache says which there is
     assert_loaded(pretrained(MODEL), weights)
-    assert "isn't in the hub's cache, and HF_HUB_OFFLINE is set" in refusal("model_iii_atto")
+    assert "not in the hub's cache, and HF_HUB_OFFLINE is set; unset it" in refusal("model_iii_atto")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     lab.add(f"lab/{MODEL}.dogs", {})
     assert refusal(MODEL) == f"lab has {MODEL}.cub, {MODEL}.dogs; name the one you want"

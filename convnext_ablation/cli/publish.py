@@ -9,19 +9,18 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 
-from convnext_ablation.errors import UserError
-from convnext_ablation.hub.card import Sibling
-from convnext_ablation.hub.draft import FILES, Draft, Target, drafted, target_of
-from convnext_ablation.hub.finished_run import FinishedRun, read_run
+from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.hub.draft import FILES, Draft, drafted, target_of
+from convnext_ablation.hub.finished_run import read_run
 from convnext_ablation.hub.publish import (
     RULE,
+    Member,
     client,
     into_folder,
     members_of,
     onto_hub,
     siblings_of,
-    tie_in_folder,
-    tie_on_hub,
+    tie,
 )
 
 __all__ = ["add_arguments", "run"]
@@ -68,44 +67,42 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--license {args.license}: give an identifier such as apache-2.0 or cc-by-nc-4.0")
     if args.public and not args.license:
         raise UserError("--public needs --license: without one, nobody may use the weights")
-    if args.study is not None:
-        _publish_study(args)
-        return
-    target, finished = target_of(args.to), read_run(args.run_folder, args.weights, args.data)
-    _publish(args, finished, target, _client(args, target))
-    architecture = finished.arguments.model.partition(".")[0]
-    if not target.name.startswith(f"{architecture}."):
+    if args.study is None:
+        members = [Member(read_run(args.run_folder, args.weights, args.data), target_of(args.to))]
+    else:
+        members = members_of(args.study, args.to, args.tag, args.weights, args.data)
+        print(f"{args.study.resolve().name}: {len(members)} networks; {RULE}")
+    sent = not args.dry_run and members[0].target.folder is None
+    api = client() if sent else None
+    done = 0
+    try:
+        for member in members:
+            _publish(member, members, api, args)
+            done += 1
+    except UserError as error:
+        if args.study is None:
+            raise
+        rest = f"{done} of {len(members)} are published, the same command publishes the rest"
+        raise UserError(f"{error}; {rest}") from error
+    if args.study is not None and not args.dry_run:
+        print(tie(args.study.resolve().name, members, api, args.public))
+    elif args.study is None and not members[0].is_found:
         print(
-            f"note: called {architecture}.TAG it would be found by pretrained=True; as it is, it is loaded "
-            "by its full name only"
+            "note: called MODEL.TAG it would be found by pretrained=True; as it is, it is loaded by its full "
+            "name only"
         )
 
 
-def _client(args: argparse.Namespace, target: Target) -> HfApi | None:
-    """The hub's client, None where nothing is sent."""
-    return None if args.dry_run or target.folder is not None else client()
-
-
-def _publish(
-    args: argparse.Namespace,
-    finished: FinishedRun,
-    target: Target,
-    api: HfApi | None,
-    siblings: Sequence[Sibling] = (),
-) -> None:
-    if target.folder is not None and not args.dry_run:
-        parent = target.folder.resolve().parent
-        try:
+def _publish(member: Member, members: Sequence[Member], api: HfApi | None, args: argparse.Namespace) -> None:
+    if member.target.folder is not None and not args.dry_run:
+        parent = member.target.folder.resolve().parent
+        with in_one_line(f"{parent}: can't be made"):
             parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{parent}: can't be made ({error.strerror}); name another") from error
-    with drafted(finished, target, args.license, siblings) as draft:
+    with drafted(member.run, member.target, args.license, siblings_of(member, members)) as draft:
         if args.dry_run:
             _show(draft)
-        elif api is not None:
-            print(onto_hub(draft, api, args.public))
         else:
-            print(into_folder(draft))
+            print(into_folder(draft) if api is None else onto_hub(draft, api, args.public))
 
 
 def _show(draft: Draft) -> None:
@@ -116,25 +113,3 @@ def _show(draft: Draft) -> None:
         print(f"  {name:<20}{(draft.folder / name).stat().st_size:>14,} bytes")
     print(f"  SHA-256 of the weights: {draft.config['weights']['sha256']}\n")
     print(draft.card)
-
-
-def _publish_study(args: argparse.Namespace) -> None:
-    study = args.study.resolve().name
-    members = members_of(args.study, args.to, args.tag, args.weights, args.data)
-    print(f"{study}: {len(members)} networks; {RULE}")
-    api = _client(args, members[0].target)
-    done = 0
-    try:
-        for member in members:
-            _publish(args, member.run, member.target, api, siblings_of(member, members))
-            done += 1
-    except UserError as error:
-        raise UserError(
-            f"{error}; {done} of {len(members)} are published, the same command publishes the rest"
-        ) from error
-    if args.dry_run:
-        return
-    if api is not None:
-        print(f"they are in the collection {tie_on_hub(study, members, api, args.public)}")
-    else:
-        print(f"wrote {tie_in_folder(study, members)}")

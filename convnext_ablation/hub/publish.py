@@ -35,8 +35,7 @@ __all__ = [
     "members_of",
     "onto_hub",
     "siblings_of",
-    "tie_in_folder",
-    "tie_on_hub",
+    "tie",
 ]
 
 _VARIED = ("seed", "initial_checkpoint", "pretrained_path")  # between the runs of a network
@@ -148,10 +147,15 @@ def _into_new(draft: Draft, api: HfApi, public: bool) -> str:
 
 @dataclass(frozen=True)
 class Member:
-    """One network of a study, and where its release goes."""
+    """A run, alone or of a study, and where its release goes."""
 
     run: FinishedRun
     target: Target
+
+    @property
+    def is_found(self) -> bool:
+        """Whether `pretrained=True` finds it, as ``MODEL.TAG``."""
+        return self.target.name.startswith(f"{self.run.arguments.model.partition('.')[0]}.")
 
 
 def members_of(study: Path, to: str, tag: str, which: Which, data: Path | None) -> list[Member]:
@@ -219,17 +223,22 @@ def siblings_of(member: Member, members: Sequence[Member]) -> list[Sibling]:
     return [(other.target.name, other.target.link, other.run.results) for other in others]
 
 
-def tie_in_folder(study: str, members: Sequence[Member]) -> Path:
-    """Writes the study's card beside its releases."""
-    assert members[0].target.folder is not None
-    path = members[0].target.folder.parent / CARD
-    write_text(path, render("study_card.md", study=study, rule=RULE, members=members))
-    return path
+def tie(study: str, members: Sequence[Member], api: HfApi | None, public: bool) -> str:
+    """Ties the releases of a study together: by a collection on the hub, or a card beside their folders.
 
+    Returns:
+        What was done, in a line.
 
-def tie_on_hub(study: str, members: Sequence[Member], api: HfApi, public: bool) -> str:
-    """Puts the releases of a study into a collection on the hub, made if need be; returns its name."""
-    namespace = members[0].target.repository.partition("/")[0]
+    Raises:
+        UserError: The hub refuses.
+    """
+    first = members[0].target
+    if api is None:
+        assert first.folder is not None
+        path = first.folder.parent / CARD
+        write_text(path, render("study_card.md", study=study, rule=RULE, members=members))
+        return f"wrote {path}"
+    namespace = first.repository.partition("/")[0]
     about = f"Networks of one study, {len(members)} in all; {RULE.partition(',')[0]} one run"
     with hub_errors(f"the collection {study} of {namespace}"):
         collection = api.create_collection(
@@ -240,4 +249,4 @@ def tie_on_hub(study: str, members: Sequence[Member], api: HfApi, public: bool) 
             api.add_collection_item(
                 collection.slug, member.target.repository, "model", note=note, exists_ok=True
             )
-    return collection.slug
+    return f"they are in the collection {collection.slug}"

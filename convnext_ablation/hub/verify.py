@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.data import resolve_data_config
 
 from convnext_ablation.data.folder import MANIFEST, manifest_hash
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
@@ -79,12 +79,9 @@ def claim_of(release: Release, split: str = "") -> Claim:
         )
     if release.sha256 is None:
         raise UserError(f"{release.name}: has no SHA-256 of the weights; have it published again")
-    first = chosen[0]
-    try:
-        figures = (first["images"], float(first["top1"]), float(first["top5"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{release.name}: its figures can't be read; have it published again") from error
-    return Claim(str(first["split"]), *figures, release.trained.get("manifest_sha256"))
+    first, manifest = chosen[0], release.trained.get("manifest_sha256")
+    with in_one_line(f"{release.name}: its figures can't be read; have it published again"):
+        return Claim(first["split"], first["images"], float(first["top1"]), float(first["top5"]), manifest)
 
 
 def differences(

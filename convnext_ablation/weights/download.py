@@ -67,7 +67,7 @@ def hub_errors(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         if constants.HF_HUB_OFFLINE and isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
-            hint = "isn't in the hub's cache, and HF_HUB_OFFLINE is set; load it once without that"
+            hint = "not in the hub's cache, and HF_HUB_OFFLINE is set; unset it to ask the hub"
             raise NotThereError(f"{what}: {hint}") from error
         told = next((told for kind, told in _TOLD if isinstance(error, kind)), "") or _reason(error)
         missing = isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError)
