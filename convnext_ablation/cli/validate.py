@@ -14,7 +14,7 @@ from convnext_ablation.console import Progress, table
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.distributed import prepare_torch, start_processes
-from convnext_ablation.training.parser import build_parser, given_arguments
+from convnext_ablation.training.parser import read_command_line
 from convnext_ablation.training.validation import (
     TIMM_ONLY,
     VALIDATION_ARGUMENTS,
@@ -32,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str] | None) -> ValidationArguments:
-    parser = build_parser("validate.py", _EVALUATES, VALIDATION_ARGUMENTS)
-    return ValidationArguments.of(given_arguments(parser, argv, TIMM_ONLY))
+    given = read_command_line("validate.py", _EVALUATES, VALIDATION_ARGUMENTS, TIMM_ONLY, argv)
+    return ValidationArguments.of(given)
 
 
 def _validate(arguments: ValidationArguments) -> int:

@@ -253,31 +253,12 @@ class TrainingArguments:
 ARGUMENTS = options_of(TrainingArguments)
 # those that say how an image is made ready for the network
 PREPROCESSING = (
-    "img_size",
-    "input_size",
-    "mean",
-    "std",
-    "crop_pct",
-    "crop_mode",
-    "interpolation",
-    "in_chans",
-)
+    "img_size", "input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "in_chans",
+)  # fmt: skip
 # where nothing may fall below
-_LEAST: dict[str, float] = {
-    "epochs": 1,
-    "batch_size": 1,
-    "validation_batch_size": 1,
-    "grad_accum_steps": 1,
-    "num_classes": 0,
-    "workers": 0,
-    "log_interval": 1,
-    "val_interval": 1,
-    "recovery_interval": 0,
-    "checkpoint_hist": 0,
-    "skip_bad_images": 0,
-    "seed": 0,
-    "weight_decay": 0.0,
-    "smoothing": 0.0,
-    "warmup_epochs": 0,
-    "start_epoch": 0,
-}
+_AT_LEAST_1 = "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval".split()
+_AT_LEAST_0 = (
+    "num_classes workers recovery_interval checkpoint_hist skip_bad_images seed weight_decay smoothing "
+    "warmup_epochs start_epoch"
+).split()
+_LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), **dict.fromkeys(_AT_LEAST_0, 0)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
+from convnext_ablation.files import write_csv
 
 SUMMARY = "summary.csv"
 _TRAINED = ("epoch", "train_loss")
@@ -68,12 +68,8 @@ def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None
         evaluates: Whether the run has a validation split.
     """
     columns = (*_TRAINED, *(_EVALUATED if evaluates else ()), "lr")
-    rows = [
-        ",".join(str(getattr(epoch, column)) for column in columns)
-        for epoch in history
-        if epoch.eval_loss is not None or not evaluates
-    ]
-    write_text(path, "\n".join([",".join(columns), *rows]) + "\n")
+    shown = [epoch for epoch in history if epoch.eval_loss is not None or not evaluates]
+    write_csv(path, columns, [[getattr(epoch, column) for column in columns] for epoch in shown])
 
 
 def read_summary(path: Path) -> list[Epoch]:

@@ -26,64 +26,54 @@ _TRAINS = "Trains a network as timm's train.py does, exactly resumable and exact
 _ALONE = {"torchcompile": "inductor"}
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest option for one that doesn't exist."""
-
+class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Raises the message as the user's error."""
+        """Raises the message, one line, as the user's error."""
         raise UserError(message)
-
-    def refuse_unknown(self, unknown: Sequence[str]) -> None:
-        """Raises an error if options are left that nothing knows."""
-        if not unknown:
-            return
-        option = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
-        known = [option for action in self._actions for option in action.option_strings]
-        nearest = difflib.get_close_matches(option, known, n=1)
-        raise UserError(
-            f"unknown argument {option!r}; " + (f"did you mean {nearest[0]!r}?" if nearest else "see --help")
-        )
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
     """Reads the command line of `train.py`, that of the process if None."""
-    parser = build_parser("train.py", _TRAINS, ARGUMENTS)
-    parser.add_argument(
-        "-c",
-        "--config",
-        metavar="FILE|NAME",
-        help="YAML file of arguments, or one of the recipes that `convnext-ablation recipes` lists",
-    )
-    given = given_arguments(parser, argv, TIMM_ONLY)
+    given = read_command_line("train.py", _TRAINS, ARGUMENTS, TIMM_ONLY, argv, config=True)
     config = given.pop("config", None)
     return TrainingArguments(**{**(read_recipe(config) if config else {}), **given})
 
 
-def build_parser(program: str, description: str, arguments: Mapping[str, Option]) -> OneLineParser:
-    """Makes the parser of a script from its arguments; what isn't given is left out of what it returns."""
-    parser = OneLineParser(
-        prog=program,
-        description=description,
-        argument_default=argparse.SUPPRESS,
-        allow_abbrev=False,
-    )
-    parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
-    add_options(parser, arguments, _ALSO, _ALONE)
-    return parser
-
-
-def given_arguments(
-    parser: OneLineParser, argv: Sequence[str] | None, timms: Collection[str]
+def read_command_line(
+    program: str,
+    description: str,
+    options: Mapping[str, Option],
+    timms: Collection[str],
+    argv: Sequence[str] | None,
+    config: bool = False,
 ) -> dict[str, Any]:
-    """Reads a command line, that of the process if None; `timms` are arguments of timm's script alone."""
-    options, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    """Reads the values that a command line gives, by name.
+
+    Args:
+        program: Name of the script.
+        description: What it does.
+        options: What it takes.
+        timms: Names of arguments that timm's script of that name alone takes.
+        argv: The command line, that of the process if None.
+        config: Whether it takes a recipe, too.
+    """
+    parser = _Parser(prog=program, description=description, allow_abbrev=False)
+    parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
+    add_options(parser, options, _ALSO, _ALONE)
+    if config:
+        text = "YAML file of arguments, or one of the recipes that `convnext-ablation recipes` lists"
+        parser.add_argument("-c", "--config", metavar="FILE|NAME", help=text)
+    found, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     for word in unknown:
         name = word.lstrip("-").partition("=")[0].replace("-", "_")
         if word.startswith("--") and name in timms:
-            raise timm_only(name, "command line", parser.prog)
-    parser.refuse_unknown(unknown)
-    given: dict[str, Any] = vars(options)
+            raise timm_only(name, "command line", program)
+    if unknown:
+        option = next((word for word in unknown if word.startswith("-")), unknown[0]).partition("=")[0]
+        known = ["--help", "--config", *("--" + name.replace("_", "-") for name in options)]
+        nearest = difflib.get_close_matches(option, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help"
+        raise UserError(f"unknown argument {option!r}; {hint}")
+    given: dict[str, Any] = {name: value for name, value in vars(found).items() if value is not None}
     folder = given.pop("data", None)
-    if folder is not None:
-        given.setdefault("data_dir", folder)
-    return given
+    return given if folder is None else {"data_dir": folder, **given}

@@ -80,14 +80,29 @@ class Parts:
         )
         self.steps = self._steps()
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
-        self.erase = create_erasing(arguments, self.processes.device)
+        self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
+        if arguments.reprob and not arguments.no_aug:
+            self.erase = RandomErasing(
+                arguments.reprob,
+                mode=arguments.remode,
+                max_count=arguments.recount,
+                device=self.processes.device,
+            )
         self.loss = create_loss(arguments).to(self.processes.device)
         self.precision, self.scaler = create_precision(arguments, self.processes.device)
-        self.optimizer = create_optimizer(self.model, arguments)
+        with in_one_line(f"opt {arguments.opt}"):
+            self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
+                self.model, **optimizer_kwargs(arguments), **arguments.opt_kwargs
+            )
         self.average = create_average(self.model, arguments)
         self.wrapped = wrap_network(self.model, arguments, self.processes)
         self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
-        self.scheduler, self.epochs = create_scheduler(self.optimizer, arguments, self.updates_per_epoch)
+        with in_one_line(f"sched {arguments.sched}"):
+            self.scheduler, self.epochs = create_scheduler_v2(
+                self.optimizer,
+                **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
+                updates_per_epoch=self.updates_per_epoch,
+            )
         self.history: list[Epoch] = []
 
     def _train_images(self) -> Any:
@@ -241,31 +256,6 @@ def create_precision(
     dtype = getattr(torch, arguments.amp_dtype)
     scaler = NativeScaler(device=device.type) if device.type == "cuda" and dtype == torch.float16 else None
     return partial(torch.autocast, device.type, dtype), scaler
-
-
-def create_erasing(arguments: TrainingArguments, device: torch.device) -> Callable[..., Any]:
-    """What erases parts of a batch's images at random."""
-    if not arguments.reprob or arguments.no_aug:
-        return nn.Identity()
-    return RandomErasing(arguments.reprob, mode=arguments.remode, max_count=arguments.recount, device=device)
-
-
-def create_optimizer(model: nn.Module, arguments: TrainingArguments) -> torch.optim.Optimizer:
-    """The optimizer, by timm."""
-    with in_one_line(f"opt {arguments.opt}"):
-        return create_optimizer_v2(model, **optimizer_kwargs(arguments), **arguments.opt_kwargs)
-
-
-def create_scheduler(
-    optimizer: torch.optim.Optimizer, arguments: TrainingArguments, updates_per_epoch: int
-) -> tuple[Any, int]:
-    """The schedule of the learning rate, by timm, and its number of epochs."""
-    with in_one_line(f"sched {arguments.sched}"):
-        return create_scheduler_v2(
-            optimizer,
-            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
-            updates_per_epoch=updates_per_epoch,
-        )
 
 
 class Losses:
