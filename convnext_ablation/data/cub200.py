@@ -24,7 +24,6 @@ from convnext_ablation.data.photographs import (
     Photograph,
     Photographs,
     check_counts,
-    check_least,
     hold_out,
 )
 from convnext_ablation.dataclass_options import option
@@ -59,7 +58,7 @@ class CUB200(Photographs):
         super().__post_init__()
         if self.archive is None:
             raise UserError("cub200: say where it is with --archive CUB_200_2011.tgz, or --download it")
-        check_least(self, val=1)
+        self.check_least(val=1)
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids."""

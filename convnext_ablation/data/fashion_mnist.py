@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,9 +20,8 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from PIL import Image
 
-from convnext_ablation.data.archives import Published
-from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.photographs import check_least, zlib_version
+from convnext_ablation.data.folder import Record
+from convnext_ablation.data.photographs import DataSet, zlib_version
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -44,14 +43,11 @@ _TEST_PER_CLASS = 1000
 
 
 @dataclass(frozen=True)
-class FashionMNIST:
+class FashionMNIST(DataSet):
     """The set as its parameters give it; a smaller `train` is a subset of a larger one, with the same val."""
 
     name: ClassVar[str] = "fashion-mnist"
     summary: ClassVar[str] = "photographs of clothes in 10 classes, from Debian's package or downloaded"
-    splits: ClassVar[tuple[str, ...]] = SPLITS
-    in_threads: ClassVar[bool] = False
-    published: ClassVar[Mapping[str, Published]] = {}
 
     seed: int = option(0, "seed of the split into train and val")
     train: int = option(5400, "training images per class")
@@ -60,7 +56,7 @@ class FashionMNIST:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        check_least(self, seed=0, train=1, val=1, test=1)
+        self.check_least(seed=0, train=1, val=1, test=1)
         if self.train + self.val > _TRAIN_PER_CLASS:
             what = f"fashion-mnist: train + val is {self.train + self.val} images per class"
             raise UserError(f"{what}; there are {_TRAIN_PER_CLASS}")

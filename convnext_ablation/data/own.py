@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Piece, Source, open_source
 from convnext_ablation.data.folder import SYNONYMS
-from convnext_ablation.data.photographs import Photograph, Photographs, check_least, hold_out
+from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -41,7 +41,7 @@ class OwnPhotographs(Photographs):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        check_least(self, val=1, test=1)
+        self.check_least(val=1, test=1)
         option_, message = self.required
         if not getattr(self, option_):
             raise UserError(f"{self.name}: {message} with --{option_}")

@@ -39,6 +39,41 @@ _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
+class DataSet:
+    """What `prepare` needs of a data set: a frozen dataclass, as its objects travel to other processes.
+
+    Fields made by `convnext_ablation.dataclass_options.option` become options of the command line.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    in_threads: ClassVar[bool] = False  # whether `encode` lets go of the interpreter, and needs no processes
+    published: ClassVar[Mapping[str, Published]] = {}  # its archives, by the fields that name them
+
+    def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
+        """All images, each as its record, still without a hash, and whatever `encode` needs.
+
+        What has to be downloaded or unpacked goes to the folder `scratch`.
+        """
+        raise NotImplementedError
+
+    def encode(self, key: Any, file: BinaryIO) -> None:
+        """Writes the file of one image, the same bytes for the same key; by any worker, in any order."""
+        raise NotImplementedError
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the software that has a say in the bytes."""
+        raise NotImplementedError
+
+    def check_least(self, **least: int) -> None:
+        """Raises a `UserError` if a number is less than it may be."""
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and value < minimum:
+                raise UserError(f"{self.name}: {name} is {value}; give {minimum} or more")
+
+
 class Readable(Protocol):
     """A file, or what stands for one."""
 
@@ -67,14 +102,10 @@ def pixels(text: str) -> int | None:
 
 
 @dataclass(frozen=True)
-class Photographs:
+class Photographs(DataSet):
     """Common options and the way from originals to stored images."""
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]] = SPLITS
     in_threads: ClassVar[bool] = True  # Pillow lets go of the interpreter while it decodes and resizes
-    published: ClassVar[Mapping[str, Published]] = {}
 
     size: int | None = option(
         256, "side in pixels that images are resized to, or none to keep the originals", parse=pixels
@@ -143,14 +174,6 @@ class Photographs:
         names = {"libjpeg-turbo": "libjpeg_turbo", "webp": "webp"}
         found = {name: str(features.version(feature)) for name, feature in names.items()}
         return {"pillow": version("pillow"), "zlib": zlib_version(), **found}
-
-
-def check_least(dataset: Any, **least: int) -> None:
-    """Raises a `UserError` if a number of a data set is less than it may be; None is none."""
-    for name, minimum in least.items():
-        value = getattr(dataset, name)
-        if value is not None and value < minimum:
-            raise UserError(f"{dataset.name}: {name} is {value}; give {minimum} or more")
 
 
 def zlib_version() -> str:

@@ -1,10 +1,10 @@
 """From the name of a data set to an image folder, whole or not at all.
 
-A data set is a frozen dataclass, one module each: its fields are its parameters, and it gives its images one
-by one (`DataSet`). What is common to all stands here: the manifest, and a folder that appears under its name
-only when it is complete. Beside the ``manifest.csv`` stand a ``dataset.json`` that says what the folder holds
-and what made it, and a ``classes.txt`` with the classes in the order of their numbers. A run that was killed
-resumes where it stopped, if nothing has changed since: neither parameters nor originals nor versions.
+A data set is a frozen dataclass, one module each (`DataSet`). What is common to all stands here: the manifest,
+and a folder that appears under its name only when it is complete. Beside the ``manifest.csv`` stand a
+``dataset.json`` that says what the folder holds and what made it, and a ``classes.txt`` with the classes in the
+order of their numbers. A run that was killed resumes where it stopped, if nothing has changed since: neither
+parameters nor originals nor versions.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Protocol
+from typing import Any
 
 from convnext_ablation.console import track
-from convnext_ablation.data.archives import Published
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
@@ -41,7 +40,7 @@ from convnext_ablation.data.folder import (
 )
 from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
 from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
-from convnext_ablation.data.photographs import decode
+from convnext_ablation.data.photographs import DataSet, decode
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.dataclass_options import identity
@@ -52,7 +51,7 @@ FORMAT = 1  # of the folder; one more whenever the same parameters come to give 
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolder, ImageList, HubPhotographs)
-DATASETS: dict[str, type[Any]] = {dataset.name: dataset for dataset in _DATASETS}
+DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
 BUILT_IN = (FashionMNIST.name, Typefaces.name)
 _WORTH_A_PROCESS = 10_000  # images; fewer are written sooner than another process has started
@@ -67,31 +66,6 @@ _REASONS = {
     errno.EBUSY: "it is a mount point; choose a folder below it",
     errno.ENOTDIR: "a part of the path is a file; choose another place",
 }
-
-
-class DataSet(Protocol):
-    """What a data set's module provides: a frozen dataclass, as its objects travel to other processes.
-
-    Fields made by `convnext_ablation.dataclass_options.option` become options of the command line.
-    """
-
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    splits: ClassVar[tuple[str, ...]]
-    in_threads: ClassVar[bool]  # whether `encode` lets go of the interpreter, so that it needs no processes
-    published: ClassVar[Mapping[str, Published]]  # its archives, by the fields that name them
-
-    def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
-        """All images, each as its record, still without a hash, and whatever `encode` needs.
-
-        What has to be downloaded or unpacked goes to the folder `scratch`.
-        """
-
-    def encode(self, key: Any, file: BinaryIO, /) -> None:
-        """Writes the file of one image, the same bytes for the same key; by any worker, in any order."""
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the software that has a say in the bytes."""
 
 
 def prepare(

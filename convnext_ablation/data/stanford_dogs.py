@@ -26,7 +26,6 @@ from convnext_ablation.data.photographs import (
     Photograph,
     Photographs,
     check_counts,
-    check_least,
     hold_out,
 )
 from convnext_ablation.dataclass_options import option
@@ -85,7 +84,7 @@ class StanfordDogs(Photographs):
             raise UserError(
                 "stanford-dogs: --crop-to-box takes the boxes from --annotations annotation.tar; name it too"
             )
-        check_least(self, val=1)
+        self.check_least(val=1)
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by the names that the lists give them."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +19,8 @@ from typing import BinaryIO, ClassVar
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
 
-from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.photographs import check_least, zlib_version
+from convnext_ablation.data.photographs import DataSet, zlib_version
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -62,14 +61,11 @@ class Rendering:
 
 
 @dataclass(frozen=True)
-class Typefaces:
+class Typefaces(DataSet):
     """The set as its parameters give it; all but `rendering` are options of the command line."""
 
     name: ClassVar[str] = "typefaces"
     summary: ClassVar[str] = "words in 20 typefaces, rendered here; nothing is downloaded"
-    splits: ClassVar[tuple[str, ...]] = SPLITS
-    in_threads: ClassVar[bool] = False
-    published: ClassVar[Mapping[str, Published]] = {}
 
     seed: int = option(0, "seed of all that is random")
     size: int = option(32, "side of the square images in pixels")
@@ -80,7 +76,7 @@ class Typefaces:
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
-        check_least(self, seed=0, size=16, train=1, val=1, test=1)
+        self.check_least(seed=0, size=16, train=1, val=1, test=1)
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, tuple[str, str, int]]]:
         """All images of the set, each as its record and what `encode` needs to draw it."""
