@@ -1,10 +1,10 @@
 """From the name of a data set to an image folder, whole or not at all.
 
-A data set is a frozen dataclass, one module each (`DataSet`). What is common to all stands here: the manifest,
-and a folder that appears under its name only when it is complete. Beside the ``manifest.csv`` stand a
-``dataset.json`` that says what the folder holds and what made it, and a ``classes.txt`` with the classes in the
-order of their numbers. A run that was killed resumes where it stopped, if nothing has changed since: neither
-parameters nor originals nor versions.
+A data set is a frozen dataclass, one module each (`DataSet`). What is common to all stands here: the
+manifest, and a folder that appears under its name only when it is complete. Beside the ``manifest.csv`` stand
+a ``dataset.json`` that says what the folder holds and what made it, and a ``classes.txt`` with the classes in
+the order of their numbers. A run that was killed resumes where it stopped, if nothing has changed since:
+neither parameters nor originals nor versions.
 """
 
 from __future__ import annotations
