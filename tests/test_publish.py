@@ -20,7 +20,7 @@ import torch
 import yaml
 from conftest import ONE_THREAD
 from hub_server import TOKEN, Hub
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -250,6 +250,21 @@ def test_publishing_the_same_again_into_a_folder_changes_nothing(tiny, tmp_path,
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
 
 
+def test_a_release_that_can_not_be_replaced_stays(tiny, tmp_path, monkeypatch):
+    publish(tiny, "--to", tmp_path / NAME)
+    before, replace = config_of(tmp_path / NAME), os.replace
+
+    def fails_for_the_new_one(source, target):
+        if Path(source).name == "release":
+            raise OSError("the disk is gone")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_for_the_new_one)
+    with pytest.raises(OSError, match="disk is gone"):
+        publish(tiny, "--to", tmp_path / NAME, "--weights", "plain")
+    assert config_of(tmp_path / NAME) == before
+
+
 def test_a_folder_with_other_files_is_left_alone(tiny, tmp_path):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "thesis.tex").write_text("years of work")
@@ -315,6 +330,17 @@ def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails):
     hub.faults.append(("DELETE", 403))
     with pytest.raises(UserError, match=rf"may be left; remove it at .*/{NAME}"):
         publish(tiny, "--to", REPOSITORY)
+
+
+def test_a_first_publication_that_is_interrupted_leaves_nothing(tiny, hub, monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HfApi, "create_commit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish(tiny, "--to", REPOSITORY)
+    assert not hub.repositories
+    assert "not published; nothing is left" in capsys.readouterr().err
 
 
 def test_a_failed_revision_leaves_the_one_before(tiny, hub):
