@@ -17,7 +17,7 @@ import torch
 from convnext_ablation.cli import train as train_command
 from convnext_ablation.cli import validate as validate_command
 from convnext_ablation.inference import optimize_for_inference
-from convnext_ablation.training import distributed, validation
+from convnext_ablation.training import distributed
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
 from convnext_ablation.training.history import Epoch, read_summary
@@ -270,7 +270,7 @@ def test_validation_takes_what_the_run_was_trained_with(finished, validate, tmp_
 def test_validation_with_the_fastest_form_says_the_same(finished, validate, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(
-        validation,
+        validate_command,
         "optimize_for_inference",
         lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
     )

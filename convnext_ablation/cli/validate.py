@@ -12,6 +12,7 @@ from typing import Any
 from convnext_ablation.cli.train import guarded
 from convnext_ablation.console import Progress, table
 from convnext_ablation.files import write_csv, write_text
+from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.distributed import prepare_torch, start_processes
 from convnext_ablation.training.parser import read_command_line
@@ -45,7 +46,7 @@ def _validate(arguments: ValidationArguments) -> int:
             partial(Validation, replace(arguments, checkpoint=checkpoint), processes)
         )
         with Progress("evaluating", quiet=not processes.is_first, lines=False) as progress:
-            validation.evaluate(progress.move)
+            validation.evaluate(progress.move, optimize_for_inference)
         if processes.is_first:
             _print(validation)
         result = validation.result()

@@ -15,7 +15,6 @@ from timm.utils import natural_key, reparameterize_model
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.inference import OptimizedNetwork, optimize_for_inference
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import Processes
@@ -173,10 +172,23 @@ class Validation:
         path, images = Path(self.arguments.exclude), self.images
         return excluded_ids(path, images.ids(), images.name, self.arguments.split)
 
-    def evaluate(self, on_progress: Callable[[int, int], None] = lambda images, of: None) -> None:
-        """Predicts every image once, by all processes together, and writes the files asked for."""
+    def evaluate(
+        self,
+        on_progress: Callable[[int, int], None],
+        optimize: Callable[[torch.nn.Module, torch.Tensor], Any],
+    ) -> None:
+        """Predicts every image once, by all processes together, and writes the files asked for.
+
+        Args:
+            on_progress: Called with the images done by this process, and its images in all.
+            optimize: Finds a network's fastest form for images like an example.
+        """
         unreadable = UnreadableImages(self.run.skip_bad_images)
-        model: Any = self._optimized() if self.arguments.optimize else self.model
+        model: Any = self.model
+        if self.arguments.optimize:
+            weight = next(model.parameters())
+            images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
+            model = optimize(model, images.to(weight.device, weight.dtype))
         if self.run.torchcompile:
             model = torch.compile(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
         self.predictions = evaluate(
@@ -200,12 +212,6 @@ class Validation:
             write_classes(Path(self.arguments.per_class_file), self.predictions, self.classes, names)
         if self.arguments.predictions_file:
             write_predictions(Path(self.arguments.predictions_file), self.predictions)
-
-    def _optimized(self) -> OptimizedNetwork:
-        """The network's fastest form for batches as they will come."""
-        weight = next(self.model.parameters())
-        images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
-        return optimize_for_inference(self.model, images.to(weight.device, weight.dtype))
 
     def result(self) -> dict[str, Any]:
         """What timm's script says of a network, under the same names, and the figures without some images."""
