@@ -11,15 +11,9 @@ from PIL import Image
 
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.contents import Contents
+from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.figures import write_figures
-from convnext_ablation.study.report.findings import (
-    Effect,
-    Evidence,
-    FinishedRun,
-    NetworkResult,
-    StudyFacts,
-    compare,
-)
+from convnext_ablation.study.report.findings import Effect, StudyFacts, compare
 from convnext_ablation.study.report.html_page import write_page
 from convnext_ablation.study.report.tables import write_tables
 from convnext_ablation.study.stats.effects import Difference

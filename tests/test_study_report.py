@@ -18,8 +18,9 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.answer import answer, caveats, p_text, verdict
 from convnext_ablation.study.report.contents import Contents
+from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.figures import write_figures
-from convnext_ablation.study.report.findings import Evidence, FinishedRun, NetworkResult, StudyFacts, compare
+from convnext_ablation.study.report.findings import StudyFacts, compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import Difference, accuracy, contrast, holm, paired_difference
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from convnext_ablation.study.report.findings import FinishedRun
+from convnext_ablation.study.report.evidence import FinishedRun
 from convnext_ablation.study.results import StudyResults
 
 RESULT = {"host": "one", "device": "a processor", "versions": {"torch": "2.9.0"}}

@@ -20,7 +20,8 @@ from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import TEST_SPLIT, Study
 from convnext_ablation.study.pretrained import mixed_origins
-from convnext_ablation.study.report.findings import Evidence, FinishedRun, NetworkResult, StudyFacts
+from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
+from convnext_ablation.study.report.findings import StudyFacts
 from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
 from convnext_ablation.study.tuning import chosen_rates, tuning_notes
 from convnext_ablation.study.wording import counted

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.findings import Effect, Evidence, FinishedRun
+from convnext_ablation.study.report.evidence import Evidence, FinishedRun
+from convnext_ablation.study.report.findings import Effect
 
 __all__ = ["ClassGain", "Confusion", "Example", "class_gains", "confusions", "examples", "surest"]
 

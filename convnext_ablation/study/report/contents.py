@@ -12,7 +12,8 @@ from pathlib import Path
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.report.classes import ClassGain, Confusion, class_gains, confusions
-from convnext_ablation.study.report.findings import Evidence, Findings, FinishedRun, StudyFacts
+from convnext_ablation.study.report.evidence import Evidence, FinishedRun
+from convnext_ablation.study.report.findings import Findings, StudyFacts
 from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 
 __all__ = ["Contents", "CurvePoint", "RunLine", "curve_points", "history"]

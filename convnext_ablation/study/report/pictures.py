@@ -13,7 +13,8 @@ from convnext_ablation.page import picture_uri, uri_of
 from convnext_ablation.study.report.answer import percent_points, verdict
 from convnext_ablation.study.report.classes import Confusion, examples, surest
 from convnext_ablation.study.report.contents import Contents
-from convnext_ablation.study.report.findings import Effect, Evidence, FinishedRun
+from convnext_ablation.study.report.evidence import Evidence, FinishedRun
+from convnext_ablation.study.report.findings import Effect
 
 __all__ = ["AttentionMaps", "Change", "Picture", "attention_maps", "confusion_pictures", "disagreed"]
 

@@ -19,7 +19,8 @@ from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, method, p_text
 from convnext_ablation.study.report.classes import ClassGain, Confusion
 from convnext_ablation.study.report.contents import Contents, CurvePoint, RunLine
-from convnext_ablation.study.report.findings import Effect, FinishedRun, Row
+from convnext_ablation.study.report.evidence import FinishedRun
+from convnext_ablation.study.report.findings import Effect, Row
 from convnext_ablation.study.stats.effects import Difference, Interval
 
 __all__ = [

@@ -1,0 +1,143 @@
+"""A report's evidence: finished runs, what they predicted of the test images, and whose they are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convnext_ablation.study.stats.effects import BoolArray
+
+__all__ = ["Evidence", "FinishedRun", "NetworkResult"]
+
+Labels = NDArray[np.int64]
+Seeds = tuple[int, int]  # of pre-training, of this training
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """One finished run.
+
+    Attributes:
+        network: Key of its network in the design, such as ``"model_iii_atto"``.
+        predicted: Most probable class of each test image, (N,).
+        targets: Their classes, (N,).
+        result: Its ``result.json``.
+        pretraining_seed: That of the weights it started from; None where there are none.
+    """
+
+    network: str
+    seed: int
+    folder: Path
+    predicted: Labels
+    targets: Labels
+    result: Mapping[str, Any]
+    pretraining_seed: int | None = None
+
+    @property
+    def seeds(self) -> Seeds:
+        """Both of its seeds, by which runs of different networks are paired."""
+        return self.pretraining_seed or 0, self.seed
+
+    @cached_property
+    def correct(self) -> BoolArray:
+        """Whether each test image is classified rightly, (N,)."""
+        return self.predicted == self.targets
+
+    @property
+    def test_top1(self) -> float:
+        """Top-1 on the test images, a fraction."""
+        return float(self.correct.mean())
+
+    @property
+    def val_top1(self) -> float:
+        """Top-1 of its best epoch on held-out validation, a fraction; NaN where not measured."""
+        return self.measured("val_top1") / 100
+
+    def measured(self, name: str) -> float:
+        """A number of its ``result.json``; NaN where not measured."""
+        value = self.result.get(name)
+        return math.nan if value is None else float(value)
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkResult:
+    """One network of a study, and its finished runs.
+
+    Attributes:
+        name: Its key in the design.
+        label: Its name for people, such as ``"Model III"``.
+        adds: What it changes with respect to its baseline, such as ``"inverted bottleneck"``.
+    """
+
+    name: str
+    label: str
+    adds: str
+    runs: Sequence[FinishedRun]
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of the runs."""
+        return self.runs[0].measured("learning_rate")
+
+    @property
+    def parameters(self) -> int:
+        """How many the network has."""
+        return int(self.runs[0].result["parameters"])
+
+    @property
+    def gmacs(self) -> float:
+        """Multiply-accumulates of one image at the study's size, in 10^9."""
+        return self.runs[0].measured("gmacs")
+
+    @property
+    def images_per_second(self) -> float:
+        """Median training speed of the runs; NaN where not measured."""
+        return self._summary(statistics.median, "train_images_per_second")
+
+    @property
+    def seconds(self) -> float:
+        """Mean duration of a run; NaN where not measured."""
+        return self._summary(statistics.fmean, "train_seconds")
+
+    def _summary(self, of: Callable[[list[float]], float], name: str) -> float:
+        measured = [value for run in self.runs if not math.isnan(value := run.measured(name))]
+        return float(of(measured)) if measured else math.nan
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """All finished runs, tested on the same images in the same order.
+
+    Attributes:
+        ids: Path of each test image below the split's folder, (N,).
+        classes: Names of the classes by number; one without test images may be left out at the end.
+    """
+
+    runs: Sequence[FinishedRun]
+    ids: NDArray[np.str_]
+    classes: Sequence[str]
+    data_folder: Path
+    split: str = "test"
+
+    @property
+    def targets(self) -> Labels:
+        """Class of each test image, (N,)."""
+        return self.runs[0].targets
+
+    def class_name(self, number: int) -> str:
+        """Name of a class, or its number where the name isn't known."""
+        return self.classes[number] if number < len(self.classes) else str(number)
+
+    def image(self, index: int) -> Path | None:
+        """The file of a test image, None if it isn't there (any more)."""
+        name = str(self.ids[index])
+        places = (self.data_folder / self.split / name, self.data_folder / name)
+        return next((path for path in places if path.is_file()), None)
