@@ -60,7 +60,7 @@ def reference(name: str, configuration: Configuration) -> torch.Tensor:
 def peak_memory(contestant: Contestant, configuration: Configuration) -> dict[str, float]:
     """Runs a contestant a few times, in a process that runs nothing else.
 
-    What it held while it was compiled or optimized counts only where the system can't be told to forget it.
+    What it held while it was compiled or optimized counts only where the system doesn't reset the peak.
 
     Returns:
         Under ``peak`` the most bytes it held, under ``idle`` those that the process held before there was a

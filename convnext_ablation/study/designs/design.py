@@ -30,17 +30,15 @@ from convnext_ablation.study.designs.yaml_design import read_design
 
 __all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "design_of"]
 
-_ONE_ORDER = (
-    "Each component is measured at its place on one way; at another place it may be worth another amount."
-)
+_ONE_ORDER = "Each component is measured at one place of one way; its effect at another place may differ."
 _KERNELS = "Kernels 9 and 11, which the paper tries and doesn't keep, are compared with kernel 7."
 _LOST = (
-    "An effect is ConvNeXt-T minus ConvNeXt-T without the component, so above 0 means that the component "
-    "helps; all of them share ConvNeXt-T, so chance in its runs moves all of them together."
+    "An effect is ConvNeXt-T minus ConvNeXt-T without the component: above 0 the component helps. All "
+    "effects share ConvNeXt-T, so chance in its runs moves all of them together."
 )
 _GAINED = (
-    "An effect is ResNet-50 with the component minus ResNet-50; all of them share ResNet-50, so chance "
-    "in its runs moves all of them together."
+    "An effect is ResNet-50 with the component minus ResNet-50. All effects share ResNet-50, so chance in "
+    "its runs moves all of them together."
 )
 
 

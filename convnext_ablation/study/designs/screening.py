@@ -45,9 +45,9 @@ _MASKS: Mapping[str, int] = {
     "downsampling": 15,
     "wide": 14,
 }
-# The factor that is on where its column is off: so whoever has neither depthwise nor the small kernel has the
-# convolution where the block is narrow (`inverted` and `moved_up` both on or both off). Elsewhere it is four
-# times as wide: all networks together would cost 3.4 times as many multiply-accumulates.
+# The factor that is on where its column is off: so a network with neither depthwise nor the small kernel has
+# the convolution where the block is narrow (`inverted` and `moved_up` both on or both off). Elsewhere it is
+# four times as wide: all networks together would cost 3.4 times as many multiply-accumulates.
 _REVERSED = "kernel_size"
 # They shape one convolution, and the product of their four columns is the same for all networks.
 _ONE_CONVOLUTION = ("depthwise", "kernel_size", "moved_up", "inverted")
@@ -60,8 +60,8 @@ _MAIN = (
     "correction is over all of them."
 )
 _CLEAR = (
-    "Folded over: no main effect is mixed with an interaction of two components (resolution IV), but those "
-    "of three are in it."
+    "Folded over: no main effect is aliased with an interaction of two components (resolution IV), but with "
+    "those of three."
 )
 
 
@@ -130,14 +130,14 @@ def _aliases(columns: Mapping[str, Column]) -> tuple[str, ...]:
     """Says which interactions are mixed into the main effects."""
     if len(next(iter(columns.values()))) == 12:
         return (
-            "Resolution III: a sixth of each interaction of two other components, with either sign, is in "
-            "every main effect; what it says holds as far as interactions are small.",
+            "Resolution III: every main effect is aliased with a sixth of each interaction of two other "
+            "components, with either sign. It holds as far as these are small.",
         )
     mixed = "; ".join(f"{factor} + ({_mixed_in(factor, columns)})/2" for factor in columns)
     return (
-        "Resolution III: what is measured as a main effect is the component's own and half of some "
-        "interactions of two others. It holds as far as these are small; screening-fold-over takes twice as "
-        "many networks and is clear of them.",
+        "Resolution III: every main effect is aliased with half of some interactions of two other "
+        "components. It holds as far as these are small; screening-fold-over takes twice as many networks "
+        "and is free of them.",
         f"Measured are: {mixed}.",
     )
 
@@ -167,11 +167,11 @@ def _one_convolution(columns: Mapping[str, Column], groups: Groups) -> tuple[str
         for name in _ONE_CONVOLUTION
     )
     return (
-        "Main effects hold a quarter of interactions of three, too. Some need not be small, as "
+        "Main effects are aliased with a quarter of interactions of three, too. Some need not be small, as "
         f"{', '.join(_ONE_CONVOLUTION)} shape one convolution and the design has 8 of their 16 combinations: "
         "dense with kernel 3 and depthwise with kernel 7 only where the block is wide, the others only where "
-        f"it is narrow. These are: {mixed}. What is told of one of the four holds as far as the other three "
-        "interact little; leave-one-out and add-one-in don't mix them, at one place of the way each.",
+        f"it is narrow. These are: {mixed}. What is said of one of the four holds as far as the other three "
+        "interact little; leave-one-out and add-one-in are free of them, at one place of the way each.",
     )
 
 

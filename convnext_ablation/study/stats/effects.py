@@ -41,7 +41,7 @@ __all__ = [
 
 ALPHA = 0.05  # intervals are for 1 - ALPHA
 ROUNDING = 1e-9  # weights that sum to 0 or 1 do so up to this
-MANY = 4  # networks in a contrast from which on their seeds are told apart
+MANY = 4  # networks in a contrast from which on each has a seed variance of its own
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
