@@ -6,7 +6,6 @@ import argparse
 import csv
 import os
 import re
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation.bench import configuration, processes, rendering
-from convnext_ablation.bench.configuration import Configuration, Contestant
+from convnext_ablation.bench.configuration import Configuration
 from convnext_ablation.cli import bench as command
 from convnext_ablation.cli import main as cli
 
@@ -213,28 +212,16 @@ def test_without_matplotlib_a_line_says_that_the_figure_is_missing(tmp_path, ask
     assert capsys.readouterr().out.endswith("bench.csv, bench.md; matplotlib is missing, hence no figure\n")
 
 
-def faulty_work(sender, errors: Path, one: Configuration, memory_of: Contestant | None) -> None:
-    """In a process of its own: some models end it, some only when their memory is measured."""
-    os.dup2(os.open(errors, os.O_WRONLY), 2)
-    names = [str(memory_of)] if memory_of else [str(each) for each in one.contestants]
-    for name in names:
-        sender.send(("turn", name))
-        if "resnet18" in name:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if "resnet26" in name:
-            sys.exit("no more\nhandles")
-        if "resnet34" in name and memory_of:
-            os.abort()
-    if os.environ.get("DIES_AT_THE_MACHINES_TURN"):
-        sender.send(("turn", "copy"))
-        os.abort()
-    contestants = {name: {"seconds": [1.0]} for name in names}
-    found = {"contestants": contestants, "threads": os.environ["OMP_NUM_THREADS"]}
-    sender.send(("found", {"peak": 2.0, "idle": 1.0} if memory_of else found))
+@pytest.fixture
+def faulty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that run `faulty_worker.py`."""
+    monkeypatch.setattr(processes, "_WORKER", "faulty_worker")
+    folders = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, folders)))
 
 
-def test_who_ends_the_process_fails_and_the_others_are_measured(monkeypatch):
-    monkeypatch.setattr(processes, "_work", faulty_work)
+@pytest.mark.usefixtures("faulty")
+def test_who_ends_the_process_fails_and_the_others_are_measured():
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     given = ["resnet10t", "resnet18", "resnet26", "resnet34", *SMALL, "--forms", "plain", "--threads", "3"]
@@ -256,8 +243,8 @@ def test_who_ends_the_process_fails_and_the_others_are_measured(monkeypatch):
     assert turns.count("resnet10t:plain:float32") == 4
 
 
+@pytest.mark.usefixtures("faulty")
 def test_a_process_that_ends_at_nobodys_turn_ends_the_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(processes, "_work", faulty_work)
     monkeypatch.setenv("DIES_AT_THE_MACHINES_TURN", "1")
     assert bench(tmp_path, "model_i_atto", "--allocator", "default", "--forms", "plain") == 2
     assert "default allocator: its process ended by SIGABRT\n" in capsys.readouterr().err
@@ -316,4 +303,5 @@ def test_processes_measure_what_the_command_asks_for(tmp_path, capfd):
     for column in ("infer_samples_per_sec", "share_of_peak", "bandwidth_step_time", "preparation_sec"):
         assert float(row[column]) > 0
     assert float(row["peak_memory_mb"]) > float(row["idle_memory_mb"]) > 50
-    assert capfd.readouterr().err == ""
+    noise = [line for line in capfd.readouterr().err.splitlines() if not line.startswith("measuring: ")]
+    assert noise == []

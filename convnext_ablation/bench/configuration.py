@@ -16,6 +16,7 @@ import torch
 
 from convnext_ablation.bench.timing import FEWEST_ROUNDS
 from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 
 __all__ = ["ALLOCATORS", "DTYPES", "FORMS", "MODES", "Configuration", "Contestant", "configurations"]
 

@@ -7,16 +7,16 @@ when a process starts. A contestant whose process is killed fails alone: the oth
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from convnext_ablation.machine import KEEP_MEMORY, end_with_parent
 __all__ = ["ProcessDiedError", "allocator_setting", "environment", "measure", "measured"]
 
 OTHER = "other"  # neither setting, e.g. an allocator that is loaded in the place of glibc's
+_WORKER = "convnext_ablation.bench.processes"
 _AT_LEAST = 0.1  # seconds that a measurement lasts
 _Found = dict[str, Any]
 _Turn = Callable[[str], object]
@@ -79,43 +80,35 @@ def measured(configuration: Configuration, turn: _Turn) -> _Found:
 
 def _ask(configuration: Configuration, memory_of: Contestant | None, folder: str, turn: _Turn) -> _Found:
     """What a process finds: of the configuration, or of the memory of one contestant."""
-    errors = Path(folder, "errors")
-    errors.write_bytes(b"")
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(sender, errors, configuration, memory_of))
+    variables = environment(configuration.allocator, configuration.threads)
     # a cache that is empty at first, so that the time to compile is that of the first time
-    with _environment_of_children(
-        {**environment(configuration.allocator, configuration.threads), "TORCHINDUCTOR_CACHE_DIR": folder}
-    ):
-        process.start()
-    sender.close()
+    variables["TORCHINDUCTOR_CACHE_DIR"] = folder
     last = ""
-    try:
-        while True:
-            kind, value = receiver.recv()
-            if kind == "found":
-                return dict(value)
-            last = value
-            turn(last)
-    except EOFError:
-        process.join()
-        raise ProcessDiedError(last, _reason(process.exitcode or 0, errors.read_text())) from None
-    finally:
-        process.kill()
-        process.join()
-
-
-@contextmanager
-def _environment_of_children(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.clear()
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    with tempfile.TemporaryFile("w+") as errors:
+        with subprocess.Popen(
+            [sys.executable, "-m", _WORKER],
+            env=variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+        ) as process:
+            assert process.stdin
+            assert process.stdout
+            try:
+                with suppress(BrokenPipeError), process.stdin as order:
+                    pickle.dump((configuration, memory_of), order)
+                with suppress(EOFError, pickle.UnpicklingError):  # the process has ended
+                    while True:
+                        kind, value = pickle.load(process.stdout)
+                        if kind == "found":
+                            return dict(value)
+                        last = value
+                        turn(last)
+                code = process.wait()
+            finally:
+                process.kill()
+        errors.seek(0)
+        raise ProcessDiedError(last, _reason(code, errors.read()))
 
 
 def environment(allocator: str, threads: int) -> dict[str, str]:
@@ -147,25 +140,24 @@ def _reason(code: int, errors: str) -> str:
     return f"its process ended with exit code {code}" + (f": {lines[-1]}" if lines else "")
 
 
-def _work(
-    sender: Connection, errors: Path, configuration: Configuration, memory_of: Contestant | None
-) -> None:
-    """What a process does: it sends whose turn it is, and at last what it found."""
+def _work() -> None:
+    """What a process does: it says whose turn it is, and at last what it found."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who started this process ends it
     end_with_parent()
-    descriptor = os.open(errors, os.O_WRONLY | os.O_APPEND)
-    for stream in (1, 2):  # what libraries print must not get between the tables
-        os.dup2(descriptor, stream)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not get between the answers
+    configuration, memory_of = pickle.load(sys.stdin.buffer)
     torch.set_num_threads(configuration.threads)
 
-    def turn(name: str) -> None:
-        sender.send(("turn", name))
+    def say(kind: str, value: Any) -> None:
+        pickle.dump((kind, value), answers)
+        answers.flush()
 
     if memory_of is None:
-        sender.send(("found", measure(configuration, turn)))
+        say("found", measure(configuration, partial(say, "turn")))
     else:
-        turn(str(memory_of))
-        sender.send(("found", _or_error(partial(peak_memory, memory_of, configuration))))
+        say("turn", str(memory_of))
+        say("found", _or_error(partial(peak_memory, memory_of, configuration)))
 
 
 def measure(configuration: Configuration, turn: _Turn) -> _Found:
@@ -229,3 +221,7 @@ def _or_error(action: Callable[[], Mapping[str, Any]]) -> _Found:
 def _error(error: Exception) -> _Found:
     name, line = type(error).__name__, first_line(error)
     return {"error": name if line == name else f"{name}: {line}"}
+
+
+if __name__ == "__main__":
+    _work()
