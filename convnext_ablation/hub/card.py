@@ -52,9 +52,9 @@ def model_card(
         repository: ``namespace/name`` on the hub; empty for a folder.
         config: The release's `config.json`.
         images: How images are prepared, in timm's words.
-        parameters: Number of parameters.
+        parameters: Their number.
         gmacs: Billions of multiply-accumulates of an image.
-        license: Its identifier on the hub; empty if none is stated.
+        license: As the hub spells it; empty if none is stated.
         siblings: The other networks of the study.
     """
     is_ours = config["architecture"] in zoo.model_names()
