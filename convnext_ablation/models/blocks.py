@@ -4,7 +4,6 @@ How switches that the papers never combined meet is written where the code decid
 """
 
 # No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,13 +16,7 @@ from convnext_ablation.models.components import Components
 
 
 class Layers:
-    """Makes the layers that the components ask for.
-
-    Args:
-        components: The switches.
-        device: Where the parameters are made.
-        dtype: Type of the parameters.
-    """
+    """Makes the layers that the components ask for."""
 
     def __init__(
         self,
@@ -37,7 +30,7 @@ class Layers:
 
     def norm(self, channels: int) -> nn.Module:
         """LayerNorm over the channels of each pixel, or BatchNorm."""
-        norm: Callable[..., nn.Module] = LayerNorm2d if self.components.layer_norm else nn.BatchNorm2d
+        norm = LayerNorm2d if self.components.layer_norm else nn.BatchNorm2d
         return norm(channels, device=self.device, dtype=self.dtype)
 
     def act(self) -> nn.Module:
@@ -153,8 +146,8 @@ class Shortcut(nn.Module):
 class Block(nn.Module):
     """Residual block of one spatial and two 1x1 convs.
 
-    The spatial conv carries the stride. It stands first, on the block's input width, if `moved_up`, else in
-    the middle, on the hidden width; it has one group per channel if `depthwise`.
+    The spatial conv has the stride. It stands first, on the block's input width, if `moved_up`, else in the
+    middle, on the hidden width; it has one group per channel if `depthwise`.
 
     Args:
         in_chs: Channels of the input.
@@ -232,10 +225,6 @@ class Block(nn.Module):
 
 def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
     """Folds a BatchNorm into the conv in front of it.
-
-    Args:
-        conv: The conv.
-        norm: What follows it.
 
     Returns:
         A conv that does in eval mode what both did, and an identity; both arguments as they are if `norm`

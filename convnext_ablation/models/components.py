@@ -51,10 +51,9 @@ class Components:
             value = getattr(self, field.name)
             if isinstance(field.default, bool) and not isinstance(value, bool):
                 raise UserError(f"{field.name} is {value!r}; it takes True or False")
-        if isinstance(self.kernel_size, bool) or not isinstance(self.kernel_size, int):
-            raise UserError(f"kernel_size is {self.kernel_size!r}; it takes an odd whole number such as 7")
-        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise UserError(f"kernel_size is {self.kernel_size}; it takes an odd whole number such as 7")
+        size = self.kernel_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1 or size % 2 == 0:
+            raise UserError(f"kernel_size is {size!r}; it takes an odd whole number such as 7")
         if self.downsampling not in DOWNSAMPLINGS:
             raise unknown_name("downsampling", str(self.downsampling), DOWNSAMPLINGS)
 
@@ -133,19 +132,12 @@ WORDS: Mapping[str, Words] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Variant:
-    """A network with a name.
+    """A network with a name."""
 
-    Attributes:
-        label: The name people use for it, e.g. ``Model III``.
-        adds: What it adds to its baseline, in a few words.
-        components: The network.
-        baseline: Name of the network that it is measured against; empty if it is itself where a way begins.
-    """
-
-    label: str
-    adds: str
+    label: str  # the name people use for it, e.g. `Model III`
+    adds: str  # what it adds to its baseline, in a few words
     components: Components
-    baseline: str = ""
+    baseline: str = ""  # name of the network that it is compared with; empty where a way begins
 
 
 _MODEL_II = RESNET_50.with_(stage_ratio=True, patchify_stem=True, depthwise=True, wide=True)
@@ -168,12 +160,12 @@ STAGES: Mapping[str, Variant] = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Step:
-    """A row of the paper's table 10: what it is called, what it switches, and whether the paper keeps it."""
+    """A row of the paper's table 10."""
 
     name: str
     adds: str
     switches: Mapping[str, Any]
-    kept: bool = True
+    kept: bool = True  # whether the next step starts from it
 
 
 _STEPS = (

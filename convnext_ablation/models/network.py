@@ -34,7 +34,7 @@ class Stage(nn.Module):
         width: d of the blocks: hidden width of a bottleneck, output width of an inverted one.
         first: Whether this is the first stage, which keeps the stem's resolution.
         layers: Makes the layers.
-        drop_path: Probability of dropping each block's residual branch, one a block.
+        drop_path: Probability of dropping the residual branch, one per block.
         layer_scale_init: First value of the layer scale.
     """
 
@@ -95,13 +95,6 @@ def _downsample(in_chs: int, out_chs: int, layers: Layers) -> nn.Sequential:
 
 class Head(nn.Module):
     """Global pool, norm (with separate downsampling), dropout, classifier.
-
-    Args:
-        in_features: Channels of the input.
-        num_classes: Outputs of the classifier; 0 for none.
-        pool_type: Kind of the global pool, or ``""`` for none.
-        drop_rate: Dropout before the classifier.
-        layers: Makes the layers.
 
     Raises:
         UserError: The pool changes the number of channels and a norm stands behind it.
@@ -218,11 +211,7 @@ class ResNetToConvNeXt(nn.Module):
 
     @_not_scripted
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Draws new weights: as ResNet where norms are BatchNorm, as ConvNeXt where they are LayerNorm.
-
-        Args:
-            zero_init_last: Start each residual branch that ends in a norm at zero.
-        """
+        """Draws new weights: as ResNet where norms are BatchNorm, as ConvNeXt where they are LayerNorm."""
         init = _init_like_convnext if self.components.layer_norm else _init_like_resnet
         self.apply(init)
         if zero_init_last:
@@ -255,12 +244,7 @@ class ResNetToConvNeXt(nn.Module):
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new classifier in place, with random weights.
-
-        Args:
-            num_classes: Outputs of the classifier; 0 for none.
-            global_pool: Kind of the global pool, ``""`` for none, None to keep it.
-        """
+        """Puts a new classifier of random weights in place, and another pool unless that is None."""
         self.num_classes = num_classes
         weight = self.stem.conv.weight
         self.head.reset(num_classes, global_pool, weight.device, weight.dtype)
@@ -275,11 +259,11 @@ class ResNetToConvNeXt(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Runs the stages and returns what some of them put out.
+        """Runs the stages and returns the outputs of some: the last n if `indices` is an int, all if None.
 
         Args:
             x: ``(B, in_chans, H, W)``.
-            indices: Which stages: the last n if an int, all if None.
+            indices: Which stages.
             norm: Has no effect: no norm stands between the last stage and the pool.
             stop_early: Run no further than the last stage asked for.
             output_fmt: ``NCHW``, the only one there is.
@@ -305,15 +289,12 @@ class ResNetToConvNeXt(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages that `forward_intermediates` with these indices doesn't need.
+        """Drops the stages that `forward_intermediates` with these indices doesn't need; returns the indices.
 
         Args:
             indices: Which stages are needed: the last n if an int.
             prune_norm: Has no effect: no norm stands between the last stage and the pool.
             prune_head: Drop the head too; it goes in any case if the last stage does.
-
-        Returns:
-            The indices of the stages that were asked for.
         """
         taken = _stage_indices(indices, len(self.stages))
         drops_last = taken[-1] < len(self.stages) - 1
