@@ -6,7 +6,6 @@ import sys
 import tarfile
 import zipfile
 from argparse import Namespace
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -107,18 +106,6 @@ def test_safetensors_are_known_by_their_content(tmp_path, name):
     assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (7, 80.5, "model_i")
 
 
-def test_a_bare_state_dict_says_nothing_else(tmp_path):
-    torch.save({"fc.weight": torch.ones(2, 3)}, tmp_path / "weights.pth")
-    checkpoint = read_checkpoint(tmp_path / "weights.pth")
-    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch, checkpoint.has_ema) == (
-        None,
-        None,
-        None,
-        False,
-    )
-    assert list(checkpoint.state_dict) == ["fc.weight"]
-
-
 class _Runs:
     """Runs a function when it is unpickled."""
 
@@ -164,24 +151,11 @@ def _saved(**content):
     return file.getvalue()
 
 
-def _zip(name, content=b"", **kwargs):
+def _zip(name):
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", **kwargs) as archive:
-        archive.writestr(name, content)
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, b"")
     return file.getvalue()
-
-
-def _encrypted():
-    data = bytearray(_zip("other/data.pkl"))
-    data[data.index(b"PK\x01\x02") + 8] |= 1  # the flag in the directory
-    return bytes(data)
-
-
-def _bad_deflate():
-    data = bytearray(_zip("other/data.pkl", b"x" * 1000, compression=zipfile.ZIP_DEFLATED))
-    at = data.index(b"data.pkl") + len(b"data.pkl")
-    data[at] = 0xFF  # a block of a kind that there isn't
-    return bytes(data)
 
 
 def _tar():
@@ -212,8 +186,6 @@ WEIGHTS = {"fc.weight": torch.full((64, 64), 0x11, dtype=torch.uint8)}
         ("a.pth", _flipped(_saved(state_dict=WEIGHTS)), "fails its checksum"),
         ("a.pth", _zip("other/data.txt"), "not a checkpoint, or a damaged one"),
         ("a.pt", _zip("model/constants.pkl"), "a TorchScript program"),
-        ("a.pth", _encrypted(), "damaged or cut short"),
-        ("a.pth", _bad_deflate(), "damaged or cut short"),
         ("a.tar", _tar(), "refused: a tar archive"),
         ("a.pth.gz", gzip.compress(bytes(4096), mtime=0)[:20], "not a checkpoint, or a damaged one"),
         ("a.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "damaged or cut short"),
@@ -226,12 +198,9 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, name, content, s
     assert says in _unreadable(tmp_path / name)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_a_list_a_missing_file_and_a_folder_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds a list" in _unreadable(tmp_path / "list.pth")
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
     assert "No such file or directory" in _unreadable(tmp_path / "missing.pth")
     assert "directory" in _unreadable(tmp_path)
 
@@ -241,24 +210,15 @@ def test_averaged_weights_that_are_not_there_are_not_made_up(tmp_path):
     assert "holds no averaged weights; leave out --ema" in _unreadable(tmp_path / "a.pth", ema=True)
 
 
-def test_a_path_may_be_a_string(tmp_path):
-    torch.save(WEIGHTS, Path(tmp_path, "a.pth"))
-    assert list(read_checkpoint(str(tmp_path / "a.pth")).state_dict) == ["fc.weight"]
-
-
 @pytest.mark.parametrize(
     ("found", "epoch", "metric"),
     [("best", None, None), (float("inf"), None, float("inf")), ([1], None, None), ("7", 7, 7.0)],
 )
-def test_only_numbers_are_taken_for_numbers(tmp_path, found, epoch, metric):
-    torch.save({"state_dict": WEIGHTS, "epoch": found, "metric": found}, tmp_path / "a.pth")
-    checkpoint = read_checkpoint(tmp_path / "a.pth")
-    assert (checkpoint.epoch, checkpoint.metric) == (epoch, metric)
-
-
-def test_name_that_would_control_the_terminal_is_not_taken(tmp_path):
-    torch.save({"state_dict": WEIGHTS, "arch": "\x1b[2Jresnet50"}, tmp_path / "a.pth")
-    assert read_checkpoint(tmp_path / "a.pth").arch is None
+def test_only_numbers_and_printable_names_are_taken(tmp_path, found, epoch, metric):
+    content = {"state_dict": WEIGHTS, "epoch": found, "metric": found, "arch": "\x1b[2Jresnet50"}
+    torch.save(content, tmp_path / "a.pth")
+    checkpoint = read_checkpoint(str(tmp_path / "a.pth"))
+    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (epoch, metric, None)
 
 
 def test_torch_that_a_crafted_file_can_break_reads_safetensors_only(tmp_path, monkeypatch):

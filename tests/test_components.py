@@ -66,11 +66,6 @@ def test_variant_has_words_and_differs_from_its_baseline(name, variant):
         assert variant.components == RESNET_50
 
 
-def test_labels_are_unique_within_a_family():
-    for variants in FAMILIES.values():
-        assert len({variant.label for variant in variants.values()}) == len(variants)
-
-
 def test_stages_lead_from_resnet_50_to_convnext_tiny():
     assert list(STAGES) == ["model_i", "model_ii", "model_iii", "model_iv", "model_v"]
     assert STAGES["model_i"].components == RESNET_50
@@ -90,24 +85,6 @@ def test_three_stages_are_steps_of_the_paper():
 
 
 def test_roadmap_changes_one_switch_a_step_and_ends_at_convnext_tiny():
-    assert list(ROADMAP) == [
-        "roadmap_00_resnet50",
-        "roadmap_01_stage_ratio",
-        "roadmap_02_patchify_stem",
-        "roadmap_03_depthwise",
-        "roadmap_04_wide",
-        "roadmap_05_inverted",
-        "roadmap_06_moved_up",
-        "roadmap_07_kernel_5",
-        "roadmap_08_kernel_7",
-        "roadmap_09_kernel_9",
-        "roadmap_10_kernel_11",
-        "roadmap_11_gelu",
-        "roadmap_12_fewer_acts",
-        "roadmap_13_fewer_norms",
-        "roadmap_14_layer_norm",
-        "roadmap_15_separate_downsampling",
-    ]
     changes = {
         name: step.components.changed_from(ROADMAP[step.baseline].components)
         for name, step in ROADMAP.items()
@@ -126,16 +103,9 @@ def test_roadmap_goes_on_from_kernel_7_after_the_kernels_that_were_not_kept():
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
-def test_leave_one_out_sets_one_switch_back(switch):
-    variant = LEAVE_ONE_OUT[f"convnext_tiny_without_{switch}"]
-    at_ends = getattr(CONVNEXT_TINY, switch), getattr(RESNET_50, switch)
-    assert variant.components.changed_from(CONVNEXT_TINY) == {switch: at_ends}
-    assert variant.baseline == "model_v"
-
-
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_add_one_in_sets_one_switch(switch):
-    variant = ADD_ONE_IN[f"resnet50_with_{switch}"]
+def test_one_at_a_time_designs_set_one_switch(switch):
     at_ends = getattr(RESNET_50, switch), getattr(CONVNEXT_TINY, switch)
-    assert variant.components.changed_from(RESNET_50) == {switch: at_ends}
-    assert variant.baseline == "model_i"
+    without, only = LEAVE_ONE_OUT[f"convnext_tiny_without_{switch}"], ADD_ONE_IN[f"resnet50_with_{switch}"]
+    assert without.components.changed_from(CONVNEXT_TINY) == {switch: at_ends[::-1]}
+    assert only.components.changed_from(RESNET_50) == {switch: at_ends}
+    assert (without.baseline, only.baseline) == ("model_v", "model_i")

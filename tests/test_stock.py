@@ -130,21 +130,16 @@ def test_torchrun_starts_a_script_in_each_process(tmp_path):
     assert done.stderr.count("convnext_ablation.stock: script.py runs with timm") == 1
 
 
-@pytest.mark.parametrize(("name", "problem"), [("train.py", "no such script"), ("", "is a folder")])
-def test_a_script_that_is_not_there_is_one_line(capsys, tmp_path, name, problem):
-    path = tmp_path / name
-    assert stock_module.main([str(path), "--model", "model_i"]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"convnext_ablation.stock: error: {path}: {problem}")
-    assert "`convnext-ablation timm-scripts` says where to get timm's" in error
-    assert error.count("\n") == 1
-
-
-def test_usage(capsys):
+def test_usage_and_a_script_that_is_not_there(capsys, tmp_path):
     assert stock_module.main(["--help"]) == 0
     assert capsys.readouterr().out == f"{stock_module.USAGE}\n"
     assert stock_module.main([]) == 2
     assert capsys.readouterr().err == f"{stock_module.USAGE}\n"
+    for path, problem in ((tmp_path / "train.py", "no such script"), (tmp_path, "is a folder")):
+        assert stock_module.main([str(path), "--model", "model_i"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"convnext_ablation.stock: error: {path}: {problem}")
+        assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -168,11 +163,8 @@ def test_all_processes_find_the_timm_that_was_found_first(tmp_path, path, timm_f
         [str(tmp_path / name) for name in path], tmp_path / "checkout" / "train.py", tmp_path / timm_folder
     )
     assert found == [str(tmp_path / name) for name in expected]
-
-
-def test_a_script_elsewhere_finds_its_neighbours_first(tmp_path):
-    found = stock_module.search_path(["/work", "/site"], tmp_path / "script.py", Path("/site"))
-    assert found == [str(tmp_path), "/site"]
+    elsewhere = stock_module.search_path(["/work", "/site"], tmp_path / "script.py", Path("/site"))
+    assert elsewhere == [str(tmp_path), "/site"]  # a script's neighbours come first
 
 
 @pytest.fixture(scope="module")
@@ -185,22 +177,18 @@ def stock() -> Iterator[Stock]:
 def trained(image_folder, tmp_path_factory) -> Path:
     """The folder of a run of timm's train.py itself, told of our networks by --device-modules."""
     folder = tmp_path_factory.mktemp("trained")
-    done = run(
-        [
-            *(
-                sys.executable,
-                FOLDER / "train.py",
-                "--device-modules",
-                "convnext_ablation",
-                "--device",
-                "cpu",
-            ),
-            *("-c", recipe_path("fashion_mnist"), "--data-dir", image_folder, "--model", "model_v_atto"),
-            *("--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "-b", "16"),
-            *("--num-classes", "3", "--epochs", "2", "-j", "1", "--output", folder, "--experiment", "run"),
-        ],
-        folder,
-    )
+    command = [
+        sys.executable,
+        FOLDER / "train.py",
+        "--device-modules",
+        "convnext_ablation",
+        "--device",
+        "cpu",
+    ]
+    command += ["-c", recipe_path("fashion_mnist"), "--data-dir", image_folder, "--model", "model_v_atto"]
+    command += ["--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "-b", "16"]
+    command += ["--num-classes", "3", "--epochs", "2", "-j", "1", "--output", folder, "--experiment", "run"]
+    done = run(command, folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
@@ -290,12 +278,11 @@ def test_inference_finds_a_class_for_each_image(trained, stock: Stock, image_fol
 
 
 @needs_timm_repo
-@pytest.mark.parametrize("bench", ["infer", "train"])
-def test_benchmark_counts_our_parameters(stock: Stock, tmp_path, bench):
+def test_benchmark_counts_our_parameters(stock: Stock, tmp_path):
     stock(
         tmp_path,
         "benchmark.py",
-        *("--model", "model_iv_atto", "--device", "cpu", "--bench", bench, "--img-size", "64", "-b", "2"),
+        *("--model", "model_iv_atto", "--device", "cpu", "--bench", "infer", "--img-size", "64", "-b", "2"),
         *("--num-warm-iter", "1", "--num-bench-iter", "10", "--results-file", "speed.csv"),
     )
     with open(tmp_path / "speed.csv") as lines:
@@ -319,23 +306,19 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @needs_timm_repo
 def test_train_runs_in_two_processes(few_images, tmp_path):
     (tmp_path / "on_cpus.py").write_text(ON_CPUS)
-    done = run(
-        [
-            *(
-                *TORCHRUN,
-                "-m",
-                "convnext_ablation.stock",
-                "on_cpus.py",
-                FOLDER / "train.py",
-                "--device",
-                "cpu",
-            ),
-            *("-c", recipe_path("in1k_112"), "--data-dir", few_images, "--model", "model_i_atto", "-j", "0"),
-            *("--num-classes", "3", "-b", "4", "--epochs", "1", "--warmup-epochs", "0"),
-            *("--amp-dtype", "bfloat16", "--output", tmp_path, "--experiment", "run"),
-        ],
-        tmp_path,
-    )
+    command = [
+        *TORCHRUN,
+        "-m",
+        "convnext_ablation.stock",
+        "on_cpus.py",
+        FOLDER / "train.py",
+        "--device",
+        "cpu",
+    ]
+    command += ["-c", recipe_path("in1k_112"), "--data-dir", few_images, "--model", "model_i_atto", "-j", "0"]
+    command += ["--num-classes", "3", "-b", "4", "--epochs", "1", "--warmup-epochs", "0"]
+    command += ["--amp-dtype", "bfloat16", "--output", tmp_path, "--experiment", "run"]
+    done = run(command, tmp_path)
     assert done.returncode == 0, done.stderr
     assert len(summary(tmp_path / "run")) == 1
     assert yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())["lr_base"] == 4e-3

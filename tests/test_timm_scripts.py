@@ -32,9 +32,6 @@ def test_says_where_the_scripts_of_the_installed_timm_are(capsys):
         f"git clone --depth 1 --branch {TAG} https://github.com/huggingface/pytorch-image-models "
         f"timm-{timm.__version__}"
     )
-
-
-def test_prints_the_tag_alone(capsys):
     assert cli.main(["timm-scripts", "--version"]) == 0
     assert capsys.readouterr().out == f"{TAG}\n"
 

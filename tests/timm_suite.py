@@ -1,6 +1,4 @@
-"""Runs timm's own `tests/test_models.py` on our networks; a pytest plugin, and a command.
-
-    python tests/timm_suite.py 'model_*_atto' resnet_to_convnext_stage5
+"""Runs timm's own `tests/test_models.py` on our networks; a pytest plugin.
 
 The tests are those of the timm that Python imports, from its source distribution, which is downloaded once
 into `.cache`. Each takes its models from `timm.list_models`: the plugin puts a list of ours in its place, and
@@ -9,8 +7,6 @@ drops the tests of models that are timm's.
 
 from __future__ import annotations
 
-import fnmatch
-import gc
 import os
 import subprocess
 import sys
@@ -39,14 +35,7 @@ class SuiteError(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of timm's tests gave.
-
-    Attributes:
-        tests: Number of tests that ran for each model.
-        skipped: Their names.
-        failed: Their names.
-        output: What pytest printed.
-    """
+    """What a run of timm's tests gave: their number by model, and the names of those that didn't pass."""
 
     tests: Counter[str]
     skipped: list[str]
@@ -64,19 +53,10 @@ def timm_tests(version: str = timm.__version__, cache: Path = CACHE) -> Path:
     if tests.exists():
         return tests
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--disable-pip-version-check",  # else the reason for a failure isn't the last line
-            "--no-deps",
-            "--no-binary",
-            "timm",
-            "--dest",
-            folder,
-        ]
-        download = subprocess.run([*command, f"timm=={version}"], capture_output=True, text=True)
+        # a check of pip's version would put its own line behind the reason for a failure
+        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
+        what = ["--no-deps", "--no-binary", "timm", "--dest", folder, f"timm=={version}"]
+        download = subprocess.run([*pip, *what], capture_output=True, text=True)
         if download.returncode != 0:
             reason = download.stderr.strip().splitlines()[-1]
             raise SuiteError(f"can't download the source of timm {version}, which has its tests: {reason}")
@@ -89,12 +69,7 @@ def timm_tests(version: str = timm.__version__, cache: Path = CACHE) -> Path:
 
 
 def run_timm_tests(models: Sequence[str], processes: int = 2) -> Outcome:
-    """Runs timm's tests on models of ours.
-
-    Args:
-        models: Their names.
-        processes: How many processes share the tests; 0 for one without pytest-xdist.
-    """
+    """Runs timm's tests on models of ours in so many processes; 0 for one without pytest-xdist."""
     tests = timm_tests()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -111,13 +86,11 @@ def run_timm_tests(models: Sequence[str], processes: int = 2) -> Outcome:
 def _environment(models: Sequence[str]) -> dict[str, str]:
     # on GitHub timm's tests leave some out; measuring coverage here too would take far longer
     unwanted = ("GITHUB_ACTIONS", "PYTEST_", "COVERAGE_", "COV_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
-    paths = [str(Path(__file__).parent), environment.get("PYTHONPATH", "")]
-    one_thread = {"OMP_NUM_THREADS": "1"}  # a process's threads would get in the other's way
+    path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return {
-        **environment,
-        **one_thread,
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        **{name: value for name, value in os.environ.items() if not name.startswith(unwanted)},
+        "OMP_NUM_THREADS": "1",  # a process's threads would get in the other's way
+        "PYTHONPATH": os.pathsep.join(filter(None, path)),
         MODELS_VARIABLE: " ".join(models),
     }
 
@@ -165,30 +138,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if is_ours(item)]
     config.hook.pytest_deselected(items=[item for item in items if not is_ours(item)])
     items[:] = ours
-
-
-def pytest_collection_finish() -> None:
-    """Keeps all that was imported out of the garbage collector's way, which takes an eighth of the time."""
-    gc.collect()
-    gc.freeze()
-
-
-def main(patterns: Sequence[str]) -> int:
-    """Runs timm's tests on our models whose names match; on all if there are no patterns."""
-    import convnext_ablation  # noqa: F401
-
-    names = timm.list_models(module="zoo")
-    models = [name for name in names if any(fnmatch.fnmatch(name, pattern) for pattern in patterns or ["*"])]
-    try:
-        outcome = run_timm_tests(models)
-    except SuiteError as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(outcome.output)
-    for model in models:
-        print(f"{outcome.tests[model]:3} tests  {model}")
-    return 1 if outcome.failed or outcome.skipped or not all(outcome.tests[model] for model in models) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
