@@ -29,6 +29,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.components import FAMILIES, RESNET_50, Variant
 from convnext_ablation.study.designs.contrasts import (
@@ -41,7 +43,6 @@ from convnext_ablation.study.designs.contrasts import (
 )
 from convnext_ablation.study.designs.factorial import factorial
 from convnext_ablation.study.wording import counted
-from convnext_ablation.study.yaml_file import read_yaml
 
 _KEYS = ("networks", "contrasts", "groups")
 _NETWORK_KEYS = ("label", "components", "base", "key", "adds")
@@ -62,7 +63,7 @@ def read_design(file: str, suffix: str) -> Design:
         UserError: The file is missing or isn't a design.
     """
     path = Path(file)
-    content = _mapping(read_yaml(path), file, _KEYS)
+    content = _mapping(_read_yaml(path), file, _KEYS)
     groups = content.get("groups")
     whole: Design | None = None
     if groups is not None:
@@ -84,6 +85,29 @@ def read_design(file: str, suffix: str) -> Design:
         return Design(path.stem, tuple(points), tuple(contrasts), tuple(notes))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
+
+
+def _read_yaml(path: Path) -> Any:
+    """Reads a YAML file; a key that is there twice, which YAML lets pass, is an error."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can't be read: {error}") from error
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"{key.value!r} is there twice; leave one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else id(key))
+        return super().construct_mapping(node, deep)
 
 
 def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
