@@ -9,6 +9,7 @@ import torch
 
 from convnext_ablation import UserError
 from convnext_ablation.models import zoo
+from convnext_ablation.models.blocks import SubsampledConv
 from convnext_ablation.models.components import FAMILIES, RESNET_50, STAGES, SWITCHES
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 
@@ -140,3 +141,4 @@ def test_every_network_is_built_on_the_device_and_of_the_type_asked_for():
         floating = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
         assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
         assert {t.dtype for t in floating} == {torch.bfloat16}
+        assert not any(isinstance(module, SubsampledConv) for module in model.modules())  # the bits of before
