@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+import torch.distributed as dist
+
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import make_deterministic, start_processes
@@ -23,7 +25,7 @@ def main() -> None:
         predictions = trainer.evaluate("test")
         if processes.is_first:
             predictions.save(Path(sys.argv[2]) / f"{name}.npz")
-    processes.stop()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.models import clean_state_dict
@@ -118,14 +118,6 @@ def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
             path.unlink(missing_ok=True)
 
 
-class Position(NamedTuple):
-    """Where a run is: the epoch, how many of its batches are done, and their losses."""
-
-    epoch: int
-    step: int
-    losses: Losses
-
-
 def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None) -> dict[str, Any]:
     """What a checkpoint holds: the entries of timm's script, and what that has no place for under `OURS`.
 
@@ -164,8 +156,8 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
     return state
 
 
-def resume(run: Parts) -> Position:
-    """Puts the state that the arguments ask for into a run; returns where it resumes."""
+def resume(run: Parts) -> tuple[int, int, Losses]:
+    """Puts the state that the arguments ask for into a run; returns epoch, batch and losses to resume with."""
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
     if arguments.resume == "auto":
         path = newest_checkpoint(folder)
@@ -177,7 +169,7 @@ def resume(run: Parts) -> Position:
                 f"{folder}: holds a run already; resume it with --resume auto, "
                 "or give another --output or --experiment"
             )
-        return Position(arguments.start_epoch or 0, 0, losses)
+        return arguments.start_epoch or 0, 0, losses
     state = load_checkpoint(path)
     ours = state.get(OURS, {})
     _check_fits(run, path, state)
@@ -196,7 +188,7 @@ def resume(run: Parts) -> Position:
         best = best_of(run.history, run.metric, arguments.decreasing_metric)
         bring_along(path, folder, best.epoch if best else None)
     run.watcher.line(f"resumed from {path}: epoch {epoch}, batch {step}")
-    return Position(epoch, step, losses)
+    return epoch, step, losses
 
 
 def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:

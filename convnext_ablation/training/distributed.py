@@ -84,11 +84,6 @@ class Processes:
             raise SharedError("; ".join(dict.fromkeys(reasons)))
         return made
 
-    def stop(self) -> None:
-        """Leaves the others."""
-        if self.world_size > 1:
-            dist.destroy_process_group()
-
 
 def start_processes(device: str) -> Processes:
     """Joins the other processes of the run, if torchrun or Slurm started several.

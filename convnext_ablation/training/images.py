@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -125,11 +125,6 @@ def _report(path: str, error: UnreadableImageError, split: str) -> None:
         file.write(json.dumps([os.path.join(split, error.image_id), error.reason]) + "\n")
 
 
-def _untransformed(image: Image.Image) -> Any:
-    """What stands for a transform until timm's loader puts its own there."""
-    return image
-
-
 class TrainingImages(IterableDataset):
     """What one process trains on: its part of each batch, from any batch of any epoch on.
 
@@ -149,7 +144,7 @@ class TrainingImages(IterableDataset):
         self, images: Images, batch_size: int, seed: int, rank: int, world_size: int, unreadable: str
     ) -> None:
         self.images = images
-        self.transform: Callable[[Image.Image], Any] = _untransformed
+        self.transform: Any = None  # timm's loader puts its own here
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
@@ -212,7 +207,7 @@ class EvaluatedImages(Dataset):
 
     def __init__(self, images: Images, rank: int, world_size: int, unreadable: str) -> None:
         self.images = images
-        self.transform: Callable[[Image.Image], Any] = _untransformed
+        self.transform: Any = None  # timm's loader puts its own here
         self.indices = range(rank, len(images), world_size)
         self.unreadable = unreadable
 

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -56,7 +56,7 @@ def training_loader(
         gaussian_blur_prob=arguments.gaussian_blur_prob,
         auto_augment=arguments.aa,
         interpolation=interpolation,
-        collate_fn=_mixing(arguments, num_classes, dataset) if arguments.mixes else None,
+        collate_fn=_Mixing(arguments, num_classes, dataset) if arguments.mixes else None,
         persistent_workers=arguments.workers > 0,
     )
 
@@ -122,28 +122,23 @@ def _end_soon(*_: Any) -> None:
     timer.start()
 
 
-class _MixingUntil:
-    """Mixes the images of a batch in the workers, up to an epoch."""
+class _Mixing:
+    """Mixes the images of a batch in the workers, up to the epoch that the arguments say."""
 
-    def __init__(self, mix: FastCollateMixup, dataset: Any, off_epoch: int) -> None:
-        self.mix = mix
+    def __init__(self, arguments: TrainingArguments, num_classes: int, dataset: Any) -> None:
         self.dataset = dataset
-        self.off_epoch = off_epoch
+        self.off_epoch = arguments.mixup_off_epoch
+        self.mix = FastCollateMixup(
+            mixup_alpha=arguments.mixup,
+            cutmix_alpha=arguments.cutmix,
+            cutmix_minmax=arguments.cutmix_minmax,
+            prob=arguments.mixup_prob,
+            switch_prob=arguments.mixup_switch_prob,
+            mode=arguments.mixup_mode,
+            label_smoothing=arguments.smoothing,
+            num_classes=num_classes,
+        )
 
     def __call__(self, batch: Any) -> Any:
         self.mix.mixup_enabled = not self.off_epoch or self.dataset.epoch < self.off_epoch
         return self.mix(batch)
-
-
-def _mixing(arguments: TrainingArguments, num_classes: int, dataset: Any) -> Callable[[Any], Any]:
-    mix = FastCollateMixup(
-        mixup_alpha=arguments.mixup,
-        cutmix_alpha=arguments.cutmix,
-        cutmix_minmax=arguments.cutmix_minmax,
-        prob=arguments.mixup_prob,
-        switch_prob=arguments.mixup_switch_prob,
-        mode=arguments.mixup_mode,
-        label_smoothing=arguments.smoothing,
-        num_classes=num_classes,
-    )
-    return _MixingUntil(mix, dataset, arguments.mixup_off_epoch)
