@@ -157,7 +157,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
 
 
 def resume(run: Parts) -> tuple[int, int, Losses]:
-    """Puts the state that the arguments ask for into a run; returns epoch, batch and losses to resume with."""
+    """Puts the state that the arguments ask for into a run; returns epoch, batch and losses to resume."""
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
     if arguments.resume == "auto":
         path = newest_checkpoint(folder)
