@@ -8,21 +8,22 @@ OLDEST_TIMM := 1.0.20
 # that both end at the same time, but where tests share what takes long to make
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
-.PHONY: study test lint unit oldest-timm clean
+.PHONY: study test lint unit oldest-timm avx2 clean
 
 # train the five stages on the built-in data set and say which step helped
 study: $(VENV)/.study
 	$(BIN)/convnext-ablation study --data typefaces --design stages --seeds 0 1 2 --output $(RUNS)
 
-test: lint unit oldest-timm
+test: lint unit oldest-timm avx2
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pylint --disable=all --enable=duplicate-code --score=no convnext_ablation
 
 unit: $(VENV)/.test
-	$(PYTEST) --cov --cov-fail-under=90 tests
+	$(PYTEST) --durations=10 --cov --cov-fail-under=90 tests
 
 # the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
 # that timm could not know
@@ -30,6 +31,10 @@ oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -W ignore::FutureWarning \
 	    -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py
+
+# the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths
+avx2: $(VENV)/.test
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test
 	rm -rf $@.partial
