@@ -13,7 +13,6 @@ from convnext_ablation import UserError
 from convnext_ablation.models.blocks import Layers, LayerScale, SubsampledConv
 from convnext_ablation.models.components import RESNET_50, STAGES
 from convnext_ablation.models.convert import checkpoint_filter_fn
-from convnext_ablation.models.network import ResNetToConvNeXt
 
 STAGES_ATTO = [f"{name}_atto" for name in STAGES]
 # a BatchNorm in front of the downsampling convs and behind the pool, and blocks with one norm
@@ -277,12 +276,6 @@ def test_scripted_feature_getter_gives_equal_outputs(images):
     torch.testing.assert_close(torch.jit.script(model.eval())(images), model(images))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_traced_network_gives_equal_outputs(name, images):
-    model = timm.create_model(name).eval()
-    torch.testing.assert_close(torch.fx.symbolic_trace(model)(images), model(images))
-
-
 @uncounted
 @pytest.mark.parametrize("name", ["model_iii_atto", "model_v_atto"])
 def test_compiled_network_gives_equal_outputs_without_graph_breaks(name, images):
@@ -392,8 +385,3 @@ def test_network_made_on_meta_can_be_given_weights(name, images):
 def test_network_runs_in_bfloat16(images):
     model = timm.create_model("model_v_atto", dtype=torch.bfloat16)
     assert model(images.bfloat16()).dtype == torch.bfloat16
-
-
-def test_argument_that_does_not_exist_is_an_error():
-    with pytest.raises(TypeError, match="drop_paths"):
-        ResNetToConvNeXt(STAGES["model_i"].components, drop_paths=0.1)

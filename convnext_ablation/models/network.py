@@ -30,7 +30,7 @@ class Stage(nn.Module):
     """Blocks of one width, after whatever stands between this stage and the one before.
 
     Args:
-        in_chs: Channels of the stage's input.
+        in_chs: Channels of the input.
         width: d of the blocks: hidden width of a bottleneck, output width of an inverted one.
         first: Whether this is the first stage, which keeps the stem's resolution.
         layers: Makes the layers.
@@ -56,15 +56,12 @@ class Stage(nn.Module):
         if len(self.downsample) > 0:
             in_chs = out_chs
         stride = 1 if first or components.downsampling == "separate" else 2
+        # Models III and IV have a conv on the shortcut of the first stage, too
+        shortcut = stride != 1 or in_chs != out_chs or components.downsampling == "pointwise"
         blocks = []
-        for index, rate in enumerate(drop_path):
-            shortcut = stride != 1 or in_chs != out_chs
-            if components.downsampling == "pointwise" and index == 0:
-                shortcut = True  # Models III and IV have one in the first stage too
-            blocks.append(
-                Block(in_chs, hidden_chs, out_chs, layers, stride, shortcut, rate, layer_scale_init)
-            )
-            in_chs, stride = out_chs, 1
+        for rate in drop_path:
+            blocks += [Block(in_chs, hidden_chs, out_chs, layers, stride, shortcut, rate, layer_scale_init)]
+            in_chs, stride, shortcut = out_chs, 1, False
         self.blocks = nn.Sequential(*blocks)
 
     def reparameterize(self) -> None:
