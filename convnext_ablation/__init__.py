@@ -43,9 +43,9 @@ def __getattr__(name: str) -> Any:
 
 
 def _is_command_line() -> bool:
-    """Whether this process was started as `convnext-ablation` or `python -m convnext_ablation.cli.main`."""
-    as_module = ("-m", "convnext_ablation.cli.main") in pairwise(sys.orig_argv)
-    return as_module or Path(sys.argv[0]).stem == "convnext-ablation"
+    """Whether this process itself, not the one that spawned it, was started as our command or its module."""
+    as_script = Path(sys.argv[0]).stem == "convnext-ablation" and sys.argv[0] in sys.orig_argv
+    return as_script or ("-m", "convnext_ablation.cli.main") in pairwise(sys.orig_argv)
 
 
 # The command itself imports the networks for those of its subcommands that need them: torch takes seconds to

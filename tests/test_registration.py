@@ -36,6 +36,22 @@ def test_networks_are_there_whichever_is_imported_first(imports):
     assert run([sys.executable, "-c", code]).stdout == "10\n"
 
 
+SPAWNS = """
+import multiprocessing
+import convnext_ablation, timm
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(timm.is_model("model_iv"), pool.apply(timm.is_model, ["model_iv"]))
+"""
+
+
+def test_processes_that_the_command_spawns_have_the_networks(tmp_path):
+    script = tmp_path / "convnext-ablation"
+    script.write_text(SPAWNS)
+    assert run([sys.executable, script]).stdout == "False True\n"
+
+
 def test_the_package_has_all_it_says():
     import convnext_ablation
 
