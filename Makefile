@@ -8,7 +8,7 @@ OLDEST_TIMM := 1.0.20
 # that both end at the same time, but where tests share what takes long to make
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
 
-.PHONY: study test lint unit oldest-timm avx2 clean
+.PHONY: study test lint unit slurm-test oldest-timm avx2 clean
 
 # train the five stages on the built-in data set and say which step helped
 study: $(VENV)/.study
@@ -24,6 +24,11 @@ lint: $(VENV)/.test
 
 unit: $(VENV)/.test
 	$(PYTEST) --durations=10 --cov --cov-fail-under=90 tests
+
+# studies as jobs of a Slurm of two nodes on this machine; as root, on Debian
+slurm-test: $(VENV)/.test
+	apt-get update -qq && apt-get install -y -qq slurm-wlm munge
+	$(BIN)/pytest tests/test_study_clusters.py -k slurm
 
 # the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
 # that timm could not know

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import platform
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -97,6 +98,8 @@ def end_with_input() -> None:
 
 if __name__ == "__main__":
     end_with_input()
+    if hasattr(signal, "SIGUSR2"):
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for the process that started this
     keep_memory()
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

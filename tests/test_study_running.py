@@ -79,7 +79,7 @@ def start(*arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**ONE_THREAD, "PYTHONUNBUFFERED": "1"},
+        env={**ONE_THREAD, "PYTHONUNBUFFERED": "1", "SLURM_CONF": os.environ.get("SLURM_CONF", "")},
     )
 
 

@@ -28,7 +28,7 @@ from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, look_at
 from convnext_ablation.study.store import LOG, note_failure, remove_what_resumes
 
-ENGINES = ("local", "slurm")
+ENGINES = ("local", "slurm", "ray")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # what does a run; ended by the end of whoever started it
 RUN = (sys.executable, "-m", "convnext_ablation.machine", "convnext_ablation.study.run")
@@ -204,6 +204,10 @@ def engine_of(
         from convnext_ablation.study.slurm import Slurm  # needs the extra `slurm`
 
         return Slurm(study, folder, jobs, options)
+    if name == "ray":
+        from convnext_ablation.study.ray_cluster import RayCluster  # needs the extra `ray`
+
+        return RayCluster(study, folder, jobs, address)
     return Local(local_places(study.device, jobs, study.threads))
 
 

@@ -7,9 +7,11 @@ state and is queued again. Jobs outlive the driver; the next one finds them by t
 from __future__ import annotations
 
 import hashlib
+import io
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,8 @@ class Slurm:
         options = self._options | ({"dependency": dependency} if dependency else {})
         self._executor.update_parameters(additional_parameters=options)
         try:
-            jobs = self._executor.submit_array([Attempt(task) for task in tasks])
+            with redirect_stderr(io.StringIO()):  # what sbatch prints is in the error
+                jobs = self._executor.submit_array([Attempt(task) for task in tasks])
         except _submitit().core.utils.FailedJobError as error:
             words = str(error).partition("stderr:")[2] or str(error)
             raise UserError(f"--engine slurm: {' '.join(words.split())[:500]}") from error

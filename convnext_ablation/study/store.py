@@ -324,6 +324,7 @@ def note_failure(folder: Path, reason: str, details: str, killed: bool = False) 
     alike = before is not None and again and before.reason == reason and not killed
     failure = Failure(reason, times, epochs, times >= (MOST_FAILURES if alike else MOST_DEATHS))
     counts = json.dumps({"times": times, "epochs": epochs, "final": failure.final})
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / FAILURE, f"{reason}\n{counts}\n\n{details}\n")
     return failure
 
