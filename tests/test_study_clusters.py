@@ -111,7 +111,7 @@ def test_slurm_does_what_it_has_when_the_driver_is_killed_and_requeues_what_it_i
     job = holder_of(tuning[0].parent).where.partition("Slurm job ")[2].rstrip(")")
     warn = ["scancel", "--signal=USR2", job]  # as before a time limit
     wait_for(lambda: not subprocess.run(warn).returncode)
-    wait_for(lambda: ask(*waiting, "PD", "-j", job))
+    job = wait_for(lambda: ask(*waiting, "PD", "-j", job))[0]
     subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True)
     assert cli.main(["study", *arguments]) == 0
     assert "[6/6]" in capfd.readouterr().out

@@ -16,7 +16,7 @@ from convnext_ablation.cli import study_run as command
 from convnext_ablation.cli.experiment import plan_study
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
-from convnext_ablation.study import precision
+from convnext_ablation.study import forecast as precision
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import choose_learning_rates
 from convnext_ablation.study.store import load_result, save_study

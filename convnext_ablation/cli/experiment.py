@@ -20,7 +20,7 @@ from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS, design_of
 from convnext_ablation.study.experiment import Study, choose_learning_rates
 from convnext_ablation.study.external import find_script
-from convnext_ablation.study.precision import PRECISIONS, faster_precision
+from convnext_ablation.study.forecast import PRECISIONS, faster_precision
 from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.store import read_content
 from convnext_ablation.study.tuning import check_seeds, parse_tuning

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.cli.experiment import add_plan_arguments, plan_study
+from convnext_ablation.console import table
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Contrast
@@ -190,7 +191,7 @@ def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
         f"they hinder one another. Steps timed in turn, medians, {study.precision}{estimated}."
         f" A run includes loading ({_short(timing.loading_seconds)} an image), validation, test."
     )
-    return _table(["network", "GMACs", "step", "run", "runs"], lines) + "\n" + _wrapped(said)
+    return table(["network", "GMACs", "step", "run", "runs"], lines) + "\n" + _wrapped(said)
 
 
 def effects_text(study: Study, effects: Sequence[Resolved], scatter: Scatter, resolve: float) -> str:
@@ -218,7 +219,9 @@ def effects_text(study: Study, effects: Sequence[Resolved], scatter: Scatter, re
     )
     if len(study.pretraining_seeds) > 1:
         said.append("A seed is a pre-training seed here; its fine-tuning seeds make it no worse than this.")
-    text = _table(["effect", "kind", "detectable", f"seeds for {resolve:g}"], lines)
+    text = table(
+        ["effect", "kind", "detectable", f"seeds for {resolve:g}"], lines, words=(0, 1), wrap={0: WIDTH - 42}
+    )
     return "\n".join([text, *map(_wrapped, said), *(_wrapped(f"- {note}") for note in study.design.notes)])
 
 
@@ -240,22 +243,6 @@ def write_effects(path: Path, effects: Sequence[Resolved], resolve: float) -> No
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, header, rows)
-
-
-def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Lays out a table whose first column is words, wrapped so that it fits, and whose others are figures."""
-    widths = [max(map(len, column)) for column in zip(headings, *lines, strict=True)]
-    room = WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)
-    widths[0] = min(widths[0], max(room, 20))
-    rows = []
-    for line in (headings, ["-" * size for size in widths], *lines):
-        first, *more = textwrap.wrap(line[0], widths[0]) or [""]
-        cells = [
-            first.ljust(widths[0]),
-            *(text.rjust(size) for text, size in zip(line[1:], widths[1:], strict=True)),
-        ]
-        rows += ["  ".join(cells).rstrip(), *more]
-    return "\n".join(rows)
 
 
 def _wrapped(text: str) -> str:

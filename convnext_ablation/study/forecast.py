@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from tqdm import tqdm
+from torch import nn
 
+from convnext_ablation.console import track
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.cost import count_parameters
 from convnext_ablation.study.stats.effects import BoolArray
@@ -34,6 +35,11 @@ _SMALLEST_BATCH = 4  # half of it is enough for BatchNorm
 _ROUNDS = 5
 _FORWARD = 1 / 3  # of a training step
 _LOADING_SECONDS = 3.0
+PRECISIONS = ("float32", "bfloat16")
+_TRIALS = 3
+_BATCH = 32
+# how much faster bfloat16 must be before its rounding is worth it; also keeps noise from deciding
+_WORTHWHILE = 0.85
 _RUN = re.compile(r"(?P<key>.+)-seed(?P<seed>\d+)-[0-9a-f]{8}")  # a run's folder
 
 
@@ -164,7 +170,7 @@ def run_seconds(
 
 def _time_in_turn(steppers: Sequence[_Stepper], seconds: float) -> None:
     start = time.perf_counter()
-    for done in tqdm(range(3 * _ROUNDS), desc="timing", disable=None, leave=False):
+    for done in track(range(3 * _ROUNDS), "timing", 3 * _ROUNDS, "rounds"):
         for stepper in steppers:
             stepper.time()
         if (time.perf_counter() - start) * (done + 2) / (done + 1) > seconds:
@@ -286,3 +292,35 @@ def _tables(
                 )
         tables.append(np.stack([each.correct for each in predictions]))
     return tables
+
+
+def faster_precision(models: Sequence[str], input_size: Sequence[int], threads: int) -> str:
+    """Times training steps of each network in both precisions, interleaved, and names the faster one.
+
+    Returns:
+        ``bfloat16`` if the steps of all networks together take at most 0.85 times as long, else ``float32``.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        seconds = dict.fromkeys(PRECISIONS, 0.0)
+        for name in models:
+            model = timm.create_model(name, in_chans=input_size[0], num_classes=10).train()
+            model = model.to(memory_format=torch.channels_last)
+            images = torch.rand(_BATCH, *input_size).contiguous(memory_format=torch.channels_last)
+            rounds = [
+                [_step_seconds(model, images, which) for which in PRECISIONS] for _ in range(_TRIALS + 1)
+            ]
+            for index, precision in enumerate(PRECISIONS):
+                seconds[precision] += median(times[index] for times in rounds[1:])  # the first warms up
+    finally:
+        torch.set_num_threads(before)
+    return "bfloat16" if seconds["bfloat16"] < _WORTHWHILE * seconds["float32"] else "float32"
+
+
+def _step_seconds(model: nn.Module, images: torch.Tensor, precision: str) -> float:
+    start = time.perf_counter()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        loss = model(images).square().mean()
+    loss.backward()
+    return time.perf_counter() - start
