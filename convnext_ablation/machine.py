@@ -1,6 +1,7 @@
 """The machine that this runs on, and processes that don't outlive the one that started them.
 
-python -m convnext_ablation.machine MODULE ARGS... runs a module until its standard input is closed.
+`python machine.py MODULE ARGS...` runs a module until its standard input is closed. It is started as a file,
+since the package takes seconds to import.
 """
 
 from __future__ import annotations
@@ -101,5 +102,6 @@ if __name__ == "__main__":
     if hasattr(signal, "SIGUSR2"):
         signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for the process that started this
     keep_memory()
+    sys.path[0] = os.getcwd()  # as for `python -m`
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -109,8 +109,7 @@ def test_slurm_does_what_it_has_when_the_driver_is_killed_and_requeues_what_it_i
     tuning = wait_for(lambda: list(folder.glob("tuning/*/summary.csv")))
     wait_for(lambda: len(tuning[0].read_text().splitlines()) > 3)
     job = holder_of(tuning[0].parent).where.partition("Slurm job ")[2].rstrip(")")
-    warn = ["scancel", "--signal=USR2", job]  # as before a time limit
-    wait_for(lambda: not subprocess.run(warn).returncode)
+    ask("scancel", "--signal=USR2", job)  # as before a time limit
     job = wait_for(lambda: ask(*waiting, "PD", "-j", job))[0]
     subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True)
     assert cli.main(["study", *arguments]) == 0

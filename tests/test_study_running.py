@@ -488,6 +488,6 @@ def test_each_gpu_is_a_slot_and_cpus_are_as_many_as_cores_allow(monkeypatch, tmp
     with pytest.raises(UserError, match="--jobs 3: a run takes a GPU, and 2 can be used here"):
         local_places("cuda", 3, 1)
     assert local_places("cuda:1", None, 1) == [{}]
-    monkeypatch.setattr(engine, "available_cores", lambda: 7)
+    monkeypatch.setattr(engine.machine, "available_cores", lambda: 7)
     slots = [len(local_places("cpu", *jobs)) for jobs in ((None, 1), (None, 2), (None, 8), (4, 1))]
     assert slots == [7, 3, 1, 4]

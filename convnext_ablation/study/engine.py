@@ -22,8 +22,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Protocol
 
+from convnext_ablation import machine
 from convnext_ablation.errors import UserError
-from convnext_ablation.machine import available_cores
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, look_at
 from convnext_ablation.study.store import LOG, note_failure, remove_what_resumes
@@ -31,7 +31,7 @@ from convnext_ablation.study.store import LOG, note_failure, remove_what_resumes
 ENGINES = ("local", "slurm", "ray")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # what does a run; ended by the end of whoever started it
-RUN = (sys.executable, "-m", "convnext_ablation.machine", "convnext_ablation.study.run")
+RUN = (sys.executable, machine.__file__, "convnext_ablation.study.run")
 _LOOK_SECONDS = 1.0
 _SECONDS_TO_END = 60.0
 _LOG_LINES = 20
@@ -156,7 +156,7 @@ def local_places(device: str, jobs: int | None, threads: int) -> list[dict[str, 
         UserError: More GPUs are asked for than there are.
     """
     if device != "cuda":
-        return [{}] * (jobs or (max(1, available_cores() // threads) if device == "cpu" else 1))
+        return [{}] * (jobs or (max(1, machine.available_cores() // threads) if device == "cpu" else 1))
     gpus = _gpus()
     if jobs and jobs > len(gpus):
         raise UserError(f"--jobs {jobs}: a run takes a GPU, and {len(gpus)} can be used here; give fewer")
@@ -216,6 +216,7 @@ def drive(study: Study, folder: Path, engine: Engine, progress: StudyProgress) -
 
     A run that fails is tried again until its failure is final; others are done meanwhile.
     """
+    folder = folder.absolute()  # engines may work in another
     survey = Survey(study, folder)
     states = survey.look()
     for state in states:

@@ -14,6 +14,7 @@ from pathlib import Path
 import timm
 import yaml
 
+from convnext_ablation import machine
 from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
@@ -98,7 +99,7 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
         _keep_best(folder, run.arguments.decreasing_metric, aside=True)
     write_text(folder / ARGUMENTS, yaml.safe_dump(_arguments(run, classes)))
     command = [
-        *(sys.executable, "-m", "convnext_ablation.machine", "convnext_ablation.stock"),
+        *(sys.executable, machine.__file__, "convnext_ablation.stock"),
         run.script.path if run.script else "",
         *("-c", str(folder / ARGUMENTS), "--data-dir", str(run.arguments.data_dir)),
         *("--output", str(folder.parent), "--experiment", folder.name, "--checkpoint-hist", "1"),
