@@ -18,13 +18,8 @@ if __name__ == "__main__":
         say("turn", name)
         if "resnet18" in name:
             os.kill(os.getpid(), signal.SIGKILL)
-        if "resnet26" in name:
-            sys.exit("no more\nhandles")
         if "resnet34" in name and memory_of:
-            os.abort()
-    if os.environ.get("DIES_AT_THE_MACHINES_TURN"):
-        say("turn", "copy")
-        os.abort()
+            sys.exit("no more\nhandles")
     contestants = {name: {"seconds": [1.0]} for name in names}
     found = {"contestants": contestants, "threads": os.environ["OMP_NUM_THREADS"]}
     say("found", {"peak": 2.0, "idle": 1.0} if memory_of else found)

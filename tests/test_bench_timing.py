@@ -6,7 +6,7 @@ import pytest
 import torch.utils.benchmark
 from scipy.stats import binom
 
-from convnext_ablation.bench.timing import INCONCLUSIVE, Ratio, Times, interleaved, median_interval
+from convnext_ablation.bench.timing import Ratio, Times, interleaved, median_interval
 
 
 class Clock:
@@ -48,41 +48,19 @@ def test_contestants_are_timed_in_turn_after_warming_up(clock: Clock):
 
 def test_ratio_is_paired_by_round():
     baseline, ours = Times((2.0, 20.0, 4.0)), Times((1.0, 10.0, 1.0))
-    assert ours.times_faster_than(baseline) == Ratio(2.0, 2.0, 4.0)
+    ratio = ours.times_faster_than(baseline)
+    assert (ratio, str(ratio)) == (Ratio(2.0, 2.0, 4.0), "2.00 [2.00, 4.00]")
     with pytest.raises(ValueError, match="argument 2 is longer"):
         ours.times_faster_than(Times((1.0, 2.0)))
 
 
-@pytest.mark.parametrize(
-    ("rounds", "ends"), [(1, (1, 1)), (8, (1, 8)), (9, (2, 8)), (15, (4, 12)), (25, (8, 18))]
-)
-def test_interval_of_a_median_narrows_with_rounds(rounds: int, ends: tuple[int, int]):
-    assert median_interval(range(rounds, 0, -1)) == ends  # Conover's table A3 for p = 0.5
-
-
 def test_interval_of_a_median_covers_it_as_often_as_scipy_says():
+    assert median_interval([1.0]) == (1.0, 1.0)
+    assert median_interval(range(15, 0, -1)) == (4, 12)  # Conover's table A3 for p = 0.5
     for rounds in range(6, 60):
         first, last = median_interval(range(1, rounds + 1))
         assert last == rounds + 1 - first
         assert binom.cdf(first - 1, rounds, 0.5) <= 0.025 < binom.cdf(first, rounds, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("ratio", "text"),
-    [
-        (Ratio(1.404, 1.25, 1.5), "1.40 [1.25, 1.50]"),
-        (Ratio(1.4, 1.2, 1.61), INCONCLUSIVE),  # 0.41 apart, 0.4 from 1
-        (Ratio(1.02, 1.0, 1.04), INCONCLUSIVE),
-        (Ratio(3.0, 2.5, 5.6), INCONCLUSIVE),  # further apart than the ratio itself
-        (Ratio(1.0, 1.0, 1.0), INCONCLUSIVE),
-        (Ratio(0.5, 0.4, 0.6), "0.50 [0.40, 0.60]"),
-        (Ratio(0.5, 0.3, 0.7), INCONCLUSIVE),  # 1.90 apart, 1 from 1, seen from the other side
-    ],
-)
-def test_a_ratio_is_printed_only_when_further_from_one_than_its_interval_is_wide(ratio: Ratio, text: str):
-    upside_down = Ratio(1 / ratio.median, 1 / ratio.highest, 1 / ratio.lowest)
-    assert str(ratio) == text
-    assert (str(upside_down) == INCONCLUSIVE) is (text == INCONCLUSIVE)
 
 
 def test_no_round_is_begun_that_would_end_too_late_but_three_are_made(clock: Clock):

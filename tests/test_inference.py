@@ -13,13 +13,12 @@ from torch import nn
 
 from convnext_ablation import UserError, optimize_for_inference
 from convnext_ablation.inference import optimize
-from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose, prepare, undisturbed
-from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
+from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose, undisturbed
+from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works, prepare
 from convnext_ablation.inference.simplify import composed, sections_of
 from convnext_ablation.models.blocks import LayerScale
 from convnext_ablation.models.components import DOWNSAMPLINGS, SWITCHES
 
-STAGES = [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v")]
 SWITCH_VALUES = {"kernel_size": st.sampled_from([3, 5, 7]), "downsampling": st.sampled_from(DOWNSAMPLINGS)}
 SIDE = 64
 
@@ -46,21 +45,25 @@ def network(name="model_i_atto", **kwargs):
     return with_trained_values(timm.create_model(name, num_classes=10, **kwargs))
 
 
-def assert_same(actual, expected):
+@torch.no_grad()
+def assert_same(network, model, x):
+    """Both put out the same, which isn't all zeros."""
+    before = x.clone()
+    actual, expected = network(x), model(x)
+    assert torch.equal(x, before)
     assert actual.shape == expected.shape
     assert (actual - expected).abs().max() <= 1e-4 * max(1.0, expected.abs().max())
-    assert expected.abs().max() > 1e-2  # nothing would show if all were zero
+    assert expected.abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_outputs_stay_at_any_batch_and_size(name):
-    model = network(name)
+@pytest.mark.parametrize("number", ["i", "ii", "iii", "iv", "v"])
+def test_outputs_stay_at_any_batch_and_size(number):
+    model = network(f"model_{number}_atto")
     fast = optimize_for_inference(model, torch.randn(3, 3, SIDE, SIDE))
     for batch, height, width in ((3, SIDE, SIDE), (1, SIDE, SIDE), (7, SIDE, SIDE), (2, 96, 80), (5, 33, 47)):
         x = torch.randn(batch, 3, height, width)
-        with torch.no_grad():
-            assert_same(fast(x), model(x))
-            assert_same(fast(x.to(memory_format=torch.channels_last)), model(x))
+        assert_same(fast, model, x)
+        assert_same(fast, model, x.to(memory_format=torch.channels_last))
 
 
 @settings(max_examples=12, deadline=None)
@@ -70,44 +73,24 @@ def test_outputs_stay_with_any_components(switches):
     x = torch.randn(2, 3, SIDE, SIDE)
     for packed in (False, True):
         sections = sections_of(model)
-        for section in sections:
-            for module in section.modules():
-                if isinstance(module, FusedConv):
-                    module.convert(torch.float32)
-                    module.__class__ = PackedConv if packed else FusedConv
-        with torch.no_grad():
-            assert_same(PartByPart(sections, [1, 1, 2, 2])(x), model(x))
+        for module in nn.ModuleList(sections).modules():
+            if isinstance(module, FusedConv):
+                module.convert(torch.float32)
+                module.__class__ = PackedConv if packed else FusedConv
+        assert_same(PartByPart(sections, [1, 1, 2, 2]), model, x)
 
 
-def test_the_network_itself_stays_as_it_is():
+def test_the_network_itself_stays_as_it_is_and_the_optimized_one_is_not_trained():
     model = network("model_iv_atto").train()
     before = copy.deepcopy(model.state_dict())
     fast = optimize_for_inference(model, torch.randn(2, 3, SIDE, SIDE))
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    assert not fast.training
-    assert fast.num_classes == 10
-    assert fast.pretrained_cfg == model.pretrained_cfg
-
-
-def test_inputs_stay_as_they_are():
-    fast = optimize_for_inference(network("model_v_atto"), torch.randn(2, 3, SIDE, SIDE))
-    x = torch.randn(2, 3, SIDE, SIDE).to(memory_format=torch.channels_last)
-    before = x.clone()
-    first = fast(x)
-    assert torch.equal(x, before)
-    assert torch.equal(fast(x), first)
-    with torch.inference_mode():
-        assert torch.equal(fast(x), first)
-
-
-def test_an_optimized_network_is_not_trained():
-    fast = optimize_for_inference(network(), torch.randn(2, 3, SIDE, SIDE))
+    assert (fast.num_classes, fast.pretrained_cfg) == (10, model.pretrained_cfg)
     assert not fast.eval().training
     with pytest.raises(UserError, match="can't be trained"):
         fast.train()
     assert not fast(torch.randn(1, 3, SIDE, SIDE)).requires_grad
-    assert not list(fast.parameters()) or not any(p.grad_fn for p in fast.parameters())
 
 
 def test_models_ii_to_iv_lose_the_bare_convs():
@@ -127,10 +110,9 @@ def test_a_composed_conv_does_what_both_do():
     torch.manual_seed(0)
     first = nn.Conv2d(3, 32, 2, stride=2, padding=1)
     second = nn.Conv2d(32, 5, 1, stride=2)
-    x = torch.randn(2, 3, 16, 16)
     with torch.no_grad():
         both = composed(first, second)
-        assert_same(both(x), second(first(x)))
+        assert_same(both, nn.Sequential(first, second), torch.randn(2, 3, 16, 16))
         assert both.stride == (4, 4)
         for other in (
             nn.Conv2d(32, 5, 3),  # sees the padding of the first
@@ -138,7 +120,6 @@ def test_a_composed_conv_does_what_both_do():
             nn.Conv2d(32, 32, 1, groups=2),
         ):
             assert composed(first, other) is None
-        assert composed(nn.Conv2d(3, 32, 2, groups=1), nn.Conv2d(32, 5, 1)) is not None
         assert composed(nn.Conv2d(8, 32, 2), nn.Conv2d(32, 5, 1)) is None  # saves nothing
 
 
@@ -146,7 +127,6 @@ def test_what_slows_the_machine_for_a_while_decides_nothing():
     quiet = [4.0, 3.0, 2.0]
     slow = [1.8 * each for each in quiet]
     within = [4.0, *slow[1:]]  # the shortest of each would now be that of the first, beside slow ones
-    assert undisturbed([quiet]) == pytest.approx(quiet)
     assert undisturbed([slow, quiet, within]) == pytest.approx(quiet)
     found = undisturbed([slow, within, slow])
     assert [each / found[-1] for each in found] == pytest.approx([2.0, 1.5, 1.0])
@@ -188,50 +168,42 @@ def test_weights_are_packed_once_and_the_plain_ones_dropped():
     conv = PackedConv(nn.Conv2d(16, 32, 3, padding=1))
     conv.convert(torch.float32)
     x = torch.randn(2, 16, 8, 8).to(memory_format=torch.channels_last)
-    prepare(conv, keep=True)
     with torch.no_grad():
         first = conv(x)
-        packed = conv._packed
+        packed = conv.packed
         conv(x)
-        assert conv._packed is packed
+        assert conv.packed is packed
         assert conv.weight is not None
         prepare(conv, keep=False)
-        assert_same(conv(x), first)
+        assert torch.equal(conv(x), first)
     assert conv.weight is None
 
 
 def test_without_packing_the_folded_form_is_taken(monkeypatch):
     monkeypatch.setattr(optimize, "packing_works", lambda dtype: False)
-    model = network("model_iii_atto")
-    x = torch.randn(2, 3, SIDE, SIDE)
+    model, x = network("model_iii_atto"), torch.randn(2, 3, SIDE, SIDE)
     fast = optimize_for_inference(model, x)
     assert fast.choice.form == "folded"
     assert not any(isinstance(module, PackedConv) for module in fast.modules())
-    with torch.no_grad():
-        assert_same(fast(x), model(x))
+    assert_same(fast, model, x)
 
 
 def test_a_form_with_other_outputs_is_not_taken(monkeypatch, caplog):
     monkeypatch.setattr(PackedConv, "_weight_for", lambda self, x: self.weight * 1.1)
     monkeypatch.setattr(optimize, "packing_works", lambda dtype: True)
-    model = network("model_i_atto")
-    x = torch.randn(2, 3, SIDE, SIDE)
+    model, x = network("model_i_atto"), torch.randn(2, 3, SIDE, SIDE)
     fast = optimize_for_inference(model, x)
     assert fast.choice.form == "plain"
     assert "its outputs differ by" in caplog.text
-    with torch.no_grad():
-        assert_same(fast(x), model(x))
+    assert_same(fast, model, x)
 
 
 def test_bfloat16_rounds_and_keeps_the_type_of_the_input():
-    model = network("model_v_atto")
-    x = torch.randn(4, 3, SIDE, SIDE)
+    model, x = network("model_v_atto"), torch.randn(4, 3, SIDE, SIDE)
     fast = optimize_for_inference(model, x, dtype=torch.bfloat16)
     with torch.no_grad():
-        expected = model(x)
-        actual = fast(x)
+        expected, actual = model(x), fast(x)
     assert actual.dtype == torch.float32
-    assert fast.dtype == torch.bfloat16
     assert 0 < (actual - expected).abs().max() < 0.1 * expected.abs().max()
 
 
@@ -240,24 +212,17 @@ def test_a_missing_compiler_costs_a_line(monkeypatch, caplog):
         raise RuntimeError("No working C++ compiler found\nand more")
 
     monkeypatch.setattr(torch, "compile", fails)
-    model = timm.create_model("test_resnet", num_classes=10).eval()
-    x = torch.randn(2, 3, SIDE, SIDE)
+    model, x = timm.create_model("test_resnet", num_classes=10).eval(), torch.randn(2, 3, SIDE, SIDE)
     with caplog.at_level(logging.WARNING):
         fast = optimize_for_inference(model, x)
     assert fast.choice.form == "channels_last"
     assert caplog.messages == ["torch.compile failed and is left out: No working C++ compiler found"]
-    with torch.no_grad():
-        assert_same(fast(x), model(x))
+    assert_same(fast, model, x)
 
 
 def test_compiled_is_a_form_like_the_others(monkeypatch):
     compiled = []
-
-    def compile_(module, options):
-        compiled.append(options)
-        return module
-
-    monkeypatch.setattr(torch, "compile", compile_)
+    monkeypatch.setattr(torch, "compile", lambda module, options: compiled.append(options) or module)
     x = torch.randn(2, 3, SIDE, SIDE)
     fast = optimize_for_inference(network("model_ii_atto"), x, compiled=True)
     assert compiled == [{"freezing": True}]
@@ -277,8 +242,7 @@ def test_the_example_is_made_from_the_size():
     ("kwargs", "message"),
     [
         ({"dtype": torch.float64}, "dtype is torch.float64; choose from"),
-        ({"size": 0}, "all must be 1 or more"),
-        ({"size": 32, "batch_size": 0}, "all must be 1 or more"),
+        ({"size": 0}, r"the example is \(16, 3, 0, 0\); it must be"),
         ({"example_input": torch.randn(3, 32, 32)}, r"the example is \(3, 32, 32\); it must be"),
         ({"example_input": torch.randn(2, 5, 32, 32)}, r"can't take an input of \(2, 5, 32, 32\)"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from convnext_ablation.bench.configuration import (
     Configuration,
     Contestant,
 )
+from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 
 __all__ = ["Prepared", "peak_memory", "prepare", "reference"]
 
@@ -60,42 +60,30 @@ def reference(name: str, configuration: Configuration) -> torch.Tensor:
 def peak_memory(contestant: Contestant, configuration: Configuration) -> dict[str, float]:
     """Runs a contestant a few times, in a process that runs nothing else.
 
-    What it held while it was compiled or optimized counts only where the system doesn't reset the peak.
-
     Returns:
         Under ``peak`` the most bytes it held, under ``idle`` those that the process held before there was a
-        network; on a GPU those of the GPU, as torch counts them.
+        network; on a GPU those of the GPU, as torch counts them. Nothing where the system doesn't tell.
     """
     on_gpu = torch.device(configuration.device).type == "cuda"
-    _forget_peak(configuration.device)
-    idle = 0.0 if on_gpu else _peak_so_far()
-    prepared = prepare(contestant, configuration)
-    _forget_peak(configuration.device)
+    if not on_gpu and not _CLEAR.exists():
+        return {}
+    idle = 0.0 if on_gpu else _peak_while(lambda: None)
+    step = prepare(contestant, configuration).step
+    if not on_gpu:
+        return {"peak": _peak_while(step), "idle": idle}
+    torch.cuda.reset_peak_memory_stats(configuration.device)
     for _ in range(_STEPS):
-        prepared.step()
-    peak = float(torch.cuda.max_memory_allocated(configuration.device)) if on_gpu else _peak_so_far()
-    return {"peak": peak, "idle": idle}
+        step()
+    return {"peak": float(torch.cuda.max_memory_allocated(configuration.device)), "idle": idle}
 
 
-def _forget_peak(device: str) -> None:
-    if torch.device(device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    elif _CLEAR.exists():
-        _CLEAR.write_text("5")
-
-
-def _peak_so_far() -> float:
-    """The most bytes of memory that this process has held."""
-    if _STATUS.exists():
-        found = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-        if found:
-            return 1024 * float(found[0].split()[1])
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most if sys.platform == "darwin" else 1024 * most)
+def _peak_while(step: Callable[[], object]) -> float:
+    """The most bytes that this process holds during a few steps."""
+    _CLEAR.write_text("5")
+    for _ in range(_STEPS):
+        step()
+    (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+    return 1024 * float(line.split()[1])
 
 
 def _images(configuration: Configuration) -> torch.Tensor:
@@ -128,14 +116,12 @@ def _vary(model: nn.Module, img_size: int) -> None:
         else:
             parameter.uniform_(0.5, 1.5)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().reset_running_stats()
+        norm.momentum = None  # the average of what it sees
     if norms:
-        momenta = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.train().reset_running_stats()
-            norm.momentum = None  # the average of what it sees
         model(torch.randn(max(2, _CALIBRATION // img_size**2), 3, img_size, img_size))
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.eval().momentum = momentum
+        model.eval()
 
 
 def _inference(model: nn.Module, images: torch.Tensor, contestant: Contestant) -> Callable[[], object]:

@@ -13,24 +13,23 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
 
 from convnext_ablation.bench import roofline
-from convnext_ablation.bench.configuration import DEFAULT, TUNED, Configuration, Contestant
-from convnext_ablation.bench.contestants import Prepared, peak_memory, prepare, reference
+from convnext_ablation.bench.configuration import TUNED, Configuration, Contestant
+from convnext_ablation.bench.contestants import peak_memory, prepare, reference
 from convnext_ablation.bench.timing import interleaved
 from convnext_ablation.errors import first_line
 from convnext_ablation.machine import KEEP_MEMORY, end_with_parent
 
-__all__ = ["ProcessDiedError", "allocator_setting", "environment", "measure", "measured"]
+__all__ = ["ProcessDiedError", "environment", "measure", "measured"]
 
-OTHER = "other"  # neither setting, e.g. an allocator that is loaded in the place of glibc's
 _WORKER = "convnext_ablation.bench.processes"
 _AT_LEAST = 0.1  # seconds that a measurement lasts
 _Found = dict[str, Any]
@@ -65,17 +64,12 @@ def measured(configuration: Configuration, turn: _Turn) -> _Found:
                 if error.turn not in map(str, left):
                     raise
                 failures[error.turn] = {"error": str(error)}
-        for contestant in left if configuration.memory else ():
-            one = found["contestants"][str(contestant)]
-            if "error" not in one:
-                try:
-                    memory = _ask(configuration, contestant, folder, turn)
-                except ProcessDiedError:
-                    memory = {}  # its times don't need it
-                one.update({name: memory[name] for name in ("peak", "idle") if name in memory})
-    contestants = {**found["contestants"], **failures}
-    found["contestants"] = {str(one): contestants[str(one)] for one in configuration.contestants}
-    return found
+        contestants = {**found["contestants"], **failures}
+        for contestant in configuration.contestants if configuration.memory else ():
+            if "error" not in contestants[str(contestant)]:
+                with suppress(ProcessDiedError):  # its times don't need it
+                    contestants[str(contestant)].update(_ask(configuration, contestant, folder, turn))
+    return {**found, "contestants": {str(one): contestants[str(one)] for one in configuration.contestants}}
 
 
 def _ask(configuration: Configuration, memory_of: Contestant | None, folder: str, turn: _Turn) -> _Found:
@@ -121,15 +115,6 @@ def environment(allocator: str, threads: int) -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": str(threads), **(KEEP_MEMORY if allocator == TUNED else {})}
 
 
-def allocator_setting(variables: Mapping[str, str]) -> str:
-    """How a process has its allocator set, by its environment."""
-    malloc = {name: value for name, value in variables.items() if name.startswith("MALLOC_")}
-    replaced = "malloc" in variables.get("LD_PRELOAD", "") or "GLIBC_TUNABLES" in variables
-    if replaced or (malloc and malloc != dict(KEEP_MEMORY)):
-        return OTHER
-    return TUNED if malloc else DEFAULT
-
-
 def _reason(code: int, errors: str) -> str:
     """Why a process ended, in a line."""
     if code == -signal.SIGKILL:
@@ -157,7 +142,7 @@ def _work() -> None:
         say("found", measure(configuration, partial(say, "turn")))
     else:
         say("turn", str(memory_of))
-        say("found", _or_error(partial(peak_memory, memory_of, configuration)))
+        say("found", peak_memory(memory_of, configuration))
 
 
 def measure(configuration: Configuration, turn: _Turn) -> _Found:
@@ -165,57 +150,36 @@ def measure(configuration: Configuration, turn: _Turn) -> _Found:
 
     Returns:
         Under ``contestants`` what was found of each, ``seconds`` by round and more, or an ``error``; and
-        what was found of the machine and of this process.
+        ``peaks`` and ``bandwidth`` as `roofline.best_of` returns them.
     """
     found: dict[str, _Found] = {}
-    ready: dict[str, Prepared] = {}
-    references: dict[str, torch.Tensor] = {}
+    steps: dict[str, Callable[[], object]] = {}
+    plain = cache(partial(reference, configuration=configuration))
     for contestant in configuration.contestants:
-        turn(str(contestant))
-        found[str(contestant)] = _or_error(partial(_prepared, contestant, configuration, ready, references))
+        name = str(contestant)
+        turn(name)
+        try:
+            ready = prepare(contestant, configuration)
+            found[name] = {"preparation": ready.seconds}
+            if ready.output is not None:
+                expected = plain(contestant.model)
+                difference = (ready.output - expected).abs().max() / expected.abs().max()
+                found[name]["difference"] = difference.item()
+            steps[name] = ready.step
+        except Exception as error:
+            found[name] = _error(error)
     kernels = roofline.kernels(configuration.device, configuration.dtypes)
     times = interleaved(
-        {**{name: one.step for name, one in ready.items()}, **kernels},
+        {**steps, **kernels},
         configuration.rounds,
         at_least=_AT_LEAST,
         failed=lambda name, error: found.update({name: _error(error)}),
         turn=turn,
     )
-    for name in ready.keys() & times.keys():
+    for name in steps.keys() & times.keys():
         found[name]["seconds"] = times[name].seconds
     peaks, bandwidth = roofline.best_of({name: times[name] for name in kernels if name in times})
-    return {
-        "contestants": found,
-        "peaks": peaks,
-        "bandwidth": bandwidth,
-        "allocator": allocator_setting(os.environ),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _prepared(
-    contestant: Contestant,
-    configuration: Configuration,
-    ready: dict[str, Prepared],
-    references: dict[str, torch.Tensor],
-) -> _Found:
-    one = prepare(contestant, configuration)
-    found = {"preparation": one.seconds}
-    if one.output is not None:
-        if contestant.model not in references:
-            references[contestant.model] = reference(contestant.model, configuration)
-        expected = references[contestant.model]
-        found["difference"] = ((one.output - expected).abs().max() / expected.abs().max()).item()
-    ready[str(contestant)] = one
-    return found
-
-
-def _or_error(action: Callable[[], Mapping[str, Any]]) -> _Found:
-    """What an action found, or what it raised."""
-    try:
-        return dict(action())
-    except Exception as error:
-        return _error(error)
+    return {"contestants": found, "peaks": peaks, "bandwidth": bandwidth}
 
 
 def _error(error: Exception) -> _Found:

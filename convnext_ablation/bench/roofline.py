@@ -11,6 +11,7 @@ goes in and of the weights.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnext_ablation.bench.configuration import TRAINING
 from convnext_ablation.bench.timing import Times
-from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.errors import UserError, first_line, unknown_name
+from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 
 __all__ = ["Cost", "best_of", "checked_cost", "cost_of", "kernels"]
@@ -82,15 +84,17 @@ def checked_cost(name: str, img_size: int) -> Cost:
     """As `cost_of`.
 
     Raises:
-        UserError: The network doesn't take images of that size.
+        UserError: There is no such network, or it doesn't take images of that size.
     """
+    if not timm.is_model(name):
+        raise unknown_name("model", name, difflib.get_close_matches(name, timm.list_models(), 5, 0.0))
     with suppress(Exception):  # few networks can't be built on meta, and what they raise is anything
         return cost_of(name, img_size)
     try:
         return cost_of(name, img_size, "cpu")
     except Exception as error:
-        images = f"images of {img_size} x {img_size} pixels"
-        raise UserError(f"{name} doesn't take {images}: {first_line(error)}") from error
+        size = f"{img_size} x {img_size}"
+        raise UserError(f"{name} doesn't run on images of {size} pixels: {first_line(error)}") from error
 
 
 def cost_of(name: str, img_size: int, device: str = "meta") -> Cost:
@@ -137,9 +141,7 @@ def best_of(times: Mapping[str, Times]) -> tuple[dict[str, float], float]:
 
 
 def _product(side: int, dtype: str, device: str) -> Callable[[], object]:
-    options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device": device}
-    left, right = torch.randn(side, side, **options), torch.randn(side, side, **options)
-    out = torch.empty(side, side, **options)
+    left, right, out = torch.randn(3, side, side, dtype=getattr(torch, dtype), device=device)
     return lambda: torch.mm(left, right, out=out)
 
 

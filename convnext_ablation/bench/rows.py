@@ -1,10 +1,11 @@
-"""What was measured, as rows of `bench.csv`: timm's columns, and ours."""
+"""What was measured, as rows: of `bench.csv`, with timm's columns and ours, and of tables for people."""
 
 from __future__ import annotations
 
 import csv
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,13 +15,18 @@ import torch
 
 from convnext_ablation.bench.configuration import INFERENCE, Configuration, Contestant
 from convnext_ablation.bench.roofline import Cost
-from convnext_ablation.bench.timing import INCONCLUSIVE, Times
+from convnext_ablation.bench.timing import Times
+from convnext_ablation.console import table
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.machine import device_name
+from convnext_ablation.page import render
 from convnext_ablation.version import __version__
 
-__all__ = ["COLUMNS", "TIMMS_COLUMNS", "Row", "machine_of", "read_rows", "rows_of", "write_rows"]
+__all__ = [
+    *("COLUMNS", "TIMMS_COLUMNS", "Row"),
+    *("groups", "machine_of", "page", "read_rows", "rows_of", "screen", "write_rows"),
+]
 
 Row = Mapping[str, str]
 
@@ -41,17 +47,16 @@ COLUMNS = (
     *("error", "configuration"),
     *_MACHINES,
 )
+_HEADER = (
+    *("model", "form", "dtype", "images/s", "ms [fastest, slowest]", "times baseline", "of peak"),
+    *("ms from bandwidth", "MB [idle]", "s until ready", "difference", "M par.", "GMACs"),
+)
 
 
 def machine_of(device: str) -> dict[str, str]:
     """What is measured on, and with which versions."""
     versions = (torch.__version__, timm.__version__, __version__, platform.python_version())
     return dict(zip(_MACHINES, (device_name(device), *versions), strict=True))
-
-
-def prefix_of(mode: str) -> str:
-    """What timm's columns of a mode begin with."""
-    return "infer_" if mode == INFERENCE else "train_"
 
 
 def rows_of(
@@ -71,24 +76,21 @@ def rows_of(
     common = {
         "mode": configuration.mode,
         "device": configuration.device,
-        "allocator": found["allocator"],
-        "threads": found["threads"],
+        "allocator": configuration.allocator,
+        "threads": configuration.threads,
         "rounds": configuration.rounds,
-        "baseline": str(configuration.baseline),
+        "baseline": configuration.baseline,
         "bandwidth_gb_per_sec": _rounded(found["bandwidth"] or None, 1),
         "configuration": configuration.identity(machine),
         **machine,
     }
-    theirs = found["contestants"].get(str(configuration.baseline), {})
     rows = []
     for contestant in configuration.contestants:
-        ours = found["contestants"][str(contestant)]
         cost = costs[contestant.model, configuration.img_size]
         values = {
             **common,
-            **_measured(contestant, configuration, ours, cost),
-            **_of_best(contestant, configuration, ours, cost, found),
-            **(_compared(ours, theirs) if contestant != configuration.baseline else {}),
+            **_measured(contestant, configuration, found, cost),
+            **_of_best(contestant, configuration, found, cost),
         }
         texts = {column: str(value) for column, value in values.items() if value is not None}
         rows.append({column: texts.get(column, "") for column in COLUMNS})
@@ -96,9 +98,11 @@ def rows_of(
 
 
 def _measured(
-    contestant: Contestant, configuration: Configuration, ours: Mapping[str, Any], cost: Cost
+    contestant: Contestant, configuration: Configuration, found: Mapping[str, Any], cost: Cost
 ) -> dict[str, Any]:
-    batch_size, prefix = configuration.batch_size, prefix_of(configuration.mode)
+    ours = found["contestants"][str(contestant)]
+    theirs = found["contestants"][str(configuration.baseline)]
+    batch_size, prefix = configuration.batch_size, _prefix_of(configuration.mode)
     values: dict[str, Any] = {
         "model": contestant.model,
         "form": contestant.form,
@@ -122,38 +126,35 @@ def _measured(
             "step_time_lowest": round(1e3 * times.lowest, 3),
             "step_time_highest": round(1e3 * times.highest, 3),
         }
+        if contestant != configuration.baseline and "seconds" in theirs:
+            ratio = times.times_faster_than(Times(tuple(theirs["seconds"])))
+            values |= {
+                "ratio": round(ratio.median, 3),
+                "ratio_lowest": round(ratio.lowest, 3),
+                "ratio_highest": round(ratio.highest, 3),
+            }
     return values
 
 
 def _of_best(
-    contestant: Contestant,
-    configuration: Configuration,
-    ours: Mapping[str, Any],
-    cost: Cost,
-    found: Mapping[str, Any],
+    contestant: Contestant, configuration: Configuration, found: Mapping[str, Any], cost: Cost
 ) -> dict[str, Any]:
     """What the machine does at best, and the part of it that a contestant reaches."""
     mode, batch_size = configuration.mode, configuration.batch_size
+    seconds = found["contestants"][str(contestant)].get("seconds")
     peak, bandwidth = found["peaks"].get(contestant.dtype), found["bandwidth"]
     moved = cost.gigabytes(mode, batch_size, contestant.dtype)
-    speed = cost.gflop(mode, batch_size) / median(ours["seconds"]) if "seconds" in ours else None
+    share = cost.gflop(mode, batch_size) / median(seconds) / peak if seconds and peak else None
     return {
         "peak_gflops": _rounded(peak, 1),
-        "share_of_peak": _rounded(speed / peak, 3) if speed and peak else None,
+        "share_of_peak": _rounded(share, 3),
         "bandwidth_step_time": _rounded(moved / bandwidth, 3, 1e3) if bandwidth else None,
     }
 
 
-def _compared(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> dict[str, Any]:
-    """The ratio, if both were measured; where it is inconclusive, its interval only."""
-    if "seconds" not in ours or "seconds" not in theirs:
-        return {}
-    ratio = Times(tuple(ours["seconds"])).times_faster_than(Times(tuple(theirs["seconds"])))
-    return {
-        "ratio": round(ratio.median, 3) if ratio.is_conclusive else INCONCLUSIVE,
-        "ratio_lowest": round(ratio.lowest, 3),
-        "ratio_highest": round(ratio.highest, 3),
-    }
+def _prefix_of(mode: str) -> str:
+    """What timm's columns of a mode begin with."""
+    return "infer_" if mode == INFERENCE else "train_"
 
 
 def _rounded(value: float | None, digits: int, factor: float = 1.0) -> float | None:
@@ -178,3 +179,79 @@ def read_rows(path: Path) -> list[Row]:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows, whole or not at all."""
     write_csv(path, COLUMNS, [[row[column] for column in COLUMNS] for row in rows])
+
+
+def groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows by what was measured together."""
+    for _, together in groupby(rows, key=lambda row: row["configuration"]):
+        yield list(together)
+
+
+def screen(rows: Sequence[Row]) -> str:
+    """A configuration's table for a terminal."""
+    parts = _parts(rows)
+    return "\n".join([parts["title"], parts["machine"], parts["table"], *parts["errors"]])
+
+
+def page(rows: Sequence[Row]) -> str:
+    """All configurations as Markdown."""
+    return render("bench.md", groups=[_parts(together, markdown=True) for together in groups(rows)])
+
+
+def _parts(rows: Sequence[Row], markdown: bool = False) -> dict[str, Any]:
+    """What a configuration's title, machine, table and errors read."""
+    row = rows[0]
+    prefix = _prefix_of(row["mode"])
+    batch = f"batch {row[prefix + 'batch_size']} at {row[prefix + 'img_size']}"
+    peaks = {one["dtype"]: one["peak_gflops"] for one in rows if one["peak_gflops"]}
+    told = "".join(f", {dtype} peak {float(peak):,.0f} GFLOP/s" for dtype, peak in peaks.items())
+    copy = f", copies {row['bandwidth_gb_per_sec']} GB/s" if row["bandwidth_gb_per_sec"] else ""
+    versions = ", ".join(f"{name} {row[name]}" for name in ("torch", "timm", "convnext_ablation"))
+    cells = [_cells(one) for one in rows]
+    shown = [place for place in range(len(_HEADER)) if any(each[place] for each in cells)]
+    return {
+        "title": f"{row['mode']}, {batch}, {row['device']}, {row['threads']} threads, "
+        f"{row['allocator']} allocator",
+        "machine": f"{row['processor']}{told}{copy}; {versions}; {row['rounds']} rounds",
+        "table": table(
+            [_HEADER[place] for place in shown],
+            [[each[place] or "–" for place in shown] for each in cells],
+            words=(0, 1, 2),
+            markdown=markdown,
+        ),
+        "errors": [
+            f"{one['model']} {one['form']} {one['dtype']}: {one['error']}" for one in rows if one["error"]
+        ],
+    }
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    prefix, failed = _prefix_of(row["mode"]), bool(row["error"])
+
+    def number(column: str, pattern: str, factor: float = 1.0) -> str:
+        return format(factor * float(row[column]), pattern) if row[column] else ""
+
+    step = [number(name, ".4g") for name in (f"{prefix}step_time", "step_time_lowest", "step_time_highest")]
+    memory = number("peak_memory_mb", ".0f")
+    ratio = row["ratio"]  # earlier versions wrote "inconclusive" in the place of some
+    if ratio[:1].isdigit():
+        ratio = (
+            f"{number('ratio', '.2f')} [{number('ratio_lowest', '.2f')}, {number('ratio_highest', '.2f')}]"
+        )
+    elif f"{row['model']}:{row['form']}:{row['dtype']}" == row["baseline"]:
+        ratio = "baseline"
+    return (
+        row["model"],
+        row["form"],
+        row["dtype"],
+        "failed" if failed else number(f"{prefix}samples_per_sec", ",.1f"),
+        "" if failed else f"{step[0]} [{step[1]}, {step[2]}]",
+        ratio,
+        number("share_of_peak", ".0f", 100) + (" %" if row["share_of_peak"] else ""),
+        number("bandwidth_step_time", ".3g"),
+        f"{memory} [{number('idle_memory_mb', '.0f')}]" if memory else "",
+        number("preparation_sec", ".1f"),
+        row["difference"],
+        row["param_count"],
+        row["infer_gmacs"],
+    )

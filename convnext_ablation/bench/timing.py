@@ -10,43 +10,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["FEWEST_ROUNDS", "INCONCLUSIVE", "Ratio", "Times", "interleaved", "median_interval"]
+__all__ = ["FEWEST_ROUNDS", "Ratio", "Times", "interleaved", "median_interval"]
 
 FEWEST_ROUNDS = 3  # whatever the limit of seconds
-INCONCLUSIVE = "inconclusive"
 _FEWEST_OF_AN_INTERVAL = 6  # 2 / 2**6 is the first below 5 %
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than another a contestant is: the median of the rounds' ratios.
+    """How many times faster than another a contestant is: the median of the rounds' ratios."""
 
-    Attributes:
-        median: Above 1 is faster.
-        lowest: Lower end of the median's 95 % interval, see `median_interval`.
-        highest: Its upper end.
-    """
-
-    median: float
-    lowest: float
+    median: float  # above 1 is faster
+    lowest: float  # ends of the median's 95 % interval, see `median_interval`
     highest: float
 
-    @property
-    def is_conclusive(self) -> bool:
-        """Whether the ratio is further from 1 than the ends of its interval are from each other.
-
-        A ratio below 1 is turned upside down first, so that the answer doesn't depend on which side is the
-        baseline. The interval of a conclusive ratio never includes 1, nor is it as wide as the ratio.
-        """
-        middle, lowest, highest = self.median, self.lowest, self.highest
-        if middle < 1:
-            middle, lowest, highest = 1 / middle, 1 / highest, 1 / lowest
-        return highest - lowest < middle - 1
-
     def __str__(self) -> str:
-        """The ratio with its interval, or that it is inconclusive."""
-        if not self.is_conclusive:
-            return INCONCLUSIVE
+        """The ratio with its interval."""
         return f"{self.median:.2f} [{self.lowest:.2f}, {self.highest:.2f}]"
 
 
@@ -58,25 +37,21 @@ class Times:
 
     @property
     def median(self) -> float:
-        """The rounds' median, in seconds."""
+        """The rounds' median."""
         return median(self.seconds)
 
     @property
     def lowest(self) -> float:
-        """The fastest round, in seconds."""
+        """The fastest round."""
         return min(self.seconds)
 
     @property
     def highest(self) -> float:
-        """The slowest round, in seconds."""
+        """The slowest round."""
         return max(self.seconds)
 
     def times_faster_than(self, baseline: Times) -> Ratio:
-        """Compares with what another contestant took in the same rounds.
-
-        Raises:
-            ValueError: They were not measured in the same rounds.
-        """
+        """Compares with what another contestant took in the same rounds."""
         pairs = zip(baseline.seconds, self.seconds, strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
         return Ratio(median(ratios), *median_interval(ratios))

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from convnext_ablation.bench import processes, rendering
+from convnext_ablation.bench import processes
 from convnext_ablation.bench.configuration import (
     ALLOCATORS,
+    DEFAULT,
     DTYPES,
     FORMS,
     INFERENCE,
     MODES,
-    Configuration,
     configurations,
 )
 from convnext_ablation.bench.roofline import checked_cost
-from convnext_ablation.bench.rows import Row, machine_of, read_rows, rows_of, write_rows
+from convnext_ablation.bench.rows import groups, machine_of, page, read_rows, rows_of, screen, write_rows
 from convnext_ablation.console import Progress
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import available_cores
 
 __all__ = ["add_arguments", "run"]
 
-CSV, PAGE, FIGURE = "bench.csv", "bench.md", "bench.svg"
-_KERNELS, _CALLS = 5, 3  # turns of the machine's own kernels; of a contestant, beside its rounds
+CSV, PAGE = "bench.csv", "bench.md"
+_CALLS = 3  # turns of a contestant beside its rounds: to prepare it, to warm up, to time a call
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allocator",
         nargs="+",
         choices=ALLOCATORS,
-        help="glibc's setting, each measured in a process of its own; default: both, on a CPU",
+        default=[DEFAULT],
+        help="tuned has glibc keep freed memory, as train.py and validate.py do; default: default",
     )
     add(
         "--baseline",
@@ -75,62 +75,34 @@ def run(args: argparse.Namespace) -> None:
     networks = sorted({(one.model, each.img_size) for each in asked for one in each.contestants})
     costs = {network: checked_cost(*network) for network in networks}
     machine = machine_of(args.device)
-    rows = _rows_in(args.output)
+    with in_one_line(f"--output {args.output} can't be made"):
+        args.output.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(args.output / CSV)
     done = {row["configuration"] for row in rows}
     left = [one for one in asked if one.identity(machine) not in done]
     if len(left) < len(asked):
         print(f"{len(asked) - len(left)} of {len(asked)} are in {args.output} already")
-    turns = 0
-    with Progress("measuring", sum(map(_turns, left)), "turns") as progress:
+    turns = sum(len(one.contestants) * (one.rounds + _CALLS + one.memory) for one in left)
+    with Progress("measuring", turns, "turns") as progress:
 
         def turn(name: str) -> None:
-            progress.note(name if ":" in name else "the machine's best")
-            progress.update()
+            if ":" in name:  # a contestant, not one of the machine's kernels
+                progress.note(name)
+                progress.update()
 
         for configuration in left:
             try:
                 found = processes.measured(configuration, turn)
             except processes.ProcessDiedError as error:
-                raise UserError(f"{configuration.title}: {error}") from error
+                raise UserError(f"{configuration.mode} in {configuration.dtype}: {error}") from error
             new = rows_of(configuration, found, costs, machine)
             rows = [*rows, *new]
-            _write(args.output, rows)
-            turns += _turns(configuration)
-            progress.move(turns)
-            progress.line(f"\n{rendering.screen(new)}\n")
+            write_rows(args.output / CSV, rows)
+            write_text(args.output / PAGE, page(rows))
+            progress.line(f"\n{screen(new)}\n")
     if not left:
-        _write(args.output, rows)
+        write_text(args.output / PAGE, page(rows))
         identities = [one.identity(machine) for one in asked]
-        for together in rendering.groups([row for row in rows if row["configuration"] in identities]):
-            print(f"\n{rendering.screen(together)}")
-    figure = f", {FIGURE}" if _draw(args.output, rows) else "; matplotlib is missing, hence no figure"
-    print(f"\nwritten to {args.output}: {CSV}, {PAGE}{figure}")
-
-
-def _rows_in(folder: Path) -> list[Row]:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {folder} can't be made: {error.strerror}") from error
-    return read_rows(folder / CSV)
-
-
-def _write(folder: Path, rows: Sequence[Row]) -> None:
-    write_rows(folder / CSV, rows)
-    write_text(folder / PAGE, rendering.page(rows))
-    _draw(folder, rows)
-
-
-def _draw(folder: Path, rows: Sequence[Row]) -> bool:
-    """Whether there is what it takes to draw."""
-    try:
-        rendering.plot(rows, folder / FIGURE)
-    except ImportError:
-        return False
-    return True
-
-
-def _turns(configuration: Configuration) -> int:
-    """About how many turns a configuration takes."""
-    calls = configuration.rounds + _CALLS
-    return len(configuration.contestants) * (calls + configuration.memory) + _KERNELS * calls
+        for together in groups([row for row in rows if row["configuration"] in identities]):
+            print(f"\n{screen(together)}")
+    print(f"\nwritten to {args.output}: {CSV}, {PAGE}")

@@ -17,18 +17,13 @@ import torch
 from torch import nn
 
 from convnext_ablation.console import track
-from convnext_ablation.inference.convs import FusedConv
+from convnext_ablation.inference.convs import prepare
 
 _ROUNDS = 3
 
 
 class PartByPart(nn.Module):
-    """Runs sections one after the other, each on a number of images of its own.
-
-    Args:
-        sections: The sections.
-        at_a_time: Images that each takes at a time, never fewer than the section before.
-    """
+    """Runs sections one after the other, each on `at_a_time` images of its own, never fewer than before."""
 
     def __init__(self, sections: Sequence[nn.Module], at_a_time: Sequence[int]) -> None:
         super().__init__()
@@ -79,13 +74,6 @@ def undisturbed(rounds: Sequence[Sequence[float]]) -> list[float]:
     shares = [[taken / sum(one) for taken in one] for one in rounds]
     fastest = min(sum(one) for one in rounds)
     return [fastest * median(share) for share in zip(*shares, strict=True)]
-
-
-def prepare(section: nn.Module, keep: bool) -> None:
-    """Has each conv prepare itself for the next input's size (see `FusedConv.prepare`)."""
-    for module in section.modules():
-        if isinstance(module, FusedConv):
-            module.prepare(keep)
 
 
 def cheapest_ascent(costs: Sequence[Sequence[float]]) -> Sequence[int]:

@@ -25,12 +25,7 @@ def act_name(module: nn.Module) -> str:
 
 
 class FusedConv(nn.Module):
-    """A conv and the activation behind it; its weights are those of `conv`, no longer trained.
-
-    Args:
-        conv: The conv, whose padding is zeros.
-        act: ``none``, ``relu`` or ``gelu``.
-    """
+    """A conv, whose padding is zeros, and the activation behind it; its weights are no longer trained."""
 
     def __init__(self, conv: nn.Conv2d, act: str = "none") -> None:
         super().__init__()
@@ -46,13 +41,6 @@ class FusedConv(nn.Module):
         assert self.weight is not None
         self.weight = self.weight.to(dtype, memory_format=torch.channels_last)
         self.bias = None if self.bias is None else self.bias.to(dtype)
-
-    def prepare(self, keep: bool) -> None:
-        """Says that the next call shows the size of the inputs to come; there is nothing to prepare here.
-
-        Args:
-            keep: Whether other sizes may come to be measured afterwards.
-        """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in, H, W) -> (B, out, H', W')``."""
@@ -77,54 +65,44 @@ class PackedConv(FusedConv):
     torch has them, and `optimize_for_inference` compares the outputs.
     """
 
-    _packed: torch.Tensor | None = None
-    _keep = True
-
-    def prepare(self, keep: bool) -> None:
-        """Has the weights packed for the size of the next input; other sizes are right, but slower.
-
-        Args:
-            keep: Whether to keep the weights as they were, to pack them for another size afterwards.
-        """
-        self._packed, self._keep = None, keep
+    packed: torch.Tensor | None = None  # for the size of the input that came first
+    keep = True  # the weights as they were, see `prepare`
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
-        if self._packed is None:
+        if self.packed is None:
             assert self.weight is not None
-            self._packed = torch.ops.mkldnn._reorder_convolution_weight(
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(
                 self.weight, *self.geometry, list(x.shape)
             )
-            if not self._keep:
+            if not self.keep:
                 self.weight = None
-        return self._packed
+        return self.packed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in, H, W) -> (B, out, H', W')``."""
+        approximation = "none" if self.act == "gelu" else ""
         return torch.ops.mkldnn._convolution_pointwise(
-            x,
-            self._weight_for(x),
-            self.bias,
-            *self.geometry,
-            self.act,
-            [],
-            "none" if self.act == "gelu" else "",
+            x, self._weight_for(x), self.bias, *self.geometry, self.act, [], approximation
         )
 
     def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """The conv of `x` plus `other`, which is overwritten, and the activation of the sum."""
-        out = torch.ops.mkldnn._convolution_pointwise_.binary(
-            other,
-            x,
-            self._weight_for(x),
-            self.bias,
-            *self.geometry,
-            "add",
-            1.0,
-            "relu" if self.act == "relu" else None,
-            [],
-            None,
-        )
-        return out if self.act == "relu" else _ACTS[self.act](out)
+        operands = (other, x, self._weight_for(x), self.bias, *self.geometry)
+        fused = "relu" if self.act == "relu" else None
+        out = torch.ops.mkldnn._convolution_pointwise_.binary(*operands, "add", 1.0, fused, [], None)
+        return out if fused else _ACTS[self.act](out)
+
+
+def prepare(section: nn.Module, keep: bool) -> None:
+    """Has packed convs pack their weights for the size of the next input; others are right, but slower.
+
+    Args:
+        section: Whose convs.
+        keep: Whether to keep the weights as they were, to pack them for another size afterwards.
+    """
+    for module in section.modules():
+        if isinstance(module, PackedConv):
+            module.packed, module.keep = None, keep
 
 
 def packing_works(dtype: torch.dtype) -> bool:

@@ -14,14 +14,13 @@ from timm.utils.model import reparameterize_model
 from torch import nn
 
 from convnext_ablation.errors import UserError, first_line
-from convnext_ablation.inference.batches import PartByPart, choose, prepare
-from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works
+from convnext_ablation.inference.batches import PartByPart, choose
+from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works, prepare
 from convnext_ablation.inference.simplify import sections_of
 from convnext_ablation.models.network import ResNetToConvNeXt
 
 _logger = logging.getLogger(__name__)
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # of the largest output; a lower precision's rounding is no fault, but another network is
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 _ROUNDS = 3
@@ -39,16 +38,10 @@ class Choice:
 
 
 class OptimizedNetwork(nn.Module):
-    """A network for inference alone: it has no parameters to train, and is made anew rather than saved.
-
-    Args:
-        network: Takes ``(B, C, H, W)`` in channels_last and `dtype`.
-        like: The network that it was made from.
-        dtype: What it computes in.
-        choice: How it was chosen.
-    """
+    """A network for inference alone: it has no parameters to train, and is made anew rather than saved."""
 
     def __init__(self, network: nn.Module, like: nn.Module, dtype: torch.dtype, choice: Choice) -> None:
+        """Takes a `network` for inputs in channels_last and `dtype`, made from the network `like`."""
         super().__init__()
         self.network = network
         self.dtype = dtype
@@ -96,7 +89,7 @@ def optimize_for_inference(
     and as many threads as torch has now.
 
     Args:
-        model: The network; it stays as it is.
+        model: It stays as it is.
         example_input: Images as they will come, ``(B, C, H, W)``, on the model's device.
         size: Height and width of the example where none is given; the model's own if None.
         batch_size: Images of the example where none is given.
@@ -109,10 +102,12 @@ def optimize_for_inference(
         UserError: The dtype, the size or the example isn't one that the network can take.
     """
     dtype = dtype or next(model.parameters()).dtype
-    x = _example(model, example_input, size, batch_size)
-    if dtype not in _DTYPES:
-        raise UserError(f"dtype is {dtype}; choose from {', '.join(str(each) for each in _DTYPES)}")
+    if dtype not in _TOLERANCE:
+        raise UserError(f"dtype is {dtype}; choose from {', '.join(map(str, _TOLERANCE))}")
+    x = _example(model, size, batch_size) if example_input is None else example_input
     was_training = model.training
+    if x.ndim != 4 or 0 in x.shape:
+        raise UserError(f"the example is {tuple(x.shape)}; it must be (images, channels, height, width)")
     try:
         expected = model.eval()(x)
     except RuntimeError as error:
@@ -137,29 +132,16 @@ def optimize_for_inference(
     return _fastest(forms, simplest, model, x, expected)
 
 
-def _example(
-    model: nn.Module, example: torch.Tensor | None, size: int | tuple[int, int] | None, batch_size: int
-) -> torch.Tensor:
-    """The example, or one of random pixels."""
-    if example is not None:
-        if example.ndim != 4 or len(example) == 0:
-            raise UserError(
-                f"the example is {tuple(example.shape)}; it must be (images, channels, height, width)"
-            )
-        return example
+def _example(model: nn.Module, size: int | tuple[int, int] | None, batch_size: int) -> torch.Tensor:
+    """An example of random pixels."""
     first = next((each for each in model.modules() if isinstance(each, nn.Conv2d)), None)
-    config = getattr(model, "pretrained_cfg", None)
     channels = first.in_channels if first is not None else 3
     if size is None:
-        size = tuple(config["input_size"][1:]) if config and config.get("input_size") else (224, 224)
+        config = getattr(model, "pretrained_cfg", None) or {}
+        size = tuple(config.get("input_size") or (3, 224, 224))[1:]
     height, width = (size, size) if isinstance(size, int) else size
-    if min(height, width, batch_size) < 1:
-        raise UserError(
-            f"the example would be {batch_size} images of {height} x {width}; all must be 1 or more"
-        )
     weight = next(model.parameters())
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(batch_size, channels, height, width, generator=generator)
+    images = torch.randn(batch_size, channels, height, width, generator=torch.Generator().manual_seed(0))
     return images.to(weight.device, weight.dtype)
 
 

@@ -25,10 +25,7 @@ from convnext_ablation.models.network import ResNetToConvNeXt, Stage
 class Residual(nn.Module):
     """A block: its branch's layers, and the last one along with the addition of the shortcut.
 
-    Args:
-        branch: The layers, at least one.
-        shortcut: Layers of the shortcut; none if it is the block's input, which is overwritten then.
-        act: The activation behind the addition.
+    Without layers in the shortcut, that is the block's input, which is overwritten then.
     """
 
     def __init__(self, branch: Sequence[nn.Module], shortcut: Sequence[nn.Module], act: nn.Module) -> None:
@@ -74,23 +71,21 @@ def fused(layers: Sequence[nn.Module]) -> list[nn.Module]:
 def sections_of(model: ResNetToConvNeXt) -> list[nn.Sequential]:
     """The network as sections run one after the other: stem and first stage, ..., last stage and head."""
     model = reparameterize_model(copy.deepcopy(model).eval())
-    stem = fused([model.stem.conv, model.stem.norm, model.stem.act, model.stem.pool])
-    bare = model.stem.conv if len(stem) == 1 and isinstance(model.stem.conv, nn.Conv2d) else None
+    ahead = [model.stem.conv, model.stem.norm, model.stem.act, model.stem.pool]
     sections: list[list[nn.Module]] = []
-    ahead = stem
     for stage in model.stages:
         assert isinstance(stage, Stage)
         if sections:
-            between = list(stage.downsample)
-            ahead = fused(between)
-            bare = between[0] if len(between) == 1 and isinstance(between[0], nn.Conv2d) else None
-        sections.append(_stage_steps(stage, ahead, bare))
+            ahead = list(stage.downsample)
+        sections.append(_stage_steps(stage, ahead))
     sections[-1].append(model.head)
     return [nn.Sequential(*steps) for steps in sections]
 
 
-def _stage_steps(stage: Stage, ahead: list[nn.Module], bare: nn.Conv2d | None) -> list[nn.Module]:
-    """A stage's blocks behind what stands ahead of them, which may be one bare conv."""
+def _stage_steps(stage: Stage, layers: list[nn.Module]) -> list[nn.Module]:
+    """A stage's blocks behind the layers ahead of them, which may be one bare conv."""
+    ahead = fused(layers)
+    bare = layers[0] if len(ahead) == 1 and isinstance(layers[0], nn.Conv2d) else None
     blocks = []
     for block in stage.blocks:
         assert isinstance(block, Block)
