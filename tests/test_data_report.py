@@ -21,7 +21,7 @@ from convnext_ablation.data import measure, overlap
 from convnext_ablation.data.folder import Record, check_folder, write_manifest
 from convnext_ablation.data.measure import read_folder
 from convnext_ablation.data.overlap import HASHES, Limits, near_pairs
-from convnext_ablation.data.report import data_report
+from convnext_ablation.data.audit import data_report
 from convnext_ablation.page import picture_uri
 from convnext_ablation.training.predictions import excluded_ids
 
