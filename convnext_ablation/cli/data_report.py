@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from convnext_ablation.data.overlap import DISTANCE, Limits
 from convnext_ablation.data.audit import SHOWN, data_report
+from convnext_ablation.data.overlap import DISTANCE, Limits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.dataclass_options import add_options, given_options, options_of
 from convnext_ablation.errors import UserError
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                 help="fetch the archives from their home into this folder (./downloads if none is named), "
                 "unless they are there",
             )
-        command.add_argument("--workers", type=int, metavar="N", help="at a time; if not given, one per core")
+        command.add_argument("--workers", type=int, metavar="N", help="threads; one per core if not given")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -53,11 +54,7 @@ def run(args: argparse.Namespace) -> None:
     prepare(args.dataset, args.out, workers=args.workers, **parameters)
 
 
-def _fetched(dataset: type[Any], parameters: dict[str, Any], folder: Path) -> dict[str, Path]:
+def _fetched(dataset: type[DataSet], parameters: dict[str, Any], folder: Path) -> dict[str, Path]:
     """Downloads the archives that aren't named."""
-    needed = {
-        option: published
-        for option, published in dataset.published.items()
-        if parameters[option] is None and parameters.get(published.only_for, True)
-    }
-    return {option: published.download(folder) for option, published in needed.items()}
+    missing = {which: it for which, it in dataset.needed(parameters).items() if parameters[which] is None}
+    return {which: published.download(folder) for which, published in missing.items()}

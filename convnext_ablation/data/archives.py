@@ -1,9 +1,8 @@
 """Archives from their official homes, and files of a data set where they lie: in a folder or in a tar.
 
-A download is resumed where it broke off, and checked by its hash. A tar is listed once, and its files are
-then read at their offsets by any number of threads; nothing is unpacked by the names that an archive gives. A
-gzipped tar has no offsets, so it is unzipped to a scratch folder first. Archives from the net may be broken
-or hostile: see `open_source` for what is refused.
+A tar is listed once, and its files are then read at their offsets by any number of threads; nothing is
+unpacked by the names that an archive gives. A gzipped tar has no offsets, so it is unzipped to a scratch
+folder first. Archives from the net may be broken or hostile: see `open_source` for what is refused.
 """
 
 from __future__ import annotations
@@ -62,11 +61,7 @@ class Published:
             )
 
     def download(self, folder: Path) -> Path:
-        """Fetches the archive into a folder, unless it is there; incomplete it is called ``<file>.part``.
-
-        Raises:
-            UserError: It can't be had, or isn't what was published.
-        """
+        """Fetches the archive into a folder, unless it is there; incomplete it is called ``<file>.part``."""
         path = folder / self.file
         if path.exists():
             return path
@@ -143,11 +138,7 @@ class Source(dict[str, Piece]):
         self.path = path
 
     def below(self, landmark: str) -> Source:
-        """The files of the folder in which a file stands that every such data set has.
-
-        Raises:
-            UserError: There is no such file.
-        """
+        """The files of the folder in which a file stands that every such data set has."""
         found = [name for name in self if name == landmark or name.endswith(f"/{landmark}")]
         if not found:
             raise UserError(f"{self.path} has no {landmark}; is it the right archive or folder?")
@@ -155,18 +146,24 @@ class Source(dict[str, Piece]):
         inside = {name.removeprefix(top): self[name] for name in self if name.startswith(top)}
         return Source(self.path, inside)
 
-    def text(self, name: str) -> str:
-        """A text file, in NFC.
+    def listed(self, name: str, by: str) -> Piece:
+        """The file of a name that another one, `by`, lists."""
+        if name not in self:
+            raise UserError(f"{self.path} has no {name}, which {by} lists; get it again")
+        return self[name]
 
-        Raises:
-            UserError: There is none of this name, or it isn't UTF-8.
-        """
+    def read(self, name: str) -> bytes:
+        """The bytes of a file that every such data set has."""
         if name not in self:
             raise UserError(f"{self.path} has no {name}; is it the right archive or folder?")
+        return self[name].read()
+
+    def text(self, name: str) -> str:
+        """A text file in UTF-8, in NFC."""
         try:
-            return unicodedata.normalize("NFC", self[name].read().decode("utf-8"))
+            return unicodedata.normalize("NFC", self.read(name).decode())
         except UnicodeDecodeError as error:
-            raise UserError(f"{self.path}: {name} is not a text in UTF-8 ({error.reason})") from error
+            raise UserError(f"{self.path}: {name} is not a text in UTF-8; get it again") from error
 
 
 def open_source(path: Path, scratch: Path, published: Published | None = None) -> Source:
@@ -198,10 +195,7 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
 def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:
     """Lists the files of a tar by the paths that it gives them; refuses what `open_source` does.
 
-    Args:
-        tar: The tar, not zipped.
-        shown: Its name in messages, where that is another.
-        within: The part of the file that is the tar, where that isn't all.
+    The tar is called `shown` in messages, and may be a part of the file, `within`.
     """
     shown = shown or tar
     start, end = (within.offset, within.offset + within.size) if within else (0, tar.stat().st_size)
@@ -225,19 +219,19 @@ def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int,
     """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which mends what it can."""
     name = member.name.removeprefix("./")
     path = PurePosixPath(name)
-    shown_name = ascii(member.name) if not member.name.isprintable() else repr(member.name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name:
-        raise UserError(f"{shown} holds {shown_name}, which leads out of the archive; get it from its home")
-    if member.isdir():
+    outside = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
+    if member.isdir() and not outside:
         return
-    if not member.isreg():
-        raise UserError(
-            f"{shown} holds {shown_name}, which is a link or a device; get the archive from its home"
-        )
-    if member.offset_data + member.size > end:
-        raise UserError(f"{shown} is cut short in the middle of {shown_name}; get it again")
-    if name in pieces:
-        raise UserError(f"{shown} holds {shown_name} twice; get it from its home")
+    reasons = {
+        "leads out of the archive": outside,
+        "is a link or a device": not member.isreg(),
+        "is cut short": member.offset_data + member.size > end,
+        "is there twice": name in pieces,
+    }
+    for reason, holds in reasons.items():
+        if holds:
+            said = ascii(member.name) if not member.name.isprintable() else repr(member.name)
+            raise UserError(f"{shown} can't be used: {said} {reason}; get the archive again, from its home")
     pieces[name] = Piece(tar, member.offset_data, member.size)
 
 

@@ -6,21 +6,10 @@ import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from convnext_ablation.data.findings import (
-    KINDS,
-    Finding,
-    about_images,
-    balance,
-    class_table,
-    format_table,
-    size_table,
-    split_table,
-    write_exclusions,
-    write_findings,
-)
+from convnext_ablation.data.findings import COLUMNS, KINDS, Finding, about_images
 from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.data.measure import Contents, Measured, measure_images, read_folder, split_rank
 from convnext_ablation.data.overlap import (
@@ -33,7 +22,7 @@ from convnext_ablation.data.overlap import (
     pretraining_overlap,
 )
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import written_whole
+from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.machine import available_cores
 from convnext_ablation.page import picture_uri, render
 
@@ -85,19 +74,22 @@ def data_report(
         UserError: A folder isn't one of images, an argument is wrong, or the disk is full.
     """
     limits, workers = limits or Limits(), available_cores() if workers is None else workers
-    for name, bits in (("phash", limits.phash), ("dhash", limits.dhash)):
-        if not 0 <= bits <= 64:
-            raise UserError(f"{name}-distance is {bits}; give 0 to 64 bits")
-    if shown < 0:
-        raise UserError(f"pairs is {shown}; give 0 or more")
-    if workers < 1:
-        raise UserError(f"workers is {workers}; give 1 or more")
+    for name, value, least, most in (
+        ("phash-distance", limits.phash, 0, 64),
+        ("dhash-distance", limits.dhash, 0, 64),
+        ("pairs", shown, 0, None),
+        ("workers", workers, 1, None),
+    ):
+        if value < least or (most is not None and value > most):
+            wanted = f"{least} or more" if most is None else f"{least} to {most} bits"
+            raise UserError(f"{name} is {value}; give {wanted}")
     contents = read_folder(Path(folder))
     other = Path(against) if against is not None else None
     names = list_pretraining(other) if other else []
     output = _output_folder(contents, Path(output) if output is not None else contents.root / "report")
     images, cache = contents.images, output / _CACHE
-    measured = measure_images(contents.root, [record.id for record in images], cache / "images.csv", workers)
+    ids = [record.id for record in images]
+    measured = measure_images(contents.root, ids, cache / "images.jsonl", workers)
     near, left_out = near_duplicates(contents, measured, limits, workers)
     common = None
     if other:
@@ -128,54 +120,50 @@ def _output_folder(contents: Contents, output: Path) -> Path:
 
 def _excluded(findings: Sequence[Finding]) -> dict[str, set[str]]:
     """Test images that training or pre-training has seen, by reason."""
-    leaks = [finding for finding in findings if finding.leaks]
-    return {
-        "copies of training images": {each.id for each in leaks if each.kind.startswith("same")},
-        "near duplicates of training images": {each.id for each in leaks if each.kind == "near"},
-        "in the pre-training set": {each.id for each in leaks if each.kind.startswith("pretraining")},
+    kinds = {
+        "copies of training images": ("same_file", "same_pixels"),
+        "near duplicates of training images": ("near",),
+        "in the pre-training set": ("pretraining_id", "pretraining_near"),
     }
+    leaks = [finding for finding in findings if finding.leaks]
+    return {reason: {each.id for each in leaks if each.kind in those} for reason, those in kinds.items()}
 
 
 def _write(report: Report, output: Path, limits: Limits, shown: int, against: Path | None) -> None:
-    contents, measured = report.contents, report.measured
+    root, counts = report.contents.root, report.contents.counts()
     summary = summary_lines(report)
     kinds = {kind: [each for each in report.findings if each.kind == kind] for kind in KINDS}
+    names = sorted(set().union(*report.contents.classes.values()))
     html = render(
         "data_report.html",
-        title=f"Data report: {data_set_name(contents.root)}",
+        title=f"Data report: {data_set_name(root)}",
         summary=summary,
-        tables=[split_table(contents, measured), size_table(measured), format_table(measured)],
-        long_tables=[class_table(contents)],
+        classes={
+            "caption": "Images of each class",
+            "head": ("class", *counts),
+            "rows": [(name, *(f"{counts[split][name]:,}" for split in counts)) for name in names],
+        },
         kinds={kind: found for kind, found in kinds.items() if found},
         shown=shown,
         picture=functools.cache(functools.partial(picture_uri, side=_SIDE)),
-        root=contents.root,
-        against=against or contents.root,
+        root=root,
+        against=against or root,
         limits=limits,
         most_pairs=MOST_PAIRS,
         common=report.overlap,
     )
-    write_findings(output / "findings.csv", report.findings)
-    write_exclusions(output / "exclude_test.txt", set().union(*report.excluded.values()))
-    with written_whole(output / "index.html") as temporary:
-        # names of files need not be in UTF-8, but the page is
-        temporary.write_text(html, encoding="utf-8", errors="replace")
-    print(f"{contents.root}:", *summary, sep="\n  ")
+    excluded = sorted(set().union(*report.excluded.values()))
+    write_csv(output / "findings.csv", COLUMNS, map(astuple, report.findings))
+    write_text(output / "exclude_test.txt", "".join(f"{id_}\n" for id_ in excluded))
+    write_text(output / "index.html", html)
+    print(f"{root}:", *summary, sep="\n  ")
     print(f"report: {output / 'index.html'}, findings.csv, exclude_test.txt")
 
 
 def summary_lines(report: Report) -> list[str]:
     """What there is to know at once, a line each."""
-    lines = []
-    for split, each in balance(report.contents).items():
-        line = (
-            f"{split}: {each.images:,} images, {each.classes:,} classes of {each.smallest[1]:,} to "
-            f"{each.largest[1]:,} images (ratio {each.ratio:.2f})"
-        )
-        if each.missing:
-            line += f"; {len(each.missing):,} classes are missing, such as {each.missing[0]}"
-        lines.append(line)
     totals = Counter(finding.kind for finding in report.findings)
+    lines = [_split_line(report, split, counts) for split, counts in report.contents.counts().items()]
     lines.append(", ".join(f"{totals[kind]:,} {name}" for kind, name in _SINGLE.items()))
     wrong = [f"{totals[kind]:,} {name}" for kind, name in _MANIFEST.items() if totals[kind]]
     lines += [f"unlike the manifest: {', '.join(wrong)}"] if wrong else []
@@ -201,6 +189,18 @@ def summary_lines(report: Report) -> list[str]:
             "lower --phash-distance and --dhash-distance"
         )
     return lines
+
+
+def _split_line(report: Report, split: str, counts: Counter[str]) -> str:
+    least, most = min(counts.values(), default=0), max(counts.values(), default=0)
+    line = (
+        f"{split}: {counts.total():,} images, {len(counts):,} classes of {least:,} to {most:,} images "
+        f"(ratio {most / max(least, 1):.2f})"
+    )
+    missing = [
+        each.class_name for each in report.findings if each.kind == "missing_class" and each.split == split
+    ]
+    return line + (f"; {len(missing):,} classes are missing, such as {missing[0]}" if missing else "")
 
 
 def _left_out(beyond: int) -> str:

@@ -18,23 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.photographs import (
-    Box,
-    Photograph,
-    Photographs,
-    check_counts,
-    hold_out,
-)
+from convnext_ablation.data.archives import Published, Source
+from convnext_ablation.data.photographs import Box, OfficialPhotographs, Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-OFFICIAL = {"train": 5994, "test": 5794}
-CLASSES = 200
-
 
 @dataclass(frozen=True)
-class CUB200(Photographs):
+class CUB200(OfficialPhotographs):
     """The set as its options give it."""
 
     name: ClassVar[str] = "cub200"
@@ -47,30 +38,15 @@ class CUB200(Photographs):
         )
     }
 
-    archive: Path | None = option(None, "CUB_200_2011.tgz, or a folder where it is unpacked", identity=False)
-    seed: int = option(0, "seed of the choice of validation images")
+    official: ClassVar[Mapping[str, int]] = {"train": 5994, "test": 5794}
+    classes: ClassVar[int] = 200
+
     val: int = option(6, "validation images per class, held out of the official training images")
-    crop_to_box: bool = option(False, "crop to the bounding boxes first")
-    unofficial: bool = option(False, "take an archive that isn't the published one, or a part of it")
+    archive: Path | None = option(None, "CUB_200_2011.tgz, or a folder where it is unpacked", identity=False)
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        if self.archive is None:
-            raise UserError("cub200: say where it is with --archive CUB_200_2011.tgz, or --download it")
-        self.check_least(val=1)
-
-    def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals, joined by their ids."""
-        assert self.archive is not None
-        published = None if self.unofficial else self.published["archive"]
-        source = open_source(self.archive, scratch, published).below("images.txt")
-        originals = list(self._joined(source))
-        if not self.unofficial:
-            check_counts(originals, OFFICIAL, CLASSES, str(self.archive))
-        return hold_out(originals, self.val, self.seed)
-
-    def _joined(self, source: Source) -> Iterator[Photograph]:
+    def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
+        """All originals, by the ids of ``images.txt``."""
+        source = archive.below("images.txt")
         paths = read_table(source, "images.txt")
         labels = read_table(source, "image_class_labels.txt", like=paths)
         training = read_table(source, "train_test_split.txt", like=paths)
@@ -87,11 +63,11 @@ class CUB200(Photographs):
                 raise UserError(
                     f"{source.path}: train_test_split.txt says {training[id_]!r} of image {id_}, not 0 or 1"
                 )
-            if f"images/{path}" not in source:
-                raise UserError(f"{source.path} has no images/{path}, which images.txt lists; get it again")
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
-            yield Photograph(id_, f"images/{path}", class_name, split, source[f"images/{path}"], box)
+            yield Photograph(
+                id_, f"images/{path}", class_name, split, source.listed(f"images/{path}", "images.txt"), box
+            )
 
 
 def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -1,8 +1,7 @@
 """What an image folder holds: one walk over its files, its manifest, and a check before anything is trained.
 
-A prepared folder has a ``manifest.csv`` with one line per image and the columns ``id, split, class, source,
-sha256``. The ``id`` is the image's path below the folder with forward slashes, ``train/cmr10/00012.png``, so
-an image is found by its id and by nothing else. Its ``classes.txt`` numbers the classes for all splits
+A prepared folder has a ``manifest.csv`` with a line per image, which is found by its id: its path below the
+folder with forward slashes, ``train/cmr10/00012.png``. Its ``classes.txt`` numbers the classes for all splits
 alike, should one of them lack a class. A folder that a user brings needs neither.
 """
 
@@ -20,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from PIL import Image
 
 from convnext_ablation.console import track
 from convnext_ablation.errors import UserError
@@ -91,14 +92,38 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
+def decode(data: bytes, checksums: bool = True) -> Image.Image:
+    """Decodes the file of an image, whatever its mode.
+
+    Args:
+        data: The file.
+        checksums: Whether to compare those of the file format, too, which decoding ignores.
+
+    Raises:
+        ValueError: It can't be decoded whole.
+    """
+    try:
+        if checksums:
+            with Image.open(io.BytesIO(data)) as image:
+                image.verify()
+        whole = Image.open(io.BytesIO(data))
+        whole.load()
+    except Exception as error:  # Pillow's decoders raise many kinds
+        # without the address of the buffer that Pillow read from, which differs each time
+        reason = " ".join(str(error).partition(" <_io.")[0].split())
+        raise ValueError(reason or type(error).__name__) from error
+    return whole
+
+
 def list_split(root: Path, split: str) -> SplitFiles:
-    """Lists what the folder of a split holds."""
-    images, others, classes, empty = {}, [], set(), []
+    """Lists what the folder of a split holds: an image's class is the name of the folder that it is in."""
+    images: dict[str, str] = {}
+    others, classes, empty = [], set(), []
     for below, folders, files in walk(root, split):
         class_name = below.rpartition("/")[2]
-        found = {f"{below}/{name}": class_name for name in files if below != split and is_image(name)}
-        images.update(found)
-        others += [path for name in files if (path := f"{below}/{name}") not in found]
+        found = [name for name in files if below != split and is_image(name)]
+        images.update((f"{below}/{name}", class_name) for name in found)
+        others += [f"{below}/{name}" for name in files if f"{below}/{name}" not in images]
         if below != split and (found or not folders):
             classes.add(class_name)
             empty += [] if found else [below]
@@ -124,11 +149,7 @@ def write_manifest(folder: Path, records: Iterable[Record]) -> None:
 
 
 def read_manifest(folder: Path) -> list[Record]:
-    """Reads ``manifest.csv``.
-
-    Raises:
-        UserError: There is none, or it isn't one that `write_manifest` wrote.
-    """
+    """Reads ``manifest.csv``; a `UserError` if there is none that `write_manifest` wrote."""
     path = folder / MANIFEST
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -184,12 +205,8 @@ def check_folder(
     return FolderSummary(root, classes, {split: len(found) for split, found in images.items()}, fingerprint)
 
 
-def mark_checked(root: Path, records: Sequence[Record]) -> str:
-    """Notes that a folder is as its manifest says, for one that was written just now.
-
-    Returns:
-        The folder's fingerprint.
-    """
+def mark_checked(root: Path, records: Iterable[Record]) -> str:
+    """Notes that a folder that was written just now is as its manifest says; returns its fingerprint."""
     fingerprint = manifest_hash(root)
     _stamp(root, _listing_hash(root, [*sorted(record.id for record in records), MANIFEST]), fingerprint)
     return fingerprint
@@ -219,7 +236,7 @@ def _checked_split(root: Path, split: str) -> dict[str, str]:
     if found.empty:
         raise UserError(f"class folder {root / found.empty[0]} holds no images; fill it or remove it")
     if not found.images:
-        extensions = ", ".join(sorted(IMAGE_EXTENSIONS))
+        extensions = ", ".join(IMAGE_EXTENSIONS)
         raise UserError(f"{root / split} holds no images; expected <class>/<image> ({extensions}) in it")
     return found.images
 
@@ -232,20 +249,16 @@ def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[
         if extra := sorted(found[split] - found[first]):
             raise UserError(f"class {extra[0]!r} is in {root / split} but not in {first}; move or remove it")
     if (root / CLASSES).exists():
-        return _read_classes(root, found[first])
+        classes = (root / CLASSES).read_text(encoding="utf-8").splitlines()
+        if odd := sorted(found[first] ^ set(classes)):
+            where = "has images but is not in" if odd[0] in found[first] else "has no images but is in"
+            raise UserError(f"class {odd[0]!r} {where} {root / CLASSES}; mend or remove the file")
+        return classes
     for split in others:
         # timm numbers those of each split by themselves
         if missing := sorted(found[first] - found[split]):
             raise UserError(f"class {missing[0]!r} has no images in {root / split}, unlike {first}; add some")
     return sort_classes(found[first])
-
-
-def _read_classes(root: Path, found: set[str]) -> list[str]:
-    classes = (root / CLASSES).read_text(encoding="utf-8").splitlines()
-    if odd := sorted(found ^ set(classes)):
-        where = "has images but is not in" if odd[0] in found else "has no images but is in"
-        raise UserError(f"class {odd[0]!r} {where} {root / CLASSES}; mend or remove the file")
-    return classes
 
 
 def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -296,20 +309,15 @@ def _hash_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_image(path: Path, expected: str, decode: bool) -> str:
+def _read_image(path: Path, expected: str, verify: bool) -> str:
     """The hash of an image, compared with the expected one if there is one, and decoded on request."""
-    from PIL import Image
-
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected:
         raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder anew")
-    if decode:
+    if verify:
         try:
-            with Image.open(io.BytesIO(data)) as image:
-                image.verify()  # checksums of the file format, where it has any; decoding ignores them
-            with Image.open(io.BytesIO(data)) as image:
-                image.load()
-        except Exception as error:  # Pillow's decoders raise many kinds
+            decode(data)
+        except ValueError as error:
             raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error
     return digest

@@ -9,7 +9,6 @@ list gives the label of the image with the number n in its line n.
 from __future__ import annotations
 
 import io
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -53,19 +52,17 @@ class ImageNet(Photographs):
         """Checks the options."""
         super().__post_init__()
         if not self.archives:
-            raise UserError(
-                "imagenet: say where it is with --archives, which names the folder with the .tar files"
-            )
+            raise UserError("imagenet: say where it is with --archives, the folder with the .tar files")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, by the synsets that archives or folders put them in."""
         first = self.archives[0]
         if len(self.archives) == 1 and looks_like_imagenet(first):
-            originals = list(_from_folder(open_source(first, scratch), self.splits))
+            originals = list(_from_folder(open_source(first, scratch)))
         else:
             originals = list(_from_archives(self._find_archives(), scratch))
         if not self.unofficial:
-            check_counts(originals, OFFICIAL, CLASSES, str(first))
+            check_counts(originals, OFFICIAL, CLASSES, first)
         return originals
 
     def _find_archives(self) -> dict[str, Path]:
@@ -92,24 +89,8 @@ def looks_like_imagenet(folder: Path) -> bool:
 
 def check_imagenet(folder: Path) -> str:
     """Checks a folder with ``train/<synset>`` and ``val/<synset>`` by its listing; says what is there."""
-    synsets: dict[str, set[str]] = {}
-    for split, official in OFFICIAL.items():
-        if not (folder / split).is_dir():
-            raise UserError(f"{folder} has no folder {split!r}; it must hold train/<synset> and val/<synset>")
-        counts = {
-            entry.name: len(os.listdir(entry)) for entry in os.scandir(folder / split) if entry.is_dir()
-        }
-        synsets[split] = set(counts)
-        if len(counts) != CLASSES or (odd := [name for name in counts if not _SYNSET.fullmatch(name)]):
-            what = f"{len(counts)} folders" if len(counts) != CLASSES else f"a folder {odd[0]!r}"
-            raise UserError(f"{folder / split} has {what}, not those of {CLASSES} synsets; complete it")
-        if sum(counts.values()) != official:
-            total = sum(counts.values())
-            raise UserError(
-                f"{folder / split} has {total:,} images, not the official {official:,}; complete it"
-            )
-    if odd := sorted(synsets["train"] ^ synsets["val"]):
-        raise UserError(f"{folder}: the synset {odd[0]} is in one of train and val only; complete it")
+    originals = list(_from_folder(open_source(folder, folder)))
+    check_counts(originals, OFFICIAL, CLASSES, folder)
     return f"{folder}: {CLASSES} synsets, {OFFICIAL['train']:,} train and {OFFICIAL['val']:,} val images"
 
 
@@ -129,10 +110,10 @@ def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph
         yield Photograph(file, f"val/{file}", synsets[labels[int(match[1]) - 1]], "val", image)
 
 
-def _from_folder(source: Source, splits: tuple[str, ...]) -> Iterator[Photograph]:
+def _from_folder(source: Source) -> Iterator[Photograph]:
     for path in source:
         split, _, rest = path.partition("/")
-        if split not in splits:
+        if split not in OFFICIAL:
             continue
         synset, _, file = rest.partition("/")
         if not _SYNSET.fullmatch(synset) or not file or "/" in file:
@@ -145,7 +126,7 @@ def _read_synsets(devkit: Source) -> dict[int, str]:
     from scipy.io import loadmat
 
     try:
-        table: Any = loadmat(io.BytesIO(devkit["data/meta.mat"].read()), squeeze_me=True)["synsets"]
+        table: Any = loadmat(io.BytesIO(devkit.read("data/meta.mat")), squeeze_me=True)["synsets"]
         rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
         return {int(number): str(synset) for number, synset, children in rows if not children}
     except Exception as error:  # of a broken file scipy raises anything
@@ -157,6 +138,6 @@ def _read_synsets(devkit: Source) -> dict[int, str]:
 def _read_labels(devkit: Source) -> list[int]:
     name = "data/ILSVRC2012_validation_ground_truth.txt"
     try:
-        return [int(line) for line in devkit.text(name).split()]
+        return list(map(int, devkit.text(name).split()))
     except ValueError as error:
         raise UserError(f"{devkit.path}: {name} is not a list of numbers ({error}); get it again") from error

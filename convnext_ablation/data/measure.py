@@ -6,15 +6,16 @@ second one reads no image that hasn't changed.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
+import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import imagehash
 import numpy as np
@@ -27,11 +28,12 @@ from convnext_ablation.data.folder import (
     SPLITS,
     SYNONYMS,
     Record,
+    decode,
     list_split,
     read_manifest,
 )
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import told_of_full_disk, written_whole
+from convnext_ablation.files import told_of_full_disk
 
 _AT_A_TIME = 4096  # images that wait for the threads
 # splits in the order of what may be learned from them
@@ -57,6 +59,13 @@ class Contents:
     not_read: list[str]  # files among the images that training doesn't read
     unlisted: list[str]  # images that the manifest doesn't have
     missing: list[str]  # images that only the manifest has
+
+    def counts(self) -> dict[str, Counter[str]]:
+        """Images of each class, for each split."""
+        counts: dict[str, Counter[str]] = {split: Counter() for split in self.classes}
+        for record in self.images:
+            counts[record.split][record.class_name] += 1
+        return counts
 
 
 def read_folder(root: Path) -> Contents:
@@ -89,15 +98,13 @@ def read_folder(root: Path) -> Contents:
     return contents
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of an image."""
+class Measured(NamedTuple):
+    """What was measured of an image; another file keeps it whenever the fields change."""
 
     sha256: str = ""  # of the file; empty if it can't be read
     pixels: str = ""  # SHA-256 of width, height and the pixels in RGB, as training decodes them
     width: int = 0
     height: int = 0
-    format: str = ""  # as Pillow names it, such as JPEG
     mode: str = ""  # of the pixels in the file, as Pillow names it
     grey: bool = False  # all pixels have three equal channels
     flat: bool = False  # all pixels are the same, so that perceptual hashes say nothing
@@ -116,16 +123,13 @@ def measure_image(path: Path) -> Measured:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return Measured(error=_reason(error))
+        return Measured(error=str(error))
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.verify()  # checksums of the file format, which decoding doesn't look at
-        with Image.open(io.BytesIO(data)) as image:
-            kind, mode = str(image.format), image.mode
-            colours = image.convert("RGB")
-    except Exception as error:  # decoders raise anything
-        return Measured(sha256, error=_reason(error))
+        image = decode(data)
+        colours = image.convert("RGB")
+    except ValueError as error:
+        return Measured(sha256, error=str(error))
     pixels = np.asarray(colours)
     size = f"{colours.width}x{colours.height}:".encode()
     return Measured(
@@ -133,8 +137,7 @@ def measure_image(path: Path) -> Measured:
         hashlib.sha256(size + pixels.tobytes()).hexdigest(),
         colours.width,
         colours.height,
-        kind,
-        mode,
+        image.mode,
         bool((pixels == pixels[..., :1]).all()),
         _is_flat(colours),
         *_perceptual(colours),
@@ -145,9 +148,8 @@ def hash_image(path: Path) -> tuple[str, str]:
     """The perceptual hashes of an image in hex; empty if it can't be decoded, or is of one colour."""
     try:
         # read whole: threads that read little by little wait for each other
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            colours = image.convert("RGB")
-    except Exception:  # decoders raise anything
+        colours = decode(path.read_bytes(), checksums=False).convert("RGB")
+    except (OSError, ValueError):
         return "", ""
     if _is_flat(colours):
         return "", ""
@@ -164,44 +166,26 @@ def _perceptual(colours: Image.Image) -> tuple[int, int]:
     return int(str(imagehash.phash(grey)), 16), int(str(imagehash.dhash(grey)), 16)
 
 
-def _reason(error: Exception) -> str:
-    # without the address of the buffer that Pillow read from, which differs each time
-    return " ".join(str(error).partition(" <_io.")[0].split()) or type(error).__name__
-
-
 def measure_images(root: Path, ids: Sequence[str], cache: Path, workers: int) -> list[Measured]:
     """Measures images by their paths below a folder; arguments as of `remembered`."""
-    kinds: dict[str, Callable[[str], Any]] = {"int": int, "bool": lambda text: text == "1", "str": str}
-    parsers = [kinds[str(field.type)] for field in fields(Measured)]
-
-    def row(path: Path) -> tuple[str, ...]:
-        values = astuple(measure_image(path))
-        return tuple(str(int(value) if isinstance(value, bool) else value) for value in values)
-
-    columns = [field.name for field in fields(Measured)]
-    found = dict(remembered(root, ids, row, columns, cache, workers))
-    return [
-        Measured(*(parse(text) for parse, text in zip(parsers, found[number], strict=True)))
-        for number in range(len(ids))
-    ]
+    found = dict(remembered(root, ids, measure_image, cache, workers))
+    return [Measured(*found[number]) for number in range(len(ids))]
 
 
 def remembered(
     root: Path,
     names: Sequence[str],
-    measure: Callable[[Path], Sequence[str]],
-    columns: Sequence[str],
+    measure: Callable[[Path], Sequence[Any]],
     cache: Path,
     workers: int,
-) -> Iterator[tuple[int, Sequence[str]]]:
+) -> Iterator[tuple[int, Sequence[Any]]]:
     """Measures files by threads, as reading, decoding and hashing let go of the interpreter.
 
     Args:
         root: Folder that the files are in.
         names: Paths of the files below it.
-        measure: What to do with each; an empty first value isn't kept.
-        columns: Names of the values that it returns.
-        cache: CSV file that keeps them; it grows while this runs, so that nothing done is lost.
+        measure: What to do with each; values whose first is empty are not kept.
+        cache: Keeps them, a JSON list a line; it grows while this runs, so that nothing done is lost.
         workers: Number of threads.
 
     Yields:
@@ -211,12 +195,12 @@ def remembered(
         UserError: The disk is full.
     """
     states = [_state(root / name) for name in names]
-    known = _kept(cache, ["name", "state", *columns])
+    known = _kept(cache)
     left = []
     for index, name in enumerate(names):
-        state, *kept = known.get(name, [""])
+        state, values = known.get(name, ("", ()))
         if state and state == states[index]:
-            yield index, kept
+            yield index, values
         else:
             left.append(index)
     pool = ThreadPoolExecutor(workers)
@@ -224,17 +208,17 @@ def remembered(
         with (
             told_of_full_disk(cache),
             warnings.catch_warnings(),
-            open(cache, "a", encoding="utf-8", errors="surrogateescape", newline="") as file,
+            open(cache, "a", encoding="ascii") as file,
             Progress(f"measuring images of {root}", len(left)) as progress,
         ):
             warnings.simplefilter("ignore")  # Pillow's, of what it could mend
-            writer = csv.writer(file, lineterminator="\n")
+            file.write("\n")  # ends a line that a killed run has cut off
             for start in range(0, len(left), _AT_A_TIME):
                 some = left[start : start + _AT_A_TIME]
                 measured = pool.map(lambda index: measure(root / names[index]), some)
                 for index, values in zip(some, measured, strict=True):
                     if values[0]:  # what could not be read is tried again the next time
-                        writer.writerow([names[index], states[index], *values])
+                        file.write(json.dumps([names[index], states[index], values]) + "\n")
                     progress.update()
                     yield index, values
     finally:
@@ -250,19 +234,13 @@ def _state(path: Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}"
 
 
-def _kept(cache: Path, header: Sequence[str]) -> dict[str, list[str]]:
-    """The rows that a cache has, by their first column; makes it if it isn't there.
-
-    A line that a killed run has cut off is removed; what was kept under another header is of no use.
-    """
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    first = f"{','.join(header)}\n".encode()
-    content = cache.read_bytes() if cache.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if not whole.startswith(first):
-        whole = first
-    if whole != content:
-        with written_whole(cache) as temporary:
-            temporary.write_bytes(whole)
-    rows = csv.reader(io.StringIO(whole.decode("utf-8", "surrogateescape"), newline=""))
-    return {row[0]: row[1:] for row in rows if len(row) == len(header)}
+def _kept(cache: Path) -> dict[str, tuple[str, Sequence[Any]]]:
+    """State and values that a cache has, by the file's name."""
+    known = {}
+    if cache.exists():
+        with open(cache, encoding="ascii", errors="replace") as file:
+            for line in file:
+                with suppress(ValueError):  # empty or cut off
+                    name, state, values = json.loads(line)
+                    known[name] = (state, values)
+    return known

@@ -75,11 +75,7 @@ def near_pairs(
 ) -> Pairs:
     """Compares all with all by faiss, a block at a time, and keeps the nearest.
 
-    Args:
-        first: Hashes.
-        second: Hashes that they are compared with; None compares `first` with itself, each pair once.
-        limits: How many bits may differ.
-        workers: Number of threads.
+    Without `second`, `first` is compared with itself, each pair once.
     """
     import faiss
 
@@ -173,12 +169,12 @@ class Overlap(NamedTuple):
 
 def list_pretraining(folder: Path) -> list[str]:
     """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG``, and of ``val/`` if there is one."""
-    if not (folder / "train").is_dir():
-        raise UserError(f"{folder}: holds no folder train; --against takes ImageNet as train/<wnid>/<image>")
     parts = itertools.chain(walk(folder, "train"), walk(folder, "val"))
     names = [f"{below}/{name}" for below, _, files in parts for name in files if is_image(name)]
     if not names:
-        raise UserError(f"{folder}: holds no image; --against takes ImageNet as train/<wnid>/<image>")
+        raise UserError(
+            f"{folder}: holds no image below train; --against takes ImageNet as train/<wnid>/<image>"
+        )
     return names
 
 
@@ -191,25 +187,16 @@ def pretraining_overlap(
     limits: Limits,
     workers: int,
 ) -> Overlap:
-    """Finds images of a data set in a pre-training set.
+    """Finds images of a data set in a pre-training set, of which `names` are the images.
 
     Images that are named after an ImageNet id are looked up by it, which needs no image to be read. Only if
-    there are others is the pre-training set hashed, which is kept for the next time.
-
-    Args:
-        images: The images.
-        measured: What was measured of each.
-        against: Folder of the pre-training set.
-        names: Its images, as `list_pretraining` lists them.
-        cache: Folder that keeps the hashes.
-        limits: How many bits may differ.
-        workers: Number of threads.
+    there are others is the pre-training set hashed, which the folder `cache` keeps for the next time.
     """
     ids = [imagenet_id(record.source) for record in images]
     wanted = set(ids) - {""}
     there = {stem: name for name in names if (stem := PurePosixPath(name).stem) in wanted}
     findings = [
-        _of_pretraining("pretraining_id", record, there[id_])
+        Finding("pretraining_id", record.id, there[id_], None, None, record.split, record.class_name)
         for record, id_ in zip(images, ids, strict=True)
         if id_ in there
     ]
@@ -218,10 +205,11 @@ def pretraining_overlap(
     if len(ours):
         found = near_pairs(ours, _pretraining_hashes(against, names, cache, workers), limits, workers)
         beyond = found.beyond
-        findings += [
-            _of_pretraining("pretraining_near", images[one], names[two], phash, dhash)
-            for one, two, phash, dhash in found.rows.tolist()
-        ]
+        for one, two, phash, dhash in found.rows.tolist():
+            record, name = images[one], names[two]
+            findings.append(
+                Finding("pretraining_near", record.id, name, phash, dhash, record.split, record.class_name)
+            )
     return Overlap(findings, sum(map(bool, ids)), len(ours), beyond, len(names))
 
 
@@ -231,15 +219,9 @@ def imagenet_id(source: str) -> str:
     return stem if _ID.fullmatch(stem) else ""
 
 
-def _of_pretraining(
-    kind: str, record: Record, other: str, phash: int | None = None, dhash: int | None = None
-) -> Finding:
-    return Finding(kind, record.id, other, phash, dhash, record.split, record.class_name)
-
-
 def _pretraining_hashes(against: Path, names: Sequence[str], cache: Path, workers: int) -> NDArray[np.void]:
     """The hashes of a pre-training set, from the file that keeps them as far as it has them."""
     key = hashlib.sha256(str(against.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
-    found = remembered(against, names, hash_image, ("phash", "dhash"), cache / f"{key}.csv", workers)
+    found = remembered(against, names, hash_image, cache / f"{key}.jsonl", workers)
     rows = ((number, int(row[0], 16), int(row[1], 16), -1) for number, row in found if row[0])
     return np.sort(np.fromiter(rows, HASHES), order="number")

@@ -1,20 +1,17 @@
 """What data sets of photographs have in common: originals with labels and splits, stored resized.
 
-What is stored is RGB. Resizing is Pillow's antialiased bilinear one, as torchvision's ``Resize`` does it to a
-decoded image, so ``squash`` at 256 gives what ``Resize((256, 256))`` gives, and ``short-side`` what
-``Resize(256)`` gives, to the bit; JPEG then loses a little, PNG and WebP (both lossless) nothing.
+What is stored is RGB. Resizing is Pillow's antialiased bilinear one: ``squash`` at 256 gives to the bit what
+torchvision's ``Resize((256, 256))`` gives, and ``short-side`` what ``Resize(256)`` gives.
 
-Validation images are held out of the official training images, so many of each class, chosen by a hash of
-the seed and the image's own id: the same on every machine and with every version of every library, and
-whatever the order of the lists.
+Validation images are chosen by a hash of the seed and the image's own id: the same on every machine and with
+every version of every library, and whatever the order of the lists.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -22,10 +19,10 @@ from typing import Any, BinaryIO, ClassVar, Protocol
 
 from PIL import Image, features
 
-from convnext_ablation.data.archives import Published
-from convnext_ablation.data.folder import SPLITS, Record, is_image
+from convnext_ablation.data.archives import Published, Source, open_source
+from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, unknown_name
 
 FITS = ("squash", "short-side")
 # options of Pillow's encoders: lossless formats at their fastest
@@ -40,7 +37,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class DataSet:
-    """What `prepare` needs of a data set: a frozen dataclass, as its objects travel to other processes.
+    """What `prepare` needs of a data set: a frozen dataclass.
 
     Fields made by `convnext_ablation.dataclass_options.option` become options of the command line.
     """
@@ -48,23 +45,26 @@ class DataSet:
     name: ClassVar[str]
     summary: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = SPLITS
-    in_threads: ClassVar[bool] = False  # whether `encode` lets go of the interpreter, and needs no processes
     published: ClassVar[Mapping[str, Published]] = {}  # its archives, by the fields that name them
 
     def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
-        """All images, each as its record, still without a hash, and whatever `encode` needs.
-
-        What has to be downloaded or unpacked goes to the folder `scratch`.
-        """
+        """All images, each as its record, without a hash, and what `encode` needs; may use `scratch`."""
         raise NotImplementedError
 
     def encode(self, key: Any, file: BinaryIO) -> None:
-        """Writes the file of one image, the same bytes for the same key; by any worker, in any order."""
+        """Writes the file of one image, the same bytes for the same key; by any thread, in any order."""
         raise NotImplementedError
 
     def versions(self) -> dict[str, str]:
         """Versions of the software that has a say in the bytes."""
         raise NotImplementedError
+
+    @classmethod
+    def needed(cls, options: Mapping[str, Any]) -> dict[str, Published]:
+        """The published archives that these options need."""
+        return {
+            which: archive for which, archive in cls.published.items() if options.get(archive.only_for, True)
+        }
 
     def check_least(self, **least: int) -> None:
         """Raises a `UserError` if a number is less than it may be."""
@@ -105,8 +105,6 @@ def pixels(text: str) -> int | None:
 class Photographs(DataSet):
     """Common options and the way from originals to stored images."""
 
-    in_threads: ClassVar[bool] = True  # Pillow lets go of the interpreter while it decodes and resizes
-
     size: int | None = option(
         256, "side in pixels that images are resized to, or none to keep the originals", parse=pixels
     )
@@ -117,15 +115,13 @@ class Photographs(DataSet):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        if self.size is not None and self.size < 8:
-            raise UserError(f"size is {self.size}; give 8 or more, or none to keep the originals")
-        if self.fit not in FITS:
-            raise UserError(f"fit is {self.fit!r}; give one of {', '.join(FITS)}")
-        if self.format not in FORMATS:
-            raise UserError(f"format is {self.format!r}; give one of {', '.join(FORMATS)}")
+        self.check_least(size=8)
+        for name, value, known in (("fit", self.fit, FITS), ("format", self.format, FORMATS)):
+            if value not in known:
+                raise unknown_name(name, value, known)
 
     def photographs(self, scratch: Path) -> Iterable[Photograph]:
-        """All originals with the split that each belongs to; what has to be unpacked goes to `scratch`."""
+        """All originals with the split that each belongs to; archives are unzipped to `scratch`."""
         raise NotImplementedError
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, Key]]:
@@ -138,17 +134,20 @@ class Photographs(DataSet):
             yield record, (original.piece, original.path, original.box)
 
     def encode(self, key: Key, file: BinaryIO) -> None:
-        """Writes the stored file of one image, cropped to its box as far as that lies in the image.
-
-        While it encodes JPEG to a file of the system, Pillow lets go of the interpreter; to one in memory it
-        doesn't.
-        """
+        """Writes the stored file of one image, cropped to its box as far as that lies in the image."""
+        # Pillow lets go of the interpreter while it decodes, resizes, and encodes to a file of the system
         piece, name, box = key
         data = piece.read()
-        image = decode(data, name)
+        try:
+            image = decode(data, checksums=False)
+        except ValueError as error:
+            raise UserError(
+                f"{name} is not a readable image ({error}); get or mend it, or remove it"
+            ) from error
         if self._keeps(PurePosixPath(name), box):
             file.write(data)
             return
+        image = image.convert("RGB")  # of any mode, as timm and torchvision do
         if box is not None:
             image = image.crop(_inside(box, image.size, name))
         self._resized(image).save(file, self.format, **FORMATS[self.format])
@@ -171,31 +170,13 @@ class Photographs(DataSet):
 
     def versions(self) -> dict[str, str]:
         """Versions of all that has a say in the bytes."""
-        names = {"libjpeg-turbo": "libjpeg_turbo", "webp": "webp"}
-        found = {name: str(features.version(feature)) for name, feature in names.items()}
-        return {"pillow": version("pillow"), "zlib": zlib_version(), **found}
+        jpeg, webp = (str(features.version(name)) for name in ("libjpeg_turbo", "webp"))
+        return {"pillow": version("pillow"), "zlib": zlib_version(), "libjpeg-turbo": jpeg, "webp": webp}
 
 
 def zlib_version() -> str:
     """Version of what Pillow packs PNG with."""
     return str(features.version("zlib_ng") or features.version("zlib"))
-
-
-def decode(data: bytes, name: str) -> Image.Image:
-    """Decodes an image of any mode to RGB, as timm and torchvision do.
-
-    Raises:
-        UserError: It can't be decoded, or is larger than Pillow takes for a photograph.
-    """
-    try:
-        image: Image.Image = Image.open(io.BytesIO(data))
-        if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width}x{image.height} pixels")
-        image.load()
-    except Exception as error:  # decoders raise anything
-        reason = " ".join(str(error).split()).replace(repr(data), "the file")
-        raise UserError(f"{name} is not a readable image ({reason}); get or mend it, or remove it") from error
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, int]:
@@ -228,7 +209,7 @@ def hold_out(
 
 
 def check_counts(
-    originals: Sequence[Photograph], official: Mapping[str, int], classes: int, where: str
+    originals: Iterable[Photograph], official: Mapping[str, int], classes: int, where: Path
 ) -> None:
     """Raises a `UserError` if the numbers of images and classes aren't the official ones."""
     expected = {**{f"{split} images": count for split, count in official.items()}, "classes": classes}
@@ -237,6 +218,49 @@ def check_counts(
     for what, count in expected.items():
         if found[what] != count:
             raise UserError(
-                f"{where} has {found[what]:,} {what}, not the official {count:,}; get it from its home, or "
-                "say --unofficial if you mean a part of it"
+                f"{where} has {found[what]:,} {what}, not the official {count:,}; complete it, or prepare a "
+                "part of the set with --unofficial"
             )
+
+
+@dataclass(frozen=True)
+class OfficialPhotographs(Photographs):
+    """A set whose official lists name images by an id, with classes, splits and boxes.
+
+    Its archives are fields of the names in `published`. Validation images are held out of the official
+    training images.
+    """
+
+    official: ClassVar[Mapping[str, int]]  # images of each split
+    classes: ClassVar[int]
+
+    seed: int = option(0, "seed of the choice of validation images")
+    val: int = option(1, "validation images per class, held out of the official training images")
+    crop_to_box: bool = option(False, "crop to the bounding box first, one around all of an image")
+    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        for which, published in self.needed(vars(self)).items():
+            if getattr(self, which) is None:
+                raise UserError(
+                    f"{self.name}: say where it is with --{which} {published.file}, or --download it"
+                )
+        self.check_least(val=1)
+
+    def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals, joined by their ids."""
+        paths = {which: getattr(self, which) for which in self.needed(vars(self))}
+        sources = {
+            which: open_source(path, scratch, None if self.unofficial else self.published[which])
+            for which, path in paths.items()
+        }
+        originals = list(self.joined(**sources))
+        if not self.unofficial:
+            check_counts(originals, self.official, self.classes, next(iter(paths.values())))
+        return hold_out(originals, self.val, self.seed)
+
+    def joined(self, **sources: Source) -> Iterator[Photograph]:
+        """All originals of the archives that are needed, in their official splits."""
+        raise NotImplementedError

@@ -1,24 +1,19 @@
 """From the name of a data set to an image folder, whole or not at all.
 
-A data set is a frozen dataclass, one module each (`DataSet`). What is common to all stands here: the
-manifest, and a folder that appears under its name only when it is complete. Beside the ``manifest.csv`` stand
-a ``dataset.json`` that says what the folder holds and what made it, and a ``classes.txt`` with the classes in
-the order of their numbers. A run that was killed resumes where it stopped, if nothing has changed since:
-neither parameters nor originals nor versions.
+The folder appears under its name only when it is complete. A run that was killed resumes where it stopped, if
+nothing has changed since: neither parameters nor originals nor versions.
 """
 
 from __future__ import annotations
 
-import errno
-import functools
 import hashlib
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +28,7 @@ from convnext_ablation.data.folder import (
     FolderSummary,
     Record,
     check_folder,
+    decode,
     mark_checked,
     read_manifest,
     sort_classes,
@@ -40,12 +36,12 @@ from convnext_ablation.data.folder import (
 )
 from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
 from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
-from convnext_ablation.data.photographs import DataSet, decode
+from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.machine import available_cores, end_with_parent
+from convnext_ablation.machine import available_cores
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
@@ -54,18 +50,6 @@ _DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolde
 DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
 BUILT_IN = (FashionMNIST.name, Typefaces.name)
-_WORTH_A_PROCESS = 10_000  # images; fewer are written sooner than another process has started
-_AT_A_TIME = 32  # images that a process takes
-_NO_ACCESS = "you may not write there; choose another place"
-_REASONS = {
-    errno.ENOSPC: "the disk is full; free some space and run the same command again, or choose another place",
-    errno.EDQUOT: "your disk quota is used up; free some space or choose another place",
-    errno.EACCES: _NO_ACCESS,
-    errno.EPERM: _NO_ACCESS,
-    errno.EROFS: "the file system is read-only; choose another place",
-    errno.EBUSY: "it is a mount point; choose a folder below it",
-    errno.ENOTDIR: "a part of the path is a file; choose another place",
-}
 
 
 def prepare(
@@ -80,7 +64,7 @@ def prepare(
     Args:
         name: One of `DATASETS`.
         out: Folder to make. While it is being made it is called ``<out>.partial``.
-        workers: Threads or processes, by default up to one per core; the files are the same for any.
+        workers: Number of threads; the files are the same for any.
         parameters: Fields of the data set's class, such as ``seed``.
 
     Raises:
@@ -96,20 +80,17 @@ def prepare(
         if not _is_there(out, dataset):
             return _make(dataset, out, workers)
     except OSError as error:
-        if error.errno not in _REASONS:
-            raise
-        raise UserError(f"cannot write {out}: {_REASONS[error.errno]}") from error
+        raise UserError(
+            f"cannot make {out} ({error}); mend that and run the same command again, or choose another place"
+        ) from error
     print(f"{out} already holds {name} with these parameters; nothing to do")
     return check_folder(out, dataset.splits)
 
 
 def verify(out: Path) -> None:
-    """Compares each image of a prepared folder with its manifest, and decodes it.
+    """Compares each image of a prepared folder with its manifest; a `UserError` for the first that is wrong.
 
     Of a folder of ImageNet without a manifest, synsets and images are counted.
-
-    Raises:
-        UserError: The first thing found that is wrong.
     """
     if looks_like_imagenet(out) and not (out / MANIFEST).exists():
         print(check_imagenet(out))
@@ -127,37 +108,29 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     found = _read_json(out / DESCRIPTION)
     if not found:
         raise UserError(f"{out} exists and is no prepared data set; remove it or choose another place")
-    there = _identity(found)
-    for key, value in _identity(_describe(dataset)).items():
-        if there.get(key) != value:
-            what = f"{out} holds another data set ({key} is {there.get(key)}, not {value})"
-            raise UserError(f"{what}; remove it or choose another place")
+    # versions don't count, or an upgrade would undo every folder
+    there, wanted = ({**each, **(each.get("parameters") or {})} for each in (found, _describe(dataset)))
+    for key in ("format", "name", *identity(dataset)):
+        if there.get(key) != wanted[key]:
+            raise UserError(
+                f"{out} holds another data set ({key} is {there.get(key)}, not {wanted[key]}); "
+                "remove it or choose another place"
+            )
     return True
 
 
 def _describe(dataset: DataSet) -> dict[str, Any]:
     """What ``dataset.json`` says of a data set, in JSON's own types."""
-    return {
-        "format": FORMAT,
-        "name": dataset.name,
-        "parameters": identity(dataset),
-        "versions": dataset.versions(),
-    }
-
-
-def _identity(description: dict[str, Any]) -> dict[str, Any]:
-    """What makes two prepared folders the same; versions don't, or an upgrade would undo every folder."""
-    parameters = description.get("parameters") or {}
-    return {"format": description.get("format"), "name": description.get("name"), **parameters}
+    made_by = {"parameters": identity(dataset), "versions": dataset.versions()}
+    return {"format": FORMAT, "name": dataset.name, **made_by}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     """Reads a description; empty if there is none that makes sense."""
-    try:
+    with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -176,10 +149,8 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         shutil.rmtree(partial / _SCRATCH)
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
-    except BaseException as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full and not isinstance(error, KeyboardInterrupt):  # after these, the same command resumes
-            shutil.rmtree(partial, ignore_errors=True)
+    except UserError:  # after anything else, such as a full disk, the same command resumes
+        shutil.rmtree(partial, ignore_errors=True)
         raise
     counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
@@ -196,13 +167,9 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
 
 
 def _write_images(
-    dataset: DataSet, folder: Path, images: Sequence[tuple[Record, Any]], workers: int | None = None
+    dataset: DataSet, folder: Path, images: Sequence[tuple[Record, Any]], workers: int | None
 ) -> list[Record]:
-    """Writes all images below a folder, each whole and the same whoever writes it, but for those there.
-
-    Returns:
-        The records with the hashes of the files.
-    """
+    """Writes all images below a folder, but for those there; returns records with the hashes of the files."""
     seen: dict[str, Record] = {}
     for record, _ in images:  # files whose names differ only in case are one on many file systems
         other = seen.setdefault(record.id.casefold(), record)
@@ -210,53 +177,35 @@ def _write_images(
             raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")
     for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
-    cores = available_cores()
-    if workers is None:
-        workers = cores + 1 if dataset.in_threads else min(cores, 1 + len(images) // _WORTH_A_PROCESS)
-    kind, plural = ("thread", "threads") if dataset.in_threads else ("process", "processes")
-    kind = plural if workers > 1 else kind
-    print(f"{dataset.name}: writing {len(images)} images with {workers} {kind}", flush=True)
-    write = functools.partial(_write_lot, dataset, str(folder), any(folder.glob("*/*/*")))
-    lots = [images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME)]
-    if workers == 1:
-        return _followed(map(write, lots), len(images))
-    pool: Executor = ThreadPoolExecutor(workers)
-    if not dataset.in_threads:  # started afresh rather than by fork, which may hang where torch has threads
-        spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(workers, spawn, initializer=end_with_parent)
+    workers = workers or available_cores() + 1
+    print(f"{dataset.name}: writing {len(images)} images with {workers} threads", flush=True)
+    resumed = any(folder.glob("*/*/*"))
+    pool = ThreadPoolExecutor(workers)
     try:
-        return _followed(pool.map(write, lots), len(images))
+        written = pool.map(lambda image: _write_image(dataset, folder, resumed, *image), images)
+        return list(track(written, "writing images", len(images)))
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _followed(written: Iterable[list[Record]], total: int) -> list[Record]:
-    return list(track(itertools.chain.from_iterable(written), "writing images", total))
-
-
-def _write_lot(
-    dataset: DataSet, folder: str, resumed: bool, lot: Sequence[tuple[Record, Any]]
-) -> list[Record]:
-    written = []
-    for record, key in lot:
-        path = f"{folder}/{record.id}"
-        data = _written_before(path) if resumed else None
-        if data is None:
-            with open(f"{path}.tmp", "w+b") as file:
-                dataset.encode(key, file)
-                file.seek(0)
-                data = file.read()
-            os.replace(f"{path}.tmp", path)
-        written.append(replace(record, sha256=hashlib.sha256(data).hexdigest()))
-    return written
+def _write_image(dataset: DataSet, folder: Path, resumed: bool, record: Record, key: Any) -> Record:
+    path = f"{folder}/{record.id}"
+    data = _written_before(path) if resumed else None
+    if data is None:
+        with open(f"{path}.tmp", "w+b") as file:
+            dataset.encode(key, file)
+            file.seek(0)
+            data = file.read()
+        os.replace(f"{path}.tmp", path)
+    return replace(record, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _written_before(path: str) -> bytes | None:
     """The file that an interrupted run has left; after a power failure it may be there and empty."""
     try:
         data = Path(path).read_bytes()
-        decode(data, path)
-    except (FileNotFoundError, UserError):
+        decode(data, checksums=False)
+    except (FileNotFoundError, ValueError):
         return None
     return data
 

@@ -20,38 +20,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.photographs import (
-    Box,
-    Photograph,
-    Photographs,
-    check_counts,
-    hold_out,
-)
+from convnext_ablation.data.archives import Published, Source
+from convnext_ablation.data.photographs import Box, OfficialPhotographs, Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-OFFICIAL = {"train": 12000, "test": 8580}
-CLASSES = 120
 _HOME = "http://vision.stanford.edu/aditya86/ImageNetDogs"
 
 
 @dataclass(frozen=True)
-class StanfordDogs(Photographs):
+class StanfordDogs(OfficialPhotographs):
     """The set as its options give it."""
 
     name: ClassVar[str] = "stanford-dogs"
     summary: ClassVar[str] = "Stanford Dogs: photographs of 120 breeds, out of ImageNet"
     published: ClassVar[Mapping[str, Published]] = {
-        "images": Published(
-            "images.tar",
-            f"{_HOME}/images.tar",
-            "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
-        ),
         "lists": Published(
             "lists.tar",
             f"{_HOME}/lists.tar",
             "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
+        ),
+        "images": Published(
+            "images.tar",
+            f"{_HOME}/images.tar",
+            "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
         ),
         "annotations": Published(
             "annotation.tar",
@@ -60,50 +52,24 @@ class StanfordDogs(Photographs):
             only_for="crop_to_box",
         ),
     }
+    official: ClassVar[Mapping[str, int]] = {"train": 12000, "test": 8580}
+    classes: ClassVar[int] = 120
 
+    val: int = option(20, "validation images per class, held out of the official training images")
     images: Path | None = option(None, "images.tar, or a folder where it is unpacked", identity=False)
     lists: Path | None = option(None, "lists.tar, or a folder where it is unpacked", identity=False)
     annotations: Path | None = option(
-        None,
-        "annotation.tar, or a folder where it is unpacked, for --crop-to-box",
-        identity=False,
+        None, "annotation.tar, or a folder where it is unpacked, for --crop-to-box", identity=False
     )
-    seed: int = option(0, "seed of the choice of validation images")
-    val: int = option(20, "validation images per class, held out of the official training images")
-    crop_to_box: bool = option(False, "crop to what the bounding boxes of all dogs enclose first")
-    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
 
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        if self.images is None or self.lists is None:
-            raise UserError(
-                "stanford-dogs: say where it is with --images images.tar --lists lists.tar, or --download it"
-            )
-        if self.crop_to_box and self.annotations is None:
-            raise UserError(
-                "stanford-dogs: --crop-to-box takes the boxes from --annotations annotation.tar; name it too"
-            )
-        self.check_least(val=1)
-
-    def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals, joined by the names that the lists give them."""
-        lists = self._open("lists", scratch).below("train_list.mat")
-        images = self._open("images", scratch)
-        boxes = self._open("annotations", scratch) if self.crop_to_box else None
-        originals = list(self._joined(images, lists, boxes))
-        if not self.unofficial:
-            check_counts(originals, OFFICIAL, CLASSES, str(self.lists))
-        return hold_out(originals, self.val, self.seed)
-
-    def _open(self, which: str, scratch: Path) -> Source:
-        return open_source(getattr(self, which), scratch, None if self.unofficial else self.published[which])
-
-    def _joined(self, images: Source, lists: Source, annotations: Source | None) -> Iterator[Photograph]:
+    def joined(  # type: ignore[override]
+        self, images: Source, lists: Source, annotations: Source | None = None
+    ) -> Iterator[Photograph]:
+        """All originals, by the names that the lists give them."""
         images = images.below(_read_list(lists, "train_list.mat")[0][0])
         split_of: dict[str, str] = {}
         breeds: dict[int, str] = {}
-        for split in OFFICIAL:
+        for split in self.official:
             name = f"{split}_list.mat"
             for path, label in _read_list(lists, name):
                 breed = path.split("/")[0]
@@ -114,8 +80,7 @@ class StanfordDogs(Photographs):
                         f"{lists.path}: {name} gives {path} the label {label}, which is that of "
                         f"{breeds[label]}; get the archive again"
                     )
-                if path not in images:
-                    raise UserError(f"{images.path} has no {path}, which {name} lists; get it again")
+                images.listed(path, name)
                 split_of[path] = split
         for path, split in split_of.items():
             box = None if annotations is None else _read_box(annotations, path.removesuffix(".jpg"))
@@ -126,10 +91,8 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
     """Paths and labels (from 1) of a list, a MATLAB file."""
     from scipy.io import loadmat
 
-    if name not in lists:
-        raise UserError(f"{lists.path} has no {name}; is it lists.tar?")
     try:
-        content: dict[str, Any] = loadmat(io.BytesIO(lists[name].read()))
+        content: dict[str, Any] = loadmat(io.BytesIO(lists.read(name)))
         paths = [unicodedata.normalize("NFC", str(cell[0])) for cell in content["file_list"].ravel()]
         labels = [int(label) for label in content["labels"].ravel()]
     except Exception as error:  # of a broken file scipy raises anything
@@ -145,11 +108,10 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
 
 def _read_box(annotations: Source, path: str) -> Box:
     """The box around all dogs of a photograph: an image may show several, and then has a box for each."""
-    found = [name for name in (f"Annotation/{path}", path) if name in annotations]
-    if not found:
-        raise UserError(f"{annotations.path} has no annotation of {path}; is it annotation.tar?")
+    name = path if path in annotations else f"Annotation/{path}"
+    data = annotations.read(name)
     try:
-        tree = ElementTree.fromstring(annotations[found[0]].read())
+        tree = ElementTree.fromstring(data)
         boxes = [
             [float(box.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax")]
             for box in tree.iter("bndbox")
