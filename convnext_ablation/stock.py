@@ -10,12 +10,11 @@ repository, not in its wheel: `check` says whether a checkout fits the installed
 
 from __future__ import annotations
 
-import ast
 import importlib.util
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,13 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
-    try:
-        script = _existing(argv[0])
-    except UserError as error:
-        print(f"{MODULE}: error: {error}", file=sys.stderr)
+    script = Path(argv[0])
+    if not script.is_file():
+        where = "`convnext-ablation timm-scripts` says where to get timm's"
+        print(f"{MODULE}: error: {script}: no such script; {where}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes is enough
-        print(f"{MODULE}: {which_timm(script)}", file=sys.stderr, flush=True)
+        _say_which_timm(script)
     sys.path[:] = search_path(sys.path, script, Path(timm.__file__).parents[1])
     sys.argv[:] = argv
     os.environ[_SCRIPT] = str(script.resolve())
@@ -61,14 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def which_timm(script: Path) -> str:
-    """Says which timm a script runs with, and whether another one, beside the script, is left out."""
-    used = Path(timm.__file__).parent
-    line = f"{script.name} runs with timm {timm.__version__} ({used})"
-    beside = version_beside(script.parent)
+def _say_which_timm(script: Path) -> None:
+    used, beside = Path(timm.__file__).parent, version_beside(script.parent)
+    line = f"{MODULE}: {script.name} runs with timm {timm.__version__} ({used})"
     if beside and used.resolve() != (script.parent / "timm").resolve():
-        line += f", not with the timm {beside} beside it; `convnext-ablation timm-scripts` says if they fit"
-    return line
+        line += f", not with the timm {beside} beside it"
+    print(line, file=sys.stderr, flush=True)
 
 
 def search_path(path: Sequence[str], script: Path, timm_folder: Path) -> list[str]:
@@ -93,49 +90,22 @@ def search_path(path: Sequence[str], script: Path, timm_folder: Path) -> list[st
     return [*rest, str(folder)] if version_beside(folder) else [str(folder), *rest]
 
 
-def _existing(name: str) -> Path:
-    script = Path(name)
-    if script.is_file():
-        return script
-    problem = "is a folder, not a script" if script.is_dir() else "no such script"
-    raise UserError(f"{name}: {problem}; `convnext-ablation timm-scripts` says where to get timm's")
-
-
 def _execute(script: Path, namespace: dict[str, Any]) -> None:
     namespace["__file__"] = str(script)
     exec(compile(script.read_bytes(), str(script), "exec", dont_inherit=True), namespace)
 
 
-def tag(version: str = timm.__version__) -> str:
-    """The git tag of a released version of timm.
+def command() -> str:
+    """The git command that fetches the scripts of the installed timm."""
+    return f"git clone --depth 1 --branch v{timm.__version__} {REPOSITORY} timm-{timm.__version__}"
+
+
+def check(checkout: Path) -> str:
+    """Says whether a checkout of timm's repository is of the installed version.
 
     Raises:
-        UserError: It isn't a released version; those have no tag.
+        UserError: It isn't a checkout with timm's scripts.
     """
-    if not re.fullmatch(r"\d+(\.\d+)*", version):
-        raise UserError(
-            f"timm {version} is not a released version and has no tag; "
-            f"take the scripts from where it was installed from, or from {REPOSITORY}"
-        )
-    return f"v{version}"
-
-
-def command(version: str = timm.__version__) -> str:
-    """The git command that fetches the scripts of a released version."""
-    return f"git clone --depth 1 --branch {tag(version)} {REPOSITORY} timm-{version}"
-
-
-def check(checkout: Path) -> list[str]:
-    """Checks that a checkout has timm's scripts and that the installed timm has what they import.
-
-    Returns:
-        What was found, a line each.
-
-    Raises:
-        UserError: A script is missing, or imports what the installed timm doesn't have.
-    """
-    if not checkout.is_dir():
-        raise UserError(f"{checkout}: no such folder")
     missing = [name for name in SCRIPTS if not (checkout / name).is_file()]
     version = version_beside(checkout)
     if missing or version is None:
@@ -143,60 +113,20 @@ def check(checkout: Path) -> list[str]:
             f"{checkout}: {', '.join(missing) or 'timm/version.py'} missing; "
             "this is no checkout of timm's repository"
         )
-    for name in SCRIPTS:
-        for module, attribute in _imports_from_timm(checkout / name):
-            if not _has(module, attribute):
-                raise UserError(
-                    f"{checkout / name}: made for timm {version}, imports {attribute} from {module}, which "
-                    f"the installed timm {timm.__version__} doesn't have; {_advice()}"
-                )
     if version == timm.__version__:
-        fit = f"timm {version}, as installed"
-    else:
-        fit = (
-            f"made for timm {version}, not for the installed {timm.__version__}: all that the scripts "
-            f"import is there, but arguments may have changed; {_advice()}"
-        )
-    return [f"{checkout}: has {', '.join(SCRIPTS)}", f"{checkout}: {fit}"]
+        return f"{checkout}: timm {version}, as installed"
+    return (
+        f"{checkout}: made for timm {version}, not for the installed {timm.__version__}; imports and "
+        f"arguments may have changed; those that fit: {command()}"
+    )
 
 
 def version_beside(folder: Path) -> str | None:
     """Version of the timm that a folder holds as `timm/`, read without importing it, if it holds one."""
     file = folder / "timm" / "version.py"
-    if not file.is_file():
-        return None
-    text = file.read_text(encoding="utf-8", errors="replace")
+    text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     found = re.search(r"__version__\s*=\s*['\"]([^'\"]+)['\"]", text)
     return found[1] if found else None
-
-
-def _advice() -> str:
-    try:
-        return f"those that fit: {command()}"
-    except UserError as error:
-        return str(error)
-
-
-def _imports_from_timm(script: Path) -> Iterator[tuple[str, str]]:
-    """What a script imports from timm in its outermost lines: module and name."""
-    try:
-        tree = ast.parse(script.read_bytes())
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{script}: not a Python script: {error}") from error
-    for statement in tree.body:
-        if isinstance(statement, ast.ImportFrom) and (statement.module or "").split(".")[0] == "timm":
-            for alias in statement.names:
-                yield str(statement.module), alias.name
-
-
-def _has(module: str, attribute: str) -> bool:
-    try:
-        if hasattr(importlib.import_module(module), attribute):
-            return True
-        importlib.import_module(f"{module}.{attribute}")  # a module, not yet imported
-    except ImportError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -11,17 +11,13 @@ from torch import nn
 
 from convnext_ablation import UserError
 from convnext_ablation.models.blocks import Layers, LayerScale, SubsampledConv
-from convnext_ablation.models.components import RESNET_50, STAGES
+from convnext_ablation.models.components import RESNET_50
 from convnext_ablation.models.convert import checkpoint_filter_fn
 
-STAGES_ATTO = [f"{name}_atto" for name in STAGES]
-# a BatchNorm in front of the downsampling convs and behind the pool, and blocks with one norm
-FEW_BATCH_NORMS = "convnext_tiny_without_layer_norm_atto"
-NETWORKS = [*STAGES_ATTO, FEW_BATCH_NORMS]
+# BatchNorm and ReLU, and LayerNorm and GELU; timm's own tests run on all networks
+KINDS = ["model_iv_atto", "model_v_atto"]
 # torch's own Python runs for seconds in these, and counting its lines would take as long again
 uncounted = pytest.mark.no_cover
-# Models II and III are made of the same layers as Model IV, and an export to ONNX takes seconds
-ONNX_NETWORKS = ["model_i_atto", "model_iv_atto", "model_v_atto", FEW_BATCH_NORMS]
 
 
 @pytest.fixture(autouse=True)
@@ -103,44 +99,35 @@ def test_network_gives_the_logits_and_features_of_the_original(original, trainin
     assert (ours[-1] - theirs[-1]).abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["model_i_atto", "model_iv_atto"])
 def test_reparameterised_network_has_no_batch_norm_and_equal_outputs(name, images):
     model = settle(randomise(timm.create_model(name)))
     folded = reparameterize_model(model)  # in train mode, as timm's scripts do it
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     with torch.no_grad():
         expected, outputs = model.eval()(images), folded.eval()(images)
-        pre_logits = folded.forward_head(folded.forward_features(images), pre_logits=True)
-        expected_pre_logits = model.forward_head(model.forward_features(images), pre_logits=True)
     assert expected.std() > 1e-3
     torch.testing.assert_close(outputs, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(pre_logits, expected_pre_logits, rtol=1e-4, atol=1e-4)
 
 
 def test_reparameterising_leaves_layer_norm_network_as_it_is():
     model = timm.create_model("model_v_atto")
-    folded = reparameterize_model(model)
-    assert str(folded) == str(model)
-    for name, tensor in model.state_dict().items():
-        assert torch.equal(folded.state_dict()[name], tensor)
+    assert str(reparameterize_model(model)) == str(model)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_features_only_gives_the_stages_asked_for(name, images):
-    features = timm.create_model(name, features_only=True, out_indices=(1, 3))
-    outputs = features(images)
-    assert [output.shape[1] for output in outputs] == features.feature_info.channels()
-    assert [output.shape[-1] for output in outputs] == [8, 2]
+def test_features_only_gives_the_stages_asked_for(images):
+    features = timm.create_model("model_iv_atto", features_only=True, out_indices=(1, 3))
+    assert [tuple(output.shape[1:]) for output in features(images)] == [(48, 8, 8), (192, 2, 2)]
+    assert features.feature_info.channels() == [48, 192]
     assert features.feature_info.reduction() == [8, 32]
 
 
-@pytest.mark.parametrize("indices", [None, 2, [0, 2], [-1], (1, 3)])
-def test_forward_intermediates_are_the_outputs_of_the_stages(indices, images):
+@pytest.mark.parametrize(
+    ("indices", "taken"), [(None, [0, 1, 2, 3]), (2, [2, 3]), ([0, 2], [0, 2]), ([-1], [3])]
+)
+def test_forward_intermediates_are_the_outputs_of_the_stages(indices, taken, images):
     model = timm.create_model("model_v_atto").eval()
     every = stage_outputs(model, list(model.stages), images)[:4]
-    taken = (
-        {None: [0, 1, 2, 3], 2: [2, 3]}.get(indices) if not isinstance(indices, (list, tuple)) else indices
-    )
     with torch.no_grad():
         last, outputs = model.forward_intermediates(images, indices=indices)
         early = model.forward_intermediates(images, indices=indices, stop_early=True, intermediates_only=True)
@@ -149,7 +136,7 @@ def test_forward_intermediates_are_the_outputs_of_the_stages(indices, images):
     torch.testing.assert_close(early, outputs)
 
 
-@pytest.mark.parametrize("indices", [0, 5, [4], [-5], []])
+@pytest.mark.parametrize("indices", [0, 5, [-5]])
 def test_stages_that_do_not_exist_are_an_error(indices, images):
     model = timm.create_model("model_i_atto", device="meta")
     with pytest.raises(ValueError, match="out of range; there are 4 stages"):
@@ -168,14 +155,12 @@ def test_pruned_network_keeps_its_features_and_drops_the_rest(images):
     assert model.num_features == model.head_hidden_size == expected.shape[1]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("in_chans", [1, 4])
-def test_network_takes_images_of_other_channels(name, in_chans):
-    model = timm.create_model(name, in_chans=in_chans)
-    assert model(torch.randn(2, in_chans, 64, 64)).shape == (2, 1000)
+def test_network_takes_images_of_other_channels():
+    model = timm.create_model("model_i_atto", in_chans=4)
+    assert model(torch.randn(2, 4, 64, 64)).shape == (2, 1000)
 
 
-@pytest.mark.parametrize("pool", ["avg", "max", "avgmax", "catavgmax", "fast", ""])
+@pytest.mark.parametrize("pool", ["max", "catavgmax", ""])
 def test_pool_can_be_chosen_and_changed(pool, images):
     chosen = timm.create_model("model_iii_atto", num_classes=5, global_pool=pool)
     changed = timm.create_model("model_iii_atto", num_classes=7)
@@ -218,18 +203,14 @@ def drop_path_rates(model):
     return [getattr(block.drop_path, "drop_prob", 0.0) for stage in model.stages for block in stage.blocks]
 
 
-def test_drop_path_grows_linearly_over_the_blocks():
+def test_drop_path_grows_linearly_over_the_blocks_or_is_the_same_in_all():
     model = timm.create_model("model_v_atto", drop_path_rate=0.17)
     assert drop_path_rates(model) == pytest.approx([0.17 * index / 17 for index in range(18)])
+    model = timm.create_model("model_v_atto", drop_path_rate=0.17, uniform_drop_path=True)
+    assert drop_path_rates(model) == [0.17] * 18
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_drop_path_can_be_the_same_in_every_block(name):
-    model = timm.create_model(name, drop_path_rate=0.1, uniform_drop_path=True)
-    assert drop_path_rates(model) == [0.1] * sum(model.components.depths)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(name, images):
     results = []
     model = randomise(timm.create_model(name, drop_path_rate=0.2))
@@ -244,9 +225,8 @@ def test_gradient_checkpointing_changes_neither_outputs_nor_gradients(name, imag
     torch.testing.assert_close(*results)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_layer_decay_slows_the_layers_near_the_image(name):
-    model = timm.create_model(name)
+def test_layer_decay_slows_the_layers_near_the_image():
+    model = timm.create_model("model_iv_atto")
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.9)
     scale_of = {id(p): group["lr_scale"] for group in optimizer.param_groups for p in group["params"]}
     scales = {parameter_name: scale_of[id(p)] for parameter_name, p in model.named_parameters()}
@@ -262,12 +242,11 @@ def test_layer_decay_slows_the_layers_near_the_image(name):
 
 @uncounted
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", KINDS)
 def test_scripted_network_gives_equal_outputs(name, images):
     model = timm.create_model(name, scriptable=True).eval()
     scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(images), model(images))
-    assert scripted.no_weight_decay() == set()
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -277,17 +256,15 @@ def test_scripted_feature_getter_gives_equal_outputs(images):
 
 
 @uncounted
-@pytest.mark.parametrize("name", ["model_iii_atto", "model_v_atto"])
-def test_compiled_network_gives_equal_outputs_without_graph_breaks(name, images):
-    model = timm.create_model(name).eval()
+def test_compiled_network_gives_equal_outputs_without_graph_breaks(images):
+    model = timm.create_model("model_v_atto").eval()
     compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(images), model(images))
 
 
 @uncounted
-@pytest.mark.parametrize("name", NETWORKS)
-def test_exported_network_takes_batches_of_any_size(name, images):
-    model = timm.create_model(name).eval()
+def test_exported_network_takes_batches_of_any_size(images):
+    model = timm.create_model("model_v_atto").eval()
     batch = torch.export.Dim("batch", min=1, max=64)
     exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
     several = torch.randn(5, 3, 64, 64)
@@ -295,10 +272,9 @@ def test_exported_network_takes_batches_of_any_size(name, images):
 
 
 @uncounted
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning", "ignore::FutureWarning"
-)  # of the exporter's own code
-@pytest.mark.parametrize("name", ONNX_NETWORKS)
+# of the exporter's own code
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", KINDS)
 def test_onnx_network_gives_equal_outputs_for_batches_of_any_size(name, images, tmp_path):
     import onnxruntime
 
@@ -372,7 +348,7 @@ def test_residual_branch_starts_at_zero_and_learns_from_the_first_step(name, ima
         assert last.grad.abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", KINDS)
 def test_network_made_on_meta_can_be_given_weights(name, images):
     model = timm.create_model(name, device="meta").to_empty(device="cpu")
     for tensor in (*model.parameters(), *model.buffers()):

@@ -87,31 +87,23 @@ def seen(tmp_path_factory) -> dict:
     }
 
 
-def test_a_script_sees_our_networks_and_its_own_arguments(seen):
+def test_a_script_sees_our_networks_its_own_arguments_and_the_installed_timm(seen):
     assert seen["known"]
     assert seen["argv"] == [seen["script"], "--opt", "a b", "-h"]
     assert seen["file"] == seen["script"]
     assert seen["annotation"] == "'no such name'"  # compiled by its own rules, not by ours
-
-
-def test_a_timm_beside_the_script_is_left_out_and_said_so(seen):
     assert seen["timm"] == timm.__file__
     assert seen["path"][-1] == seen["folder"]
     assert seen["work"] not in seen["path"]
-    said = [line for line in seen["stderr"].splitlines() if line.startswith("convnext_ablation")]
-    assert said == [
+    assert (
         f"convnext_ablation.stock: script.py runs with timm {timm.__version__} "
-        f"({Path(timm.__file__).parent}), not with the timm 0.0.1 beside it; "
-        "`convnext-ablation timm-scripts` says if they fit"
-    ]
+        f"({Path(timm.__file__).parent}), not with the timm 0.0.1 beside it\n"
+    ) in seen["stderr"]
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_loader_workers_see_our_networks_and_the_same_timm(seen, method):
-    assert seen[method] == 2 * [["ResNetToConvNeXt", timm.__file__]]
-
-
-def test_nothing_runs_twice(seen):
+def test_loader_workers_see_our_networks_and_the_same_timm(seen):
+    for method in ("fork", "spawn", "forkserver"):
+        assert seen[method] == 2 * [["ResNetToConvNeXt", timm.__file__]]
     # a worker by spawn and one by forkserver define what the script defines; only one process is the main one
     assert sorted(seen["log"]) == ["__main__", "__mp_main__", "__mp_main__"]
 
@@ -124,7 +116,7 @@ def test_torchrun_starts_a_script_in_each_process(tmp_path):
         "open(f'{dist.get_rank()}', 'w').write(' '.join(sys.argv))\n"
         "dist.destroy_process_group()\n"
     )
-    done = run([*TORCHRUN, "-m", "convnext_ablation.stock", "script.py", "--lr", "1"], tmp_path)
+    done = run([*TORCHRUN, *STOCK[1:], "script.py", "--lr", "1"], tmp_path)
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / rank).read_text() for rank in "01"] == 2 * ["script.py --lr 1"]
     assert done.stderr.count("convnext_ablation.stock: script.py runs with timm") == 1
@@ -133,13 +125,10 @@ def test_torchrun_starts_a_script_in_each_process(tmp_path):
 def test_usage_and_a_script_that_is_not_there(capsys, tmp_path):
     assert stock_module.main(["--help"]) == 0
     assert capsys.readouterr().out == f"{stock_module.USAGE}\n"
-    assert stock_module.main([]) == 2
-    assert capsys.readouterr().err == f"{stock_module.USAGE}\n"
-    for path, problem in ((tmp_path / "train.py", "no such script"), (tmp_path, "is a folder")):
-        assert stock_module.main([str(path), "--model", "model_i"]) == 2
-        error = capsys.readouterr().err
-        assert error.startswith(f"convnext_ablation.stock: error: {path}: {problem}")
-        assert error.count("\n") == 1
+    assert stock_module.main([str(tmp_path / "train.py"), "--model", "model_i"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"convnext_ablation.stock: error: {tmp_path / 'train.py'}: no such script")
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -177,14 +166,8 @@ def stock() -> Iterator[Stock]:
 def trained(image_folder, tmp_path_factory) -> Path:
     """The folder of a run of timm's train.py itself, told of our networks by --device-modules."""
     folder = tmp_path_factory.mktemp("trained")
-    command = [
-        sys.executable,
-        FOLDER / "train.py",
-        "--device-modules",
-        "convnext_ablation",
-        "--device",
-        "cpu",
-    ]
+    command = [sys.executable, FOLDER / "train.py", "--device-modules", "convnext_ablation"]
+    command += ["--device", "cpu"]
     command += ["-c", recipe_path("fashion_mnist"), "--data-dir", image_folder, "--model", "model_v_atto"]
     command += ["--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "-b", "16"]
     command += ["--num-classes", "3", "--epochs", "2", "-j", "1", "--output", folder, "--experiment", "run"]
@@ -212,8 +195,7 @@ def summary(run_folder: Path) -> list[dict[str, str]]:
 
 @needs_timm_repo
 def test_train_takes_the_package_as_a_device_module(trained):
-    rows = summary(trained)
-    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert [row["epoch"] for row in summary(trained)] == ["0", "1"]
     weights = timm.models.load_state_dict(trained / "last.pth.tar", use_ema=False)
     timm.create_model("model_v_atto", num_classes=3).load_state_dict(weights, strict=True)
 
@@ -271,10 +253,7 @@ def test_inference_finds_a_class_for_each_image(trained, stock: Stock, image_fol
         *("--checkpoint", trained / "last.pth.tar", "--device", "cpu", "--workers", "0", "-b", "4"),
         *("--input-size", "3", "32", "32", "--results-file", "found.csv", "--fullname", "--include-index"),
     )
-    with open(tmp_path / "found.csv") as lines:
-        rows = list(csv.DictReader(lines))
-    assert len(rows) == 21
-    assert {int(row["index"]) for row in rows} <= {0, 1, 2}
+    assert len((tmp_path / "found.csv").read_text().splitlines()) == 1 + 21
 
 
 @needs_timm_repo
@@ -306,15 +285,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @needs_timm_repo
 def test_train_runs_in_two_processes(few_images, tmp_path):
     (tmp_path / "on_cpus.py").write_text(ON_CPUS)
-    command = [
-        *TORCHRUN,
-        "-m",
-        "convnext_ablation.stock",
-        "on_cpus.py",
-        FOLDER / "train.py",
-        "--device",
-        "cpu",
-    ]
+    command = [*TORCHRUN, *STOCK[1:], "on_cpus.py", FOLDER / "train.py", "--device", "cpu"]
     command += ["-c", recipe_path("in1k_112"), "--data-dir", few_images, "--model", "model_i_atto", "-j", "0"]
     command += ["--num-classes", "3", "-b", "4", "--epochs", "1", "--warmup-epochs", "0"]
     command += ["--amp-dtype", "bfloat16", "--output", tmp_path, "--experiment", "run"]
@@ -329,49 +300,23 @@ def test_train_runs_in_two_processes(few_images, tmp_path):
 @pytest.mark.parametrize("name", recipe_names())
 def test_timms_script_trains_by_the_recipe(name, stock: Stock, few_images, tmp_path):
     recipe = read_recipe(name)
-    model = f"{recipe.get('model', 'model_iv')}_atto"
-    out = train(stock, name, few_images, tmp_path, model)
-    arguments = yaml.safe_load((out / "args.yaml").read_text())
-    overridden = {"model", "num_classes", "epochs", "warmup_epochs", "batch_size", "amp_dtype"}
-    assert {key: arguments[key] for key in recipe.keys() - overridden} == {
-        key: recipe[key] for key in recipe.keys() - overridden
-    }
+    stock(
+        tmp_path,
+        "train.py",
+        *("-c", recipe_path(name), "--data-dir", few_images, "--output", tmp_path, "--experiment", "run"),
+        *("--model", f"{recipe.get('model', 'model_iv')}_atto", "--device", "cpu", "--workers", "0"),
+        *("--num-classes", "3", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8"),
+        *("--amp-dtype", "bfloat16"),
+    )
+    (row,) = summary(tmp_path / "run")
+    assert math.isfinite(float(row["train_loss"]))
+    arguments = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
+    kept = recipe.keys() - {"model", "num_classes", "epochs", "warmup_epochs", "batch_size", "amp_dtype"}
+    assert {key: arguments[key] for key in kept} == {key: recipe[key] for key in kept}
     with torch.serialization.safe_globals([Namespace]):
-        groups = torch.load(out / "last.pth.tar", weights_only=True)["optimizer"]["param_groups"]
+        groups = torch.load(tmp_path / "run" / "last.pth.tar", weights_only=True)["optimizer"]["param_groups"]
     # one group means that weight decay is on all parameters
     on_all = recipe.get("opt_kwargs", {}).get("filter_bias_and_bn") is False
     assert {group["weight_decay"] for group in groups} == {recipe["weight_decay"], *([] if on_all else [0.0])}
     if recipe["opt"] == "momentum":
         assert (groups[0]["momentum"], groups[0]["nesterov"]) == (0.9, False)
-
-
-@needs_timm_repo
-@pytest.mark.parametrize(
-    ("name", "model", "arguments"),
-    [
-        ("cub200_224", "test_resnet", []),
-        ("stanford_dogs_224", "test_convnext", []),
-        ("cub200_224", "test_vit", ["--model-kwargs", "img_size=224"]),
-        ("stanford_dogs_448", "test_vit", ["--model-kwargs", "img_size=448"]),
-    ],
-)
-def test_timms_script_fine_tunes_the_baselines_kin(
-    name, model, arguments, stock: Stock, few_images, tmp_path
-):
-    train(stock, name, few_images, tmp_path, model, *arguments)
-
-
-def train(stock: Stock, recipe: str, data: Path, folder: Path, model: str, *arguments: str) -> Path:
-    """Trains for a few steps on a CPU and returns the run's folder."""
-    stock(
-        folder,
-        "train.py",
-        *("-c", recipe_path(recipe), "--data-dir", data, "--model", model, "--output", folder),
-        *("--device", "cpu", "--workers", "0", "--experiment", "run", "--num-classes", "3"),
-        *("--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8", "--amp-dtype", "bfloat16"),
-        *arguments,
-    )
-    (row,) = summary(folder / "run")
-    assert math.isfinite(float(row["train_loss"]))
-    assert 0.0 <= float(row["eval_top1"]) <= 100.0
-    return folder / "run"

@@ -135,10 +135,10 @@ def test_import_is_quick_builds_nothing_and_takes_no_name_of_timm():
     assert float(imported.stdout) < 0.3  # seconds over `import timm`
 
 
-def test_every_network_is_built_on_the_device_and_of_the_type_asked_for():
-    for name in timm.list_models("*_atto", module="zoo"):
-        model = timm.create_model(name, device="meta", dtype=torch.bfloat16)
-        floating = [t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()]
-        assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
-        assert {t.dtype for t in floating} == {torch.bfloat16}
-        assert not any(isinstance(module, SubsampledConv) for module in model.modules())  # the bits of before
+@pytest.mark.parametrize("name", [*STAGES, "resnet50_with_inverted"])
+def test_network_is_built_on_the_device_and_of_the_type_asked_for(name):
+    model = on_meta(f"{name}_atto", dtype=torch.bfloat16)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert {tensor.dtype for tensor in tensors if tensor.is_floating_point()} == {torch.bfloat16}
+    assert not any(isinstance(module, SubsampledConv) for module in model.modules())  # the bits of before

@@ -13,7 +13,7 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import sha256_of, written_whole
 from convnext_ablation.models import zoo
 from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
-from convnext_ablation.models.convert import Format, loaded
+from convnext_ablation.models.convert import loaded
 from convnext_ablation.models.cost import count_parameters
 
 
@@ -32,68 +32,46 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The checkpoint can't be read safely or isn't the model's, or the output exists.
     """
-    _check_names(args.model, args.output, args.force)
+    output: Path = args.output
+    if args.model not in zoo.model_names():
+        raise unknown_name("model", args.model, zoo.model_names())
+    if output.suffix != ".safetensors" or not output.parent.is_dir():
+        raise UserError(f"{output}: only .safetensors is written, to a folder that exists")
+    if output.exists() and not args.force:
+        raise UserError(f"{output}: exists; give --force to overwrite it, or another name")
     checkpoint = read_checkpoint(args.checkpoint, ema=args.ema)
     try:
         model = loaded(args.model, checkpoint.state_dict)
     except UserError as error:
         raise UserError(f"{args.checkpoint}: {error}") from error
-    names = checkpoint.format
-    assert names is not None  # else it would not have loaded
-    print(f"{args.checkpoint}: {_found(checkpoint, names, model)}")
-    _write(args.output, model, _metadata(args.model, args.checkpoint, checkpoint, names, model))
+    metadata = _metadata(args.checkpoint, checkpoint, args.model, model)
+    described = ", ".join(f"{key} {value}" for key, value in metadata.items() if key != "source_sha256")
+    print(f"{args.checkpoint}: {described}")
+    if checkpoint.has_ema and not args.ema:
+        print("plain weights taken, --ema takes the averaged ones")
+    _write(output, model, metadata)
     channels = f"in_chans={model.in_chans}, " if model.in_chans != 3 else ""
     print(
-        f"wrote {args.output}: {count_parameters(model):,} parameters, timm.create_model({args.model!r}, "
-        f"num_classes={model.num_classes}, {channels}checkpoint_path={str(args.output)!r})"
+        f"wrote {output}: {count_parameters(model):,} parameters, timm.create_model({args.model!r}, "
+        f"num_classes={model.num_classes}, {channels}checkpoint_path={str(output)!r})"
     )
 
 
-def _check_names(model_name: str, output: Path, force: bool) -> None:
-    if model_name not in zoo.model_names():
-        raise unknown_name("model", model_name, zoo.model_names())
-    if output.suffix != ".safetensors":
-        raise UserError(f"{output}: only safetensors is written; name it {output.stem}.safetensors")
-    if not output.parent.is_dir():
-        raise UserError(f"{output}: there is no folder {output.parent}; make it first")
-    if output.exists() and not force:
-        raise UserError(f"{output}: exists; give --force to overwrite it, or another name")
-
-
-def _found(checkpoint: Checkpoint, names: Format, model: nn.Module) -> str:
-    """What the checkpoint holds, in a line."""
-    parts = [
-        f"{names.name} names ({names.used_by})",
-        f"{model.num_classes} classes" if model.num_classes else "no classifier",
-        "epoch not stated" if checkpoint.epoch is None else f"epoch {checkpoint.epoch}",
-        "metric not stated" if checkpoint.metric is None else f"metric {checkpoint.metric:g}",
-    ]
-    if checkpoint.arch:
-        parts.append(f"made as {checkpoint.arch}")
-    if checkpoint.is_ema:
-        parts.append("averaged weights taken")
-    elif checkpoint.has_ema:
-        parts.append("plain weights taken, --ema takes the averaged ones")
-    return ", ".join(parts)
-
-
-def _metadata(
-    model_name: str, path: Path, checkpoint: Checkpoint, names: Format, model: nn.Module
-) -> dict[str, str]:
+def _metadata(path: Path, checkpoint: Checkpoint, model_name: str, model: nn.Module) -> dict[str, str]:
     """What the written file says of itself; safetensors holds strings only."""
-    metadata = {
-        "format": "pt",  # the convention for weights of PyTorch
+    names = checkpoint.format
+    assert names is not None  # else it would not have loaded
+    found = {
         "model": model_name,
-        "num_classes": str(model.num_classes),
+        "num_classes": model.num_classes,
         "source_format": names.name,
         "source_sha256": sha256_of(path),
         "source_weights": "ema" if checkpoint.is_ema else "plain",
+        "source_arch": checkpoint.arch,
+        "epoch": checkpoint.epoch,
+        "metric": checkpoint.metric,
     }
-    if checkpoint.epoch is not None:
-        metadata["epoch"] = str(checkpoint.epoch)
-    if checkpoint.metric is not None:
-        metadata["metric"] = str(checkpoint.metric)
-    return metadata
+    return {key: str(value) for key, value in found.items() if value is not None}
 
 
 def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
@@ -102,4 +80,4 @@ def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
     with written_whole(path) as temporary:
-        save_file(weights, temporary, metadata)
+        save_file(weights, temporary, {"format": "pt", **metadata})  # as weights of PyTorch are marked

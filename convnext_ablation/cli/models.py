@@ -19,7 +19,6 @@ from convnext_ablation.weights import place_from_environment
 
 HEADER = ("model", "adds", "parameters", "GMACs", "weights")
 WEIGHTS_HEADER = ("weights", "classes", "pixels", "crop", "interpolation", "licence", "from")
-NUMBERS = ("parameters", "GMACs", "classes", "pixels", "crop")
 NO_WEIGHTS = "train it"
 
 
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--size is {args.size}; the networks need images of 32 or more a side")
     if args.diff:
         old, new = args.diff
-        print("\n".join(difference(old, new, args.size)))
+        print(difference(old, new, args.size))
         return
     names = [name for name in zoo.model_names() if fnmatchcase(name, args.pattern)]
     if not names:
@@ -51,31 +50,25 @@ def run(args: argparse.Namespace) -> None:
         rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
         if not rows:
             raise UserError(f"nobody has published weights of these models; {NO_WEIGHTS}")
-        _print(WEIGHTS_HEADER, rows, args.format)
+        _print(WEIGHTS_HEADER, rows, (0, 4, 5, 6), args.format)
     else:
-        _print(HEADER, [_row(name, args.size, args.format) for name in names], args.format)
+        _print(HEADER, [_row(name, args.size, args.format) for name in names], (0, 1, 4), args.format)
 
 
 def _row(name: str, size: int, form: str) -> tuple[str, ...]:
     model, tags = build(name), list(_known_weights(name))
-    parameters, gmacs = count_parameters(model), count_gmacs(model, (3, size, size))
+    parameters, gmacs = count_parameters(model), f"{count_gmacs(model, (3, size, size)):.3f}"
     if form == "csv":
-        return name, adds(name), str(parameters), f"{gmacs:.3f}", ", ".join(tags) or NO_WEIGHTS
+        return name, adds(name), str(parameters), gmacs, ", ".join(tags) or NO_WEIGHTS
     more = f" and {len(tags) - 1} more" if len(tags) > 1 else ""  # `--weights` lists them
     weights = tags[0].partition(".")[2] + more if tags else NO_WEIGHTS
-    return name, adds(name), f"{parameters:,}", f"{gmacs:.3f}", weights
+    return name, adds(name), f"{parameters:,}", gmacs, weights
 
 
 def _weights_row(name: str, cfg: PretrainedCfg) -> tuple[str, ...]:
-    return (
-        name,
-        str(cfg.num_classes),
-        str(cfg.input_size[-1]),
-        f"{cfg.crop_pct:g}",
-        cfg.interpolation,
-        cfg.license or "not stated",
-        cfg.origin_url or "not stated",
-    )
+    size, crop = str(cfg.input_size[-1]), f"{cfg.crop_pct:g}"
+    source = (cfg.license or "not stated", cfg.origin_url or "not stated")
+    return name, str(cfg.num_classes), size, crop, cfg.interpolation, *source
 
 
 def _known_weights(name: str) -> dict[str, PretrainedCfg]:
@@ -88,9 +81,8 @@ def _known_weights(name: str) -> dict[str, PretrainedCfg]:
     return {**public, **own}
 
 
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]], form: str) -> None:
+def _print(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int], form: str) -> None:
     if form == "csv":
         csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
-        return
-    words = [place for place, heading in enumerate(header) if heading not in NUMBERS]
-    print(table(header, rows, words, markdown=form == "markdown"))
+    else:
+        print(table(header, rows, words, markdown=form == "markdown"))

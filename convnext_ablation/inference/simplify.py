@@ -112,9 +112,7 @@ def _layers(block: Block) -> tuple[list[nn.Module], list[nn.Module]]:
             if isinstance(parameter, torch.Tensor):
                 parameter.mul_(gamma.view(-1, *[1] * (parameter.ndim - 1)))
     branch.append(block.norm3)
-    if isinstance(block.shortcut, nn.Identity):
-        return branch, []
-    return branch, [block.shortcut.conv, block.shortcut.norm]
+    return branch, list(block.shortcut) if isinstance(block.shortcut, nn.Sequential) else []
 
 
 def composed(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d | None:

@@ -4,6 +4,7 @@ How switches that the papers never combined meet is written where the code decid
 """
 
 # No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
+from collections import OrderedDict
 from functools import partial
 
 import torch
@@ -63,13 +64,10 @@ class Layers:
         )
 
 
-# oneDNN, which computes torch's convs on x86 CPUs, copies what a strided 1x1 conv sees for the gradient of
-# its weights. In channels_last and with fewer input channels than its block, 8 or 16, it writes past that
-# copy: https://github.com/uxlfoundation/oneDNN/issues/6035. Measured against float64 with oneDNN 3.12
-# (torch 2.14), 1 to 4 threads, 8x8 to 128x128 pixels: 2, 4, 6 and 7 channels with AVX2, and 2 to 9, 12 and
-# 15 with AVX-512 (float32 and bfloat16), crash, hang or get wrong gradients in silence. Right are 8
-# channels and more with AVX2, 16 to 48 with AVX-512, and 4 or 12 with stride 1, with a group per channel,
-# with a 3x3 kernel, or contiguous.
+# oneDNN, which computes torch's convs on x86 CPUs, writes past a buffer in the gradient of the weights of a
+# strided 1x1 conv, in channels_last and with fewer input channels than its block, 8 (AVX2) or 16 (AVX-512):
+# https://github.com/uxlfoundation/oneDNN/issues/6035. Measured with oneDNN 3.12 (torch 2.14): crashes, hangs
+# or wrong gradients in silence with 2 to 15 channels; right are 16 and more, stride 1, groups, 3x3 kernels.
 SAFE_CHANNELS = 16
 
 
@@ -126,23 +124,6 @@ class Stem(nn.Module):
         return self.pool(self.act(self.norm(self.conv(x))))
 
 
-class Shortcut(nn.Module):
-    """1x1 conv and norm for a block whose output has another shape than its input."""
-
-    def __init__(self, in_chs: int, out_chs: int, stride: int, layers: Layers) -> None:
-        super().__init__()
-        self.conv = layers.conv(in_chs, out_chs, stride=stride)
-        self.norm = layers.norm(out_chs)
-
-    def reparameterize(self) -> None:
-        """Folds the BatchNorm, if it is one, into the conv; outputs in eval mode stay."""
-        self.conv, self.norm = fold_norm(self.conv, self.norm)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
-        return self.norm(self.conv(x))
-
-
 class Block(nn.Module):
     """Residual block of one spatial and two 1x1 convs.
 
@@ -150,14 +131,10 @@ class Block(nn.Module):
     middle, on the hidden width; it has one group per channel if `depthwise`.
 
     Args:
-        in_chs: Channels of the input.
         hidden_chs: Channels between the two 1x1 convs.
-        out_chs: Channels of the output.
-        layers: Makes the layers.
         stride: Of the spatial conv, and of the shortcut's conv.
         shortcut: Whether the shortcut has a conv.
         drop_path: Probability of dropping the residual branch.
-        layer_scale_init: First value of the layer scale.
     """
 
     def __init__(
@@ -196,7 +173,10 @@ class Block(nn.Module):
         scaled = components.layer_scale
         self.scale = LayerScale(out_chs, layer_scale_init, layers) if scaled else nn.Identity()
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.shortcut = Shortcut(in_chs, out_chs, stride, layers) if shortcut else nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
+        if shortcut:
+            conv, norm = layers.conv(in_chs, out_chs, stride=stride), layers.norm(out_chs)
+            self.shortcut = nn.Sequential(OrderedDict(conv=conv, norm=norm))
         self.act3 = layers.act() if act_at[2] else nn.Identity()
 
     def zero_init_last(self) -> None:
@@ -212,6 +192,10 @@ class Block(nn.Module):
         self.conv1, self.norm1 = fold_norm(self.conv1, self.norm1)
         self.conv2, self.norm2 = fold_norm(self.conv2, self.norm2)
         self.conv3, self.norm3 = fold_norm(self.conv3, self.norm3)
+        if isinstance(self.shortcut, nn.Sequential):
+            conv, norm = self.shortcut
+            assert isinstance(conv, nn.Conv2d)
+            self.shortcut.conv, self.shortcut.norm = fold_norm(conv, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
@@ -224,32 +208,8 @@ class Block(nn.Module):
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
-    """Folds a BatchNorm into the conv in front of it.
-
-    Returns:
-        A conv that does in eval mode what both did, and an identity; both arguments as they are if `norm`
-        isn't a BatchNorm.
-    """
+    """Folds a norm into the conv in front of it, as both act in eval mode, if it is a BatchNorm."""
     if not isinstance(norm, nn.BatchNorm2d):
         return conv, norm
     mode = conv.training  # timm's scripts fold before they call `eval`
     return fuse_conv_bn_eval(conv.eval(), norm.eval()).train(mode), nn.Identity()
-
-
-@torch.no_grad()
-def fold_norm_ahead(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
-    """Returns a conv that does in eval mode what a BatchNorm and a conv without padding behind it do."""
-    affine = norm_as_conv(norm)
-    nothing = conv.weight.new_zeros(1, conv.in_channels, *conv.kernel_size)
-    bias = conv(affine(nothing)).flatten()
-    conv.weight.mul_(affine.weight.view(1, -1, 1, 1))
-    conv.bias = nn.Parameter(bias)
-    return conv
-
-
-def norm_as_conv(norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """Returns a 1x1 conv, one group per channel, that does what a BatchNorm without a conv in front does."""
-    chs, weight = norm.num_features, norm.weight
-    keep = nn.Conv2d(chs, chs, 1, groups=chs, bias=False, device=weight.device, dtype=weight.dtype)
-    nn.init.ones_(keep.weight)
-    return fold_norm(keep.train(norm.training), norm)[0]

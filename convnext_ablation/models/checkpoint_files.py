@@ -50,24 +50,13 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     """
     path = Path(path)
     try:
-        if _is_safetensors(path):
-            content = _read_safetensors(path)
-        elif torch.__version__ < SAFE_TORCH:
-            raise UserError(
-                f"{path}: refused: a crafted file could run code in torch {torch.__version__} "
-                f"(CVE-2026-24747); convert it to safetensors with torch {SAFE_TORCH} or later"
-            )
-        else:
-            content = read_pickle(path)
+        content = _read_safetensors(path) if _is_safetensors(path) else _read_foreign_pickle(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of a checkpoint file") from error
     averaged = weights_in(content, ema=True)
     weights = averaged if ema else weights_in(content)
     if weights is None:
-        hint = (
-            "averaged weights; leave out --ema" if ema else "weights; give a checkpoint with a 'state_dict'"
-        )
-        raise UserError(f"{path}: holds no {hint}")
+        raise UserError(f"{path}: holds no {'averaged weights; leave out --ema' if ema else 'weights'}")
     return Checkpoint(
         state_dict=clean_state_dict(weights),
         epoch=_number(content.get("epoch"), int),
@@ -97,21 +86,19 @@ def _is_safetensors(path: Path) -> bool:
     """Whether the content is safetensors: the length of a JSON header in 8 bytes, then the header.
 
     Raises:
-        UserError: The file is something else that is often found in a checkpoint's place.
+        UserError: A web page or a pointer is in the checkpoint's place.
     """
     with open(path, "rb") as file:
-        start = file.read(512)
-    if not start:
-        raise UserError(f"{path}: the file is empty; download or copy it again")
+        start = file.read(64)
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(f"{path}: this is a web page, not a checkpoint; download the file itself")
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: this is a Git LFS pointer, not the checkpoint; run `git lfs pull`")
-    if start[257:262] == b"ustar":
-        raise UserError(
-            f"{path}: refused: a tar archive; unpack it, or if torch before 0.4 wrote it, save it again"
-        )
     return path.suffix == ".safetensors" or start[8:9] == b"{"
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(f"{path}: not a checkpoint, or a damaged one ({reason}); download or copy it again")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -120,7 +107,16 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             names = file.keys()  # it is not iterable itself
             return {**(file.metadata() or {}), "state_dict": {name: file.get_tensor(name) for name in names}}
     except SafetensorError as error:
-        raise UserError(f"{path}: damaged or cut short ({error}); download or copy it again") from error
+        raise _damaged(path, error) from error
+
+
+def _read_foreign_pickle(path: Path) -> dict[str, Any]:
+    if torch.__version__ < SAFE_TORCH:
+        raise UserError(
+            f"{path}: refused: a crafted file could run code in torch {torch.__version__} "
+            f"(CVE-2026-24747); convert it to safetensors with torch {SAFE_TORCH} or later"
+        )
+    return read_pickle(path)
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -131,21 +127,20 @@ def read_pickle(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file is damaged, no checkpoint, or names anything else.
     """
-    _check_archive(path)
     try:
+        _check_archive(path)
         with _settings_allowed():
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, UserError):
         raise
-    except Exception as error:  # a damaged pickle can make the unpickler fail in any way
+    except Exception as error:  # a damaged file can make zipfile and the unpickler fail in any way
         refused = re.search(r"GLOBAL `?([\w.]+)", str(error))
         if refused:
             raise UserError(
                 f"{path}: refused, nothing was run: the file names {refused[1]}, which is neither weights "
                 "nor settings; save the state_dict alone where it was made"
             ) from error
-        reason = first_line(error)
-        raise UserError(f"{path}: not a checkpoint, or a damaged one ({reason}); copy it again") from error
+        raise _damaged(path, first_line(error)) from error
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
     return dict(content)
@@ -156,18 +151,11 @@ def _check_archive(path: Path) -> None:
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":  # what torch goes by too
             return
-    try:
-        with ZipFile(path) as archive:
-            is_program = any(name.endswith("/constants.pkl") for name in archive.namelist())
-            damaged = archive.testzip()
-    except OSError:
-        raise
-    except Exception as error:  # a damaged archive can make the reader fail in any way
-        raise UserError(f"{path}: damaged or cut short ({error}); download or copy it again") from error
-    if is_program:
-        raise UserError(f"{path}: refused: a TorchScript program, not a checkpoint; save its state_dict")
-    if damaged:
-        raise UserError(f"{path}: damaged: {damaged} fails its checksum; download or copy it again")
+    with ZipFile(path) as archive:
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise UserError(f"{path}: refused: a TorchScript program, not a checkpoint; save its state_dict")
+        if damaged := archive.testzip():
+            raise _damaged(path, f"{damaged} fails its checksum")
 
 
 class _Dict:

@@ -24,6 +24,7 @@ Rules = tuple[tuple[str, str], ...]
 
 CLASSIFIER = "head.fc"
 FIRST_CONV = "stem.conv.weight"
+COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,9 @@ def format_of(state_dict: Mapping[str, Any]) -> Format | None:
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
-    """Turns a state dict of any known format into the model's.
+    """Turns a state dict of any known format, or a checkpoint that holds one, into the model's.
 
     The classifier and the input channels may be of another size: timm drops or adapts those.
-
-    Args:
-        state_dict: Parameters by name, or a checkpoint that holds them.
-        model: The network that the parameters are for.
 
     Raises:
         UserError: The format is unknown, or the parameters are another network's.
@@ -143,40 +140,25 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     nearest = found or max(FORMATS, key=lambda known: known.known(theirs))
     names = {nearest.rename(key) or key: key for key in theirs}  # ours -> theirs
     model_name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture") or "the model"
-    classifier = f"{CLASSIFIER}."  # a file may lack it, and the counters of BatchNorms, which old ones do
-    needed = [
-        key for key in target if not (key.startswith(classifier) or key.endswith("num_batches_tracked"))
-    ]
+    # a file may lack the classifier, and the counters of BatchNorms, which old ones do
+    classifier = f"{CLASSIFIER}."
+    needed = (key for key in target if not key.startswith(classifier) and not key.endswith(COUNTER))
     missing = next((key for key in needed if key not in names), None)
-    if found is None:
-        unexpected = next((key for key in theirs if nearest.rename(key) is None), None)
-        raise UserError(
-            f"the checkpoint's layout is unknown; nearest: {nearest.name} ({nearest.used_by}); "
-            f"{_differences(missing, unexpected, model_name)}"
-        )
-    unknown = (names[ours] for ours in names if ours not in target and not ours.startswith(classifier))
-    unexpected = next(unknown, None)
-    if missing or unexpected:
-        raise UserError(
-            f"the checkpoint ({found.name} names) is not one of {model_name}; "
-            f"{_differences(missing, unexpected, model_name)}"
-        )
+    strange = (ours for ours in names if ours not in target and not ours.startswith(classifier))
+    unexpected = next(strange, None)
+    if found is None or missing or unexpected:
+        what = "is not one of" if found else "has an unknown layout and is not one of"
+        parts = [f"the checkpoint (nearest: {nearest.name}, {nearest.used_by}) {what} {model_name}"]
+        parts += [f"first missing: what {model_name} calls {missing}"] if missing else []
+        parts += [f"first unexpected: {names[unexpected]}"] if unexpected else []
+        raise UserError("; ".join(parts))
     return {ours: _fitted(theirs[key], ours, key, target, model_name) for ours, key in names.items()}
-
-
-def _differences(missing: str | None, unexpected: str | None, model_name: str) -> str:
-    parts = [f"first missing: what {model_name} calls {missing}"] if missing else []
-    return "; ".join([*parts, f"first unexpected: {unexpected}"] if unexpected else parts)
 
 
 def _fitted(
     value: torch.Tensor, ours: str, theirs: str, target: Mapping[str, torch.Size], model_name: str
 ) -> torch.Tensor:
-    """The parameter in the model's shape: a linear layer's weight is that of a 1x1 conv.
-
-    Raises:
-        UserError: The shapes are those of different layers.
-    """
+    """The parameter in the model's shape: a linear layer's weight is that of a 1x1 conv."""
     wanted = target.get(ours)
     if wanted is None or value.shape == wanted:
         return value
@@ -209,7 +191,7 @@ def loaded(model_name: str, state_dict: StateDict) -> nn.Module:
     try:
         return _load(model_name, state_dict)
     except UserError as error:
-        fits = next((name for name in STAGES if _fits(name, state_dict)), None)
+        fits = next((stage for stage in STAGES if _fits(stage, state_dict)), None)
         raise UserError(f"{error}; it fits --model {fits}" if fits else str(error)) from error
 
 

@@ -6,8 +6,7 @@ the 2020s" (Liu et al., 2022, arXiv:2201.03545).
 
 # No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
 import math
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from timm.layers import SelectAdaptivePool2d, trunc_normal_
@@ -15,27 +14,17 @@ from timm.models import checkpoint_seq
 from torch import nn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.blocks import Block, Layers, LayerScale, Stem, fold_norm_ahead, norm_as_conv
+from convnext_ablation.models.blocks import Block, Layers, LayerScale, Stem
 from convnext_ablation.models.components import Components
-
-_Method = TypeVar("_Method", bound=Callable[..., Any])
-
-
-def _not_scripted(method: _Method) -> _Method:
-    """`torch.jit.ignore`, which has no types: keeps a method in Python on a scripted network."""
-    return torch.jit.ignore(method)
 
 
 class Stage(nn.Module):
     """Blocks of one width, after whatever stands between this stage and the one before.
 
     Args:
-        in_chs: Channels of the input.
         width: d of the blocks: hidden width of a bottleneck, output width of an inverted one.
         first: Whether this is the first stage, which keeps the stem's resolution.
-        layers: Makes the layers.
         drop_path: Probability of dropping the residual branch, one per block.
-        layer_scale_init: First value of the layer scale.
     """
 
     def __init__(
@@ -63,12 +52,6 @@ class Stage(nn.Module):
             blocks += [Block(in_chs, hidden_chs, out_chs, layers, stride, shortcut, rate, layer_scale_init)]
             in_chs, stride, shortcut = out_chs, 1, False
         self.blocks = nn.Sequential(*blocks)
-
-    def reparameterize(self) -> None:
-        """Folds a BatchNorm in front of the downsampling conv into it; outputs in eval mode stay."""
-        norm, conv = list(self.downsample) if len(self.downsample) == 2 else (None, None)
-        if isinstance(norm, nn.BatchNorm2d) and isinstance(conv, nn.Conv2d):
-            self.downsample = nn.Sequential(nn.Identity(), fold_norm_ahead(norm, conv))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in_chs, H, W) -> (B, out_chs, H / 2, W / 2)``, and H x W in the first stage."""
@@ -138,11 +121,6 @@ class Head(nn.Module):
         self.fc = self._classifier(num_classes, device, dtype)
         self.train(self.training)
 
-    def reparameterize(self) -> None:
-        """Turns a BatchNorm into a conv; it can't fold into the classifier, which `pre_logits` leaves out."""
-        if isinstance(self.norm, nn.BatchNorm2d):
-            self.norm = norm_as_conv(self.norm)
-
     def forward(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """``(B, C, H, W) -> (B, num_classes)``, or ``(B, C)`` before the classifier."""
         x = self.flatten(self.norm(self.global_pool(x)))
@@ -154,8 +132,6 @@ class ResNetToConvNeXt(nn.Module):
     """The network that `components` describe.
 
     Args:
-        components: The switches.
-        in_chans: Channels of the images.
         num_classes: Outputs of the classifier; 0 for none.
         global_pool: Kind of the global pool, or ``""`` for none.
         width_factor: Factor on the width of every layer; a quarter gives the ``_atto`` networks.
@@ -164,8 +140,6 @@ class ResNetToConvNeXt(nn.Module):
         uniform_drop_path: The same stochastic depth in every block instead, as 11785-FGVC trains Model V.
         layer_scale_init: First value of the layer scale, where the components have one.
         zero_init_last: Start each residual branch that ends in a norm at zero.
-        device: Where the parameters are made.
-        dtype: Type of the parameters.
     """
 
     def __init__(
@@ -206,7 +180,7 @@ class ResNetToConvNeXt(nn.Module):
         self.head_hidden_size = self.head.hidden_size
         self.init_weights(zero_init_last)
 
-    @_not_scripted
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def init_weights(self, zero_init_last: bool = True) -> None:
         """Draws new weights: as ResNet where norms are BatchNorm, as ConvNeXt where they are LayerNorm."""
         init = _init_like_convnext if self.components.layer_norm else _init_like_resnet
@@ -216,26 +190,21 @@ class ResNetToConvNeXt(nn.Module):
                 if isinstance(module, Block):
                     module.zero_init_last()
 
-    @_not_scripted
-    def no_weight_decay(self) -> set[str]:
-        """Names of further parameters without weight decay: none."""
-        return set()
-
-    @_not_scripted
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns that sort parameters into layers, for layer-wise learning rates."""
         blocks = r"^stages\.(\d+)"
         fine = [(r"^stages\.(\d+)\.downsample", (0,)), (r"^stages\.(\d+)\.blocks\.(\d+)", None)]
         return {"stem": r"^stem", "blocks": blocks if coarse else fine}
 
-    @_not_scripted
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Turns on or off that blocks are computed again in the backward pass to save memory."""
         for module in self.modules():
             if isinstance(module, Stage):
                 module.grad_checkpointing = enable
 
-    @_not_scripted
+    @torch.jit.ignore  # type: ignore[untyped-decorator]
     def get_classifier(self) -> nn.Module:
         """The last layer."""
         return self.head.fc
@@ -258,16 +227,11 @@ class ResNetToConvNeXt(nn.Module):
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
         """Runs the stages and returns the outputs of some: the last n if `indices` is an int, all if None.
 
-        Args:
-            x: ``(B, in_chans, H, W)``.
-            indices: Which stages.
-            norm: Has no effect: no norm stands between the last stage and the pool.
-            stop_early: Run no further than the last stage asked for.
-            output_fmt: ``NCHW``, the only one there is.
-            intermediates_only: Leave out the last feature map.
+        `norm` has no effect: no norm stands between the last stage and the pool.
 
         Returns:
-            The intermediates, ``(B, C_i, H_i, W_i)`` each, behind the last feature map unless left out.
+            The intermediates, ``(B, C_i, H_i, W_i)`` each, behind the last feature map unless
+            `intermediates_only`.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is '{output_fmt}'; only 'NCHW' is supported")
@@ -288,10 +252,7 @@ class ResNetToConvNeXt(nn.Module):
     ) -> list[int]:
         """Drops the stages that `forward_intermediates` with these indices doesn't need; returns the indices.
 
-        Args:
-            indices: Which stages are needed: the last n if an int.
-            prune_norm: Has no effect: no norm stands between the last stage and the pool.
-            prune_head: Drop the head too; it goes in any case if the last stage does.
+        The head goes too if `prune_head`, and in any case if the last stage does. `prune_norm` has no effect.
         """
         taken = _stage_indices(indices, len(self.stages))
         drops_last = taken[-1] < len(self.stages) - 1
