@@ -69,22 +69,15 @@ class Repository:
 
 
 class Hub:
-    """The hub; it answers from when it is entered until it is left or `close` is called.
-
-    Attributes:
-        url: What `HF_ENDPOINT` is set to.
-        repositories: By name, ``namespace/name``.
-        collections: What is known of each, by slug.
-        requests: Method and path of those made so far.
-        faults: Patterns of requests, and what goes wrong: ``flip`` a bit, once, or an HTTP status.
-    """
+    """The hub; it answers from when it is entered until it is left or `close` is called."""
 
     def __init__(self) -> None:
-        self.repositories: dict[str, Repository] = {}
-        self.collections: dict[str, dict[str, Any]] = {}
+        self.repositories: dict[str, Repository] = {}  # by name, ``namespace/name``
         self.uploaded: dict[str, bytes] = {}
-        self.requests: list[str] = []
+        self.requests: list[str] = []  # method and path of each
+        # patterns of requests, and what goes wrong: "flip" a bit, once, "silence", or an HTTP status
         self.faults: list[tuple[str, str | int]] = []
+        self.dead = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -103,6 +96,7 @@ class Hub:
         """Lets the hub die: connections to it are refused."""
         if self._running:
             self._running = False
+            self.dead.set()
             self._server.shutdown()
             self._server.server_close()
 
@@ -160,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         self.hub.requests.append(request)
         self.fault = self.hub.fault_of(request)
+        if self.fault == "silence":
+            self.hub.dead.wait()
+            return
         try:
             if isinstance(self.fault, int):
                 raise Refused(self.fault)
@@ -298,31 +295,6 @@ class _Handler(BaseHTTPRequestHandler):
         commit = self.hub.repositories[name].commit(files)
         self._json(commitOid=commit, commitUrl=f"{self.hub.url}/{name}/commit/{commit}")
 
-    # collections
-
-    def create_collection(self) -> None:
-        self._needs_user()
-        wanted = json.loads(self.body)
-        slug = f"{wanted['namespace']}/{wanted['title']}-{'0' * 24}"
-        if slug in self.hub.collections:
-            self._json(409, slug=slug)
-            return
-        about = {"lastUpdated": "2026-01-01T00:00:00.000Z", "position": 0, "theme": "orange", "upvotes": 0}
-        owner = {"name": wanted["namespace"]}
-        self.hub.collections[slug] = {**wanted, **about, "slug": slug, "owner": owner, "items": []}
-        self.collection(slug)
-
-    def collection(self, slug: str) -> None:
-        self._json(**{**self.hub.collections[slug], "items": []})
-
-    def add_item(self, slug: str) -> None:
-        self._needs_user()
-        wanted, items = json.loads(self.body), self.hub.collections[slug]["items"]
-        if any(item["item"] == wanted["item"] for item in items):
-            raise Refused(409)
-        items.append(wanted)
-        self.collection(slug)
-
 
 _ROUTES = {
     "POST /api/repos/create": _Handler.create,
@@ -337,7 +309,4 @@ _ROUTES = {
     rf"POST /{NAME}\.git/info/lfs/objects/batch": _Handler.lfs_batch,
     r"PUT /upload/(\w+)": _Handler.upload,
     f"POST /api/models/{NAME}/commit/{REVISION}": _Handler.commit,
-    "POST /api/collections": _Handler.create_collection,
-    r"GET /api/collections/([\w./-]+)": _Handler.collection,
-    r"POST /api/collections/([\w./-]+)/items?": _Handler.add_item,
 }

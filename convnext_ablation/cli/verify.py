@@ -17,14 +17,8 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("release", help="MODEL.TAG, hf-hub:NAMESPACE/NAME[@REVISION], or ./FOLDER")
+    parser.add_argument("release", help="hf-hub:NAMESPACE/NAME[@REVISION], FOLDER, or MODEL.TAG")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data that the figures are of")
-    parser.add_argument(
-        "--from",
-        dest="place",
-        help="where MODEL.TAG lies: hf-hub:NAMESPACE or local-dir:FOLDER; else CONVNEXT_ABLATION_HUB or "
-        "CONVNEXT_ABLATION_WEIGHTS says",
-    )
     parser.add_argument("--split", default="", help="which of the claimed figures; the first if not given")
     parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percent points (%(default)s)")
     parser.add_argument(
@@ -41,17 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command.
-
-    Raises:
-        UserError: The figures can't be computed.
-        SystemExit: They aren't those that are claimed; the code is 1.
-    """
-    release = named_release(args.release, args.place)
+    """Runs the command, which exits with 1 if the figures aren't those that are claimed."""
+    release = named_release(args.release)
     claim = claim_of(release, args.split)
     arguments = TrainingArguments(
         data_dir=str(args.data),
-        val_split=claim.split,
+        val_split=claim["split"],
         model=release.architecture,
         num_classes=release.num_classes,
         in_chans=release.model_args.get("in_chans", 3),
@@ -66,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"differs: {difference}")
     if found:
         raise SystemExit(1)
-    if claim.manifest is None:
+    if not release.trained.get("manifest_sha256"):
         print("note: the release doesn't say by a manifest which images its figures are of")
-    print(f"verified: {claim.split}, {images} images, top-1 {claim.top1:.2f} %, top-5 {claim.top5:.2f} %")
+    top1, top5 = claim["top1"], claim["top5"]
+    print(f"verified: {claim['split']}, {images} images, top-1 {top1:.2f} %, top-5 {top5:.2f} %")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
 
 import timm
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
-from timm.models import get_arch_pretrained_cfgs
 
 from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.hub.finished_run import FinishedRun, SplitResult
@@ -34,51 +34,34 @@ _HUB_NAMES = {"imagenet": "imagenet-1k"}  # of data sets that stand on the hub
 
 
 def model_card(
-    run: FinishedRun,
-    name: str,
-    repository: str,
-    config: Mapping[str, Any],
-    images: Mapping[str, Any],
-    parameters: int,
-    gmacs: float,
-    license: str = "",
-    siblings: Sequence[Sibling] = (),
+    run: FinishedRun, name: str, config: Mapping[str, Any], license: str = "", **shown: Any
 ) -> str:
     """Writes the model card; the same facts give the same text.
 
     Args:
         run: What is published.
         name: Of the release.
-        repository: ``namespace/name`` on the hub; empty for a folder.
         config: The release's `config.json`.
-        images: How images are prepared, in timm's words.
-        parameters: Their number.
-        gmacs: Billions of multiply-accumulates of an image.
         license: As the hub spells it; empty if none is stated.
-        siblings: The other networks of the study.
+        **shown: What else the template needs: `repository` on the hub or "", `images` as timm prepares them,
+            number of `parameters`, `gmacs` of an image, and `siblings`, the other networks of the study.
     """
-    is_ours = config["architecture"] in zoo.model_names()
+    architecture = config["architecture"]
+    is_ours = architecture in zoo.model_names()
     return render(
         "model_card.md",
         metadata=_metadata(run, name, license, is_ours),
         run=run,
         arguments=run.arguments,
         name=name,
-        repository=repository,
         config=config,
-        images=images,
-        parameters=parameters,
-        gmacs=gmacs,
         license=license,
-        siblings=siblings,
         is_ours=is_ours,
-        label=_label(config["architecture"]),
-        size=" x ".join(map(str, images["input_size"][1:])),
-        numbers=lambda values: ", ".join(f"{value:g}" for value in values),
+        label=_label(architecture),
         known_fault=KNOWN_FAULTS.get(run.data.name),
         start=_start(run),
-        script=_script(run),
         recipe=yaml.safe_dump(recipe_of(run.saved)).strip(),
+        **shown,
     )
 
 
@@ -119,19 +102,8 @@ def _label(architecture: str) -> str:
     width = " at a quarter of the width" if name != architecture else ""
     for variants in FAMILIES.values():
         if name in variants:
-            variant = variants[name]
-            return f"`{architecture}`, {variant.label} ({variant.adds}){width}"
+            return f"`{architecture}`, {variants[name].label} ({variants[name].adds}){width}"
     return f"`{architecture}`"
-
-
-def _script(run: FinishedRun) -> str:
-    """How to call the script that trained."""
-    script = "train.py"
-    if run.by_timm and run.arguments.model.partition(".")[0] in zoo.model_names():
-        script = "-m convnext_ablation.stock path/to/timm/train.py"
-    if run.processes is not None and run.processes > 1:
-        return f"torchrun --nproc-per-node {run.processes} {script}"
-    return f"python {script}"
 
 
 def _start(run: FinishedRun) -> str:
@@ -141,10 +113,10 @@ def _start(run: FinishedRun) -> str:
         return f"the weights in `{PurePath(file).name}`"
     if not arguments.pretrained:
         return "random weights"
-    tagged = get_arch_pretrained_cfgs(arguments.model) if timm.is_model(arguments.model) else {}
-    whole = arguments.model if "." in arguments.model else next(iter(tagged), "")  # without a tag, the first
-    cfg = tagged.get(whole)  # none for a release of one's own
-    licence = f", whose licence is {cfg.license}" if cfg is not None and cfg.license else ""
+    licence = ""
+    with suppress(RuntimeError):  # a release of one's own, whose tag timm doesn't know
+        cfg = timm.get_pretrained_cfg(arguments.model)
+        licence = f", whose licence is {cfg.license}" if cfg is not None and cfg.license else ""
     return f"the pretrained weights `{arguments.model}`{licence}"
 
 

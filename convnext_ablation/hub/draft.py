@@ -11,8 +11,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import timm
@@ -24,114 +23,69 @@ from convnext_ablation.errors import UserError, first_line, in_one_line
 from convnext_ablation.files import sha256_of, write_text
 from convnext_ablation.hub.card import Sibling, model_card, recipe_of
 from convnext_ablation.hub.finished_run import FinishedRun
-from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.training.arguments import PREPROCESSING
 from convnext_ablation.weights.release import CONFIG, HUB, WEIGHTS
 
-__all__ = ["CARD", "FILES", "Draft", "Target", "drafted", "target_of"]
+__all__ = ["CARD", "FILES", "Target", "drafted", "target_of"]
 
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
-_REPOSITORY = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*"
 _PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where a release goes: to a repository of the hub, ``namespace/name``, or into a folder."""
-
-    repository: str = ""
-    folder: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """Name of the release."""
-        return self.repository.partition("/")[2] if self.folder is None else self.folder.resolve().name
-
-    @property
-    def link(self) -> str:
-        """How the card of another release of a study links to it."""
-        return f"https://huggingface.co/{self.repository}" if self.repository else f"../{self.name}"
-
-    def __str__(self) -> str:
-        """The repository as timm names it, or the folder."""
-        return f"{HUB}{self.repository}" if self.folder is None else str(self.folder)
+Target = str | Path  # a repository of the hub, ``namespace/name``, or a folder
 
 
 def target_of(text: str) -> Target:
-    """Tells a repository from a folder.
-
-    Args:
-        text: ``namespace/name``, or a path that can't be taken for one, such as ``./name``.
-
-    Raises:
-        UserError: It could be either.
-    """
-    on_hub = text.startswith(HUB)
+    """Tells a repository, ``namespace/name``, from a folder, which begins with a dot, a slash or a tilde."""
+    if text.startswith((".", "/", "~")):
+        return Path(text).expanduser().resolve()
     name = text.removeprefix(HUB)
-    if on_hub or re.fullmatch(_REPOSITORY, name):
-        if not re.fullmatch(_REPOSITORY, name):
-            raise UserError(f"{text}: a repository is {HUB}NAMESPACE/NAME")
-        if not on_hub and Path(name.partition("/")[0]).is_dir():
-            raise UserError(f"{text}: write ./{name} for the folder, or {HUB}{name} for the hub")
-        return Target(repository=name)
-    if "/" not in name and not name.startswith((".", "~")):
-        raise UserError(f"{text}: write NAMESPACE/{name} for the hub, or ./{name} for a folder")
-    return Target(folder=Path(text).expanduser())
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A release that is made and nowhere yet but in a folder, of `FILES`, that is removed again."""
-
-    folder: Path
-    target: Target
-    run: FinishedRun = field(repr=False)
-    config: Mapping[str, Any] = field(repr=False)  # what config.json says
-    card: str = field(repr=False)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+        raise UserError(f"{text}: write NAMESPACE/NAME for the hub, or ./{name} for a folder")
+    if not text.startswith(HUB) and Path(name.partition("/")[0]).is_dir():
+        raise UserError(f"{text}: write ./{name} for the folder, or {HUB}{name} for the hub")
+    return name
 
 
 @contextmanager
 def drafted(
     run: FinishedRun, target: Target, license: str = "", siblings: Sequence[Sibling] = ()
-) -> Iterator[Draft]:
-    """Makes a release of a run; its files are removed when the context is left.
-
-    Raises:
-        UserError: The weights aren't the network's, or it can't be made.
-    """
-    parent = target.folder.resolve().parent if target.folder is not None else None
-    where = parent if parent is not None and parent.is_dir() else None  # on one disk it need only be renamed
-    try:
+) -> Iterator[Path]:
+    """Makes a release of a run, and gives its folder, which is removed when the context is left."""
+    # on the disk of its folder it need only be renamed
+    where = next(above for above in target.parents if above.is_dir()) if isinstance(target, Path) else None
+    with in_one_line(f"{where}: can't be written to"):
         scratch = tempfile.TemporaryDirectory(prefix=".publish-", dir=where)
-    except OSError as error:
-        raise UserError(f"{where}: can't be written to ({error.strerror})") from error
     with scratch as folder:
-        yield _draft(Path(folder) / "release", run, target, license, siblings)
-
-
-def _draft(
-    folder: Path, run: FinishedRun, target: Target, license: str, siblings: Sequence[Sibling]
-) -> Draft:
-    model = _network(run)
-    settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
-    data_config = resolve_data_config(settings, model=model)
-    gmacs = count_gmacs(model, data_config["input_size"])
-    config = _save(folder, model, run, data_config, license)
-    name, parameters = target.name, count_parameters(model)
-    card = model_card(run, name, target.repository, config, data_config, parameters, gmacs, license, siblings)
-    write_text(folder / CARD, card)
-    return Draft(folder, target, run, config, card)
+        release = Path(folder) / "release"
+        model = _network(run)
+        settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
+        images = resolve_data_config(settings, model=model)
+        gmacs = count_gmacs(model, images["input_size"])
+        card = model_card(
+            run,
+            PurePath(target).name,
+            _save(release, model, run, images, license),
+            license,
+            repository=target if isinstance(target, str) else "",
+            images=images,
+            parameters=count_parameters(model),
+            gmacs=gmacs,
+            siblings=siblings,
+        )
+        write_text(release / CARD, card)
+        yield release
 
 
 def _network(run: FinishedRun) -> Any:
     """The network, without memory for weights."""
-    arguments = run.arguments
-    if not timm.is_model(arguments.model):
-        raise UserError(f"{run.folder}: its network {arguments.model} is not in timm's registry")
-    with in_one_line(f"{run.folder}: its network {arguments.model} can't be made"):
-        return timm.create_model(arguments.model, device="meta", **_model_args(run))
+    name = run.arguments.model
+    if not timm.is_model(name):
+        raise UserError(f"{run.folder}: its network {name} is not in timm's registry")
+    with in_one_line(f"{run.folder}: its network {name} can't be made"):
+        return timm.create_model(name, device="meta", **_model_args(run))
 
 
 def _model_args(run: FinishedRun) -> dict[str, Any]:
@@ -141,24 +95,25 @@ def _model_args(run: FinishedRun) -> dict[str, Any]:
         "in_chans": arguments.channels,
         "num_classes": arguments.num_classes,
         "global_pool": arguments.gp,
+        **arguments.model_kwargs,
+        "weights_from": None,
     }
-    options |= {name: value for name, value in arguments.model_kwargs.items() if name != "weights_from"}
     return {name: value for name, value in options.items() if value is not None}
 
 
 def _save(
-    folder: Path, model: Any, run: FinishedRun, data_config: Mapping[str, Any], license: str
+    folder: Path, model: Any, run: FinishedRun, images: Mapping[str, Any], license: str
 ) -> dict[str, Any]:
     """Writes weights and `config.json` by timm's own function; returns what the latter says."""
     weights = {name: value.contiguous() for name, value in clean_state_dict(run.weights()).items()}
     with in_one_line(f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"):
         model.load_state_dict(weights, assign=True)
     cfg = model.pretrained_cfg
-    same_size = tuple(data_config["input_size"][1:]) == tuple(cfg["input_size"][1:])
+    same_size = tuple(images["input_size"][1:]) == tuple(cfg["input_size"][1:])
     # what the weights that it was started from were published with is left out: licence, source, test size
     model.pretrained_cfg = {
         "architecture": cfg["architecture"],
-        **{name: data_config[name] for name in _PREPROCESSING},
+        **{name: images[name] for name in _PREPROCESSING},
         **({"pool_size": cfg["pool_size"]} if same_size and cfg.get("pool_size") else {}),
         **{name: cfg[name] for name in ("fixed_input_size", "first_conv", "classifier") if name in cfg},
         "num_classes": model.num_classes,
@@ -166,17 +121,13 @@ def _save(
     }
     labels = {"label_names": list(run.data.classes)} if run.data.classes else {}
     try:
-        with in_one_line("the release can't be written"):
-            save_for_hf(model, str(folder), labels, _model_args(run), safe_serialization=True)
-    except SafetensorError as error:  # a full disk, too
-        raise UserError(f"{WEIGHTS}: can't be written: {first_line(error)}") from error
+        save_for_hf(model, str(folder), labels, _model_args(run), safe_serialization=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is one of them
+        raise UserError(f"the release can't be written: {first_line(error)}") from error
+    path = folder / WEIGHTS
     config = {
         **json.loads((folder / CONFIG).read_text(encoding="utf-8")),
-        "weights": {
-            "file": WEIGHTS,
-            "sha256": sha256_of(folder / WEIGHTS),
-            "size": (folder / WEIGHTS).stat().st_size,
-        },
+        "weights": {"file": WEIGHTS, "sha256": sha256_of(path), "size": path.stat().st_size},
         "trained": _trained(run),
     }
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

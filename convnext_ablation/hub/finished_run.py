@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import yaml
@@ -14,7 +14,7 @@ import yaml
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.models.convert import StateDict, weights_in
-from convnext_ablation.study.stats.effects import Interval, accuracy
+from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, OURS, load_checkpoint
@@ -24,9 +24,8 @@ from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TE
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
 
-__all__ = ["DataFacts", "FinishedRun", "SplitResult", "Which", "read_run", "saved_arguments"]
+__all__ = ["DataFacts", "FinishedRun", "SplitResult", "read_run", "saved_arguments"]
 
-Which = Literal["auto", "ema", "plain"]
 # data sets that are a folder of images; `cached`, of older runs, also kept them decoded
 _FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
 
@@ -40,19 +39,20 @@ class SplitResult:
     top5: float
     images: int | None  # None if their number isn't known
     picked_on: bool  # whether the epoch was picked on it
-    interval: Interval | None  # of top-1 over images, as fractions
-
-    @property
-    def percent(self) -> str:
-        """Top-1 in percent with its interval, as far as there is one."""
-        if self.interval is None:
-            return f"{self.top1:.2f}"
-        return f"{self.top1:.2f} [{100 * self.interval.low:.2f}, {100 * self.interval.high:.2f}]"
 
     @property
     def correct(self) -> int | None:
         """How many images were right."""
         return None if self.images is None else round(self.top1 * self.images / 100)
+
+    @property
+    def percent(self) -> str:
+        """Top-1 in percent, with its interval over images if their number is known."""
+        if self.images is None or self.correct is None:
+            return f"{self.top1:.2f}"
+        # it depends on how many are right, not on which
+        interval = accuracy((np.arange(self.images) < self.correct)[None])
+        return f"{self.top1:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run, and which of its weights are published."""
+    """A finished run; its weights are those that the best epoch was picked by."""
 
     folder: Path
     arguments: TrainingArguments
@@ -75,36 +75,27 @@ class FinishedRun:
     data: DataFacts
     best: Epoch  # whose weights these are
     epochs: int
-    ema: bool  # whether the weights are the averaged ones
-    results: tuple[SplitResult, ...]  # a test first; none if only the other weights were evaluated
+    results: tuple[SplitResult, ...]  # a test first
     versions: Mapping[str, str]  # of the software that trained it, as far as the run says
     processes: int | None  # None if the run doesn't say
     by_timm: bool  # whether timm's script trained it
 
-    def weights(self) -> StateDict:
-        """The weights.
+    @property
+    def ema(self) -> bool:
+        """Whether the weights are the averaged ones, which are evaluated where there are any."""
+        return self.arguments.model_ema and not self.arguments.model_ema_force_cpu
 
-        Raises:
-            UserError: The checkpoint has none of that kind.
-        """
+    def weights(self) -> StateDict:
+        """Reads the weights."""
         weights = weights_in(load_checkpoint(self.folder / BEST), ema=self.ema)
         if weights is None:
-            kind = "averaged weights; give --weights plain" if self.ema else "weights; train again"
-            raise UserError(f"{self.folder / BEST}: holds no {kind}")
+            kind = "averaged weights" if self.ema else "weights"
+            raise UserError(f"{self.folder / BEST}: holds no {kind}; train again")
         return weights
 
 
-def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> FinishedRun:
-    """Reads a finished run.
-
-    Args:
-        folder: Its folder, with `args.yaml`, `summary.csv` and `model_best.pth.tar`.
-        which: The averaged weights, the plain ones, or those that the best epoch was picked by.
-        data: Folder of the data set, if it isn't where the run had it.
-
-    Raises:
-        UserError: It isn't a finished run, or its files contradict each other.
-    """
+def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
+    """Reads a finished run; `data` is the folder of its data set, if that isn't where the run had it."""
     saved = saved_arguments(folder)
     known = {each.name for each in fields(TrainingArguments)}
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in known})
@@ -124,8 +115,6 @@ def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> F
             f"{folder / BEST}: is of epoch {state.get('epoch')}, and the best of {SUMMARY} is {best.epoch}; "
             "the files are of different runs"
         )
-    averaged = arguments.model_ema and not arguments.model_ema_force_cpu  # what is evaluated
-    ema = averaged if which == "auto" else which == "ema"
     data_facts = _data_facts(arguments, data)
     return FinishedRun(
         folder=folder,
@@ -134,8 +123,7 @@ def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> F
         data=data_facts,
         best=best,
         epochs=history[-1].epoch + 1,
-        ema=ema,
-        results=tuple(_results(folder, arguments, best, data_facts)) if ema == averaged else (),
+        results=tuple(_results(folder, arguments, best, data_facts)),
         versions=_study_result(folder).get("versions", {}),
         processes=(state.get(OURS) or {}).get("world_size"),
         by_timm="test_split" not in saved,
@@ -143,23 +131,16 @@ def read_run(folder: Path, which: Which = "auto", data: Path | None = None) -> F
 
 
 def saved_arguments(folder: Path) -> dict[str, Any]:
-    """Reads the `args.yaml` of a finished run.
-
-    Raises:
-        UserError: It isn't one.
-    """
-    path = folder / ARGUMENTS_FILE
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; name the output folder of a run of train.py")
+    """Reads the `args.yaml` of a finished run."""
     for name in (ARGUMENTS_FILE, SUMMARY, BEST):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}; name the output folder of a finished run of train.py")
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        saved = yaml.safe_load((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read ({first_line(error)})") from error
+        raise UserError(f"{folder / ARGUMENTS_FILE}: can't be read ({first_line(error)})") from error
     if not isinstance(saved, dict) or not isinstance(saved.get("model"), str):
-        raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
+        raise UserError(f"{folder / ARGUMENTS_FILE}: names no model; it isn't the args.yaml of a run")
     # timm's script keeps the folder that was given by position under another name
     return {**saved, "data_dir": saved.get("data_dir") or saved.get("data")}
 
@@ -177,24 +158,16 @@ def _results(
                 "name the folder that it was with --data"
             )
         same = next((names for names in SYNONYMS.values() if split in names), (split,))
-        picked, interval = arguments.val_split in same, accuracy(predictions.correct[None])
-        images = len(predictions.targets)
-        yield SplitResult(split, predictions.top1, predictions.top5_accuracy, images, picked, interval)
+        picked, images = arguments.val_split in same, len(predictions.targets)
+        yield SplitResult(split, predictions.top1, predictions.top5_accuracy, images, picked)
         if picked:
             return
     if best.eval_top1 is not None and best.eval_top5 is not None:
         count = len(data.images.get(arguments.val_split, ()))
         correct = best.eval_top1 * count / 100
         counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm sums up in float32
-        yield SplitResult(
-            arguments.val_split,
-            best.eval_top1,
-            best.eval_top5,
-            count if counted else None,
-            picked_on=True,
-            # it depends on how many are right, not on which
-            interval=accuracy((np.arange(count) < round(correct))[None]) if counted else None,
-        )
+        known = count if counted else None
+        yield SplitResult(arguments.val_split, best.eval_top1, best.eval_top5, known, picked_on=True)
 
 
 def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:
@@ -222,13 +195,13 @@ def _study_result(folder: Path) -> dict[str, Any]:
 
 def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
     """What is known of the data: nothing but the name where their folder isn't there."""
-    root = data or (Path(arguments.data_dir) if arguments.data_dir else None)
     if arguments.dataset not in _FOLDERS:
         return DataFacts(arguments.dataset.partition("/")[2])
-    if root is None or not root.is_dir():
-        if data is not None:
-            raise UserError(f"{data}: no such folder; name that of the data with --data")
-        return DataFacts(root.name if root is not None else "unknown")
+    root = data or Path(arguments.data_dir or "unknown")
+    if data is not None and not data.is_dir():
+        raise UserError(f"{data}: no such folder; name that of the data with --data")
+    if not root.is_dir():
+        return DataFacts(root.name)
     there: dict[str, Images] = {}
     for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
         with suppress(UserError):  # there is no such split any more

@@ -1,83 +1,57 @@
-"""Releases published in a folder or on a hub, all of one or nothing; a whole study's tied together."""
+"""Releases published in a folder or on a hub, all of one or nothing; those of a study name each other."""
 
 from __future__ import annotations
 
 import filecmp
 import os
 import re
-import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 
-from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.hub.card import Sibling, recipe_of
-from convnext_ablation.hub.draft import CARD, FILES, Draft, Target
-from convnext_ablation.hub.finished_run import FinishedRun, Which, read_run, saved_arguments
-from convnext_ablation.page import render
+from convnext_ablation.hub.draft import FILES, Target, target_of
+from convnext_ablation.hub.finished_run import FinishedRun, read_run, saved_arguments
 from convnext_ablation.study.store import RESULT, load_result
 from convnext_ablation.version import __version__
 from convnext_ablation.weights.download import hub_errors
 from convnext_ablation.weights.release import HUB
 
-__all__ = [
-    "RULE",
-    "Member",
-    "client",
-    "into_folder",
-    "members_of",
-    "onto_hub",
-    "siblings_of",
-    "tie",
-]
+__all__ = ["client", "into_folder", "members_of", "onto_hub", "siblings_of"]
 
 _VARIED = ("seed", "initial_checkpoint", "pretrained_path")  # between the runs of a network
-RULE = "of each network, the run with the best top-1 on validation, of equals the one with the lowest seed"
 
 
-def into_folder(draft: Draft) -> str:
-    """Puts a release into its folder; returns what was done, in a line.
-
-    Raises:
-        UserError: The folder holds something else.
-    """
-    assert draft.target.folder is not None
-    folder = draft.target.folder.resolve()
+def into_folder(release: Path, folder: Path) -> str:
+    """Puts a release into its folder, unless that holds something else; returns what was done, in a line."""
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if not held:
-        os.replace(draft.folder, folder)
-        return f"published {folder}"
-    if held != set(FILES):
-        raise UserError(
-            f"{folder}: holds {', '.join(sorted(held - set(FILES))[:3]) or 'half a release'}; "
-            "publish into a folder of the release's own"
-        )
-    if all(filecmp.cmp(folder / name, draft.folder / name, shallow=False) for name in FILES):
+    if held and held != set(FILES):
+        other = min(held - set(FILES), default="half a release")
+        raise UserError(f"{folder}: holds {other}; publish into a folder of the release's own")
+    if held and all(filecmp.cmp(folder / name, release / name, shallow=False) for name in FILES):
         return f"{folder} holds just this already; nothing to do"
-    before = draft.folder.with_name("before")
-    os.replace(folder, before)
+    with in_one_line(f"{folder.parent}: can't be made"):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    before = release.with_name("before")
+    if held:
+        os.replace(folder, before)
     try:
-        os.replace(draft.folder, folder)
+        os.replace(release, folder)
     except BaseException:
-        os.replace(before, folder)
+        if held:
+            os.replace(before, folder)
         raise
-    shutil.rmtree(before, ignore_errors=True)
-    return f"published {folder} anew, in place of what it held"
+    return f"published {folder}"
 
 
 def client() -> HfApi:
-    """The hub's client.
-
-    Raises:
-        UserError: There is no token.
-    """
+    """The hub's client, with a token."""
     if not get_token():
         raise UserError(
             "no token for the hub; log in with `hf auth login`, or set HF_TOKEN, and publish again"
@@ -87,21 +61,17 @@ def client() -> HfApi:
     return HfApi(library_name="convnext_ablation", library_version=__version__)
 
 
-def onto_hub(draft: Draft, api: HfApi, public: bool = False) -> str:
+def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -> str:
     """Publishes a release by one commit, into a new repository or as a new revision.
 
     Returns:
-        What was done, in a line.
-
-    Raises:
-        UserError: It could not be published; the hub holds what it held before.
+        What was done, in a line. If it raises, the hub holds what it held before.
     """
-    repository = draft.target.repository
     with hub_errors(repository):
         try:
             info = api.model_info(repository)
         except RepositoryNotFoundError:
-            return f"published {HUB}{repository}@{_into_new(draft, api, public)}"
+            return f"published {HUB}{repository}@{_into_new(release, repository, api, public)}"
         others = {sibling.rfilename for sibling in info.siblings or ()} - {*FILES, ".gitattributes"}
         if others:
             raise UserError(
@@ -110,77 +80,47 @@ def onto_hub(draft: Draft, api: HfApi, public: bool = False) -> str:
             )
         if not info.private and not public:
             raise UserError(f"{repository}: is public; give --public to publish there")
-        commit = _commit(draft, api, info.sha)
+        commit = _commit(release, repository, api, info.sha)
     if commit == info.sha:  # the client makes no commit that changes nothing
         return f"{HUB}{repository}@{commit} is just this already; nothing was sent"
     return f"published {HUB}{repository}@{commit}"
 
 
-def _commit(draft: Draft, api: HfApi, parent: str | None) -> str:
+def _commit(release: Path, repository: str, api: HfApi, parent: str | None) -> str:
     commit = api.create_commit(
-        draft.target.repository,
-        [CommitOperationAdd(name, draft.folder / name) for name in FILES],
-        commit_message=f"Publish {draft.target.name}, epoch {draft.run.best.epoch}",
+        repository,
+        [CommitOperationAdd(name, release / name) for name in FILES],
+        commit_message="Publish a release",
         parent_commit=parent,  # refused if another commit came between
     )
     return commit.oid
 
 
-def _into_new(draft: Draft, api: HfApi, public: bool) -> str:
+def _into_new(release: Path, repository: str, api: HfApi, public: bool) -> str:
     """Makes the repository, and removes it again if the commit fails; returns the commit."""
-    repository = draft.target.repository
     api.create_repo(repository, private=not public)
     try:
-        with hub_errors(repository):
-            return _commit(draft, api, None)
-    except BaseException as error:
+        return _commit(release, repository, api, None)
+    except BaseException:
         try:
             api.delete_repo(repository)
-            left = "nothing is left of it there"
         except Exception:  # the hub is gone, most likely
-            left = f"an empty repository may be left; remove it at {constants.ENDPOINT}/{repository}"
-        if not isinstance(error, UserError):
-            print(f"{repository}: not published; {left}", file=sys.stderr)
-            raise
-        raise UserError(f"{error}; not published, {left}") from error
+            page = f"{constants.ENDPOINT}/{repository}"
+            print(f"an empty repository may be left; remove it at {page}", file=sys.stderr)
+        raise
 
 
-@dataclass(frozen=True)
-class Member:
-    """A run, alone or of a study, and where its release goes."""
-
-    run: FinishedRun
-    target: Target
-
-    @property
-    def is_found(self) -> bool:
-        """Whether `pretrained=True` finds it, as ``MODEL.TAG``."""
-        return self.target.name.startswith(f"{self.run.arguments.model.partition('.')[0]}.")
-
-
-def members_of(study: Path, to: str, tag: str, which: Which, data: Path | None) -> list[Member]:
+def members_of(study: Path, to: str, tag: str, data: Path | None) -> dict[Target, FinishedRun]:
     """Reads the runs of a study that are published, and says where each goes.
 
     Args:
         study: The study's folder.
         to: Namespace on the hub, or a path.
-        tag: What stands behind the networks' names; empty for the data set and the size of its images.
-        which: Which weights.
+        tag: Of the releases; empty for the data set and the size of its images.
         data: Folder of the data set, if it isn't where the study had it.
-
-    Raises:
-        UserError: A run can't be read, or the name is neither.
     """
-    to_hub = bool(re.fullmatch(rf"({HUB})?[A-Za-z0-9][\w.-]*", to))
-    if to_hub and not to.startswith(HUB) and Path(to).is_dir():
-        raise UserError(f"{to}: write ./{to} for the folder, or {HUB}{to} for the namespace")
-    namespace, members = to.removeprefix(HUB), []
-    for network, folder in _best_runs(study).items():
-        run = read_run(folder, which, data)
-        name = f"{network}.{tag or _tag(run)}"
-        target = Target(f"{namespace}/{name}") if to_hub else Target(folder=Path(to).expanduser() / name)
-        members.append(Member(run, target))
-    return members
+    runs = {network: read_run(folder, data) for network, folder in _best_runs(study).items()}
+    return {target_of(f"{to}/{network}.{tag or _tag(run)}"): run for network, run in runs.items()}
 
 
 def _tag(run: FinishedRun) -> str:
@@ -189,11 +129,7 @@ def _tag(run: FinishedRun) -> str:
 
 
 def _best_runs(study: Path) -> dict[str, Path]:
-    """The folder of the run of each network that is published, by `RULE`; never by the test.
-
-    Raises:
-        UserError: There is no finished run, or some of a network were trained otherwise than others.
-    """
+    """The folder of the run of each network with the best top-1 on validation, of equals the lowest seed."""
     best: dict[str, tuple[float, int, Path]] = {}
     settings: dict[str, tuple[Any, Path]] = {}
     for path in sorted(study.glob(f"runs/*/{RESULT}")):
@@ -217,36 +153,12 @@ def _best_runs(study: Path) -> dict[str, Path]:
     return {network: best[network][2] for network in sorted(best)}
 
 
-def siblings_of(member: Member, members: Sequence[Member]) -> list[Sibling]:
-    """The other networks, for a network's card."""
-    others = [other for other in members if other is not member]
-    return [(other.target.name, other.target.link, other.run.results) for other in others]
-
-
-def tie(study: str, members: Sequence[Member], api: HfApi | None, public: bool) -> str:
-    """Ties the releases of a study together: by a collection on the hub, or a card beside their folders.
-
-    Returns:
-        What was done, in a line.
-
-    Raises:
-        UserError: The hub refuses.
-    """
-    first = members[0].target
-    if api is None:
-        assert first.folder is not None
-        path = first.folder.parent / CARD
-        write_text(path, render("study_card.md", study=study, rule=RULE, members=members))
-        return f"wrote {path}"
-    namespace = first.repository.partition("/")[0]
-    about = f"Networks of one study, {len(members)} in all; {RULE.partition(',')[0]} one run"
-    with hub_errors(f"the collection {study} of {namespace}"):
-        collection = api.create_collection(
-            study[:59], namespace=namespace, description=about[:150], private=not public, exists_ok=True
-        )
-        for member in members:
-            note = next((f"{result.split}: top-1 {result.percent} %" for result in member.run.results), None)
-            api.add_collection_item(
-                collection.slug, member.target.repository, "model", note=note, exists_ok=True
-            )
-    return f"they are in the collection {collection.slug}"
+def siblings_of(target: Target, members: Mapping[Target, FinishedRun]) -> list[Sibling]:
+    """The other networks, for the card of one."""
+    return [
+        (PurePath(other).name, f"https://huggingface.co/{other}", run.results)
+        if isinstance(other, str)
+        else (other.name, f"../{other.name}", run.results)
+        for other, run in members.items()
+        if other != target
+    ]

@@ -56,38 +56,42 @@ def resolve(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
     Returns:
         timm's `pretrained_cfg`, with the path of the weights as its file, and arguments that the network was
         made with.
-
-    Raises:
-        UserError: There are none, or they can't be had or aren't what was published.
     """
-    name = request.names[0]
+    name, tags = request.names[0], _public_tags(request.names[0])
     release = _release(request)
     if release:
         base: Any = release.pretrained_cfg()
     elif request.cfg is not None:
         base = request.cfg
-    elif request.loads and not request.overlay.get("hf_hub_id"):
-        base = _default_tag(name)
-    else:
+    elif not request.loads or request.overlay.get("hf_hub_id"):
         base = dict(request.untrained)
+    elif tags:
+        base = tags[0]
+    else:
+        raise UserError(f"{name}: nobody has published weights of it; train it with train.py, and {_HINT}")
     cfg = resolve_pretrained_cfg(name, base, dict(request.overlay))
     if request.loads and release:
         cfg = replace(cfg, file=str(release.weights()), source=None)
     elif request.loads and not (cfg.file or cfg.state_dict):
         cfg = _with_public_weights(cfg, request)
-    return cfg.to_dict(), release.model_args if release else {}
+    return cfg.to_dict(), dict(release.model_args) if release else {}
+
+
+def _public_tags(name: str) -> list[str]:
+    """Tags of the public weights, timm's own default first."""
+    return [str(cfg.tag) for cfg in get_arch_pretrained_cfgs(name).values() if cfg.has_weights]
 
 
 def _release(request: Request) -> Release | None:
     """The release that is asked for, None if it isn't one."""
     name, cfg, place = request.names[0], request.cfg, request.place
     if isinstance(cfg, str):
-        if place is None and cfg in _public_tags(name):
+        public = _public_tags(name)
+        if place is None and cfg in public:
             return None
         place = place or place_from_environment()
         if place is None:
-            public = ", ".join(_public_tags(name))
-            others = f" ({public} have)" if public else ""
+            others = f" ({', '.join(public)} have)" if public else ""
             raise UserError(f"{name}.{cfg}: no public weights have this tag{others}; {_HINT}")
         return find_release(request.names, cfg, place, request.cache_dir)
     if not request.loads or request.overlay.get("hf_hub_id"):
@@ -102,18 +106,6 @@ def _release(request: Request) -> Release | None:
             return None
     place = place or place_from_environment()
     return find_release(request.names, "", place, request.cache_dir) if place else None
-
-
-def _public_tags(name: str) -> list[str]:
-    return [str(cfg.tag) for cfg in get_arch_pretrained_cfgs(name).values() if cfg.has_weights]
-
-
-def _default_tag(name: str) -> str:
-    """The tag of the public weights that are taken if none is named: timm's own default."""
-    tags = _public_tags(name)
-    if not tags:
-        raise UserError(f"{name}: nobody has published weights of it; train it with train.py, and {_HINT}")
-    return tags[0]
 
 
 def _with_public_weights(cfg: PretrainedCfg, request: Request) -> PretrainedCfg:

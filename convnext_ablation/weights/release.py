@@ -30,15 +30,7 @@ from convnext_ablation.weights.download import (
     repositories,
 )
 
-__all__ = [
-    "CONFIG",
-    "WEIGHTS",
-    "Place",
-    "Release",
-    "find_release",
-    "place_from_environment",
-    "read_release",
-]
+__all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB, FOLDER = "hf-hub:", "local-dir:"  # timm's words for them
@@ -57,40 +49,15 @@ class Release:
 
     name: str  # ``namespace/name@commit``, or the folder
     folder: Path | None  # None if it lies on a hub
-    config: Mapping[str, Any] = field(repr=False)
-    cache_dir: str | Path | None = None  # that it was fetched into; None for the hub's own
-
-    @property
-    def architecture(self) -> str:
-        """Name of the network."""
-        return self.config["architecture"]
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self.config["num_classes"]
-
-    @property
-    def label_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of their numbers, None if it doesn't say."""
-        names = self.config.get("label_names")
-        return tuple(names) if isinstance(names, list) else None
-
-    @property
-    def model_args(self) -> dict[str, Any]:
-        """Arguments that the network was made with."""
-        arguments = self.config.get("model_args") or {}
-        return {name: value for name, value in arguments.items() if name not in _OUR_ARGUMENTS}
-
-    @property
-    def sha256(self) -> str | None:
-        """SHA-256 of the weights, None if it doesn't say."""
-        return (self.config.get("weights") or {}).get("sha256")
-
-    @property
-    def trained(self) -> Mapping[str, Any]:
-        """What the figures of its card were computed from."""
-        return self.config.get("trained") or {}
+    cache_dir: str | Path | None  # that it was fetched into; None for the hub's own
+    architecture: str
+    num_classes: int
+    label_names: tuple[str, ...] | None  # in the order of their numbers; None if it doesn't say
+    model_args: Mapping[str, Any]  # that the network was made with
+    file: str  # of the weights
+    sha256: str | None  # of the weights; None if it doesn't say
+    trained: Mapping[str, Any] = field(repr=False)  # what the figures of its card were computed from
+    config: Mapping[str, Any] = field(repr=False)  # all that it says
 
     @property
     def tag(self) -> str:
@@ -103,24 +70,20 @@ class Release:
         known = {each.name for each in dataclasses.fields(PretrainedCfg)} - _SOURCES
         labels = {name: self.config[name] for name in _LABELS if name in self.config}
         cfg = {**self.config["pretrained_cfg"], "num_classes": self.num_classes, **labels}
-        cfg = {key: _hashable(value) for key, value in cfg.items() if key in known}
+        cfg = {key: tuple(value) if isinstance(value, list) else value for key, value in cfg.items()}
         if channels := self.model_args.get("in_chans"):
             cfg["input_size"] = (channels, *cfg.get("input_size", (3, 224, 224))[1:])
+        cfg = {key: value for key, value in cfg.items() if key in known}
         on_hub = {} if self.folder else {"hf_hub_id": self.name}
         return {**cfg, **on_hub, "architecture": self.architecture, "tag": self.tag or None}
 
     def weights(self) -> Path:
-        """Fetches the weights and checks that they are the published ones, and safetensors.
-
-        Raises:
-            UserError: They can't be had, or are others: a hub's cache then drops them.
-        """
-        file = (self.config.get("weights") or {}).get("file", WEIGHTS)
-        name = f"{self.name}: {file}"
+        """Fetches the weights and checks that they are the published ones; a hub's cache drops others."""
+        name = f"{self.name}: {self.file}"
         if self.folder is None:
-            path = fetch(self.name, file, self.cache_dir, self.sha256)
+            path = fetch(self.name, self.file, self.cache_dir, self.sha256)
         else:
-            path = self.folder / file
+            path = self.folder / self.file
             if not path.is_file():
                 raise UserError(f"{name}: missing; pickles are not read, have it published as safetensors")
             if self.sha256:
@@ -131,49 +94,42 @@ class Release:
         return path
 
 
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Release:
     """Reads what a release says of itself; of the weights nothing is read or fetched yet.
 
     Args:
-        where: ``hf-hub:namespace/name``, with ``@revision`` if not the newest is wanted;
-            ``local-dir:folder``; or the folder as a path.
+        where: ``hf-hub:namespace/name``, with ``@revision`` if not the newest is wanted; or a folder,
+            ``local-dir:`` before it or not.
         cache_dir: Another cache than the hub's own.
-
-    Raises:
-        UserError: There is none, or it is damaged.
     """
     text = str(where)
-    if isinstance(where, str) and not text.startswith((HUB, FOLDER)):
-        raise UserError(f"{where!r}: write {HUB}NAMESPACE/NAME for a hub, {FOLDER}PATH for a folder")
     if text.startswith(HUB):
         repository = text.removeprefix(HUB)
         path = fetch(repository, CONFIG, cache_dir)
         name = f"{repository.partition('@')[0]}@{path.parent.name}"  # its weights are that commit's
-        return Release(name, None, _config(path, name), cache_dir)
+        return _read(path, name, None, cache_dir)
     folder = Path(text.removeprefix(FOLDER)).expanduser()
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{folder}: there is no release, {folder / CONFIG} is missing")
-    return Release(str(folder), folder, _config(folder / CONFIG, str(folder)))
+        raise UserError(
+            f"{folder}: there is no release, it has no {CONFIG}; for one on a hub write {HUB}NAMESPACE/NAME"
+        )
+    return _read(folder / CONFIG, str(folder), folder, None)
 
 
-def _config(path: Path, name: str) -> dict[str, Any]:
+def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | None) -> Release:
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise UserError(f"{name}: {CONFIG} can't be read ({error}); have it published again") from error
-    cfg, labels = config.get("pretrained_cfg"), config.get("label_names")
-    weights = {"file": WEIGHTS, "sha256": "0" * 64} if config.get("weights") is None else config["weights"]
-    classes = config.setdefault("num_classes", cfg.get("num_classes") if isinstance(cfg, dict) else None)
+    cfg, labels, arguments = config.get("pretrained_cfg"), config.get("label_names"), config.get("model_args")
+    weights = {"sha256": "0" * 64} if config.get("weights") is None else config["weights"]
+    classes: Any = config.get("num_classes", cfg.get("num_classes") if isinstance(cfg, dict) else None)
     valid = {
         "architecture": isinstance(config.get("architecture"), str),
         "pretrained_cfg": isinstance(cfg, dict),
         "num_classes": isinstance(classes, int) and classes >= 0,
         "label_names, one a class": labels is None or len(labels) == classes,
-        "model_args": isinstance(config.get("model_args") or {}, dict),
+        "model_args": isinstance(arguments or {}, dict),
         f"weights, a file beside {CONFIG} and its SHA-256": isinstance(weights, dict)
         and re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(weights.get("file", WEIGHTS)))
         and re.fullmatch("[0-9a-f]{64}", str(weights.get("sha256"))),
@@ -181,7 +137,19 @@ def _config(path: Path, name: str) -> dict[str, Any]:
     wrong = [entry for entry, is_valid in valid.items() if not is_valid]
     if wrong:
         raise UserError(f"{name}: {CONFIG} has no valid {wrong[0]}; have it published again")
-    return config
+    return Release(
+        name,
+        folder,
+        cache_dir,
+        architecture=config["architecture"],
+        num_classes=classes,
+        label_names=tuple(labels) if isinstance(labels, list) else None,
+        model_args={key: value for key, value in (arguments or {}).items() if key not in _OUR_ARGUMENTS},
+        file=weights.get("file", WEIGHTS),
+        sha256=weights["sha256"] if config.get("weights") is not None else None,
+        trained=config.get("trained") or {},
+        config=config,
+    )
 
 
 @dataclass(frozen=True)
@@ -251,21 +219,15 @@ def find_release(
         tag: Which of its releases; if empty, the only one there is.
         place: Where to look.
         cache_dir: Another cache than the hub's own.
-
-    Raises:
-        UserError: There is none, there are several, it is damaged or of another network.
     """
-    if tag:
-        release = _tagged(names, tag, place, cache_dir)
-    else:
-        held = place.names(names, cache_dir)
-        if len(held) > 1:
-            raise UserError(f"{place} has {', '.join(held)}; name the one you want")
-        if not held:
-            raise UserError(
-                f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
-            )
-        release = place.read(held[0], cache_dir)
+    held = [f"{name}.{tag}" for name in names] if tag else place.names(names, cache_dir)
+    if not held:
+        raise UserError(
+            f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
+        )
+    if not tag and len(held) > 1:
+        raise UserError(f"{place} has {', '.join(held)}; name the one you want")
+    release = _first_of(held, place, cache_dir)
     if release.architecture not in names:
         raise UserError(
             f"{release.name}: holds weights of {release.architecture}, not of {names[0]}; "
@@ -274,11 +236,11 @@ def find_release(
     return release
 
 
-def _tagged(names: Sequence[str], tag: str, place: Place, cache_dir: str | Path | None) -> Release:
+def _first_of(held: Sequence[str], place: Place, cache_dir: str | Path | None) -> Release:
     try:
-        return place.read(f"{names[0]}.{tag}", cache_dir)
+        return place.read(held[0], cache_dir)
     except NotThereError:
-        for name in names[1:]:
+        for name in held[1:]:
             with suppress(NotThereError):
-                return place.read(f"{name}.{tag}", cache_dir)
+                return place.read(name, cache_dir)
         raise
