@@ -140,14 +140,15 @@ def table(
         wrap: Columns and the most characters that they may be wide.
         markdown: As Markdown, else for a terminal.
     """
-    from tabulate import tabulate
+    import tabulate
 
+    tabulate.MIN_PADDING = 0  # headings need no more room than cells
     cells = [[str(cell) for cell in row] for row in rows]
     if markdown:
         cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
     align = ["left" if place in words else "right" for place in range(len(header))]
     widths = [wrap.get(place) for place in range(len(header))] if wrap and cells else None
-    text: str = tabulate(
+    text: str = tabulate.tabulate(
         cells,
         headers=list(header),
         tablefmt="pipe" if markdown else "simple",

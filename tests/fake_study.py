@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 
 import numpy as np
@@ -112,17 +113,22 @@ def write_images(evidence):
 
 def write_all(contents):
     """Writes a whole report; its files, the page last."""
-    plans, figures = write_figures(contents)
-    return [*write_tables(contents), *figures, write_page(contents, plans)]
+    plans = write_figures(contents)
+    return [*write_tables(contents), write_page(contents, plans)]
 
 
 def again(contents, folder, **changes):
     """Writes the page anew into a folder, with parts of its contents changed; what it has, and its source."""
     changed = replace(contents, folder=folder, **changes)
-    return read(write_page(changed, write_figures(changed)[0]))
+    return read(write_page(changed, write_figures(changed)))
 
 
 def csv_lines(contents, name):
     """The lines of a table of a report."""
     with open(contents.folder / f"{name}.csv", newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def svg_texts(path):
+    """The texts of a figure."""
+    return ["".join(text.itertext()) for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]

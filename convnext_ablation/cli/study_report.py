@@ -90,11 +90,11 @@ def report(
     contents = Contents(output, findings, facts, results.evidence)
     paths = write_tables(contents)
     paths += [write_tuning(study, folder, output)] if study.tuning else []
-    plans, figures = write_figures(contents)
+    plans = write_figures(contents)
     page = write_page(contents, plans)
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"\n{terminal_table(findings.rows, width)}\n")
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
-    print(f"report: {page}, and {len(paths) + len(figures)} tables and figures beside it")
+    print(f"report: {page}, and {len(paths) + len(plans)} tables and figures beside it")

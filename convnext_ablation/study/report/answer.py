@@ -39,18 +39,28 @@ def percent_points(value: float) -> str:
 def answer(findings: Findings, facts: StudyFacts) -> str:
     """Says in a sentence or two which changes mattered, how sure that is, and how far it reaches."""
     table = findings.rows
-    reach = _reach(facts)
+    elsewhere = "" if facts.pretrained else ", such as full-width networks pre-trained on ImageNet"
+    reach = (
+        " These figures hold at this width, data set and training budget and do not carry over to others"
+        f"{elsewhere}."
+    )
     if max(row.seeds for row in table) == 1:
         claim, reach = _nothing(table), ""
     elif findings.primary:
         claim = _claims(findings.primary)
     elif len(table) == 1:
-        claim = f"{_top1_text(table[0])}, and there is no other network to compare it with"
+        top1 = table[0].top1
+        claim = (
+            f"{table[0].label} reaches {100 * top1.estimate:.1f} % top-1 (95 % interval {100 * top1.low:.1f} "
+            f"to {100 * top1.high:.1f}), and there is no other network to compare it with"
+        )
     else:
-        claim = "no comparison that the design declares can be told yet"
+        claim = "no effect of the design can be estimated yet"
+    counts = sorted({row.seeds for row in table})
+    seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
     scene = (
         f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
-        f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {_seeds_text(table)})"
+        f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {seeds})"
     )
     return f"{scene}, {claim}.{reach}{_chance_text(table, facts)}"
 
@@ -59,8 +69,7 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     """Lists what a reader must bear in mind, the study's own warnings first."""
     table = findings.rows
     found = list(facts.warnings)
-    alone = [row.label for row in table if row.seeds == 1]
-    if alone:
+    if alone := [row.label for row in table if row.seeds == 1]:
         found.append(
             f"WARNING: one seed only for {_join(alone)}: intervals are over test images alone and leave "
             "out what another seed would change, and there is no p-value."
@@ -73,9 +82,8 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     ]
     if findings.missing:
         names = _join([each.label for each in findings.missing])
-        found.append(f"WARNING: not told yet, as runs are missing: {names}.")
-    at_chance = _chance_text(table, facts)
-    if at_chance:
+        found.append(f"WARNING: not estimated yet, as runs are missing: {names}.")
+    if at_chance := _chance_text(table, facts):
         found.append(f"WARNING: {at_chance.strip()}")
     if len(findings.primary) > 1:
         found.append(
@@ -103,10 +111,11 @@ def method(findings: Findings, facts: StudyFacts) -> dict[str, str]:
 
 
 def _nothing(table: list[Row]) -> str:
-    reached = _range_text([row.top1.estimate for row in table])
+    low, high = (f"{100 * end(row.top1.estimate for row in table):.1f}" for end in (min, max))
+    reached = low if low == high else f"{low} to {high}"
     return (
-        f"nothing can be claimed from one seed per network: a network reaches {reached} % top-1 here, and "
-        "what another seed would change is not known; train at least 3 seeds"
+        f"nothing can be claimed from one seed per network: a network reaches {reached} % top-1 here, "
+        "and what another seed would change is not known; train at least 3 seeds"
     )
 
 
@@ -120,24 +129,17 @@ def _claims(effects: list[Effect]) -> str:
         if groups[group]:
             subject = "it" if clauses else "top-1"
             clauses.append(f"{subject} {verb} {_join([_change_text(effect) for effect in groups[group]])}")
-    if groups["unclear"]:
-        clauses.append(_unclear_text(groups["unclear"], everything=len(groups["unclear"]) == len(effects)))
+    if unclear := groups["unclear"]:
+        names = _join([effect.label for effect in unclear])
+        low = percent_points(min(effect.difference.low for effect in unclear))
+        high = percent_points(max(effect.difference.high for effect in unclear))
+        interval = "95 % interval" if len(unclear) == 1 else "95 % intervals within"
+        none = "not significant" if clauses else "no effect is significant"
+        clauses.append(f"{none}: {names} ({interval} {low} to {high} points)")
     if groups["untested"]:
         names = _join([effect.label for effect in groups["untested"]])
-        clauses.append(f"{names} can't be judged from one shared seed")
+        clauses.append(f"not tested, for want of a second shared seed: {names}")
     return "; ".join(clauses)
-
-
-def _unclear_text(unclear: list[Effect], everything: bool) -> str:
-    low = min(effect.difference.low for effect in unclear)
-    high = max(effect.difference.high for effect in unclear)
-    names = _join([effect.label for effect in unclear])
-    if everything and len(unclear) > 1:
-        names = f"none of the changes can be told from no change: {names}"
-    else:
-        names = f"{names} can't be told from no change"
-    reach = "interval reaches" if len(unclear) == 1 else "intervals together reach"
-    return f"{names} ({reach} from {percent_points(low)} to {percent_points(high)} points)"
 
 
 def _change_text(effect: Effect) -> str:
@@ -156,39 +158,11 @@ def _chance_text(table: list[Row], facts: StudyFacts) -> str:
     names = [row.label for row in table if row.top1.low <= chance]
     if not names:
         return ""
-    verb = "is" if len(names) == 1 else "are"
+    verb, them = ("is", "it") if len(names) == 1 else ("are", "them")
     return (
-        f" {_join(names)} {verb} not above chance ({100 * chance:.1f} %), so what is compared with "
-        f"{'it' if len(names) == 1 else 'them'} says nothing about the change."
+        f" {_join(names)} {verb} not above chance ({100 * chance:.1f} %), so what is compared with {them} "
+        "says nothing about the change."
     )
-
-
-def _reach(facts: StudyFacts) -> str:
-    elsewhere = "" if facts.pretrained else ", such as full-width networks pre-trained on ImageNet"
-    return (
-        " These figures hold at this width, data set and training budget and do not carry over to "
-        f"others{elsewhere}."
-    )
-
-
-def _top1_text(row: Row) -> str:
-    top1 = row.top1
-    return (
-        f"{row.label} reaches {100 * top1.estimate:.1f} % top-1 "
-        f"(95 % interval {100 * top1.low:.1f} to {100 * top1.high:.1f})"
-    )
-
-
-def _seeds_text(table: list[Row]) -> str:
-    counts = sorted({row.seeds for row in table})
-    if len(counts) == 1:
-        return counted(counts[0], "seed")
-    return f"{counts[0]} to {counts[-1]} seeds"
-
-
-def _range_text(values: list[float]) -> str:
-    low, high = f"{100 * min(values):.1f}", f"{100 * max(values):.1f}"
-    return low if low == high else f"{low} to {high}"
 
 
 def _join(parts: list[str]) -> str:

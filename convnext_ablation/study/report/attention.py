@@ -22,7 +22,7 @@ from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
@@ -33,25 +33,15 @@ __all__ = ["Attention", "Map", "attention"]
 
 SIDE = 160  # pixels of a picture
 _SMALLEST = 4  # positions of a side, below which a map says nothing
-_ROWS, _COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
 
 class Map(NamedTuple):
-    """What speaks for an image's class.
+    """What speaks for an image's class, and what the network says of it."""
 
-    Attributes:
-        picture: The image as the network sees it, with the map over it.
-        heat: The map, ``(H, W)``, 0 to 1; all 0 where nothing speaks for the class.
-        predicted: The most probable class.
-        probability: Its probability.
-        place: Where the map is highest, in words; empty where nothing speaks for the class.
-    """
-
-    picture: Image.Image
-    heat: NDArray[np.float32]
-    predicted: int
-    probability: float
-    place: str
+    picture: Image.Image  # the image as the network sees it, with the map over it
+    heat: NDArray[np.float32]  # the map, (H, W), 0 to 1; all 0 where nothing speaks for the class
+    predicted: int  # the most probable class
+    probability: float  # of that class
 
 
 class Attention(NamedTuple):
@@ -73,24 +63,21 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> A
     except ImportError as error:
         raise UserError("captum isn't installed: pip install 'convnext_ablation[study]'") from error
     model, arguments = _load(folder)
-    config = resolve_data_config(_given(arguments), model=model)
-    batch = _prepared(images, arguments, config)
+    config = resolve_data_config(arguments.preprocessing(), model=model)
+    transform = create_transform(**config, is_training=False)
+    mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
+    batch = torch.stack([transform(_opened(path, mode)) for path in images])  # (B, C, H, W)
     layer, grid = _layer(model, batch[:1])
-    with torch.no_grad():
-        probability, predicted = model(batch).float().softmax(dim=1).max(dim=1)
     grad_cam = LayerGradCam(model, model.get_submodule(layer))
-    maps = [  # one image at a time: what the backward pass keeps is large
-        grad_cam.attribute(image[None], target=target, relu_attributions=True).detach()[0]
-        for image, target in zip(batch, targets, strict=True)
-    ]
-    heats = _scaled(torch.cat(maps))
-    pictures = _pictures(batch, config)
-    said = zip(predicted.tolist(), probability.tolist(), strict=True)
-    drawn = [
-        Map(_overlaid(picture, heat), heat, number, share, _place(heat))
-        for picture, heat, (number, share) in zip(pictures, heats, said, strict=True)
-    ]
-    return Attention(layer, grid, drawn)
+    maps = []
+    for image, target in zip(batch.split(1), targets, strict=True):  # what the backward pass keeps is large
+        heat = grad_cam.attribute(image, target=target, relu_attributions=True).detach()[0, 0]
+        heat = (heat / heat.max().clamp_min(1e-30)).numpy()
+        with torch.no_grad():
+            probability, predicted = model(image).float().softmax(dim=1)[0].max(dim=0)
+        picture = _overlaid(_picture(image[0], config), heat)
+        maps.append(Map(picture, heat, int(predicted), float(probability)))
+    return Attention(layer, grid, maps)
 
 
 def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
@@ -102,35 +89,12 @@ def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in names})
     averaged = arguments.model_ema and not arguments.model_ema_force_cpu and "state_dict_ema" in state
     weights = clean_state_dict(state["state_dict_ema" if averaged else "state_dict"])
-    bare = replace(arguments, pretrained=False, pretrained_path=None, initial_checkpoint="", device="cpu")
-    bare = replace(bare, model_dtype=None)
-    try:
-        model = create_network(bare, _count_classes(weights, arguments.model), Processes(torch.device("cpu")))
+    bare = replace(arguments, pretrained=False, pretrained_path=None, initial_checkpoint="", model_dtype=None)
+    with in_one_line(f"{folder / BEST}: can't be loaded"):
+        classes = len(weights[f"{get_pretrained_cfg(arguments.model).classifier}.weight"])
+        model = create_network(replace(bare, device="cpu"), classes, Processes(torch.device("cpu")))
         model.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / BEST}: can't be loaded: {reason}") from error
     return model.eval(), arguments
-
-
-def _count_classes(weights: Mapping[str, torch.Tensor], name: str) -> int:
-    """Outputs of the classifier that the weights hold."""
-    cfg = get_pretrained_cfg(name)
-    return len(weights[f"{cfg.classifier}.weight"])
-
-
-def _given(arguments: TrainingArguments) -> dict[str, Any]:
-    names = ("img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans")
-    return {name: getattr(arguments, name) for name in names if getattr(arguments, name)}
-
-
-def _prepared(
-    images: Sequence[Path], arguments: TrainingArguments, config: Mapping[str, Any]
-) -> torch.Tensor:
-    """Images as the network is given them in evaluation, ``(B, C, H, W)``."""
-    transform = create_transform(**config, is_training=False)
-    mode = arguments.input_img_mode or ("RGB" if arguments.channels == 3 else "L")
-    return torch.stack([transform(_opened(path, mode)) for path in images])
 
 
 def _opened(path: Path, mode: str) -> Image.Image:
@@ -148,41 +112,23 @@ def _layer(model: nn.Module, image: torch.Tensor) -> tuple[str, tuple[int, int]]
     names = [str(info["module"]) for info in model.feature_info]  # type: ignore[union-attr]
     sizes = {name: (each.shape[-2], each.shape[-1]) for name, each in zip(names, outputs, strict=True)}
     enough = [name for name, size in sizes.items() if min(size) >= _SMALLEST]
-    chosen = enough[-1] if enough else next(iter(sizes))
+    chosen = enough[-1] if enough else names[0]
     return chosen, sizes[chosen]
 
 
-def _scaled(maps: torch.Tensor) -> NDArray[np.float32]:
-    """Each map divided by its highest value, ``(B, H, W)``; 0 where that is 0."""
-    highest = maps.amax(dim=(1, 2), keepdim=True)
-    return torch.where(highest > 0, maps / highest.clamp_min(1e-30), torch.zeros_like(maps)).numpy()
-
-
-def _pictures(batch: torch.Tensor, config: Mapping[str, Any]) -> list[Image.Image]:
-    """The batch as pictures, ``(B, C, H, W)`` normalised to RGB."""
-    mean, std = (torch.tensor(config[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
-    pixels = ((batch * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
-    pixels = pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 else pixels[:, :3]
-    return [to_pil_image(each) for each in pixels]
+def _picture(image: torch.Tensor, config: Mapping[str, Any]) -> Image.Image:
+    """What the network is given, (C, H, W), as a picture in grey."""
+    mean, std = (torch.tensor(config[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    return to_pil_image((image * std + mean).clamp(0, 1)).convert("L")
 
 
 def _overlaid(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """The picture in grey with the map over it in colours that grow brighter with it."""
+    """The picture with the map over it in colours that grow brighter with it."""
     from matplotlib import colormaps
 
     scale = SIDE / max(picture.size)
     size = (round(picture.width * scale), round(picture.height * scale))
-    grey = picture.convert("L").convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    wide = Image.fromarray(heat.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
+    grey = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    wide = Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR)
     colours = colormaps["inferno"](np.clip(np.asarray(wide), 0, 1))[..., :3]
     return Image.blend(grey, Image.fromarray(np.round(255 * colours).astype(np.uint8)), 0.5)
-
-
-def _place(heat: NDArray[np.float32]) -> str:
-    """Which ninth of the image the highest value is in."""
-    if not heat.max() > 0:
-        return ""
-    row, column = np.unravel_index(int(heat.argmax()), heat.shape)
-    vertical = _ROWS[min(2, int((row + 0.5) * 3 / heat.shape[0]))]
-    horizontal = _COLUMNS[min(2, int((column + 0.5) * 3 / heat.shape[1]))]
-    return "centre" if (vertical, horizontal) == ("middle", "centre") else f"{vertical} {horizontal}"

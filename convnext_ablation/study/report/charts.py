@@ -1,170 +1,187 @@
-"""The report's charts: effects, accuracy against cost, learning curves, and per-class change."""
+"""The report's charts: the roadmap, effects, learning curves, and per-class change.
+
+All is black, grey and white, and what matters shows in shapes and words too.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from convnext_ablation.study.report.answer import p_text, percent_points
+from convnext_ablation.study.report.answer import p_text, percent_points, verdict
 from convnext_ablation.study.report.classes import ClassGain
 from convnext_ablation.study.report.contents import CurvePoint
-from convnext_ablation.study.report.findings import Effect, Row
-from convnext_ablation.study.stats.effects import ALPHA
+from convnext_ablation.study.report.findings import Effect, Row, StudyFacts
+from convnext_ablation.study.stats.effects import ALPHA, Difference
 from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_classes", "draw_cost", "draw_curves", "draw_effects"]
+__all__ = ["draw_classes", "draw_curves", "draw_effects", "draw_roadmap"]
 
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
-_ROW = 0.24  # inches
+_ROW, _BAR_ROW = 0.24, 0.56  # inches
+_LEFT = 3.3  # inches left of the axes, for labels
 _PANELS = 4  # in a row of learning curves
 _LONGEST, _LONGEST_BOLD = 50, 40  # characters of a label
 _TITLE = 36  # characters in a line above a panel
-_APART = 9  # points upwards between the numbers of two networks
-# points sideways between networks whose numbers share a column, and across all of them
-_BESIDE, _WIDEST = 16, 40
-_TEXT: Any = {"textcoords": "offset points", "annotation_clip": False}
-
-
-def draw_effects(effects: Sequence[Effect]) -> Figure:
-    """The effects with their intervals, one below the other; significant ones have a filled mark."""
-    middle = 4.6
-    figure, axes = _rows(3.3, middle, 2.6, 0.55, 0.95, len(effects))
-    for place, effect in enumerate(effects):
-        _draw_effect(axes, place, effect)
-        _beside(axes, place, -8, _short(effect.label), "right")
-        d = effect.difference
-        estimate, low, high = map(percent_points, (d.estimate, d.low, d.high))
-        _beside(axes, place, 72 * middle + 8, f"{estimate} [{low}, {high}]", "left")
-        _beside(axes, place, 72 * middle + 130, p_text(d.p_holm), "left")
-    _beside(axes, -1, 72 * middle + 8, "points [95 %]", "left", color=SOFT)
-    _beside(axes, -1, 72 * middle + 130, "p (Holm)", "left", color=SOFT)
-    axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
-    legend = "filled: adjusted p < 0.05;  open: not significant, or not tested"
-    axes.annotate(legend, (0.5, 0), (0, -46), "axes fraction", ha="center", fontsize=8, color=SOFT, **_TEXT)
-    return figure
+_LABEL_POINTS = 345  # font size x characters of a network's name that just fits
+_BARS = 4.2  # inches
+# Right of the roadmap's bars, each column's right edge in inches from their left.
+_COLUMNS = {"change, points [95 %]": 5.95, "p (Holm)": 6.6, "M par.": 7.2, "GMACs": 7.8}
+# What the fill of a bar means; see `verdict`.
+_FILLS: dict[str, dict[str, Any]] = {
+    "raised": {"facecolor": "0.62", "label": "higher than its baseline (adjusted p < 0.05)"},
+    "lowered": {
+        "facecolor": "white",
+        "hatch": "////",
+        "label": "lower than its baseline (adjusted p < 0.05)",
+    },
+    "unclear": {"facecolor": "0.93", "label": "not significantly different from its baseline"},
+    "untested": {"facecolor": "white", "label": "without p-value: no baseline, or one seed"},
+}
 
 
 def _rows(
-    left: float, middle: float, right: float, top: float, bottom: float, rows: int
+    middle: float, right: float, top: float, bottom: float, rows: int, row: float = _ROW
 ) -> tuple[Figure, Axes]:
-    """A figure of rows around 0: inches left of the axes for labels, of the axes, and right of them."""
+    """A figure of rows: inches of the axes, right of them, above and below them, and of a row."""
     from matplotlib.figure import Figure
 
-    width, height = left + middle + right, top + _ROW * rows + bottom
+    width, height = _LEFT + middle + right, top + row * rows + bottom
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((left / width, bottom / height, middle / width, _ROW * rows / height))
+    axes = figure.add_axes((_LEFT / width, bottom / height, middle / width, row * rows / height))
     axes.set_ylim(rows - 0.5, -0.5)
-    axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks([])
     axes.set_axisbelow(True)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     return figure, axes
 
 
-def _draw_effect(axes: Axes, place: int, effect: Effect) -> None:
-    d = effect.difference
-    low, estimate, high = (100 * x for x in (d.low, d.estimate, d.high))
-    holds = d.p_holm < ALPHA
-    axes.plot([low, high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
-    marker = "D" if effect.contrast.primary else "o"
-    axes.plot(
-        [estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=INK if holds else "white"
-    )
-
-
-def _beside(axes: Axes, place: float, points: float, text: str, align: str, **style: Any) -> None:
-    """Writes text so many points right of the axes' left edge, in the row of a place."""
-    at = axes.get_yaxis_transform()
-    axes.annotate(text, (0, place), (points, 0), at, ha=align, va="center", fontsize=8, **_TEXT, **style)
+def _beside(
+    axes: Axes, place: float, inches: float, text: str, align: str = "right", nudge: float = 0, **style: Any
+) -> None:
+    """Writes text so many inches right of the axes' left edge, `nudge` points above the middle of a row."""
+    style = {"ha": align, "va": "center", "fontsize": 8, "annotation_clip": False, **style}
+    offset, at = (72 * inches, nudge), axes.get_yaxis_transform()
+    axes.annotate(text, (0, place), offset, at, textcoords="offset points", **style)
 
 
 def _short(label: str, longest: int = _LONGEST) -> str:
     return label if len(label) <= longest else f"{label[: longest - 1]}…"
 
 
-def draw_cost(table: Sequence[Row]) -> Figure:
-    """Top-1 against training speed and against multiply-accumulates; networks go by number."""
-    from matplotlib.figure import Figure
+def _interval(d: Difference) -> str:
+    estimate, low, high = map(percent_points, (d.estimate, d.low, d.high))
+    return f"{estimate} [{low}, {high}]"
 
-    width, height = 11.2, max(3.6, 0.75 + 0.17 * len(table))
-    figure = Figure(figsize=(width, height))
-    speed, macs = (
-        figure.add_axes((left / width, 0.5 / height, 3.25 / width, (height - 0.7) / height))
-        for left in (0.63, 4.5)
+
+def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
+    """Top-1 of each network and what it costs, after Figure 2 of the ConvNeXt paper."""
+    figure, axes = _rows(_BARS, 3.75, 0.95, 1.15, len(table), _BAR_ROW)
+    start, end = _axis_range(table)
+    axes.set_xlim(start, end)
+    for place, row in enumerate(table):
+        _draw_bar(axes, place, row)
+        _write_row(axes, place, row)
+    cut = f" (the axis starts at {start:g} %, not at 0)" if start else ""
+    axes.set_xlabel(f"top-1 on {facts.test_images} test images, %{cut}")
+    for heading, inches in _COLUMNS.items():
+        _beside(axes, -0.5, inches, heading, nudge=8, color=SOFT)
+    over = "seeds and test images" if max(row.seeds for row in table) > 1 else "test images only (one seed)"
+    text = (
+        f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
+        f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."
     )
-    _draw_against(speed, table, [each.network.images_per_second for each in table])
-    speed.set_xlabel("images/s in training")
-    speed.set_ylabel("top-1, %")
-    _draw_against(macs, table, [each.network.gmacs for each in table])
-    macs.set_xlabel("GMACs of one image")
-    for place, each in enumerate(table):
-        y = 1 - (0.3 + 0.17 * place) / height
-        style: dict[str, Any] = {"fontsize": 7.5, "va": "center"}
-        figure.text(8.03 / width, y, f"{each.number}", ha="right", fontweight="bold", **style)
-        figure.text(8.14 / width, y, _short(each.label), **style)
+    height = figure.get_figheight()
+    figure.text(0.015, 1 - 0.25 / height, facts.title, fontsize=12, fontweight="bold", va="center")
+    figure.text(0.015, 1 - 0.5 / height, text, fontsize=8, va="center", color=SOFT)
+    _draw_legend(figure, {verdict(row.difference) for row in table})
     return figure
 
 
-def _draw_against(axes: Axes, table: Sequence[Row], cost: Sequence[float]) -> None:
-    axes.set_axisbelow(True)
-    axes.grid(color=GRID, linewidth=0.6)
-    axes.margins(0.12)
-    known = [(x, each) for x, each in zip(cost, table, strict=True) if not math.isnan(x)]
-    for x, each in known:
-        axes.plot([x, x], [100 * each.top1.low, 100 * each.top1.high], color=SOFT, linewidth=0.9)
-        axes.plot([x], [100 * each.top1.estimate], "o", color=INK, markersize=4)
-    _number(axes, [(x, 100 * each.top1.estimate, each.number) for x, each in known])
-    if not known:
-        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=SOFT)
-        axes.set_xticks([])
+def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
+    """Chooses where the axis starts and ends, in percent: at 0 if differences are visible from there."""
+    shown = [100 * x for row in table for x in (row.top1.low, row.top1.high)]
+    shown += [100 * run.test_top1 for row in table for run in row.network.runs]
+    low, high = min(shown), max(shown)
+    span = max(high - low, 1.0)
+    step = 1 if span < 5 else 5
+    start = math.floor((low - span / 2) / step) * step
+    if start < 0.3 * high:
+        start = 0
+    return start, high + 0.03 * (high - start)
 
 
-def _number(axes: Axes, points: Sequence[tuple[float, float, int]]) -> None:
-    """Writes numbers beside points, apart from each other where points are close together."""
-    if not points:
-        return
-    axes.autoscale_view()
-    at = axes.transData.transform([(x, y) for x, y, _ in points]) * 72 / axes.figure.dpi
-    line = {"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 2}
-    for group in _close(at[:, 0].tolist()):
-        right = max(at[place, 0] for place in group) + (6 if len(group) == 1 else 12)
-        for place, height in zip(group, _apart([at[place, 1] for place in group]), strict=True):
-            x, y, number = points[place]
-            offset = (right - at[place, 0], height - at[place, 1])
-            arrow = None if len(group) == 1 else line
-            style: dict[str, Any] = {"va": "center", "fontsize": 8, "fontweight": "bold"}
-            axes.annotate(str(number), (x, y), offset, textcoords="offset points", arrowprops=arrow, **style)
+def _draw_bar(axes: Axes, place: int, row: Row) -> None:
+    start = axes.get_xlim()[0]
+    low, top1, high = (100 * x for x in (row.top1.low, row.top1.estimate, row.top1.high))
+    fill = _FILLS[verdict(row.difference)]
+    axes.barh(place, top1 - start, 0.62, left=start, edgecolor="0.25", linewidth=0.8, **fill)
+    axes.errorbar(top1, place, xerr=[[top1 - low], [high - top1]], color=INK, capsize=3.5, linewidth=1.3)
+    seeds = [100 * run.test_top1 for run in row.network.runs]
+    circles: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.8, "clip_on": False}
+    axes.plot(seeds, [place + 0.2] * len(seeds), "o", color=INK, **circles)
+    box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"}
+    _beside(axes, place, 5 / 72, f"{top1:.1f}", "left", fontsize=9, fontweight="bold", bbox=box)
 
 
-def _close(positions: Sequence[float]) -> list[list[int]]:
-    """Places of positions, in groups whose neighbours are close."""
-    groups: list[list[int]] = []
-    for place in sorted(range(len(positions)), key=lambda place: positions[place]):
-        here, group = positions[place], groups[-1] if groups else []
-        if group and here - positions[group[-1]] < _BESIDE and here - positions[group[0]] < _WIDEST:
-            group.append(place)
-        else:
-            groups.append([place])
-    return groups
+def _write_row(axes: Axes, place: int, row: Row) -> None:
+    """Writes the network's name left of the bar, and what it changed and costs right of it."""
+    against = "" if row.follows or not row.baseline else f"; against {row.baseline}"
+    lines = wrap(row.network.adds + against, 50, max_lines=2, placeholder=" …")
+    size = min(9.0, _LABEL_POINTS / max(1, len(row.label)))
+    _beside(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=size)
+    _beside(axes, place, -0.12, "\n".join(lines), nudge=-7, fontsize=7.5, linespacing=1.1)
+    d = row.difference
+    change, p = ("–", "–") if d is None else (_interval(d), p_text(d.p_holm))
+    texts = (change, p, f"{row.network.parameters / 1e6:.2f}", f"{row.network.gmacs:.3f}")
+    for inches, text in zip(_COLUMNS.values(), texts, strict=True):
+        _beside(axes, place, inches, text, fontsize=9)
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
-    """Heights that are nearest to those given, in the same order, and far enough apart (least squares)."""
-    from scipy.optimize import isotonic_regression
+def _draw_legend(figure: Figure, present: set[str]) -> None:
+    from matplotlib.patches import Patch
 
-    order = np.argsort(heights, kind="stable")
-    steps = _APART * np.arange(len(heights))
-    moved = np.empty(len(heights))
-    moved[order] = isotonic_regression(np.asarray(heights)[order] - steps).x + steps
-    return moved.tolist()
+    figure.legend(
+        handles=[Patch(edgecolor="0.25", **fill) for what, fill in _FILLS.items() if what in present],
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.1 / figure.get_figheight()),
+        ncols=2,
+        frameon=False,
+        fontsize=8,
+    )
+
+
+def draw_effects(effects: Sequence[Effect]) -> Figure:
+    """The effects with their intervals, one below the other; significant ones have a filled mark."""
+    middle = 4.6
+    points, p = middle + 0.11, middle + 1.8
+    figure, axes = _rows(middle, 2.6, 0.55, 0.95, len(effects))
+    axes.axvline(0, color=INK, linewidth=0.8)
+    for place, effect in enumerate(effects):
+        _draw_effect(axes, place, effect)
+        _beside(axes, place, -0.11, _short(effect.label))
+        _beside(axes, place, points, _interval(effect.difference), "left")
+        _beside(axes, place, p, p_text(effect.difference.p_holm), "left")
+    _beside(axes, -1, points, "points [95 %]", "left", color=SOFT)
+    _beside(axes, -1, p, "p (Holm)", "left", color=SOFT)
+    axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
+    legend = "filled: adjusted p < 0.05;  open: not significant, or not tested"
+    _beside(axes, len(effects) - 0.5, middle / 2, legend, "center", nudge=-46, color=SOFT)
+    return figure
+
+
+def _draw_effect(axes: Axes, place: int, effect: Effect) -> None:
+    d = effect.difference
+    holds = d.p_holm < ALPHA
+    axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
+    marker, face = "D" if effect.contrast.primary else "o", INK if holds else "white"
+    axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
 
 
 def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
@@ -182,20 +199,19 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
     rows = -(-len(labels) // columns)
     titles = {name: fill(label, _TITLE, max_lines=2, placeholder=" …") for name, label in labels.items()}
     lines = 1 + max(title.count("\n") for title in titles.values())
-    figure = Figure(figsize=(10.5, 0.45 + (1.6 + 0.15 * lines) * rows))
+    height = 0.45 + (1.6 + 0.15 * lines) * rows
+    figure = Figure(figsize=(10.5, height))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     first = next(iter(by_network.values()))
-    for axes, name in zip(panels.flat, labels, strict=False):
-        mine = by_network[name]
+    for axes, (name, mine) in zip(panels.flat, by_network.items(), strict=False):
         epochs = [point.epoch + 1 for point in mine]
-        low, high = ([100 * getattr(point, end) for point in mine] for end in ("top1_low", "top1_high"))
+        low, high = [100 * point.top1_low for point in mine], [100 * point.top1_high for point in mine]
         axes.fill_between(epochs, low, high, color=BAND, linewidth=0)
         if mine is not first:
             means = [100 * point.top1 for point in first]
             axes.plot([point.epoch + 1 for point in first], means, "--", color=SOFT, linewidth=0.9)
         marker = "o" if len(mine) == 1 else None
-        means = [100 * point.top1 for point in mine]
-        axes.plot(epochs, means, marker=marker, color=INK, markersize=3)
+        axes.plot(epochs, [100 * point.top1 for point in mine], marker=marker, color=INK, markersize=3)
         axes.set_title(titles[name], fontsize=8.5, loc="left")
         axes.grid(color=GRID, linewidth=0.6)
         axes.tick_params(labelsize=7.5)
@@ -204,29 +220,27 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
         axes.set_axis_off()
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel("validation top-1, %", fontsize=9)
-    height, between = figure.get_figheight(), 0.3 if lines == 1 else 0.42
-    top, bottom = 1 - (0.13 + 0.15 * lines) / height, 0.55 / height
+    top, bottom, between = 1 - (0.13 + 0.15 * lines) / height, 0.55 / height, 0.18 + 0.12 * lines
     figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=bottom, wspace=0.08, hspace=between)
     return figure
 
 
 def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
     """Gains of classes, a group of rows for each contrast: mean over seeds, and least and most of any."""
-    middle, gap = 5.2, 2
-    places, rows = [], 0
+    middle = 5.2
+    figure, axes = _rows(middle, 2.0, 0.3, 0.65, sum(len(group) + 2 for group in groups))
+    axes.axvline(0, color=INK, linewidth=0.8)
+    place = 0
     for group in groups:
-        places.append(rows + 1)
-        rows += len(group) + gap
-    figure, axes = _rows(3.3, middle, 2.0, 0.3, 0.65, rows)
-    for start, group in zip(places, groups, strict=True):
-        _beside(axes, start - 1, -8, _short(group[0].label, _LONGEST_BOLD), "right", fontweight="bold")
-        for place, gain in enumerate(group, start=start):
-            low, high = (100 * x for x in (gain.low, gain.high))
-            if not math.isnan(low):
-                axes.plot([low, high], [place, place], color=SOFT, linewidth=0.9)
+        _beside(axes, place, -0.11, _short(group[0].label, _LONGEST_BOLD), fontweight="bold")
+        for gain in group:
+            place += 1
+            if not math.isnan(gain.low):
+                axes.plot([100 * gain.low, 100 * gain.high], [place, place], color=SOFT, linewidth=0.9)
             axes.plot([100 * gain.gain], [place], "o", color=INK, markersize=4)
-            _beside(axes, place, -8, _short(gain.class_name), "right")
+            _beside(axes, place, -0.11, _short(gain.class_name))
             text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"
-            _beside(axes, place, 72 * middle + 8, text, "left")
+            _beside(axes, place, middle + 0.11, text, "left")
+        place += 2
     axes.set_xlabel("gain in top-1, percent points; line: range over seeds")
     return figure

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.evidence import Evidence, FinishedRun
+from convnext_ablation.study.report.evidence import Evidence
 from convnext_ablation.study.report.findings import Effect
 
 __all__ = ["ClassGain", "Confusion", "Example", "class_gains", "confusions", "examples", "surest"]
@@ -19,38 +19,20 @@ _LISTED = 20  # confusions of a contrast at either end
 _FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class ClassGain:
-    """A line of classes.csv: the effect of a contrast on one class.
-
-    Attributes:
-        images: Test images of the class.
-        gain: The contrast of the networks' top-1 on them, mean over the seeds that all of them have.
-        low: Least of any seed.
-        high: Most of any seed.
-    """
+class ClassGain(NamedTuple):
+    """A line of classes.csv: the effect of a contrast on one class."""
 
     contrast: str
     label: str
     class_name: str
-    images: int
-    gain: float
-    low: float
-    high: float
+    images: int  # test images of the class
+    gain: float  # the contrast of the networks' top-1 on them, mean over the seeds that all of them have
+    low: float  # least of any seed
+    high: float  # most of any seed
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """A line of confusions.csv: how often one class is taken for another.
-
-    Attributes:
-        class_number: Class of the images.
-        taken_for_number: Class that they are taken for.
-        images_without: Test images, mean over runs, in the networks that a contrast subtracts, weighed as it
-            weighs them.
-        images_with: The same in those that it adds.
-        change: Of the first to the second; negative for a confusion that goes.
-    """
+class Confusion(NamedTuple):
+    """A line of confusions.csv: how often one class is taken for another, in test images a run."""
 
     contrast: str
     label: str
@@ -58,16 +40,15 @@ class Confusion:
     class_name: str
     taken_for_number: int
     taken_for: str
-    images_without: float
-    images_with: float
-    change: float
+    images_without: float  # in the networks that the contrast subtracts, weighed as it weighs them
+    images_with: float  # in those that it adds
+    change: float  # from the first to the second
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A test image, and the shares of runs that confuse it on the worse side and are right on the better."""
 
-    index: int
+    image: int
     confused: float
     right: float
 
@@ -108,20 +89,15 @@ def _shown(effects: Sequence[Effect], evidence: Evidence) -> list[Effect]:
     ]
 
 
-def _runs_of(evidence: Evidence, network: str) -> list[FinishedRun]:
-    return [run for run in evidence.runs if run.network == network]
-
-
 def _gains(contrast: Contrast, evidence: Evidence, images: NDArray[np.int64]) -> _FloatArray:
     """A contrast of each class by the seeds that all of its networks have, (seeds, classes)."""
-    by_network = [{run.seeds: run for run in _runs_of(evidence, network)} for network in contrast.weights]
+    by_network = [{run.seeds: run for run in evidence.runs_of(network)} for network in contrast.weights]
     shared = [seeds for seeds in by_network[0] if all(seeds in other for other in by_network)]
     gains = []
     for seeds in shared:
         gain = np.zeros(len(images))
         for runs, weight in zip(by_network, contrast.weights.values(), strict=True):
-            right = runs[seeds].predicted == evidence.targets
-            rates = np.bincount(evidence.targets, weights=right, minlength=len(images))
+            rates = np.bincount(evidence.targets, weights=runs[seeds].correct, minlength=len(images))
             gain = gain + weight * (rates / np.maximum(images, 1))
         gains.append(gain)
     return np.array(gains, np.float64)
@@ -130,8 +106,9 @@ def _gains(contrast: Contrast, evidence: Evidence, images: NDArray[np.int64]) ->
 def confusions(effects: Sequence[Effect], evidence: Evidence) -> list[Confusion]:
     """The confusions that change most in each contrast but interactions: that go, then that come."""
     # a network may predict a class that has no test images
-    classes = 1 + max(int(labels.max()) for labels in _labels(evidence))
-    counts = {network: _counts(evidence, network, classes) for network in _networks(evidence)}
+    classes = 1 + max(int(max(evidence.targets.max(), run.predicted.max())) for run in evidence.runs)
+    networks = dict.fromkeys(run.network for run in evidence.runs)
+    counts = {network: _counts(evidence, network, classes) for network in networks}
     occurring = np.flatnonzero(np.any([times > 0 for times in counts.values()], axis=0))
     table = []
     for contrast in (effect.contrast for effect in _shown(effects, evidence)):
@@ -148,17 +125,9 @@ def confusions(effects: Sequence[Effect], evidence: Evidence) -> list[Confusion]
     return table
 
 
-def _networks(evidence: Evidence) -> list[str]:
-    return list(dict.fromkeys(run.network for run in evidence.runs))
-
-
-def _labels(evidence: Evidence) -> list[NDArray[np.int64]]:
-    return [evidence.targets, *(run.predicted for run in evidence.runs)]
-
-
 def _counts(evidence: Evidence, network: str, classes: int) -> _FloatArray:
     """How often each class is taken for each other in a run of a network, by class x classes + other."""
-    predicted = np.stack([run.predicted for run in _runs_of(evidence, network)])
+    predicted = np.stack([run.predicted for run in evidence.runs_of(network)])
     codes = (evidence.targets * classes + predicted)[predicted != evidence.targets]
     return np.asarray(np.bincount(codes, minlength=classes**2) / len(predicted), np.float64)
 
@@ -182,12 +151,12 @@ def examples(
         evidence: Has their predictions.
         true: Class of the images.
         other: Class that they are taken for.
-        raises: Whether the side to be right is the one that the contrast adds, else the one it subtracts.
+        raises: Whether the side to be right is the one that the contrast adds.
         most: So many at most.
     """
     images = np.flatnonzero(evidence.targets == true)
     predicted = {
-        network: np.stack([run.predicted[images] for run in _runs_of(evidence, network)])
+        network: np.stack([run.predicted[images] for run in evidence.runs_of(network)])
         for network in contrast.weights
     }
     confused = _sides(contrast, {name: (found == other).mean(0) for name, found in predicted.items()})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.report.classes import ClassGain, Confusion, class_gains, confusions
@@ -19,8 +20,7 @@ from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 __all__ = ["Contents", "CurvePoint", "RunLine", "curve_points", "history"]
 
 
-@dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(NamedTuple):
     """A line of curves.csv: one epoch of one network, on the validation split, over its runs."""
 
     network: str
@@ -32,14 +32,8 @@ class CurvePoint:
     train_loss: float
 
 
-@dataclass(frozen=True)
-class RunLine:
-    """A line of runs.csv: where a figure comes from.
-
-    Attributes:
-        folder: Relative to the report's.
-        command: Repeats the run.
-    """
+class RunLine(NamedTuple):
+    """A line of runs.csv: where a figure comes from."""
 
     network: str
     seed: int
@@ -48,18 +42,14 @@ class RunLine:
     best_epoch: str
     val_top1: float
     test_top1: float
-    folder: str
-    command: str
+    folder: str  # relative to the report's
+    command: str  # repeats the run
     versions: str
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """All that a report shows.
-
-    Attributes:
-        folder: The report's.
-    """
+    """All that a report shows; `folder` is where it goes."""
 
     folder: Path
     findings: Findings
@@ -87,12 +77,9 @@ class Contents:
         return [self._line(run) for run in self.evidence.runs]
 
     def _line(self, run: FinishedRun) -> RunLine:
-        folder = Path(os.path.relpath(run.folder, self.folder)).as_posix()
-        result = run.result
+        folder, result = Path(os.path.relpath(run.folder, self.folder)).as_posix(), run.result
         return RunLine(
-            network=run.network,
-            seed=run.seed,
-            pretraining_seed=run.pretraining_seed or 0,
+            *(run.network, run.seed, run.pretraining_seed or 0),
             identity=str(result.get("identity", "")),
             best_epoch=str(result.get("best_epoch", "")),
             val_top1=run.val_top1,
@@ -113,18 +100,14 @@ def history(run: FinishedRun) -> list[Epoch]:
 
 def curve_points(runs: Sequence[FinishedRun]) -> list[CurvePoint]:
     """Learning curves, from each run's summary."""
-    epochs: dict[str, dict[int, list[Epoch]]] = {run.network: defaultdict(list) for run in runs}
+    found: dict[str, dict[int, list[Epoch]]] = {run.network: defaultdict(list) for run in runs}
     for run in runs:
         for epoch in history(run):
-            epochs[run.network][epoch.epoch].append(epoch)
-    return [
-        _curve_point(network, number, found)
-        for network, by_epoch in epochs.items()
-        for number, found in sorted(by_epoch.items())
-    ]
-
-
-def _curve_point(network: str, number: int, epochs: Sequence[Epoch]) -> CurvePoint:
-    top1 = [epoch.eval_top1 / 100 for epoch in epochs if epoch.eval_top1 is not None]
-    loss = statistics.fmean(epoch.train_loss for epoch in epochs)
-    return CurvePoint(network, number, len(top1), statistics.fmean(top1), min(top1), max(top1), loss)
+            found[run.network][epoch.epoch].append(epoch)
+    points = []
+    for network, by_number in found.items():
+        for number, epochs in sorted(by_number.items()):
+            top1 = [epoch.eval_top1 / 100 for epoch in epochs if epoch.eval_top1 is not None]
+            loss = fmean(epoch.train_loss for epoch in epochs)
+            points.append(CurvePoint(network, number, len(top1), fmean(top1), min(top1), max(top1), loss))
+    return points

@@ -23,23 +23,15 @@ Seeds = tuple[int, int]  # of pre-training, of this training
 
 @dataclass(frozen=True, eq=False)
 class FinishedRun:
-    """One finished run.
+    """One finished run."""
 
-    Attributes:
-        network: Key of its network in the design, such as ``"model_iii_atto"``.
-        predicted: Most probable class of each test image, (N,).
-        targets: Their classes, (N,).
-        result: Its ``result.json``.
-        pretraining_seed: That of the weights it started from; None where there are none.
-    """
-
-    network: str
+    network: str  # its key in the design
     seed: int
     folder: Path
-    predicted: Labels
-    targets: Labels
-    result: Mapping[str, Any]
-    pretraining_seed: int | None = None
+    predicted: Labels  # most probable class of each test image, (N,)
+    targets: Labels  # their classes, (N,)
+    result: Mapping[str, Any]  # its ``result.json``
+    pretraining_seed: int | None = None  # None where it started from no weights
 
     @property
     def seeds(self) -> Seeds:
@@ -69,17 +61,11 @@ class FinishedRun:
 
 @dataclass(frozen=True, eq=False)
 class NetworkResult:
-    """One network of a study, and its finished runs.
+    """One network of a study, and its finished runs."""
 
-    Attributes:
-        name: Its key in the design.
-        label: Its name for people, such as ``"Model III"``.
-        adds: What it changes with respect to its baseline, such as ``"inverted bottleneck"``.
-    """
-
-    name: str
-    label: str
-    adds: str
+    name: str  # its key in the design
+    label: str  # its name for people, such as ``"Model III"``
+    adds: str  # what it changes of its baseline, such as ``"inverted bottleneck"``
     runs: Sequence[FinishedRun]
 
     @property
@@ -114,16 +100,11 @@ class NetworkResult:
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All finished runs, tested on the same images in the same order.
-
-    Attributes:
-        ids: Path of each test image below the split's folder, (N,).
-        classes: Names of the classes by number; one without test images may be left out at the end.
-    """
+    """All finished runs, tested on the same images in the same order."""
 
     runs: Sequence[FinishedRun]
-    ids: NDArray[np.str_]
-    classes: Sequence[str]
+    ids: NDArray[np.str_]  # path of each test image below the split's folder, (N,)
+    classes: Sequence[str]  # names by number; those without test images may be left out at the end
     data_folder: Path
     split: str = "test"
 
@@ -131,6 +112,10 @@ class Evidence:
     def targets(self) -> Labels:
         """Class of each test image, (N,)."""
         return self.runs[0].targets
+
+    def runs_of(self, network: str) -> list[FinishedRun]:
+        """The finished runs of a network."""
+        return [run for run in self.runs if run.network == network]
 
     def class_name(self, number: int) -> str:
         """Name of a class, or its number where the name isn't known."""

@@ -1,7 +1,6 @@
 """Which figures a report has, what of the findings is in them, how to read them, and how they are saved.
 
-What matters shows in shapes and words, so that figures read the same in black and white. The same rows give
-the same bytes.
+The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,17 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from convnext_ablation.files import written_whole
-from convnext_ablation.study.report.charts import draw_classes, draw_cost, draw_curves, draw_effects
+from convnext_ablation.study.report.charts import draw_classes, draw_curves, draw_effects, draw_roadmap
 from convnext_ablation.study.report.classes import ClassGain, surest
 from convnext_ablation.study.report.contents import Contents, CurvePoint
 from convnext_ablation.study.report.findings import Effect
-from convnext_ablation.study.report.roadmap import draw_roadmap
 from convnext_ablation.study.stats.effects import ALPHA
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Plan", "planned", "write_figure", "write_figures"]
+__all__ = ["Plan", "planned", "write_figures"]
 
 MOST_EFFECTS, MOST_PANELS = 80, 36  # in a figure
 CLASS_CONTRASTS, CLASSES = 4, 5  # contrasts in the figure of classes, and classes at either end of each
@@ -47,30 +45,25 @@ class Plan(NamedTuple):
     caption: str
 
 
-def write_figures(contents: Contents) -> tuple[list[Plan], list[Path]]:
-    """Draws the figures that there is something for into the report's folder, as SVG and PNG."""
+def write_figures(contents: Contents) -> list[Plan]:
+    """Draws the figures that there is something for into the report's folder, as SVG."""
     plans = planned(contents)
     contents.folder.mkdir(parents=True, exist_ok=True)
-    return plans, [path for plan in plans for path in write_figure(plan.draw, contents.folder, plan.name)]
+    for plan in plans:
+        _write(plan.draw, contents.folder / f"{plan.name}.svg")
+    return plans
 
 
-def write_figure(draw: Callable[[], Figure], folder: Path, name: str) -> list[Path]:
-    """Draws a figure once and writes it as SVG and as PNG, whole or not at all."""
+def _write(draw: Callable[[], Figure], path: Path) -> None:
+    """Draws a figure and writes it, whole or not at all."""
     import matplotlib
 
-    paths = [folder / f"{name}.svg", folder / f"{name}.png"]
-    dpi, salt = (150, "convnext_ablation") if name == "roadmap" else (120, name)
     # The user's own settings must not change the bytes, nor ours the user's.
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), written_whole(path) as temporary:
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": salt})
-        figure = draw()
+        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": path.stem})
         # Neither the date nor the program's version may get into the file.
-        for path, unwanted in zip(paths, (["Date", "Creator"], ["Software"]), strict=True):
-            with written_whole(path) as temporary:
-                metadata: Any = dict.fromkeys(unwanted)
-                figure.savefig(temporary, format=path.suffix[1:], dpi=dpi, metadata=metadata)
-    return paths
+        draw().savefig(temporary, format="svg", metadata={"Date": None, "Creator": None})
 
 
 def planned(contents: Contents) -> list[Plan]:
@@ -83,13 +76,6 @@ def planned(contents: Contents) -> list[Plan]:
             "Roadmap: top-1 and cost of each network",
             "Top-1 of each network with its 95 % interval, single seeds as circles, what it changes and "
             "costs. The numbers are those of the table below.",
-        ),
-        Plan(
-            "cost",
-            partial(draw_cost, rows),
-            "Top-1 against training speed and against multiply-accumulates",
-            "Each network by its number: top-1 with its 95 % interval. Training speed is the median over "
-            "runs; it was measured on a machine that may have done other things meanwhile.",
         ),
     ]
     if effects:
@@ -127,7 +113,7 @@ def _curves(curves: Sequence[CurvePoint], labels: dict[str, str]) -> Plan:
         partial(draw_curves, curves, shown),
         "Learning curves: validation top-1 by epoch of each network",
         f"Mean over runs, and the range of all of them as a band; dashed: {next(iter(shown.values()))}. "
-        "Validation images, not test images: the best epoch was picked by these."
+        "Validation images, not test images: the best epoch was picked by these. Numbers: curves.csv."
         + _cut(len(shown), len(there), "networks", "curves.csv"),
     )
 
@@ -135,17 +121,13 @@ def _curves(curves: Sequence[CurvePoint], labels: dict[str, str]) -> Plan:
 def _classes(shown: Sequence[Effect], gains: Sequence[ClassGain]) -> Plan:
     hold = sum(effect.difference.p_holm < ALPHA for effect in shown)
     groups = [[gain for gain in gains if gain.contrast == effect.contrast.name] for effect in shown]
+    ends = [group if len(group) <= 2 * CLASSES else [*group[:CLASSES], *group[-CLASSES:]] for group in groups]
     return Plan(
         "classes",
-        partial(draw_classes, [_ends(group) for group in groups]),
+        partial(draw_classes, ends),
         "Classes that gain most and least with the most significant effects",
         f"Of each of the {len(groups)} most significant effects ({hold} of them with adjusted p < "
         f"{ALPHA:g}), the {CLASSES} classes that gain most and the {CLASSES} that gain least: gain in top-1 "
         "on the images of the class, and its range over seeds. They were picked for being extreme among all "
-        "classes, from few images each: expect less of them on other images.",
+        "classes, from few images each: expect less of them on other images. All are in classes.csv.",
     )
-
-
-def _ends(gains: Sequence[ClassGain]) -> Sequence[ClassGain]:
-    """The classes that gain most and least, of gains in order."""
-    return gains if len(gains) <= 2 * CLASSES else [*gains[:CLASSES], *gains[-CLASSES:]]

@@ -22,15 +22,7 @@ __all__ = ["Effect", "Findings", "Row", "StudyFacts", "compare"]
 
 @dataclass(frozen=True)
 class StudyFacts:
-    """What a reader must know to judge a study's figures.
-
-    Attributes:
-        versions: Version of each program that shaped the figures.
-        command: The command line that repeats the study.
-        warnings: What the reader must be told besides what the figures themselves show.
-        origin: Where the runs come from, if they were made for another design.
-        notes: What a reader must know of the design to read its effects.
-    """
+    """What a reader must know to judge a study's figures."""
 
     title: str
     design: str
@@ -43,29 +35,21 @@ class StudyFacts:
     epochs: int
     machine: str
     versions: dict[str, str]
-    command: str
+    command: str  # repeats the study
     warnings: list[str] = field(default_factory=list)
     pretrained: bool = False
-    origin: str = ""
-    notes: tuple[str, ...] = ()
+    origin: str = ""  # where the runs come from, if they were made for another design
+    notes: tuple[str, ...] = ()  # what one must know of the design to read its effects
 
 
 @dataclass(frozen=True)
 class Effect:
-    """What a contrast of the design came to.
-
-    Attributes:
-        contrast: The contrast.
-        difference: Its estimate, interval and p-values; those of a primary contrast are adjusted over all
-            primary ones, those of another stand for themselves.
-        runs: How many runs of each of its networks it is over.
-        of: How many runs its networks have at most.
-    """
+    """The estimate of a contrast; p-values of primary contrasts are adjusted over all primary ones."""
 
     contrast: Contrast
     difference: Difference
-    runs: int
-    of: int
+    runs: int  # of each of its networks, that it is over
+    of: int  # runs that its networks have at most
 
     @property
     def label(self) -> str:
@@ -75,22 +59,14 @@ class Effect:
 
 @dataclass(frozen=True)
 class Row:
-    """One network of the report's table.
+    """One network of the report's table."""
 
-    Attributes:
-        number: What the network goes by in figures, from 1.
-        top1: Mean over runs and images, with its interval.
-        baseline: Label of the network that `difference` compares with; empty where there is none.
-        follows: Whether that is the row above.
-        difference: Top-1 minus the baseline's; None where the design compares it with no single network.
-    """
-
-    number: int
+    number: int  # from 1
     network: NetworkResult
     top1: Interval
-    baseline: str
-    follows: bool
-    difference: Difference | None
+    baseline: str  # label of the network that `difference` compares with; empty where there is none
+    follows: bool  # whether that is the row above
+    difference: Difference | None  # None where the design compares it with no single network
 
     @property
     def label(self) -> str:
@@ -105,17 +81,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a study found.
+    """What a study found."""
 
-    Attributes:
-        rows: The networks that have a result, in the design's order.
-        effects: The design's contrasts for whose networks all there are results.
-        missing: The other contrasts, which can't be estimated yet.
-    """
-
-    rows: list[Row]
-    effects: list[Effect]
-    missing: list[Contrast]
+    rows: list[Row]  # the networks that have a result, in the design's order
+    effects: list[Effect]  # the contrasts whose networks all have a result
+    missing: list[Contrast]  # the others
 
     @property
     def primary(self) -> list[Effect]:
@@ -162,13 +132,7 @@ def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
 
 
 def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
-    """Gives the runs that all of some networks have, and what each network got right in them.
-
-    A network's table is as `effects.contrast` takes it.
-
-    Raises:
-        UserError: They have no run of the same seeds.
-    """
+    """The runs that all of some networks have, and their tables as `effects.contrast` takes them."""
     correct = [{run.seeds: run.correct for run in network.runs} for network in networks]
     shared = [seeds for seeds in correct[0] if all(seeds in other for other in correct)]
     if not shared:

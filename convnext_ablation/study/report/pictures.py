@@ -60,29 +60,26 @@ def confusion_pictures(contents: Contents) -> list[Change]:
 
 def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence) -> Change:
     raises = effect.difference.estimate > 0
-    gone = [
-        each for each in confusions if each.contrast == effect.contrast.name and (each.change < 0) == raises
-    ]
+    name = effect.contrast.name
+    gone = [each for each in confusions if each.contrast == name and (each.change < 0) == raises]
     gone.sort(key=lambda confusion: -abs(confusion.change))
-    doubt = _DOUBTS.get(verdict(effect.difference), "")
     worse, better = ("without it", "with it") if raises else ("with it", "without it")
     pairs = []
     for confusion in gone[:_CONFUSIONS]:
-        before, after = confusion.images_without, confusion.images_with
-        if not raises:
-            before, after = after, before
+        sides = (confusion.images_without, confusion.images_with)
         numbers = (confusion.class_number, confusion.taken_for_number)
         pictures = [
             _picture(
                 evidence,
-                example.index,
+                example.image,
                 alt=f"{confusion.class_name}, taken for {confusion.taken_for}: ",
                 caption=f"confused in {example.confused:.0%} of runs {worse}, right in {example.right:.0%} "
                 f"{better}",
             )
             for example in examples(effect.contrast, evidence, *numbers, raises, _EXAMPLES)
         ]
-        pairs.append((confusion, before, after, pictures))
+        pairs.append((confusion, max(sides), min(sides), pictures))
+    doubt = _DOUBTS.get(verdict(effect.difference), "")
     heading = f"{effect.label}: {percent_points(effect.difference.estimate)} points{doubt}"
     return Change(heading, worse, better, pairs)
 
@@ -95,18 +92,16 @@ def _picture(evidence: Evidence, index: int, alt: str, caption: str) -> Picture:
 
 def attention_maps(contents: Contents) -> AttentionMaps:
     """Attention maps of networks side by side on the same images, or a line that says why there are none."""
-    evidence = contents.evidence
+    evidence, rows = contents.evidence, contents.findings.rows
     indices = [index for index in disagreed(evidence, _MAPPED_IMAGES) if evidence.image(index) is not None]
     if not indices:
         remark = "Not drawn: the test images are not at hand; the data folder has moved or is gone."
         return AttentionMaps([remark], {})
     from convnext_ablation.training.checkpoints import BEST  # with torch, which nothing else here needs
 
-    kept = [run for run in evidence.runs if (run.folder / BEST).is_file()]
-    first = {run.network: run for run in reversed(kept)}
-    rows = contents.findings.rows
+    first = {run.network: run for run in reversed(evidence.runs) if (run.folder / BEST).is_file()}
     networks = [(row.label, first[row.network.name]) for row in rows if row.network.name in first]
-    chosen = _spread(networks)
+    chosen = networks[:: -(-len(networks) // _MAPPED_NETWORKS) or 1]
     gone = [row.label for row in rows if row.network.name not in first] if networks else ["any network"]
     reasons = [f"there is no {BEST} in the runs of {', '.join(gone)}"] if gone else []
     layers, maps = set(), []
@@ -126,31 +121,19 @@ def attention_maps(contents: Contents) -> AttentionMaps:
         return AttentionMaps(remarks, {})
     remarks.append(f"Maps are of: {'; '.join(sorted(layers))}.")
     shown = {}
-    for place, index in enumerate(indices):
+    for index, *mapped in zip(indices, *maps, strict=True):
         original = _picture(evidence, index, "Test image ", "the image")
-        label = f"{evidence.class_name(int(evidence.targets[index]))}: {original.name}"
-        shown[label] = [original, *(pictures[place] for pictures in maps)]
+        shown[f"{evidence.class_name(int(evidence.targets[index]))}: {original.name}"] = [original, *mapped]
     return AttentionMaps(remarks, shown)
-
-
-def _spread(networks: list[tuple[str, FinishedRun]]) -> list[tuple[str, FinishedRun]]:
-    """Those that are shown: of many networks, the first, the last and some between."""
-    if len(networks) <= _MAPPED_NETWORKS:
-        return networks
-    return [
-        networks[place] for place in np.linspace(0, len(networks) - 1, _MAPPED_NETWORKS).round().astype(int)
-    ]
 
 
 def disagreed(evidence: Evidence, most: int) -> list[int]:
     """Test images that the networks disagree on most, of different classes: half of the runs are right."""
-    right = np.mean([run.predicted == evidence.targets for run in evidence.runs], axis=0)
+    right = np.mean([run.correct for run in evidence.runs], axis=0)
     chosen: dict[int, int] = {}
     for index in np.argsort(np.abs(right - 0.5), kind="stable"):
         chosen.setdefault(int(evidence.targets[index]), int(index))
-        if len(chosen) == most:
-            break
-    return list(chosen.values())
+    return list(chosen.values())[:most]
 
 
 def _maps_of(
@@ -160,12 +143,10 @@ def _maps_of(
     from convnext_ablation.study.report.attention import attention
 
     images = [path for index in indices if (path := evidence.image(index)) is not None]
-    targets = [int(evidence.targets[index]) for index in indices]
-    found = attention(run.folder, images, targets)
+    found = attention(run.folder, images, [int(evidence.targets[index]) for index in indices])
     pictures = []
-    for map_, target in zip(found.maps, targets, strict=True):
-        true, says = evidence.class_name(target), evidence.class_name(map_.predicted)
-        where = f"most speaks for {true} at the {map_.place}" if map_.place else f"nothing speaks for {true}"
-        caption = f"{title}: says {says} ({map_.probability:.0%}); {where}"
-        pictures.append(Picture(uri_of(map_.picture), f"Attention map: {caption}", caption))
+    for each in found.maps:
+        nothing = "" if each.heat.any() else "; nothing speaks for the true class"
+        caption = f"{title}: says {evidence.class_name(each.predicted)} ({each.probability:.0%}){nothing}"
+        pictures.append(Picture(uri_of(each.picture), f"Attention map: {caption}", caption))
     return f"{found.layer}, {found.grid[0]}x{found.grid[1]} positions", pictures

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter as get
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.console import table
+from convnext_ablation.console import duration, table
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, method, p_text
 from convnext_ablation.study.report.classes import ClassGain, Confusion
@@ -33,10 +33,8 @@ __all__ = [
 ]
 
 MISSING = "–"  # what tables for people show where there is no figure
-# Columns that a terminal too narrow for all of them goes without, in this order; the CSV files have them.
-DISPENSABLE = ("lr", "seeds", "img/s", "time", "M par.", "GMACs", "runs", "kind", "p", "P(better)")
-WRAPPED = ("adds", "effect")
-NARROWEST = 14  # characters of a wrapped column; below that, words are hard to read
+COST = 5  # the last columns of the table of networks, which a narrow terminal goes without
+NARROWEST = 12  # characters of a wrapped column; below that, words are hard to read
 _LEGEND = (
     "Effects in percent points of top-1, with 95 % intervals over seeds and images. P(better): how probable "
     "it is that the effect is above 0. p (Holm) is adjusted over all effects that have one; p is of the "
@@ -62,16 +60,11 @@ EFFECTS = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column of a table for people.
-
-    Attributes:
-        get: Gives its value of a row; None or NaN is shown as a dash.
-        text: Writes that value; None for words, which stand left.
-    """
+    """A column of a table for people."""
 
     heading: str
-    get: Callable[[Any], Any]
-    text: Callable[[Any], str] | None = None
+    get: Callable[[Any], Any]  # its value of a row; None or NaN is shown as a dash
+    text: Callable[[Any], str] | None = None  # writes that value; None for words, which stand left
 
     def cell(self, row: Any) -> str:
         """What a row shows in it."""
@@ -98,8 +91,8 @@ def network_columns(rows: Sequence[Row], decimals: int) -> list[Column]:
         Column("lr", get("network.learning_rate"), "{:g}".format),
         Column("M par.", get("network.parameters"), lambda count: f"{count / 1e6:.2f}"),
         Column("GMACs", get("network.gmacs"), "{:.3f}".format),
-        Column("img/s", get("network.images_per_second"), _three_digits),
-        Column("time", get("network.seconds"), _duration),
+        Column("img/s", get("network.images_per_second"), lambda x: f"{x:.0f}" if x >= 99.5 else f"{x:.3g}"),
+        Column("time", get("network.seconds"), duration),
     ]
     return [column for column in columns if column.heading != "against" or _shows_baseline(rows)]
 
@@ -122,30 +115,31 @@ def _shows_baseline(rows: Sequence[Row]) -> bool:
     return any(row.difference is not None and not row.follows for row in rows)
 
 
-def terminal_table(rows: Sequence[Row], width: int = 110) -> str:
-    """Lays the networks out as plain text of at most `width` columns, if that is 60 or more.
+def terminal_table(rows: Sequence[Row], width: int) -> str:
+    """The networks as plain text, words wrapped; cost is left to the files where `width` is too little."""
+    columns = network_columns(rows, 1)
+    text = _fitted(columns, rows, width)
+    return text if _width(text) <= width else _fitted(columns[:-COST], rows, width)
 
-    What a network adds is wrapped. If even that leaves too little room, columns are left out.
-    """
-    return _fitted(network_columns(rows, 1), rows, width)
 
-
-def terminal_effects(effects: Sequence[Effect], width: int = 110) -> str:
-    """Lays the effects out likewise."""
+def terminal_effects(effects: Sequence[Effect], width: int) -> str:
+    """The effects as plain text, words wrapped."""
     return _fitted(effect_columns(1), effects, width)
 
 
-def _fitted(columns: list[Column], lines: Sequence[Any], width: int) -> str:
-    text = ""
-    for unneeded in ("", *DISPENSABLE):
-        columns = [column for column in columns if column.heading != unneeded]
-        text = _laid_out(columns, lines)
-        place = next(place for place, column in enumerate(columns) if column.heading in WRAPPED)
-        widest = max((len(columns[place].cell(line)) for line in lines), default=0)
-        room = widest - max(0, max(map(len, text.splitlines())) - width)
-        if room >= min(NARROWEST, widest):
-            break
-    return text if room >= widest else _laid_out(columns, lines, {place: max(room, NARROWEST)})
+def _fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
+    """Wraps the widest columns of words until a table fits, or they are as narrow as can be read."""
+    text = _laid_out(columns, lines)
+    words = [place for place, column in enumerate(columns) if column.text is None]
+    limits = {place: max(len(columns[place].cell(line)) for line in lines) for place in words}
+    for _ in range(_width(text) - width):
+        widest = max(limits, key=limits.__getitem__)
+        limits[widest] = max(NARROWEST, limits[widest] - 1)
+    return _laid_out(columns, lines, limits)
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
 
 
 def _laid_out(
@@ -172,12 +166,12 @@ def write_tables(contents: Contents) -> list[Path]:
     return [
         *(folder / name for name in ("answer.txt", "table.md")),
         _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs)),
-        _csv(folder / "networks.csv", NETWORKS, map(_attributes(NETWORKS), findings.rows)),
-        _csv(folder / "effects.csv", EFFECTS, map(_attributes(EFFECTS), findings.effects)),
-        _csv(folder / "curves.csv", _fields(CurvePoint), map(astuple, contents.curves)),
-        _csv(folder / "classes.csv", _fields(ClassGain), map(astuple, contents.class_gains)),
-        _csv(folder / "confusions.csv", _fields(Confusion), map(astuple, contents.confusions)),
-        _csv(folder / "runs.csv", _fields(RunLine), map(astuple, contents.runs)),
+        _csv(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows)),
+        _csv(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects)),
+        _csv(folder / "curves.csv", CurvePoint._fields, contents.curves),
+        _csv(folder / "classes.csv", ClassGain._fields, contents.class_gains),
+        _csv(folder / "confusions.csv", Confusion._fields, contents.confusions),
+        _csv(folder / "runs.csv", RunLine._fields, contents.runs),
     ]
 
 
@@ -213,13 +207,10 @@ def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> P
     return path
 
 
-def _attributes(columns: Mapping[str, str]) -> Callable[[Any], list[Any]]:
-    """Gives what each column shows of a row or an effect; None where it has no difference."""
-
-    def attribute(line: Any, place: str) -> Any:
-        return None if place.startswith("difference.") and line.difference is None else get(place)(line)
-
-    return lambda line: [attribute(line, place) for place in columns.values()]
+def _attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:
+    """What each column shows of a row or an effect; None where it has no difference."""
+    known = [place for place in columns.values() if line.difference or not place.startswith("difference.")]
+    return [get(place)(line) if place in known else None for place in columns.values()]
 
 
 def _seed(run: FinishedRun) -> list[Any]:
@@ -234,20 +225,6 @@ def _exact(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _fields(kind: type[Any]) -> list[str]:
-    return [field.name for field in fields(kind)]
-
-
 def _interval(found: Interval | Difference, form: str) -> str:
     estimate, low, high = (format(100 * x, form) for x in (found.estimate, found.low, found.high))
     return f"{estimate} [{low}, {high}]"
-
-
-def _three_digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 99.5 else f"{value:.3g}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.1f} h"
