@@ -47,7 +47,7 @@ PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 def arguments(image_folder, tmp_path):
     """A study of two networks whose runs take long enough to be disturbed."""
     (tmp_path / "design.yaml").write_text(DESIGN)
-    (tmp_path / "long.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 20"))
+    (tmp_path / "long.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 10"))
     given = [f"--data={image_folder}", f"--recipe={tmp_path / 'long.yaml'}", "--precision=float32"]
     return [*given, f"--design={tmp_path / 'design.yaml'}", f"--output={tmp_path / 'study'}"]
 
@@ -110,14 +110,15 @@ def test_slurm_does_what_it_has_when_the_driver_is_killed_and_requeues_what_it_i
     wait_for(lambda: len(tuning[0].read_text().splitlines()) > 3)
     job = holder_of(tuning[0].parent).where.partition("Slurm job ")[2].rstrip(")")
     ask("scancel", "--signal=USR2", job)  # as before a time limit
-    job = wait_for(lambda: ask(*waiting, "PD", "-j", job))[0]
-    subprocess.run(["scontrol", "update", f"jobid={job}", "starttime=now"], check=True)
+    listed = ("squeue", "-h", "-r", "-t", "PD", "-o", "%A|%i")
+    for each in wait_for(lambda: [line for line in ask(*listed) if line.startswith(f"{job}|")]):
+        ask("scontrol", "update", f"jobid={each.partition('|')[2]}", "starttime=now")
     assert cli.main(["study", *arguments]) == 0
     assert "[6/6]" in capfd.readouterr().out
     assert len(list((folder / "slurm").glob("*_submission.sh"))) == 2, "nothing is submitted twice"
     epochs = [json.loads(path.read_text())["elapsed_epochs"] for path in folder.glob("*/*/result.json")]
-    assert sorted(epochs)[1:] == [20] * 5, "one resumed; no other was trained twice"
-    assert sorted(epochs)[0] < 20
+    assert sorted(epochs)[1:] == [10] * 5, "one resumed; no other was trained twice"
+    assert sorted(epochs)[0] < 10
     assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)
 
 
@@ -172,7 +173,7 @@ def test_ray_does_what_it_has_when_the_driver_is_killed(cluster, arguments, tmp_
     assert cli.main(["study", *arguments]) == 0
     assert "[2/2]" in capfd.readouterr().out
     results = [json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")]
-    assert [result["elapsed_epochs"] for result in results] == [20, 20], "nothing is trained twice"
+    assert [result["elapsed_epochs"] for result in results] == [10, 10], "nothing is trained twice"
     assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)
 
 

@@ -107,14 +107,7 @@ class Resolved:
 
 
 def resolved(study: Study, scatter: Scatter, images: int, size: float) -> list[Resolved]:
-    """Says of each effect of a study what it can resolve.
-
-    Args:
-        study: Its design and seeds.
-        scatter: How much chance there is.
-        images: Test images.
-        size: Of an effect to find out the seeds for, a fraction.
-    """
+    """Says of each effect of a study what it can resolve; `size` is a fraction to find out the seeds for."""
     units = _units(study)
     family = study.design.family
     found = []

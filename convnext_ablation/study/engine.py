@@ -189,14 +189,6 @@ def engine_of(
 ) -> Engine:
     """Makes an engine.
 
-    Args:
-        name: One of `ENGINES`.
-        study: Its runs' device and threads count.
-        folder: Its folder.
-        jobs: Runs at the same time; None for what the engine takes.
-        options: Slurm's options, as ``KEY=VALUE``.
-        address: Of Ray's cluster.
-
     Raises:
         UserError: It is not installed, can't be reached, or lacks what is asked for.
     """

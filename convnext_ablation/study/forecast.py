@@ -150,14 +150,7 @@ def spread(items: Sequence[str], most: int) -> list[str]:
 def run_seconds(
     arguments: TrainingArguments, step: float, loading: float, counts: Mapping[str, int]
 ) -> float:
-    """What a run takes: all its epochs, with validation, and the test.
-
-    Args:
-        arguments: Of the run.
-        step: Seconds of a training step.
-        loading: Seconds to load an image.
-        counts: Images by split.
-    """
+    """What a run takes: all its epochs, with validation, and the test."""
     epochs = arguments.epochs + (arguments.warmup_epochs if arguments.warmup_prefix else 0)
     steps = counts[arguments.train_split] // arguments.batch_size
     evaluated = step * _FORWARD / arguments.batch_size + loading  # an image

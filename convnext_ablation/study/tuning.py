@@ -88,13 +88,7 @@ def chosen_rates(study: Study, folder: Path) -> dict[str, float]:
 
 
 def write_tuning(study: Study, folder: Path, output: Path | None = None) -> Path:
-    """Writes all that was tried.
-
-    Args:
-        study: The study.
-        folder: Its folder.
-        output: Where the file goes, by default the study's folder.
-    """
+    """Writes all that was tried."""
     path = (output or folder) / TUNING_FILE
     rows = [
         [choice.network, rate, TUNING_SEED, _cell(top1), _cell(choice.losses[rate]), int(rate == choice.best)]
