@@ -15,51 +15,35 @@ from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
 
-TEST = SplitResult("test", 81.234, 95.6, 5794, False)
-VALIDATION = SplitResult("val", 82.5, 96.0, 1200, True)
-IMAGES = {
-    "input_size": (3, 224, 224),
-    "crop_pct": 0.875,
-    "crop_mode": "center",
-    "interpolation": "bilinear",
-    "mean": (0.5, 0.5, 0.5),
-    "std": (0.5, 0.5, 0.5),
-}
+TEST, VALIDATION = SplitResult("test", 81.234, 95.6, 5794, False), SplitResult("val", 82.5, 96.0, 1200, True)
+IMAGES = {"input_size": (3, 224, 224), "crop_pct": 0.875, "crop_mode": "center", "interpolation": "bilinear"}
+IMAGES |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+NAME = "model_iv.birds_224"
 
 
-def run_of(results=(TEST, VALIDATION), data="birds", **more):
+def run_of(results=(TEST, VALIDATION), data="birds", processes=8, by_timm=False, **more):
     saved = {"model": "model_iv", "epochs": 105, "lr": 0.03, "seed": 3, "val_split": "val", **more}
+    facts, best = DataFacts(data, ("crow", "tern"), "ab" * 32), Epoch(97, 0.1, 0.7, 82.5, 96.0, 0.001)
+    arguments, versions = TrainingArguments(**saved), {"torch": "2.9.9", "timm": "1.0.31"}
     return FinishedRun(
-        folder=Path("run"),
-        arguments=TrainingArguments(**saved),
-        saved=saved,
-        data=DataFacts(data, ("crow", "tern"), "ab" * 32),
-        best=Epoch(97, 0.1, 0.7, 82.5, 96.0, 0.001),
-        epochs=105,
-        results=results,
-        versions={"torch": "2.9.9", "timm": "1.0.31"},
-        processes=8,
-        by_timm=False,
+        Path("run"), arguments, saved, facts, best, 105, tuple(results), versions, processes, by_timm
     )
 
 
 def card_of(run, architecture="model_iv", **more):
-    name = "model_iv.birds_224"
     config = {"architecture": architecture, "num_classes": 200, "weights": {"sha256": "cd" * 32}}
-    facts = {"name": name, "repository": f"lab/{name}", "parameters": 28_200_000, "gmacs": 4.5678}
-    return model_card(
-        run, **{**facts, "config": config, "images": IMAGES, "license": "cc-by-4.0", "siblings": (), **more}
-    )
+    facts = {"name": NAME, "repository": f"lab/{NAME}", "parameters": 28_200_000, "gmacs": 4.5678}
+    facts |= {"config": config, "images": IMAGES, "siblings": [("other", "../other", [TEST])]}
+    return model_card(run, **{**facts, **more})
 
 
 def test_the_hubs_tools_read_the_metadata():
-    card = ModelCard(card_of(run_of()))
-    assert card.data.library_name == "timm"
-    assert card.data.license == "cc-by-4.0"
+    card = ModelCard(card_of(run_of(), license="cc-by-4.0"))
+    assert (card.data.library_name, card.data.license) == ("timm", "cc-by-4.0")
     assert card.data.metrics == ["accuracy"]
     assert {"timm", "convnext_ablation", "image-classification"} <= set(card.data.tags)
     (model,) = card.data.to_dict()["model-index"]
-    assert model["name"] == "model_iv.birds_224"
+    assert model["name"] == NAME
     found = {
         (each.dataset_name, each.dataset_split, each.metric_type): each.metric_value
         for each in card.data.eval_results
@@ -70,29 +54,10 @@ def test_the_hubs_tools_read_the_metadata():
         ("birds", "val", "accuracy"): 82.5,
         ("birds", "val", "top_5_accuracy"): 96.0,
     }
-    without = ModelCard(card_of(run_of(()), license=""))
+    without = ModelCard(card_of(run_of(())))
     assert (without.data.license, without.data.eval_results) == (None, None)
     imagenet = ModelCard(card_of(run_of(data="imagenet"))).data
     assert imagenet.datasets == [imagenet.eval_results[0].dataset_type] == ["imagenet-1k"]
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        "`model_iv`, Model IV (depthwise moved up, kernel 7), trained on birds (200 classes, 224 x 224 px)",
-        f"| test | 5794 | {TEST.percent} | 95.60 | read once, after training |",
-        f"| val | 1200 | {VALIDATION.percent} | 96.00 | the epoch was picked on it |",
-        "resized to 1.143 times the crop (bilinear), center crop of 224 x 224 px",
-        "105 epochs, 128 x 8 processes an update, seed 3",
-        'timm.create_model("hf-hub:lab/model_iv.birds_224", pretrained=True)',
-        "With `CONVNEXT_ABLATION_HUB=lab`, `timm.create_model('model_iv.birds_224', pretrained=True)`",
-        "published under `cc-by-4.0`",
-        "cd" * 32,
-        f"| [model_v.birds_224](../model_v.birds_224) | test | {TEST.percent} |",
-    ],
-)
-def test_the_card_says(words):
-    assert words in card_of(run_of(), siblings=[("model_v.birds_224", "../model_v.birds_224", [TEST])])
 
 
 def test_intervals_are_over_images():
@@ -103,11 +68,10 @@ def test_intervals_are_over_images():
 
 def test_a_network_of_timms_is_told_as_one():
     text = card_of(run_of(model="resnet18"), architecture="resnet18", name="mine", repository="")
-    assert "import convnext_ablation" not in text
     assert "`resnet18`, trained on birds" in text
     assert "local-dir:path/to/mine" in text
-    assert "ConvNet for the 2020s" not in text
-    assert "convnext_ablation" not in ModelCard(text).data.tags
+    for ours in ("import convnext_ablation", "ConvNet for the 2020s", "- convnext_ablation"):
+        assert ours not in text
 
 
 @pytest.mark.parametrize(
@@ -115,33 +79,40 @@ def test_a_network_of_timms_is_told_as_one():
     [
         (
             run_of(),
-            "The epoch was picked by top1 on val; the figures on val are therefore too high. Judge by test.",
+            (
+                "Model IV (depthwise moved up, kernel 7), trained on birds (200 classes, 224 x 224 px)",
+                f"| test | 5794 | {TEST.percent} | 95.60 | read once, after training |",
+                f"| val | 1200 | {VALIDATION.percent} | 96.00 | the epoch was picked on it |",
+                "the figures on val are therefore too high. Judge by test.",
+                "resized to 1.143 times the crop (bilinear), center crop of 224 x 224 px",
+                "105 epochs, 128 x 8 processes an update, seed 3",
+                "torchrun --nproc-per-node 8 train.py path/to/birds -c recipe.yaml",
+                f'timm.create_model("hf-hub:lab/{NAME}", pretrained=True)',
+                f"With `CONVNEXT_ABLATION_HUB=lab`, `timm.create_model('{NAME}', pretrained=True)`",
+                f"| [other](../other) | test | {TEST.percent} |",
+                "None is stated",
+            ),
         ),
-        (run_of((VALIDATION,)), "The epoch was picked by top1 on val, which the figures are of"),
-        (run_of(()), "the run was evaluated on no split"),
-        (run_of((replace(VALIDATION, images=None),)), "there is no interval"),
-        (run_of(data="cub200"), "22 or 23 of its test images also stand in ImageNet"),
-        (replace(run_of(amp=True), by_timm=True), "timm's own, under AMP in float16"),
-        (replace(run_of(), data=DataFacts("birds")), "names of the classes weren't known"),
+        (run_of((VALIDATION,)), ["The epoch was picked by top1 on val, which the figures are of"]),
+        (run_of(()), ["the run was evaluated on no split"]),
+        (run_of((replace(VALIDATION, images=None),)), ["there is no interval"]),
+        (run_of(data="cub200"), ["22 or 23 of its test images also stand in ImageNet"]),
+        (run_of(pretrained=True, model="model_i"), ["weights `model_i`, whose licence is apache-2.0"]),
+        (run_of(pretrained=True, model="model_iv.cub200_448"), ["weights `model_iv.cub200_448`"]),
+        (run_of(pretrained_path="/home/me/iv.safetensors"), ["weights in `iv.safetensors`"]),
         (
-            run_of(pretrained=True, model="model_i"),
-            "the pretrained weights `model_i`, whose licence is apache-2.0",
-        ),
-        (run_of(pretrained=True, model="model_iv.cub200_448"), "pretrained weights `model_iv.cub200_448`"),
-        (run_of(pretrained_path="/home/me/model_iv.safetensors"), "weights in `model_iv.safetensors`"),
-        (run_of(), "torchrun --nproc-per-node 8 train.py path/to/birds -c recipe.yaml"),
-        (replace(run_of(), processes=1), "\npython train.py path/to/birds -c recipe.yaml"),
-        (
-            replace(run_of(), processes=None, by_timm=True),
-            "python -m convnext_ablation.stock path/to/timm/train.py path",
+            run_of(processes=None, by_timm=True, amp=True),
+            (
+                "timm's own, under AMP in float16",
+                "\npython -m convnext_ablation.stock path/to/timm/train.py path",
+            ),
         ),
     ],
 )
 def test_the_card_says_of_a_run(run, words):
-    text = card_of(run, license="")
-    assert words in text
+    text = card_of(run)
+    assert [word for word in words if word not in text] == []
     assert "/home/me" not in text
-    assert "None is stated" in text
 
 
 def test_the_recipe_leaves_out_defaults_and_the_machine():
@@ -149,9 +120,7 @@ def test_the_recipe_leaves_out_defaults_and_the_machine():
         "lr": 0.1,
         "smoothing": 0.1,  # the default
         "scale": [0.08, 1.0],  # the default, as YAML has it
-        "data_dir": "/home/me/data",
         "output": "/home/me/runs",
-        "workers": 9,
         "class_map": "/home/me/classes.txt",
         "jsd_loss": True,  # timm's script alone has it
         "of_another_script": 1,

@@ -33,7 +33,6 @@ from convnext_ablation.files import sha256_of
 from convnext_ablation.hub.draft import FILES, target_of
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.training.checkpoints import load_checkpoint
-from convnext_ablation.training.predictions import Predictions
 
 # of the hub's client, about itself
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -197,23 +196,20 @@ def test_without_the_data_the_release_says_less(run, data, tmp_path, capsys):
 def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, data, tmp_path):
     publish(finished, "--to", tmp_path / NAME, "--license", "mit")
     text = (tmp_path / NAME / "README.md").read_text()
-    test, predictions = json.loads((finished / "test.json").read_text()), finished / "test_predictions.npz"
+    test = json.loads((finished / "test.json").read_text())
     with open(finished / "summary.csv", newline="") as file:
         epoch = next(row for row in csv.DictReader(file) if int(row["epoch"]) == test["epoch"])
     exact = {
-        "test": (test["top1"], test["top5"], 12, Predictions.load(predictions).correct),
-        "val": (float(epoch["eval_top1"]), float(epoch["eval_top5"]), 9, None),
+        "test": (test["top1"], test["top5"], 12),
+        "val": (float(epoch["eval_top1"]), float(epoch["eval_top5"]), 9),
     }
-    told = {
-        (result.dataset_split, result.metric_type): result for result in ModelCard(text).data.eval_results
-    }
+    results = ModelCard(text).data.eval_results
+    told = {(result.dataset_split, result.metric_type): result.metric_value for result in results}
     assert len(told) == 4
-    for split, (top1, top5, images, correct) in exact.items():
-        assert told[split, "accuracy"].metric_value == round(top1, 3)
-        assert told[split, "top_5_accuracy"].metric_value == round(top5, 3)
-        if correct is None:
-            correct = np.arange(images) < round(top1 * images / 100)
-        bounds = accuracy(correct[None])
+    for split, (top1, top5, images) in exact.items():
+        assert told[split, "accuracy"] == round(top1, 3)
+        assert told[split, "top_5_accuracy"] == round(top5, 3)
+        bounds = accuracy((np.arange(images) < round(top1 * images / 100))[None])
         interval = f"[{100 * bounds.low:.2f}, {100 * bounds.high:.2f}]"
         assert f"| {split} | {images} | {top1:.2f} {interval} | {top5:.2f} |" in text
     assert f"after epoch {test['epoch']}, counted from 0, of 2." in text
@@ -229,20 +225,15 @@ def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, data, tmp_p
 # into a folder
 
 
-def test_publishing_the_same_again_into_a_folder_changes_nothing(tiny, tmp_path, capsys):
+def test_a_release_in_a_folder_is_replaced_as_a_whole_or_stays(tiny, tmp_path, monkeypatch, capsys):
     publish(tiny, "--to", tmp_path / NAME)
     before = (tmp_path / NAME / "model.safetensors").stat()
     publish(tiny, "--to", tmp_path / NAME)
     assert "nothing to do" in capsys.readouterr().out
     assert (tmp_path / NAME / "model.safetensors").stat() == before
     publish(tiny, "--to", tmp_path / NAME, "--license", "mit")
-    assert config_of(tmp_path / NAME)["pretrained_cfg"]["license"] == "mit"
     assert [path.name for path in tmp_path.iterdir()] == [NAME]
-
-
-def test_a_release_that_can_not_be_replaced_stays(tiny, tmp_path, monkeypatch):
-    publish(tiny, "--to", tmp_path / NAME)
-    before, replace = config_of(tmp_path / NAME), os.replace
+    replace = os.replace
 
     def fails_for_the_new_one(source, target):
         if Path(source).name == "release":
@@ -251,53 +242,56 @@ def test_a_release_that_can_not_be_replaced_stays(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", fails_for_the_new_one)
     with pytest.raises(OSError, match="disk is gone"):
-        publish(tiny, "--to", tmp_path / NAME, "--license", "mit")
-    assert config_of(tmp_path / NAME) == before
+        publish(tiny, "--to", tmp_path / NAME, "--license", "cc0-1.0")
+    assert config_of(tmp_path / NAME)["pretrained_cfg"]["license"] == "mit"
 
 
-def test_a_folder_with_other_files_is_left_alone(tiny, tmp_path):
+def test_what_holds_other_files_is_left_alone(tiny, tmp_path, hub):
     (tmp_path / NAME).mkdir()
     (tmp_path / NAME / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"holds thesis\.tex"):
         publish(tiny, "--to", tmp_path / NAME)
     assert [path.name for path in (tmp_path / NAME).iterdir()] == ["thesis.tex"]
+    hub.add(REPOSITORY, {"data.csv": b"1"}, private=True)
+    with pytest.raises(UserError, match=r"holds data\.csv"):
+        publish(tiny, "--to", REPOSITORY)
+    assert not hub.said("POST")
 
 
 def test_a_dry_run_shows_everything_and_writes_nothing(tiny, tmp_path, hub, capsys):
-    publish(tiny, "--to", tmp_path / "new" / NAME, "--dry-run")
-    shown = capsys.readouterr().out
     publish(tiny, "--to", REPOSITORY, "--dry-run")
+    publish(tiny, "--to", tmp_path / "new" / NAME, "--dry-run")
     assert not hub.requests
     assert not list(tmp_path.iterdir())
+    shown = capsys.readouterr().out
     publish(tiny, "--to", tmp_path / "new" / NAME)
-    for name in FILES:
-        size = (tmp_path / "new" / NAME / name).stat().st_size
-        assert re.search(rf"{re.escape(name)} +{size:,} bytes", shown)
+    size = (tmp_path / "new" / NAME / "model.safetensors").stat().st_size
+    assert re.search(rf"model\.safetensors +{size:,} bytes", shown)
     assert (tmp_path / "new" / NAME / "README.md").read_text() in shown
 
 
 # onto the hub
 
 
-def test_the_first_publication_makes_a_private_repository_with_one_commit(tiny, hub, capsys):
+def test_a_publication_is_one_commit_to_a_private_repository(tiny, hub, capsys):
     publish(tiny, "--to", REPOSITORY)
     repository = hub.repositories[REPOSITORY]
     assert repository.private
     assert len(repository.commits) == 2  # the hub's own, and this
     assert set(repository.files) == {*FILES, ".gitattributes"}
     assert f"published hf-hub:{REPOSITORY}@{repository.head}" in capsys.readouterr().out
-
-
-def test_the_same_again_sends_nothing_and_something_else_makes_a_revision(tiny, hub, capsys):
-    publish(tiny, "--to", REPOSITORY)
-    repository = hub.repositories[REPOSITORY]
-    first, made = repository.files, len(hub.said("PUT|commit"))
+    made = len(hub.said("PUT|commit"))
     publish(tiny, "--to", REPOSITORY)
     assert "nothing was sent" in capsys.readouterr().out
     assert len(hub.said("PUT|commit")) == made
     publish(tiny, "--to", REPOSITORY, "--license", "mit")
     assert len(repository.commits) == 3
-    assert repository.files["config.json"] != first["config.json"]
+    before = repository.files
+    hub.faults.append(("commit/main", 403))
+    with pytest.raises(UserError, match="403"):
+        publish(tiny, "--to", REPOSITORY)
+    assert repository.files == before
+    assert not hub.said("DELETE")
 
 
 def test_public_is_public_and_needs_a_licence(tiny, hub):
@@ -323,40 +317,20 @@ def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails, capsy
     assert re.search(rf"may be left; remove it at .*/{NAME}", capsys.readouterr().err)
 
 
-def test_a_first_publication_that_is_interrupted_leaves_nothing(tiny, hub, monkeypatch):
+def test_nothing_stays_of_a_first_publication_that_is_interrupted(tiny, hub, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(HfApi, "create_commit", interrupted)
     with pytest.raises(KeyboardInterrupt):
         publish(tiny, "--to", REPOSITORY)
+    assert hub.said("repos/create")
     assert not hub.repositories
-
-
-def test_a_failed_revision_leaves_the_one_before(tiny, hub):
-    publish(tiny, "--to", REPOSITORY)
-    before = hub.repositories[REPOSITORY].files
-    hub.faults.append(("commit/main", 403))
-    with pytest.raises(UserError, match="403"):
-        publish(tiny, "--to", REPOSITORY, "--license", "mit")
-    assert hub.repositories[REPOSITORY].files == before
-    assert not hub.said("DELETE")
-
-
-def test_a_repository_with_other_files_is_left_alone(tiny, hub):
-    hub.add(REPOSITORY, {"data.csv": b"1"}, private=True)
-    with pytest.raises(UserError, match=r"holds data\.csv"):
-        publish(tiny, "--to", REPOSITORY)
-    assert not hub.said("POST")
 
 
 @pytest.mark.parametrize(
     ("token", "to", "said"),
-    [
-        ("", REPOSITORY, "no token"),
-        ("hf_wrong", REPOSITORY, "401"),
-        (TOKEN, f"others/{NAME}", "403"),
-    ],
+    [("", REPOSITORY, "no token"), ("hf_wrong", REPOSITORY, "401"), (TOKEN, f"others/{NAME}", "403")],
 )
 def test_who_may_not_publish_is_told_in_a_line(tiny, hub, monkeypatch, token, to, said):
     monkeypatch.setenv("HF_TOKEN", token)
