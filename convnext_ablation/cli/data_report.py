@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from convnext_ablation.data.audit import SHOWN, data_report
-from convnext_ablation.data.overlap import DISTANCE, Limits
+from convnext_ablation.data.overlap import DISTANCE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,12 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="FOLDER", help="folder to write to (default: OUT/report)")
     parser.add_argument(
-        "--phash-distance", type=int, default=DISTANCE, metavar="BITS",
-        help="bits of 64 in which near duplicates may differ in shape (default: %(default)s)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dhash-distance", type=int, default=DISTANCE, metavar="BITS",
-        help="the same in differences of neighbouring pixels (default: %(default)s)",
+        "--distance", type=int, default=DISTANCE, metavar="BITS",
+        help="bits of 64 in which each hash of near duplicates may differ (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--pairs", type=int, default=SHOWN, metavar="N", help="pairs of a kind to show (default: %(default)s)"
@@ -35,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
         args.folder,
         against=args.against,
         output=args.output,
-        limits=Limits(args.phash_distance, args.dhash_distance),
+        distance=args.distance,
         shown=args.pairs,
         workers=args.workers,
     )

@@ -13,8 +13,8 @@ from convnext_ablation.data.findings import COLUMNS, KINDS, Finding, about_image
 from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.data.measure import Contents, Measured, measure_images, read_folder, split_rank
 from convnext_ablation.data.overlap import (
+    DISTANCE,
     MOST_PAIRS,
-    Limits,
     Overlap,
     exact_duplicates,
     list_pretraining,
@@ -56,7 +56,7 @@ def data_report(
     *,
     against: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
-    limits: Limits | None = None,
+    distance: int = DISTANCE,
     shown: int = SHOWN,
     workers: int | None = None,
 ) -> Report:
@@ -66,23 +66,17 @@ def data_report(
         folder: Holds ``<split>/<class>/<image>``, with or without a manifest.
         against: Folder of a pre-training set, ``train/<wnid>/<wnid>_<number>.JPEG``.
         output: Folder to write to, by default ``report`` in `folder`.
-        limits: What makes two images near duplicates.
+        distance: Bits of 64 in which the hashes of near duplicates may differ.
         shown: How many pairs of a kind the page shows.
         workers: Number of threads, by default one a core.
 
     Raises:
         UserError: A folder isn't one of images, an argument is wrong, or the disk is full.
     """
-    limits, workers = limits or Limits(), available_cores() if workers is None else workers
-    for name, value, least, most in (
-        ("phash-distance", limits.phash, 0, 64),
-        ("dhash-distance", limits.dhash, 0, 64),
-        ("pairs", shown, 0, None),
-        ("workers", workers, 1, None),
-    ):
-        if value < least or (most is not None and value > most):
-            wanted = f"{least} or more" if most is None else f"{least} to {most} bits"
-            raise UserError(f"{name} is {value}; give {wanted}")
+    workers = available_cores() if workers is None else workers
+    for name, value, least in (("distance", distance, 0), ("pairs", shown, 0), ("workers", workers, 1)):
+        if value < least:
+            raise UserError(f"{name} is {value}; give {least} or more")
     contents = read_folder(Path(folder))
     other = Path(against) if against is not None else None
     names = list_pretraining(other) if other else []
@@ -90,16 +84,16 @@ def data_report(
     images, cache = contents.images, output / _CACHE
     ids = [record.id for record in images]
     measured = measure_images(contents.root, ids, cache / "images.jsonl", workers)
-    near, left_out = near_duplicates(contents, measured, limits, workers)
+    near, left_out = near_duplicates(contents, measured, distance, workers)
     common = None
     if other:
-        common = pretraining_overlap(images, measured, other, names, cache, limits, workers)
+        common = pretraining_overlap(images, measured, other, names, cache, distance, workers)
     findings = [*exact_duplicates(images, measured), *near, *(common.findings if common else [])]
     findings += about_images(contents, measured)
     # stable: within these, near duplicates stay in the order of their distance
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
     report = Report(contents, measured, findings, left_out, common, _excluded(findings))
-    _write(report, output, limits, shown, other)
+    _write(report, output, distance, shown, other)
     return report
 
 
@@ -129,7 +123,7 @@ def _excluded(findings: Sequence[Finding]) -> dict[str, set[str]]:
     return {reason: {each.id for each in leaks if each.kind in those} for reason, those in kinds.items()}
 
 
-def _write(report: Report, output: Path, limits: Limits, shown: int, against: Path | None) -> None:
+def _write(report: Report, output: Path, distance: int, shown: int, against: Path | None) -> None:
     root, counts = report.contents.root, report.contents.counts()
     summary = summary_lines(report)
     kinds = {kind: [each for each in report.findings if each.kind == kind] for kind in KINDS}
@@ -148,7 +142,7 @@ def _write(report: Report, output: Path, limits: Limits, shown: int, against: Pa
         picture=functools.cache(functools.partial(picture_uri, side=_SIDE)),
         root=root,
         against=against or root,
-        limits=limits,
+        distance=distance,
         most_pairs=MOST_PAIRS,
         common=report.overlap,
     )
@@ -186,7 +180,7 @@ def summary_lines(report: Report) -> list[str]:
     if len(excluded - certain) > _MANY * tests:
         lines.append(
             "so many near duplicates mean that pictures look alike, not that they are copies: "
-            "lower --phash-distance and --dhash-distance"
+            "lower --distance"
         )
     return lines
 
@@ -204,7 +198,7 @@ def _split_line(report: Report, split: str, counts: Counter[str]) -> str:
 
 
 def _left_out(beyond: int) -> str:
-    hint = "those with the least near hashes, are left out: lower --phash-distance and --dhash-distance"
+    hint = "those with the least near hashes, are left out: lower --distance"
     return f"; {beyond:,} pairs, {hint}" if beyond else ""
 
 

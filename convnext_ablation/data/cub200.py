@@ -21,7 +21,7 @@ from typing import ClassVar
 from convnext_ablation.data.archives import Published, Source
 from convnext_ablation.data.photographs import Box, OfficialPhotographs, Photograph
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class CUB200(OfficialPhotographs):
                 )
             if training[id_] not in ("0", "1"):
                 raise UserError(
-                    f"{source.path}: train_test_split.txt says {training[id_]!r} of image {id_}, not 0 or 1"
+                    f"{source.path}: train_test_split.txt gives image {id_} no 0 or 1; get it again"
                 )
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
@@ -91,10 +91,6 @@ def read_table(source: Source, name: str, like: Mapping[str, str] | None = None)
 
 
 def _box(text: str, id_: str, source: Source) -> Box:
-    try:
+    with in_one_line(f"{source.path}: bounding_boxes.txt has no box for image {id_}"):
         left, top, width, height = map(float, text.split())
-    except ValueError:
-        raise UserError(
-            f"{source.path}: bounding_boxes.txt says {text!r} of image {id_}, not four numbers"
-        ) from None
     return left, top, left + width, top + height

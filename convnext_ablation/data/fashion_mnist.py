@@ -57,13 +57,12 @@ class FashionMNIST(DataSet):
     def __post_init__(self) -> None:
         """Checks the numbers."""
         self.check_least(seed=0, train=1, val=1, test=1)
-        if self.train + self.val > _TRAIN_PER_CLASS:
-            what = f"fashion-mnist: train + val is {self.train + self.val} images per class"
-            raise UserError(f"{what}; there are {_TRAIN_PER_CLASS}")
-        if self.test > _TEST_PER_CLASS:
-            raise UserError(
-                f"fashion-mnist: test is {self.test} images per class; there are {_TEST_PER_CLASS}"
-            )
+        for what, count, most in (
+            ("train + val", self.train + self.val, _TRAIN_PER_CLASS),
+            ("test", self.test, _TEST_PER_CLASS),
+        ):
+            if count > most:
+                raise UserError(f"fashion-mnist: {what} is {count} images per class; there are {most}")
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, np.ndarray]]:
         """All images of the set, each as its record and its pixels, (28, 28) of uint8."""
@@ -97,8 +96,8 @@ def _read_files(scratch: Path) -> dict[str, bytes]:
     """The four files, unpacked, and each made sure to be the published one."""
     folder = _DEBIAN_FOLDER if _DEBIAN_FOLDER.is_dir() else _download(scratch)
     files = {}
+    reinstall = f"`apt-get install --reinstall {_PACKAGE}`"
     for name, expected in _SHA256.items():
-        reinstall = f"`apt-get install --reinstall {_PACKAGE}`"
         try:
             files[name] = gzip.decompress((folder / name).read_bytes())
         except (OSError, EOFError, zlib.error) as error:

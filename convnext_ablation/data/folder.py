@@ -164,9 +164,8 @@ def read_manifest(folder: Path) -> list[Record]:
     for line, row in enumerate(rows[1:], start=2):
         if len(row) != len(_COLUMNS) or PurePosixPath(row[0]).parts[:-1] != (row[1], row[2]):
             raise UserError(f"{path} line {line} is not <split>/<class>/<file>,<split>,<class>,...; mend it")
-        if row[0] in records:
+        if records.setdefault(row[0], record := Record(*row)) is not record:
             raise UserError(f"{path} line {line} lists {row[0]} a second time; remove the line")
-        records[row[0]] = Record(*row)
     return list(records.values())
 
 
@@ -176,18 +175,16 @@ def manifest_hash(folder: Path) -> str:
 
 
 def check_folder(
-    folder: str | os.PathLike[str],
-    splits: Sequence[str] = SPLITS,
-    verify_images: bool = True,
-    anew: bool = False,
+    folder: str | os.PathLike[str], splits: Sequence[str] = SPLITS, anew: bool = False
 ) -> FolderSummary:
     """Checks an image folder, with or without a manifest, before anything is trained on it.
+
+    Every image is decoded, and compared with the manifest. Success is noted in the folder, and holds as long
+    as no file's name, size or time changes.
 
     Args:
         folder: Holds ``<split>/<class>/<image>``.
         splits: Splits that must be there, the one that defines the classes first; others are not looked at.
-        verify_images: Whether to decode every image, and compare it with the manifest. Success is noted in
-            the folder, and holds as long as no file's name, size or time changes.
         anew: Whether to look at every image even so.
 
     Raises:
@@ -201,7 +198,7 @@ def check_folder(
     images = {split: _checked_split(root, split) for split in splits}
     classes = _check_classes(root, images)
     expected = _check_manifest(root, images) if (root / MANIFEST).exists() else {}
-    fingerprint = _fingerprint(root, sorted(set().union(*images.values())), expected, verify_images)
+    fingerprint = _fingerprint(root, sorted(set().union(*images.values())), expected)
     return FolderSummary(root, classes, {split: len(found) for split, found in images.items()}, fingerprint)
 
 
@@ -274,23 +271,20 @@ def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict
     return listed
 
 
-def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str], verify: bool) -> str:
+def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str]) -> str:
     """Hash of the folder, reading its images only where the last successful check says too little."""
     listing = _listing_hash(root, [*ids, MANIFEST] if expected else ids)
     with suppress(OSError, ValueError):
         seen, fingerprint = (root / _STAMP).read_text().split()
         if seen == listing:
             return fingerprint
-    if expected and not verify:
-        return manifest_hash(root)
     # Threads suffice: reading, hashing and decoding all let go of the interpreter.
     with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda id_: _read_image(root / id_, expected.get(id_, ""), verify), ids)
+        read = pool.map(lambda id_: _read_image(root / id_, expected.get(id_, "")), ids)
         digests = list(track(read, "checking images", len(ids)))
     lines = (f"{digest} {id_}" for digest, id_ in zip(digests, ids, strict=True))
     fingerprint = manifest_hash(root) if expected else _hash_lines(lines)
-    if verify:
-        _stamp(root, listing, fingerprint)
+    _stamp(root, listing, fingerprint)
     return fingerprint
 
 
@@ -309,15 +303,14 @@ def _hash_lines(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _read_image(path: Path, expected: str, verify: bool) -> str:
-    """The hash of an image, compared with the expected one if there is one, and decoded on request."""
+def _read_image(path: Path, expected: str) -> str:
+    """Decodes an image; returns its hash, compared with the expected one if there is one."""
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected:
         raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder anew")
-    if verify:
-        try:
-            decode(data)
-        except ValueError as error:
-            raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error
+    try:
+        decode(data)
+    except ValueError as error:
+        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error
     return digest

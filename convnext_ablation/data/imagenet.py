@@ -23,10 +23,10 @@ from convnext_ablation.errors import UserError
 OFFICIAL = {"train": 1_281_167, "val": 50_000}
 CLASSES = 1000
 # MD5 as torchvision has them (torchvision.datasets.imagenet)
-PUBLISHED = {
-    "train": Published("ILSVRC2012_img_train.tar", "", "1d675b47d978889d74fa0da5fadfb00e", "md5"),
-    "val": Published("ILSVRC2012_img_val.tar", "", "29b22e2961454d5413ddabcf34fc5622", "md5"),
+PUBLISHED = {  # the small ones first
     "devkit": Published("ILSVRC2012_devkit_t12.tar.gz", "", "fa75699e90414af021442c21a62c3abf", "md5"),
+    "val": Published("ILSVRC2012_img_val.tar", "", "29b22e2961454d5413ddabcf34fc5622", "md5"),
+    "train": Published("ILSVRC2012_img_train.tar", "", "1d675b47d978889d74fa0da5fadfb00e", "md5"),
 }
 _SYNSET = re.compile(r"n\d{8}")
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
@@ -75,9 +75,8 @@ class ImageNet(Photographs):
                     f"imagenet: {published.file} is missing; name it, or its folder, with --archives"
                 )
             found[which] = existing[0]
-        if not self.unofficial:
-            for which in reversed(PUBLISHED):  # the small ones first
-                PUBLISHED[which].check(found[which])
+            if not self.unofficial:
+                published.check(found[which])
         return found
 
 

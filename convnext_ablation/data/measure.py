@@ -1,8 +1,4 @@
-"""What a folder of images holds, fit to train on or not, and what is measured of each image.
-
-What was measured is kept under the file's name, size and time of change: an interrupted run resumes, and a
-second one reads no image that hasn't changed.
-"""
+"""What a folder of images holds, fit to train on or not, and what is measured of each image and kept."""
 
 from __future__ import annotations
 
@@ -47,10 +43,9 @@ def split_rank(split: str) -> int:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a data set's folder holds.
+    """What a data set's folder holds, ordered by split from training to test.
 
-    Images are ordered by split from training to test. Without a manifest an image's source is the file's own
-    name; its hash is the manifest's, empty for an image that isn't in there.
+    The source and hash of an image that no manifest lists are its own name, and empty.
     """
 
     root: Path
@@ -69,11 +64,7 @@ class Contents:
 
 
 def read_folder(root: Path) -> Contents:
-    """Lists a folder ``<split>/<class>/<image>``, with or without a manifest.
-
-    Raises:
-        UserError: There is no such folder, or no split or no image in it, or its manifest is damaged.
-    """
+    """Lists a folder ``<split>/<class>/<image>``, with or without a manifest."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name that of a data set")
     found = {path.name for path in root.iterdir() if path.is_dir()} & _RANKS.keys()

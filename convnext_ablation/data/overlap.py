@@ -1,8 +1,8 @@
 """Images that are in a data set twice, or that pre-training has seen: equal ones, and those that look alike.
 
-Equal are files of the same bytes or the same pixels. Alike are pictures whose two 64-bit perceptual hashes
-both differ in few bits: pHash sees the shape of the whole picture (the lowest frequencies of its cosine
-transform), dHash which of two neighbours is brighter. Those are candidates for a person to look at.
+Alike are pictures whose two 64-bit perceptual hashes both differ in few bits: pHash sees the shape of the
+whole picture (the lowest frequencies of its cosine transform), dHash which of two neighbours is brighter.
+Those are candidates for a person to look at.
 
 Both thresholds are 6 bits. They were tried on 223 photographs. Found were of copies
 
@@ -45,13 +45,6 @@ _AT_A_TIME = 256  # hashes that are compared with all others before progress is 
 _ID = re.compile(r"n\d{8}_\d+")
 
 
-class Limits(NamedTuple):
-    """How many bits of each hash may differ between near duplicates."""
-
-    phash: int = DISTANCE
-    dhash: int = DISTANCE
-
-
 class Pairs(NamedTuple):
     """Near duplicates, the nearest first."""
 
@@ -71,7 +64,7 @@ def hashes_of(measured: Sequence[Measured]) -> NDArray[np.void]:
 
 
 def near_pairs(
-    first: NDArray[np.void], second: NDArray[np.void] | None, limits: Limits, workers: int
+    first: NDArray[np.void], second: NDArray[np.void] | None, distance: int, workers: int
 ) -> Pairs:
     """Compares all with all by faiss, a block at a time, and keeps the nearest.
 
@@ -87,10 +80,10 @@ def near_pairs(
     with Progress("comparing hashes", len(first)) as progress:
         for start in range(0, len(first), _AT_A_TIME):
             some = first[start : start + _AT_A_TIME]
-            ends, phash, two = index.range_search(_codes(some), limits.phash + 1)  # nearer than this
+            ends, phash, two = index.range_search(_codes(some), distance + 1)  # nearer than this
             one, two = start + np.repeat(np.arange(len(some)), np.diff(ends.astype(int))), two.astype(int)
             dhash = np.bitwise_count(first["dhash"][one] ^ others["dhash"][two])
-            near = (dhash <= limits.dhash) & (first["group"][one] != others["group"][two])
+            near = (dhash <= distance) & (first["group"][one] != others["group"][two])
             if second is None:
                 near &= one < two
             rows = np.stack([first["number"][one], others["number"][two], phash, dhash], 1).astype(int)[near]
@@ -112,11 +105,7 @@ def _nearest(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def exact_duplicates(images: Sequence[Record], measured: Sequence[Measured]) -> list[Finding]:
-    """Finds images that are equal, broken ones, too: the same file, or other files with the same pixels.
-
-    Of more than two equal images, each is paired with the first in the order of splits: with a training
-    image where there is one.
-    """
+    """Finds images with the same file or pixels; pairs each with the first in the order of splits."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(measured):
         if image.pixels or image.sha256:
@@ -130,13 +119,9 @@ def exact_duplicates(images: Sequence[Record], measured: Sequence[Measured]) -> 
 
 
 def near_duplicates(
-    contents: Contents, measured: Sequence[Measured], limits: Limits, workers: int
+    contents: Contents, measured: Sequence[Measured], distance: int, workers: int
 ) -> tuple[list[Finding], int]:
-    """Compares all images of a data set with each other, and finds those that are near but not equal.
-
-    Returns:
-        The pairs, those of two splits first, the nearest first; and how many are left out.
-    """
+    """Finds pairs that are near but not equal, and says how many more are left out."""
     images, every = contents.images, hashes_of(measured)
     of_split = np.array([images[number].split for number in every["number"]], dtype=np.str_)
     splits = list(contents.classes)
@@ -148,7 +133,7 @@ def near_duplicates(
     beyond = 0
     for earlier, later in [*across, *((split, split) for split in splits)]:
         second = None if earlier == later else every[of_split == earlier]
-        found = near_pairs(every[of_split == later], second, limits, workers)
+        found = near_pairs(every[of_split == later], second, distance, workers)
         beyond += found.beyond
         findings += [
             paired("near", images[one], images[two], phash, dhash)
@@ -184,13 +169,13 @@ def pretraining_overlap(
     against: Path,
     names: Sequence[str],
     cache: Path,
-    limits: Limits,
+    distance: int,
     workers: int,
 ) -> Overlap:
-    """Finds images of a data set in a pre-training set, of which `names` are the images.
+    """Finds images in a pre-training set, of which `names` are the images.
 
-    Images that are named after an ImageNet id are looked up by it, which needs no image to be read. Only if
-    there are others is the pre-training set hashed, which the folder `cache` keeps for the next time.
+    Only where there are images that aren't named after an ImageNet id is the pre-training set hashed, which
+    the folder `cache` keeps for the next time.
     """
     ids = [imagenet_id(record.source) for record in images]
     wanted = set(ids) - {""}
@@ -203,7 +188,7 @@ def pretraining_overlap(
     ours, beyond = hashes_of(measured), 0
     ours = ours[[not ids[number] for number in ours["number"]]]
     if len(ours):
-        found = near_pairs(ours, _pretraining_hashes(against, names, cache, workers), limits, workers)
+        found = near_pairs(ours, _pretraining_hashes(against, names, cache, workers), distance, workers)
         beyond = found.beyond
         for one, two, phash, dhash in found.rows.tolist():
             record, name = images[one], names[two]

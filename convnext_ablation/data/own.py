@@ -17,7 +17,7 @@ from convnext_ablation.data.archives import Piece, Source, open_source
 from convnext_ablation.data.folder import SYNONYMS
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 
 # what splits are called
 SPLIT_NAMES = {name: split for split, names in SYNONYMS.items() for name in names}
@@ -33,9 +33,8 @@ class OwnPhotographs(Photographs):
 
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
-        None, "validation images per class held out of train, where there is no such split; else a tenth",
-
-    )  # fmt: skip
+        None, "validation images per class held out of train, where there is no such split; else a tenth"
+    )
     test: int | None = option(None, "the same for test images")
 
     def __post_init__(self) -> None:
@@ -75,7 +74,11 @@ class ImageFolder(OwnPhotographs):
         """All originals, each in the class of its folder."""
         assert self.images is not None
         source = _without_top(open_source(self.images, scratch))
-        names = sorted(name for name in source if name.lower().endswith(_IMAGES) and not _hidden(name))
+        names = sorted(
+            name
+            for name in source
+            if name.lower().endswith(_IMAGES) and "/." not in f"/{name}"  # hidden
+        )
         tops = {name.split("/")[0] for name in names}
         split = bool(tops) and tops <= SPLIT_NAMES.keys()
         return self.completed((_photograph(source, name, split) for name in names), str(self.images))
@@ -87,10 +90,6 @@ def _photograph(source: Source, name: str, split: bool) -> Photograph:
         expected = "<split>/<class>/<image>" if split else "<class>/<image>"
         raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
     return Photograph(name, name, parts[-2], SPLIT_NAMES[parts[0]] if split else "train", source[name])
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _without_top(source: Source) -> Source:
@@ -123,8 +122,7 @@ class ImageList(OwnPhotographs):
 
 def _listed(path: Path, root: Path) -> Iterator[Photograph]:
     seen = set()
-    for number, row in _read_rows(path):
-        where = f"{path} line {number}"
+    for where, row in _read_rows(path):
         name, label = row["path"] or "", row["class"] or ""
         split = SPLIT_NAMES.get((row.get("split") or "train").strip().lower(), "")
         if not name or not label:
@@ -134,23 +132,19 @@ def _listed(path: Path, root: Path) -> Iterator[Photograph]:
         if name in seen:
             raise UserError(f"{where} lists {name} a second time; remove one")
         seen.add(name)
-        try:
+        with in_one_line(f"{where}: {root / name} can't be read"):
             size = (root / name).stat().st_size
-        except OSError as error:
-            raise UserError(
-                f"{where}: {root / name} can't be read ({error.strerror}); mend the list"
-            ) from error
         yield Photograph(name, name, class_folder(label), split, Piece(root / name, 0, size))
 
 
-def _read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file, strict=True)
             if missing := sorted({"path", "class"} - set(rows.fieldnames or ())):
                 raise UserError(f"{path} has no column {missing[0]!r} in its first line; add it")
             for row in rows:
-                yield rows.line_num, row
+                yield f"{path} line {rows.line_num}", row
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); mend it") from error
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar
 
 from PIL import Image, features
 
@@ -74,14 +74,7 @@ class DataSet:
                 raise UserError(f"{self.name}: {name} is {value}; give {minimum} or more")
 
 
-class Readable(Protocol):
-    """A file, or what stands for one."""
-
-    def read(self) -> bytes:
-        """Its bytes."""
-
-
-Key = tuple[Readable, str, Box | None]
+Key = tuple[Any, str, Box | None]
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,7 @@ class Photograph:
     path: str
     class_name: str
     split: str
-    piece: Readable
+    piece: Any  # its method `read` gives the file
     box: Box | None = None
 
 

@@ -59,13 +59,10 @@ def prepare(
     workers: int | None = None,
     **parameters: Any,
 ) -> FolderSummary:
-    """Writes a data set as an image folder, unless it is there already.
+    """Writes a data set of `DATASETS` as an image folder, unless it is there already.
 
-    Args:
-        name: One of `DATASETS`.
-        out: Folder to make. While it is being made it is called ``<out>.partial``.
-        workers: Number of threads; the files are the same for any.
-        parameters: Fields of the data set's class, such as ``seed``.
+    While it is being made it is called ``<out>.partial``. The files are the same for any number of threads,
+    `workers`. The parameters are fields of the data set's class, such as ``seed``.
 
     Raises:
         UserError: The name or a parameter is wrong, `out` holds something else, or it can't be written.

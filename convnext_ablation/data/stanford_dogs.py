@@ -91,19 +91,18 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
     """Paths and labels (from 1) of a list, a MATLAB file."""
     from scipy.io import loadmat
 
+    data = lists.read(name)
     try:
-        content: dict[str, Any] = loadmat(io.BytesIO(lists.read(name)))
+        content: dict[str, Any] = loadmat(io.BytesIO(data))
         paths = [unicodedata.normalize("NFC", str(cell[0])) for cell in content["file_list"].ravel()]
-        labels = [int(label) for label in content["labels"].ravel()]
+        rows = list(zip(paths, map(int, content["labels"].ravel()), strict=True))
+        if odd := [path for path in paths if path.count("/") != 1]:
+            raise ValueError(f"{odd[0]!r} is not <breed>/<file>")
     except Exception as error:  # of a broken file scipy raises anything
         raise UserError(
             f"{lists.path}: {name} is no MATLAB file with file_list and labels ({error}); get it again"
         ) from error
-    if len(paths) != len(labels) or not paths:
-        raise UserError(f"{lists.path}: {name} has {len(paths)} paths and {len(labels)} labels; get it again")
-    if odd := next((path for path in paths if path.count("/") != 1), None):
-        raise UserError(f"{lists.path}: {name} lists {odd!r}, which is not <breed>/<file>; get it again")
-    return list(zip(paths, labels, strict=True))
+    return rows
 
 
 def _read_box(annotations: Source, path: str) -> Box:
@@ -118,7 +117,5 @@ def _read_box(annotations: Source, path: str) -> Box:
         ]
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     except (ElementTree.ParseError, ValueError) as error:
-        raise UserError(
-            f"{annotations.path}: the annotation of {path} can't be read ({error}); get it again"
-        ) from error
+        raise UserError(f"{annotations.path}: {name} can't be read ({error}); get it again") from error
     return min(lefts), min(tops), max(rights), max(bottoms)

@@ -8,6 +8,7 @@ fonts. All splits draw from the same words; size, place, tilt, greys, blur and n
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import zlib
 from collections.abc import Iterator
@@ -82,11 +83,10 @@ class Typefaces(DataSet):
         """All images of the set, each as its record and what `encode` needs to draw it."""
         for face in FACES:
             _font_file(face)  # a font that is missing shall be found before anything is drawn
-        for split in SPLITS:
-            for face in FACES:
-                for index in range(getattr(self, split)):
-                    word = _draw_word(self._rng(split, face, index))
-                    yield Record(f"{split}/{face}/{index:05d}.png", split, face, word), (split, face, index)
+        for split, face in itertools.product(SPLITS, FACES):
+            for index in range(getattr(self, split)):
+                word = _draw_word(self._rng(split, face, index))
+                yield Record(f"{split}/{face}/{index:05d}.png", split, face, word), (split, face, index)
 
     def encode(self, key: tuple[str, str, int], file: BinaryIO) -> None:
         """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
@@ -101,9 +101,7 @@ class Typefaces(DataSet):
         """Versions of all that has a say in the bytes."""
         return {
             "freetype": str(features.version("freetype2")),
-            "matplotlib": version("matplotlib"),
-            "numpy": np.__version__,
-            "pillow": version("pillow"),
+            **{name: version(name) for name in ("matplotlib", "numpy", "pillow")},
             "zlib": zlib_version(),
         }
 
@@ -148,10 +146,9 @@ def _develop(rng: np.random.Generator, ink: Image.Image, rendering: Rendering) -
     ink = ink.filter(ImageFilter.GaussianBlur(rng.uniform(*rendering.blur)))
     contrast = rng.uniform(*rendering.contrast)
     darker = rng.uniform(0.0, 255.0 - contrast)
-    if rng.random() < rendering.inverse:
-        coverage = np.asarray(ink, np.float32) / 255.0  # light ink on dark paper
-    else:
-        coverage = 1.0 - np.asarray(ink, np.float32) / 255.0
+    coverage = np.asarray(ink, np.float32) / 255.0  # of light ink on dark paper
+    if rng.random() >= rendering.inverse:
+        coverage = 1.0 - coverage
     noise = rng.standard_normal(coverage.shape, np.float32) * np.float32(rng.uniform(*rendering.noise))
     return np.clip(np.rint(darker + contrast * coverage + noise), 0, 255).astype(np.uint8)
 
