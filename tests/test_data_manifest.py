@@ -66,10 +66,8 @@ def test_manifest_reads_as_written_and_is_sorted_by_id(folder):
     ("content", "message"),
     [
         (b"", "lacks the header"),
-        (b"id,split\n", "lacks the header"),
         (b"\xff\xfe", "damaged"),
         (b'id,split,class,source,sha256\n"', "damaged"),
-        (b"id,split,class,source,sha256\ntrain/a/1.png,train,a\n", "line 2 is not"),
         (b"id,split,class,source,sha256\ntrain/a/1.png,train,b,,\n", "line 2 is not"),
         (
             b"id,split,class,source,sha256\n" + 2 * b"train/a/1.png,train,a,,\n",
@@ -112,7 +110,6 @@ def remove(root, path):
 BAD_FOLDERS = {
     "no folder": (lambda root: root.rename(root.with_name("other")), "no image folder at .*birds"),
     "no split": (lambda root: remove(root, "val"), "no folder 'val'"),
-    "empty split": (lambda root: (remove(root, "val"), (root / "val").mkdir()), "val holds no images"),
     "empty class": (lambda root: (root / "val" / "dog").mkdir(), "class folder .*val/dog holds no images"),
     "new class in test": (
         lambda root: (root / "test" / "Cat").rename(root / "test" / "Dog"),
@@ -140,11 +137,10 @@ def test_folder_that_would_falsify_training_is_refused(folder, case):
 
 
 @pytest.mark.parametrize("with_manifest", [False, True])
-@pytest.mark.parametrize("verify", [False, True])
-def test_good_folder_is_summed_up(folder, with_manifest, verify):
+def test_good_folder_is_summed_up(folder, with_manifest):
     if with_manifest:
         write_manifest(folder, list_images(folder))
-    summary = check_folder(folder, verify_images=verify)
+    summary = check_folder(folder)
     assert (summary.root, summary.classes) == (folder, CLASSES)
     assert summary.counts == {"train": 6, "val": 6, "test": 6}
     assert (summary.fingerprint == manifest_hash(folder)) if with_manifest else len(summary.fingerprint) == 64

@@ -98,15 +98,6 @@ def test_list_gives_class_and_split(tmp_path):
     assert by_split(tmp_path / "out")["test"] == {rows[3][0]: "Birke, weiß"}
 
 
-def test_list_beside_its_images_needs_no_root_and_no_split(tmp_path):
-    write_folder(tmp_path, plain(5))
-    path = write_list(
-        tmp_path / "mine.csv", [(name, name.split("/")[0]) for name in plain(5)], ("path", "class")
-    )
-    summary = prepare("csv", tmp_path / "out", file=path, size=16)
-    assert summary.counts == {"train": 6, "val": 2, "test": 2}
-
-
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [

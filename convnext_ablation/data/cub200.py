@@ -61,7 +61,7 @@ class CUB200(OfficialPhotographs):
                 )
             if training[id_] not in ("0", "1"):
                 raise UserError(
-                    f"{source.path}: train_test_split.txt gives image {id_} no 0 or 1; get it again"
+                    f"{source.path}: train_test_split.txt has no 0 or 1 for image {id_}; mend it"
                 )
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
