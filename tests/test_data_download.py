@@ -68,13 +68,6 @@ def published(home, digest=DIGEST):
     return Published("archive.tar", home.url, digest)
 
 
-def test_file_is_fetched_once(home, tmp_path):
-    path = published(home).download(tmp_path / "new")
-    assert path.read_bytes() == DATA
-    assert published(home).download(tmp_path / "new") == path
-    assert home.asked == [None]
-
-
 def test_broken_connection_goes_on_where_it_broke(home, tmp_path):
     home.breaks = 2
     assert published(home).download(tmp_path).read_bytes() == DATA
@@ -112,14 +105,6 @@ def test_missing_file_and_dead_home_are_one_line(home, tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "_TRIES", 2)
     with pytest.raises(UserError, match=r"can't be had .*start again to go on, or fetch it yourself"):
         Published("a.tar", "http://127.0.0.1:1/a.tar", DIGEST).download(tmp_path)
-
-
-def test_endless_breaks_end_with_what_was_had_kept(home, tmp_path):
-    home.breaks = 99
-    with pytest.raises(UserError, match="start again to go on"):
-        published(home).download(tmp_path)
-    assert len(home.asked) == 5
-    assert (tmp_path / "archive.tar.part").stat().st_size > len(DATA) * 0.9
 
 
 def test_command_downloads_what_is_not_named(home, tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,9 +103,7 @@ def test_classes_and_images_are_those_of_timm(folder):
 
 
 def remove(root, path):
-    for file in sorted((root / path).glob("**/*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    (root / path).rmdir()
+    shutil.rmtree(root / path)
 
 
 BAD_FOLDERS = {

@@ -26,7 +26,6 @@ from PIL import Image
 from torchvision.transforms import Resize
 
 from convnext_ablation.data import archives
-from convnext_ablation.data.archives import open_source
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare, verify
@@ -286,12 +285,6 @@ def test_broken_lists_of_dogs_are_refused(tmp_path, case):
     refused(tmp_path, message, "stanford-dogs", **folders, crop_to_box=True)
 
 
-def test_zipped_archive_is_unzipped_once(birds, tmp_path, monkeypatch):
-    open_source(birds, tmp_path / "scratch")
-    monkeypatch.setattr(archives.gzip, "open", None)
-    assert len(open_source(birds, tmp_path / "scratch")) == len(bird_files())
-
-
 def test_two_images_of_one_name_are_refused(tmp_path):
     files = bird_files()
     top = "CUB_200_2011"
@@ -302,10 +295,3 @@ def test_two_images_of_one_name_are_refused(tmp_path):
         files[f"{top}/{name}"] = files[f"{top}/{name}"].decode().replace(old, new).encode()
     path = write_tar(tmp_path / "a.tar", files)
     refused(tmp_path, "would both become test/001.*; rename one", archive=path)
-
-
-def test_split_without_an_image_is_refused_before_anything_is_written(tmp_path):
-    files = bird_files()
-    name = "CUB_200_2011/train_test_split.txt"
-    files[name] = files[name].replace(b" 0", b" 1")
-    refused(tmp_path, "there is no image for test", archive=write_tar(tmp_path / "a.tar", files))

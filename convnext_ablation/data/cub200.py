@@ -60,9 +60,7 @@ class CUB200(OfficialPhotographs):
                     f"{class_name or 'not in classes.txt'}; get the archive from its home"
                 )
             if training[id_] not in ("0", "1"):
-                raise UserError(
-                    f"{source.path}: train_test_split.txt has no 0 or 1 for image {id_}; mend it"
-                )
+                raise UserError(f"{source.path}: train_test_split.txt has no 0 or 1 for image {id_}; mend it")
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
             yield Photograph(

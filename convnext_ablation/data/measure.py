@@ -90,7 +90,7 @@ def read_folder(root: Path) -> Contents:
 
 
 class Measured(NamedTuple):
-    """What was measured of an image; another file keeps it whenever the fields change."""
+    """What was measured of an image; with other fields, keep it in files of another name."""
 
     sha256: str = ""  # of the file; empty if it can't be read
     pixels: str = ""  # SHA-256 of width, height and the pixels in RGB, as training decodes them

@@ -44,6 +44,7 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.machine import available_cores
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
+_AT_A_TIME = 32  # images that a thread takes
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolder, ImageList, HubPhotographs)
@@ -179,8 +180,11 @@ def _write_images(
     resumed = any(folder.glob("*/*/*"))
     pool = ThreadPoolExecutor(workers)
     try:
-        written = pool.map(lambda image: _write_image(dataset, folder, resumed, *image), images)
-        return list(track(written, "writing images", len(images)))
+        lots = (images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME))
+        written = pool.map(
+            lambda lot: [_write_image(dataset, folder, resumed, *image) for image in lot], lots
+        )
+        return list(track(itertools.chain.from_iterable(written), "writing images", len(images)))
     finally:
         pool.shutdown(cancel_futures=True)
 
