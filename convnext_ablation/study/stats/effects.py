@@ -32,9 +32,8 @@ __all__ = [
     "Interval",
     "accuracy",
     "contrast",
-    "estimated",
     "holm",
-    "over_units",
+    "mean_squares",
     "paired_difference",
     "seed_freedom",
 ]
@@ -73,10 +72,7 @@ def accuracy(correct: BoolArray) -> Interval:
 
     The interval is Wilson's for as many independent images as would give the estimated variance. Unlike
     estimate +- error it stays within 0 and 1 and has a width where every answer is right. With one seed it
-    is over images only.
-
-    Args:
-        correct: Whether each image is classified rightly, as in `contrast`.
+    is over images only. `correct` is a table as in `contrast`.
     """
     values = _by_unit(correct)
     mean = float(values.mean())
@@ -117,11 +113,21 @@ def contrast(tables: Sequence[BoolArray], weights: Sequence[float]) -> Differenc
     used = np.flatnonzero(signs)
     if not len(used):
         raise UserError("every weight of the contrast is 0; give at least two networks another")
-    units = over_units([tables[int(index)] for index in used])
-    found = estimated(units, np.broadcast_to(signs[used, None], units.shape[:2]))
-    if abs(total) > ROUNDING:
-        return replace(found, p_value=math.nan, p_holm=math.nan, p_better=math.nan)
-    return found
+    units, signs = _over_units([tables[int(index)] for index in used]), signs[used]
+    values = np.einsum("n,nui->ui", signs, units)
+    mean = float(values.mean())
+    spread = _spread(values, resolution=float(np.abs(signs).max()))
+    if len(values) > 1 and len(signs) >= MANY:
+        parts = signs**2 * units.mean(axis=2).var(axis=1, ddof=1) / len(values)
+        spread = replace(spread, seeds=float(parts.sum()), seed_freedom=seed_freedom(parts, len(values)))
+    half = spread.half_width(ALPHA)
+    low = max(float(np.minimum(signs, 0).sum()), mean - half)
+    high = min(float(np.maximum(signs, 0).sum()), mean + half)
+    if abs(total) > ROUNDING or len(values) == 1:
+        return Difference(mean, low, high, math.nan, math.nan)
+    p_value = spread.p_value(mean)
+    p_better = 1 - p_value / 2 if mean > 0 else p_value / 2
+    return Difference(mean, low, high, p_value, p_value, p_better)
 
 
 def paired_difference(treated: BoolArray, baseline: BoolArray) -> Difference:
@@ -130,7 +136,7 @@ def paired_difference(treated: BoolArray, baseline: BoolArray) -> Difference:
 
 
 def seed_freedom(variances: Sequence[float] | FloatArray, seeds: int) -> float:
-    """Degrees of freedom of the part of a contrast's variance that seeds have.
+    """Degrees of freedom of the part of a contrast's variance that seeds have, by Satterthwaite's rule.
 
     Args:
         variances: What each network with a weight contributes: weight^2 times the variance of its seeds.
@@ -153,12 +159,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def over_units(tables: Sequence[BoolArray]) -> FloatArray:
-    """Gives each network's answers by the seeds that count as draws, (networks, units, images).
-
-    Raises:
-        UserError: The tables, as in `contrast`, were not measured on the same seeds and images.
-    """
+def _over_units(tables: Sequence[BoolArray]) -> FloatArray:
+    """Gives each network's answers by the seeds that count as draws, (networks, units, images)."""
     for table in tables[1:]:
         if np.shape(table) != np.shape(tables[0]):
             raise UserError(
@@ -166,27 +168,6 @@ def over_units(tables: Sequence[BoolArray]) -> FloatArray:
                 "evaluate all networks with the same seeds on the same test images"
             )
     return np.stack([_by_unit(table) for table in tables])
-
-
-def estimated(units: FloatArray, weights: FloatArray) -> Difference:
-    """Estimates a weighted sum of networks, with weights that may differ between seeds.
-
-    Args:
-        units: What `over_units` gives, (networks, units, images).
-        weights: (networks, units).
-    """
-    values = np.einsum("nu,nui->ui", weights, units)
-    mean = float(values.mean())
-    spread = _spread(values, resolution=float(np.abs(weights).max()))
-    used = weights[:, 0] != 0
-    if len(values) > 1 and used.sum() >= MANY and (weights == weights[:, :1]).all():
-        spread = _with_seeds_apart(spread, units[used], weights[used, 0])
-    half = spread.half_width(ALPHA)
-    lowest = float(np.minimum(weights, 0).sum(axis=0).mean())
-    highest = float(np.maximum(weights, 0).sum(axis=0).mean())
-    p_value = spread.p_value(mean) if len(values) > 1 else math.nan
-    p_better = 1 - p_value / 2 if mean > 0 else p_value / 2
-    return Difference(mean, max(lowest, mean - half), min(highest, mean + half), p_value, p_value, p_better)
 
 
 @dataclass(frozen=True)
@@ -241,15 +222,8 @@ def mean_squares(values: FloatArray) -> tuple[float, float, float]:
     return float(by_unit.var(ddof=1)), float(by_image.var(ddof=1)), rest
 
 
-def _with_seeds_apart(spread: _Spread, units: FloatArray, weights: FloatArray) -> _Spread:
-    """Estimates the seeds' part of the variance from each network's own, by Satterthwaite's rule."""
-    count = units.shape[1]
-    parts = weights**2 * units.mean(axis=2).var(axis=1, ddof=1) / count
-    return replace(spread, seeds=float(parts.sum()), seed_freedom=seed_freedom(parts, count))
-
-
 def _by_unit(correct: BoolArray) -> FloatArray:
-    """Turns a network's answers into numbers, a row for each seed that counts as a draw: see `over_units`."""
+    """Turns a network's answers into numbers, a row for each seed that counts as a draw: see `contrast`."""
     correct = np.asarray(correct)
     if correct.dtype != np.bool_:
         raise TypeError(f"expected an array of bool (seeds, images), got {correct.dtype}")

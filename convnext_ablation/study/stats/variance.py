@@ -91,11 +91,7 @@ def assumed_scatter(
 
 
 def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
-    """Estimates it from networks' answers: mean squares of the differences of all pairs of networks.
-
-    Args:
-        tables: Whether each image is right, (seeds, images), for each network: same seeds, same images.
-        source: Where they come from.
+    """Estimates it from networks' answers, (seeds, images) each: mean squares of all pairs' differences.
 
     Raises:
         UserError: There are fewer than two networks or two seeds.
@@ -106,7 +102,10 @@ def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
             f"{source}: it takes two or more networks with two or more seeds in common, and there are "
             f"{len(tables)} with {seeds}; finish more runs, or name another study"
         )
-    parts = [_components_of_pair(one, other) for one, other in itertools.combinations(tables, 2)]
+    numbers = [np.asarray(table, np.float64) for table in tables]
+    pairs = [mean_squares(one - other) for one, other in itertools.combinations(numbers, 2)]
+    seeds, images = tables[0].shape
+    parts = [(by_seed - rest / images, by_image - rest / seeds, rest) for by_seed, by_image, rest in pairs]
     by_seed, by_image, rest = np.mean(parts, axis=0)
     accuracy = float(np.mean(tables))
     most = 2 * accuracy * (1 - accuracy)
@@ -118,10 +117,3 @@ def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
         network_disagreement=min(seed_disagreement + max(0.0, float(by_image)), most),
         source=source,
     )
-
-
-def _components_of_pair(one: BoolArray, other: BoolArray) -> tuple[float, float, float]:
-    """Variance components of the difference of two tables: of seeds, of images, and of the rest."""
-    seeds, images = one.shape
-    by_seed, by_image, rest = mean_squares(np.asarray(one, np.float64) - np.asarray(other, np.float64))
-    return by_seed - rest / images, by_image - rest / seeds, rest
