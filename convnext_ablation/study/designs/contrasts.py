@@ -35,13 +35,10 @@ for _variants in FAMILIES.values():
 
 @dataclass(frozen=True)
 class Point:
-    """One network of a design.
+    """One network of a design."""
 
-    Attributes:
-        key: Its name in the design, fit for a file's name: the registered one, such as ``model_iii_atto``,
-            where there is one, so that designs share runs; else one such as ``screening_07_atto``.
-    """
-
+    # its name in the design, fit for a file's name: the registered one, such as model_iii_atto, where there
+    # is one, so that designs share runs; else one such as screening_07_atto
     key: str
     model: str  # its name in timm's registry; of a network without a name of its own, the free network's
     label: str  # its name for people
@@ -104,15 +101,7 @@ def repeated(values: Sequence[T]) -> T | None:
 
 
 def make_point(components: Components, suffix: str, key: str, label: str, adds: str) -> Point:
-    """Makes a network of a design, under its registered name if it has one, else under a key of its own.
-
-    Args:
-        components: The network.
-        suffix: A value of `WIDTHS`, which goes behind its name.
-        key: Its name if it has no registered one.
-        label: Its name for people.
-        adds: What it changes, in a few words.
-    """
+    """Makes a network of a design, under its registered name if it has one, else under `key`."""
     if components in _names:
         name = _names[components] + suffix
         return Point(name, name, label, adds, components)
@@ -144,9 +133,9 @@ def main_effect(name: str, components: Sequence[str], on: Mapping[str, bool]) ->
     )
 
 
-def switched_on(base: Components, switches: Iterable[str]) -> Components:
-    """Returns components with some switches set as in ConvNeXt-T."""
-    return base.with_(**{name: getattr(CONVNEXT_TINY, name) for name in switches})
+def switched_on(switches: Iterable[str]) -> Components:
+    """ResNet-50 with some switches set as in ConvNeXt-T."""
+    return RESNET_50.with_(**{name: getattr(CONVNEXT_TINY, name) for name in switches})
 
 
 def words_of(components: Components) -> str:
@@ -179,17 +168,11 @@ def parse_groups(texts: Iterable[str]) -> dict[str, list[str]]:
     return groups
 
 
-def checked_groups(groups: Mapping[str, Sequence[str]], base: Components, most: int, where: str) -> Groups:
-    """Returns the groups, having checked that a design with room for `most` can be made of them.
-
-    Args:
-        groups: Components by group.
-        base: The network that they are switched on in.
-        most: How many groups the design has room for.
-        where: What the groups were given to, for the message.
+def checked_groups(groups: Mapping[str, Sequence[str]], most: int, where: str) -> Groups:
+    """Returns components by group, having checked that a design with room for `most` can be made of them.
 
     Raises:
-        UserError: No design can be made of them.
+        UserError: No design can be; `where` says what they were given to.
     """
     if not 1 <= len(groups) <= most:
         raise UserError(f"{where}: {len(groups)} groups; give 1 to {most}")
@@ -201,11 +184,6 @@ def checked_groups(groups: Mapping[str, Sequence[str]], base: Components, most: 
         for component in components:
             if component not in SWITCHES:
                 raise unknown_name(f"component in {where}, group {name!r},", str(component), SWITCHES)
-            if switched_on(base, [component]) == base:
-                raise UserError(
-                    f"{where}: group {name!r}: the base network has {component} as ConvNeXt-T has it; "
-                    "take it out of the group"
-                )
     if twice := repeated([component for components in groups.values() for component in components]):
         raise UserError(f"{where}: component {twice!r} is in the groups twice; leave it in one of them")
     return {name: tuple(components) for name, components in groups.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -67,20 +68,16 @@ def _way(name: str, variants: Mapping[str, Variant], suffix: str, *notes: str) -
 def _leave_one_out(suffix: str) -> Design:
     whole = make_point(CONVNEXT_TINY, suffix, "model_v", "ConvNeXt-T", "all components")
     points = _points(LEAVE_ONE_OUT, suffix).values()
-    contrasts = [
-        make_difference(whole, point, f"{words.convnext} in ConvNeXt-T")
-        for point, words in zip(points, WORDS.values(), strict=True)
-    ]
+    labels = [f"{words.convnext} in ConvNeXt-T" for words in WORDS.values()]
+    contrasts = map(make_difference, itertools.repeat(whole), points, labels)
     return Design("leave-one-out", (whole, *points), tuple(contrasts), (_LOST,))
 
 
 def _add_one_in(suffix: str) -> Design:
     bare = make_point(RESNET_50, suffix, "model_i", "ResNet-50", "no component")
     points = _points(ADD_ONE_IN, suffix).values()
-    contrasts = [
-        make_difference(point, bare, f"{words.convnext} in ResNet-50")
-        for point, words in zip(points, WORDS.values(), strict=True)
-    ]
+    labels = [f"{words.convnext} in ResNet-50" for words in WORDS.values()]
+    contrasts = map(make_difference, points, itertools.repeat(bare), labels)
     return Design("add-one-in", (bare, *points), tuple(contrasts), (_GAINED,))
 
 

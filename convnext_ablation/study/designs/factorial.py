@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from convnext_ablation.models.components import RESNET_50, Components
 from convnext_ablation.study.designs.contrasts import (
     Contrast,
     Design,
@@ -53,24 +52,16 @@ _SHAPLEY = (
 
 
 def factorial(
-    suffix: str,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    base: Components = RESNET_50,
-    where: str = "factorial",
+    suffix: str, groups: Mapping[str, Sequence[str]] | None = None, where: str = "factorial"
 ) -> Design:
-    """Makes the design of all combinations of groups.
-
-    Args:
-        suffix: A value of `WIDTHS`.
-        groups: Components by group; by default those of the five stages.
-        base: The network with all groups off.
-        where: What the groups were given to, for messages.
+    """Makes the design of all combinations of groups of components; by default those of the five stages.
 
     Raises:
-        UserError: No design can be made of the groups.
+        UserError: No design can be made of the groups; `where` says what they were given to.
     """
-    groups = checked_groups(STAGE_GROUPS if groups is None else groups, base, MOST_GROUPS, where)
-    points = {on: _point(on, groups, base, suffix) for on in _subsets(tuple(groups))}
+    groups = checked_groups(STAGE_GROUPS if groups is None else groups, MOST_GROUPS, where)
+    subsets = [on for size in range(len(groups) + 1) for on in itertools.combinations(groups, size)]
+    points = {frozenset(on): _point(on, groups, suffix) for on in subsets}
     contrasts = [
         main_effect(name, groups[name], {point.key: name in on for on, point in points.items()})
         for name in groups
@@ -82,19 +73,13 @@ def factorial(
     return Design("factorial", tuple(points.values()), tuple(contrasts), notes)
 
 
-_On = frozenset[str]
+_On = frozenset[str]  # the groups that are on
 
 
-def _subsets(names: Sequence[str]) -> list[_On]:
-    sizes = range(len(names) + 1)
-    return [frozenset(on) for size in sizes for on in itertools.combinations(names, size)]
-
-
-def _point(on: _On, groups: Groups, base: Components, suffix: str) -> Point:
-    names = [name for name in groups if name in on]
-    components = switched_on(base, [component for name in names for component in groups[name]])
-    label = " + ".join(group_label(name, groups[name]) for name in names) or words_of(base)
-    return make_point(components, suffix, "-".join(["factorial", *names]), label, words_of(components))
+def _point(on: Sequence[str], groups: Groups, suffix: str) -> Point:
+    components = switched_on(component for name in on for component in groups[name])
+    label = " + ".join(group_label(name, groups[name]) for name in on) or words_of(components)
+    return make_point(components, suffix, "-".join(["factorial", *on]), label, words_of(components))
 
 
 def _interaction(pair: tuple[str, str], groups: Groups, points: Mapping[_On, Point]) -> Contrast:

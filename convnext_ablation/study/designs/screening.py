@@ -10,11 +10,10 @@ networks with every factor the other way round, they have resolution IV: clear o
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.components import RESNET_50, SWITCHES
+from convnext_ablation.models.components import SWITCHES
 from convnext_ablation.study.designs.contrasts import (
     Design,
     Groups,
@@ -68,31 +67,26 @@ _CLEAR = (
 def screening(
     suffix: str, groups: Mapping[str, Sequence[str]] | None = None, fold_over: bool = False
 ) -> Design:
-    """Makes a screening design.
-
-    Args:
-        suffix: A value of `WIDTHS`.
-        groups: Components by factor; by default each of the 13 components is a factor.
-        fold_over: Add each network's opposite.
+    """Makes a screening design of components by factor; by default each of the 13 is a factor.
 
     Raises:
         UserError: No design can be made of the groups.
     """
     name = "screening-fold-over" if fold_over else "screening"
     default = {switch: (switch,) for switch in SWITCHES}
-    groups = checked_groups(default if groups is None else groups, RESNET_50, len(SWITCHES), name)
-    columns = (
-        _regular(tuple(groups)) if len(groups) > len(_PLACKETT_BURMAN_12) else _plackett_burman(tuple(groups))
-    )
+    groups = checked_groups(default if groups is None else groups, len(SWITCHES), name)
+    make = _regular if len(groups) > len(_PLACKETT_BURMAN_12) else _plackett_burman
+    columns = make(tuple(groups))
     aliases = (*((_CLEAR,) if fold_over else _aliases(columns)), *_one_convolution(columns, groups))
     if fold_over:
         columns = {factor: (*column, *(not on for on in column)) for factor, column in columns.items()}
-    if len(set(zip(*columns.values(), strict=True))) < len(next(iter(columns.values()))):
+    networks = list(zip(*columns.values(), strict=True))
+    if len(set(networks)) < len(networks):
         raise UserError(f"{name}: {len(groups)} groups are too few; take the design factorial")
     points = []
-    for number, settings in enumerate(zip(*columns.values(), strict=True)):
-        on = [factor for factor, is_on in zip(columns, settings, strict=True) if is_on]
-        components = switched_on(RESNET_50, [switch for factor in on for switch in groups[factor]])
+    for number, settings in enumerate(networks):
+        on = itertools.compress(groups.values(), settings)
+        components = switched_on(itertools.chain(*on))
         key = f"screening_{number:02d}"
         points.append(make_point(components, suffix, key, f"Network {number}", words_of(components)))
     keys = [point.key for point in points]
@@ -105,15 +99,13 @@ def screening(
 
 def _regular(factors: Sequence[str]) -> dict[str, Column]:
     """Columns of 16 networks."""
-    if set(factors) <= set(_MASKS):
-        masks = [_MASKS[factor] for factor in factors]
-    else:
-        masks = list(range(15, 15 - len(factors), -1))
+    others = dict(zip(factors, range(15, 0, -1), strict=False))
+    masks = _MASKS if set(factors) <= set(_MASKS) else others
     return {
         factor: tuple(
-            ((network & mask).bit_count() % 2 == 1) != (factor == _REVERSED) for network in range(16)
+            ((network & masks[factor]).bit_count() % 2 == 1) != (factor == _REVERSED) for network in range(16)
         )
-        for factor, mask in zip(factors, masks, strict=True)
+        for factor in factors
     }
 
 
@@ -149,7 +141,7 @@ def _mixed_in(factor: str, columns: Mapping[str, Column]) -> str:
         product = tuple(a == b for a, b in zip(columns[first], columns[second], strict=True))
         if product == columns[factor]:
             terms.append(f"+ {first}:{second}")
-        elif not any(a == b for a, b in zip(product, columns[factor], strict=True)):
+        elif all(a != b for a, b in zip(product, columns[factor], strict=True)):
             terms.append(f"- {first}:{second}")
     return " ".join(terms).removeprefix("+ ")
 
@@ -158,10 +150,11 @@ def _one_convolution(columns: Mapping[str, Column], groups: Groups) -> tuple[str
     """Says which interactions of three that need not be small are in main effects; nothing if none are."""
     if any(groups.get(name) != (name,) for name in _ONE_CONVOLUTION):
         return ()
-    products = {math.prod(settings) for settings in zip(*_signs(columns), strict=True)}
+    four = zip(*(columns[name] for name in _ONE_CONVOLUTION), strict=True)
+    products = {sum(settings) % 2 == 0 for settings in four}  # whether on (1) times off (-1) is 1
     if len(products) > 1:
         return ()
-    sign = "plus" if products == {1} else "minus"
+    sign = "plus" if products == {True} else "minus"
     mixed = "; ".join(
         f"{sign} {':'.join(other for other in _ONE_CONVOLUTION if other != name)} in {name}"
         for name in _ONE_CONVOLUTION
@@ -173,7 +166,3 @@ def _one_convolution(columns: Mapping[str, Column], groups: Groups) -> tuple[str
         f"it is narrow. These are: {mixed}. What is said of one of the four holds as far as the other three "
         "interact little; leave-one-out and add-one-in are free of them, at one place of the way each.",
     )
-
-
-def _signs(columns: Mapping[str, Column]) -> list[list[int]]:
-    return [[1 if on else -1 for on in columns[name]] for name in _ONE_CONVOLUTION]

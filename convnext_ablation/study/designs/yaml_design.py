@@ -27,12 +27,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.models.components import FAMILIES, RESNET_50, Variant
+from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.models.components import FAMILIES, Variant
 from convnext_ablation.study.designs.contrasts import (
     Contrast,
     Design,
@@ -43,6 +43,8 @@ from convnext_ablation.study.designs.contrasts import (
 )
 from convnext_ablation.study.designs.factorial import factorial
 from convnext_ablation.study.wording import counted
+
+T = TypeVar("T")
 
 _KEYS = ("networks", "contrasts", "groups")
 _NETWORK_KEYS = ("label", "components", "base", "key", "adds")
@@ -64,21 +66,21 @@ def read_design(file: str, suffix: str) -> Design:
     """
     path = Path(file)
     content = _mapping(_read_yaml(path), file, _KEYS)
-    groups = content.get("groups")
-    whole: Design | None = None
-    if groups is not None:
-        whole = factorial(suffix, _mapping(groups, f"{file}: groups"), where=f"{file}: groups")
+    whole = Design("", (), ())
+    if content.get("groups") is not None:
+        where = f"{file}: groups"
+        whole = factorial(suffix, _mapping(content["groups"], where), where)
     named = _networks(content.get("networks") or [], file, suffix)
-    points = [*(whole.points if whole else ()), *named.values()]
+    points = [*whole.points, *named.values()]
     if len(points) < 2:
         raise UserError(
             f"{file}: {counted(len(points), 'network')}; list two or more under `networks`, or give `groups`"
         )
     by_name = {**{point.key.removesuffix(suffix): point for point in points}, **named}
-    contrasts, notes = list(whole.contrasts if whole else ()), list(whole.notes if whole else ())
+    contrasts, notes = list(whole.contrasts), list(whole.notes)
     if content.get("contrasts") is not None:
         contrasts += _contrasts(content["contrasts"], file, by_name)
-    elif not whole:
+    elif not whole.points:
         contrasts = [_minus(point, above) for above, point in itertools.pairwise(points)]
         notes.append(_ABOVE)
     try:
@@ -89,10 +91,8 @@ def read_design(file: str, suffix: str) -> Design:
 
 def _read_yaml(path: Path) -> Any:
     """Reads a YAML file; a key that is there twice, which YAML lets pass, is an error."""
-    try:
+    with in_one_line(f"{path}: can't be read"):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can't be read: {error}") from error
     try:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
@@ -111,12 +111,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
-    """Reads the networks, by their names in the file."""
     points: dict[str, Point] = {}
     for number, entry in enumerate(_list(entries, f"{file}: networks"), start=1):
         where = f"{file}: networks, entry {number}"
         if isinstance(entry, str):
-            name, variant = entry, _variant(entry, where)
+            name, variant = entry, _named(entry, where, _VARIANTS)
             point = make_point(variant.components, suffix, name, variant.label, variant.adds)
         else:
             name, point = _free_network(_mapping(entry, where, _NETWORK_KEYS), where, suffix)
@@ -130,28 +129,29 @@ def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[st
     label = _text(entry, "label", where)
     if "components" not in entry:
         raise UserError(f"{where}: no components; give them, such as `components: {{kernel_size: 7}}`")
-    base = _variant(_text(entry, "base", where), where).components if "base" in entry else RESNET_50
+    base = _named(_text(entry, "base", where, "model_i"), where, _VARIANTS).components
+    switches = _mapping(entry["components"], f"{where}: components")
     try:
-        components = base.with_(**_mapping(entry["components"], f"{where}: components"))
+        components = base.with_(**switches)
     except UserError as error:
-        raise UserError(f"{where}: {str(error).removeprefix(f'{where}: ')}") from error
-    key = _text(entry, "key", where) if "key" in entry else re.sub(r"\W+", "_", label.lower()).strip("_")
+        raise UserError(f"{where}: {error}") from error
+    key = _text(entry, "key", where, re.sub(r"\W+", "_", label.lower()).strip("_"))
     if not _KEY.fullmatch(key):
         raise UserError(f"{where}: key {key!r}: write letters, digits and _ only")
     if key in _VARIANTS and _VARIANTS[key].components != components:
         raise UserError(f"{where}: key {key!r} is the name of another network; choose one of your own")
-    adds = _text(entry, "adds", where) if "adds" in entry else words_of(components)
+    adds = _text(entry, "adds", where, words_of(components))
     return key, make_point(components, suffix, key, label, adds)
 
 
 def _contrasts(entries: Any, file: str, points: Mapping[str, Point]) -> list[Contrast]:
     contrasts = []
-    for number, entry in enumerate(_list(entries, f"{file}: contrasts"), start=1):
+    for number, each in enumerate(_list(entries, f"{file}: contrasts"), start=1):
         where = f"{file}: contrasts, entry {number}"
-        weighted = isinstance(entry, Mapping) and "weights" in entry
-        entry = _mapping(entry, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
+        weighted = isinstance(each, Mapping) and "weights" in each
+        entry = _mapping(each, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
         contrast = (_weighted if weighted else _difference)(entry, where, points)
-        label = _text(entry, "label", where) if "label" in entry else contrast.label
+        label = _text(entry, "label", where, contrast.label)
         primary = entry.get("primary", True)
         if not isinstance(primary, bool):
             raise UserError(f"{where}: primary is {primary!r}; it takes true or false")
@@ -160,7 +160,7 @@ def _contrasts(entries: Any, file: str, points: Mapping[str, Point]) -> list[Con
 
 
 def _difference(entry: Mapping[str, Any], where: str, points: Mapping[str, Point]) -> Contrast:
-    treated, baseline = (_point(_text(entry, key, where), where, points) for key in ("network", "baseline"))
+    treated, baseline = (_named(_text(entry, key, where), where, points) for key in ("network", "baseline"))
     if treated == baseline:
         raise UserError(f"{where}: {treated.label!r} is compared with itself; name another baseline")
     return _minus(treated, baseline)
@@ -174,7 +174,7 @@ def _weighted(entry: Mapping[str, Any], where: str, points: Mapping[str, Point])
     name = _text(entry, "name", where)
     weights: dict[str, Fraction] = {}
     for network, weight in _mapping(entry["weights"], f"{where}: weights").items():
-        key = _point(network, f"{where}: weights", points).key
+        key = _named(network, f"{where}: weights", points).key
         if key in weights:
             raise UserError(f"{where}: weights: {network!r} has two weights under two names; leave one")
         weights[key] = _weight(weight, f"{where}: weights: {network}")
@@ -192,20 +192,14 @@ def _weight(value: Any, where: str) -> Fraction:
         raise UserError(f"{where} is {value!r}; it takes a number such as -1, 0.5 or 1/3") from None
 
 
-def _point(name: str, where: str, points: Mapping[str, Point]) -> Point:
-    if name not in points:
-        raise unknown_name(f"network in {where}:", str(name), points)
-    return points[name]
+def _named(name: str, where: str, known: Mapping[str, T]) -> T:
+    if name not in known:
+        raise unknown_name(f"network in {where}:", name, known)
+    return known[name]
 
 
-def _variant(name: str, where: str) -> Variant:
-    if name not in _VARIANTS:
-        raise unknown_name(f"network in {where}:", name, _VARIANTS)
-    return _VARIANTS[name]
-
-
-def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
-    value = entry.get(key)
+def _text(entry: Mapping[str, Any], key: str, where: str, default: str | None = None) -> str:
+    value = entry.get(key, default)
     if not isinstance(value, str) or not value.strip():
         raise UserError(
             f"{where}: {key} is {value!r}; give it a text" if key in entry else f"{where}: no {key}; add it"
