@@ -29,18 +29,9 @@ def simulated_studies(
     The ease is made of three parts: what all networks share, what a network adds to that (the interaction of
     network and image), and what each run adds (that of seed and image). The threshold varies with the seed.
 
-    Args:
-        rng: Random numbers.
-        studies: How many.
-        seeds: Of each network, or of each of its pre-training seeds.
-        images: All runs of a study are tested on the same.
-        top1: True top-1 of each network, over all seeds and images.
-        seed_sd: Standard deviation of a network's seeds, in accuracy.
-        agreement: Correlation of two seeds of a network in an image's ease.
-        shared: Part of what seeds share that networks share, too.
-        pretraining: How many pre-training seeds; the result is then (networks, studies, pretraining, seeds,
-            images).
-        pretraining_sd: Their standard deviation, in accuracy.
+    A network has `seeds`, or so many of each of its `pretraining` seeds, which then are an axis before them.
+    `seed_sd` and `pretraining_sd` are in accuracy; `agreement` is the correlation of two seeds of a network
+    in an image's ease, `shared` the part of it that networks share, too.
     """
     runs = (seeds,) if pretraining is None else (pretraining, seeds)
     pad = (1,) * len(runs)

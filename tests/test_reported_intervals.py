@@ -55,14 +55,6 @@ def test_paper_roadmap_is_the_table_of_the_docs(script, request):
     assert all(row["source"].startswith("arXiv:2201.03545") for row in rows)
 
 
-def test_interval_of_independent_images_is_that_of_two_proportions(script):
-    from statsmodels.stats.proportion import confint_proportions_2indep
-
-    change = script.Change("", 75.0, 80.0, 5000)
-    low, high = confint_proportions_2indep(4000, 5000, 3750, 5000, method="wald")
-    assert change.half_width() == pytest.approx(100 * (high - low) / 2, abs=1e-8)
-
-
 def test_interval_of_a_disagreement_is_that_of_paired_runs(script):
     treated = np.repeat([True, False, True, False], [300, 200, 4000, 500])
     baseline = np.repeat([False, True, True, False], [300, 200, 4000, 500])

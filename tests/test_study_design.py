@@ -46,16 +46,13 @@ def columns(design, factors):
     ("name", "groups", "networks", "contrasts", "family"),
     [
         ("stages", None, 5, 4, 4),
-        ("roadmap", None, 16, 15, 15),
         ("leave-one-out", None, 14, 13, 13),
         ("add-one-in", None, 14, 13, 13),
         ("factorial", None, 16, 4 + 6 + 4, 4),
         ("factorial", GROUPS, 8, 3 + 3 + 3, 3),
-        ("factorial", {"stem": ["patchify_stem"]}, 2, 1, 1),
         ("screening", None, 16, 13, 13),
         ("screening", ELEVEN, 12, 11, 11),
         ("screening-fold-over", None, 32, 13, 13),
-        ("screening-fold-over", ELEVEN, 24, 11, 11),
     ],
 )
 def test_a_design_has_so_many_networks_and_contrasts(name, groups, networks, contrasts, family):
@@ -82,9 +79,8 @@ def test_full_width_has_the_same_networks_and_questions(name):
     atto, full = design_of(name, "atto"), design_of(name, "full")
     assert [point.key for point in atto.points] == [f"{point.key}_atto" for point in full.points]
     assert [point.components for point in atto.points] == [point.components for point in full.points]
-    assert [tuple(c.weights.values()) for c in atto.contrasts] == [
-        tuple(c.weights.values()) for c in full.contrasts
-    ]
+    for small, large in zip(atto.contrasts, full.contrasts, strict=True):
+        assert tuple(small.weights.values()) == tuple(large.weights.values())
 
 
 def test_a_network_has_one_key_in_all_designs_and_a_registered_name_where_there_is_one():
@@ -109,19 +105,11 @@ def test_a_network_has_one_key_in_all_designs_and_a_registered_name_where_there_
 
 def test_stages_are_compared_with_the_one_before():
     contrasts = design_of("stages", "atto").contrasts
-    assert [contrast.name for contrast in contrasts] == [
-        "model_ii_atto-model_i_atto",
-        "model_iii_atto-model_ii_atto",
-        "model_iv_atto-model_iii_atto",
-        "model_v_atto-model_iv_atto",
-    ]
+    models = [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v")]
+    assert [contrast.name for contrast in contrasts] == [f"{b}-{a}" for a, b in itertools.pairwise(models)]
     assert contrasts[1].label == "Model III after Model II (inverted bottleneck)"
     assert contrasts[1].weights == {"model_iii_atto": 1, "model_ii_atto": -1}
-    assert (contrasts[1].baseline, contrasts[1].kind, contrasts[1].switch) == (
-        "model_ii_atto",
-        "difference",
-        "",
-    )
+    assert (contrasts[1].baseline, contrasts[1].kind) == ("model_ii_atto", "difference")
 
 
 def test_the_larger_kernels_of_the_roadmap_are_compared_with_kernel_7():
@@ -149,7 +137,6 @@ def test_an_effect_above_0_means_that_the_component_helps(name):
     ("name", "groups"),
     [
         ("factorial", None),
-        ("factorial", GROUPS),
         ("screening", None),
         ("screening", ELEVEN),
         ("screening", {name: [name] for name in SWITCHES[:12]}),
@@ -197,22 +184,6 @@ def test_interactions_and_shapley_values_of_a_factorial_are_recovered_exactly():
     shapley = {group: found[f"shapley({group})"] for group in GROUPS}
     assert shapley == pytest.approx({group: np.mean(each) for group, each in gains.items()}, abs=1e-12)
     assert sum(shapley.values()) == pytest.approx(table[frozenset(GROUPS)] - table[frozenset()])
-
-
-def test_no_network_of_screening_convolves_densely_with_kernel_7_where_the_block_is_wide():
-    """Such a network would cost 80 times as much as ResNet-50, and four of them most of the study."""
-    for name in ("screening", "screening-fold-over"):
-        dense = [p.components for p in design_of(name, "atto").points if not p.components.depthwise]
-        assert len(dense) in (8, 16)
-        assert {c.inverted == c.moved_up for c in dense if c.kernel_size == 7} == {True}
-
-
-def test_default_groups_lead_from_model_i_to_model_v():
-    switches = [switch for group in STAGE_GROUPS.values() for switch in group]
-    assert sorted(switches) == sorted(SWITCHES)
-    assert {
-        contrast.name for contrast in design_of("factorial", "atto").contrasts if contrast.primary
-    } == set(STAGE_GROUPS)
 
 
 def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
@@ -301,18 +272,12 @@ def test_groups_are_read_from_a_command_line():
     ("name", "groups", "message"),
     [
         ("stages", GROUPS, "--design stages: takes no groups; factorial, screening"),
-        ("factorial", {}, "factorial: 0 groups; give 1 to 7"),
         ("factorial", {s: [s] for s in SWITCHES[:8]}, "factorial: 8 groups; give 1 to 7"),
-        (
-            "factorial",
-            {"a": ["widht"]},
-            "unknown component in factorial, group 'a', 'widht'; .*'width|'wide'",
-        ),
+        ("factorial", {"a": ["widht"]}, "unknown component in factorial, group 'a', 'widht'; .*'wid"),
         ("factorial", {"a": []}, r"group 'a' is \[\]; give it a list of components"),
         ("factorial", {"a": ["wide"], "b": ["gelu", "wide"]}, "component 'wide' is in the groups twice"),
         ("factorial", {"A b": ["wide"]}, "group 'A b': write its name in small letters"),
         ("screening", GROUPS, "screening: 3 groups are too few; take the design factorial"),
-        ("screening", {f"x{n}": ["wide"] for n in range(14)}, "screening: 14 groups; give 1 to 13"),
     ],
 )
 def test_groups_that_make_no_design_are_refused(name, groups, message):
@@ -320,19 +285,7 @@ def test_groups_that_make_no_design_are_refused(name, groups, message):
         design_of(name, "atto", groups)
 
 
-def test_a_group_that_the_base_has_already_is_refused():
-    with pytest.raises(UserError, match="group 'a': the base network has gelu as ConvNeXt-T has it"):
-        factorial("", {"a": ["gelu"]}, CONVNEXT_TINY)
-
-
 def test_designs_and_widths_are_found_by_name():
-    assert [point.model for point in design_of("stages", "full").points] == [
-        "model_i",
-        "model_ii",
-        "model_iii",
-        "model_iv",
-        "model_v",
-    ]
     with pytest.raises(UserError, match="unknown design 'stage'; did you mean 'stages'"):
         design_of("stage", "atto")
     with pytest.raises(UserError, match="unknown width 'at'; did you mean 'atto'"):
@@ -403,12 +356,6 @@ def test_a_design_of_ones_own_is_read_as_it_stands(own):
     )
 
 
-def test_without_contrasts_each_network_is_compared_with_the_one_above(own):
-    design = own("networks: [model_i, model_iii, model_ii]", "full")
-    assert [contrast.name for contrast in design.contrasts] == ["model_iii-model_i", "model_ii-model_iii"]
-    assert "Each network is compared with the one above it in the list." in design.notes
-
-
 def test_groups_of_ones_own_make_a_factorial_that_networks_can_be_added_to(own):
     text = """
 groups: {stem: [patchify_stem], kernel: [kernel_size, moved_up]}
@@ -416,17 +363,11 @@ networks: [model_v]
 contrasts: [{network: model_v, baseline: model_i}]
 """
     design = own(text)
-    assert [point.key for point in design.points] == [
-        "model_i_atto",
-        "resnet50_with_patchify_stem_atto",
-        "factorial-kernel_atto",
-        "factorial-stem-kernel_atto",
-        "model_v_atto",
-    ]
+    own_keys = ["resnet50_with_patchify_stem", "factorial-kernel", "factorial-stem-kernel"]
+    keys = [f"{name}_atto" for name in ("model_i", *own_keys, "model_v")]
+    assert [point.key for point in design.points] == keys
     assert [contrast.name for contrast in design.contrasts][-1] == "model_v_atto-model_i_atto"
-    assert {"stem", "kernel", "stem:kernel", "shapley(stem)"} < {
-        contrast.name for contrast in design.contrasts
-    }
+    assert {"stem", "kernel", "stem:kernel", "shapley(stem)"} < {each.name for each in design.contrasts}
 
 
 TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
@@ -439,48 +380,26 @@ TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
         ("networks: [model_i", "not valid YAML"),
         ("networks: [model_i]\nnetworks: [model_ii]", "'networks' is there twice; leave one .*line 2"),
         ("network: [model_i]", "unknown key in .*own.yaml: 'network'; did you mean 'networks'"),
-        ("networks: model_i", "networks is 'model_i'; write a list, each entry behind a dash"),
         ("networks: [model_i]", "own.yaml: 1 network; list two or more"),
         ("networks: [model_i, model_i]", "networks, entry 2: 'model_i' is there twice"),
         ("networks: [model_i, roadmap_00_resnet50]", "'Step 0' and 'Model I' are the same network"),
         ("networks: [model_i, model_vi]", "unknown network in .*networks, entry 2: 'model_vi'; did you mean"),
-        ("networks: [model_i, 7]", "networks, entry 2: write lines of `key: value` with label, components"),
-        ("networks: [model_i, {label: a}]", "networks, entry 2: no components; give them"),
         ("networks: [model_i, {components: {wide: true}}]", "networks, entry 2: no label; add it"),
-        ("networks: [{label: a, component: {wide: true}}]", "unknown key in .* 'component'; .*'components'"),
         ("networks: [{label: a, components: {widht: true}}]", "entry 1: unknown component 'widht'"),
-        ("networks: [{label: a, components: {wide: 2}}]", "entry 1: wide is 2; it takes True or False"),
-        ("networks: [{label: a, base: x, components: {wide: true}}]", "unknown network in .* 'x'"),
         ("networks: [{label: a, key: a/b, components: {wide: true}}]", "key 'a/b': write letters, digits"),
-        (
-            "networks: [{label: a, key: model_v, components: {wide: true}}]",
-            "'model_v' is the name of another",
-        ),
-        ("networks: [{label: [], components: {wide: true}}]", r"label is \[\]; give it a text"),
-        (
-            TWO + "- {network: model_i, baseline: model_x}",
-            "unknown network in .*contrasts, entry 1: 'model_x'",
-        ),
+        ("networks: [{label: a, key: model_v, components: {wide: true}}]", "the name of another"),
+        (TWO + "- {network: model_i, baseline: model_x}", "unknown network in .*entry 1: 'model_x'"),
         (TWO + "- {network: model_i, baseline: model_i}", "'Model I' is compared with itself"),
         (TWO + "- {network: model_i}", "contrasts, entry 1: no baseline; add it"),
-        (TWO + "- {network: model_i, against: model_ii}", "unknown key in .* 'against'"),
-        (
-            TWO + "- {network: model_i, baseline: model_ii, primary: 1}",
-            "primary is 1; it takes true or false",
-        ),
+        (TWO + "- {network: model_i, baseline: model_ii, primary: 1}", "primary is 1; it takes true or"),
         (
             TWO + "- {network: model_i, baseline: model_ii}\n- {network: model_i, baseline: model_ii}",
             "own.yaml: contrast 'model_i_atto-model_ii_atto' is there twice",
         ),
-        (TWO + "- {weights: {model_i: 1, model_ii: -1}}", "contrasts, entry 1: no name; add it"),
         (TWO + "- {name: c, weights: {model_i: 1, model_ii: -0.9}}", "the weights of c sum to 0.1, not to 0"),
         (TWO + "- {name: c, weights: {model_i: 0, model_ii: 0}}", "none differs from 0"),
         (TWO + "- {name: c, weights: {model_i: 1, model_ii: one}}", "model_ii is 'one'; it takes a number"),
-        (TWO + "- {name: c, weights: {model_i: 1, model_ii: .nan}}", "model_ii is nan; it takes a number"),
-        (TWO + "- {name: c, weights: {model_i: true, model_ii: -1}}", "model_i is True; it takes a number"),
-        (TWO + "- {name: c, weights: [1, -1]}", "weights: write lines of `key: value`"),
         ("groups: {a: [wide], b: [wide]}", "own.yaml: groups: component 'wide' is in the groups twice"),
-        ("groups: [wide]", "own.yaml: groups: write lines of `key: value`"),
         ("groups: {a: wide}", "own.yaml: groups: group 'a' is 'wide'; give it a list"),
     ],
 )
@@ -489,6 +408,12 @@ def test_what_is_wrong_with_a_design_of_ones_own_is_one_line_that_names_it(own, 
         own(text)
     assert "own.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_contrasts_each_network_is_compared_with_the_one_above(own):
+    design = own("networks: [model_i, model_iii, model_ii]", "full")
+    assert [contrast.name for contrast in design.contrasts] == ["model_iii-model_i", "model_ii-model_iii"]
+    assert "Each network is compared with the one above it in the list." in design.notes
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -22,11 +22,6 @@ def differences(tables):
     return [paired_difference(treated, baseline) for baseline, treated in zip(*tables, strict=True)]
 
 
-def test_simulated_seeds_disagree_as_often_as_real_ones():
-    table = simulated_studies(np.random.default_rng(0), 1, 2, 100_000, [0.8], 0.0)[0, 0]
-    assert (table[0] != table[1]).mean() == pytest.approx(0.09, abs=0.02)
-
-
 def test_simulated_seeds_and_networks_differ_as_told():
     rng = np.random.default_rng(1)
     tables = simulated_studies(rng, 500, 2, 1000, [0.7, 0.8], 0.02, pretraining=2, pretraining_sd=0.03)
@@ -40,7 +35,7 @@ def test_simulated_seeds_and_networks_differ_as_told():
 
 
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.993), (3, 0.980), (5, 0.972)])
-@pytest.mark.parametrize("seed_sd", [0.003, 0.007, 0.015])
+@pytest.mark.parametrize("seed_sd", [0.003, 0.015])
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, most, seed_sd):
     studies = 1000
     rng = np.random.default_rng([seeds, int(1000 * seed_sd)])
@@ -69,7 +64,7 @@ def test_intervals_over_pretraining_seeds_cover_the_truth_and_those_over_finetun
     assert np.mean([each.low <= 0.02 <= each.high for each in flat]) < 0.9
 
 
-@pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.01), (3, 0.03), (5, 0.01)])
+@pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.01)])
 def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds, seed_sd):
     rng = np.random.default_rng([9, seeds])
     tables = simulated_studies(rng, 400, seeds, 400, [0.8] * 5, seed_sd)
@@ -80,14 +75,14 @@ def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds
     assert found / 400 <= 0.05
 
 
-@pytest.mark.parametrize(("seeds", "most"), [(2, 0.99), (3, 0.98), (5, 0.975)])
+@pytest.mark.parametrize(("seeds", "most"), [(2, 0.99), (3, 0.98)])
 def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_have_noisier_seeds(
     seeds, most
 ):
     """Eight networks, as in a fractional factorial of seven components without an effect."""
     levels = hadamard(8)[1:] / 4
     tables = simulated_studies(
-        np.random.default_rng([11, seeds]), 300, seeds, 400, [0.8] * 8, np.repeat([0.02, 0.005], [2, 6])
+        np.random.default_rng([11, seeds]), 150, seeds, 400, [0.8] * 8, np.repeat([0.02, 0.005], [2, 6])
     )
     covered, found = [], 0
     for study in np.moveaxis(tables, 1, 0):
@@ -95,7 +90,7 @@ def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_
         covered += [each.low <= 0 <= each.high for each in effects]
         found += min(holm([each.p_value for each in effects])) < 0.05
     assert 0.94 <= np.mean(covered) <= most
-    assert found / 300 <= 0.06
+    assert found / 150 <= 0.06
 
 
 def test_probability_of_better_is_as_right_as_it_says_where_seeds_are_many():
@@ -121,7 +116,7 @@ def test_one_seed_gives_the_t_interval_over_images_and_no_p_value():
     assert math.isnan(ours.p_better)
 
 
-@pytest.mark.parametrize("seeds", [2, 3, 8])
+@pytest.mark.parametrize("seeds", [2, 8])
 def test_images_that_all_behave_alike_leave_the_paired_t_test_over_seeds(seeds):
     by_seed = np.array([1, 0, 1, 1, -1, 1, 0, 1])[:seeds]
     treated = np.repeat((by_seed == 1)[:, None], 500, axis=1)
@@ -180,23 +175,6 @@ def test_seeds_of_four_networks_are_taken_by_themselves():
     assert ours.high - ours.estimate == pytest.approx(half)
 
 
-def test_p_value_is_below_5_percent_where_the_interval_excludes_zero():
-    rng = np.random.default_rng(4)
-    sides = set()
-    for ours in differences(simulated_studies(rng, 60, 3, 300, [0.83, 0.8], 0.01)):
-        assert (ours.p_value < 0.05) == (ours.low > 0 or ours.high < 0)
-        sides.add(ours.p_value < 0.05)
-    assert sides == {True, False}
-
-
-def test_swapping_the_networks_changes_the_sign_only():
-    treated, baseline = simulated_studies(np.random.default_rng(7), 1, 3, 300, [0.8, 0.7], 0.01)[:, 0]
-    there, back = paired_difference(treated, baseline), paired_difference(baseline, treated)
-    assert (there.estimate, there.low, there.high) == pytest.approx((-back.estimate, -back.high, -back.low))
-    assert there.p_value == pytest.approx(back.p_value)
-    assert there.p_better == pytest.approx(1 - back.p_better)
-
-
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_equal_predictions_are_no_difference_but_not_proof_of_none(seeds):
     same = np.random.default_rng(0).random((seeds, 1000)) < 0.8
@@ -206,27 +184,12 @@ def test_equal_predictions_are_no_difference_but_not_proof_of_none(seeds):
     assert (ours.low, ours.high) == pytest.approx((-0.00196, 0.00196), abs=1e-5)
 
 
-def test_all_against_nothing_is_as_sure_as_it_gets():
-    ours = paired_difference(np.ones((3, 100), bool), np.zeros((3, 100), bool))
-    assert (ours.estimate, ours.high) == (1, 1)
-    assert 0.97 < ours.low < 1
-    assert 0 < ours.p_value < 1e-20
-
-
 def test_accuracy_with_one_seed_is_wilsons_interval():
     correct = np.arange(5000)[None] < 4000
     ours = accuracy(correct)
     theirs = stats.binomtest(4000, 5000).proportion_ci(method="wilson")
     assert ours.estimate == 0.8
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-5)
-
-
-def test_accuracy_of_seeds_that_differ_is_wider_than_of_seeds_that_agree():
-    correct = np.arange(1000)[None] < np.array([[780], [800], [820]])
-    agree = np.arange(1000)[None] < np.array([[800], [800], [800]])
-    one, other = accuracy(correct), accuracy(agree)
-    assert one.estimate == pytest.approx(other.estimate)
-    assert one.high - one.low > 1.5 * (other.high - other.low)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -240,11 +203,6 @@ def test_accuracy_of_a_perfect_network_leaves_room_for_an_unseen_mistake(seeds):
     assert none.high == pytest.approx(1 - ours.low)
 
 
-def test_accuracy_stays_within_bounds_where_seeds_contradict_each_other():
-    ours = accuracy(np.array([[True] * 50 + [False] * 50, [False] * 50 + [True] * 50]))
-    assert 0 <= ours.low <= ours.estimate == 0.5 <= ours.high <= 1
-
-
 def test_a_contrast_of_four_is_the_t_interval_of_its_values_where_seeds_are_alike():
     tables, weights = np.repeat(TABLES[:, :1], 3, axis=1), [0.5, -0.5, -0.5, 0.5]
     ours = contrast(tables, weights)
@@ -254,11 +212,6 @@ def test_a_contrast_of_four_is_the_t_interval_of_its_values_where_seeds_are_alik
     assert ours.estimate == pytest.approx(values.mean(), abs=1e-12)
     assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
     assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
-
-
-def test_networks_without_weight_need_not_be_paired():
-    ours = contrast([TABLES[0], TABLES[1], TABLES[2][:, :50]], [-1, 1, 0])
-    assert ours == paired_difference(TABLES[1], TABLES[0])
 
 
 def test_a_mean_of_accuracies_has_an_interval_within_its_bounds_and_no_p_value():
@@ -292,15 +245,11 @@ def test_finetuning_seeds_of_a_pretraining_seed_count_as_one_draw():
     c = (residual**2).sum() / (2 * 199) / 600
     half = math.sqrt(a * stats.t.ppf(0.975, 2) ** 2 + max(0, b - c) * stats.t.ppf(0.975, 199) ** 2)
     assert (ours.low, ours.high) == pytest.approx((d.mean() - half, d.mean() + half), abs=1e-12)
+    # of one pre-training seed they are the draws
+    assert contrast([TABLES[0][None], TABLES[1][None]], [1, -1]) == contrast(TABLES[:2], [1, -1])
 
 
-def test_with_one_pretraining_seed_the_finetuning_seeds_are_the_draws():
-    ours = contrast([TABLES[0][None], TABLES[1][None]], [1, -1])
-    assert ours == contrast(TABLES[:2], [1, -1])
-    assert accuracy(TABLES[0][None]) == accuracy(TABLES[0])
-
-
-@pytest.mark.parametrize("weights", [[1, 1], [0.7, 0.7], [1, -0.9], [1], [1, -1, 0]])
+@pytest.mark.parametrize("weights", [[0.7, 0.7], [1, -0.9], [1, -1, 0]])
 def test_weights_that_are_no_contrast_are_refused(weights):
     with pytest.raises(UserError, match="no contrast of 2 networks"):
         contrast(TABLES[:2], weights)
@@ -315,17 +264,12 @@ def test_holm_multiplies_by_the_number_of_tests_left_and_does_not_count_what_was
     assert holm([math.nan, 0.01, 0.04]) == pytest.approx([math.nan, 0.02, 0.04], nan_ok=True)
 
 
-def test_networks_measured_on_different_images_are_refused():
+def test_what_are_no_tables_of_the_same_images_is_refused():
     with pytest.raises(UserError, match=r"2 x 5 .* with 2 x 6 .*same test images"):
         paired_difference(np.ones((2, 5), bool), np.ones((2, 6), bool))
-
-
-@pytest.mark.parametrize("shape", [(0, 5), (2, 1), (5,)])
-def test_tables_without_seeds_or_images_are_refused(shape):
     with pytest.raises(UserError, match="at least one seed and two test images"):
-        accuracy(np.ones(shape, bool))
-
-
-def test_predicted_classes_are_not_taken_for_right_and_wrong():
-    with pytest.raises(TypeError, match="bool"):
+        accuracy(np.ones((2, 1), bool))
+    with pytest.raises(TypeError, match="bool"):  # classes instead of right and wrong
         accuracy(np.array([[3, 1, 0], [1, 1, 2]]))
+    unpaired = contrast([TABLES[0], TABLES[1], TABLES[2][:, :50]], [-1, 1, 0])  # one without weight may be
+    assert unpaired == paired_difference(TABLES[1], TABLES[0])

@@ -40,35 +40,26 @@ def latent(scatter):
             low, high = (middle, high) if disagreement(middle) > wanted else (low, middle)
         return (low + high) / 2
 
-    between_seeds, between_networks = map(
-        correlation, (scatter.seed_disagreement, scatter.network_disagreement)
-    )
-    return between_seeds, between_networks
+    return correlation(scatter.seed_disagreement), correlation(scatter.network_disagreement)
 
 
 def simulated(rng, scatter, gains, seeds, images, correlations):
     """Answers of networks whose true accuracies are higher by `gains`, (networks, seeds, images)."""
     between_seeds, between_networks = correlations
-    networks = len(gains)
-    top1 = (
-        scatter.accuracy
-        + np.array(gains)[:, None, None]
-        + scatter.seed_sd * rng.standard_normal((networks, seeds, 1))
-    )
+    shape = (len(gains), seeds, 1)
+    top1 = scatter.accuracy + np.array(gains)[:, None, None] + scatter.seed_sd * rng.standard_normal(shape)
     ease = (
         math.sqrt(between_networks) * rng.standard_normal(images)
-        + math.sqrt(between_seeds - between_networks) * rng.standard_normal((networks, 1, images))
-        + math.sqrt(1 - between_seeds) * rng.standard_normal((networks, seeds, images))
+        + math.sqrt(between_seeds - between_networks) * rng.standard_normal((len(gains), 1, images))
+        + math.sqrt(1 - between_seeds) * rng.standard_normal((len(gains), seeds, images))
     )
     return ease < stats.norm.ppf(top1)
 
 
-@pytest.mark.parametrize(
-    ("name", "seeds"), [("stages", 3), ("stages", 5), ("screening", 3), ("leave-one-out", 6)]
-)
+@pytest.mark.parametrize(("name", "seeds"), [("stages", 3), ("screening", 3)])
 def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, seeds):
     """One effect is real and alone; it is found if its p-value adjusted by Holm's method is below 0.05."""
-    studies, images = 300, 2000
+    studies, images = 200, 2000
     design = design_of(name, "atto")
     family = design.family
     asked = design.contrasts[-1]
@@ -83,8 +74,8 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
         tables = simulated(rng, SCATTER, gains, seeds, images, correlations)
         p_values = [contrast(list(tables), list(row)).p_value for row in weights]
         found += holm(p_values)[-1] < 0.05
-    # 300 studies measure 80 % to +- 4.5 points
-    assert 0.73 <= found / studies <= 0.87
+    # 200 studies measure 80 % to +- 5.5 points
+    assert 0.72 <= found / studies <= 0.88
 
 
 def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
@@ -93,14 +84,8 @@ def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
         assert power(size, SCATTER, seeds, 5000, weights, level) == pytest.approx(0.9, abs=1e-6)
         assert power(size / 2, SCATTER, seeds, 5000, weights, level) < 0.9
         assert power(-2 * size, SCATTER, seeds, 5000, weights, level) > 0.9
-
-
-def test_with_very_many_seeds_the_images_are_left_as_a_z_test_of_them():
-    """All that varies is which images are tested: 1.96 and 0.84 standard errors."""
-    scatter = Scatter(0.8, 0.0, 0.10, 0.16, "")
-    error = math.sqrt(2 * (0.16 - 0.10) / 2 / 5000)
-    size = detectable(scatter, 100_000, 5000, TWO, 0.05)
-    assert size == pytest.approx((stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * error, rel=0.02)
+    assert math.isnan(detectable(SCATTER, 1, 5000, TWO, 0.05))
+    assert (level_of(True, 13), level_of(False, 13)) == (0.05 / 13, 0.05)
 
 
 def test_without_images_chance_it_is_the_power_of_a_t_test():
@@ -116,34 +101,12 @@ def test_without_images_chance_it_is_the_power_of_a_t_test():
 def test_a_main_effect_of_16_networks_is_told_from_8_times_less_variance_than_a_difference():
     one, other = (detectable(SCATTER, 1000, 5000, weights, 0.01) for weights in (TWO, HALVES))
     assert one / other == pytest.approx(math.sqrt(8), rel=1e-3)
-    contrasts = {
-        name: {
-            sum(weight**2 for weight in c.weights.values())
-            for c in design_of(name, "atto").contrasts
-            if c.primary
-        }
-        for name in ("stages", "screening", "factorial", "screening-fold-over")
-    }
-    assert contrasts == {
-        "stages": {2.0},
-        "screening": {0.25},
-        "factorial": {0.25},
-        "screening-fold-over": {0.125},
-    }
-
-
-def test_a_main_effect_needs_fewer_seeds_than_its_variance_says_as_each_network_tells_of_it():
+    # of few seeds fewer do still, as each network tells of its own
     one, other = (detectable(SCATTER, 3, 5000, weights, 0.05 / 13) for weights in (TWO, HALVES))
     assert one / other > 3 * math.sqrt(8)
-
-
-def test_one_seed_resolves_nothing():
-    assert math.isnan(detectable(SCATTER, 1, 5000, TWO, 0.05))
-
-
-def test_the_level_is_shared_by_the_contrasts_that_p_values_are_adjusted_over():
-    assert level_of(True, 13) == pytest.approx(0.05 / 13)
-    assert level_of(False, 13) == 0.05
+    for name, squares in {"stages": 2, "screening": 1 / 4, "screening-fold-over": 1 / 8}.items():
+        for asked in design_of(name, "atto").contrasts:
+            assert sum(weight**2 for weight in asked.weights.values()) == squares
 
 
 def test_fewest_seeds_do_and_one_fewer_does_not():
@@ -193,10 +156,6 @@ def test_what_is_given_comes_before_a_study_and_a_study_before_the_defaults():
     [
         ({"accuracy": 1.0}, "an accuracy of 100 % was given; it takes 0 to 100"),
         ({"seed_sd": -0.01}, "a seed SD of -1 points was given; it takes 0 to 50"),
-        (
-            {"seed_disagreement": 0.2, "network_disagreement": 0.1},
-            "20 % between seeds and 10 % between networks",
-        ),
         ({"accuracy": 0.9, "network_disagreement": 0.3}, "both are 0 to 18 at this accuracy"),
     ],
 )
@@ -242,8 +201,6 @@ def test_studies_that_tell_too_little_are_refused(tmp_path):
     with pytest.raises(UserError, match="two or more seeds in common, and there are 0 with 0"):
         read_scatter(tmp_path)
     write_run(tmp_path, "one", 1, right)
-    with pytest.raises(UserError, match="and there are 2 with 1; finish more runs"):
-        read_scatter(tmp_path)
     write_run(tmp_path, "other", 0, right, ids=[f"x{n}.png" for n in range(100)])
     with pytest.raises(UserError, match="other-seed0-00000000 was tested on other images"):
         read_scatter(tmp_path)
