@@ -15,7 +15,7 @@ import pytest
 from fake_study import again, csv_lines, fake_study, svg_texts, write_all
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.classes import class_gains, examples, surest
+from convnext_ablation.study.report.classes import class_gains, examples
 from convnext_ablation.study.report.contents import curve_points
 from convnext_ablation.study.report.pictures import confusion_pictures, disagreed
 
@@ -117,17 +117,6 @@ def test_words_of_figures_can_be_read_in_light_and_dark(study, page):
 # Its numbers
 
 
-def test_what_is_not_known_is_a_dash(study, tmp_path):
-    rows = []
-    for row in study.findings.rows:
-        runs = [
-            replace(run, result={**run.result, "train_images_per_second": None}) for run in row.network.runs
-        ]
-        rows.append(replace(row, network=replace(row.network, runs=runs)))
-    _, text = again(study, tmp_path, findings=replace(study.findings, rows=rows))
-    assert text.count('data-value="nan">–</td><td data-value="60.0">') == 3
-
-
 def test_curves_are_mean_and_range_over_runs(study):
     by_key = {(line["network"], int(line["epoch"])): line for line in csv_lines(study, "curves")}
     assert len(by_key) == 9
@@ -212,25 +201,16 @@ def test_runs_are_paired_by_both_of_their_seeds(study):
     assert class_gains(effects, replace(evidence, runs=mixed)) == study.class_gains[:4]
 
 
-def test_interactions_and_effects_without_runs_have_no_classes(study):
-    effect = study.findings.effects[0]
-    interaction = replace(effect, contrast=replace(effect.contrast, kind="interaction"))
-    absent = replace(effect, contrast=replace(effect.contrast, weights={"model_9": 1.0, "model_0": -1.0}))
-    assert class_gains([interaction, absent], study.evidence) == []
-    assert surest([interaction, absent], study.evidence, 5) == []
-
-
-def test_a_main_effect_weighs_its_networks(study):
-    evidence = study.evidence
+def test_a_main_effect_weighs_its_networks_and_an_interaction_has_no_classes(study):
+    evidence, effect = study.evidence, study.findings.effects[0]
     weights = {"model_0": -1.0, "model_1": 0.5, "model_2": 0.5}
-    late = replace(study.findings.effects[0], contrast=Contrast("late", "late", weights, "main effect"))
-    gains = class_gains([late], evidence)
+    late = Contrast("late", "late", weights, "main effect")
+    between = replace(late, name="between", kind="interaction")
+    gains = class_gains([replace(effect, contrast=each) for each in (late, between)], evidence)
+    assert {gain.contrast for gain in gains} == {"late"}
     first = evidence.targets == evidence.classes.index(gains[0].class_name)
-    expected = sum(
-        weights[run.network] * np.mean((run.predicted == evidence.targets)[first]) / 3
-        for run in evidence.runs
-    )
-    assert gains[0].gain == pytest.approx(expected)
+    expected = [weights[run.network] * np.mean(run.correct[first]) / 3 for run in evidence.runs]
+    assert gains[0].gain == pytest.approx(sum(expected))
 
 
 def test_a_network_may_predict_a_class_that_has_no_test_images(study):

@@ -52,11 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Writes the report.
-
-    Raises:
-        UserError: The folder holds no study, or one without a finished run, or not all that a design needs.
-    """
+    """Writes the report."""
     study, output, origin = read_study(args.study), args.output, ""
     if args.groups and not args.design:
         raise UserError("--groups: of which design? give --design")
@@ -69,19 +65,10 @@ def run(args: argparse.Namespace) -> None:
     report(study, args.study, output, origin)
 
 
-def report(
-    study: Study,
-    folder: Path,
-    output: Path | None = None,
-    origin: str = "",
-) -> None:
-    """Writes the report of the finished runs, and prints tables and answer.
+def report(study: Study, folder: Path, output: Path | None = None, origin: str = "") -> None:
+    """Writes the report of the finished runs, by default below the study's folder; prints tables and answer.
 
-    Args:
-        study: The study.
-        folder: Its folder.
-        output: Where the report goes, by default below the study's folder.
-        origin: Where the runs come from, if they were made for another design.
+    `origin` says where the runs come from, if they were made for another design.
     """
     output = output or folder / REPORT
     results = read_results(study, folder)

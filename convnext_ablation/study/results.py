@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,21 +29,14 @@ from convnext_ablation.training.predictions import Predictions
 
 @dataclass(frozen=True, eq=False)
 class StudyResults:
-    """All finished runs of a study, tested on the same images in the same order.
-
-    Attributes:
-        runs: The runs, in the study's order.
-        expected: How many there are when all are finished.
-        ids: Path of each test image below the split's folder, (N,).
-        image_size: In pixels.
-    """
+    """All finished runs of a study, tested on the same images in the same order."""
 
     study: Study
     folder: Path
-    runs: list[FinishedRun]
-    expected: int
-    ids: NDArray[np.str_]
-    image_size: int
+    runs: list[FinishedRun]  # in the study's order
+    expected: int  # how many there are when all are finished
+    ids: NDArray[np.str_]  # path of each test image below the split's folder, (N,)
+    image_size: int  # pixels
 
     @property
     def classes(self) -> list[str]:
@@ -80,17 +72,13 @@ class StudyResults:
             precision=study.precision,
             threads=study.threads,
             epochs=study.epochs,
-            machine=", ".join(_values(f"{each['host']} ({each['device']})" for each in self._results)),
-            versions=dict(self._results[0]["versions"]),
+            machine=", ".join(_values(f"{run.result['host']} ({run.result['device']})" for run in self.runs)),
+            versions=dict(self.runs[0].result["versions"]),
             command=study.command,
             warnings=self._warnings(),
             pretrained=study.is_pretrained,
             notes=study.design.notes,
         )
-
-    @property
-    def _results(self) -> list[Mapping[str, Any]]:
-        return [run.result for run in self.runs]
 
     def _warnings(self) -> list[str]:
         warnings = []
@@ -103,17 +91,13 @@ class StudyResults:
             )
         if mixed := mixed_origins(self.study.weights):
             warnings.append(f"WARNING: the networks start from weights of different origin: {mixed}.")
-        if len(_values(str(each["versions"]) for each in self._results)) > 1:
+        if len(_values(str(run.result["versions"]) for run in self.runs)) > 1:
             warnings.append("WARNING: runs were made with different versions; runs.csv says which.")
         return [*warnings, *tuning_notes(self.study, self.folder)]
 
 
 def read_results(study: Study, folder: Path) -> StudyResults:
-    """Reads all finished runs.
-
-    Raises:
-        UserError: None is finished, a file is missing or damaged, or runs were tested on different images.
-    """
+    """Reads all finished runs; refuses runs that were tested on different images."""
     planned = study.runs(chosen_rates(study, folder))
     runs: list[FinishedRun] = []
     first: Predictions | None = None
@@ -148,10 +132,7 @@ def seen_as(
     """Returns the part of a study that is of another design, with that design's questions.
 
     Networks keep the names that they have in the study, as their runs' folders bear these; what they are
-    called for people is the design's.
-
-    Raises:
-        UserError: There is no such design, or the study lacks networks or finished runs that it needs.
+    called for people is the design's. All runs that it needs must be finished.
     """
     wanted = design_of(name_or_file, _width(study), groups)
     there = {point.components: point for point in study.points}

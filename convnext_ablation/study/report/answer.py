@@ -6,8 +6,6 @@ from convnext_ablation.study.report.findings import Effect, Findings, Row, Study
 from convnext_ablation.study.stats.effects import ALPHA, Difference
 from convnext_ablation.study.wording import counted, seeds_text
 
-__all__ = ["answer", "caveats", "method", "p_text", "percent_points", "verdict"]
-
 
 def verdict(difference: Difference | None) -> str:
     """Sorts a difference into ``"raised"``, ``"lowered"`` or ``"unclear"``.

@@ -9,11 +9,12 @@ stage's output is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -26,10 +27,6 @@ from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
-from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.parts import create_network
-
-__all__ = ["Attention", "Map", "attention"]
 
 SIDE = 160  # pixels of a picture
 _SMALLEST = 4  # positions of a side, below which a map says nothing
@@ -53,11 +50,7 @@ class Attention(NamedTuple):
 
 
 def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> Attention:
-    """Draws what speaks for the class of each of some images in a run's best weights.
-
-    Raises:
-        UserError: captum isn't installed, the weights aren't there, or they or an image can't be read.
-    """
+    """Draws what speaks for the class of each of some images in a run's best weights."""
     try:
         from captum.attr import LayerGradCam  # only pages with maps need it
     except ImportError as error:
@@ -89,10 +82,15 @@ def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in names})
     averaged = arguments.model_ema and not arguments.model_ema_force_cpu and "state_dict_ema" in state
     weights = clean_state_dict(state["state_dict_ema" if averaged else "state_dict"])
-    bare = replace(arguments, pretrained=False, pretrained_path=None, initial_checkpoint="", model_dtype=None)
     with in_one_line(f"{folder / BEST}: can't be loaded"):
         classes = len(weights[f"{get_pretrained_cfg(arguments.model).classifier}.weight"])
-        model = create_network(replace(bare, device="cpu"), classes, Processes(torch.device("cpu")))
+        model = timm.create_model(
+            arguments.model,
+            num_classes=classes,
+            in_chans=arguments.channels,
+            global_pool=arguments.gp,
+            **arguments.model_kwargs,
+        )
         model.load_state_dict(weights)
     return model.eval(), arguments
 

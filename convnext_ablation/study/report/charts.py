@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_classes", "draw_curves", "draw_effects", "draw_roadmap"]
-
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _ROW, _BAR_ROW = 0.24, 0.56  # inches
 _LEFT = 3.3  # inches left of the axes, for labels
@@ -33,16 +31,13 @@ _LABEL_POINTS = 345  # font size x characters of a network's name that just fits
 _BARS = 4.2  # inches
 # Right of the roadmap's bars, each column's right edge in inches from their left.
 _COLUMNS = {"change, points [95 %]": 5.95, "p (Holm)": 6.6, "M par.": 7.2, "GMACs": 7.8}
+_BAR: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.25"}
 # What the fill of a bar means; see `verdict`.
 _FILLS: dict[str, dict[str, Any]] = {
     "raised": {"facecolor": "0.62", "label": "higher than its baseline (adjusted p < 0.05)"},
-    "lowered": {
-        "facecolor": "white",
-        "hatch": "////",
-        "label": "lower than its baseline (adjusted p < 0.05)",
-    },
+    "lowered": {"hatch": "////", "label": "lower than its baseline (adjusted p < 0.05)"},
     "unclear": {"facecolor": "0.93", "label": "not significantly different from its baseline"},
-    "untested": {"facecolor": "white", "label": "without p-value: no baseline, or one seed"},
+    "untested": {"label": "without p-value: no baseline, or one seed"},
 }
 
 
@@ -120,8 +115,8 @@ def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
 def _draw_bar(axes: Axes, place: int, row: Row) -> None:
     start = axes.get_xlim()[0]
     low, top1, high = (100 * x for x in (row.top1.low, row.top1.estimate, row.top1.high))
-    fill = _FILLS[verdict(row.difference)]
-    axes.barh(place, top1 - start, 0.62, left=start, edgecolor="0.25", linewidth=0.8, **fill)
+    fill = {**_BAR, **_FILLS[verdict(row.difference)]}
+    axes.barh(place, top1 - start, 0.62, left=start, linewidth=0.8, **fill)
     axes.errorbar(top1, place, xerr=[[top1 - low], [high - top1]], color=INK, capsize=3.5, linewidth=1.3)
     seeds = [100 * run.test_top1 for run in row.network.runs]
     circles: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.8, "clip_on": False}
@@ -148,7 +143,7 @@ def _draw_legend(figure: Figure, present: set[str]) -> None:
     from matplotlib.patches import Patch
 
     figure.legend(
-        handles=[Patch(edgecolor="0.25", **fill) for what, fill in _FILLS.items() if what in present],
+        handles=[Patch(**{**_BAR, **fill}) for what, fill in _FILLS.items() if what in present],
         loc="lower center",
         bbox_to_anchor=(0.5, 0.1 / figure.get_figheight()),
         ncols=2,
@@ -185,12 +180,7 @@ def _draw_effect(axes: Axes, place: int, effect: Effect) -> None:
 
 
 def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
-    """Validation top-1 by epoch, a panel for each network: mean and range over runs.
-
-    Args:
-        points: Of all networks; the first of them stands dashed in the other panels.
-        labels: What the networks are called, for those that are drawn.
-    """
+    """Validation top-1 by epoch, a panel for each network: mean and range over runs; the first one dashed."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -13,8 +13,6 @@ from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.evidence import Evidence
 from convnext_ablation.study.report.findings import Effect
 
-__all__ = ["ClassGain", "Confusion", "Example", "class_gains", "confusions", "examples", "surest"]
-
 _LISTED = 20  # confusions of a contrast at either end
 _FloatArray = NDArray[np.float64]
 
@@ -144,15 +142,9 @@ def _sides(contrast: Contrast, values: Mapping[str, _FloatArray]) -> tuple[_Floa
 def examples(
     contrast: Contrast, evidence: Evidence, true: int, other: int, raises: bool, most: int
 ) -> list[Example]:
-    """Test images that are confused on one side of a contrast and right on the other, the clearest first.
+    """Test images of class `true` that one side of a contrast takes for `other` and the other gets right.
 
-    Args:
-        contrast: Which networks are compared.
-        evidence: Has their predictions.
-        true: Class of the images.
-        other: Class that they are taken for.
-        raises: Whether the side to be right is the one that the contrast adds.
-        most: So many at most.
+    The clearest come first; the side that is right is the one that the contrast adds if it `raises` top-1.
     """
     images = np.flatnonzero(evidence.targets == true)
     predicted = {

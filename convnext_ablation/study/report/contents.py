@@ -17,8 +17,6 @@ from convnext_ablation.study.report.evidence import Evidence, FinishedRun
 from convnext_ablation.study.report.findings import Findings, StudyFacts
 from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 
-__all__ = ["Contents", "CurvePoint", "RunLine", "curve_points", "history"]
-
 
 class CurvePoint(NamedTuple):
     """A line of curves.csv: one epoch of one network, on the validation split, over its runs."""

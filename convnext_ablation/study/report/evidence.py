@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from convnext_ablation.study.stats.effects import BoolArray
 
-__all__ = ["Evidence", "FinishedRun", "NetworkResult"]
-
 Labels = NDArray[np.int64]
 Seeds = tuple[int, int]  # of pre-training, of this training
 

@@ -20,8 +20,6 @@ from convnext_ablation.study.stats.effects import ALPHA
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Plan", "planned", "write_figures"]
-
 MOST_EFFECTS, MOST_PANELS = 80, 36  # in a figure
 CLASS_CONTRASTS, CLASSES = 4, 5  # contrasts in the figure of classes, and classes at either end of each
 _SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str

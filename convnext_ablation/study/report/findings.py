@@ -17,8 +17,6 @@ from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.evidence import NetworkResult, Seeds
 from convnext_ablation.study.stats.effects import BoolArray, Difference, Interval, accuracy, contrast, holm
 
-__all__ = ["Effect", "Findings", "Row", "StudyFacts", "compare"]
-
 
 @dataclass(frozen=True)
 class StudyFacts:

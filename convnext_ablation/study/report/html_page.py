@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import dataclass
 from operator import attrgetter as get
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from convnext_ablation.files import write_text
 from convnext_ablation.page import render
@@ -17,11 +16,8 @@ from convnext_ablation.study.report.figures import Plan
 from convnext_ablation.study.report.pictures import attention_maps, confusion_pictures
 from convnext_ablation.study.report.tables import Column, effect_columns, network_columns
 
-__all__ = ["write_page"]
 
-
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table that sorts by each of its columns; its caption is unique on the page."""
 
     caption: str

@@ -16,8 +16,6 @@ from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun
 from convnext_ablation.study.report.findings import Effect
 
-__all__ = ["AttentionMaps", "Change", "Picture", "attention_maps", "confusion_pictures", "disagreed"]
-
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
 _MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8

@@ -23,15 +23,6 @@ from convnext_ablation.study.report.evidence import FinishedRun
 from convnext_ablation.study.report.findings import Effect, Row
 from convnext_ablation.study.stats.effects import Difference, Interval
 
-__all__ = [
-    "Column",
-    "effect_columns",
-    "network_columns",
-    "terminal_effects",
-    "terminal_table",
-    "write_tables",
-]
-
 MISSING = "–"  # what tables for people show where there is no figure
 COST = 5  # the last columns of the table of networks, which a narrow terminal goes without
 NARROWEST = 12  # characters of a wrapped column; below that, words are hard to read
@@ -130,41 +121,34 @@ def terminal_effects(effects: Sequence[Effect], width: int) -> str:
 def _fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
     """Wraps the widest columns of words until a table fits, or they are as narrow as can be read."""
     text = _laid_out(columns, lines)
-    words = [place for place, column in enumerate(columns) if column.text is None]
-    limits = {place: max(len(columns[place].cell(line)) for line in lines) for place in words}
+    limits = {place: max(len(columns[place].cell(line)) for line in lines) for place in _words(columns)}
     for _ in range(_width(text) - width):
         widest = max(limits, key=limits.__getitem__)
         limits[widest] = max(NARROWEST, limits[widest] - 1)
-    return _laid_out(columns, lines, limits)
+    return _laid_out(columns, lines, wrap=limits)
 
 
 def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _laid_out(
-    columns: Sequence[Column],
-    lines: Iterable[Any],
-    wrap: dict[int, int] | None = None,
-    markdown: bool = False,
-) -> str:
+def _laid_out(columns: Sequence[Column], lines: Iterable[Any], **style: Any) -> str:
     cells = [[column.cell(line) for column in columns] for line in lines]
-    words = [place for place, column in enumerate(columns) if column.text is None]
-    return table([column.heading for column in columns], cells, words, wrap, markdown)
+    return table([column.heading for column in columns], cells, _words(columns), **style)
+
+
+def _words(columns: Sequence[Column]) -> list[int]:
+    return [place for place, column in enumerate(columns) if column.text is None]
 
 
 def write_tables(contents: Contents) -> list[Path]:
-    """Writes the tables and the answer into the report's folder, which is made if need be.
-
-    Returns:
-        The files: ``answer.txt``, ``table.md``, and the CSV files.
-    """
+    """Writes the tables and the answer into the report's folder; returns the files."""
     folder, findings = contents.folder, contents.findings
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "answer.txt", answer(findings, contents.facts) + "\n")
     write_text(folder / "table.md", _markdown(contents))
     return [
-        *(folder / name for name in ("answer.txt", "table.md")),
+        *(folder / "answer.txt", folder / "table.md"),
         _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs)),
         _csv(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows)),
         _csv(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects)),
@@ -182,7 +166,6 @@ def _markdown(contents: Contents) -> str:
     baseline = "named" if _shows_baseline(rows) else "in the row above"
     compared = any(row.difference for row in rows)
     change = f", change in percent points against the network {baseline}" if compared else ""
-    done = method(findings, facts)
     parts = [
         f"# {facts.title}",
         answer(findings, facts),
@@ -194,7 +177,7 @@ def _markdown(contents: Contents) -> str:
         *([] if findings.shown_by_rows else [_laid_out(effect_columns(2), effects, markdown=True), _LEGEND]),
         *(["\n".join(f"- {note}" for note in facts.notes)] if facts.notes else []),
         "## What was done",
-        "\n".join(f"- {what}: {value}" for what, value in done.items()),
+        "\n".join(f"- {what}: {value}" for what, value in method(findings, facts).items()),
         f"```\n{facts.command}\n```",
         "## What these figures don't say",
         "\n".join(f"- {caveat}" for caveat in caveats(findings, facts)),
