@@ -18,28 +18,18 @@ if TYPE_CHECKING:
     from convnext_ablation.models import zoo
     from convnext_ablation.models.network import ResNetToConvNeXt
 
-__all__ = [
-    "Components",
-    "ResNetToConvNeXt",
-    "UserError",
-    "__version__",
-    "optimize_for_inference",
-    "zoo",
-]
+__all__ = ["Components", "ResNetToConvNeXt", "UserError", "__version__", "optimize_for_inference", "zoo"]
 
-_LATER = {
-    "ResNetToConvNeXt": "convnext_ablation.models.network",
-    "optimize_for_inference": "convnext_ablation.inference",
-}
+_LATER = {"ResNetToConvNeXt": "models.network", "optimize_for_inference": "inference", "zoo": "models"}
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is rarely needed, or needs torch, when it is first asked for."""
-    if name in _LATER:
-        return getattr(importlib.import_module(_LATER[name]), name)
+    """Imports what needs torch when it is first asked for."""
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "zoo":
-        return importlib.import_module("convnext_ablation.models.zoo")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        importlib.import_module("convnext_ablation.models.zoo")
+    return getattr(importlib.import_module(f"convnext_ablation.{_LATER[name]}"), name)
 
 
 def _is_command_line() -> bool:

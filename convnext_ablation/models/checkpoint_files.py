@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from zipfile import ZipFile
 import torch
 from safetensors import SafetensorError, safe_open
 from timm.models import clean_state_dict
-from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+from torch.serialization import add_safe_globals
 
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.models.convert import Format, StateDict, format_of, weights_in
@@ -120,17 +119,13 @@ def _read_foreign_pickle(path: Path) -> dict[str, Any]:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """Reads what `torch.save` wrote, with nothing allowed but tensors, plain values and settings.
+    """Reads what `torch.save` wrote, if it holds nothing but tensors, plain values and settings.
 
     With a torch older than `SAFE_TORCH` only for files that were made here.
-
-    Raises:
-        UserError: The file is damaged, no checkpoint, or names anything else.
     """
     try:
         _check_archive(path)
-        with _settings_allowed():
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, UserError):
         raise
     except Exception as error:  # a damaged file can make zipfile and the unpickler fail in any way
@@ -170,18 +165,5 @@ class _Dict:
 
 
 _Dict.__module__, _Dict.__name__, _Dict.__qualname__ = "addict.addict", "Dict", "Dict"
-
-
-@contextmanager
-def _settings_allowed() -> Iterator[None]:
-    """Lets `torch.load` make the types that settings are stored in: of 11785-FGVC, and of timm.
-
-    Neither runs anything when made or filled. torch 2.4 has no `safe_globals` to undo this by itself.
-    """
-    before = list(get_safe_globals())
-    add_safe_globals([_Dict, Namespace])
-    try:
-        yield
-    finally:
-        clear_safe_globals()
-        add_safe_globals(before)
+# what settings are stored in, by 11785-FGVC and by timm; neither runs anything when made or filled
+add_safe_globals([_Dict, Namespace])

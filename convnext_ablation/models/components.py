@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from convnext_ablation.errors import UserError, unknown_name
@@ -68,11 +67,7 @@ class Components:
         return 96 if self.wide else 64
 
     def with_(self, **changes: Any) -> Components:
-        """Returns these components with some switches set otherwise.
-
-        Raises:
-            UserError: A switch doesn't exist, or can't take that value.
-        """
+        """Returns these components with some switches set otherwise."""
         for name in changes:
             if name not in SWITCHES:
                 raise unknown_name("component", name, SWITCHES)
@@ -111,23 +106,21 @@ class Words(NamedTuple):
     convnext: str
 
 
-WORDS: Mapping[str, Words] = MappingProxyType(
-    {
-        "stage_ratio": Words("stage ratio 3-4-6-3", "stage ratio 3-3-9-3"),
-        "patchify_stem": Words("7x7 stem with max pool", "patchify stem"),
-        "depthwise": Words("dense convolution", "depthwise convolution"),
-        "wide": Words("width 64", "width 96"),
-        "inverted": Words("bottleneck", "inverted bottleneck"),
-        "moved_up": Words("spatial convolution in the middle", "spatial convolution moved up"),
-        "kernel_size": Words("kernel 3", "kernel 7"),
-        "gelu": Words("ReLU", "GELU"),
-        "fewer_acts": Words("three activations a block", "fewer activations"),
-        "fewer_norms": Words("three norms a block", "fewer norms"),
-        "layer_norm": Words("BatchNorm", "LayerNorm"),
-        "downsampling": Words("downsampling in the block", "separate downsampling"),
-        "layer_scale": Words("no layer scale", "layer scale"),
-    }
-)
+WORDS: Mapping[str, Words] = {
+    "stage_ratio": Words("stage ratio 3-4-6-3", "stage ratio 3-3-9-3"),
+    "patchify_stem": Words("7x7 stem with max pool", "patchify stem"),
+    "depthwise": Words("dense convolution", "depthwise convolution"),
+    "wide": Words("width 64", "width 96"),
+    "inverted": Words("bottleneck", "inverted bottleneck"),
+    "moved_up": Words("spatial convolution in the middle", "spatial convolution moved up"),
+    "kernel_size": Words("kernel 3", "kernel 7"),
+    "gelu": Words("ReLU", "GELU"),
+    "fewer_acts": Words("three activations a block", "fewer activations"),
+    "fewer_norms": Words("three norms a block", "fewer norms"),
+    "layer_norm": Words("BatchNorm", "LayerNorm"),
+    "downsampling": Words("downsampling in the block", "separate downsampling"),
+    "layer_scale": Words("no layer scale", "layer scale"),
+}
 
 
 @dataclass(frozen=True)
@@ -145,17 +138,15 @@ _MODEL_III = _MODEL_II.with_(inverted=True, downsampling="pointwise")
 _MODEL_IV = _MODEL_III.with_(moved_up=True, kernel_size=7)
 _MODEL_V_ADDS = "GELU, LayerNorm, fewer acts and norms, separate downsampling, layer scale (= ConvNeXt-T)"
 
-STAGES: Mapping[str, Variant] = MappingProxyType(
-    {
-        "model_i": Variant("Model I", "ResNet-50", RESNET_50),
-        "model_ii": Variant(
-            "Model II", "stage ratio, patchify stem, depthwise, width", _MODEL_II, baseline="model_i"
-        ),
-        "model_iii": Variant("Model III", "inverted bottleneck", _MODEL_III, baseline="model_ii"),
-        "model_iv": Variant("Model IV", "depthwise moved up, kernel 7", _MODEL_IV, baseline="model_iii"),
-        "model_v": Variant("Model V", _MODEL_V_ADDS, CONVNEXT_TINY, baseline="model_iv"),
-    }
-)
+STAGES: Mapping[str, Variant] = {
+    "model_i": Variant("Model I", "ResNet-50", RESNET_50),
+    "model_ii": Variant(
+        "Model II", "stage ratio, patchify stem, depthwise, width", _MODEL_II, baseline="model_i"
+    ),
+    "model_iii": Variant("Model III", "inverted bottleneck", _MODEL_III, baseline="model_ii"),
+    "model_iv": Variant("Model IV", "depthwise moved up, kernel 7", _MODEL_IV, baseline="model_iii"),
+    "model_v": Variant("Model V", _MODEL_V_ADDS, CONVNEXT_TINY, baseline="model_iv"),
+}
 
 
 # the rows of the paper's table 10: name, what is new, and the switches that it sets
@@ -196,32 +187,31 @@ def _roadmap() -> dict[str, Variant]:
     return variants
 
 
-ROADMAP: Mapping[str, Variant] = MappingProxyType(_roadmap())
+ROADMAP: Mapping[str, Variant] = _roadmap()
 
-LEAVE_ONE_OUT: Mapping[str, Variant] = MappingProxyType(
-    {
-        f"convnext_tiny_without_{name}": Variant(
-            f"ConvNeXt-T without {words.convnext}",
-            words.resnet,
-            CONVNEXT_TINY.with_(**{name: getattr(RESNET_50, name)}),
-            baseline="model_v",
-        )
-        for name, words in WORDS.items()
-    }
-)
+LEAVE_ONE_OUT: Mapping[str, Variant] = {
+    f"convnext_tiny_without_{name}": Variant(
+        f"ConvNeXt-T without {words.convnext}",
+        words.resnet,
+        CONVNEXT_TINY.with_(**{name: getattr(RESNET_50, name)}),
+        baseline="model_v",
+    )
+    for name, words in WORDS.items()
+}
 
-ADD_ONE_IN: Mapping[str, Variant] = MappingProxyType(
-    {
-        f"resnet50_with_{name}": Variant(
-            f"ResNet-50 with {words.convnext}",
-            words.convnext,
-            RESNET_50.with_(**{name: getattr(CONVNEXT_TINY, name)}),
-            baseline="model_i",
-        )
-        for name, words in WORDS.items()
-    }
-)
+ADD_ONE_IN: Mapping[str, Variant] = {
+    f"resnet50_with_{name}": Variant(
+        f"ResNet-50 with {words.convnext}",
+        words.convnext,
+        RESNET_50.with_(**{name: getattr(CONVNEXT_TINY, name)}),
+        baseline="model_i",
+    )
+    for name, words in WORDS.items()
+}
 
-FAMILIES: Mapping[str, Mapping[str, Variant]] = MappingProxyType(
-    {"stages": STAGES, "roadmap": ROADMAP, "leave-one-out": LEAVE_ONE_OUT, "add-one-in": ADD_ONE_IN}
-)
+FAMILIES: Mapping[str, Mapping[str, Variant]] = {
+    "stages": STAGES,
+    "roadmap": ROADMAP,
+    "leave-one-out": LEAVE_ONE_OUT,
+    "add-one-in": ADD_ONE_IN,
+}

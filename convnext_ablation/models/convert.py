@@ -130,9 +130,6 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     """Turns a state dict of any known format, or a checkpoint that holds one, into the model's.
 
     The classifier and the input channels may be of another size: timm drops or adapts those.
-
-    Raises:
-        UserError: The format is unknown, or the parameters are another network's.
     """
     theirs = clean_state_dict(weights_in(state_dict) or {})
     target = {key: value.shape for key, value in model.state_dict().items()}

@@ -68,10 +68,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def _public_cfgs(timm_model: str) -> list[PretrainedCfg]:
-    """The public weights of one of timm's networks, its default first, for the same network of ours.
-
-    Left out is what is on no hub: those are pickles.
-    """
+    """The public weights of one of timm's networks, its default first, except pickles on no hub."""
     default = get_pretrained_cfg(timm_model).tag
     cfgs = get_arch_pretrained_cfgs(timm_model).values()
     ours = [_renamed(cfg) for cfg in cfgs if cfg.tag and cfg.hf_hub_id and not cfg.custom_load]
@@ -163,11 +160,7 @@ for _name, _point in _POINTS.items():
 
 
 def components_of(name: str) -> Components:
-    """Returns the components of a registered network.
-
-    Raises:
-        KeyError: It isn't one of ours.
-    """
+    """Returns the components of a registered network."""
     return _POINTS[name][0]
 
 
