@@ -1,10 +1,4 @@
-"""A small Hugging Face hub on loopback: as much of its protocol as `huggingface_hub` needs, and faults.
-
-with Hub() as hub:
-    hub.add("lab/model_iv.in1k_112", {"config.json": b"{}", "model.safetensors": weights})
-    subprocess.run(command, env={**os.environ, **hub.environment(tmp_path / "cache")})
-    assert hub.said("GET") == [...]
-"""
+"""A small Hugging Face hub on loopback: as much of its protocol as `huggingface_hub` needs, and faults."""
 
 from __future__ import annotations
 
@@ -15,7 +9,6 @@ import re
 import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -100,24 +93,11 @@ class Hub:
             self._server.shutdown()
             self._server.server_close()
 
-    def environment(self, cache: Path) -> dict[str, str]:
-        """Environment variables by which a process uses this hub, and nothing that another left behind."""
-        return {
-            "HF_ENDPOINT": self.url,
-            "HF_HOME": str(cache),
-            "HF_HUB_CACHE": str(cache / "hub"),
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "HF_HUB_OFFLINE": "0",
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
-        }
-
     def use(self, monkeypatch: Any) -> None:
         """Has this process use the hub."""
-        for name in ("HF_TOKEN", "NO_PROXY", "no_proxy"):
-            monkeypatch.setenv(name, self.environment(Path())[name])
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.setenv(name, "127.0.0.1,localhost")
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
         template = self.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)

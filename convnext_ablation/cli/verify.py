@@ -21,16 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the data that the figures are of")
     parser.add_argument("--split", default="", help="which of the claimed figures; the first if not given")
     parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percent points (%(default)s)")
-    parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu"
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="cuda or cpu")
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (%(default)s)")
+    workers = min(4, available_cores())
     parser.add_argument(
-        "-j",
-        "--workers",
-        type=int,
-        default=min(4, available_cores()),
-        help="processes that load (%(default)s)",
+        "-j", "--workers", type=int, default=workers, help="processes that load (%(default)s)"
     )
 
 

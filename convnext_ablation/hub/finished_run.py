@@ -135,12 +135,13 @@ def saved_arguments(folder: Path) -> dict[str, Any]:
     for name in (ARGUMENTS_FILE, SUMMARY, BEST):
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}; name the output folder of a finished run of train.py")
+    path = folder / ARGUMENTS_FILE
     try:
-        saved = yaml.safe_load((folder / ARGUMENTS_FILE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{folder / ARGUMENTS_FILE}: can't be read ({first_line(error)})") from error
-    if not isinstance(saved, dict) or not isinstance(saved.get("model"), str):
-        raise UserError(f"{folder / ARGUMENTS_FILE}: names no model; it isn't the args.yaml of a run")
+        saved = {"model": None, **yaml.safe_load(path.read_text(encoding="utf-8"))}
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: can't be read ({first_line(error)})") from error
+    if not isinstance(saved["model"], str):
+        raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
     # timm's script keeps the folder that was given by position under another name
     return {**saved, "data_dir": saved.get("data_dir") or saved.get("data")}
 

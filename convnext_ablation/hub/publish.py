@@ -53,9 +53,7 @@ def into_folder(release: Path, folder: Path) -> str:
 def client() -> HfApi:
     """The hub's client, with a token."""
     if not get_token():
-        raise UserError(
-            "no token for the hub; log in with `hf auth login`, or set HF_TOKEN, and publish again"
-        )
+        raise UserError("no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
     if not sys.stderr.isatty():
         disable_progress_bars()
     return HfApi(library_name="convnext_ablation", library_version=__version__)
@@ -74,10 +72,7 @@ def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -
             return f"published {HUB}{repository}@{_into_new(release, repository, api, public)}"
         others = {sibling.rfilename for sibling in info.siblings or ()} - {*FILES, ".gitattributes"}
         if others:
-            raise UserError(
-                f"{repository}: holds {min(others)}, which is no part of a release; take another name, or "
-                "remove it"
-            )
+            raise UserError(f"{repository}: holds {min(others)}, no part of a release; take another name")
         if not info.private and not public:
             raise UserError(f"{repository}: is public; give --public to publish there")
         commit = _commit(release, repository, api, info.sha)
@@ -113,11 +108,7 @@ def _into_new(release: Path, repository: str, api: HfApi, public: bool) -> str:
 def members_of(study: Path, to: str, tag: str, data: Path | None) -> dict[Target, FinishedRun]:
     """Reads the runs of a study that are published, and says where each goes.
 
-    Args:
-        study: The study's folder.
-        to: Namespace on the hub, or a path.
-        tag: Of the releases; empty for the data set and the size of its images.
-        data: Folder of the data set, if it isn't where the study had it.
+    Without a tag, data set and image size are it. `data` is as of `read_run`.
     """
     runs = {network: read_run(folder, data) for network, folder in _best_runs(study).items()}
     return {target_of(f"{to}/{network}.{tag or _tag(run)}"): run for network, run in runs.items()}
@@ -137,14 +128,12 @@ def _best_runs(study: Path) -> dict[str, Path]:
         if "test_top1" not in result:  # it only tuned a learning rate
             continue
         network, seed = str(result["network"]), int(result["seed"])
-        recipe = {
-            name: value for name, value in recipe_of(saved_arguments(folder)).items() if name not in _VARIED
-        }
+        saved = recipe_of(saved_arguments(folder))
+        recipe = {name: value for name, value in saved.items() if name not in _VARIED}
         known, other = settings.setdefault(network, (recipe, folder))
         if known != recipe:
             raise UserError(
-                f"{folder} and {other.name} are of the same network with other settings; remove what is no "
-                "part of the study, or publish the runs one by one"
+                f"{folder} and {other.name} are of one network with other settings; publish one of them alone"
             )
         candidate = (-float(result["val_top1"]), seed, folder)
         best[network] = min(best.get(network, candidate), candidate)
@@ -155,10 +144,6 @@ def _best_runs(study: Path) -> dict[str, Path]:
 
 def siblings_of(target: Target, members: Mapping[Target, FinishedRun]) -> list[Sibling]:
     """The other networks, for the card of one."""
-    return [
-        (PurePath(other).name, f"https://huggingface.co/{other}", run.results)
-        if isinstance(other, str)
-        else (other.name, f"../{other.name}", run.results)
-        for other, run in members.items()
-        if other != target
-    ]
+    others = {PurePath(other).name: run.results for other, run in members.items() if other != target}
+    start = f"https://huggingface.co/{PurePath(target).parent}" if isinstance(target, str) else ".."
+    return [(name, f"{start}/{name}", results) for name, results in others.items()]

@@ -20,6 +20,7 @@ from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images, UnreadableImages
 from convnext_ablation.training.splits import open_split
 from convnext_ablation.weights import Release, find_release, place_from_environment, read_release
+from convnext_ablation.weights.release import FOLDER_VARIABLE, HUB, HUB_VARIABLE
 
 __all__ = ["ROUNDING", "claim_of", "differences", "named_release"]
 
@@ -33,10 +34,7 @@ def named_release(name: str) -> Release:
         return read_release(name)
     place = place_from_environment()
     if place is None:
-        raise UserError(
-            f"{name}: write hf-hub:NAMESPACE/{name} or ./FOLDER/{name}, or set CONVNEXT_ABLATION_HUB or "
-            "CONVNEXT_ABLATION_WEIGHTS"
-        )
+        raise UserError(f"{name}: write {HUB}NAMESPACE/{name}, or set {HUB_VARIABLE} or {FOLDER_VARIABLE}")
     return find_release([model], tag, place)
 
 

@@ -55,8 +55,8 @@ def hub_errors(what: str) -> Iterator[None]:
         reason = " ".join(str(cause).split()) or type(cause).__name__
         if not isinstance(cause, told):  # an error of its HTTP library, which changes, so can't be named
             reason = f"{constants.ENDPOINT} can't be reached ({reason}); check the network and HF_ENDPOINT"
-        missing = isinstance(error, (RepositoryNotFoundError, OfflineModeIsEnabled))
-        kind = NotThereError if missing and not isinstance(error, GatedRepoError) else UserError
+        missing = isinstance(cause, (RepositoryNotFoundError, OfflineModeIsEnabled))
+        kind = NotThereError if missing and not isinstance(cause, GatedRepoError) else UserError
         raise kind(f"{what}: {reason}") from error
 
 
@@ -118,10 +118,8 @@ def check_hash(path: Path, expected: str, name: str) -> None:
         content = path.read_bytes()
         found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
     if found != expected:
-        raise UserError(
-            f"{name}: refused: its hash is {found[:12]}..., published is {expected[:12]}...; the file is "
-            "damaged or not the one that was published"
-        )
+        hashes = f"its hash is {found[:12]}..., published is {expected[:12]}..."
+        raise UserError(f"{name}: refused: {hashes}; it is damaged, or not the one that was published")
 
 
 def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> None:
@@ -131,14 +129,10 @@ def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> 
             classifier = next((key for key in _CLASSIFIERS if key in set(file.keys())), None)
             found = file.get_slice(classifier).get_shape()[0] if classifier else num_classes
     except SafetensorError as error:
-        raise UserError(
-            f"{name}: refused: not a safetensors file, or a damaged one ({first_line(error)}); have it "
-            "published again"
-        ) from error
+        reason = f"not a safetensors file, or a damaged one ({first_line(error)})"
+        raise UserError(f"{name}: refused: {reason}; have it published again") from error
     if num_classes not in (None, found):
-        raise UserError(
-            f"{name}: has {found} classes, its config says {num_classes}; have it published again"
-        )
+        raise UserError(f"{name}: has {found} classes, its config says {num_classes}; publish it again")
 
 
 def repositories(namespace: str, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:

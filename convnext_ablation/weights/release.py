@@ -59,11 +59,6 @@ class Release:
     trained: Mapping[str, Any] = field(repr=False)  # what the figures of its card were computed from
     config: Mapping[str, Any] = field(repr=False)  # all that it says
 
-    @property
-    def tag(self) -> str:
-        """What stands behind the network's name in its own name, empty if nothing does."""
-        return PurePath(self.name.partition("@")[0]).name.partition(".")[2]
-
     def pretrained_cfg(self) -> dict[str, Any]:
         """Preprocessing, classes and the rest, as timm's `PretrainedCfg` takes it, without the weights."""
         # a config of a newer timm may have more
@@ -75,7 +70,8 @@ class Release:
             cfg["input_size"] = (channels, *cfg.get("input_size", (3, 224, 224))[1:])
         cfg = {key: value for key, value in cfg.items() if key in known}
         on_hub = {} if self.folder else {"hf_hub_id": self.name}
-        return {**cfg, **on_hub, "architecture": self.architecture, "tag": self.tag or None}
+        tag = PurePath(self.name.partition("@")[0]).name.partition(".")[2]  # empty if it is called otherwise
+        return {**cfg, **on_hub, "architecture": self.architecture, "tag": tag or None}
 
     def weights(self) -> Path:
         """Fetches the weights and checks that they are the published ones; a hub's cache drops others."""
@@ -164,10 +160,8 @@ class Place:
             if not self.folder.is_dir():
                 raise UserError(f"weights are to come from {self.folder}, and there is no such folder")
         elif not re.fullmatch(f"{HUB}[^/@]+(@.*)?", self.text):
-            raise UserError(
-                f"weights can't come from {self.text!r}; write {HUB}NAMESPACE (or {HUB}NAMESPACE@REVISION) "
-                f"for a hub, {FOLDER}PATH for a folder"
-            )
+            hint = f"write {HUB}NAMESPACE or {HUB}NAMESPACE@REVISION for a hub, {FOLDER}PATH for a folder"
+            raise UserError(f"weights can't come from {self.text!r}; {hint}")
 
     @property
     def folder(self) -> Path | None:
@@ -212,27 +206,18 @@ def place_from_environment() -> Place | None:
 def find_release(
     names: Sequence[str], tag: str, place: Place, cache_dir: str | Path | None = None
 ) -> Release:
-    """Finds a network's release.
-
-    Args:
-        names: The network's name, and others of the same network, which are looked for next.
-        tag: Which of its releases; if empty, the only one there is.
-        place: Where to look.
-        cache_dir: Another cache than the hub's own.
-    """
+    """Finds a network's release by a tag, or the only one there is; `names` are all that the network has."""
     held = [f"{name}.{tag}" for name in names] if tag else place.names(names, cache_dir)
     if not held:
         raise UserError(
-            f"{place} has no weights of {names[0]}; publish a run there: `convnext-ablation publish`"
+            f"{place} has no weights of {names[0]}; publish a run there, `convnext-ablation publish`"
         )
     if not tag and len(held) > 1:
         raise UserError(f"{place} has {', '.join(held)}; name the one you want")
     release = _first_of(held, place, cache_dir)
     if release.architecture not in names:
-        raise UserError(
-            f"{release.name}: holds weights of {release.architecture}, not of {names[0]}; "
-            f"load it as {release.architecture}"
-        )
+        other = release.architecture
+        raise UserError(f"{release.name}: holds weights of {other}, not of {names[0]}; load it as {other}")
     return release
 
 
