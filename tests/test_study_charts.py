@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import replace
 
 from convnext_ablation.study.report.charts import draw_curves, draw_effects
 from convnext_ablation.study.report.figures import planned
-
-LONG = "ConvNeXt-T without spatial convolution moved up"
 
 
 def drawn(axes):
@@ -26,18 +23,6 @@ def test_marks_stand_where_the_numbers_say(study):
     means = [100 * point.top1 for point in study.curves if point.network == "model_2"]
     assert ([1, 2, 3], means) in drawn(panels[1])
     assert len(panels[1].lines) == 2, "the first network stands in the other panels"
-
-
-def test_long_names_of_networks_fit(study):
-    figure = draw_curves(
-        [study.curves[0]._replace(network=name) for name in "abcd"], dict.fromkeys("abcd", LONG)
-    )
-    figure.draw_without_rendering()
-    titles = [axes._left_title for axes in figure.axes]
-    assert {title.get_text().replace("\n", " ") for title in titles} == {LONG}
-    boxes = [title.get_window_extent() for title in titles]
-    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
-    assert max(box.y1 for box in boxes) < figure.bbox.y1
 
 
 def test_what_is_significant_is_filled_and_the_rest_open(study):

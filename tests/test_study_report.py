@@ -288,12 +288,6 @@ def test_a_network_at_chance_is_named():
     assert "WARNING: Model I and Model II are not" in "\n".join(caveats(findings_of(results), FACTS))
 
 
-def test_one_network_is_reported_without_a_comparison(stages):
-    text = answer(findings_of(stages[:1]), FACTS)
-    assert "Model I reaches 75.0 % top-1 (95 % interval 73." in text
-    assert "no other network to compare it with" in text
-
-
 # Tables
 
 

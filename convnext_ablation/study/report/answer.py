@@ -46,12 +46,6 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
         claim, reach = _nothing(table), ""
     elif findings.primary:
         claim = _claims(findings.primary)
-    elif len(table) == 1:
-        top1 = table[0].top1
-        claim = (
-            f"{table[0].label} reaches {100 * top1.estimate:.1f} % top-1 (95 % interval {100 * top1.low:.1f} "
-            f"to {100 * top1.high:.1f}), and there is no other network to compare it with"
-        )
     else:
         claim = "no effect of the design can be estimated yet"
     counts = sorted({row.seeds for row in table})

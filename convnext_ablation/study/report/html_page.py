@@ -45,7 +45,7 @@ def write_page(contents: Contents, plans: Sequence[Plan]) -> Path:
         charts={plan.name: plan for plan in plans},
         drawings={plan.name: _uri(contents.folder / f"{plan.name}.svg") for plan in plans},
         tables=_tables(contents),
-        remarks={"curves": _without_curves(contents), "runs": _versions(contents)},
+        remarks={"curves": _without_curves(contents)},
         changes=confusion_pictures(contents),
         attention=attention_maps(contents),
         method=[f"{what}: {value}" for what, value in done.items()],
@@ -64,13 +64,6 @@ def _without_curves(contents: Contents) -> str:
     return f"{lost} of {len(runs)} runs have no summary.csv that can be read." if lost else ""
 
 
-def _versions(contents: Contents) -> str:
-    versions = list(dict.fromkeys(run.versions for run in contents.runs))
-    if len(versions) > 1:
-        return f"With {len(versions)} sets of versions, so they may differ by more than their networks."
-    return f"All with {versions[0]}." if versions[0] else ""
-
-
 def _tables(contents: Contents) -> dict[str, Table]:
     findings = contents.findings
     runs = [
@@ -80,9 +73,8 @@ def _tables(contents: Contents) -> dict[str, Table]:
         Column("val top-1 %", get("val_top1"), _percent),
         Column("test top-1 %", get("test_top1"), _percent),
         Column("command, from this report's folder", get("command")),
+        Column("versions", get("versions")),
     ]
-    if len({run.versions for run in contents.runs}) > 1:
-        runs.append(Column("versions", get("versions")))
     networks = network_columns(findings.rows, 2)
     return {
         "networks": Table("Networks, with 95 % intervals of top-1 (networks.csv)", networks, findings.rows),
