@@ -45,10 +45,9 @@ from convnext_ablation.training.arguments import PREPROCESSING, TrainingArgument
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint
 from convnext_ablation.training.distributed import Processes, make_deterministic
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.images import UnreadableImages
 from convnext_ablation.training.parts import create_network
 from convnext_ablation.training.predictions import Predictions
-from convnext_ablation.training.recipes import known_settings
+from convnext_ablation.training.settings import known_settings
 from convnext_ablation.training.splits import open_split
 
 BASELINE = "float32"
@@ -99,7 +98,7 @@ def predict(run: Path, arguments: TrainingArguments, form: str, split: str, limi
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     if form == "autocast":
         context = partial(torch.autocast, "cpu", torch.bfloat16)
-    return evaluate(model, images, arguments, data_config, processes, UnreadableImages(0), context)
+    return evaluate(model, images, arguments, data_config, processes, context)
 
 
 class _Some:

@@ -31,9 +31,9 @@ import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import make_deterministic
-from convnext_ablation.training.logs import Watcher
+from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import StoppedError, Trainer
-from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.settings import read_recipe
 
 PRECISIONS = ("float32", "bf16")
 PARTS = 10
@@ -41,23 +41,24 @@ IDENTITY = ("model", "precision", "seed", "steps")
 COLUMNS = [*IDENTITY, *(f"loss_{part + 1}" for part in range(PARTS)), "machine", "torch", "timm"]
 
 
-class Losses(Watcher):
+class Losses(Log):
     """Writes down the loss of every step, and stops after so many."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = steps
+        super().__init__()
+        self.wanted = steps
         self.of: list[float] = []
         self._sum, self._epoch = 0.0, 0
 
     def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """Hears of the mean loss of an epoch so far, behind every step."""
+        """Takes the mean loss of an epoch so far, after every step."""
         before = self._sum if epoch == self._epoch else 0.0
         self._sum, self._epoch = loss * (step + 1), epoch
         self.of.append(self._sum - before)
 
     def are_all(self) -> bool:
         """Whether the steps are done."""
-        return len(self.of) >= self.steps
+        return len(self.of) >= self.wanted
 
 
 def train(data: str, model: str, precision: str, seed: int, steps: int) -> list[float]:

@@ -19,7 +19,7 @@ from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.settings import read_recipe
 
 
 def best_validation_top1(arguments: TrainingArguments) -> float:

@@ -39,7 +39,7 @@ from convnext_ablation.machine import KEEP_MEMORY, available_cores, processor_na
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader
-from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.settings import read_recipe
 from convnext_ablation.training.splits import open_split
 
 RECIPE = Path(__file__).parents[1] / "convnext_ablation" / "recipes" / "cub200_224.yaml"
@@ -110,7 +110,7 @@ def our_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
         "amp": False,
     }
     arguments = TrainingArguments(**recipe | {"data_dir": str(folder / "squashed")})
-    images = TrainingImages(open_split(arguments, "train"), batch, arguments.seed, 0, 1, os.devnull)
+    images = TrainingImages(open_split(arguments, "train"), batch, arguments.seed, 0, 1)
     config = {"input_size": (3, CROP, CROP), "mean": arguments.mean, "std": arguments.std}
     config["interpolation"] = arguments.interpolation
     return training_loader(images, arguments, config, CLASSES, torch.device("cpu"))

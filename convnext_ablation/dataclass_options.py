@@ -40,23 +40,16 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-class Option(NamedTuple):
-    """What the command line and the checks need to know of an option.
+_WORDS = {
+    bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "names and values",
+}  # fmt: skip
 
-    Attributes:
-        name: Its name, as a YAML key.
-        kind: Type of a value, or of each of several.
-        several: Whether it takes several.
-        optional: Whether it may be None.
-        choices: Values it takes, where they are few.
-        default: Its default.
-        group: Heading that it stands under.
-        help: What it does.
-        parse: Makes a value of text.
-    """
+
+class Option(NamedTuple):
+    """What the command line and the checks need to know of an option."""
 
     name: str
-    kind: type
+    kind: type  # of a value, or of each of several
     several: bool
     optional: bool
     choices: tuple[str, ...]
@@ -69,10 +62,6 @@ class Option(NamedTuple):
         """Returns the value, with a list as a tuple and a whole number as a float where those are meant."""
         if value is None and self.optional:
             return None
-        if self.kind is dict:
-            if isinstance(value, Mapping):
-                return dict(value)
-            raise UserError(f"{self.name} is {value!r}; it takes names and values")
         if self.several:
             if not isinstance(value, (list, tuple)):
                 raise UserError(f"{self.name} is {value!r}; it takes a list")
@@ -83,11 +72,10 @@ class Option(NamedTuple):
         if self.kind is float and type(value) is int:
             value = float(value)
         if type(value) is not self.kind:
-            words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
             hint = ""
             if self.kind is float and isinstance(value, str):
                 hint = "; YAML reads 4e-3 as text, write 4.0e-3"
-            raise UserError(f"{self.name} is {value!r}; it takes {words[self.kind]}{hint}")
+            raise UserError(f"{self.name} is {value!r}; it takes {_WORDS[self.kind]}{hint}")
         if self.choices and value not in self.choices:
             raise unknown_name(self.name, str(value), [choice for choice in self.choices if choice])
         return value

@@ -52,15 +52,11 @@ def device_name(device: str) -> str:
 
 
 def keep_memory() -> bool:
-    """Has the C library keep memory that was freed, for what is allocated next.
+    """Has the C library keep memory that was freed, for what is allocated next; returns whether it does.
 
     glibc gives large tensors back to the system as soon as they are freed, and the next step takes them again
-    page by page, each filled with zeros first. What the process has used once it keeps from here on, and so
-    do processes forked from it. What the environment says of these settings wins; without glibc nothing is
-    done.
-
-    Returns:
-        Whether memory is kept because of this call.
+    page by page, each filled with zeros first. Processes forked from this one keep theirs, too. What the
+    environment says of these settings wins; without glibc nothing is done.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

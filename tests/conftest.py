@@ -95,7 +95,7 @@ def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(recipe_file, image_folder):
     """Makes a training's arguments from that recipe and folder."""
     from convnext_ablation.training.arguments import TrainingArguments
-    from convnext_ablation.training.recipes import read_recipe
+    from convnext_ablation.training.settings import read_recipe
 
     settings = {**read_recipe(str(recipe_file)), "data_dir": str(image_folder), "model": "model_i_atto"}
     settings |= {"device": "cpu", "workers": 0, "seed": 3}

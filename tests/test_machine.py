@@ -65,20 +65,8 @@ def test_memory_that_was_freed_is_used_again():
 
 
 @_on_glibc
-def test_the_environment_has_other_programs_keep_memory_too():
+def test_what_the_environment_says_of_memory_wins():
     assert _faults(**KEEP_MEMORY)[2] < 1_000
-
-
-@_on_glibc
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("MALLOC_MMAP_THRESHOLD_", "65536"),
-        ("MALLOC_TRIM_THRESHOLD_", "65536"),
-        ("GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=65536"),
-    ],
-)
-def test_memory_is_given_back_where_the_environment_says_so(name, value):
-    kept, before, behind = _faults(machine.__file__, **{name: value})
+    kept, before, behind = _faults(machine.__file__, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=65536")
     assert kept == "False"
     assert behind > 0.9 * before > 9_000

@@ -18,7 +18,7 @@ from convnext_ablation.cli import main as cli
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.recipes import read_recipe, recipe_names, recipe_path
+from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 from convnext_ablation.training.splits import open_split
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -32,6 +32,10 @@ def test_every_recipe_is_listed_and_valid():
     assert recipe_names() == sorted(NAMES)
     for name in NAMES:
         TrainingArguments(**read_recipe(name))
+        header = recipe_path(name).read_text().partition("\n\n")[0]
+        for part in ("Command", "timm's own", "Models", "Data", "Hardware", "Time", "Accuracy"):
+            assert f"\n# {part}  " in header
+        assert f"recipes {name} --path" in header
 
 
 @pytest.mark.parametrize(
@@ -46,9 +50,7 @@ def test_every_recipe_is_listed_and_valid():
 )
 def test_each_stage_is_pre_trained_as_reported(stage, batch_size, lr, epochs, warmup_epochs, drop_path):
     recipe = read_recipe(f"in1k_112_as_reported_{stage}")
-    assert recipe["model"] == stage
-    assert recipe["batch_size"] == batch_size
-    assert recipe["lr"] == lr
+    assert (recipe["model"], recipe["batch_size"], recipe["lr"]) == (stage, batch_size, lr)
     assert (recipe["epochs"], recipe["warmup_epochs"]) == (epochs, warmup_epochs)
     assert recipe["drop_path"] == drop_path
     assert recipe.get("model_kwargs") == ({"uniform_drop_path": True} if stage == "model_v" else None)
@@ -72,14 +74,6 @@ def test_fine_tuning_differs_only_in_size_and_classes(name):
     assert recipe.pop("num_classes") == (200 if name.startswith("cub") else 120)
     other = read_recipe("cub200_224")
     assert recipe == {key: other[key] for key in other.keys() - {"input_size", "num_classes"}}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_opens_with_command_hardware_time_and_accuracy(name):
-    header = recipe_path(name).read_text().partition("\n\n")[0]
-    for part in ("Command", "timm's own", "Models", "Data", "Hardware", "Time", "Accuracy"):
-        assert f"\n# {part}  " in header
-    assert f"recipes {name} --path" in header
 
 
 @pytest.mark.parametrize(
@@ -109,10 +103,10 @@ def transform_of(name: str, tmp_path, training: bool):
     images = open_split(arguments, "train")
     config = resolve_data_config(arguments.preprocessing())
     if training:
-        dataset = TrainingImages(images, 1, 0, 0, 1, "")
+        dataset = TrainingImages(images, 1, 0, 0, 1)
         training_loader(dataset, arguments, config, 1, torch.device("cpu"))
     else:
-        dataset = EvaluatedImages(images, 0, 1, "")
+        dataset = EvaluatedImages(images, 0, 1)
         evaluation_loader(dataset, arguments, config, torch.device("cpu"))
     return lambda pixels: np.asarray(dataset.transform(Image.fromarray(pixels))).transpose(1, 2, 0)
 
@@ -123,10 +117,9 @@ def squashed(size: int) -> np.ndarray:
     return np.stack([x % 256, y % 256, x // 256 + 2 * (y // 256)], axis=-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", ["cub200_224", "cub200_448"])
-def test_fine_tuning_crops_anywhere_and_flips_half_without_resampling(name, tmp_path):
-    size = FINE_TUNING[name]
-    pixels, transform = squashed(size * 8 // 7), transform_of(name, tmp_path, training=True)
+def test_fine_tuning_crops_anywhere_and_flips_half_without_resampling(tmp_path):
+    size = 224
+    pixels, transform = squashed(size * 8 // 7), transform_of("cub200_224", tmp_path, training=True)
     random.seed(0)
     torch.manual_seed(0)
     corners, flips = [], 0
@@ -168,22 +161,8 @@ def test_the_command_prints_a_recipe_or_where_it_is(capsys):
     assert cli.main(["recipes", "in1k_112"]) == 0
     printed = capsys.readouterr().out
     assert cli.main(["recipes", "in1k_112", "--path"]) == 0
-    path = Path(capsys.readouterr().out.strip())
-    assert path.is_absolute()
-    assert path.read_text() == printed
+    assert Path(capsys.readouterr().out.strip()).read_text() == printed
     assert yaml.safe_load(printed) == read_recipe("in1k_112")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["in1k_122"], "unknown recipe 'in1k_122'; did you mean 'in1k_112'?"),
-        (["../setup.cfg", "--path"], "unknown recipe '../setup.cfg'; known: cub200_224"),
-        (["--path"], "--path needs the name of a recipe"),
-    ],
-)
-def test_a_recipe_that_is_not_there_is_one_line(capsys, arguments, message):
-    assert cli.main(["recipes", *arguments]) == 2
+    assert cli.main(["recipes", "in1k_122"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(f"convnext-ablation: error: {message}")
-    assert error.count("\n") == 1
+    assert error == "convnext-ablation: error: unknown recipe 'in1k_122'; did you mean 'in1k_112'?\n"

@@ -20,7 +20,7 @@ from timm_repo import FOLDER, STOCK, needs_timm_repo, run, stock
 
 import convnext_ablation  # noqa: F401  (registers the networks)
 from convnext_ablation import stock as stock_module
-from convnext_ablation.training.recipes import read_recipe, recipe_names, recipe_path
+from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 
 pytestmark = pytest.mark.xdist_group("stock")  # one process runs what several tests look at
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")

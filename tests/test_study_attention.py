@@ -18,7 +18,7 @@ from convnext_ablation.study.report.attention import attention
 from convnext_ablation.study.report.pictures import attention_maps
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.settings import read_recipe
 
 
 def save_network(folder, name, classes=4, size=64, **arguments):

@@ -32,7 +32,7 @@ from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_no
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.history import read_summary
 from convnext_ablation.training.loop import StoppedError, Trainer
-from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.settings import read_recipe
 
 ROOT = Path(__file__).parents[1]
 DESIGN = """

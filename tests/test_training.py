@@ -17,7 +17,7 @@ from convnext_ablation.training.checkpoints import BEST, load_checkpoint
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.evaluation import merge, predict
 from convnext_ablation.training.history import SUMMARY
-from convnext_ablation.training.logs import Watcher
+from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
 
@@ -34,24 +34,20 @@ def same_weights(one, other):
 
 @pytest.mark.parametrize(
     "changes",
-    [
-        {},
-        {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "drop": 0.1},
-        {"amp": True, "amp_dtype": "bfloat16", "channels_last": True, "opt_kwargs": {"fused": True}},
-    ],
+    [{}, {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "opt_kwargs": {"fused": True}}],
 )
 def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, tmp_path, changes):
-    settings = arguments(epochs=3, warmup_epochs=1, reprob=0.3, model="model_v_atto", **changes)
+    settings = arguments(epochs=3, warmup_epochs=1, reprob=0.3, drop=0.1, model="model_v_atto", **changes)
     undisturbed = Trainer(settings, tmp_path / "undisturbed")
     undisturbed.run()
 
-    class Interrupting(Watcher):
+    class Interrupting(Log):
         def epoch(self, epoch):
             if epoch.epoch == 1:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Trainer(settings, tmp_path / "interrupted", watcher=Interrupting()).run()
+        Trainer(settings, tmp_path / "interrupted", log=Interrupting()).run()
     torch.rand(5)  # another process would start from other random numbers
     resumed = Trainer(dataclasses.replace(settings, resume="auto"), tmp_path / "interrupted")
     assert [epoch.epoch for epoch in resumed.run()] == [0, 1, 2]
@@ -70,7 +66,7 @@ def test_another_seed_gives_other_weights(arguments, tmp_path):
 
 
 def test_a_run_learns_and_keeps_the_best_epoch(arguments, tmp_path):
-    trainer = Trainer(arguments(epochs=10, scale=(1.0, 1.0)), tmp_path)
+    trainer = Trainer(arguments(epochs=5, scale=(1.0, 1.0)), tmp_path)
     history = trainer.run()
     assert history[-1].train_loss < history[0].train_loss
     assert trainer.best.eval_top1 == max(epoch.eval_top1 for epoch in history) > 60.0
@@ -86,7 +82,7 @@ def test_a_run_learns_and_keeps_the_best_epoch(arguments, tmp_path):
 
 
 def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
-    settings = arguments(epochs=4, warmup_epochs=2, warmup_prefix=True, warmup_lr=0.0, lr=0.01)
+    settings = arguments(epochs=2, warmup_epochs=1, warmup_prefix=True, warmup_lr=0.0, lr=0.01)
     trainer = Trainer(settings, tmp_path)
     optimizer = create_optimizer_v2(torch.nn.Linear(1, 1), "sgd", lr=0.01)
     schedule, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(settings), updates_per_epoch=6)
@@ -99,12 +95,12 @@ def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
     step = trainer.optimizer.step
     trainer.optimizer.step = lambda: (used.append(trainer.optimizer.param_groups[0]["lr"]), step())
     trainer.run()
-    assert (epochs, used) == (6, expected)
+    assert (epochs, used) == (3, expected)
     assert used[0] == 0.0
     assert max(used) == 0.01
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 21, 64])
+@pytest.mark.parametrize("batch_size", [4, 21, 64])
 def test_evaluation_counts_every_image_once(arguments, tmp_path, batch_size):
     trainer = Trainer(arguments(validation_batch_size=batch_size, test_split="test"), tmp_path)
     trainer.model.train()

@@ -42,7 +42,7 @@ def pieces(monkeypatch):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("kernel", [(7, 3), (3, 5), (7, 7), (1, 7), (9, 9), (11, 11), (5, 13), (3, 15)])
+@pytest.mark.parametrize("kernel", [(7, 3), (3, 5), (7, 7), (11, 11), (3, 15)])
 def test_the_gradient_in_pieces_is_that_of_the_whole_kernel(kernel, memory_format):
     torch.manual_seed(0)
     height, width = kernel
@@ -55,7 +55,7 @@ def test_the_gradient_in_pieces_is_that_of_the_whole_kernel(kernel, memory_forma
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(7, 7), (14, 9), (56, 56)])
+@pytest.mark.parametrize("size", [(7, 7), (56, 56)])
 def test_outputs_are_the_same_and_gradients_equal_up_to_rounding(size, bias, pieces):
     fast = conv(bias=bias, channels=192)
     x = torch.randn(2, 192, *size).to(memory_format=torch.channels_last).requires_grad_()

@@ -1,4 +1,4 @@
-"""Runs of the real `train.py` that are killed or asked to stop, and go on."""
+"""Runs of the real `train.py` in two processes that are killed or asked to stop, and resume."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ import pytest
 import torch
 from conftest import ONE_THREAD
 
+from convnext_ablation.cli import train as train_command
 from convnext_ablation.training.checkpoints import LAST, load_checkpoint
 from convnext_ablation.training.history import SUMMARY
 
 pytestmark = pytest.mark.xdist_group("killed")  # one process makes the runs that are compared
 ROOT = Path(__file__).parents[1]
-# more by hand: KILLS=20 pytest tests/test_training_killed.py
-KILLS = int(os.environ.get("KILLS", "2"))
+# seconds after the first line of a run; more by hand: KILLS=20 pytest tests/test_training_killed.py
+MOMENTS = [random.Random(number).uniform(0.0, 1.0) for number in range(int(os.environ.get("KILLS", "1")))]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
 
@@ -34,18 +35,17 @@ class Run:
         self.arguments += ["--epochs", "4", "--mixup", "0.2", "--reprob", "0.3", "--model-ema"]
         self.arguments += ["--output", str(folder), "--experiment", "run", "--log-interval", "1"]
 
-    def start(self, *more: str, torchrun: bool = False) -> subprocess.Popen[str]:
-        command = [sys.executable, *(TORCHRUN if torchrun else []), *self.arguments, *more]
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        command = [sys.executable, *TORCHRUN, *self.arguments, *more]
         environment = {**ONE_THREAD, "PYTHONUNBUFFERED": "1"}
         return subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         )
 
-    def finish(self, *more: str, torchrun: bool = False) -> str:
-        process = self.start(*more, torchrun=torchrun)
+    def finish(self, *more: str) -> None:
+        process = self.start(*more)
         output = process.communicate(timeout=300)[0]
         assert process.returncode == 0, output
-        return output
 
     def state(self):
         state = load_checkpoint(self.folder / LAST)
@@ -80,76 +80,41 @@ def wait_for(process: subprocess.Popen[str], words: str) -> None:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, image_folder, recipe_file):
     run = Run(tmp_path_factory.mktemp("undisturbed"), image_folder, recipe_file)
-    run.finish(torchrun=True)
-    return run
-
-
-def test_two_processes_killed_at_any_moment_end_with_the_weights_of_an_undisturbed_run(
-    undisturbed, tmp_path, image_folder, recipe_file
-):
-    run = Run(tmp_path, image_folder, recipe_file)
-    moments = random.Random(0)
-    go_on = ("--resume", "auto", "--recovery-interval", "2")
-    for _ in range(KILLS):
-        process = run.start(*go_on, torchrun=True)
-        wait_for(process, "epoch")
-        time.sleep(moments.uniform(0.0, 2.0))
-        process.kill()  # torchrun alone: its processes must end by themselves
-        process.wait()
-        process.stdout.close()
-    run.finish(*go_on, torchrun=True)
-    assert_same(run, undisturbed)
-    assert not list(run.folder.glob("recovery-*"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed_alone(tmp_path_factory, image_folder, recipe_file):
-    run = Run(tmp_path_factory.mktemp("undisturbed_alone"), image_folder, recipe_file)
     run.finish()
     return run
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_asked_to_stop_saves_and_says_how_to_go_on(
-    undisturbed_alone, tmp_path, image_folder, recipe_file, how
+def test_two_processes_killed_or_stopped_at_any_moment_end_with_the_weights_of_an_undisturbed_run(
+    undisturbed, tmp_path, image_folder, recipe_file
 ):
     run = Run(tmp_path, image_folder, recipe_file)
-    process = run.start()
-    wait_for(process, "epoch 1 [")
-    process.send_signal(how)
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 128 + how
-    assert "resume with the same command and --resume auto" in output
-    assert "Traceback" not in output
-    assert len(list(run.folder.glob("recovery-1-*.pth.tar"))) == 1
-
-    assert "resumed from" in run.finish("--resume", "auto")
-    assert_same(run, undisturbed_alone)
-    assert (run.folder / SUMMARY).read_text().count("train_loss") == 1
-
-
-def test_torchrun_that_is_asked_to_stop_saves(undisturbed, tmp_path, image_folder, recipe_file):
-    run = Run(tmp_path, image_folder, recipe_file)
-    process = run.start(torchrun=True)
-    wait_for(process, "epoch 1 [")
+    resuming = ("--resume", "auto", "--recovery-interval", "2")
+    for seconds in MOMENTS:
+        process = run.start(*resuming)
+        wait_for(process, "] loss ")
+        time.sleep(seconds)
+        process.kill()  # torchrun alone: its processes must end by themselves
+        process.wait()
+        process.stdout.close()
+    process = run.start(*resuming)
+    wait_for(process, "] loss ")
     process.terminate()
     output = process.communicate(timeout=60)[0]
     assert "resume with the same command and --resume auto" in output
-    run.finish("--resume", "auto", torchrun=True)
+    run.finish(*resuming)
     assert_same(run, undisturbed)
+    assert not list(run.folder.glob("recovery-*"))
 
 
-def test_a_run_of_other_processes_is_not_resumed(undisturbed):
-    process = undisturbed.start("--resume", "auto", "--epochs", "5")
-    output = process.communicate(timeout=60)[0]
-    assert process.returncode == 2
-    assert "was written by 2 processes, and now there are 1; start 2" in output
+def test_a_run_of_other_processes_is_not_resumed(undisturbed, capsys):
+    assert train_command.main([*undisturbed.arguments[1:], "--resume", "auto", "--epochs", "5"]) == 2
+    assert "was written by 2 processes, and now there are 1; start 2" in capsys.readouterr().err
 
 
 def test_a_process_that_dies_brings_the_run_down_with_its_own_error(tmp_path, image_folder, recipe_file):
     run = Run(tmp_path, image_folder, recipe_file)
     start = time.monotonic()
-    process = run.start(torchrun=True)
+    process = run.start()
     wait_for(process, "epoch 0 [")
     _kill_one_worker(process.pid)
     output = process.communicate(timeout=90)[0]

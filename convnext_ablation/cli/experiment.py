@@ -25,7 +25,7 @@ from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.store import read_content
 from convnext_ablation.study.tuning import check_seeds, parse_tuning
 from convnext_ablation.training.distributed import check_device
-from convnext_ablation.training.recipes import read_recipe
+from convnext_ablation.training.settings import read_recipe
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:

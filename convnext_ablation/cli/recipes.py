@@ -6,7 +6,7 @@ import argparse
 
 from convnext_ablation.console import table
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.recipes import read_recipe, recipe_names, recipe_path
+from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -11,9 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 import torch.distributed as dist
-from timm.models import get_arch_pretrained_cfgs
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import (
@@ -24,9 +23,9 @@ from convnext_ablation.training.distributed import (
     prepare_torch,
     start_processes,
 )
-from convnext_ablation.training.logs import Logs, Watcher
+from convnext_ablation.training.logs import Log, start_wandb
 from convnext_ablation.training.loop import StoppedError, Trainer
-from convnext_ablation.training.parser import parse_arguments
+from convnext_ablation.training.settings import parse_arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,41 +68,26 @@ def _lost_others(error: RuntimeError) -> bool:
 
 def _train(arguments: TrainingArguments) -> int:
     for module in arguments.device_modules or ():
-        _import(module)
+        with in_one_line(f"--device-modules {module}: can't be imported"):
+            importlib.import_module(module)
     processes = start_processes(arguments.device)
     prepare_torch(processes.device)
     folder = _run_folder(arguments, processes)
-    logs = Logs(arguments, folder) if processes.is_first else None
-    watcher = logs or Watcher()
-    try:
-        with StopRequest() as stop:
-            trainer: Trainer = processes.together(
-                lambda: Trainer(arguments, folder, processes, watcher, stop)
-            )
-            watcher.line(_introduced(trainer))
-            try:
-                trainer.run()
-            except StoppedError as stopped:
-                if processes.is_first:
-                    _say_how_to_go_on(stopped, trainer)
-                return 128 + stop.signal
-            finally:
-                if processes.is_first:
-                    trainer.list_unreadable()
-            trainer.test()
-        watcher.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
-        watcher.line(f"--result\n{_results(trainer)}")
-    finally:
-        if logs is not None:
-            logs.close()
+    wandb = start_wandb(arguments, folder) if arguments.log_wandb and processes.is_first else None
+    log = Log(quiet=not processes.is_first, wandb=wandb)
+    with log.progress, StopRequest() as stop:
+        trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
+        log.line(_introduced(trainer))
+        try:
+            trainer.run()
+        except StoppedError as stopped:
+            if processes.is_first:
+                _say_how_to_resume(stopped, trainer)
+            return 128 + stop.signal
+        trainer.test()
+    log.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
+    log.line(f"--result\n{_results(trainer)}")
     return 0
-
-
-def _import(module: str) -> None:
-    try:
-        importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(f"--device-modules {module}: can't be imported: {error}") from error
 
 
 def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
@@ -112,28 +96,22 @@ def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
     if not name:
         if arguments.resume == "auto":
             raise UserError("--resume auto needs the name of the run's folder; give --experiment")
-        size = arguments.input_size[-1] if arguments.input_size else arguments.img_size
-        if size is None:
-            tagged = get_arch_pretrained_cfgs(arguments.model)  # not those of one's own releases
-            config = tagged.get(arguments.model) or next(iter(tagged.values()), None)
-            size = config.input_size[-1] if config else 224
         model = arguments.model.replace("/", "_").replace(":", "_")
-        name = processes.gather(f"{datetime.now():%Y%m%d-%H%M%S}-{model}-{size}")[0]
+        name = processes.gather(f"{datetime.now():%Y%m%d-%H%M%S}-{model}")[0]
     return Path(arguments.output or "output/train") / name
 
 
 def _introduced(trainer: Trainer) -> str:
     arguments, processes = trainer.arguments, trainer.processes
-    updates = arguments.batch_size * processes.world_size * arguments.grad_accum_steps
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     return (
         f"{arguments.model}, {parameters:,} parameters, {trainer.classes} classes; {trainer.epochs} epochs "
-        f"of {trainer.steps} batches, {updates} images an update, learning rate {arguments.lr:g}; "
-        f"{processes.world_size} x {processes.device.type}; files go to {trainer.folder}"
+        f"of {trainer.steps} batches, {trainer.images_an_update} images an update, learning rate "
+        f"{arguments.lr:g}; {processes.world_size} x {processes.device.type}; files go to {trainer.folder}"
     )
 
 
-def _say_how_to_go_on(stopped: StoppedError, trainer: Trainer) -> None:
+def _say_how_to_resume(stopped: StoppedError, trainer: Trainer) -> None:
     name = "" if trainer.arguments.experiment else f" --experiment {trainer.folder.name}"
     print(
         f"{stopped}, saved {stopped.checkpoint}; resume with the same command and{name} --resume auto",

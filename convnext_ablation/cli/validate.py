@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,12 @@ from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.distributed import prepare_torch, start_processes
-from convnext_ablation.training.parser import read_command_line
+from convnext_ablation.training.settings import read_command_line
 from convnext_ablation.training.validation import (
     TIMM_ONLY,
     VALIDATION_ARGUMENTS,
     Validation,
     ValidationArguments,
-    checkpoints_in,
 )
 
 _EVALUATES = "Evaluates weights as timm's validate.py does, each image exactly once."
@@ -40,32 +38,21 @@ def _parse(argv: Sequence[str] | None) -> ValidationArguments:
 def _validate(arguments: ValidationArguments) -> int:
     processes = start_processes(arguments.run.device)
     prepare_torch(processes.device)
-    results = []
-    for checkpoint in checkpoints_in(arguments.checkpoint):
-        validation: Validation = processes.together(
-            partial(Validation, replace(arguments, checkpoint=checkpoint), processes)
-        )
-        with Progress("evaluating", quiet=not processes.is_first, lines=False) as progress:
-            validation.evaluate(progress.move, optimize_for_inference)
-        if processes.is_first:
-            _print(validation)
-        result = validation.result()
-        if checkpoint != arguments.checkpoint:
-            result["checkpoint"] = checkpoint
-        results.append(result)
+    validation: Validation = processes.together(partial(Validation, arguments, processes))
+    with Progress("evaluating", quiet=not processes.is_first, lines=False) as progress:
+        validation.evaluate(progress.move, optimize_for_inference)
     if processes.is_first:
-        results.sort(key=lambda result: -result["top1"])
+        _print(validation)
+        result = validation.result()
         if arguments.results_file:
-            _write(Path(arguments.results_file), results, arguments.results_format)
-        print(f"--result\n{_json(results)}")
+            _write(Path(arguments.results_file), result, arguments.results_format)
+        print(f"--result\n{json.dumps(result, indent=4)}")
     return 0
 
 
 def _print(validation: Validation) -> None:
     if validation.taken:
         print(f"as in the run of {validation.arguments.checkpoint}: {', '.join(validation.taken)}")
-    for image in validation.unreadable:
-        print(f"left out, can't be decoded: {image}")
     every, kept = validation.predictions, validation.kept
     print(
         f"{validation.run.model}: top-1 {every.top1:.3f} %, top-5 {every.top5_accuracy:.3f} %, "
@@ -80,12 +67,8 @@ def _print(validation: Validation) -> None:
         print(table(["", "all", "without excluded"], rows))
 
 
-def _write(path: Path, results: list[dict[str, Any]], form: str) -> None:
+def _write(path: Path, result: Mapping[str, Any], form: str) -> None:
     if form == "json":
-        write_text(path, _json(results))
+        write_text(path, json.dumps(result, indent=4))
     else:
-        write_csv(path, list(results[0]), [list(result.values()) for result in results])
-
-
-def _json(results: Sequence[Mapping[str, Any]]) -> str:
-    return json.dumps(results if len(results) > 1 else results[0], indent=4)
+        write_csv(path, list(result), [list(result.values())])

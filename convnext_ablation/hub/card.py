@@ -17,7 +17,7 @@ from convnext_ablation.models import zoo
 from convnext_ablation.models.components import FAMILIES
 from convnext_ablation.page import render
 from convnext_ablation.training.arguments import ARGUMENTS
-from convnext_ablation.training.recipes import TIMM_ONLY
+from convnext_ablation.training.settings import TIMM_ONLY
 
 __all__ = ["Sibling", "model_card", "recipe_of"]
 

@@ -206,9 +206,7 @@ def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
     there: dict[str, Images] = {}
     for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
         with suppress(UserError):  # there is no such split any more
-            opened = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
-            if isinstance(opened, Images):
-                there[split] = opened
+            there[split] = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
     classes = next((tuple(images.classes) for images in there.values()), ())
     if arguments.num_classes is not None and len(classes) != arguments.num_classes:
         classes = ()

@@ -17,7 +17,7 @@ from convnext_ablation.models import zoo
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.images import Images, UnreadableImages
+from convnext_ablation.training.images import Images
 from convnext_ablation.training.splits import open_split
 from convnext_ablation.weights import Release, find_release, place_from_environment, read_release
 from convnext_ablation.weights.release import FOLDER_VARIABLE, HUB, HUB_VARIABLE
@@ -64,8 +64,6 @@ def differences(
     """
     weights = release.weights()
     images = open_split(arguments, claim["split"])
-    if not isinstance(images, Images):
-        raise UserError(f"{arguments.data_dir}: its images can't be counted")
     found = _other_data(release, claim, images, Path(str(arguments.data_dir)))
     if found:
         return len(images), found
@@ -82,7 +80,6 @@ def differences(
         arguments,
         resolve_data_config({}, pretrained_cfg=release.pretrained_cfg()),
         processes,
-        UnreadableImages(0),
         on_progress=on_progress,
     )
     pairs = (("top-1", claim["top1"], predictions.top1), ("top-5", claim["top5"], predictions.top5_accuracy))

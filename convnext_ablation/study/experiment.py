@@ -15,7 +15,7 @@ from typing import Any
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Design, Point
 from convnext_ablation.study.pretrained import Weights
-from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
 TEST_SPLIT = "test"
 # of the runs that a learning rate is chosen by; no seed of a study's own runs
@@ -74,7 +74,7 @@ class Run:
     @cached_property
     def identity(self) -> str:
         """SHA-256 of everything that determines the result."""
-        arguments = self.arguments.to_dict()
+        arguments = {**RETIRED, **self.arguments.to_dict()}
         determining: dict[str, Any] = {
             "arguments": {name: arguments[name] for name in arguments if name not in _NOT_IDENTITY},
             "components": asdict(self.point.components),

@@ -34,7 +34,6 @@ _NOT_TIMMS = (
     "output",
     "experiment",
     "test_split",
-    "skip_bad_images",
     "checkpoint_hist",
 )
 

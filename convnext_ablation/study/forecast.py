@@ -23,7 +23,6 @@ from convnext_ablation.study.stats.effects import BoolArray
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter
 from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.parts import memory_format
 from convnext_ablation.training.predictions import Predictions
@@ -218,10 +217,8 @@ class _Stepper:
         return (time.perf_counter() - start) / loaded
 
     def _batches(self) -> Any:
-        trainer = self.trainer
-        if isinstance(trainer.train_images, TrainingImages):
-            trainer.train_images.start_at(0, 0)
-        return trainer.train_batches
+        self.trainer.train_images.start_at(0, 0)
+        return self.trainer.train_batches
 
     def _step(self, batch: int) -> float:
         trainer = self.trainer

@@ -1,7 +1,7 @@
 """What determines a training run, under the names, types and defaults of timm's `train.py`.
 
 `TrainingArguments` has every argument of that script which image classification uses, and a few of ours;
-`recipes.py` has the others.
+`settings.py` has the others.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, Literal
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError
 
-DATASET_HELP = "data set as timm names it, e.g. hfds/NAME or torch/cifar100; '' is an image folder"
-
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
 _device = partial(option, group="Device and processes")
@@ -29,30 +27,19 @@ _run = partial(option, group="Run and output")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments:
-    """The arguments of a run.
-
-    Values are checked when the object is made. A list becomes a tuple where a tuple is meant, and a whole
-    number a float.
-    """
+    """The arguments of a run, checked when it is made; a list becomes a tuple, a whole number a float."""
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
-    dataset: str = _data("", DATASET_HELP)
+    dataset: str = _data("", "e.g. hfds/NAME or torch/cifar100; '' is a folder of images")
     train_split: str = _data("train", "split to train on")
     val_split: str = _data("validation", "split that the best epoch is picked on; '' for none")
-    test_split: str | None = _data(
-        None, "split that the best epoch's weights are tested on, once, at the end"
-    )
-    train_num_samples: int | None = _data(None, "images in the training split of an iterable data set")
-    val_num_samples: int | None = _data(None, "images in the validation split of an iterable data set")
-    dataset_download: bool = _data(False, "let torch/ and tfds/ data sets download themselves")
+    test_split: str | None = _data(None, "split that the best epoch is tested on, once, at the end")
+    dataset_download: bool = _data(False, "let torch/ data sets download themselves")
     class_map: str = _data("", "file that maps class names to numbers")
-    input_img_mode: str | None = _data(
-        None, "PIL mode that images are converted to; by default from in_chans"
-    )
+    input_img_mode: str | None = _data(None, "PIL mode of the images; by default from in_chans")
     input_key: str | None = _data(None, "name of the images' column")
     target_key: str | None = _data(None, "name of the labels' column")
     dataset_trust_remote_code: bool = _data(False, "let hfds/ data sets run code of their repository")
-    skip_bad_images: int = _data(0, "continue with up to so many images that can't be decoded, and list them")
 
     model: str = _model("resnet50", "name of the network")
     pretrained: bool = _model(False, "start from pretrained weights")
@@ -78,25 +65,19 @@ class TrainingArguments:
     model_kwargs: Mapping[str, Any] = _model({}, "arguments of the network, e.g. inverted=True kernel_size=7")
     head_init_scale: float | None = _model(None, "factor on the classifier's first weights")
     head_init_bias: float | None = _model(None, "first value of the classifier's bias")
-    torchcompile: str | None = _model(
-        None, "compile the network with this backend (inductor if none is named)"
-    )
+    torchcompile: str | None = _model(None, "compile with this backend (inductor if none is named)")
     torchcompile_mode: str | None = _model(None, "mode of torch.compile")
 
     device: str = _device("cuda", "device to train on: cuda, cpu")
     amp: bool = _device(False, "automatic mixed precision")
     amp_dtype: Literal["float16", "bfloat16"] = _device("float16", "lower precision of it")
     model_dtype: Literal["float32", "float16", "bfloat16"] | None = _device(None, "type of the weights")
-    no_ddp_bb: bool = _device(
-        False, "don't send the first process's BatchNorm statistics to all at each step"
-    )
+    no_ddp_bb: bool = _device(False, "keep each process's own BatchNorm statistics within an epoch")
     device_modules: tuple[str, ...] | None = _device(None, "Python modules to import first")
     workers: int = _device(4, "processes that load data, for each process that trains")
     pin_mem: bool = _device(False, "pin memory for faster transfer to a GPU")
     sync_bn: bool = _device(False, "BatchNorm over the batches of all processes (GPUs only)")
-    dist_bn: Literal["reduce", "broadcast", ""] = _device(
-        "reduce", "BatchNorm statistics after an epoch: average over the processes, or the first one's"
-    )
+    dist_bn: Literal["reduce", "broadcast", ""] = _device("reduce", "how they share them after an epoch")
 
     opt: str = _optimizer("sgd", "optimizer; sgd is Nesterov's, momentum the plain one")
     opt_eps: float | None = _optimizer(None, "its epsilon")
@@ -105,9 +86,7 @@ class TrainingArguments:
     weight_decay: float = _optimizer(2e-5, "weight decay, on all parameters but norms and biases")
     clip_grad: float | None = _optimizer(None, "bound on the gradients")
     clip_mode: Literal["norm", "value", "agc"] = _optimizer("norm", "what is bounded")
-    layer_decay: float | None = _optimizer(
-        None, "factor on the learning rate from each layer to the one below"
-    )
+    layer_decay: float | None = _optimizer(None, "learning rate's factor from each layer to the one below")
     layer_decay_min_scale: float = _optimizer(0.0, "bound of that factor from below")
     layer_decay_no_opt_scale: float | None = _optimizer(None, "factor below which a layer isn't trained")
     opt_kwargs: Mapping[str, Any] = _optimizer({}, "further ones, e.g. filter_bias_and_bn=False fused=True")
@@ -117,12 +96,8 @@ class TrainingArguments:
     lr: float | None = _schedule(None, "learning rate; from lr_base if not given")
     lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size")
     lr_base_size: int = _schedule(256, "see lr_base")
-    lr_base_scale: Literal["linear", "sqrt", ""] = _schedule(
-        "", "how it grows with the global batch; by default sqrt for Adam's kin, else linear"
-    )
-    lr_noise: tuple[float, ...] | None = _schedule(
-        None, "epochs, as shares of all, between which it is noisy"
-    )
+    lr_base_scale: Literal["linear", "sqrt", ""] = _schedule("", "growth with the batch; Adam's kin: sqrt")
+    lr_noise: tuple[float, ...] | None = _schedule(None, "shares of all epochs between which it is noisy")
     lr_noise_pct: float = _schedule(0.67, "bound of the noise")
     lr_noise_std: float = _schedule(1.0, "deviation of the noise")
     lr_cycle_mul: float = _schedule(1.0, "factor on the length of each cycle")
@@ -182,13 +157,12 @@ class TrainingArguments:
     recovery_interval: int = _run(0, "updates between two checkpoints within an epoch; 0 for none")
     checkpoint_hist: int = _run(10, "checkpoints of the best epochs to keep; 0 for none")
     output: str = _run("", "folder of the experiments (output/train if not given)")
-    experiment: str = _run("", "name of the run's folder; from time, network and size if not given")
+    experiment: str = _run("", "name of the run's folder; from time and network if not given")
     eval_metric: Literal["top1", "top5", "loss"] = _run("top1", "what the best epoch is picked by")
     log_wandb: bool = _run(False, "log to Weights & Biases")
     wandb_project: str | None = _run(None, "project there")
     wandb_tags: tuple[str, ...] = _run((), "tags there")
     wandb_resume_id: str = _run("", "run there that is resumed")
-    log_tensorboard: bool = _run(False, "log to TensorBoard, in the run's folder")
 
     def __post_init__(self) -> None:
         """Checks types and ranges."""
@@ -200,8 +174,7 @@ class TrainingArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} is {value}; it must be at least {least}")
-        for name in ("lr", "lr_base"):
-            value = getattr(self, name)
+        for name, value in (("lr", self.lr), ("lr_base", self.lr_base)):
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UserError(f"{name} is {value}; it must be above 0")
         if self.input_size is not None and len(self.input_size) != 3:
@@ -227,11 +200,7 @@ class TrainingArguments:
         return self.input_size[0] if self.input_size else 3
 
     def learning_rate(self, global_batch: int) -> float:
-        """The learning rate, by timm's rule from `lr_base` if `lr` isn't given.
-
-        Args:
-            global_batch: Images of one update: batch size x processes x batches added up.
-        """
+        """The learning rate; if none is given, timm's rule makes it of the images of an update."""
         if self.lr:
             return self.lr
         scale = self.lr_base_scale
@@ -251,6 +220,10 @@ class TrainingArguments:
 
 
 ARGUMENTS = options_of(TrainingArguments)
+# of earlier versions, in the files and identities of their runs
+RETIRED: Mapping[str, Any] = {
+    "log_tensorboard": False, "skip_bad_images": 0, "train_num_samples": None, "val_num_samples": None,
+}  # fmt: skip
 # those that say how an image is made ready for the network
 PREPROCESSING = (
     "img_size", "input_size", "mean", "std", "crop_pct", "crop_mode", "interpolation", "in_chans",
@@ -258,7 +231,7 @@ PREPROCESSING = (
 # where nothing may fall below
 _AT_LEAST_1 = "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval".split()
 _AT_LEAST_0 = (
-    "num_classes workers recovery_interval checkpoint_hist skip_bad_images seed weight_decay smoothing "
+    "num_classes workers recovery_interval checkpoint_hist seed weight_decay smoothing "
     "warmup_epochs start_epoch"
 ).split()
 _LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), **dict.fromkeys(_AT_LEAST_0, 0)}

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from timm.models import clean_state_dict
-from torch import nn
 
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
@@ -61,7 +60,7 @@ def without_optimizer(path: Path) -> None:
     save_checkpoint(path, state)
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
+def _newest_checkpoint(folder: Path) -> Path | None:
     """The checkpoint that an interrupted run resumes from, None if there is none."""
     recoveries, last = _recoveries(folder), folder / LAST
     if not recoveries:
@@ -80,21 +79,18 @@ def recovery_path(folder: Path, epoch: int, step: int) -> Path:
 
 def remove_recoveries(folder: Path, but: Path | None = None) -> None:
     """Removes the checkpoints within epochs, but one of them."""
-    for path in _recoveries(folder).values():
-        if path != but:
-            path.unlink(missing_ok=True)
+    for path in set(_recoveries(folder).values()) - {but}:
+        path.unlink(missing_ok=True)
 
 
 def _recoveries(folder: Path) -> dict[tuple[int, int], Path]:
     """The checkpoints within epochs, by epoch and batch."""
-    return {
-        (int(match[1]), int(match[2])): path
-        for path in folder.glob(_RECOVERY.format("*", "*"))
-        if (match := re.fullmatch(_RECOVERY.format(r"(\d+)", r"(\d+)"), path.name))
-    }
+    named = re.compile(_RECOVERY.format(r"(\d+)", r"(\d+)"))
+    found = [(named.fullmatch(path.name), path) for path in folder.glob(_RECOVERY.format("*", "*"))]
+    return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
 
-def bring_along(path: Path, folder: Path, best: int | None) -> None:
+def _bring_along(path: Path, folder: Path, best: int | None) -> None:
     """Copies what a run needs that resumes in `folder` from `path`: the last epoch and the best weights."""
     folder.mkdir(parents=True, exist_ok=True)
     if path.name != LAST and not path.name.startswith(_RECOVERY.partition("-")[0]):
@@ -112,10 +108,8 @@ def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
     """Keeps the checkpoints of some epochs; that of the last one, `last.pth.tar`, gets its name as well."""
     if last_epoch in kept:
         copy_whole(folder / LAST, folder / _EPOCH.format(last_epoch))
-    for path in folder.glob(_EPOCH.format("*")):
-        match = re.fullmatch(_EPOCH.format(r"(\d+)"), path.name)
-        if match and int(match[1]) <= last_epoch and int(match[1]) not in kept:
-            path.unlink(missing_ok=True)
+    for epoch in set(range(last_epoch + 1)).difference(kept):
+        (folder / _EPOCH.format(epoch)).unlink(missing_ok=True)
 
 
 def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None) -> dict[str, Any]:
@@ -130,6 +124,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
         losses: Of those batches.
     """
     losses = losses or Losses(run.processes)
+    on_cpu = {name: buffer.cpu() for name, buffer in _buffers(run).items()}
     state = {
         "epoch": epoch,
         "arch": run.arguments.model,
@@ -140,10 +135,10 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
         OURS: {
             "history": [asdict(past) for past in run.history],
             "step": step,
-            "losses": list(losses.total),
+            "losses": [losses.total, losses.count],
             "seconds": losses.seconds,
             "world_size": run.processes.world_size,
-            "buffers": run.processes.gather(_buffers(run)) if run.processes.world_size > 1 else [],
+            "buffers": run.processes.gather(on_cpu) if run.processes.world_size > 1 else [],
         },
     }
     metric = run.history[-1].metric(run.metric) if run.history else None
@@ -159,10 +154,9 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
 def resume(run: Parts) -> tuple[int, int, Losses]:
     """Puts the state that the arguments ask for into a run; returns epoch, batch and losses to resume."""
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
+    path = Path(arguments.resume) if arguments.resume else None
     if arguments.resume == "auto":
-        path = newest_checkpoint(folder)
-    else:
-        path = Path(arguments.resume) if arguments.resume else None
+        path = _newest_checkpoint(folder)
     if path is None:
         if not arguments.resume and any((folder / name).is_file() for name in (LAST, SUMMARY)):
             raise UserError(
@@ -175,7 +169,9 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
     _check_fits(run, path, state)
     _load(run, path, state)
     if ours.get("buffers"):
-        _load_buffers(run, ours["buffers"][run.processes.rank])
+        saved = ours["buffers"][run.processes.rank]
+        for name, buffer in _buffers(run).items():
+            buffer.copy_(saved.get(name, buffer))
     epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
     step = int(ours.get("step", 0))
     if arguments.start_epoch is not None:
@@ -186,8 +182,8 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
     run.processes.any(False)  # all have read before one writes
     if run.processes.is_first and ours and path != folder / LAST:
         best = best_of(run.history, run.metric, arguments.decreasing_metric)
-        bring_along(path, folder, best.epoch if best else None)
-    run.watcher.line(f"resumed from {path}: epoch {epoch}, batch {step}")
+        _bring_along(path, folder, best.epoch if best else None)
+    run.log.line(f"resumed from {path}: epoch {epoch}, batch {step}")
     return epoch, step, losses
 
 
@@ -213,7 +209,7 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
         old = saved.get(name, value)
         old = list(old) if isinstance(old, tuple) else old
         if old != value and name not in _MAY_CHANGE:
-            run.watcher.line(f"{name} was {old} and is {value} now")
+            run.log.line(f"{name} was {old} and is {value} now")
 
 
 def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
@@ -228,25 +224,12 @@ def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
                 run.scaler.load_state_dict(state[run.scaler.state_dict_key])
 
 
-def _modules(run: Parts) -> dict[str, nn.Module]:
-    average = {"average": run.average.module} if run.average is not None else {}
-    return {"model": run.model, **average}
-
-
 def _buffers(run: Parts) -> dict[str, torch.Tensor]:
     """The buffers of a process's network and of its average."""
-    return {
-        f"{which}.{name}": buffer.cpu()
-        for which, module in _modules(run).items()
-        for name, buffer in module.named_buffers()
-    }
-
-
-def _load_buffers(run: Parts, saved: dict[str, torch.Tensor]) -> None:
-    for which, module in _modules(run).items():
-        for name, buffer in module.named_buffers():
-            if f"{which}.{name}" in saved:
-                buffer.copy_(saved[f"{which}.{name}"])
+    buffers = {f"model.{name}": buffer for name, buffer in run.model.named_buffers()}
+    if run.average is not None:
+        buffers |= {f"average.{name}": buffer for name, buffer in run.average.module.named_buffers()}
+    return buffers
 
 
 def _set_schedule(run: Parts, epoch: int, ours: dict[str, Any]) -> None:

@@ -27,21 +27,12 @@ class SharedError(UserError):
 
 @dataclass(frozen=True)
 class Processes:
-    """One of the processes that train together, and how it reaches the others.
-
-    Whatever is not a gradient goes over the CPU, so that a GPU never waits for it.
-
-    Attributes:
-        device: The device of this process.
-        rank: Its number, from 0.
-        world_size: How many there are.
-        group: The group that talks over the CPU; None where there is one process.
-    """
+    """One of the processes that train together, and how it reaches the others."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
-    group: Any = None
+    group: Any = None  # over the CPU, so that a GPU never waits for what isn't a gradient
 
     @property
     def is_first(self) -> bool:
@@ -69,11 +60,7 @@ class Processes:
         return values
 
     def together(self, make: Callable[[], Any]) -> Any:
-        """Makes something in every process, and raises in all what went wrong in any.
-
-        Raises:
-            SharedError: It could not be made.
-        """
+        """Makes something in every process, and raises `SharedError` in all of what went wrong in any."""
         made, wrong = None, None
         try:
             made = make()
@@ -86,11 +73,7 @@ class Processes:
 
 
 def start_processes(device: str) -> Processes:
-    """Joins the other processes of the run, if torchrun or Slurm started several.
-
-    Args:
-        device: Kind of device: ``cpu`` or ``cuda``, or one device such as ``cuda:1`` for a single process.
-    """
+    """Joins the other processes of the run, if torchrun or Slurm started several."""
     check_device(device)
     started = init_distributed_device_so(device=device)
     group = None
@@ -147,9 +130,6 @@ def seed_stream(*identity: object) -> None:
 
     Each image and each step starts from its own seed, so that a resumed run draws the same numbers as one
     that was never interrupted.
-
-    Args:
-        *identity: For example the run's seed, ``"image"``, the number of the epoch and that of the image.
     """
     digest = hashlib.sha256(repr(identity).encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
@@ -162,14 +142,10 @@ def seed_stream(*identity: object) -> None:
 
 
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a request to stop while entered; a second Ctrl-C stops at once.
-
-    Attributes:
-        signal: The signal that came, 0 for none.
-    """
+    """Turns Ctrl-C and SIGTERM into a request to stop while entered; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.signal = 0
+        self.signal = 0  # none came
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:

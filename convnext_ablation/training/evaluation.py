@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch import nn
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.images import UNREADABLE, EvaluatedImages, Images, UnreadableImages
+from convnext_ablation.training.images import EvaluatedImages, Images
 from convnext_ablation.training.loaders import evaluation_loader
-from convnext_ablation.training.parts import memory_format
+from convnext_ablation.training.parts import Precision, memory_format
 from convnext_ablation.training.predictions import Predictions
 
 
@@ -39,7 +39,7 @@ def predict(
     model: nn.Module,
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     memory_format: torch.memory_format = torch.contiguous_format,
-    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    precision: Precision = nullcontext,
     on_batch: Callable[[int, int], None] = lambda batch, images: None,
 ) -> Share:
     """Runs a network over one process's images in evaluation mode, in the precision of its weights.
@@ -59,7 +59,7 @@ def predict(
             with precision():
                 logits = model(images.contiguous(memory_format=memory_format)).float()
             probability, classes = logits.softmax(dim=1).topk(min(5, logits.shape[1]), dim=1)
-            losses = nn.functional.cross_entropy(logits, targets, reduction="none", ignore_index=UNREADABLE)
+            losses = nn.functional.cross_entropy(logits, targets, reduction="none")
             parts.append(tuple(each.cpu() for each in (targets, classes, probability[:, 0], losses)))
             on_batch(number, len(targets))
     finally:
@@ -84,30 +84,21 @@ def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
     whole = {}
     for name in _EMPTY:
         values = [part[name] for part in parts]
-        filled = np.empty((read, *values[0].shape[1:]), values[0].dtype)
+        whole[name] = np.empty((read, *values[0].shape[1:]), values[0].dtype)
         for rank, value in enumerate(values):
-            filled[rank :: len(parts)] = value if len(value) else filled[rank :: len(parts)]
-        whole[name] = filled
-    readable = whole["targets"] != UNREADABLE
-    if not readable.any():
-        raise UserError("no image of the split can be decoded")
-    return Predictions(
-        ids=np.array(ids, dtype=np.str_)[readable],
-        targets=whole["targets"][readable],
-        top5=whole["top5"][readable],
-        probability=whole["probability"][readable],
-        loss=float(whole["losses"][readable].mean(dtype=np.float64)),
-    )
+            if len(value):
+                whole[name][rank :: len(parts)] = value
+    loss = float(whole.pop("losses").mean(dtype=np.float64))
+    return Predictions(ids=np.array(ids, dtype=np.str_), **whole, loss=loss)
 
 
 def evaluate(
-    model: torch.nn.Module,
-    images: Any,
+    model: nn.Module,
+    images: Images,
     arguments: TrainingArguments,
     data_config: dict[str, Any],
     processes: Processes,
-    unreadable: UnreadableImages,
-    precision: Callable[[], Any] = nullcontext,
+    precision: Precision = nullcontext,
     on_progress: Callable[[int, int], None] = lambda images, of: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
@@ -115,44 +106,26 @@ def evaluate(
 
     Args:
         model: The network.
-        images: The split, as `open_split` gives it.
+        images: The split.
         arguments: Batch size, workers and memory format.
         data_config: How images are prepared, as `resolve_data_config` gives it.
         processes: This process and the others.
-        unreadable: Collects images that can't be decoded.
         precision: Context that the network runs in.
         on_progress: Called with the images done by this process, and its images in all.
         should_stop: Whether to give up, asked after each batch; it then raises `EvaluationStoppedError`.
     """
-    if isinstance(images, Images):
-        dataset = EvaluatedImages(images, processes.rank, processes.world_size, unreadable.path)
-    elif processes.world_size > 1:
-        raise UserError(
-            "an iterable data set can't be counted exactly by several processes; evaluate with one"
-        )
-    else:
-        dataset = images
-    done, of = 0, len(dataset)
+    dataset = EvaluatedImages(images, processes.rank, processes.world_size)
     batch_size = arguments.validation_batch_size or arguments.batch_size
-    common = -(-(of if processes.world_size == 1 else len(images) // processes.world_size) // batch_size)
+    common = -(-(len(images) // processes.world_size) // batch_size)
+    done = 0
 
     def counted(number: int, batch: int) -> None:
         nonlocal done
         done += batch
-        unreadable.check()
-        on_progress(done, of)
+        on_progress(done, len(dataset))
         if number < common and processes.any(should_stop()):  # some processes have one batch more
             raise EvaluationStoppedError
 
-    part = predict(
-        model,
-        evaluation_loader(dataset, arguments, data_config, processes.device),
-        memory_format(arguments),
-        precision,
-        counted,
-    )
-    unreadable.check()
-    ids = (
-        images.ids() if isinstance(images, Images) else [str(index) for index in range(len(part["targets"]))]
-    )
-    return merge(processes.gather(part), ids)
+    loader = evaluation_loader(dataset, arguments, data_config, processes.device)
+    part = predict(model, loader, memory_format(arguments), precision, counted)
+    return merge(processes.gather(part), images.ids())

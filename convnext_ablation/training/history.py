@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
@@ -18,27 +19,16 @@ _EVALUATED = ("eval_loss", "eval_top1", "eval_top5")
 
 @dataclass(frozen=True)
 class Epoch:
-    """One finished epoch, a row of `summary.csv`.
+    """One finished epoch, a row of `summary.csv`; losses are means in nats, top-1 and top-5 in percent."""
 
-    Attributes:
-        epoch: Its number, from 0.
-        train_loss: Mean training loss in nats.
-        eval_loss: Mean cross-entropy on the validation split; None if it wasn't evaluated.
-        eval_top1: Top-1 on the validation split, in percent.
-        eval_top5: Top-5 on the validation split, in percent.
-        lr: Learning rate of its last update.
-        train_seconds: Time that training took, without validation.
-        images: Images that it trained on.
-    """
-
-    epoch: int
+    epoch: int  # from 0
     train_loss: float
-    eval_loss: float | None
+    eval_loss: float | None  # on the validation split; None if it wasn't evaluated
     eval_top1: float | None
     eval_top5: float | None
-    lr: float
-    train_seconds: float = 0.0
-    images: int = 0
+    lr: float  # of its last update
+    train_seconds: float = 0.0  # without validation
+    images: int = 0  # that it trained on
 
     def metric(self, name: str) -> float | None:
         """What the best epoch is picked by: ``top1``, ``top5`` or ``loss``, or ``train_loss``."""
@@ -60,13 +50,7 @@ def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | 
 
 
 def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None:
-    """Writes `summary.csv`, whole: a row for each epoch that was evaluated, or each if none is.
-
-    Args:
-        path: The file.
-        history: The epochs so far.
-        evaluates: Whether the run has a validation split.
-    """
+    """Writes `summary.csv`: a row for each epoch that was evaluated, or each if the run has no such split."""
     columns = (*_TRAINED, *(_EVALUATED if evaluates else ()), "lr")
     shown = [epoch for epoch in history if epoch.eval_loss is not None or not evaluates]
     write_csv(path, columns, [[getattr(epoch, column) for column in columns] for epoch in shown])
@@ -76,23 +60,18 @@ def read_summary(path: Path) -> list[Epoch]:
     """Reads a `summary.csv` of ours or of timm's script; no epochs if there is no such file."""
     if not path.is_file():
         return []
+    epochs = []
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            return [
-                Epoch(
-                    epoch=int(row["epoch"]),
-                    train_loss=float(row["train_loss"]),
-                    eval_loss=_number(row.get("eval_loss")),
-                    eval_top1=_number(row.get("eval_top1")),
-                    eval_top5=_number(row.get("eval_top5")),
-                    lr=float(row["lr"]),
+            for row in csv.DictReader(file):
+                if row["epoch"] == "epoch":  # timm's script writes the header again when it resumes
+                    continue
+                judged: dict[str, Any] = {
+                    name: float(row[name]) if row.get(name) else None for name in _EVALUATED
+                }
+                epochs.append(
+                    Epoch(int(row["epoch"]), float(row["train_loss"]), lr=float(row["lr"]), **judged)
                 )
-                for row in csv.DictReader(file)
-                if row.get("epoch") != "epoch"  # timm's script writes the header again when it resumes
-            ]
+        return epochs
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not a summary of epochs ({error}); give another --output") from error
-
-
-def _number(text: str | None) -> float | None:
-    return float(text) if text not in (None, "") else None

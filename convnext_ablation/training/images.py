@@ -8,9 +8,7 @@ an epoch can be resumed in its middle.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,23 +19,13 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.distributed import seed_stream
 
-# what stands for an image that can't be decoded, where every image must keep its place
-UNREADABLE = -1
-# after so many in a row something else is wrong
-_IN_A_ROW = 100
 
-
-class UnreadableImageError(Exception):
+class UnreadableImageError(UserError):
     """An image can't be decoded."""
-
-    def __init__(self, image_id: str, reason: str) -> None:
-        super().__init__(f"{image_id}: {reason}")
-        self.image_id = image_id
-        self.reason = reason
 
 
 class Images(Dataset):
-    """A split of a data set that can be read in any order.
+    """A split of a data set.
 
     Args:
         dataset: timm's or torchvision's data set; it decides which classes there are.
@@ -79,9 +67,6 @@ class Images(Dataset):
 
         Returns:
             The image in the mode asked for, and the number of its class.
-
-        Raises:
-            UnreadableImageError: It can't be decoded.
         """
         try:
             if self.reader is None:
@@ -91,38 +76,8 @@ class Images(Dataset):
             with file, Image.open(file) as image:
                 return image.convert(self.mode), int(target)
         except Exception as error:  # decoders raise anything
-            raise UnreadableImageError(self.id(index), " ".join(str(error).split())) from error
-
-
-class UnreadableImages:
-    """Which images could not be decoded, reported to the main process; more than `allowed` are an error."""
-
-    def __init__(self, allowed: int) -> None:
-        self.allowed = allowed
-        self.reasons: dict[str, str] = {}
-        # a file: unlike a pipe it can't fill up when the reader is the main process itself
-        self._file = tempfile.NamedTemporaryFile("r", encoding="utf-8")  # noqa: SIM115 lives as long as this
-        self.path = self._file.name
-
-    def check(self) -> None:
-        """Reads what was reported since the last time."""
-        if os.stat(self.path).st_size == self._file.tell():
-            return
-        for line in self._file:
-            image_id, reason = json.loads(line)
-            self.reasons[image_id] = reason
-        if len(self.reasons) > self.allowed:
-            image_id, reason = next(reversed(self.reasons.items()))
-            allowed = f" (more than {self.allowed})" if self.allowed else ""
-            raise UserError(
-                f"{image_id}: can't be decoded{allowed}: {reason}; mend or remove it, "
-                f"or continue without with --skip-bad-images {len(self.reasons)}"
-            )
-
-
-def _report(path: str, error: UnreadableImageError, split: str) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps([os.path.join(split, error.image_id), error.reason]) + "\n")
+            path, reason = os.path.join(self.name, self.id(index)), " ".join(str(error).split())
+            raise UnreadableImageError(f"{path}: can't be decoded: {reason}; mend or remove it") from error
 
 
 class TrainingImages(IterableDataset):
@@ -137,19 +92,15 @@ class TrainingImages(IterableDataset):
         seed: The run's.
         rank: Number of the process.
         world_size: Number of processes.
-        unreadable: File to report images to that can't be decoded; the next image replaces each.
     """
 
-    def __init__(
-        self, images: Images, batch_size: int, seed: int, rank: int, world_size: int, unreadable: str
-    ) -> None:
+    def __init__(self, images: Images, batch_size: int, seed: int, rank: int, world_size: int) -> None:
         self.images = images
         self.transform: Any = None  # timm's loader puts its own here
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.unreadable = unreadable
         # shared: workers that outlive an epoch see it change
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
@@ -183,33 +134,18 @@ class TrainingImages(IterableDataset):
         for step in range(first + number, self.steps, workers):
             start = (step * self.world_size + self.rank) * self.batch_size
             for index in order[start : start + self.batch_size].tolist():
-                yield self._draw(epoch, index)
-
-    def _draw(self, epoch: int, index: int) -> tuple[Any, int]:
-        for offset in range(_IN_A_ROW):
-            number = (index + offset) % len(self.images)
-            try:
-                image, target = self.images.load(number)
-            except UnreadableImageError as error:
-                _report(self.unreadable, error, self.images.name)
-                continue
-            seed_stream(self.seed, "image", epoch, index)
-            return self.transform(image), target
-        raise UserError(f"{self.images.name}: {_IN_A_ROW} images in a row can't be decoded")
+                image, target = self.images.load(index)
+                seed_stream(self.seed, "image", epoch, index)
+                yield self.transform(image), target
 
 
 class EvaluatedImages(Dataset):
-    """What one process evaluates: every so many images, none twice, none left out.
+    """What one of `world_size` processes evaluates: every so many images, none twice, none left out."""
 
-    An image that can't be decoded is black, with the target `UNREADABLE`; the arguments are those of
-    `TrainingImages`.
-    """
-
-    def __init__(self, images: Images, rank: int, world_size: int, unreadable: str) -> None:
+    def __init__(self, images: Images, rank: int, world_size: int) -> None:
         self.images = images
         self.transform: Any = None  # timm's loader puts its own here
         self.indices = range(rank, len(images), world_size)
-        self.unreadable = unreadable
 
     def __len__(self) -> int:
         """Images of this process."""
@@ -217,9 +153,5 @@ class EvaluatedImages(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Any, int]:
         """An image, prepared, and the number of its class."""
-        try:
-            image, target = self.images.load(self.indices[number])
-        except UnreadableImageError as error:
-            _report(self.unreadable, error, self.images.name)
-            image, target = Image.new(self.images.mode, (32, 32)), UNREADABLE
+        image, target = self.images.load(self.indices[number])
         return self.transform(image), target

@@ -6,22 +6,22 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from timm.data import FastCollateMixup, create_loader
-from torch.utils.data import IterableDataset
 
+from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.images import EvaluatedImages, TrainingImages
+from convnext_ablation.training.images import EvaluatedImages, TrainingImages, UnreadableImageError
 
 # well below the 30 seconds that torchrun waits before it kills
 _SECONDS_TO_END = 10.0
 
 
 def training_loader(
-    dataset: TrainingImages | IterableDataset,
+    dataset: TrainingImages,
     arguments: TrainingArguments,
     data_config: Mapping[str, Any],
     num_classes: int,
@@ -39,42 +39,36 @@ def training_loader(
     interpolation = arguments.train_interpolation
     if arguments.no_aug or not interpolation:
         interpolation = data_config["interpolation"]
+    same_name = (
+        "batch_size", "no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter",
+        "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob",
+    )  # fmt: skip
     return _loader(
         dataset,
-        **_common(arguments, data_config, device),
-        batch_size=arguments.batch_size,
+        arguments,
+        data_config,
+        device,
         is_training=True,
-        no_aug=arguments.no_aug,
-        train_crop_mode=arguments.train_crop_mode,
-        scale=arguments.scale,
-        ratio=arguments.ratio,
-        hflip=arguments.hflip,
-        vflip=arguments.vflip,
-        color_jitter=arguments.color_jitter,
-        color_jitter_prob=arguments.color_jitter_prob,
-        grayscale_prob=arguments.grayscale_prob,
-        gaussian_blur_prob=arguments.gaussian_blur_prob,
         auto_augment=arguments.aa,
         interpolation=interpolation,
         collate_fn=_Mixing(arguments, num_classes, dataset) if arguments.mixes else None,
         persistent_workers=arguments.workers > 0,
+        **{name: getattr(arguments, name) for name in same_name},
     )
 
 
 def evaluation_loader(
-    dataset: EvaluatedImages | IterableDataset,
+    dataset: EvaluatedImages,
     arguments: TrainingArguments,
     data_config: Mapping[str, Any],
     device: torch.device,
 ) -> Any:
-    """Makes timm's loader for evaluation.
-
-    Returns:
-        An iterable of images ``(B, C, H, W)``, normalised and on the device, and targets ``(B,)``.
-    """
+    """Makes timm's loader for evaluation: images ``(B, C, H, W)``, normalised, and targets ``(B,)``."""
     return _loader(
         dataset,
-        **_common(arguments, data_config, device),
+        arguments,
+        data_config,
+        device,
         batch_size=arguments.validation_batch_size or arguments.batch_size,
         interpolation=data_config["interpolation"],
         crop_pct=data_config["crop_pct"],
@@ -83,37 +77,50 @@ def evaluation_loader(
     )
 
 
-def _loader(dataset: Any, **options: Any) -> Any:
+def _loader(
+    dataset: Any,
+    arguments: TrainingArguments,
+    data_config: Mapping[str, Any],
+    device: torch.device,
+    **options: Any,
+) -> Any:
     with warnings.catch_warnings():
         # timm's default of 4 on a machine of fewer cores; it would break the bar
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-        return create_loader(dataset, **options)
+        loader = create_loader(
+            dataset,
+            input_size=data_config["input_size"],
+            mean=data_config["mean"],
+            std=data_config["std"],
+            num_workers=arguments.workers,
+            pin_memory=arguments.pin_mem,
+            device=device,
+            img_dtype=getattr(torch, arguments.model_dtype or "float32"),
+            worker_seeding=_start_worker,
+            **options,
+        )
+    return _Batches(loader)
 
 
-def _common(
-    arguments: TrainingArguments, data_config: Mapping[str, Any], device: torch.device
-) -> dict[str, Any]:
-    return {
-        "input_size": data_config["input_size"],
-        "mean": data_config["mean"],
-        "std": data_config["std"],
-        "num_workers": arguments.workers,
-        "pin_memory": arguments.pin_mem,
-        "device": device,
-        "img_dtype": getattr(torch, arguments.model_dtype or "float32"),
-        "worker_seeding": _start_worker,
-    }
+class _Batches:
+    """timm's loader, with one line for an image that can't be decoded; torch's has the worker's traceback."""
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        try:
+            yield from self.loader
+        except UnreadableImageError as error:
+            error.__traceback__ = None  # it keeps workers alive, which then wait for work
+            raise UserError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
 
 
 def _start_worker(worker: Any) -> int:
-    """Has a worker outlast the signals that ask the run to stop: the step at work may need its batch.
-
-    Returns:
-        The worker's seed, which timm's loader asks for here.
-    """
+    """Has a worker outlast the signals that ask the run to stop: the step at work may need its batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
-    return int(worker.seed)
+    return int(worker.seed)  # timm's loader asks for it here
 
 
 def _end_soon(*_: Any) -> None:
@@ -125,7 +132,7 @@ def _end_soon(*_: Any) -> None:
 class _Mixing:
     """Mixes the images of a batch in the workers, up to the epoch that the arguments say."""
 
-    def __init__(self, arguments: TrainingArguments, num_classes: int, dataset: Any) -> None:
+    def __init__(self, arguments: TrainingArguments, num_classes: int, dataset: TrainingImages) -> None:
         self.dataset = dataset
         self.off_epoch = arguments.mixup_off_epoch
         self.mix = FastCollateMixup(

@@ -1,4 +1,4 @@
-"""What a run reports: to a terminal, to TensorBoard and to Weights & Biases."""
+"""What a run reports: to a terminal, and to Weights & Biases."""
 
 from __future__ import annotations
 
@@ -13,51 +13,33 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
 
 
-class Watcher:
-    """Is called as a run proceeds; this one ignores everything."""
+class Log:
+    """Is called as a run proceeds, and prints it.
+
+    Args:
+        quiet: Print nothing.
+        wandb: Run of Weights & Biases that epochs are logged to.
+    """
+
+    def __init__(self, quiet: bool = True, wandb: Any = None) -> None:
+        self.steps = self.first = self.images = 0
+        self.since = time.perf_counter()
+        self.wandb = wandb
+        self.progress = Progress("training", unit="batches", quiet=quiet, lines=False)
 
     def started(self, epochs: int, steps: int, done: int) -> None:
         """The run begins: its epochs, the batches of an epoch, and the batches that were done before."""
-
-    def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """The mean training loss so far in an epoch, every `log_interval` updates."""
-
-    def trained(self, epoch: int, step: int, images: int) -> None:
-        """A batch was trained on, with so many images in all processes."""
-
-    def evaluated(self, split: str, images: int, of: int) -> None:
-        """A batch was evaluated."""
-
-    def epoch(self, epoch: Epoch) -> None:
-        """An epoch is finished; those from before an interruption are reported too."""
-
-    def line(self, text: str) -> None:
-        """Anything else."""
-
-
-class Logs(Watcher):
-    """Prints what a run does, and logs its epochs where the arguments ask for it."""
-
-    def __init__(self, arguments: TrainingArguments, folder: Path) -> None:
-        self.steps = self.first = self.images = 0
-        self.since = time.perf_counter()
-        self.tensorboard = _tensorboard(folder) if arguments.log_tensorboard else None
-        self.wandb = _wandb(arguments, folder) if arguments.log_wandb else None
-        self.progress = Progress("training", unit="batches", lines=False)
-
-    def started(self, epochs: int, steps: int, done: int) -> None:
-        """Sets the bar to where the run begins."""
         self.steps, self.first = steps, done // steps
         self.progress.begin(epochs * steps, done)
         self.since = time.perf_counter()
 
     def trained(self, epoch: int, step: int, images: int) -> None:
-        """Moves the bar."""
+        """A batch was trained on, with so many images in all processes."""
         self.images += images
         self.progress.update()
 
     def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """Prints loss, speed and learning rate."""
+        """The mean training loss so far in an epoch, every `log_interval` updates."""
         now = time.perf_counter()
         speed, self.images, self.since = self.images / (now - self.since), 0, now
         if self.progress.on_terminal:
@@ -69,11 +51,11 @@ class Logs(Watcher):
         )
 
     def evaluated(self, split: str, images: int, of: int) -> None:
-        """Shows how far an evaluation is."""
+        """A batch was evaluated."""
         self.progress.note(f"evaluating {split}: {images}/{of}")
 
     def epoch(self, epoch: Epoch) -> None:
-        """Prints what an epoch reached, and logs its row of `summary.csv` unless that was done before."""
+        """An epoch is finished; those from before an interruption are reported too."""
         text = f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}"
         if epoch.eval_loss is not None:
             text += (
@@ -82,37 +64,18 @@ class Logs(Watcher):
             )
         self.images, self.since = 0, time.perf_counter()
         self.line(text)
-        if epoch.epoch < self.first:
-            return
-        hidden = ("epoch", "train_seconds", "images")
-        row = {
-            name: value for name, value in asdict(epoch).items() if value is not None and name not in hidden
-        }
-        if self.tensorboard is not None:
-            for name, value in row.items():
-                self.tensorboard.add_scalar(name, value, epoch.epoch)
-            self.tensorboard.flush()
-        if self.wandb is not None:
-            self.wandb.log({"epoch": epoch.epoch, **row})
+        if self.wandb is not None and epoch.epoch >= self.first:
+            hidden = ("train_seconds", "images")
+            row = {name: value for name, value in asdict(epoch).items() if name not in hidden}
+            self.wandb.log({name: value for name, value in row.items() if value is not None})
 
     def line(self, text: str) -> None:
-        """Prints a line."""
+        """Anything else."""
         self.progress.line(text)
 
-    def close(self) -> None:
-        """Leaves the terminal as it was."""
-        self.progress.close()
 
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError("log_tensorboard needs TensorBoard; pip install tensorboard") from error
-    return SummaryWriter(str(folder))
-
-
-def _wandb(arguments: TrainingArguments, folder: Path) -> Any:
+def start_wandb(arguments: TrainingArguments, folder: Path) -> Any:
+    """Begins a run at Weights & Biases, or resumes one."""
     try:
         import wandb
     except ImportError as error:

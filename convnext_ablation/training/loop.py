@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -29,13 +27,12 @@ from convnext_ablation.training.checkpoints import (
 )
 from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
-from convnext_ablation.training.history import SUMMARY, Epoch, best_of, ranked, write_summary
-from convnext_ablation.training.images import TrainingImages
+from convnext_ablation.training.history import SUMMARY, Epoch, ranked, write_summary
 from convnext_ablation.training.parts import Losses, Parts, memory_format
 from convnext_ablation.training.predictions import Predictions
 
 ARGUMENTS_FILE = "args.yaml"
-TEST_RESULT, TEST_PREDICTIONS, UNREADABLE = "test.json", "test_predictions.npz", "unreadable_images.txt"
+TEST_RESULT, TEST_PREDICTIONS = "test.json", "test_predictions.npz"
 
 
 class StoppedError(Exception):
@@ -44,20 +41,13 @@ class StoppedError(Exception):
     def __init__(self, checkpoint: Path, epoch: int, step: int) -> None:
         super().__init__(f"stopped in epoch {epoch} after {step} batches")
         self.checkpoint = checkpoint
-        self.epoch = epoch
-        self.step = step
 
 
 class Trainer(Parts):
     """One run: its parts, and the loop that trains them."""
 
     def run(self) -> list[Epoch]:
-        """Trains to the end, from the start or from where a checkpoint is.
-
-        Raises:
-            UserError: The checkpoint doesn't fit, an image can't be decoded, or the loss is not finite.
-            StoppedError: It was asked to stop.
-        """
+        """Trains to the end, from the start or from where a checkpoint is."""
         epoch, step, losses = resume(self)
         if self.processes.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +58,9 @@ class Trainer(Parts):
                 last = self.folder / LAST
                 here = last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch
                 self._write_history(links=here)
-        self.watcher.started(self.epochs, self.steps, epoch * self.steps + step)
+        self.log.started(self.epochs, self.steps, epoch * self.steps + step)
         for past in self.history:
-            self.watcher.epoch(past)
+            self.log.epoch(past)
         while epoch < self.epochs:
             self._train_epoch(epoch, step, losses)
             self._finish_epoch(epoch, losses)
@@ -80,10 +70,10 @@ class Trainer(Parts):
     @property
     def best(self) -> Epoch:
         """The epoch with the best metric, the first of equals."""
-        best = best_of(self.history, self.metric, self.arguments.decreasing_metric)
-        if best is None:
+        best = self.best_epochs(1)
+        if not best:
             raise UserError(f"{self.folder}: no epoch of this run has been evaluated")
-        return best
+        return best[0]
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
@@ -106,8 +96,7 @@ class Trainer(Parts):
             self.arguments,
             self.data_config,
             self.processes,
-            self.unreadable,
-            on_progress=lambda images, of: self.watcher.evaluated(split, images, of),
+            on_progress=lambda images, of: self.log.evaluated(split, images, of),
             should_stop=self.should_stop,
         )
 
@@ -130,27 +119,10 @@ class Trainer(Parts):
             "loss": test.loss,
         }
         write_text(folder / TEST_RESULT, json.dumps(result, indent=2) + "\n")
-        self.watcher.line(
+        self.log.line(
             f"test, epoch {best.epoch}: top-1 {test.top1:.2f} %, top-5 {test.top5_accuracy:.2f} %, "
             f"{len(test.targets)} images"
         )
-
-    def list_unreadable(self) -> None:
-        """Writes down which images could not be decoded, if any."""
-        lines = [f"{image}: {reason}" for image, reason in self.unreadable.reasons.items()]
-        if lines and self.folder.is_dir():
-            write_text(self.folder / UNREADABLE, "\n".join(lines) + "\n")
-            self.watcher.line(f"{len(lines)} images could not be decoded: {self.folder / UNREADABLE}")
-
-    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, tuple[torch.Tensor, torch.Tensor]]]:
-        """The batches of an epoch from one on, with their numbers."""
-        if isinstance(self.train_images, TrainingImages):
-            if first < self.steps:
-                self.train_images.start_at(epoch, first)
-                yield from enumerate(self.train_batches, first)
-            return
-        self.train_images.set_epoch(epoch)  # an iterable data set can't skip: it is read up to there
-        yield from ((step, batch) for step, batch in enumerate(self.train_batches) if step >= first)
 
     def _train_epoch(self, epoch: int, first: int, losses: Losses) -> None:
         """Trains on an epoch's batches from `first` on."""
@@ -158,17 +130,17 @@ class Trainer(Parts):
         whole = self.steps - self.steps % accumulate  # behind it, fewer batches make an update
         self.wrapped.train()
         self.optimizer.zero_grad()
-        losses.start_clock()
-        for step, (images, targets) in self._batches(epoch, first):
-            self.unreadable.check()
+        self.train_images.start_at(epoch, first)
+        # none are left where an evaluation was stopped, and timm's loader fails on none
+        batches = self.train_batches if first < self.steps else ()
+        for step, (images, targets) in enumerate(batches, first):
             seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
             updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
             share = accumulate if step < whole else self.steps % accumulate
             losses.add(step, self._step(images, targets, share, updates))
-            self.watcher.trained(epoch, step, len(targets) * self.processes.world_size)
+            self.log.trained(epoch, step, len(targets) * self.processes.world_size)
             if updates:
                 self._after_update(epoch, step, losses)
-        losses.stop_clock()
 
     def _after_update(self, epoch: int, step: int, losses: Losses) -> None:
         """Brings average and learning rate along; reports, saves or stops where it is time to."""
@@ -179,7 +151,7 @@ class Trainer(Parts):
         learning_rate = self._learning_rate()
         self.scheduler.step_update(done)
         if number % self.arguments.log_interval == 0 or step + 1 == self.steps:
-            self.watcher.update(epoch, step, losses.mean(self._named(epoch)), learning_rate)
+            self.log.update(epoch, step, losses.mean(self._named(epoch)), learning_rate)
         interval = self.arguments.recovery_interval
         stops = self.processes.any(self.should_stop())
         if stops or (interval and (number + 1) % interval == 0):
@@ -199,16 +171,10 @@ class Trainer(Parts):
                 # autocast has losses computed in float32 on a GPU, but not on a CPU
                 loss: torch.Tensor = self.loss(outputs.float() if arguments.amp else outputs, targets)
             scaled = loss / share if share > 1 else loss
-            clipped = self._clipped_parameters() if arguments.clip_grad is not None else None
+            clipped = model_parameters(self.model, exclude_head="agc" in arguments.clip_mode)
             if self.scaler is not None:
-                self.scaler(
-                    scaled,
-                    self.optimizer,
-                    clip_grad=arguments.clip_grad,
-                    clip_mode=arguments.clip_mode,
-                    parameters=clipped,
-                    need_update=updates,
-                )
+                bound, mode = arguments.clip_grad, arguments.clip_mode
+                self.scaler(scaled, self.optimizer, bound, mode, clipped, need_update=updates)
             else:
                 scaled.backward()
                 if updates and arguments.clip_grad is not None:
@@ -218,9 +184,6 @@ class Trainer(Parts):
         if updates:
             self.optimizer.zero_grad()
         return loss.detach()
-
-    def _clipped_parameters(self) -> Any:
-        return model_parameters(self.model, exclude_head="agc" in self.arguments.clip_mode)
 
     def _learning_rate(self) -> float:
         rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -234,8 +197,7 @@ class Trainer(Parts):
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
         if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
-            models = [self.model, self.evaluated_model]
-            for model in models[: 1 + (models[0] is not models[1])]:
+            for model in dict.fromkeys((self.model, self.evaluated_model)):
                 distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
         judged = (number + 1) % arguments.val_interval == 0 or number + 1 == self.epochs
         try:
@@ -260,24 +222,20 @@ class Trainer(Parts):
             save_checkpoint(self.folder / LAST, state)
             self._write_history()
             remove_recoveries(self.folder)
-        self.watcher.epoch(epoch)
+        self.log.epoch(epoch)
         if self.processes.any(self.should_stop()) and number + 1 < self.epochs:
             raise StoppedError(self.folder / LAST, number + 1, 0)
 
     def _write_history(self, links: bool = True) -> None:
-        """Brings the other files in line with the last checkpoint; done twice, it changes nothing.
-
-        Args:
-            links: Whether the checkpoint of the last epoch is there, to be put under its other names.
-        """
-        last = self.history[-1].epoch
-        best = best_of(self.history, self.metric, self.arguments.decreasing_metric)
+        """Writes the summary, and links the last checkpoint to its other names; may be done twice."""
         write_summary(self.folder / SUMMARY, self.history, bool(self.arguments.val_split))
-        if links and best is not None and best.epoch == last:
+        if not links:
+            return
+        last, best = self.history[-1].epoch, [epoch.epoch for epoch in self.best_epochs(len(self.history))]
+        if best and best[0] == last:
             copy_whole(self.folder / LAST, self.folder / BEST)
-        if links and self.arguments.checkpoint_hist:
-            kept = [epoch.epoch for epoch in self.best_epochs(self.arguments.checkpoint_hist)]
-            keep_epochs(self.folder, last, kept)
+        if self.arguments.checkpoint_hist:
+            keep_epochs(self.folder, last, best[: self.arguments.checkpoint_hist])
 
     def best_epochs(self, count: int) -> list[Epoch]:
         """The epochs with the best metrics, the best first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -29,10 +29,10 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
 from convnext_ablation.training.history import Epoch
-from convnext_ablation.training.images import Images, TrainingImages, UnreadableImages
+from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader
-from convnext_ablation.training.logs import Watcher
-from convnext_ablation.training.splits import check_countable, count_classes, open_splits
+from convnext_ablation.training.logs import Log
+from convnext_ablation.training.splits import count_classes, open_splits
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -44,7 +44,7 @@ class Parts:
         arguments: What determines the run.
         folder: Where its files go.
         processes: This process and the others that train with it.
-        watcher: Is called as it proceeds.
+        log: Is called as it proceeds.
         should_stop: Whether to stop at the next update, to resume another time.
     """
 
@@ -53,32 +53,38 @@ class Parts:
         arguments: TrainingArguments,
         folder: Path,
         processes: Processes | None = None,
-        watcher: Watcher | None = None,
+        log: Log | None = None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder, self.should_stop = folder, should_stop
         self.processes = processes or Processes(torch.device(arguments.device))
-        self.watcher = watcher or Watcher()
-        self.unreadable = UnreadableImages(arguments.skip_bad_images)
+        self.log = log or Log()
         self.splits = open_splits(arguments)
         self.classes = count_classes(arguments, self.splits)
-        check_countable(arguments, self.splits, self.processes.world_size)
-
-        global_batch = arguments.batch_size * self.processes.world_size
-        updates = global_batch * arguments.grad_accum_steps
-        self.arguments = arguments = replace(
-            arguments, num_classes=self.classes, lr=arguments.learning_rate(updates)
-        )
+        self.images_an_update = arguments.batch_size * self.processes.world_size * arguments.grad_accum_steps
+        rate = arguments.learning_rate(self.images_an_update)
+        self.arguments = arguments = replace(arguments, num_classes=self.classes, lr=rate)
         seed_stream(arguments.seed, "weights")
         self.model = create_network(arguments, self.classes, self.processes)
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
         self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
-        self.train_images = self._train_images()
+        self.train_images = TrainingImages(
+            self.splits[arguments.train_split],
+            arguments.batch_size,
+            arguments.seed,
+            self.processes.rank,
+            self.processes.world_size,
+        )
+        self.steps = self.train_images.steps
+        if not self.steps:
+            raise UserError(
+                f"batch size {arguments.batch_size} x {self.processes.world_size} processes is larger than "
+                f"the {len(self.train_images.images)} training images; give a smaller batch_size"
+            )
         self.train_batches = training_loader(
             self.train_images, arguments, self.data_config, self.classes, self.processes.device
         )
-        self.steps = self._steps()
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
         self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
         if arguments.reprob and not arguments.no_aug:
@@ -105,42 +111,13 @@ class Parts:
             )
         self.history: list[Epoch] = []
 
-    def _train_images(self) -> Any:
-        dataset = self.splits[self.arguments.train_split]
-        if not isinstance(dataset, Images):
-            if self.arguments.mixup_off_epoch:
-                raise UserError(f"mixup_off_epoch doesn't work with {self.arguments.dataset}; leave it out")
-            return dataset
-        return TrainingImages(
-            dataset,
-            self.arguments.batch_size,
-            self.arguments.seed,
-            self.processes.rank,
-            self.processes.world_size,
-            self.unreadable.path,
-        )
-
-    def _steps(self) -> int:
-        exact = isinstance(self.train_images, TrainingImages)
-        steps = self.train_images.steps if exact else len(self.train_batches)
-        if not steps:
-            size = f"{self.arguments.batch_size}"
-            if self.processes.world_size > 1:
-                size += f" x {self.processes.world_size} processes"
-            raise UserError(
-                f"batch size {size} is larger than the {len(self.splits[self.arguments.train_split])} "
-                "training images; give a smaller batch_size"
-            )
-        return int(steps)
-
 
 def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
     """Makes the network on its device, with the weights that training starts from."""
     if arguments.fast_norm:
         set_fast_norm()
     model = _created(arguments, num_classes)
-    if arguments.head_init_scale is not None or arguments.head_init_bias is not None:
-        _change_head(model, arguments)
+    _change_head(model, arguments)
     if arguments.grad_checkpointing:
         model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
     model.to(device=processes.device, dtype=getattr(torch, arguments.model_dtype or "float32"))
@@ -161,9 +138,11 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
     if ":" not in name and not timm.is_model(name):  # a colon: on a hub, or in a folder
         raise unknown_name("model", name.partition(".")[0], timm.list_models())
     further: dict[str, Any] = {}
-    for path in (arguments.pretrained_path, arguments.initial_checkpoint):
-        if path:
-            _check_weights(Path(path))  # says in a line what is wrong with it, as timm does not
+    for path in map(Path, filter(None, (arguments.pretrained_path, arguments.initial_checkpoint))):
+        # in a line what is wrong with it, which timm doesn't say
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint")
+        (read_checkpoint if path.suffix == ".safetensors" else read_pickle)(path)
     if arguments.pretrained_path:
         # -1: timm then makes a new classifier, for as many classes as there are here
         further["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
@@ -182,23 +161,14 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
         )
 
 
-def _check_weights(path: Path) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
-        read_checkpoint(path)
-    else:
-        read_pickle(path)
-
-
 @torch.no_grad()
 def _change_head(model: nn.Module, arguments: TrainingArguments) -> None:
-    head = model.get_classifier()  # type: ignore[operator]
     if arguments.head_init_scale is not None:
+        head = model.get_classifier()  # type: ignore[operator]
         head.weight.mul_(arguments.head_init_scale)
         head.bias.mul_(arguments.head_init_scale)
     if arguments.head_init_bias is not None:
-        nn.init.constant_(head.bias, arguments.head_init_bias)
+        nn.init.constant_(model.get_classifier().bias, arguments.head_init_bias)  # type: ignore[operator]
 
 
 def memory_format(arguments: TrainingArguments) -> torch.memory_format:
@@ -267,28 +237,12 @@ class Losses:
         seconds: Time that those took.
     """
 
-    def __init__(
-        self, processes: Processes, total: tuple[float, int] = (0.0, 0), seconds: float = 0.0
-    ) -> None:
+    def __init__(self, processes: Processes, total: Sequence[float] = (0.0, 0), seconds: float = 0.0) -> None:
         self.processes = processes
-        self.total = (float(total[0]), int(total[1]))
+        self.total, self.count = float(total[0]), int(total[1])
+        self.seconds = seconds
         self.pending: list[tuple[int, torch.Tensor]] = []
-        self._seconds = seconds
-        self._started: float | None = None
-
-    def start_clock(self) -> None:
-        """Begins to count the time."""
-        self._started = time.perf_counter()
-
-    def stop_clock(self) -> None:
-        """Ends counting the time."""
-        self._seconds, self._started = self.seconds, None
-
-    @property
-    def seconds(self) -> float:
-        """Time that the batches took."""
-        running = time.perf_counter() - self._started if self._started is not None else 0.0
-        return self._seconds + running
+        self._since = time.perf_counter()
 
     def add(self, step: int, loss: torch.Tensor) -> None:
         """Adds a batch's loss, a tensor on the device."""
@@ -305,14 +259,13 @@ class Losses:
         """
         if self.pending:
             values = torch.stack([loss.double() for _, loss in self.pending]).cpu().tolist()
-            total, count = self.total
             for (step, _), value in zip(self.pending, self.processes.sum(values), strict=True):
                 if not math.isfinite(value):
                     raise SharedError(
                         f"{run}: the loss is {value} at step {step}; the last checkpoint is from before; "
                         "a lower learning rate, warm-up or --clip-grad may help"
                     )
-                total, count = total + value / self.processes.world_size, count + 1
-            self.total = (total, count)
-            self.pending = []
-        return self.total[0] / max(1, self.total[1])
+                self.total, self.count = self.total + value / self.processes.world_size, self.count + 1
+            now = time.perf_counter()
+            self.seconds, self._since, self.pending = self.seconds + now - self._since, now, []
+        return self.total / max(1, self.count)

@@ -5,41 +5,32 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from convnext_ablation.data.folder import SYNONYMS
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import write_csv, written_whole
 
 __all__ = ["Predictions", "excluded_ids", "without", "write_classes", "write_predictions"]
 
 _COLUMN = "id"
+_ARRAYS = ("ids", "targets", "top5", "probability")
 _SPLITS = [set(names) for names in SYNONYMS.values()]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of each image of a split, in the order of the split.
+    """What a network said of each image of a split, in the order of the split."""
 
-    Images that could not be decoded are left out.
-
-    Attributes:
-        ids: Path of each image below the split's folder, ``(N,)``.
-        targets: Class index of each image, ``(N,)``.
-        top5: The most probable classes, best first, ``(N, K)`` with K = 5, or all where there are fewer.
-        probability: Probability of the first of them, ``(N,)``.
-        loss: Mean cross-entropy in nats.
-    """
-
-    ids: NDArray[np.str_]
-    targets: NDArray[np.int64]
-    top5: NDArray[np.int64]
-    probability: NDArray[np.float32]
-    loss: float
+    ids: NDArray[np.str_]  # (N,), paths below the split's folder
+    targets: NDArray[np.int64]  # (N,), classes
+    top5: NDArray[np.int64]  # (N, K), the most probable classes, best first; K is at most 5
+    probability: NDArray[np.float32]  # (N,), of the first of them
+    loss: float  # mean cross-entropy in nats
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -66,21 +57,14 @@ class Predictions:
     def save(self, path: Path) -> None:
         """Writes a compressed NumPy archive with one array an attribute."""
         with written_whole(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(
-                file,
-                ids=self.ids,
-                targets=self.targets,
-                top5=self.top5,
-                probability=self.probability,
-                loss=self.loss,
-            )
+            np.savez_compressed(file, **{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
         """Reads what `save` wrote."""
         try:
             with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in ("ids", "targets", "top5", "probability")}
+                arrays = {name: archive[name] for name in _ARRAYS}
                 return cls(**arrays, loss=float(archive["loss"]))
         except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise UserError(
@@ -104,11 +88,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
         predictions.save(path)
         return
     columns = [f"top{rank + 1}" for rank in range(predictions.top5.shape[1])]
+    arrays = [getattr(predictions, name) for name in _ARRAYS]
     rows = [
         [name, target, *top5, f"{probability:.6g}"]
-        for name, target, top5, probability in zip(
-            predictions.ids, predictions.targets, predictions.top5, predictions.probability, strict=True
-        )
+        for name, target, top5, probability in zip(*arrays, strict=True)
     ]
     write_csv(path, ["id", "target", *columns, "probability"], rows)
 
@@ -150,11 +133,8 @@ def excluded_ids(path: Path, ids: Collection[str], folder: str, split: str) -> s
 
 
 def _read_ids(path: Path) -> list[str]:
-    try:
+    with in_one_line(f"{path}: --exclude takes a file of image ids"):
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not in UTF-8"
-        raise UserError(f"{path}: can't be read ({reason}); --exclude takes a file of image ids") from error
     header = next(csv.reader(lines), [])
     if _COLUMN in header:
         ids = [row[_COLUMN] or "" for row in csv.DictReader(lines)]
@@ -170,5 +150,5 @@ def without(predictions: Predictions, excluded: set[str]) -> Predictions:
     kept = np.array([id_ not in excluded for id_ in predictions.ids.tolist()], dtype=bool)
     if not kept.any():
         raise UserError(f"all {len(kept)} images are excluded; leave some in")
-    arrays = {name: getattr(predictions, name)[kept] for name in ("ids", "targets", "top5", "probability")}
+    arrays = {name: getattr(predictions, name)[kept] for name in _ARRAYS}
     return replace(predictions, **arrays, loss=float("nan"))

@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from timm.data import create_dataset, get_img_extensions
-from torch.utils.data import IterableDataset
 
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SYNONYMS
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
 
-# kinds of data sets besides folders of images; timm takes any other name for a folder
-_KINDS = ("hfds", "hfids", "tfds", "torch", "wds")
+# kinds of data sets besides folders of images whose images can be read in any order
+_KINDS = ("hfds", "torch")
 
 
-def open_splits(arguments: TrainingArguments) -> dict[str, Any]:
+def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
     """Opens all splits that the run will read, before anything long starts."""
-    splits = {arguments.train_split: open_split(arguments, arguments.train_split, training=True)}
-    for split in (arguments.val_split, arguments.test_split):
-        if split and split not in splits:
-            splits[split] = open_split(arguments, split)
-    return splits
+    names = (arguments.train_split, *filter(None, (arguments.val_split, arguments.test_split)))
+    return {name: open_split(arguments, name) for name in dict.fromkeys(names)}
 
 
-def open_split(arguments: TrainingArguments, split: str, training: bool = False) -> Images | IterableDataset:
-    """Opens a split of the data set that the arguments name.
-
-    Args:
-        arguments: Say where the data are and how they are read.
-        split: Name of the split.
-        training: Whether it is trained on, which an iterable data set must know.
-    """
-    if arguments.data_dir is None and not arguments.dataset.startswith(("hfds/", "hfids/")):
+def open_split(arguments: TrainingArguments, split: str) -> Images:
+    """Opens a split of the data set that the arguments name."""
+    if arguments.data_dir is None and not arguments.dataset.startswith("hfds/"):
         raise UserError("no data are given; name their folder with --data-dir")
     root, name, input_key = arguments.data_dir, arguments.dataset, arguments.input_key
     if name and name.partition("/")[0].lower() not in _KINDS:
         raise UserError(
-            f"dataset is {name!r}; leave it out for a folder, or begin it with {'/, '.join(_KINDS)}/"
+            f"dataset is {name!r}; leave it out for a folder, or begin it with {'/ or '.join(_KINDS)}/; "
+            "iterable data sets are for timm's train.py"
         )
     is_folder = name in ("", "torch/image_folder", "torch/folder")
     if is_folder:
@@ -58,18 +48,12 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
             split=split,
             search_split=False,
             class_map=class_map,
-            is_training=training,
             download=arguments.dataset_download,
-            batch_size=arguments.batch_size,
-            seed=arguments.seed,
-            num_samples=arguments.train_num_samples if training else arguments.val_num_samples,
             input_img_mode=mode,
             input_key=input_key,
             target_key=arguments.target_key,
             trust_remote_code=arguments.dataset_trust_remote_code,
         )
-    if isinstance(dataset, IterableDataset):
-        return dataset
     images = Images(dataset, mode, str(root) if is_folder else f"{name} {split}")
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")
@@ -77,15 +61,7 @@ def open_split(arguments: TrainingArguments, split: str, training: bool = False)
 
 
 def _class_list(root: Path, folder: Path) -> str:
-    """The file with the classes of all splits, so that a class without images in one doesn't shift labels.
-
-    Args:
-        root: Folder of the data set.
-        folder: Folder of one split of it.
-
-    Returns:
-        The file's path; empty where there is none.
-    """
+    """The data set's file of all classes, so that one without images in a split shifts no label; or ''."""
     path = root / CLASSES
     if not path.is_file() or not folder.is_dir():
         return ""
@@ -117,34 +93,21 @@ def _split_folder(root: Path, split: str) -> Path:
     )
 
 
-def count_classes(arguments: TrainingArguments, splits: dict[str, Any]) -> int:
+def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> int:
     """How many classes the network gets."""
-    named = {name: split for name, split in splits.items() if isinstance(split, Images) and split.classes}
-    train = named.get(arguments.train_split)
-    for name, split in named.items():
-        if train is not None and split.classes != train.classes:
+    train = splits[arguments.train_split]
+    for name, split in splits.items():
+        if split.classes and train.classes and split.classes != train.classes:
             odd = sorted(set(split.classes) ^ set(train.classes))[:3]
             raise UserError(
                 f"{split.name}: its classes are not those of {train.name} (such as {', '.join(odd)}); each "
                 f"split is numbered by itself, so the labels of {name} would be wrong; mend the folders or "
                 "give --class-map"
             )
-    if train is None and arguments.num_classes is None:
+    known, given = len(train.classes), arguments.num_classes
+    if given is None and not known:
         raise UserError(f"{arguments.dataset} doesn't tell its classes; give --num-classes")
-    known = len(train.classes) if train is not None else 0
-    if arguments.num_classes is None:
-        return known
-    if arguments.num_classes < known:
+    if given is not None and given < known:
         where = arguments.data_dir or arguments.dataset
-        raise UserError(f"{where} has {known} classes, but num_classes is {arguments.num_classes}")
-    return arguments.num_classes
-
-
-def check_countable(arguments: TrainingArguments, splits: dict[str, Any], processes: int) -> None:
-    """Refuses splits that so many processes can't evaluate exactly."""
-    for split in (arguments.val_split, arguments.test_split):
-        if split and processes > 1 and not isinstance(splits[split], Images):
-            raise UserError(
-                f"{arguments.dataset} {split}: several processes can't count the images of an iterable data "
-                "set exactly; leave the split out and use validate.py with one process"
-            )
+        raise UserError(f"{where} has {known} classes, but num_classes is {given}")
+    return known if given is None else given

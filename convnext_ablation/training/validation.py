@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from timm.data import resolve_data_config
 from timm.models import load_checkpoint as load_weights
-from timm.utils import natural_key, reparameterize_model
+from timm.utils import reparameterize_model
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
@@ -19,7 +19,6 @@ from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.images import Images, UnreadableImages
 from convnext_ablation.training.parts import create_network, create_precision
 from convnext_ablation.training.predictions import (
     Predictions,
@@ -36,10 +35,10 @@ _results = partial(option, group="Results")
 # of `train.py`, under the same names
 _SHARED = (
     "data_dir", "dataset", "dataset_download", "class_map", "input_img_mode", "input_key", "target_key",
-    "dataset_trust_remote_code", "skip_bad_images", "model", "pretrained", "num_classes", "gp", "img_size",
-    "in_chans", "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last",
-    "fast_norm", "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype",
-    "model_dtype", "workers", "pin_mem", "seed",
+    "dataset_trust_remote_code", "model", "pretrained", "num_classes", "gp", "img_size", "in_chans",
+    "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last", "fast_norm",
+    "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype", "model_dtype",
+    "workers", "pin_mem", "seed",
 )  # fmt: skip
 # what a run's own weights are evaluated with if nothing else is given
 _OF_THE_RUN = (
@@ -49,32 +48,25 @@ _OF_THE_RUN = (
 # what timm's validate.py takes besides
 TIMM_ONLY = (
     "aot_autograd", "crop_border_pixels", "fuser", "log_freq", "metrics_avg", "naflex_loader",
-    "naflex_max_seq_len", "no_prefetcher", "num_gpu", "real_labels", "retry", "test_pool", "tf_preprocessing",
-    "torchscript", "valid_labels",
+    "naflex_max_seq_len", "no_prefetcher", "num_gpu", "num_samples", "real_labels", "retry", "test_pool",
+    "tf_preprocessing", "torchscript", "valid_labels",
 )  # fmt: skip
 _MOST_IMAGES = 16  # of the example that the fastest form is measured with
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationArguments:
-    """The arguments of timm's `validate.py` that image classification uses, and a few of ours.
+    """The arguments of timm's `validate.py` that image classification uses, and a few of ours."""
 
-    Attributes:
-        run: Those that `train.py` has too.
-    """
-
-    run: TrainingArguments
+    run: TrainingArguments  # those that `train.py` has too
     split: str = _data("validation", "split to evaluate on; '' if data_dir itself is it")
-    num_samples: int | None = _data(None, "images in the split of an iterable data set")
     exclude: str = _data("", "file of image ids; the figures without these images are given, too")
-    checkpoint: str = _model("", "file of the weights, or a folder of such files")
+    checkpoint: str = _model("", "file of the weights")
     use_ema: bool = _model(False, "take the averaged weights of the checkpoint")
     reparam: bool = _model(False, "fold what can be folded first")
     use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
     crop_mode: str | None = _model(None, "how images are cropped: squash, border, center")
-    optimize: bool = _model(
-        False, "take the network's fastest exact form, measured first; --model-dtype says in which type"
-    )
+    optimize: bool = _model(False, "take the fastest exact form, measured first, in --model-dtype")
     results_file: str = _results("", "file to write the result to, as timm's script writes it")
     results_format: Literal["csv", "json"] = _results("csv", "its format")
     predictions_file: str = _results("", "file to write a line for each image to: .csv, or .npz for NumPy")
@@ -98,26 +90,13 @@ class ValidationArguments:
         own = {name: value for name, value in given.items() if name in _OWN}
         shared = {name: VALIDATION_ARGUMENTS[name].default for name in _SHARED}
         shared |= {name: value for name, value in given.items() if name not in _OWN}
-        of_split = {"val_split": own.get("split", "validation"), "val_num_samples": own.get("num_samples")}
-        return cls(run=TrainingArguments(**shared, **of_split), **own)
+        return cls(run=TrainingArguments(**shared), **own)
 
 
 _OWN = options_of(ValidationArguments)
 VALIDATION_ARGUMENTS = {name: ARGUMENTS[name] for name in _SHARED} | _OWN
 VALIDATION_ARGUMENTS["batch_size"] = ARGUMENTS["batch_size"]._replace(default=256)
-VALIDATION_ARGUMENTS["model"] = ARGUMENTS["model"]._replace(
-    default="", help="name of the network; the checkpoint's if not given"
-)
-
-
-def checkpoints_in(path: str) -> list[str]:
-    """The files of weights that a path names: those in it if it is a folder."""
-    if not path or not Path(path).is_dir():
-        return [path]
-    found = [file for pattern in ("*.pth.tar", "*.pth", "*.safetensors") for file in Path(path).glob(pattern)]
-    if not found:
-        raise UserError(f"{path}: there is no .pth.tar, .pth or .safetensors file in it")
-    return sorted(map(str, found), key=natural_key)
+VALIDATION_ARGUMENTS["model"] = ARGUMENTS["model"]._replace(default="", help="by default the checkpoint's")
 
 
 class Validation:
@@ -127,12 +106,10 @@ class Validation:
         taken: Arguments that were taken from the run of the checkpoint, and their values.
         predictions: Of all images, from `evaluate` on.
         kept: Those without the excluded images, if any are to be.
-        unreadable: Images that could not be decoded.
     """
 
     predictions: Predictions
     kept: Predictions | None = None
-    unreadable: list[str]
 
     def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
         self.arguments, self.processes = arguments, processes
@@ -145,10 +122,12 @@ class Validation:
         if not run.model:
             raise UserError(f"{arguments.checkpoint}: doesn't say what network it is of; give --model")
         self.images = open_split(run, arguments.split)
-        self.excluded = self._excluded()
-        self.classes = count_classes(
-            replace(run, train_split=arguments.split), {arguments.split: self.images}
-        )
+        self.excluded: set[str] | None = None
+        if arguments.exclude:
+            path, ids = Path(arguments.exclude), self.images.ids()
+            self.excluded = excluded_ids(path, ids, self.images.name, arguments.split)
+        split = replace(run, train_split=arguments.split)
+        self.classes = count_classes(split, {arguments.split: self.images})
         pretrained = run.pretrained or not arguments.checkpoint
         self.run = replace(run, pretrained=pretrained, num_classes=self.classes)
         self.model = create_network(self.run, self.classes, processes)
@@ -164,14 +143,6 @@ class Validation:
             use_test_size=not arguments.use_train_size,
         )
 
-    def _excluded(self) -> set[str] | None:
-        if not self.arguments.exclude:
-            return None
-        if not isinstance(self.images, Images):
-            raise UserError("images of an iterable data set have no ids; leave --exclude away")
-        path, images = Path(self.arguments.exclude), self.images
-        return excluded_ids(path, images.ids(), images.name, self.arguments.split)
-
     def evaluate(
         self,
         on_progress: Callable[[int, int], None],
@@ -183,7 +154,6 @@ class Validation:
             on_progress: Called with the images done by this process, and its images in all.
             optimize: Finds a network's fastest form for images like an example.
         """
-        unreadable = UnreadableImages(self.run.skip_bad_images)
         model: Any = self.model
         if self.arguments.optimize:
             weight = next(model.parameters())
@@ -197,24 +167,21 @@ class Validation:
             self.run,
             self.data_config,
             self.processes,
-            unreadable,
             create_precision(self.run, self.processes.device)[0],
             on_progress,
         )
-        bad = {image for part in self.processes.gather(list(unreadable.reasons)) for image in part}
-        self.unreadable = sorted(bad)
         if self.excluded is not None:
             self.kept = without(self.predictions, self.excluded)
         if not self.processes.is_first:
             return
         if self.arguments.per_class_file:
-            names = self.images.classes if isinstance(self.images, Images) else []
-            write_classes(Path(self.arguments.per_class_file), self.predictions, self.classes, names)
+            path, names = Path(self.arguments.per_class_file), self.images.classes
+            write_classes(path, self.predictions, self.classes, names)
         if self.arguments.predictions_file:
             write_predictions(Path(self.arguments.predictions_file), self.predictions)
 
     def result(self) -> dict[str, Any]:
-        """What timm's script says of a network, under the same names, and the figures without some images."""
+        """What timm's script says of a network, and the figures without the excluded images."""
         top1, top5 = self.predictions.top1, self.predictions.top5_accuracy
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         result = {

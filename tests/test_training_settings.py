@@ -11,12 +11,11 @@ import pytest
 from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
-from convnext_ablation.training.parser import parse_arguments
-from convnext_ablation.training.recipes import TIMM_ONLY, known_settings, read_recipe
+from convnext_ablation.training.settings import TIMM_ONLY, known_settings, parse_arguments, read_recipe
 from convnext_ablation.training.validation import VALIDATION_ARGUMENTS
 
-OURS = {"test_split", "skip_bad_images", "log_tensorboard"}
-OURS_IN_VALIDATION = {"exclude", "optimize", "skip_bad_images", "predictions_file", "per_class_file"}
+OURS = {"test_split"}
+OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file"}
 
 
 def timms_script(name):
@@ -71,24 +70,16 @@ def test_the_command_line_goes_before_the_file(tmp_path):
     assert (arguments.data_dir, arguments.batch_size) == ("data/x", 16)
     assert arguments.model_kwargs == {"inverted": True, "kernel_size": 7}
     assert arguments.warmup_lr == 1e-5
-
-
-def test_a_recipe_goes_by_its_name():
-    arguments = parse_arguments(["-c", "fashion_mnist", "--torchcompile"])
-    assert (arguments.input_size, arguments.torchcompile) == ((1, 32, 32), "inductor")
+    by_name = parse_arguments(["-c", "fashion_mnist", "--torchcompile"])
+    assert (by_name.input_size, by_name.torchcompile) == ((1, 32, 32), "inductor")
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["--epoch", "3"], r"unknown argument '--epoch'; did you mean '--epochs'"),
-        (["--weigth-decay=0.1"], r"unknown argument '--weigth-decay'; did you mean '--weight-decay'"),
         (["--xyzzy"], r"unknown argument '--xyzzy'; see --help"),
-        (
-            ["--jsd-loss"],
-            r"jsd_loss is an argument of timm's train.py that this one doesn't take; run timm's",
-        ),
-        (["--kd-model-name", "resnet50"], r"kd_model_name is an argument of timm's train.py"),
+        (["--jsd-loss"], r"jsd_loss is an argument of timm's train.py that .*; run timm's"),
         (["--epochs", "many"], r"argument --epochs: invalid int value: 'many'"),
         (["--input-size", "3", "224"], r"input_size is \[3, 224\]; give channels, height and width"),
         (["--clip-mode", "nrom"], r"unknown clip_mode 'nrom'; did you mean 'norm'"),
@@ -96,9 +87,7 @@ def test_a_recipe_goes_by_its_name():
         (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
         (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
         (["-c", "none.yaml"], r"none\.yaml: no such recipe file"),
-        (["--epochs", "0"], "epochs is 0"),
         (["--lr", "-1.0"], r"lr is -1\.0; it must be above 0"),
-        (["--lr", "inf"], "lr is inf"),
     ],
 )
 def test_a_bad_command_line_is_one_line(argv, message):
@@ -131,7 +120,6 @@ def test_a_bad_recipe_is_one_line(tmp_path, text, message):
         ({"amp": "yes"}, "amp is 'yes'; it takes true or false"),
         ({"mean": 0.5}, "mean is 0.5; it takes a list"),
         ({"model_kwargs": [1]}, r"model_kwargs is \[1\]; it takes names and values"),
-        ({"epochs": None}, "epochs is None; it takes a whole number"),
     ],
 )
 def test_values_of_another_type_are_refused(settings, message):
@@ -140,7 +128,8 @@ def test_values_of_another_type_are_refused(settings, message):
 
 
 def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
-    assert known_settings({"epochs": 3, "naflex_loader": False, "tta": 0}, "args.yaml") == {"epochs": 3}
+    given = {"epochs": 3, "naflex_loader": False, "tta": 0, "skip_bad_images": 2}  # the last was ours
+    assert known_settings(given, "args.yaml") == {"epochs": 3}
     with pytest.raises(UserError, match=r"args\.yaml: tta is an argument of timm's train\.py"):
         known_settings({"tta": 2}, "args.yaml")
 
