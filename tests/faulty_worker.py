@@ -6,13 +6,25 @@ import signal
 import sys
 
 
+class Stub:
+    """A configuration or a contestant, without importing the package, which takes seconds."""
+
+    def __str__(self):
+        return f"{self.model}:{self.form}:{self.dtype}"
+
+
+class Orders(pickle.Unpickler):
+    def find_class(self, module, name):
+        return Stub if module.startswith("convnext_ablation") else super().find_class(module, name)
+
+
 def say(kind, value):
     sys.stdout.buffer.write(pickle.dumps((kind, value)))
     sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    configuration, memory_of = pickle.load(sys.stdin.buffer)
+    configuration, memory_of = Orders(sys.stdin.buffer).load()
     names = [str(memory_of)] if memory_of else [str(each) for each in configuration.contestants]
     for name in names:
         say("turn", name)

@@ -128,8 +128,6 @@ def test_what_slows_the_machine_for_a_while_decides_nothing():
     slow = [1.8 * each for each in quiet]
     within = [4.0, *slow[1:]]  # the shortest of each would now be that of the first, beside slow ones
     assert undisturbed([slow, quiet, within]) == pytest.approx(quiet)
-    found = undisturbed([slow, within, slow])
-    assert [each / found[-1] for each in found] == pytest.approx([2.0, 1.5, 1.0])
 
 
 def test_the_cheapest_ascent_is_the_cheapest_of_all():
@@ -143,24 +141,17 @@ def test_the_cheapest_ascent_is_the_cheapest_of_all():
         assert sum(costs[row][column] for row, column in enumerate(found)) == pytest.approx(best)
 
 
-class Recording(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.batches = []
-
-    def forward(self, x):
-        self.batches.append(len(x))
-        return x + 1
-
-
 def test_images_pass_part_by_part_and_depth_first():
-    first, second = Recording(), Recording()
+    seen = []
+    first, second = nn.Identity(), nn.Identity()
+    for name, section in (("first", first), ("second", second)):
+        section.register_forward_hook(lambda module, args, out, name=name: seen.append((name, len(out))))
     x = torch.arange(7.0).view(7, 1, 1, 1)
-    assert torch.equal(PartByPart([first, second], [2, 4])(x), x + 2)
-    assert first.batches == [2, 2, 2, 1]
-    assert second.batches == [4, 3]
+    assert torch.equal(PartByPart([first, second], [2, 4])(x), x)
+    assert seen[:3] == [("first", 2), ("first", 2), ("second", 4)]
+    assert seen[3:] == [("first", 2), ("first", 1), ("second", 3)]
     assert choose([first], torch.randn(6, 1, 1, 1))[0] in (1, 2, 4, 6)
-    assert {1, 2, 4, 6} <= set(first.batches[4:])  # each number is tried
+    assert {1, 2, 4, 6} <= {number for _, number in seen[6:]}  # each is tried
 
 
 def test_weights_are_packed_once_and_the_plain_ones_dropped():

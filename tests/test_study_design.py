@@ -389,7 +389,7 @@ TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
         ("networks: [{label: a, key: a/b, components: {wide: true}}]", "key 'a/b': write letters, digits"),
         ("networks: [{label: a, key: model_v, components: {wide: true}}]", "the name of another"),
         (TWO + "- {network: model_i, baseline: model_x}", "unknown network in .*entry 1: 'model_x'"),
-        (TWO + "- {network: model_i, baseline: model_i}", "'Model I' is compared with itself"),
+        (TWO + "- {network: model_i, baseline: model_i}", "own.yaml: the weights of .* sum to -1, not to 0"),
         (TWO + "- {network: model_i}", "contrasts, entry 1: no baseline; add it"),
         (TWO + "- {network: model_i, baseline: model_ii, primary: 1}", "primary is 1; it takes true or"),
         (

@@ -1,23 +1,4 @@
-"""A design of one's own, from a YAML file.
-
-For example (all but `networks` may be left out):
-
-    networks:
-      - model_i                          # a registered name, without the width's suffix
-      - label: Model I, kernel 7         # or a network by its components
-        base: model_i                    # switched in this one; in ResNet-50 if left out
-        components: {kernel_size: 7}
-        key: big_kernel                  # its name here and in files' names; made of the label if left out
-    contrasts:                           # if left out: each network minus the one above it
-      - {network: big_kernel, baseline: model_i}
-      - name: half_of_it
-        label: half of the same
-        weights: {big_kernel: 1/2, model_i: -1/2}
-        primary: false                   # not one of those that p-values are adjusted for
-    groups:                              # also, or instead: all combinations of groups of components
-      macro: [stage_ratio, patchify_stem]
-      kernel: [moved_up, kernel_size]
-"""
+"""A design of one's own, from a YAML file; `docs/studies.md` says what may stand in it."""
 
 from __future__ import annotations
 
@@ -127,10 +108,8 @@ def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
 
 def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[str, Point]:
     label = _text(entry, "label", where)
-    if "components" not in entry:
-        raise UserError(f"{where}: no components; give them, such as `components: {{kernel_size: 7}}`")
     base = _named(_text(entry, "base", where, "model_i"), where, _VARIANTS).components
-    switches = _mapping(entry["components"], f"{where}: components")
+    switches = _mapping(entry.get("components"), f"{where}: components")
     try:
         components = base.with_(**switches)
     except UserError as error:
@@ -150,20 +129,17 @@ def _contrasts(entries: Any, file: str, points: Mapping[str, Point]) -> list[Con
         where = f"{file}: contrasts, entry {number}"
         weighted = isinstance(each, Mapping) and "weights" in each
         entry = _mapping(each, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
-        contrast = (_weighted if weighted else _difference)(entry, where, points)
+        if weighted:
+            contrast = _weighted(entry, where, points)
+        else:
+            pair = [_named(_text(entry, key, where), where, points) for key in ("network", "baseline")]
+            contrast = _minus(*pair)
         label = _text(entry, "label", where, contrast.label)
         primary = entry.get("primary", True)
         if not isinstance(primary, bool):
             raise UserError(f"{where}: primary is {primary!r}; it takes true or false")
         contrasts.append(replace(contrast, label=label, primary=primary))
     return contrasts
-
-
-def _difference(entry: Mapping[str, Any], where: str, points: Mapping[str, Point]) -> Contrast:
-    treated, baseline = (_named(_text(entry, key, where), where, points) for key in ("network", "baseline"))
-    if treated == baseline:
-        raise UserError(f"{where}: {treated.label!r} is compared with itself; name another baseline")
-    return _minus(treated, baseline)
 
 
 def _minus(treated: Point, baseline: Point) -> Contrast:
@@ -177,19 +153,14 @@ def _weighted(entry: Mapping[str, Any], where: str, points: Mapping[str, Point])
         key = _named(network, f"{where}: weights", points).key
         if key in weights:
             raise UserError(f"{where}: weights: {network!r} has two weights under two names; leave one")
-        weights[key] = _weight(weight, f"{where}: weights: {network}")
+        try:
+            weights[key] = Fraction(str(weight))
+        except (ValueError, ZeroDivisionError):
+            hint = "it takes a number such as -1, 0.5 or 1/3"
+            raise UserError(f"{where}: weights: {network} is {weight!r}; {hint}") from None
     if not any(weights.values()):
         raise UserError(f"{where}: weights: none differs from 0; weigh at least two networks")
     return Contrast(name, name, {key: float(weight) for key, weight in weights.items()}, "difference")
-
-
-def _weight(value: Any, where: str) -> Fraction:
-    try:
-        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-            raise ValueError
-        return Fraction(value)
-    except (ValueError, OverflowError, ZeroDivisionError):
-        raise UserError(f"{where} is {value!r}; it takes a number such as -1, 0.5 or 1/3") from None
 
 
 def _named(name: str, where: str, known: Mapping[str, T]) -> T:
