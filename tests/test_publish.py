@@ -292,11 +292,16 @@ def test_public_is_public_and_needs_a_licence(tiny, hub):
 
 
 @pytest.mark.parametrize("fails", ["PUT /upload", "commit/main"])
-def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails, capsys):
+def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails, monkeypatch, capsys):
     hub.faults.append((fails, 403))
     with pytest.raises(UserError, match="403") as raised:
         publish(tiny, "--to", REPOSITORY)
     assert "\n" not in str(raised.value)
+    assert not hub.repositories
+    with monkeypatch.context() as patch:
+        patch.setattr(HfApi, "create_commit", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            publish(tiny, "--to", REPOSITORY)
     assert not hub.repositories
     hub.faults.append(("DELETE", 403))
     with pytest.raises(UserError, match="403"):
@@ -304,15 +309,8 @@ def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, fails, capsy
     assert re.search(rf"may be left; remove it at .*/{NAME}", capsys.readouterr().err)
 
 
-def test_nothing_stays_of_a_first_publication_that_is_interrupted(tiny, hub, monkeypatch):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(HfApi, "create_commit", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        publish(tiny, "--to", REPOSITORY)
-    assert hub.said("repos/create")
-    assert not hub.repositories
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -377,14 +375,13 @@ def test_runs_that_are_not_finished_or_not_one_are_refused(run, tmp_path):
     refused(r"has no model_best\.pth\.tar")
 
 
-def test_data_other_than_those_of_the_test_are_refused(run, tmp_path, data):
+def test_data_other_than_those_of_the_test_are_refused(tiny, tmp_path, data):
     other = Path(shutil.copytree(data, tmp_path / "data"))
-    for image in (other / "test").glob("*/*.png"):
-        image.rename(image.with_name(f"other_{image.name}"))
-    with pytest.raises(UserError, match="other images in the split 'test'"):
-        publish(run, "--to", tmp_path / NAME, "--data", other)
-    with pytest.raises(UserError, match="no such folder"):
-        publish(run, "--to", tmp_path / NAME, "--data", tmp_path / "none")
+    image = next((other / "test").glob("*/*.png"))
+    image.rename(image.with_name("other.png"))
+    for folder, said in ((other, "other images in the split 'test'"), (tmp_path / "none", "no such folder")):
+        with pytest.raises(UserError, match=said):
+            publish(tiny, "--to", tmp_path / NAME, "--data", folder)
 
 
 def test_where_to_is_never_guessed(tmp_path, monkeypatch):
@@ -497,7 +494,7 @@ def test_verify_on_other_data_says_what_differs(released, data, tmp_path, capsys
         assert differs in said
 
 
-def test_verify_finds_a_figure_that_is_too_high(released, data, tmp_path, capsys):
+def test_verify_finds_a_figure_that_is_too_high_and_weights_that_are_others(released, data, tmp_path, capsys):
     release = Path(shutil.copytree(released, tmp_path / NAME))
     config = config_of(release)
     result = config["trained"]["results"][0]
@@ -507,10 +504,6 @@ def test_verify_finds_a_figure_that_is_too_high(released, data, tmp_path, capsys
         verify(release, "--data", data)
     assert f"differs: top-1 is {true:.3f} %, claimed are {true + 100 / 21:.3f} %" in capsys.readouterr().out
     verify(release, "--data", data, "--tolerance", 9)
-
-
-def test_verify_refuses_weights_that_are_not_those_published(released, data, tmp_path):
-    release = Path(shutil.copytree(released, tmp_path / NAME))
     with open(release / "model.safetensors", "r+b") as file:
         file.seek(-100, os.SEEK_END)
         file.write(b"other")

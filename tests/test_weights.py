@@ -141,19 +141,15 @@ def test_weights_of_timm_that_fit_have_their_tags(theirs, ours):
         assert "url" not in cfg  # pickles
 
 
-def test_no_other_network_has_weights():
+def test_no_other_network_has_weights_and_all_are_prepared_for_alike():
     with_weights = {name.partition(".")[0] for name in timm.list_pretrained("*")}
     ours = set(timm.list_models(module="zoo"))
     assert with_weights & ours == {
         *("model_i", "resnet_to_convnext_stage1", "roadmap_00_resnet50"),
         *("model_v", "resnet_to_convnext_stage5", "roadmap_15_separate_downsampling"),
     }
-
-
-def test_networks_without_weights_are_prepared_for_alike():
     cfgs = [timm.create_model(name, device="meta").pretrained_cfg for name in ("model_i", "model_iv")]
     assert resolve_data_config(pretrained_cfg=cfgs[0]) == resolve_data_config(pretrained_cfg=cfgs[1])
-    assert not any(cfg.get("hf_hub_id") for cfg in cfgs)
 
 
 @pytest.mark.parametrize(
@@ -202,17 +198,13 @@ def test_a_release_brings_its_preprocessing_and_classes(lab, weights, loads):
         assert_loaded(model, weights)
 
 
-def test_another_head_other_channels_and_features_start_from_a_release(lab, weights):
-    assert pretrained(num_classes=10).head.fc.weight.shape[0] == 10
+def test_another_head_channels_features_and_training_start_from_a_release(lab, weights):
     stem = load(weights)["stem.conv.weight"]
     torch.testing.assert_close(pretrained(in_chans=1).stem.conv.weight, stem.sum(1, keepdim=True))
     assert torch.equal(pretrained(features_only=True).stem.conv.weight, stem)
-
-
-def test_training_starts_from_a_release_and_its_preprocessing(lab, weights):
     arguments = TrainingArguments(data_dir="", model=f"{MODEL}.cub", pretrained=True, device="cpu")
     model = create_network(arguments, 7, Processes(torch.device("cpu")))
-    assert torch.equal(model.stem.conv.weight, load(weights)["stem.conv.weight"])
+    assert torch.equal(model.stem.conv.weight, stem)
     assert (model.num_classes, resolve_data_config(model=model)["crop_pct"]) == (7, 0.9)
 
 
@@ -378,6 +370,8 @@ def test_a_folder_serves_a_release_by_every_name(tmp_path, weights, monkeypatch,
 
 
 def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
+    for text in ("lab", "hf-hub:lab/model_iv", "hf-hub:@main"):
+        assert "write hf-hub:NAMESPACE" in refusal(weights_from=text)
     place = f"local-dir:{tmp_path}"
     assert f"{tmp_path} has no {MODEL}.cub; publish a run into it" in refusal(weights_from=place)
     folder = write(tmp_path / f"{MODEL}.dogs", release(weights))
@@ -390,12 +384,6 @@ def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
     assert refusal(MODEL) == f"weights are to come from {tmp_path}/nowhere, and there is no such folder"
     monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
     assert "are both set; unset one of them" in refusal(MODEL)
-
-
-@pytest.mark.parametrize("text", ["lab", "hf-hub:lab/model_iv", "hf-hub:@main"])
-def test_a_place_is_named_as_timm_names_it(text):
-    with pytest.raises(UserError, match="write hf-hub:NAMESPACE"):
-        Place(text)
 
 
 def test_a_release_can_be_read_without_its_weights(tmp_path, weights, lab):
