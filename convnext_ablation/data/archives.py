@@ -47,10 +47,7 @@ class Published:
     def check(self, path: Path) -> None:
         """Raises a `UserError` if a file isn't this archive."""
         digest = hashlib.new(self.algorithm)
-        with (
-            open(path, "rb") as file,
-            Progress(f"checking {path.name}", path.stat().st_size, "B") as progress,
-        ):
+        with open(path, "rb") as file, Progress(path.name, path.stat().st_size, "B") as progress:
             while block := file.read(_BLOCK):
                 digest.update(block)
                 progress.update(len(block))
@@ -74,9 +71,7 @@ class Published:
                 break
             except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
                 if not left or isinstance(error, urllib.error.HTTPError):
-                    raise UserError(
-                        f"{self.url} can't be had ({error}); start again to go on, or fetch it yourself"
-                    ) from error
+                    raise UserError(f"{self.url} can't be had ({error}); start again to go on") from error
         try:
             self.check(part)
         except UserError:
@@ -167,12 +162,7 @@ class Source(dict[str, Piece]):
 
 
 def open_source(path: Path, scratch: Path, published: Published | None = None) -> Source:
-    """Lists the files of a folder, a tar or a gzipped tar.
-
-    Args:
-        path: The folder or archive.
-        scratch: Folder for an archive that has to be unzipped.
-        published: What an archive must be; if None, anything.
+    """Lists the files of a folder, a tar or a gzipped tar, which is unzipped to the folder `scratch`.
 
     Raises:
         UserError: There is nothing at `path`, or the archive is not the published one, or is cut short, or
@@ -207,9 +197,7 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
                 for member in archive:
                     _add(pieces, member, tar, end, shown)
     except (tarfile.TarError, OSError, ValueError) as error:
-        raise UserError(
-            f"{shown} can't be read as a tar ({error}); it may be cut short: get it again"
-        ) from error
+        raise UserError(f"{shown} can't be read as a tar ({error}); it may be cut short") from error
     if not pieces:
         raise UserError(f"{shown} holds no files; get it again")
     return pieces
@@ -238,8 +226,7 @@ def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int,
 def _unzip(path: Path, scratch: Path) -> Path:
     """Unzips an archive, unless that was done before and it is still the same."""
     stat = path.stat()
-    key = hashlib.sha256(f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()
-    unzipped = scratch / f"{key[:16]}.tar"
+    unzipped = scratch / f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}.tar"
     if unzipped.exists():
         return unzipped
     scratch.mkdir(parents=True, exist_ok=True)
@@ -257,7 +244,7 @@ def _unzip(path: Path, scratch: Path) -> Path:
                 progress.move(raw.tell())
                 if to.tell() > most:
                     raise UserError(
-                        f"{path} unzips to more than {_GROWTH} times its size; get it from its home"
+                        f"{path} unzips to more than {_GROWTH} times its size; is it the right one?"
                     )
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error

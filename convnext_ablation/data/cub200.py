@@ -54,18 +54,17 @@ class CUB200(OfficialPhotographs):
         names = read_table(source, "classes.txt")
         for id_, path in paths.items():
             class_name = names.get(labels[id_], "")
+            where = f"{source.path}: image {id_}"
             if path.split("/")[0] != class_name or path.count("/") != 1:
                 raise UserError(
-                    f"{source.path}: image {id_} is {path}, but its class {labels[id_]} is "
-                    f"{class_name or 'not in classes.txt'}; get the archive from its home"
+                    f"{where} is {path}, but its class {labels[id_]} is {class_name or 'unknown'}"
                 )
             if training[id_] not in ("0", "1"):
-                raise UserError(f"{source.path}: train_test_split.txt has no 0 or 1 for image {id_}; mend it")
+                raise UserError(f"{where} has {training[id_]!r}, not 0 or 1, in train_test_split.txt")
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
-            yield Photograph(
-                id_, f"images/{path}", class_name, split, source.listed(f"images/{path}", "images.txt"), box
-            )
+            image = source.listed(f"images/{path}", "images.txt")
+            yield Photograph(id_, f"images/{path}", class_name, split, image, box)
 
 
 def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -73,13 +72,12 @@ def read_table(source: Source, name: str, like: Mapping[str, str] | None = None)
     table: dict[str, str] = {}
     for number, line in enumerate(source.text(name).splitlines(), start=1):
         key, _, value = line.strip().partition(" ")
-        if not value:
-            if not line.strip():
-                continue
+        if key and not value:
             raise UserError(f"{source.path}: {name} line {number} is {line[:80]!r}, not an id and its value")
         if key in table:
             raise UserError(f"{source.path}: {name} line {number} has the id {key} a second time")
-        table[key] = value.strip()
+        if key:
+            table[key] = value.strip()
     if not table:
         raise UserError(f"{source.path}: {name} is empty; get the archive again")
     if like is not None and (odd := sorted(table.keys() ^ like.keys(), key=lambda key: (len(key), key))):

@@ -93,14 +93,9 @@ def is_image(name: str) -> bool:
 
 
 def decode(data: bytes, checksums: bool = True) -> Image.Image:
-    """Decodes the file of an image, whatever its mode.
+    """Decodes the file of an image; a `ValueError` if that can't be done whole.
 
-    Args:
-        data: The file.
-        checksums: Whether to compare those of the file format, too, which decoding ignores.
-
-    Raises:
-        ValueError: It can't be decoded whole.
+    With `checksums`, those of the file format are compared, too, which decoding ignores.
     """
     try:
         if checksums:

@@ -71,9 +71,7 @@ class ImageNet(Photographs):
             named = [path / published.file if path.is_dir() else path for path in self.archives]
             existing = [path for path in named if path.name == published.file and path.is_file()]
             if not existing:
-                raise UserError(
-                    f"imagenet: {published.file} is missing; name it, or its folder, with --archives"
-                )
+                raise UserError(f"imagenet: {published.file} is missing; name its folder with --archives")
             found[which] = existing[0]
             if not self.unofficial:
                 published.check(found[which])
@@ -129,9 +127,7 @@ def _read_synsets(devkit: Source) -> dict[int, str]:
         rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
         return {int(number): str(synset) for number, synset, children in rows if not children}
     except Exception as error:  # of a broken file scipy raises anything
-        raise UserError(
-            f"{devkit.path}: data/meta.mat can't be read ({error}); get the devkit again"
-        ) from error
+        raise UserError(f"{devkit.path}: data/meta.mat can't be read ({error}); get it again") from error
 
 
 def _read_labels(devkit: Source) -> list[int]:

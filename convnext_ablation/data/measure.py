@@ -83,9 +83,7 @@ def read_folder(root: Path) -> Contents:
             contents.images.append(records.pop(id_, own))
     contents.missing.extend(sorted(records.keys() - set(contents.not_read)))
     if not contents.images:
-        raise UserError(
-            f"{root}: holds no image; expected <split>/<class>/<image> ({', '.join(IMAGE_EXTENSIONS)})"
-        )
+        raise UserError(f"{root}: holds no image {', '.join(IMAGE_EXTENSIONS)} as <split>/<class>/<image>")
     return contents
 
 

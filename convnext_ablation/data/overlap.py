@@ -157,9 +157,7 @@ def list_pretraining(folder: Path) -> list[str]:
     parts = itertools.chain(walk(folder, "train"), walk(folder, "val"))
     names = [f"{below}/{name}" for below, _, files in parts for name in files if is_image(name)]
     if not names:
-        raise UserError(
-            f"{folder}: holds no image below train; --against takes ImageNet as train/<wnid>/<image>"
-        )
+        raise UserError(f"{folder}: holds no image; --against takes ImageNet as train/<wnid>/<image>")
     return names
 
 

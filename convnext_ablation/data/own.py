@@ -192,7 +192,7 @@ class HubPhotographs(OwnPhotographs):
             if self.target_key not in table.column_names:
                 known = ", ".join(table.column_names)
                 raise UserError(
-                    f"{self.source} has no column {self.target_key!r} but {known}; give --target-key"
+                    f"hfds: there is no column {self.target_key!r} but {known}; give --target-key"
                 )
             names = getattr(table.features[self.target_key], "names", None)
             width = len(str(len(table)))

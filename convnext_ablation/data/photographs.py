@@ -134,9 +134,7 @@ class Photographs(DataSet):
         try:
             image = decode(data, checksums=False)
         except ValueError as error:
-            raise UserError(
-                f"{name} is not a readable image ({error}); get or mend it, or remove it"
-            ) from error
+            raise UserError(f"{name} is not a readable image ({error}); mend or remove it") from error
         if self._keeps(PurePosixPath(name), box):
             file.write(data)
             return
@@ -210,10 +208,8 @@ def check_counts(
     found["classes"] = len({original.class_name for original in originals})
     for what, count in expected.items():
         if found[what] != count:
-            raise UserError(
-                f"{where} has {found[what]:,} {what}, not the official {count:,}; complete it, or prepare a "
-                "part of the set with --unofficial"
-            )
+            hint = "complete it, or prepare a part with --unofficial"
+            raise UserError(f"{where} has {found[what]:,} {what}, not the official {count:,}; {hint}")
 
 
 @dataclass(frozen=True)
@@ -237,9 +233,8 @@ class OfficialPhotographs(Photographs):
         super().__post_init__()
         for which, published in self.needed(vars(self)).items():
             if getattr(self, which) is None:
-                raise UserError(
-                    f"{self.name}: say where it is with --{which} {published.file}, or --download it"
-                )
+                what = f"{self.name}: say where it is with --{which} {published.file}"
+                raise UserError(f"{what}, or --download it")
         self.check_least(val=1)
 
     def photographs(self, scratch: Path) -> list[Photograph]:

@@ -78,9 +78,7 @@ def prepare(
         if not _is_there(out, dataset):
             return _make(dataset, out, workers)
     except OSError as error:
-        raise UserError(
-            f"cannot make {out} ({error}); mend that and run the same command again, or choose another place"
-        ) from error
+        raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
     print(f"{out} already holds {name} with these parameters; nothing to do")
     return check_folder(out, dataset.splits)
 
@@ -110,9 +108,9 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     there, wanted = ({**each, **(each.get("parameters") or {})} for each in (found, _describe(dataset)))
     for key in ("format", "name", *identity(dataset)):
         if there.get(key) != wanted[key]:
+            found_value = f"{key} is {there.get(key)}, not {wanted[key]}"
             raise UserError(
-                f"{out} holds another data set ({key} is {there.get(key)}, not {wanted[key]}); "
-                "remove it or choose another place"
+                f"{out} holds another data set ({found_value}); remove it or choose another place"
             )
     return True
 

@@ -74,12 +74,9 @@ class StanfordDogs(OfficialPhotographs):
             for path, label in _read_list(lists, name):
                 breed = path.split("/")[0]
                 if path in split_of:
-                    raise UserError(f"{lists.path}: {name} has {path} a second time; get the archive again")
-                if breeds.setdefault(label, breed) != breed:
-                    raise UserError(
-                        f"{lists.path}: {name} gives {path} the label {label}, which is that of "
-                        f"{breeds[label]}; get the archive again"
-                    )
+                    raise UserError(f"{lists.path}: {name} has {path} a second time; get it again")
+                if (other := breeds.setdefault(label, breed)) != breed:
+                    raise UserError(f"{lists.path}: {name} gives {path} the label {label}, that of {other}")
                 images.listed(path, name)
                 split_of[path] = split
         for path, split in split_of.items():
@@ -99,9 +96,8 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
         if odd := [path for path in paths if path.count("/") != 1]:
             raise ValueError(f"{odd[0]!r} is not <breed>/<file>")
     except Exception as error:  # of a broken file scipy raises anything
-        raise UserError(
-            f"{lists.path}: {name} is no MATLAB file with file_list and labels ({error}); get it again"
-        ) from error
+        what = f"{lists.path}: {name} is no MATLAB file with file_list and labels"
+        raise UserError(f"{what} ({error}); get it again") from error
     return rows
 
 
