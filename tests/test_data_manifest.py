@@ -1,9 +1,6 @@
 import hashlib
 import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -39,20 +36,6 @@ def list_images(root):
         )
         for path in paths
     ]
-
-
-def test_data_modules_import_neither_torch_nor_timm_nor_matplotlib():
-    # A bare package in place of the real one, which imports torch and timm itself.
-    code = """
-import sys, types
-package = sys.modules["convnext_ablation"] = types.ModuleType("convnext_ablation")
-package.__path__ = [sys.argv[1]]
-import convnext_ablation.data, convnext_ablation.data.prepare
-print(sorted({"matplotlib", "timm", "torch", "torchvision"} & set(sys.modules)))
-"""
-    package = Path(manifest.__file__).parents[1]
-    done = subprocess.run([sys.executable, "-c", code, package], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
 
 
 def test_manifest_reads_as_written_and_is_sorted_by_id(folder):

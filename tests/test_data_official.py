@@ -280,15 +280,3 @@ def test_broken_lists_of_dogs_are_refused(tmp_path, case):
             files[which][name] = data
     folders = {key: write_tar(tmp_path / f"{key}.tar", value) for key, value in files.items()}
     refused(tmp_path, message, "stanford-dogs", **folders, crop_to_box=True)
-
-
-def test_two_images_of_one_name_are_refused(tmp_path):
-    files = bird_files()
-    top = "CUB_200_2011"
-    other = bird_path(3).replace(".jpg", ".JPEG")
-    files[f"{top}/images/{other}"] = files[f"{top}/images/{bird_path(12)}"]
-    changes = {"images.txt": (bird_path(12), other), "train_test_split.txt": ("12 1", "12 0")}
-    for name, (old, new) in changes.items():
-        files[f"{top}/{name}"] = files[f"{top}/{name}"].decode().replace(old, new).encode()
-    path = write_tar(tmp_path / "a.tar", files)
-    refused(tmp_path, "would both become test/001.*; rename one", archive=path)

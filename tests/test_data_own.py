@@ -65,7 +65,6 @@ def test_splits_that_are_there_are_kept(tmp_path):
             {f"{split}/a/1.{end}": b"" for split in ("train", "val", "test") for end in ("jpg", "JPG")},
             "both become",
         ),
-        ({f"{name}/{index}.jpg": b"" for name in "aA" for index in range(3)}, "sort as equal"),
         ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2), "a/3.jpg": b"x"}, "is not a readable image"),
     ],
 )
@@ -115,14 +114,6 @@ def test_broken_list_is_refused(tmp_path, rows, columns, message):
     assert not list(tmp_path.glob("out*"))
     with pytest.raises(UserError, match=r"none\.csv can't be read"):
         prepare("csv", tmp_path / "out", file=tmp_path / "none.csv")
-
-
-@pytest.mark.parametrize(("name", "option"), [("folder", "images"), ("csv", "file"), ("hfds", "source")])
-def test_source_must_be_named(tmp_path, name, option):
-    with pytest.raises(UserError, match=f"with --{option}"):
-        prepare(name, tmp_path / "out")
-    with pytest.raises(UserError, match="val is 0"):
-        prepare(name, tmp_path / "out", val=0)
 
 
 @pytest.fixture

@@ -10,16 +10,15 @@ import pytest
 import torch
 from inline_engine import Inline
 
-from convnext_ablation.cli import experiment as planning
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run as command
-from convnext_ablation.cli.experiment import plan_study
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
-from convnext_ablation.study import forecast as precision
+from convnext_ablation.study import setup
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import choose_learning_rates
+from convnext_ablation.study.setup import plan_study
 from convnext_ablation.study.store import load_result, save_study
+from convnext_ablation.study.tuning import choose_learning_rates
 
 
 @pytest.fixture
@@ -233,7 +232,7 @@ def test_a_recipe_that_names_weights_is_refused(arguments, recipe_file, tmp_path
 
 
 def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(planning, "_gmacs", lambda study: {})
+    monkeypatch.setattr(setup, "_gmacs", lambda study: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments += ["--engine", "slurm", "--device"]
     args = cli._parser(arguments).parse_args([*arguments, "cuda"])
@@ -248,39 +247,18 @@ def test_damaged_results_are_named(tmp_path):
         load_result(tmp_path / "result.json")
 
 
-@pytest.mark.parametrize(
-    ("seconds", "faster"),
-    [({"float32": 1.0, "bfloat16": 0.5}, "bfloat16"), ({"float32": 1.0, "bfloat16": 0.95}, "float32")],
-)
-def test_bfloat16_must_be_clearly_faster(monkeypatch, seconds, faster):
-    monkeypatch.setattr(precision, "_step_seconds", lambda model, images, which: seconds[which])
-    assert precision.faster_precision(["model_i_atto"], (1, 32, 32), threads=1) == faster
-
-
-def test_a_step_is_timed_in_both_precisions():
-    assert precision.faster_precision(["model_v_atto"], (1, 32, 32), threads=1) in precision.PRECISIONS
-
-
-def test_precision_of_a_study_is_measured_once_and_on_demand(arguments, tmp_path, monkeypatch):
+def test_a_study_keeps_the_precision_that_it_was_begun_in_and_is_in_float32_unless_told(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(setup, "_gmacs", lambda study: {})  # takes seconds
     undecided = [argument for argument in arguments if not argument.startswith("--precision")]
 
     def planned(*further, saved=None):
         return plan_study(cli._parser(arguments).parse_args([*undecided, *further]), saved)[0]
 
-    monkeypatch.setattr(planning, "_gmacs", lambda study: {})  # takes seconds
+    assert planned().precision == "float32"
     save_study(tmp_path / "study", planned("--precision=bfloat16"))
-    monkeypatch.setattr(planning, "faster_precision", None)
-    for further in ([], ["--precision=auto"]):
-        assert planned(*further, saved=tmp_path / "study").precision == "bfloat16"
-    monkeypatch.setattr(planning, "faster_precision", lambda models, size, threads: ",".join(models))
-    assert planned("--precision=auto").precision == ",".join(f"{name}_atto" for name in STAGES)
-
-
-def test_a_study_is_in_float32_unless_told_otherwise(arguments, monkeypatch):
-    monkeypatch.setattr(planning, "_gmacs", lambda study: {})
-    monkeypatch.setattr(precision, "_step_seconds", lambda model, images, which: float(which == "float32"))
-    undecided = [argument for argument in arguments if not argument.startswith("--precision")]
-    assert plan_study(cli._parser(arguments).parse_args(undecided))[0].precision == "float32"
+    assert planned(saved=tmp_path / "study").precision == "bfloat16"
 
 
 def test_learning_rates_of_the_built_in_studies_were_all_tuned():

@@ -9,9 +9,10 @@ import torch
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import Script, Study, choose_learning_rates
+from convnext_ablation.study.experiment import Script, Study
 from convnext_ablation.study.pretrained import Weights, find_weights, mixed_origins
 from convnext_ablation.study.store import read_study, save_study
+from convnext_ablation.study.tuning import choose_learning_rates
 
 STAGES = design_of("stages", "atto")
 POINTS = STAGES.points

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from convnext_ablation.cli import experiment as planning
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli import study_plan as plan_command
-from convnext_ablation.study import forecast as timing
-from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.forecast import run_seconds, spread, time_networks
-from convnext_ablation.study.stats.power import detectable
-from convnext_ablation.study.stats.variance import Scatter
+from convnext_ablation.study import forecast, setup
+from convnext_ablation.study.forecast import run_seconds, time_networks
+from convnext_ablation.study.stats.power import detectable, seeds_needed
+from convnext_ablation.study.stats.variance import assumed_scatter
 from convnext_ablation.training.arguments import TrainingArguments
 
 BASE = TrainingArguments(
@@ -29,7 +25,7 @@ COUNTS = {"train": 100, "val": 20, "test": 40}
 def plan(image_folder, recipe_file, tmp_path, monkeypatch, capsys):
     """Runs `study plan` in an empty folder; gives its exit code, what it printed, and its error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(planning, "count_gmacs", lambda model, size: 0.5)  # counting takes a while
+    monkeypatch.setattr(setup, "count_gmacs", lambda model, size: 0.5)  # counting takes a while
 
     def call(*further):
         arguments = ["study", "plan", f"--data={image_folder}", f"--recipe={recipe_file}"]
@@ -56,16 +52,15 @@ def test_runs_effects_assumptions_and_notes_are_printed_and_nothing_is_written(p
     assert (
         "with 4 seeds, at an adjusted p below 0.05 (Holm, 4 effects; the other 10 are not adjusted)" in said
     )
-    assert "Taken: top-1 80 %, SD between seeds 0.3 points; 10 % of the images" in said
+    assert "Assumed: top-1 80 %, seed SD 0.3 points; 10 % of the images" in said
     assert "Picard, arXiv:2109.08203" in said
     assert "- Group inverted: inverted bottleneck, spatial convolution moved up." in said
-    assert "Where over 1000 seeds would be needed, it is the test images that are too few" in said
+    assert "Where over 1000 seeds would be needed, there are too few test images" in said
     assert "CPU-hours" not in out
     assert not list(tmp_path.iterdir())
 
 
-def test_costs_are_timed_for_every_network_and_add_up(plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_command, "SECONDS", 0.1)
+def test_costs_are_timed_for_every_network_and_add_up(plan, tmp_path):
     code, out, err = plan("--design=stages", "--seeds", "0", "1", "--jobs=1", "--threads=1")
     assert code == 0, err
     rows = [line.split() for line in out.splitlines() if line.startswith("model_")]
@@ -90,28 +85,16 @@ def test_one_seed_resolves_nothing(plan):
 
 
 def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan):
-    given = ["--accuracy=95", "--seed-sd=2", "--seed-disagreement=3", "--network-disagreement=4"]
-    _, out, _ = plan("--no-timing", *given)
+    _, out, _ = plan("--no-timing", "--accuracy=95", "--seed-sd=2", "--resolve=20")
     said = " ".join(out.split())
-    assert "Taken: top-1 95 %, SD between seeds 2 points; 3 % of the images told otherwise by another" in said
-    assert "4 % by another network. Source: as given." in said
-    size = re.findall(r"  difference +(\S+)", out)[0]
-    scatter = Scatter(0.95, 0.02, 0.03, 0.04, "")
-    assert float(size) == pytest.approx(100 * detectable(scatter, 3, 21, [1.0, -1.0], 0.05 / 4), abs=0.01)
-
-
-def test_effects_are_written_as_csv(plan, tmp_path):
-    code, out, _ = plan("--no-timing", "--design=screening", "--resolve=20", "--csv=new/effects.csv")
-    assert code == 0
+    assert "Assumed: top-1 95 %, seed SD 2 points; 2.5 % of the images classified otherwise by" in said
+    assert "Source: as given; the rest " in said
+    size, seeds = re.findall(r"  difference +(\S+) +(\S+)", out)[0]
+    scatter = assumed_scatter(accuracy=0.95, seed_sd=0.02)
+    asked = (scatter, 3, 21, [1.0, -1.0], 0.05 / 4)
+    assert float(size) == pytest.approx(100 * detectable(*asked), abs=0.01)
     assert "seeds for 20" in out
-    with open(tmp_path / "new" / "effects.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    contrasts = design_of("screening", "atto").contrasts
-    assert [row["contrast"] for row in rows] == [contrast.name for contrast in contrasts]
-    assert {row["level"] for row in rows} == {repr(0.05 / 13)}
-    assert {row["resolve"] for row in rows} == {"0.2"}
-    assert int(rows[0]["seeds"]) > 1
-    assert float(rows[0]["detectable"]) > 0
+    assert int(seeds) == seeds_needed(0.2, scatter, 21, [1.0, -1.0], 0.05 / 4)
 
 
 @pytest.mark.parametrize(
@@ -144,65 +127,29 @@ def test_a_run_is_its_epochs_with_validation_and_the_test():
     assert run_seconds(replace(BASE, val_split=""), 0.6, 0.01, COUNTS) == pytest.approx(3 * epoch + test)
 
 
-def test_networks_to_time_are_spread_over_all():
-    assert spread("abcdefghi", 3) == ["a", "e", "i"]
-    assert spread("abc", 5) == ["a", "b", "c"]
+@pytest.mark.parametrize(("seconds", "measured", "images"), [(64.0, {0, 1, 2}, 64), (0.0, {0, 2}, 4)])
+def test_long_steps_are_told_from_fewer_images_and_networks_beyond_the_limit_by_gmacs(
+    monkeypatch, seconds, measured, images
+):
+    taken = []
 
+    def step(trainer, images, targets):
+        taken.append(len(images))
+        return 0.1 * {"model_i_atto": 1, "model_ii_atto": 9, "model_v_atto": 5}[trainer] * len(images)
 
-class Stepper:
-    """Takes 10 ms, and 2 ms an image, of `model_i_atto`, and twice as long of the others."""
+    class Fake(str):
+        arguments = replace(BASE, batch_size=64)
 
-    def __init__(self, arguments):
-        self.slow = 1 if arguments.model == "model_i_atto" else 2
-        self.whole, self.images = arguments.batch_size, []
-
-    def _step(self, batch):
-        self.images.append(batch)
-        return self.slow * (0.010 + 0.002 * batch)
-
-
-@pytest.mark.parametrize(("seconds", "batch"), [(30.0, 64), (0.3, 4)])
-def test_steps_of_whole_batches_are_told_from_smaller_ones_by_a_straight_line(monkeypatch, seconds, batch):
-    class Fake(timing._Stepper):
-        __init__ = Stepper.__init__
-        _step = Stepper._step
-
-        def __new__(cls, arguments):
-            made = super().__new__(cls)
-            made.times, made.batch = {}, arguments.batch_size
-            return made
-
-        def loading_seconds(self):
-            return 0.001
-
-    monkeypatch.setattr(timing, "_Stepper", Fake)
-    monkeypatch.setattr(timing, "MOST_NETWORKS", 2)
-    monkeypatch.setattr(timing, "_FEWEST_NETWORKS", 2)
-    arguments = {
-        name: replace(BASE, model=name, batch_size=64)
-        for name in ("model_i_atto", "model_ii_atto", "model_v_atto")
-    }
-    gmacs = {"model_i_atto": 1.0, "model_ii_atto": 2.0, "model_v_atto": 5.0}
+    monkeypatch.setattr(forecast, "_trainer", lambda arguments: Fake(arguments.model))
+    monkeypatch.setattr(forecast, "_load", lambda trainer: (range(64), range(64), 0.001))
+    monkeypatch.setattr(forecast, "_step", step)
+    names = ["model_i_atto", "model_ii_atto", "model_v_atto"]
+    arguments = {name: replace(BASE, model=name, batch_size=64) for name in names}
     threads = torch.get_num_threads()
-    found = time_networks(arguments, gmacs, COUNTS | {"train": 1000}, 1, seconds)
+    found = time_networks(arguments, dict(zip(names, (1.0, 2.0, 5.0), strict=True)), COUNTS, 1, seconds)
     assert torch.get_num_threads() == threads
-    steps = {key: cost.step_seconds for key, cost in found.costs.items()}
-    fast = 0.010 + 0.002 * 64
-    # the one in between lies a quarter of the way between those with fewer and more GMACs
-    assert steps == pytest.approx(
-        {"model_i_atto": fast, "model_ii_atto": 1.25 * fast, "model_v_atto": 2 * fast}
-    )
-    assert [found.costs[key].measured for key in gmacs] == [True, False, True]
-    assert found.measured == 2
-    assert found.smallest_batch == batch
-    assert found.loading_seconds == 0.001
-
-
-def test_fewer_networks_are_timed_where_they_would_not_fit_into_memory(monkeypatch):
-    arguments = {point.key: replace(BASE, model=point.model) for point in design_of("stages", "atto").points}
-    keys = list(arguments)
-    assert timing._affordable(keys, arguments) == keys
-    monkeypatch.setattr(timing, "MOST_PARAMETERS", 1)
-    assert timing._affordable(keys, arguments) == [keys[0], keys[2], keys[4]]
-    model = timing.timm.create_model("model_i_atto", in_chans=3)
-    assert timing._parameters(BASE) == sum(parameter.numel() for parameter in model.parameters())
+    assert found.measured == {names[number] for number in measured}
+    # of those that are not timed: a quarter of the way between those with fewer and more GMACs
+    assert list(found.steps.values()) == pytest.approx([6.4, 57.6 if 1 in measured else 12.8, 32.0])
+    assert taken[2] == images
+    assert found.runs["model_i_atto"] == run_seconds(arguments["model_i_atto"], 6.4, 0.001, COUNTS)

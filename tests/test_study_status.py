@@ -167,7 +167,7 @@ def test_networks_that_wait_for_their_learning_rate_are_waiting(tmp_path):
         finish(run, tmp_path, top1=100 * run.arguments.lr)
     chosen = [state.run.arguments.lr for state in look(tmp_path, study) if state.run and not state.run.tuning]
     assert chosen == [0.002, 0.002]
-    assert "2 learning rates tried" in report(study, look(tmp_path, study), tmp_path, 100)
+    assert "2 learning rates" in report(study, look(tmp_path, study), tmp_path, 100)
 
 
 @pytest.mark.parametrize("running", [1, 2])
@@ -207,16 +207,6 @@ def test_that_nothing_runs_is_said(tmp_path):
     finish(SMALL.runs()[0], tmp_path)
     said = report(SMALL, look(tmp_path), tmp_path, 90)
     assert "nothing runs; one run at a time would take about 3 min" in said
-
-
-def test_watching_ends_when_all_is_over(folder, capsys, monkeypatch):
-    def finish_all(seconds):
-        for run in SMALL.runs():
-            finish(run, folder)
-
-    monkeypatch.setattr(time, "sleep", finish_all)
-    assert cli.main(["study", "status", str(folder), "--watch"]) == 0
-    assert capsys.readouterr().out.count("10 runs:") == 2
 
 
 def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_path):

@@ -7,12 +7,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from convnext_ablation.cli.experiment import add_plan_arguments, plan_study
+from convnext_ablation.cli.experiment import add_plan_arguments
 from convnext_ablation.cli.study_report import report
 from convnext_ablation.console import clock, duration
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import ENGINES, Engine, drive, engine_of
 from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.setup import plan_study
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
 from convnext_ablation.study.store import FAILURE, HeldError, held, save_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
@@ -23,12 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study` command."""
     add_plan_arguments(parser)
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the study's folder")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs at the same time; by default one a GPU, or as many as cores or the cluster allow",
-    )
     parser.add_argument(
         "--engine",
         choices=ENGINES,
@@ -57,8 +52,6 @@ def run(args: argparse.Namespace) -> None:
         UserError: The study can't be run as asked, another process runs it, or runs of it failed.
     """
     start = time.monotonic()
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs is {args.jobs}; it must be at least 1")
     if args.sbatch and args.engine != "slurm":
         raise UserError("--sbatch: is for --engine slurm")
     study = plan_study(args, args.output)[0]
@@ -101,12 +94,7 @@ def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> 
 
 def _introduce(study: Study, states: Sequence[RunState], failed: int, retried: bool) -> None:
     counts = totals(states)
-    what = f"{counted(len(study.points), 'network')} x {counted(len(study.seeds), 'seed')}"
-    if study.pretraining_seeds:
-        what += f" x {counted(len(study.pretraining_seeds), 'pre-training seed')}"
-    if study.tuning:
-        what += f", and {len(study.tuning)} learning rates for each network"
-    parts = [f"{counted(len(states), 'run')} ({what})", f"{counts['done']} done before"]
+    parts = [f"{counted(len(states), 'run')} ({study.size})", f"{counts['done']} done before"]
     parts += [f"{counts['running']} running already"] if counts["running"] else []
     parts += [f"{failed} that failed {'tried again' if retried else 'left out'}"] if failed else []
     print(f"{', '.join(parts)}; {study.precision}", flush=True)

@@ -16,7 +16,6 @@ from convnext_ablation.study.store import FAILURE, holder_of, read_study
 from convnext_ablation.study.wording import counted
 
 SOME_FAILED, WORK_LEFT = 1, 3
-_WATCH_SECONDS = 5.0
 _EXIT_CODES = "exit code: 0 if all runs are done, 1 if some have failed, 3 if work is left, 2 for an error"
 
 
@@ -24,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.epilog = _EXIT_CODES
     parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
-    parser.add_argument("--watch", action="store_true", help="look again every few seconds until it is over")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -34,27 +32,13 @@ def run(args: argparse.Namespace) -> None:
         UserError: There is no such study.
         SystemExit: Runs are left (3), or have failed (1).
     """
-    while True:
-        study = read_study(args.study)
-        states = Survey(study, args.study).look()
-        text = report(study, states, args.study, shutil.get_terminal_size((110, 24)).columns)
-        over = not any(state.is_open for state in states)
-        if args.watch and sys.stdout.isatty():
-            print("\033[2J\033[H", end="")
-        print(text, flush=True)
-        if over or not args.watch:
-            break
-        time.sleep(_WATCH_SECONDS)
-    code = exit_code(states)
-    if code:
-        sys.exit(code)
-
-
-def exit_code(states: Sequence[RunState]) -> int:
-    """0 where all runs are done, `SOME_FAILED` where some have, else `WORK_LEFT`."""
+    study = read_study(args.study)
+    states = Survey(study, args.study).look()
+    print(report(study, states, args.study, shutil.get_terminal_size((110, 24)).columns), flush=True)
     if totals(states)["failed"]:
-        return SOME_FAILED
-    return WORK_LEFT if any(state.is_open for state in states) else 0
+        sys.exit(SOME_FAILED)
+    if any(state.is_open for state in states):
+        sys.exit(WORK_LEFT)
 
 
 def report(study: Study, states: Sequence[RunState], folder: Path, width: int) -> str:
@@ -75,9 +59,7 @@ def report(study: Study, states: Sequence[RunState], folder: Path, width: int) -
 def _heading(study: Study, states: Sequence[RunState], folder: Path, now: float) -> str:
     counts = totals(states)
     lines = [
-        f"{folder}: {study.design.name} on {study.data_name}, {counted(len(study.points), 'network')} x "
-        + counted(len(study.seeds) * len(study.starts), "seed")
-        + (f", {len(study.tuning)} learning rates tried" if study.tuning else ""),
+        f"{folder}: {study.design.name} on {study.data_name}, {study.size}",
         f"{counted(len(states), 'run')}: " + ", ".join(f"{count} {name}" for name, count in counts.items()),
     ]
     if counts["waiting"] or counts["running"]:

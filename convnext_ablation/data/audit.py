@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 from collections import Counter
@@ -102,13 +103,12 @@ def _output_folder(contents: Contents, output: Path) -> Path:
     for split in contents.classes:
         if (contents.root / split).resolve() in (output.resolve(), *output.resolve().parents):
             raise UserError(f"{output} is among the images of {split}; choose another place with --output")
-    reason = ""
     try:
         (output / _CACHE).mkdir(parents=True, exist_ok=True)
+        if not os.access(output, os.W_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        reason = f" ({error.strerror})"
-    if reason or not os.access(output, os.W_OK):
-        raise UserError(f"cannot write {output}{reason}; choose another place with --output")
+        raise UserError(f"cannot write {output} ({error.strerror}); choose another --output") from error
     return output
 
 

@@ -29,7 +29,7 @@ _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".w
 class OwnPhotographs(Photographs):
     """What all of them have in common."""
 
-    required: ClassVar[tuple[str, str]]  # the option that names the images, and what to say without it
+    required: ClassVar[str]  # the option that names the images
 
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
@@ -41,9 +41,8 @@ class OwnPhotographs(Photographs):
         """Checks the options."""
         super().__post_init__()
         self.check_least(val=1, test=1)
-        option_, message = self.required
-        if not getattr(self, option_):
-            raise UserError(f"{self.name}: {message} with --{option_}")
+        if not getattr(self, self.required):
+            raise UserError(f"{self.name}: say where the images are with --{self.required}")
 
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
         """Holds out the splits that aren't there."""
@@ -66,7 +65,7 @@ class ImageFolder(OwnPhotographs):
 
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "your own images: <class>/<image> or <split>/<class>/<image>"
-    required: ClassVar[tuple[str, str]] = ("images", "say where the images are")
+    required: ClassVar[str] = "images"
 
     images: Path | None = option(None, "the folder, or a tar of it", identity=False)
 
@@ -74,22 +73,21 @@ class ImageFolder(OwnPhotographs):
         """All originals, each in the class of its folder."""
         assert self.images is not None
         source = _without_top(open_source(self.images, scratch))
-        names = sorted(
-            name
-            for name in source
-            if name.lower().endswith(_IMAGES) and "/." not in f"/{name}"  # hidden
-        )
-        tops = {name.split("/")[0] for name in names}
-        split = bool(tops) and tops <= SPLIT_NAMES.keys()
-        return self.completed((_photograph(source, name, split) for name in names), str(self.images))
+        return self.completed(_in_folders(source), str(self.images))
 
 
-def _photograph(source: Source, name: str, split: bool) -> Photograph:
-    parts = name.split("/")
-    if len(parts) != 2 + split:
-        expected = "<split>/<class>/<image>" if split else "<class>/<image>"
-        raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
-    return Photograph(name, name, parts[-2], SPLIT_NAMES[parts[0]] if split else "train", source[name])
+def _in_folders(source: Source) -> Iterator[Photograph]:
+    names = [name for name in sorted(source) if name.lower().endswith(_IMAGES)]
+    names = [name for name in names if "/." not in f"/{name}"]  # none that is hidden
+    tops = {name.split("/")[0] for name in names}
+    has_splits = tops <= SPLIT_NAMES.keys()
+    for name in names:
+        parts = name.split("/")
+        if len(parts) != 2 + has_splits:
+            expected = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
+            raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
+        split = SPLIT_NAMES[parts[0]] if has_splits else "train"
+        yield Photograph(name, name, parts[-2], split, source[name])
 
 
 def _without_top(source: Source) -> Source:
@@ -107,7 +105,7 @@ class ImageList(OwnPhotographs):
 
     name: ClassVar[str] = "csv"
     summary: ClassVar[str] = "your own images, listed in a CSV file: path, class and, if you like, split"
-    required: ClassVar[tuple[str, str]] = ("file", "name the file")
+    required: ClassVar[str] = "file"
 
     file: Path | None = option(None, "the CSV file", identity=False)
     root: Path | None = option(
@@ -160,7 +158,7 @@ class HubPhotographs(OwnPhotographs):
 
     name: ClassVar[str] = "hfds"
     summary: ClassVar[str] = "a data set of the Hugging Face hub, or a folder in one of its formats"
-    required: ClassVar[tuple[str, str]] = ("source", "name the data set")
+    required: ClassVar[str] = "source"
 
     source: str = option("", "its name on the hub, or the folder")
     config: str = option("", "which of its configurations")

@@ -42,7 +42,6 @@ class Task:
     """A run as an engine knows it.
 
     Attributes:
-        name: What tells it from the study's other runs.
         folder: The run's folder; its name lacks the identity where that is not known yet.
         after: Names of the tasks that must have ended before.
     """
@@ -74,11 +73,7 @@ class Engine(Protocol):
 
 
 class Local:
-    """Processes of this machine, one a slot; they end with the driver.
-
-    Args:
-        places: The environment of each slot.
-    """
+    """Processes of this machine, one for each slot's environment; they end with the driver."""
 
     takes_dependencies, leave = False, ""
 
@@ -187,7 +182,7 @@ def _gpus() -> list[str]:
 def engine_of(
     name: str, study: Study, folder: Path, jobs: int | None, options: Sequence[str], address: str
 ) -> Engine:
-    """Makes an engine.
+    """Makes an engine for so many jobs at a time, with Slurm's options or the address of Ray's cluster.
 
     Raises:
         UserError: It is not installed, can't be reached, or lacks what is asked for.

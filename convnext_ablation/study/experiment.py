@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Design, Point
 from convnext_ablation.study.pretrained import Weights
+from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
 TEST_SPLIT = "test"
@@ -29,13 +27,7 @@ _NOT_IDENTITY = (
 
 @dataclass(frozen=True)
 class Script:
-    """timm's training script, where it does the training.
-
-    Attributes:
-        path: The script.
-        sha256: Its hash.
-        timm: Version of timm that it runs with.
-    """
+    """timm's training script, its hash, and the version of timm that it runs with."""
 
     path: str
     sha256: str
@@ -52,8 +44,6 @@ class Run:
     """One network, trained and tested once.
 
     Attributes:
-        point: The network's place in the design.
-        arguments: What determines the training, its seed included.
         data_fingerprint: SHA-256 that stands for the data set's contents.
         threads: Threads of one operation; another number rounds otherwise.
         weights: SHA-256 of the file that it starts from; empty if it starts from none.
@@ -109,20 +99,14 @@ class Study:
     """Design x data set x seeds.
 
     Attributes:
-        design: The networks, and what is asked of them.
-        data_name: Name of the data set.
-        data_dir: Its image folder.
-        data_fingerprint: SHA-256 that stands for its contents.
+        data_fingerprint: SHA-256 that stands for the data set's contents.
         recipe_name: Name or file of the recipe.
         recipe: The arguments that the recipe sets.
         learning_rates: One for each network, by its key; none where they are chosen on the validation split.
-        seeds: One run of each network for each.
         precision: ``float32`` or ``bfloat16`` (autocast), for training.
-        device: Device that the networks are trained on.
         threads: Threads of one operation.
         tuning: Learning rates that are tried for each network.
         weights: What the networks start from; empty if from scratch, or as the recipe says.
-        script: timm's script, if that trains the networks.
         gmacs: Multiply-accumulates of each network for one image, in 10^9, for telling the time.
         command: The command line that planned it.
     """
@@ -170,12 +154,26 @@ class Study:
         arguments = self._arguments(self.points[0], 1e-3, 0)
         return arguments.epochs + (arguments.warmup_epochs if arguments.warmup_prefix else 0)
 
-    def runs(self, learning_rates: Mapping[str, float] | None = None) -> list[Run]:
-        """All runs whose learning rate is known, one seed of every network before the next seed.
+    @property
+    def runs_each(self) -> int:
+        """Runs of a network, those for choosing its learning rate included."""
+        return len(self.seeds) * len(self.starts) + len(self.tuning)
 
-        Args:
-            learning_rates: Those that were chosen, by network; the study's own if None.
-        """
+    @property
+    def size(self) -> str:
+        """What the number of runs comes from, for people."""
+        text = f"{counted(len(self.points), 'network')} x {counted(len(self.seeds), 'seed')}"
+        if self.pretraining_seeds:
+            text += f" x {counted(len(self.pretraining_seeds), 'pre-training seed')}"
+        return text + (f" + {len(self.tuning)} learning rates" if self.tuning else "")
+
+    def one_run_each(self) -> list[Run]:
+        """A run of each network, at any learning rate where it is yet to be chosen."""
+        rates = self.learning_rates or {point.key: self.tuning[0] for point in self.points}
+        return self.runs(rates)[: len(self.points)]
+
+    def runs(self, learning_rates: Mapping[str, float] | None = None) -> list[Run]:
+        """All runs whose learning rate is given or known, one seed of every network before the next seed."""
         rates = self.learning_rates if learning_rates is None else learning_rates
         return [
             self._run(point, rates[point.key], seed, start)
@@ -252,27 +250,3 @@ class Study:
             "device": self.device,
             "threads": self.threads,
         }
-
-
-def choose_learning_rates(
-    points: Sequence[Point], recipe_name: str, recipe: Mapping[str, Any], given: Mapping[str, float]
-) -> dict[str, float]:
-    """Returns each network's learning rate: the one given, else the table's, else the recipe's own.
-
-    The table is `recipes/learning_rates.csv`, which says how each was found.
-
-    Raises:
-        UserError: A rate is given for a network that isn't in the design, or none is to be had.
-    """
-    keys = [point.key for point in points]
-    for key in given:
-        if key not in keys:
-            raise UserError(f"--lr {key}=...: not a network of this design; it has {', '.join(keys)}")
-    table = resources.files("convnext_ablation") / "recipes" / "learning_rates.csv"
-    lines = table.read_text(encoding="utf-8").splitlines()
-    tuned = {row["model"]: float(row["lr"]) for row in csv.DictReader(lines) if row["recipe"] == recipe_name}
-    rates = {key: given.get(key, tuned.get(key, recipe.get("lr"))) for key in keys}
-    for key, rate in rates.items():
-        if rate is None:
-            raise UserError(f"the recipe {recipe_name} sets no lr for {key}; give --lr {key}=VALUE")
-    return {key: float(rate) for key, rate in rates.items() if rate is not None}

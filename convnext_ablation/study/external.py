@@ -28,14 +28,7 @@ _HALF_RENAMED = "tmp.pth.tar"  # it removes last.pth.tar before it renames this 
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 20
 # ours alone, or set in another way
-_NOT_TIMMS = (
-    "data_dir",
-    "resume",
-    "output",
-    "experiment",
-    "test_split",
-    "checkpoint_hist",
-)
+_NOT_TIMMS = ("data_dir", "resume", "output", "experiment", "test_split", "checkpoint_hist")
 
 
 def find_script(path: str) -> Script:
@@ -68,10 +61,7 @@ def check_script(script: Script) -> None:
 
 
 def train_with_script(run: Run, trainer: Trainer, folder: Path, should_stop: Callable[[], bool]) -> float:
-    """Trains with timm's script, from the last checkpoint if there is one.
-
-    Returns:
-        The seconds that this process's share took, with start and validation.
+    """Trains with timm's script, from the last checkpoint if there is one; returns the seconds that it took.
 
     Raises:
         UserError: The script failed; its last line tells why.
@@ -153,24 +143,16 @@ def _is_finished(folder: Path, epochs: int) -> bool:
 def _keep_best(folder: Path, decreasing: bool, aside: bool = False) -> None:
     """Makes the better of the best epochs before and after an interruption the best one.
 
-    Args:
-        folder: The run's folder.
-        decreasing: Whether a smaller metric is better.
-        aside: Keep it beside, where the script doesn't write.
+    `aside` keeps it in another file, where the script doesn't write.
     """
     earlier, best = folder / _EARLIER_BEST, folder / BEST
-    sign = -1.0 if decreasing else 1.0
-    there = [path for path in (earlier, best) if path.is_file()]
-    better = max(there, key=lambda path: sign * _metric(path), default=None)
+    metrics = {path: load_checkpoint(path)["metric"] for path in (earlier, best) if path.is_file()}
+    better = (min if decreasing else max)(metrics, key=lambda path: float(metrics[path]), default=None)
     if better is not None and better != (earlier if aside else best):
         with written_whole(earlier if aside else best) as temporary:
             shutil.copyfile(better, temporary)  # no link: the script may write into the file that is there
     if not aside:
         earlier.unlink(missing_ok=True)
-
-
-def _metric(path: Path) -> float:
-    return float(load_checkpoint(path)["metric"])
 
 
 def _reason(log: Path) -> str:

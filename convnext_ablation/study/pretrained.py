@@ -32,9 +32,7 @@ class Weights:
 
     Attributes:
         network: Its key in the design.
-        pretraining_seed: Seed of the pre-training; None where there is one pre-training.
-        path: The file.
-        sha256: Its hash.
+        pretraining_seed: None where there is one pre-training.
         origin: How it was pre-trained, as far as the file tells.
     """
 

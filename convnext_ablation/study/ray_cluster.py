@@ -41,13 +41,7 @@ class Attempt:
 
 
 class RayCluster:
-    """Actors of Ray.
-
-    Args:
-        study: Its runs' device and threads are asked of Ray.
-        folder: Its folder, which all nodes see.
-        jobs: Actors at the same time; None for as many as the cluster has room for.
-        address: Of the cluster.
+    """Actors of Ray, so many at a time, or as many as the cluster has room for.
 
     Raises:
         UserError: Ray is missing, the cluster doesn't answer, or lacks what is asked for.

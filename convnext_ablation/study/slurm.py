@@ -51,13 +51,7 @@ class Attempt:
 
 
 class Slurm:
-    """Jobs of Slurm.
-
-    Args:
-        study: Its runs' device and threads are asked of Slurm.
-        folder: Its folder, which all machines see.
-        jobs: Jobs at the same time; None for no limit.
-        options: More options of sbatch, as ``KEY=VALUE``.
+    """Jobs of Slurm, so many at a time, with more options of sbatch as ``KEY=VALUE``.
 
     Raises:
         UserError: An option is none, submitit is missing, or there is no Slurm here.

@@ -34,14 +34,11 @@ class RunState:
 
     Attributes:
         task: What tells it from the study's other runs.
-        network: Key of its network.
         seed: Its seed; of a tuning run, the learning rate.
         epochs: Epochs that are finished.
         run: The run; None where its learning rate is not known yet.
         holder: The process that does it.
         last_epoch: When the last epoch was finished, seconds since 1970 by the file system's clock.
-        failure: How it failed last.
-        result: Its `result.json`.
     """
 
     task: str
@@ -129,13 +126,7 @@ def totals(states: Iterable[RunState]) -> dict[Status, int]:
 
 
 def seconds_left(states: Sequence[RunState], study: Study, now: float) -> float | None:
-    """How long the processes that are at work now will take for what is left; None if nothing tells yet.
-
-    Args:
-        states: All runs.
-        study: The study.
-        now: Seconds since 1970.
-    """
+    """How long the processes that are at work now will take for what is left; None if nothing tells yet."""
     speeds = [speed for state in states if (speed := _speed(state, study))]
     if not speeds:
         return None

@@ -33,13 +33,7 @@ MOST_FAILURES, MOST_DEATHS = 2, 3
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that works on a folder: a study's driver, or a run.
-
-    Attributes:
-        where: Machine and process, for people.
-        since: When it began, seconds since 1970.
-        epochs: Of a run: epochs that were finished by then.
-    """
+    """The process that works on a folder: a study's driver, or a run that began with so many epochs done."""
 
     where: str
     since: float
@@ -56,19 +50,14 @@ class HeldError(Exception):
 
 @contextmanager
 def held(folder: Path, timeout: float = 0, epochs: int = 0) -> Iterator[None]:
-    """Keeps a folder to this process until the block, or the process, ends.
-
-    Args:
-        folder: Made if need be.
-        timeout: Seconds to wait for another process.
-        epochs: Epochs of the run that are finished.
+    """Keeps a folder, made if need be, to this process until the block, or the process, ends.
 
     Raises:
         HeldError: Another process has the folder.
         UserError: Its file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = _lock(folder)
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)
     try:
         lock.acquire(timeout=timeout, poll_interval=0.2)
     except Timeout:
@@ -90,7 +79,7 @@ def holder_of(folder: Path) -> Holder | None:
     """The process that works on a folder now, if one does."""
     if not (folder / LOCK).exists():
         return None
-    lock = _lock(folder)
+    lock = FileLock(folder / LOCK, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -101,10 +90,6 @@ def holder_of(folder: Path) -> Holder | None:
     return None
 
 
-def _lock(folder: Path) -> Any:
-    return FileLock(folder / LOCK, fallback_to_soft=False)
-
-
 def _read_holder(folder: Path) -> Holder:
     with suppress(OSError, TypeError, ValueError):  # it has just begun
         return Holder(**json.loads((folder / LOCK).read_text()))
@@ -112,10 +97,7 @@ def _read_holder(folder: Path) -> Holder:
 
 
 def save_study(folder: Path, study: Study) -> Study:
-    """Writes a folder's `study.json`, or finds that it is there already and adds the seeds that are new.
-
-    Returns:
-        The study with all seeds that the folder's study has.
+    """Writes a folder's `study.json`, or adds new seeds to the one that is there; returns what it holds.
 
     Raises:
         UserError: It holds another study; the message says what differs.
@@ -155,7 +137,8 @@ def read_content(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / STUDY_FILE
     if not path.is_file():
-        if folder.is_file() or (folder.is_dir() and any(_is_foreign(each.name) for each in folder.iterdir())):
+        there = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())
+        if there or folder.is_file():
             raise UserError(f"{folder}: holds something else than a study; give another --output")
         return None
     try:
@@ -168,11 +151,6 @@ def read_content(folder: Path) -> dict[str, Any] | None:
             f"{path}: of format {found}, and this version works with format {FORMAT}; give another --output"
         )
     return content
-
-
-def _is_foreign(name: str) -> bool:
-    """Whether a file is none of those that are there before `study.json` is."""
-    return not name.startswith((".", "claim."))  # version 0.3 left claims
 
 
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
@@ -297,7 +275,6 @@ class Failure:
     """How a run failed last.
 
     Attributes:
-        reason: Why, in a line.
         times: How often in a row, with no epoch finished in between.
         epochs: Epochs that were finished.
         final: Whether it is not tried again unless asked.
@@ -312,11 +289,7 @@ class Failure:
 def note_failure(folder: Path, reason: str, details: str, killed: bool = False) -> Failure:
     """Writes down that a run failed: the reason, how often it did, and the traceback or the log's end.
 
-    Args:
-        folder: The run's folder.
-        reason: Why, in a line.
-        details: What stands below.
-        killed: Its process ended without a word, which also has causes outside the run.
+    A process that was killed is tried more often, as that also has causes outside the run.
     """
     before, epochs, reason = read_failure(folder), finished_epochs(folder)[0], " ".join(reason.split())
     again = before is not None and before.epochs == epochs

@@ -1,14 +1,18 @@
-"""Learning rates chosen on the validation split, with the same values tried for every network."""
+"""Learning rates: given, from the table, or chosen on the validation split from values tried for all."""
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
+from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.store import RESULT, is_done, load_result
 
@@ -22,20 +26,21 @@ class Choice:
     """What was tried for one network.
 
     Attributes:
-        network: Its key.
-        top1: Top-1 on the validation split by learning rate, in percent; NaN where training diverged.
+        top1: Top-1 on the validation split by learning rate, in percent; None where training diverged.
         losses: Loss there.
     """
 
     network: str
-    top1: dict[float, float]
-    losses: dict[float, float]
+    top1: Mapping[float, float | None]
+    losses: Mapping[float, float | None]
 
     @property
     def best(self) -> float | None:
         """The learning rate with the highest top-1, of equals the lowest loss; None if all diverged."""
-        trained = [rate for rate, top1 in self.top1.items() if not math.isnan(top1)]
-        return max(trained, key=lambda rate: (self.top1[rate], -self.losses[rate], -rate), default=None)
+        trained = [
+            (top1, -(self.losses[rate] or 0.0), -rate) for rate, top1 in self.top1.items() if top1 is not None
+        ]
+        return -max(trained)[2] if trained else None
 
 
 def parse_tuning(text: str) -> tuple[float, ...]:
@@ -56,14 +61,44 @@ def parse_tuning(text: str) -> tuple[float, ...]:
     return rates
 
 
-def check_seeds(seeds: Sequence[int]) -> None:
-    """Makes sure that learning rates are chosen with another seed than the study's.
+def parse_rates(given: Sequence[str]) -> dict[str, float]:
+    """Reads ``NETWORK=VALUE``.
 
     Raises:
-        UserError: It is one of them.
+        UserError: It is something else.
     """
-    if TUNING_SEED in seeds:
-        raise UserError(f"--seeds {TUNING_SEED}: learning rates are chosen with this seed; leave it out")
+    rates = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        try:
+            rates[name] = float(value)
+        except ValueError:
+            raise UserError(f"--lr {text}: write NETWORK=VALUE, such as model_i_atto=0.002") from None
+    return rates
+
+
+def choose_learning_rates(
+    points: Sequence[Point], recipe_name: str, recipe: Mapping[str, Any], given: Mapping[str, float]
+) -> dict[str, float]:
+    """Returns each network's learning rate: the one given, else the table's, else the recipe's own.
+
+    The table is `recipes/learning_rates.csv`, which says how each was found.
+
+    Raises:
+        UserError: A rate is given for a network that isn't in the design, or none is to be had.
+    """
+    keys = [point.key for point in points]
+    for key in given:
+        if key not in keys:
+            raise UserError(f"--lr {key}=...: not a network of this design; it has {', '.join(keys)}")
+    table = resources.files("convnext_ablation") / "recipes" / "learning_rates.csv"
+    lines = table.read_text(encoding="utf-8").splitlines()
+    tuned = {row["model"]: float(row["lr"]) for row in csv.DictReader(lines) if row["recipe"] == recipe_name}
+    rates = {key: given.get(key, tuned.get(key, recipe.get("lr"))) for key in keys}
+    for key, rate in rates.items():
+        if rate is None:
+            raise UserError(f"the recipe {recipe_name} sets no lr for {key}; give --lr {key}=VALUE")
+    return {key: float(rate) for key, rate in rates.items() if rate is not None}
 
 
 def choices(study: Study, folder: Path) -> list[Choice]:
@@ -74,8 +109,8 @@ def choices(study: Study, folder: Path) -> list[Choice]:
         mine = [run for run in runs if run.point.key == point.key]
         if all(is_done(run, folder) for run in mine):
             results = {float(run.arguments.lr or 0): load_result(run.folder(folder) / RESULT) for run in mine}
-            top1 = {rate: _number(result["val_top1"]) for rate, result in results.items()}
-            losses = {rate: _number(result["val_loss"]) for rate, result in results.items()}
+            top1 = {rate: result["val_top1"] for rate, result in results.items()}
+            losses = {rate: result["val_loss"] for rate, result in results.items()}
             found.append(Choice(point.key, top1, losses))
     return found
 
@@ -88,10 +123,10 @@ def chosen_rates(study: Study, folder: Path) -> dict[str, float]:
 
 
 def write_tuning(study: Study, folder: Path, output: Path | None = None) -> Path:
-    """Writes all that was tried."""
+    """Writes all that was tried into a folder, by default the study's."""
     path = (output or folder) / TUNING_FILE
     rows = [
-        [choice.network, rate, TUNING_SEED, _cell(top1), _cell(choice.losses[rate]), int(rate == choice.best)]
+        [choice.network, rate, TUNING_SEED, top1, choice.losses[rate], int(rate == choice.best)]
         for choice in choices(study, folder)
         for rate, top1 in choice.top1.items()
     ]
@@ -120,11 +155,3 @@ def tuning_notes(study: Study, folder: Path) -> list[str]:
             f"for {many if len(at_edge) > _NAMED else ', '.join(at_edge)}."
         )
     return notes
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _cell(value: float) -> float | str:
-    return "" if math.isnan(value) else value

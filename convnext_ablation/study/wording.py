@@ -4,16 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["counted", "seeds_text"]
-
 
 def counted(number: int, what: str) -> str:
-    """A number of things, such as ``1 seed`` or ``3 seeds``.
-
-    Args:
-        number: How many.
-        what: What one of them is called; its plural is with an s.
-    """
+    """A number of things, such as ``1 seed`` or ``3 seeds``."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 

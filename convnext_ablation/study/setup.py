@@ -1,0 +1,148 @@
+"""From what is asked on the command line to a study: all that can be checked before anything is trained."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import timm
+
+from convnext_ablation.data.folder import FolderSummary, check_folder
+from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
+from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.cost import count_gmacs
+from convnext_ablation.study.designs.contrasts import Point, parse_groups
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import TUNING_SEED, Study
+from convnext_ablation.study.external import find_script
+from convnext_ablation.study.pretrained import Weights, find_weights, mixed_origins
+from convnext_ablation.study.store import read_content
+from convnext_ablation.study.tuning import choose_learning_rates, parse_rates, parse_tuning
+from convnext_ablation.training.distributed import check_device
+from convnext_ablation.training.settings import read_recipe
+
+
+def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[Study, FolderSummary]:
+    """Makes a study of the arguments, having checked all that can be.
+
+    Args:
+        args: Those of the command line.
+        folder: The study's folder, if there is one: what was measured for it is not measured again.
+
+    Raises:
+        UserError: The study can't be made as asked.
+    """
+    _check_numbers(args)
+    _check_device(args)
+    design = design_of(args.design, args.width, parse_groups(args.groups) if args.groups else None)
+    recipe_name = args.recipe or _recipe_for(args.data)
+    recipe = read_recipe(recipe_name)
+    for name in ("pretrained_path", "initial_checkpoint"):
+        if recipe.get(name):
+            raise UserError(
+                f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
+            )
+    tuning = parse_tuning(args.tune) if args.tune else ()
+    given = parse_rates(args.lr)
+    rates = {} if tuning else choose_learning_rates(design.points, recipe_name, recipe, given)
+    script = find_script(args.train_script) if args.train_script else None
+    weights = _weights(args, design.points)
+    saved = read_content(folder) if folder else None
+    data = _data(args.data)
+    study = Study(
+        design=design,
+        data_name=Path(args.data).name,
+        data_dir=str(data.root.resolve()),
+        data_fingerprint=data.fingerprint,
+        recipe_name=recipe_name,
+        recipe=recipe,
+        learning_rates=rates,
+        seeds=args.seeds,
+        precision=args.precision or (saved["study"]["precision"] if saved else "float32"),
+        device=args.device,
+        threads=args.threads,
+        tuning=tuning,
+        weights=weights,
+        script=script,
+        gmacs=saved["gmacs"] if saved else {},
+        command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
+    )
+    batch_size, images = study.one_run_each()[0].arguments.batch_size, data.counts["train"]
+    if batch_size > images:
+        raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch_size}")
+    return study if saved else replace(study, gmacs=_gmacs(study)), data
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    for option, number in (("--threads", args.threads), ("--jobs", args.jobs)):
+        if number is not None and number < 1:
+            raise UserError(f"{option} is {number}; it must be at least 1")
+    for option, seeds in (("--seeds", args.seeds), ("--pretraining-seeds", args.pretraining_seeds)):
+        given = f"{option} {' '.join(map(str, seeds))}"
+        if len(set(seeds)) != len(seeds):
+            raise UserError(f"{given}: a seed is given twice")
+        if min(seeds, default=0) < 0:
+            raise UserError(f"{given}: a seed is a whole number from 0")
+    if args.tune and TUNING_SEED in args.seeds:
+        raise UserError(f"--seeds {TUNING_SEED}: learning rates are chosen with this seed; leave it out")
+
+
+def _check_device(args: argparse.Namespace) -> None:
+    if getattr(args, "engine", "local") == "local":
+        check_device(args.device)
+    elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
+        raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
+
+
+def _recipe_for(data: str) -> str:
+    if data in BUILT_IN:
+        return data.replace("-", "_")
+    _check_exists(data)
+    raise UserError(f"--data {data}: a folder of your own needs --recipe NAME or --recipe FILE.yaml")
+
+
+def _weights(args: argparse.Namespace, points: tuple[Point, ...]) -> tuple[Weights, ...]:
+    if not args.init:
+        if args.pretraining_seeds:
+            raise UserError("--pretraining-seeds: say where the pre-trained weights are, with --init")
+        return ()
+    weights = find_weights(args.init, points, args.pretraining_seeds)
+    mixed = mixed_origins(weights)
+    if mixed and not args.allow_mixed_origins:
+        raise UserError(
+            f"--init: the networks were pre-trained in different ways ({mixed}), so a difference may be due "
+            "to that; pre-train all alike, or give --allow-mixed-origins"
+        )
+    return weights
+
+
+def _data(name_or_folder: str) -> FolderSummary:
+    """Finds, makes if need be, and checks the data set."""
+    if name_or_folder in BUILT_IN:
+        return prepare(name_or_folder, Path("data") / name_or_folder)
+    _check_exists(name_or_folder)
+    return check_folder(Path(name_or_folder))
+
+
+def _check_exists(name_or_folder: str) -> None:
+    if Path(name_or_folder).exists():
+        return
+    if name_or_folder in DATASETS:
+        raise UserError(
+            f"--data {name_or_folder}: make its folder first with `convnext-ablation prepare "
+            f"{name_or_folder} OUT`, and name that folder"
+        )
+    raise unknown_name("data set or folder", name_or_folder, BUILT_IN)
+
+
+def _gmacs(study: Study) -> dict[str, float]:
+    costs = {}
+    for run in study.one_run_each():
+        arguments = run.arguments
+        size = arguments.input_size or (3, 224, 224)
+        model = timm.create_model(arguments.model, in_chans=size[0], device="meta", **arguments.model_kwargs)
+        costs[run.point.key] = count_gmacs(model, size)
+    return costs
