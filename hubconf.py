@@ -19,14 +19,9 @@ def _entry_point(name: str) -> _Callable[..., _Any]:
         return _timm.create_model(f"{name}.{tag}" if tag else name, pretrained=pretrained, **kwargs)
 
     create.__name__ = create.__qualname__ = name
-    create.__doc__ = f"""Creates {name}: {_zoo.components_of(name)}.
+    create.__doc__ = f"""Creates {name} by `timm.create_model`: {_zoo.components_of(name)}.
 
-    Args:
-        pretrained: Load weights: public ones, or those of the place that `weights_from` or the environment
-            names (docs/weights.md).
-        tag: Which weights, such as ``fb_in1k``.
-        **kwargs: As `timm.create_model` takes them, such as ``num_classes=200`` or
-            ``weights_from="hf-hub:NAMESPACE"``.
+    `tag` says which weights, such as ``fb_in1k``; docs/weights.md says where they come from.
     """
     return create
 

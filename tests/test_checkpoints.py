@@ -143,60 +143,41 @@ def test_a_classifier_at_every_position_takes_a_linear_one():
     assert torch.equal(converted["head.fc.weight"], expected["head.fc.weight"][:, :, None, None])
 
 
-def _changed(stage, **renamed):
-    theirs, _ = _fgvc_state_dict(stage)
-    return {renamed.get(key, key): value for key, value in theirs.items()}
-
-
 def _narrower(key, *part):
     theirs, _ = _fgvc_state_dict("model_iv")
     return {**theirs, key: theirs[key][part]}
 
 
-@pytest.mark.parametrize(
-    ("name", "state_dict", "parts"),
-    [
-        (
-            "model_iv_atto",
-            lambda: _narrower("layer3.4.conv1.weight", ..., slice(2, 5), slice(2, 5)),
-            ["layer3.4.conv1.weight is 96x1x3x3 in the checkpoint and 96x1x7x7 in model_iv_atto"],
-        ),
-        # no other number of input channels, and none of classes
-        (
-            "model_iv",
-            lambda: _fgvc_state_dict("model_iv")[0],
-            ["conv1.weight is 24x3x4x4 in the checkpoint and 96x3x4x4"],
-        ),
-        (
-            "model_iv_atto",
-            lambda: _narrower("fc.weight", slice(None), slice(100)),
-            ["fc.weight is 5x100 in the checkpoint and 5x192 in model_iv_atto (head.fc.weight)"],
-        ),
-        (
-            "model_i_atto",
-            lambda: _fgvc_state_dict("model_ii")[0],
-            [
-                "is not one of model_i_atto",
-                "first missing: what model_i_atto calls stages.1.blocks.3.conv1.weight",
-                "first unexpected: conv1.bias",
-            ],
-        ),
-        (
-            "model_iii_atto",
-            lambda: _changed("model_iii", **{"layer1.0.conv1.weight": "se.weight"}),
-            [
-                "(nearest: 11785-fgvc, Models III and IV of 11785-FGVC) has an unknown layout",
-                "what model_iii_atto calls stages.0.blocks.0.conv1.weight",
-                "first unexpected: se.weight",
-            ],
-        ),
-        ("model_i_atto", dict, ["first missing: what model_i_atto calls stem.conv.weight"]),
-    ],
-    ids=["kernel", "width", "features", "another network", "unknown layout", "nothing"],
-)
-def test_weights_of_another_network_are_refused_in_one_line(name, state_dict, parts):
+def _refusal(name, state_dict):
     with pytest.raises(UserError) as caught:
-        checkpoint_filter_fn(state_dict(), timm.create_model(name, device="meta", num_classes=5))
+        checkpoint_filter_fn(state_dict, timm.create_model(name, device="meta", num_classes=5))
     message = str(caught.value)
-    assert all(part in message for part in parts), message
     assert "\n" not in message
+    return message
+
+
+def test_a_layer_of_another_shape_is_named():
+    kernel = _narrower("layer3.4.conv1.weight", ..., slice(2, 5), slice(2, 5))
+    message = _refusal("model_iv_atto", kernel)
+    assert "layer3.4.conv1.weight is 96x1x3x3 in the checkpoint and 96x1x7x7 in model_iv_atto" in message
+    # another number of input channels or of classes is none of the stem's width or of the features
+    message = _refusal("model_iv", _fgvc_state_dict("model_iv")[0])
+    assert "conv1.weight is 24x3x4x4 in the checkpoint and 96x3x4x4" in message
+    message = _refusal("model_iv_atto", _narrower("fc.weight", slice(None), slice(100)))
+    assert "fc.weight is 5x100 in the checkpoint and 5x192 in model_iv_atto (head.fc.weight)" in message
+
+
+def test_the_first_missing_and_the_first_unexpected_name_are_told():
+    message = _refusal("model_i_atto", _fgvc_state_dict("model_ii")[0])
+    assert "is not one of model_i_atto" in message
+    assert "first missing: what model_i_atto calls stages.1.blocks.3.conv1.weight" in message
+    assert message.endswith("first unexpected: conv1.bias")
+    assert "first missing: what model_i_atto calls stem.conv.weight" in _refusal("model_i_atto", {})
+
+
+def test_an_unknown_layout_names_the_nearest():
+    theirs, _ = _fgvc_state_dict("model_iii")
+    theirs["se.weight"] = theirs.pop("layer1.0.conv1.weight")
+    message = _refusal("model_iii_atto", theirs)
+    assert "(nearest: 11785-fgvc, Models III and IV of 11785-FGVC) has an unknown layout" in message
+    assert message.endswith("first unexpected: se.weight")

@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 from safetensors import safe_open
+from test_checkpoints import FGVC
 
 from convnext_ablation.cli import convert
 from convnext_ablation.errors import UserError
@@ -26,15 +27,7 @@ def _refusal(*arguments):
 
 def _model_iv_names(ours):
     """Our Model IV's parameters by the names of 11785-FGVC, in a file of which they made theirs."""
-    theirs = {}
-    for key, value in ours.items():
-        name = key.replace("stem.conv", "conv1").replace("stem.norm", "bn1").replace("head.fc", "fc")
-        for stage in range(4):
-            name = name.replace(f"stages.{stage}.downsample.0", f"ds{stage}")
-            name = name.replace(f"stages.{stage}.blocks", f"layer{stage + 1}")
-        name = name.replace("shortcut.conv", "downsample.0").replace("shortcut.norm", "downsample.1")
-        theirs[f"module.{name.replace('.norm', '.bn')}"] = value
-    return theirs
+    return {f"module.{theirs}": ours[name] for theirs, name in FGVC["model_iv"][1].items()}
 
 
 @pytest.fixture
@@ -42,12 +35,8 @@ def checkpoint(tmp_path):
     """A checkpoint of Model IV with 7 classes, and the network that it is of."""
     model = timm.create_model("model_iv_atto", num_classes=7).eval()
     averaged = {key: value + 1 for key, value in model.state_dict().items()}
-    content = {
-        "epoch": 87,
-        "metric": 81.5,
-        "arch": "resnet50_c123",
-        "state_dict": _model_iv_names(model.state_dict()),
-    }
+    content = {"epoch": 87, "metric": 81.5, "arch": "resnet50_c123"}
+    content["state_dict"] = _model_iv_names(model.state_dict())
     torch.save(content, tmp_path / "best.pth.tar")
     torch.save({**content, "state_dict_ema": _model_iv_names(averaged)}, tmp_path / "ema.pth.tar")
     return tmp_path / "best.pth.tar", model

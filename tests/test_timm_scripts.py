@@ -23,13 +23,8 @@ def test_says_where_the_scripts_of_the_installed_timm_are(capsys):
 
 def test_a_checkout_fits_if_it_is_of_the_installed_version(capsys, tmp_path):
     assert cli.main(["timm-scripts", str(tmp_path)]) == 2
-    assert "train.py, validate.py, " in capsys.readouterr().err
-    for name in stock.SCRIPTS:
-        (tmp_path / name).touch()
-    assert cli.main(["timm-scripts", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.endswith(
-        f"{tmp_path}: timm/version.py missing; this is no checkout of timm's repository\n"
-    )
+    assert f"{tmp_path}: no train.py and timm/version.py; no checkout" in capsys.readouterr().err
+    (tmp_path / "train.py").touch()
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "version.py").write_text("__version__ = '0.9.9'\n")
     assert cli.main(["timm-scripts", str(tmp_path)]) == 0

@@ -7,22 +7,17 @@ import timm
 from timm_suite import run_timm_tests
 
 from convnext_ablation.models import zoo
-from convnext_ablation.models.components import FAMILIES
+from convnext_ablation.models.components import STAGES
 
-# 1.0.20, the oldest, has no test of pruning yet
-TESTS_PER_MODEL = 10 if timm.__version__ == "1.0.20" else 11
-IN_FAMILIES = {
-    family: [f"{name}_atto" for name in variants]
-    for family, variants in FAMILIES.items()
-    if family != "stages"
-}
-GROUPS = {} if timm.__version__ == "1.0.20" else dict(IN_FAMILIES)
-ELSEWHERE = {name for names in IN_FAMILIES.values() for name in names}
-GROUPS["atto stages"] = [
-    name for name in zoo.model_names() if name.endswith("_atto") and name not in ELSEWHERE
-]
+ATTO = [name for name in zoo.model_names() if name.endswith("_atto")]
+# a network with several names is tested under one of them
+DISTINCT = list({zoo.components_of(name): name for name in ATTO}.values())
+if timm.__version__ == "1.0.20":  # the oldest; it has no test of pruning yet
+    TESTS_PER_MODEL, GROUPS = 10, {"atto": [f"{name}_atto" for name in STAGES]}
+else:
+    TESTS_PER_MODEL, GROUPS = 11, {f"atto {part}": DISTINCT[part::4] for part in range(4)}
 if "CONVNEXT_ABLATION_SLOW_TESTS" in os.environ:
-    GROUPS["full stages"] = [f"model_{number}" for number in ("i", "ii", "iii", "iv", "v")]
+    GROUPS["full"] = list(STAGES)
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -12,8 +12,8 @@ from torch import nn
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import sha256_of, written_whole
 from convnext_ablation.models import zoo
-from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
-from convnext_ablation.models.convert import loaded
+from convnext_ablation.models.checkpoint_files import read_checkpoint
+from convnext_ablation.models.convert import format_of, loaded
 from convnext_ablation.models.cost import count_parameters
 
 
@@ -44,7 +44,20 @@ def run(args: argparse.Namespace) -> None:
         model = loaded(args.model, checkpoint.state_dict)
     except UserError as error:
         raise UserError(f"{args.checkpoint}: {error}") from error
-    metadata = _metadata(args.checkpoint, checkpoint, args.model, model)
+    names = format_of(checkpoint.state_dict)
+    assert names is not None  # else it would not have loaded
+    found = {
+        "model": args.model,
+        "num_classes": model.num_classes,
+        "source_format": names.name,
+        "source_sha256": sha256_of(args.checkpoint),
+        "source_weights": "ema" if args.ema else "plain",
+        "source_arch": checkpoint.arch,
+        "epoch": checkpoint.epoch,
+        "metric": checkpoint.metric,
+    }
+    # safetensors holds strings only
+    metadata = {key: str(value) for key, value in found.items() if value is not None}
     described = ", ".join(f"{key} {value}" for key, value in metadata.items() if key != "source_sha256")
     print(f"{args.checkpoint}: {described}")
     if checkpoint.has_ema and not args.ema:
@@ -55,23 +68,6 @@ def run(args: argparse.Namespace) -> None:
         f"wrote {output}: {count_parameters(model):,} parameters, timm.create_model({args.model!r}, "
         f"num_classes={model.num_classes}, {channels}checkpoint_path={str(output)!r})"
     )
-
-
-def _metadata(path: Path, checkpoint: Checkpoint, model_name: str, model: nn.Module) -> dict[str, str]:
-    """What the written file says of itself; safetensors holds strings only."""
-    names = checkpoint.format
-    assert names is not None  # else it would not have loaded
-    found = {
-        "model": model_name,
-        "num_classes": model.num_classes,
-        "source_format": names.name,
-        "source_sha256": sha256_of(path),
-        "source_weights": "ema" if checkpoint.is_ema else "plain",
-        "source_arch": checkpoint.arch,
-        "epoch": checkpoint.epoch,
-        "metric": checkpoint.metric,
-    }
-    return {key: str(value) for key, value in found.items() if value is not None}
 
 
 def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:

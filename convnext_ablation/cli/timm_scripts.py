@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        UserError: The checkout lacks scripts.
+        UserError: It is no checkout.
     """
     if args.checkout:
         print(check(args.checkout))

@@ -17,7 +17,7 @@ from timm.models import clean_state_dict
 from torch.serialization import add_safe_globals
 
 from convnext_ablation.errors import UserError, first_line
-from convnext_ablation.models.convert import Format, StateDict, format_of, weights_in
+from convnext_ablation.models.convert import StateDict, weights_in
 
 # A crafted file can run code in older versions, `weights_only=True` or not: before 2.6 as a tar archive
 # (CVE-2025-32434) or a TorchScript program, before 2.10 by writing outside a tensor (CVE-2026-24747).
@@ -32,13 +32,7 @@ class Checkpoint:
     epoch: int | None = None  # after which it was saved
     metric: float | None = None  # that it was picked by
     arch: str | None = None
-    is_ema: bool = False  # whether these are the averaged weights
-    has_ema: bool = False  # whether the file has some
-
-    @property
-    def format(self) -> Format | None:
-        """How its parameters are named, None if that is unknown."""
-        return format_of(self.state_dict)
+    has_ema: bool = False  # whether the file has averaged weights too
 
 
 def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
@@ -61,7 +55,6 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
         epoch=_number(content.get("epoch"), int),
         metric=_number(content.get("metric"), float),
         arch=_arch(content.get("arch") or content.get("model")),
-        is_ema=ema,
         has_ema=averaged is not None,
     )
 
