@@ -504,6 +504,12 @@ def test_verify_finds_a_figure_that_is_too_high_and_weights_that_are_others(rele
         verify(release, "--data", data)
     assert f"differs: top-1 is {true:.3f} %, claimed are {true + 100 / 21:.3f} %" in capsys.readouterr().out
     verify(release, "--data", data, "--tolerance", 9)
+    result["top5"] = "all"
+    (release / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="its figures can't be read"):
+        verify(release, "--data", data)
+    result["top5"] = 100
+    (release / "config.json").write_text(json.dumps(config))
     with open(release / "model.safetensors", "r+b") as file:
         file.seek(-100, os.SEEK_END)
         file.write(b"other")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from timm.data import resolve_data_config
 
 from convnext_ablation.data.folder import MANIFEST, manifest_hash
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
@@ -47,7 +47,9 @@ def claim_of(release: Release, split: str = "") -> dict[str, Any]:
         raise UserError(f"{release.name}: claims no figures on {split or 'any split'}; there are: {there}")
     if release.sha256 is None:
         raise UserError(f"{release.name}: has no SHA-256 of the weights; have it published again")
-    return dict(chosen[0])
+    with in_one_line(f"{release.name}: its figures can't be read; have it published again"):
+        figures = {name: float(chosen[0][name]) for name in ("top1", "top5")}
+    return {"images": None, **chosen[0], **figures}
 
 
 def differences(
