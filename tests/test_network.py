@@ -219,31 +219,6 @@ def test_layer_decay_slows_the_layers_near_the_image():
 
 
 @uncounted
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
-@pytest.mark.parametrize("name", KINDS)
-def test_scripted_network_gives_equal_outputs(name, images):
-    model = timm.create_model(name, scriptable=True).eval()
-    scripted = torch.jit.script(model)
-    torch.testing.assert_close(scripted(images), model(images))
-
-
-@uncounted
-def test_compiled_network_gives_equal_outputs_without_graph_breaks(images):
-    model = timm.create_model("model_v_atto").eval()
-    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(images), model(images))
-
-
-@uncounted
-def test_exported_network_takes_batches_of_any_size(images):
-    model = timm.create_model("model_v_atto").eval()
-    batch = torch.export.Dim("batch", min=1, max=64)
-    exported = torch.export.export(model, (images,), dynamic_shapes=({0: batch},)).module()
-    several = torch.randn(5, 3, 64, 64)
-    torch.testing.assert_close(exported(several), model(several))
-
-
-@uncounted
 # of the exporter's own code
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", KINDS)
@@ -272,11 +247,14 @@ def test_conv_of_few_channels_is_the_strided_conv(side):
 
 
 @uncounted
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
-def test_network_of_few_channels_is_traced_scripted_exported_and_folded(images):
-    model = settle(randomise(timm.create_model("resnet50_with_inverted", width_factor=1 / 8))).eval()
-    assert any(isinstance(module, SubsampledConv) for module in model.modules())
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
+@pytest.mark.parametrize(("name", "width_factor"), [("model_v", 1 / 4), ("resnet50_with_inverted", 1 / 8)])
+def test_network_is_traced_scripted_compiled_exported_and_folded(name, width_factor, images):
+    model = settle(randomise(timm.create_model(name, width_factor=width_factor))).eval()
+    few_channels = any(isinstance(module, SubsampledConv) for module in model.modules())
+    assert few_channels == (width_factor < 1 / 4)
     forms = [torch.fx.symbolic_trace(model), torch.jit.script(model), reparameterize_model(model)]
+    forms.append(torch.compile(model, backend="aot_eager", fullgraph=True))
     forms.append(torch.export.export(model, (images,)).module())
     with torch.no_grad():
         for form in forms:
