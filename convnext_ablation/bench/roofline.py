@@ -1,12 +1,8 @@
 """What the machine could do at best, and what a network asks of it.
 
-The model: a network does two floating-point operations a multiply-accumulate of its convolutions and matrix
-products, at best as fast as the fastest of a few large products of matrices and 1x1 convolutions runs here.
-And it reads its weights once a batch, and once an image what goes into and comes out of each convolution and
-matrix product, at best as fast as a large copy runs here, as if everything in between (norms, activations,
-additions) were free and nothing stayed in a cache from one layer to the next. Where it does, a network can be
-faster than that. A training step is taken to be three times of either: forward, and the gradients of what
-goes in and of the weights.
+At best, a network multiplies as fast as the fastest of a few kernels here, and moves its weights once a batch
+and what goes into and comes out of each convolution and matrix product once an image as fast as a large copy.
+A training step is taken to be three times of either. `docs/speed.md` says more.
 """
 
 from __future__ import annotations
@@ -127,11 +123,7 @@ def kernels(device: str, dtypes: Sequence[str]) -> dict[str, Callable[[], object
 
 
 def best_of(times: Mapping[str, Times]) -> tuple[dict[str, float], float]:
-    """What the machine does at best, by the times of `kernels`.
-
-    Returns:
-        Billions of floating-point operations a second by dtype, and of bytes that a copy reads and writes.
-    """
+    """By the times of `kernels`, GFLOP/s by dtype, and GB/s that a copy reads and writes."""
     peaks: dict[str, float] = {}
     for name, taken in times.items():
         if name != COPY:
