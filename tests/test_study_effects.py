@@ -22,18 +22,6 @@ def differences(tables):
     return [paired_difference(treated, baseline) for baseline, treated in zip(*tables, strict=True)]
 
 
-def test_simulated_seeds_and_networks_differ_as_told():
-    rng = np.random.default_rng(1)
-    tables = simulated_studies(rng, 500, 2, 1000, [0.7, 0.8], 0.02, pretraining=2, pretraining_sd=0.03)
-    assert tables.shape == (2, 500, 2, 2, 1000)
-    assert tables.mean(axis=(1, 2, 3, 4)) == pytest.approx([0.7, 0.8], abs=0.008)
-    runs = tables.mean(axis=-1)
-    within = (runs[:, :, :, 0] - runs[:, :, :, 1]).var(axis=(1, 2)) / 2
-    assert np.sqrt(within) == pytest.approx(0.02, abs=0.004)
-    between = (runs[:, :, 0].mean(-1) - runs[:, :, 1].mean(-1)).var(axis=1) / 2 - within / 2
-    assert np.sqrt(between) == pytest.approx(0.03, abs=0.004)
-
-
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.993), (3, 0.980), (5, 0.972)])
 @pytest.mark.parametrize("seed_sd", [0.003, 0.015])
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, most, seed_sd):
@@ -67,12 +55,12 @@ def test_intervals_over_pretraining_seeds_cover_the_truth_and_those_over_finetun
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.01)])
 def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds, seed_sd):
     rng = np.random.default_rng([9, seeds])
-    tables = simulated_studies(rng, 400, seeds, 400, [0.8] * 5, seed_sd)
+    tables = simulated_studies(rng, 200, seeds, 400, [0.8] * 5, seed_sd)
     found = 0
     for study in np.moveaxis(tables, 1, 0):
         steps = [paired_difference(after, before) for before, after in itertools.pairwise(study)]
         found += min(holm([step.p_value for step in steps])) < 0.05
-    assert found / 400 <= 0.05
+    assert found / 200 <= 0.05
 
 
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.99), (3, 0.98)])
@@ -91,18 +79,6 @@ def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_
         found += min(holm([each.p_value for each in effects])) < 0.05
     assert 0.94 <= np.mean(covered) <= most
     assert found / 150 <= 0.06
-
-
-def test_probability_of_better_is_as_right_as_it_says_where_seeds_are_many():
-    rng = np.random.default_rng(10)
-    truths = rng.normal(0, 0.02, 400)  # about as far from 0 as one can tell
-    right, said = [], []
-    for truth in truths:
-        tables = simulated_studies(rng, 1, 5, 300, [0.8, 0.8 + truth], 0.005)
-        p_better = differences(tables)[0].p_better
-        right.append((p_better > 0.5) == (truth > 0))
-        said.append(max(p_better, 1 - p_better))
-    assert np.mean(right) == pytest.approx(np.mean(said), abs=0.05)
 
 
 def test_one_seed_gives_the_t_interval_over_images_and_no_p_value():
@@ -185,11 +161,9 @@ def test_equal_predictions_are_no_difference_but_not_proof_of_none(seeds):
 
 
 def test_accuracy_with_one_seed_is_wilsons_interval():
-    correct = np.arange(5000)[None] < 4000
-    ours = accuracy(correct)
+    ours = accuracy(np.arange(5000)[None] < 4000)
     theirs = stats.binomtest(4000, 5000).proportion_ci(method="wilson")
-    assert ours.estimate == 0.8
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-5)
+    assert (ours.low, ours.estimate, ours.high) == pytest.approx((theirs.low, 0.8, theirs.high), abs=1e-5)
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
@@ -201,17 +175,6 @@ def test_accuracy_of_a_perfect_network_leaves_room_for_an_unseen_mistake(seeds):
     none = accuracy(np.zeros((seeds, 500), bool))
     assert (none.estimate, none.low) == (0, 0)
     assert none.high == pytest.approx(1 - ours.low)
-
-
-def test_a_contrast_of_four_is_the_t_interval_of_its_values_where_seeds_are_alike():
-    tables, weights = np.repeat(TABLES[:, :1], 3, axis=1), [0.5, -0.5, -0.5, 0.5]
-    ours = contrast(tables, weights)
-    values = np.tensordot(weights, tables[:, 0], axes=1)
-    theirs = stats.ttest_1samp(values, 0)
-    interval = theirs.confidence_interval(0.95)
-    assert ours.estimate == pytest.approx(values.mean(), abs=1e-12)
-    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
-    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
 
 
 def test_a_mean_of_accuracies_has_an_interval_within_its_bounds_and_no_p_value():
@@ -228,12 +191,6 @@ def test_a_contrast_stays_within_what_its_weights_allow():
     contradicting = np.array([[True] * 100, [False] * 100])
     ours = contrast([contradicting, ~contradicting], [0.5, -0.5])
     assert (ours.low, ours.high) == (-0.5, 0.5)
-
-
-def test_one_answer_counts_for_as_much_as_its_weight():
-    same = np.ones((2, 1000), bool)
-    whole, quarter = contrast([same] * 2, [1, -1]), contrast([same] * 4, [0.25, 0.25, -0.25, -0.25])
-    assert quarter.high == pytest.approx(whole.high / 4)
 
 
 def test_finetuning_seeds_of_a_pretraining_seed_count_as_one_draw():
