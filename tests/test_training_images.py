@@ -5,14 +5,11 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
-import random
 import shutil
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from timm.data import rand_augment_transform, resolve_data_config
+from timm.data import resolve_data_config
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
@@ -127,23 +124,6 @@ def test_a_class_without_an_image_in_a_split_shifts_no_label_where_classes_are_l
     (root / "map.txt").write_text("light\ngrey\ndark\n")
     mapped = open_splits(arguments(data_dir=str(root), class_map=str(root / "map.txt")))
     assert mapped["train"].classes == ["light", "grey", "dark"]
-
-
-def test_torchvisions_data_sets_are_read_as_they_are(arguments, image_folder):
-    given = arguments(dataset="torch/image_folder")
-    images = open_split(given, "train")
-    assert images.classes == ["dark", "grey", "light"]
-    assert images.load(0)[0].mode == "L"
-    assert images.ids()[:2] == ["0", "1"]
-    assert same(batches(given), batches(arguments()))
-
-
-def test_the_strongest_augmentation_of_the_recipes_works_with_the_pillow_that_is_installed():
-    augment = rand_augment_transform("rand-m10-n6-mstd0-inc1", {"img_mean": (128, 128, 128)})
-    image = Image.new("RGB", (32, 32), (200, 100, 50))
-    random.seed(0)
-    np.random.seed(0)
-    assert {augment(image).size for _ in range(100)} == {(32, 32)}
 
 
 def test_more_workers_than_cores_are_taken_without_a_warning(arguments):

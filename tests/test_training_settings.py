@@ -78,7 +78,6 @@ def test_the_command_line_goes_before_the_file(tmp_path):
     ("argv", "message"),
     [
         (["--epoch", "3"], r"unknown argument '--epoch'; did you mean '--epochs'"),
-        (["--xyzzy"], r"unknown argument '--xyzzy'; see --help"),
         (["--jsd-loss"], r"jsd_loss is an argument of timm's train.py that .*; run timm's"),
         (["--epochs", "many"], r"argument --epochs: invalid int value: 'many'"),
         (["--input-size", "3", "224"], r"input_size is \[3, 224\]; give channels, height and width"),
@@ -86,7 +85,6 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         (["--batch-size", "0"], r"batch_size is 0; it must be at least 1"),
         (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
         (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
-        (["-c", "none.yaml"], r"none\.yaml: no such recipe file"),
         (["--lr", "-1.0"], r"lr is -1\.0; it must be above 0"),
     ],
 )
@@ -97,12 +95,7 @@ def test_a_bad_command_line_is_one_line(argv, message):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("epoch: 3\n", "did you mean 'epochs'"),
-        ("- 1\n", "a recipe is a list of"),
-        ("a: [1\n", "not valid YAML"),
-    ],
+    ("text", "message"), [("epoch: 3\n", "did you mean 'epochs'"), ("a: [1\n", "not valid YAML")]
 )
 def test_a_bad_recipe_is_one_line(tmp_path, text, message):
     path = tmp_path / "recipe.yaml"
@@ -119,7 +112,6 @@ def test_a_bad_recipe_is_one_line(tmp_path, text, message):
         ({"epochs": 3.5}, "epochs is 3.5; it takes a whole number"),
         ({"amp": "yes"}, "amp is 'yes'; it takes true or false"),
         ({"mean": 0.5}, "mean is 0.5; it takes a list"),
-        ({"model_kwargs": [1]}, r"model_kwargs is \[1\]; it takes names and values"),
     ],
 )
 def test_values_of_another_type_are_refused(settings, message):

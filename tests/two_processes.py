@@ -1,4 +1,4 @@
-"""What two processes do together, for `test_training_distributed.py`: torchrun runs it on a file of cases."""
+"""What two processes do together: torchrun runs it for `test_training_distributed.py`."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from convnext_ablation.training.loop import Trainer
 def main() -> None:
     make_deterministic(threads=1)
     processes = start_processes("cpu")
-    cases = json.loads(Path(sys.argv[1]).read_text())
-    for name, settings in cases["training"].items():
-        Trainer(TrainingArguments(**settings), Path(sys.argv[2]) / name, processes).run()
-    for name, settings in cases["evaluation"].items():
-        trainer = Trainer(TrainingArguments(**settings), Path(sys.argv[2]) / name, processes)
+    folder = Path(sys.argv[1])
+    for name, settings in json.loads((folder / "cases.json").read_text()).items():
+        trainer = Trainer(TrainingArguments(**settings), folder / name, processes)
+        if name != "test":
+            trainer.run()
+            continue
         predictions = trainer.evaluate("test")
         if processes.is_first:
-            predictions.save(Path(sys.argv[2]) / f"{name}.npz")
+            predictions.save(folder / "test.npz")
     dist.destroy_process_group()
 
 

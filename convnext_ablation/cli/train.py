@@ -37,14 +37,11 @@ def guarded(program: str, work: Callable[[], int]) -> int:
     """Does a program's work, which returns the exit code; a user's error becomes one line and exit code 2."""
     try:
         return work()
-    except SharedError as error:
+    except UserError as error:
         if is_first_process():
             print(f"{program}: error: {error}", file=sys.stderr)
-        return 2
-    except UserError as error:
-        who = "" if not dist.is_initialized() or is_first_process() else f" (process {dist.get_rank()})"
-        if is_first_process() or dist.is_initialized():
-            print(f"{program}: error{who}: {error}", file=sys.stderr)
+        elif dist.is_initialized() and not isinstance(error, SharedError):
+            print(f"{program}: error (process {dist.get_rank()}): {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{program}: stopped", file=sys.stderr)

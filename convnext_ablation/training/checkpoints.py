@@ -116,12 +116,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
     """What a checkpoint holds: the entries of timm's script, and what that has no place for under `OURS`.
 
     All processes must call this together: each saw other images, so its BatchNorm statistics are its own.
-
-    Args:
-        run: The run.
-        epoch: The last one that is finished.
-        step: Batches of the next one that are done.
-        losses: Of those batches.
+    `epoch` is finished; `step` batches of the next one are done, with their `losses`.
     """
     losses = losses or Losses(run.processes)
     on_cpu = {name: buffer.cpu() for name, buffer in _buffers(run).items()}

@@ -87,15 +87,12 @@ class _WithGradientInPieces(torch.autograd.Function):
 
 
 def weight_gradient(x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The weight gradient of a depthwise conv, three columns of the kernel at a time.
+    """The weight gradient of a depthwise conv, three columns of the kernel at a time, strided like `weight`.
 
     Args:
         x: The input, ``(B, C, H, W)``, at least as wide as the kernel.
         gradient: The output's, of the same shape: stride and dilation are 1, the padding keeps the size.
         weight: ``(C, 1, height, width)``, both odd, at least 3 columns. Its values don't matter.
-
-    Returns:
-        ``(C, 1, height, width)``, with the strides of `weight`.
     """
     channels, _, height, width = weight.shape
     of_weight = torch.empty_like(weight)
