@@ -139,10 +139,11 @@ def test_fine_tuning_crops_anywhere_and_flips_half_without_resampling(tmp_path):
     assert abs(stats.pearsonr(lefts, tops).statistic) < 0.15
 
 
-@pytest.mark.parametrize(("name", "stored"), [*((name, None) for name in FINE_TUNING), ("in1k_112", 128)])
-def test_evaluation_takes_the_exact_centre(name, stored, tmp_path):
-    size = FINE_TUNING.get(name, 112)
-    pixels = squashed(stored or size * 8 // 7)
+@pytest.mark.parametrize(
+    ("name", "size"), [("cub200_224", 224), ("stanford_dogs_448", 448), ("in1k_112", 112)]
+)
+def test_evaluation_takes_the_exact_centre(name, size, tmp_path):
+    pixels = squashed(size * 8 // 7)
     margin = (len(pixels) - size) // 2
     crop = transform_of(name, tmp_path, training=False)(pixels)
     np.testing.assert_array_equal(crop, pixels[margin : margin + size, margin : margin + size])

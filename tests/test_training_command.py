@@ -19,7 +19,7 @@ from convnext_ablation.cli import validate as validate_command
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.training import distributed
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
-from convnext_ablation.training.history import Epoch, read_summary
+from convnext_ablation.training.history import read_summary
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import read_recipe
@@ -287,24 +287,6 @@ def test_validation_with_the_fastest_form_says_the_same(finished, validate, tmp_
 def test_what_cannot_be_validated_is_one_line(validate, capsys, arguments, message):
     assert validate(*arguments) == 2
     one_line(capsys, "validate.py", message)
-
-
-def test_a_terminal_gets_a_bar_with_the_time_left(monkeypatch):
-    terminal = io.StringIO()
-    terminal.isatty = lambda: True
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(sys, "stdout", terminal)
-    logs = Log(quiet=False)
-    logs.started(epochs=2, steps=10, done=5)
-    for step in range(5, 10):
-        logs.trained(0, step, 8)
-    logs.update(0, 9, 1.5, 0.1)
-    logs.epoch(Epoch(0, 1.5, 1.0, 50.0, 90.0, 0.1))
-    logs.progress.close()
-    shown = terminal.getvalue()
-    assert " 50%|" in shown
-    assert "epoch 0, loss 1.500" in shown
-    assert "epoch 0: training loss 1.5000, validation loss 1.0000, top-1 50.00 %, top-5 90.00 %" in shown
 
 
 def test_a_second_interrupt_stops_at_once():
