@@ -183,23 +183,6 @@ def counting(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_what_an_engine_costs_a_run_is_little(study, counting):
-    many = replace(study, seeds=list(range(100)))
-    save_study(counting / "study", many)
-    begun = time.monotonic()
-    for _ in range(10):
-        subprocess.run([*engine.RUN, str(counting / "study")], check=True)
-        (counting / "study" / "result.json").unlink()
-    process = (time.monotonic() - begun) / 10
-    (counting / "log").unlink()
-    begun = time.monotonic()
-    states = drive(many, counting / "study", Local([{}]), StudyProgress(many, quiet=True))
-    seconds = (time.monotonic() - begun) / 100
-    assert {state.status for state in states} == {"done"}
-    assert len((counting / "log").read_text().splitlines()) == 100
-    assert seconds - process < 0.02
-
-
 def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_path):
     (counting / "fake.py").write_text(
         "import os, sys, time; from pathlib import Path; time.sleep(0.2)\n"
@@ -363,7 +346,8 @@ def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, wa
     tuned = replace(study, learning_rates={}, tuning=(0.1, 0.2, 0.4))
     for each in tuned.tuning_runs():
         each.folder(tmp_path).mkdir(parents=True)
-        result = {"val_top1": 90.0 if each.arguments.lr == best else 80.0, "val_loss": 1.0}
+        # of equal accuracies the one with the lower loss
+        result = {"val_top1": 90.0, "val_loss": 1.0 if each.arguments.lr == best else 1.1}
         (each.folder(tmp_path) / "result.json").write_text(json.dumps(result))
     assert chosen_rates(tuned, tmp_path) == {"kernel_5_atto": best}
     notes = tuning_notes(tuned, tmp_path)
@@ -372,15 +356,7 @@ def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, wa
     assert tuning_notes(study, tmp_path) == []
 
 
-def test_equal_accuracies_are_told_apart_by_the_loss(study, tmp_path):
-    tuned = replace(study, learning_rates={}, tuning=(0.1, 0.2, 0.4))
-    for each, loss in zip(tuned.tuning_runs(), (1.2, 1.0, 1.1), strict=True):
-        each.folder(tmp_path).mkdir(parents=True)
-        (each.folder(tmp_path) / "result.json").write_text(json.dumps({"val_top1": 9.0, "val_loss": loss}))
-    assert chosen_rates(tuned, tmp_path) == {"kernel_5_atto": 0.2}
-
-
-@pytest.mark.parametrize("text", ["0.1,0.2", "lr=0.1", "lr=0.1,x", "lr=0.1,0.1", "wd=0.1,0.2", "lr=0,1"])
+@pytest.mark.parametrize("text", ["lr=0.1,x", "lr=0.1,0.1", "wd=0.1,0.2", "lr=0,1"])
 def test_values_that_can_not_be_tried_are_named(text):
     with pytest.raises(UserError, match=r"--tune .*two or more learning rates"):
         parse_tuning(text)

@@ -13,8 +13,6 @@ from test_study_plan import STUDY
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.pretrained import Weights
 from convnext_ablation.study.results import seen_as
 from convnext_ablation.study.store import save_study
 from convnext_ablation.study.tuning import chosen_rates
@@ -161,12 +159,6 @@ def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
     assert text.count("a better one may lie beyond, for 5 of 5 networks (tuning.csv says which).") == 4
 
 
-def test_a_network_whose_learning_rate_is_not_chosen_yet_is_named(union, tmp_path):
-    tuned = replace(union, learning_rates={}, tuning=(0.1, 0.2))
-    with pytest.raises(UserError, match="not finished: all of model_i_atto, all of model_ii_atto, "):
-        seen_as(tuned, tmp_path, "stages")
-
-
 def test_networks_that_the_study_lacks_are_named_and_nothing_is_written(folder, tmp_path, capsys):
     output = tmp_path / "report"
     call = ["study", "report", str(folder), "--design", "add-one-in", f"--output={output}"]
@@ -202,15 +194,3 @@ def test_bad_designs_are_one_line_and_code_2(folder, capsys, extra, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
-
-
-def test_only_weights_of_its_own_networks_are_held_against_each_other(union, folder):
-    weights = [Weights(point.key, None, "p", "", point.key) for point in union.points]
-    part = seen_as(replace(union, weights=tuple(weights)), folder, "stages")
-    assert [each.network for each in part.weights] == [point.key for point in part.points]
-
-
-def test_full_width_is_found_by_the_networks(folder, tmp_path):
-    wide: Study = study_of(design_of("stages", "full"))
-    part = seen_as(wide, finished(wide, tmp_path), "stages")
-    assert [point.key for point in part.points] == ["model_i", "model_ii", "model_iii", "model_iv", "model_v"]
