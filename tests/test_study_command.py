@@ -123,7 +123,6 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
         (["--device=nvidia"], "device is 'nvidia'; it takes cpu or cuda"),
         (["--data=imagenet"], "make its folder first with `convnext-ablation prepare imagenet OUT`"),
-        (["--data=."], "needs --recipe"),
         (["--data=typeface"], "unknown data set or folder 'typeface'; did you mean 'typefaces'?"),
         (["--threads=0"], "--threads is 0"),
         (["--lr", "model_i_atto"], "write NETWORK=VALUE"),
@@ -182,6 +181,11 @@ def test_bad_data_are_named_before_anything_is_trained(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "study").exists()
+
+
+def test_a_folder_needs_a_recipe(image_folder, tmp_path, capsys):
+    assert cli.main(["study", f"--data={image_folder}", f"--output={tmp_path / 'study'}"]) == 2
+    assert "needs --recipe" in capsys.readouterr().err
 
 
 def test_mixed_origins_are_refused_unless_allowed(arguments, tmp_path, capsys):

@@ -42,12 +42,17 @@ def test_every_network_runs_with_every_seed_one_seed_after_the_other():
     runs = [(run.point.label, run.arguments.seed) for run in STUDY.runs()]
     labels = ["Model I", "Model II", "Model III", "Model IV", "Model V"]
     assert runs == [(label, seed) for seed in (0, 1) for label in labels]
+    assert len({run.identity for run in STUDY.runs()}) == 10
 
 
-def test_runs_of_a_study_have_different_identities_and_folders(tmp_path):
-    runs = STUDY.runs()
-    assert len({run.identity for run in runs}) == len({run.folder(tmp_path) for run in runs}) == 10
-    assert runs[0].folder(tmp_path).name == f"model_i_atto-seed0-{runs[0].identity[:8]}"
+def test_runs_of_earlier_versions_are_found_by_their_identity(tmp_path):
+    first = STUDY.runs()[0]
+    assert first.identity == "c9ce21bbdaf5d09751a2fb45b092d4ec6358a0d464bd2d928875f03388bfc0ea"
+    assert first.folder(tmp_path) == tmp_path / "runs" / "model_i_atto-seed0-c9ce21bb"
+    more = replace(STUDY, weights=weights("a"), script=Script("/t", "1", "1.0"))
+    assert more.runs()[3].identity[:8] == "48a35cb1"
+    tuning = replace(STUDY, design=design_of("screening", "atto"), learning_rates={}, tuning=(0.1, 0.2))
+    assert tuning.tuning_runs()[5].identity[:8] == "66a14c82"
 
 
 @pytest.mark.parametrize(
@@ -94,14 +99,12 @@ def test_pretraining_seeds_multiply_the_runs_and_start_from_their_weights():
     assert not STUDY.is_pretrained
 
 
-def test_the_weights_are_in_the_identity_and_where_they_lie_is_not():
+def test_weights_and_timms_script_are_in_the_identity_and_where_they_lie_is_not():
     run, other = (replace(STUDY, weights=weights(sha256)).runs()[0] for sha256 in "ab")
     assert run.identity != other.identity != STUDY.runs()[0].identity
     moved = tuple(replace(each, path="/elsewhere") for each in weights("a"))
     assert replace(STUDY, weights=moved).runs()[0].identity == run.identity
 
-
-def test_timms_script_is_in_the_identity_and_where_it_lies_is_not():
     def identity(*script):
         return replace(STUDY, script=Script(*script)).runs()[0].identity
 
@@ -150,13 +153,10 @@ def test_seeds_may_be_added_to_a_study_and_none_is_lost(tmp_path):
     assert (tmp_path / "study.json").stat().st_mtime_ns == before
     assert save_study(tmp_path, replace(STUDY, seeds=[3, 1])).seeds == [0, 1, 3]
     assert read_study(tmp_path).seeds == [0, 1, 3]
-
-
-def test_pretraining_seeds_may_be_added_too(tmp_path):
-    save_study(tmp_path, replace(STUDY, weights=weights("a", (0,))))
-    study = save_study(tmp_path, replace(STUDY, weights=weights("b", (1,))))
+    save_study(tmp_path / "more", replace(STUDY, weights=weights("a", (0,))))
+    study = save_study(tmp_path / "more", replace(STUDY, weights=weights("b", (1,))))
     assert study.pretraining_seeds == [0, 1]
-    assert len(read_study(tmp_path).runs()) == 20
+    assert len(read_study(tmp_path / "more").runs()) == 20
 
 
 def test_weights_that_have_changed_are_another_study(tmp_path):

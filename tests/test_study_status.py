@@ -165,14 +165,14 @@ def test_networks_that_wait_for_their_learning_rate_are_waiting(tmp_path):
 def test_time_to_go_is_from_epochs_and_what_networks_cost(tmp_path, running):
     study = replace(SMALL, gmacs={**SMALL.gmacs, "model_v_atto": 4.0}, seeds=[0])
     runs, now = study.runs(), time.time()
-    assert seconds_left(look(tmp_path, study), study, now) is None
+    assert seconds_left(look(tmp_path, study), study) is None
     finish(runs[0], tmp_path, seconds=10.0)  # 2 s an epoch and GMAC
     states = look(tmp_path, study)
     states[1 : 1 + running] = [
         replace(state, status="running", holder=Holder("here", now)) for state in states[1 : 1 + running]
     ]
     # 3 x 10 s and 80 s; with two at a time the large network alone is what counts
-    assert seconds_left(states, study, now) == pytest.approx({1: 110, 2: 80}[running], abs=0.1)
+    assert seconds_left(states, study) == pytest.approx({1: 110, 2: 80}[running], abs=0.1)
 
 
 def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
@@ -180,7 +180,7 @@ def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
     train(run, tmp_path, 5)
     os.utime(run.folder(tmp_path) / "summary.csv", (now + 50, now + 50))
     with held(run.folder(tmp_path)):
-        assert seconds_left(look(tmp_path), SMALL, now + 50) == pytest.approx(950, abs=10)
+        assert seconds_left(look(tmp_path), SMALL) == pytest.approx(950, abs=10)
 
 
 def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_path):
@@ -199,12 +199,12 @@ def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_pat
 
 def test_progress_in_a_log_is_a_line_for_each_change(folder, capsys):
     progress = StudyProgress(SMALL)
-    progress.show(look(folder), time.time())
+    progress.show(look(folder))
     runs = SMALL.runs()
     finish(runs[3], folder, top1=60.0)
     fail(runs[5], folder, "no space left")
     for _ in range(2):
-        progress.show(look(folder), time.time())
+        progress.show(look(folder))
     done, failed = capsys.readouterr().out.splitlines()
     assert done.startswith("[4/10] model_iv_atto seed 0: val 60.00 %, test 59.00 %, 20 s; about ")
     assert failed == "model_i_atto seed 1 failed: no space left; it is tried again"

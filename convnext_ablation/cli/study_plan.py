@@ -50,11 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints what the study would cost and what it could show.
-
-    Raises:
-        UserError: The study can't be run as asked, or there can't be such networks as are assumed.
-    """
+    """Prints what the study would cost and what it could show."""
     if not args.resolve > 0:
         raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
     given = {name: getattr(args, name) for name in ("accuracy", "seed_sd")}

@@ -46,11 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what is left of the study, prints its table and answer, and writes its report.
-
-    Raises:
-        UserError: The study can't be run as asked, another process runs it, or runs of it failed.
-    """
+    """Does what is left of the study, prints its table and answer, and writes its report."""
     start = time.monotonic()
     if args.sbatch and args.engine != "slurm":
         raise UserError("--sbatch: is for --engine slurm")

@@ -12,7 +12,7 @@ from pathlib import Path
 from convnext_ablation.console import duration, table
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState, Survey, seconds_left, totals
-from convnext_ablation.study.store import FAILURE, holder_of, read_study
+from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of, read_study
 from convnext_ablation.study.wording import counted
 
 SOME_FAILED, WORK_LEFT = 1, 3
@@ -47,10 +47,14 @@ def report(study: Study, states: Sequence[RunState], folder: Path, width: int) -
     parts = [_heading(study, states, folder, now)]
     if seeds := _by_seed(study, states, width):
         parts.append(seeds)
-    running = [_running_line(state, study, now) for state in states if state.status == "running"]
+    running = [_running_line(state, state.holder, study, now) for state in states if state.holder]
     if running:
         parts.append("\n".join(["running:", *running]))
-    failed = [_failed_line(state, folder) for state in states if state.failure]
+    failed = [
+        _failed_line(state.title, state.failure, state.run.folder(folder))
+        for state in states
+        if state.failure and state.run
+    ]
     if failed:
         parts.append("\n".join(["failed:", *failed]))
     return "\n\n".join(parts)
@@ -65,12 +69,12 @@ def _heading(study: Study, states: Sequence[RunState], folder: Path, now: float)
     if counts["waiting"] or counts["running"]:
         driver = holder_of(folder)
         by = f", driven by {driver.where} for {duration(now - driver.since)}" if driver else ""
-        lines.append(_time_to_go(study, states, counts["running"], now) + by)
+        lines.append(_time_to_go(study, states, counts["running"]) + by)
     return "\n".join(lines)
 
 
-def _time_to_go(study: Study, states: Sequence[RunState], running: int, now: float) -> str:
-    seconds = seconds_left(states, study, now)
+def _time_to_go(study: Study, states: Sequence[RunState], running: int) -> str:
+    seconds = seconds_left(states, study)
     if seconds is None:
         return "time to go: not known before an epoch is finished"
     if not running:
@@ -96,17 +100,13 @@ def _cell(state: RunState, epochs: int) -> str:
     return f"{state.epochs}/{epochs}" if state.epochs or state.status == "running" else "."
 
 
-def _running_line(state: RunState, study: Study, now: float) -> str:
-    if state.holder is None:
-        return f"  {state.title}"
+def _running_line(state: RunState, holder: Holder, study: Study, now: float) -> str:
     return (
-        f"  {state.title}: {state.epochs} of {counted(study.epochs, 'epoch')}, on {state.holder.where} for "
-        f"{duration(max(0.0, now - state.holder.since))}"
+        f"  {state.title}: {state.epochs} of {counted(study.epochs, 'epoch')}, on {holder.where} for "
+        f"{duration(max(0.0, now - holder.since))}"
     )
 
 
-def _failed_line(state: RunState, folder: Path) -> str:
-    if state.failure is None or state.run is None:
-        return f"  {state.title}"
-    again = "`study --retry-failed` tries it again" if state.failure.final else "it is tried again"
-    return f"  {state.title}: {state.failure.reason}; {again} ({state.run.folder(folder) / FAILURE})"
+def _failed_line(title: str, failure: Failure, folder: Path) -> str:
+    again = "`study --retry-failed` tries it again" if failure.final else "it is tried again"
+    return f"  {title}: {failure.reason}; {again} ({folder / FAILURE})"

@@ -145,11 +145,7 @@ def how_it_ended(code: int) -> str:
 
 
 def local_places(device: str, jobs: int | None, threads: int) -> list[dict[str, str]]:
-    """The environment of each slot of this machine: a GPU each, or as many as cores allow.
-
-    Raises:
-        UserError: More GPUs are asked for than there are.
-    """
+    """The environment of each slot of this machine: a GPU each, or as many as cores allow."""
     if device != "cuda":
         return [{}] * (jobs or (max(1, machine.available_cores() // threads) if device == "cpu" else 1))
     gpus = _gpus()
@@ -182,11 +178,7 @@ def _gpus() -> list[str]:
 def engine_of(
     name: str, study: Study, folder: Path, jobs: int | None, options: Sequence[str], address: str
 ) -> Engine:
-    """Makes an engine for so many jobs at a time, with Slurm's options or the address of Ray's cluster.
-
-    Raises:
-        UserError: It is not installed, can't be reached, or lacks what is asked for.
-    """
+    """Makes an engine for so many jobs at a time, with Slurm's options or the address of Ray's cluster."""
     if name == "slurm":
         from convnext_ablation.study.slurm import Slurm  # needs the extra `slurm`
 
@@ -213,7 +205,7 @@ def drive(study: Study, folder: Path, engine: Engine, progress: StudyProgress) -
     with _stopped_by_signal():
         try:
             while True:
-                progress.show(states, time.time())
+                progress.show(states)
                 new = [state for state in states if state.is_open and state.task not in submitted]
                 tasks = _tasks(new, states, folder, engine.takes_dependencies)
                 known = {state.task: state for state in new}

@@ -32,11 +32,7 @@ _NOT_TIMMS = ("data_dir", "resume", "output", "experiment", "test_split", "check
 
 
 def find_script(path: str) -> Script:
-    """Describes timm's training script.
-
-    Raises:
-        UserError: There is no such file.
-    """
+    """Describes timm's training script."""
     if not Path(path).is_file():
         raise UserError(
             f"--train-script {path}: no such file; `convnext-ablation timm-scripts` says where to get timm's"
@@ -45,11 +41,7 @@ def find_script(path: str) -> Script:
 
 
 def check_script(script: Script) -> None:
-    """Makes sure that the script and timm are those that the study was begun with.
-
-    Raises:
-        UserError: They aren't.
-    """
+    """Makes sure that the script and timm are those that the study was begun with."""
     found = find_script(script.path)
     if found.sha256 != script.sha256:
         raise UserError(f"{script.path}: has changed since the study began; give another --output")

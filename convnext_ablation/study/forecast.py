@@ -59,9 +59,6 @@ def time_networks(
         counts: Images of the training, validation and test split, by what the arguments call them.
         threads: Threads of a run.
         seconds: What this may take, about; the networks with the fewest and the most GMACs are timed anyway.
-
-    Raises:
-        UserError: A network or the data can't be made as asked.
     """
     by_gmacs = sorted(arguments, key=lambda key: gmacs[key])
     order = list(dict.fromkeys([by_gmacs[0], by_gmacs[-1], *by_gmacs]))
@@ -142,11 +139,7 @@ def run_seconds(
 
 
 def read_scatter(study: Path) -> Scatter:
-    """Estimates how much chance there is from the finished runs of a study.
-
-    Raises:
-        UserError: There is no such study, too little of it is finished, or runs were tested on other images.
-    """
+    """Estimates how much chance there is from the finished runs of a study."""
     found: dict[str, dict[tuple[int, int], Path]] = {}
     for result in sorted(study.glob("runs/*/result.json"), key=lambda path: path.stat().st_mtime):
         if match := _RUN.fullmatch(result.parent.name):

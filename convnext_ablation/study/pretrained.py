@@ -44,16 +44,7 @@ class Weights:
 
 
 def find_weights(pattern: str, points: Sequence[Point], seeds: Sequence[int]) -> tuple[Weights, ...]:
-    """Finds the file that each network starts from.
-
-    Args:
-        pattern: Path with ``{model}`` for a network's key, ``{pretraining_seed}`` for a seed, and ``*``.
-        points: The networks.
-        seeds: Seeds of pre-training.
-
-    Raises:
-        UserError: A file is missing, more than one fits, or one is of another network.
-    """
+    """Finds each network's file by a path with ``{model}``, ``{pretraining_seed}`` and ``*`` in it."""
     if MODEL not in pattern and len(points) > 1:
         raise UserError(f"--init {pattern}: names one file for {len(points)} networks; write {MODEL} in it")
     if seeds and SEED not in pattern:
@@ -90,11 +81,7 @@ def _file(pattern: str, point: Point, seed: int | None) -> Path:
 
 
 def _origin(path: Path, point: Point) -> str:
-    """How weights were pre-trained.
-
-    Raises:
-        UserError: The file can't be read, or says that it is of another network.
-    """
+    """How weights were pre-trained."""
     content = _settings(path)
     arguments = content.get("args") or {}
     arguments = dict(arguments if isinstance(arguments, Mapping) else vars(arguments))

@@ -41,11 +41,7 @@ class Attempt:
 
 
 class RayCluster:
-    """Actors of Ray, so many at a time, or as many as the cluster has room for.
-
-    Raises:
-        UserError: Ray is missing, the cluster doesn't answer, or lacks what is asked for.
-    """
+    """Actors of Ray, so many at a time, or as many as the cluster has room for."""
 
     takes_dependencies = False
 

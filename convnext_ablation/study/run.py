@@ -154,11 +154,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
 
 
 def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
-    """Predicts the test images with the best epoch's weights.
-
-    Raises:
-        UserError: The weights are another epoch's.
-    """
+    """Predicts the test images with the best epoch's weights."""
     if best is None:
         raise UserError(f"{folder}: no epoch of this run has been evaluated")
     kept = load_checkpoint(folder / BEST)["epoch"]

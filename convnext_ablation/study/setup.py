@@ -31,9 +31,6 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
     Args:
         args: Those of the command line.
         folder: The study's folder, if there is one: what was measured for it is not measured again.
-
-    Raises:
-        UserError: The study can't be made as asked.
     """
     _check_numbers(args)
     _check_device(args)

@@ -51,11 +51,7 @@ class Attempt:
 
 
 class Slurm:
-    """Jobs of Slurm, so many at a time, with more options of sbatch as ``KEY=VALUE``.
-
-    Raises:
-        UserError: An option is none, submitit is missing, or there is no Slurm here.
-    """
+    """Jobs of Slurm, so many at a time, with more options of sbatch as ``KEY=VALUE``."""
 
     takes_dependencies = True
 
@@ -78,11 +74,7 @@ class Slurm:
         self._ids = self._find()  # job's id by task
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Submits an array of the tasks that can begin, and one of those that wait for these.
-
-        Raises:
-            UserError: sbatch refuses.
-        """
+        """Submits an array of the tasks that can begin, and one of those that wait for these."""
         new = [task for task in tasks if task.name not in self._ids]
         self._submit([task for task in new if not task.after], "")
         waiting = [task for task in new if task.after]

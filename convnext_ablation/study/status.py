@@ -72,11 +72,7 @@ class Survey:
         self._planned: tuple[dict[str, float], list[Run]] | None = None
 
     def look(self) -> list[RunState]:
-        """Returns the state of every run, tuning first.
-
-        Raises:
-            UserError: A result can't be read.
-        """
+        """Returns the state of every run, tuning first."""
         rates = chosen_rates(self.study, self.folder)
         if self._planned is None or self._planned[0] != rates:
             self._planned = rates, self.study.all_runs(rates)
@@ -125,19 +121,18 @@ def totals(states: Iterable[RunState]) -> dict[Status, int]:
     return counts
 
 
-def seconds_left(states: Sequence[RunState], study: Study, now: float) -> float | None:
+def seconds_left(states: Sequence[RunState], study: Study) -> float | None:
     """How long the processes that are at work now will take for what is left; None if nothing tells yet."""
     speeds = [speed for state in states if (speed := _speed(state, study))]
     if not speeds:
         return None
     seconds, work = (sum(each) for each in zip(*speeds, strict=True))
     rate = seconds / work  # of an epoch of a network of 1 GMAC
-    left = []
-    for state in states:
-        if state.is_open:
-            epoch = rate * study.gmacs.get(state.network, 1.0)
-            begun = now - max(state.last_epoch, state.holder.since) if state.holder else 0.0
-            left.append(max(0.0, (study.epochs - state.epochs) * epoch - min(max(begun, 0.0), epoch)))
+    left = [
+        (study.epochs - state.epochs) * rate * study.gmacs.get(state.network, 1.0)
+        for state in states
+        if state.is_open
+    ]
     workers = max(1, sum(state.status == "running" for state in states))
     return max(sum(left) / workers, max(left, default=0.0))
 
@@ -162,11 +157,11 @@ class StudyProgress:
         self.bar = Progress("training", 100, "%", quiet=quiet, lines=False)
         self._told: dict[str, RunState] | None = None
 
-    def show(self, states: Sequence[RunState], now: float) -> None:
+    def show(self, states: Sequence[RunState]) -> None:
         """Prints what has changed; what was so at the first look is not news."""
         told = self._told
         self._told = {state.task: state for state in states}
-        seconds = seconds_left(states, self.study, now)
+        seconds = seconds_left(states, self.study)
         left = f"; about {duration(seconds)} left" if seconds else ""
         if told is not None:
             done = sum(state.status == "done" for state in told.values())

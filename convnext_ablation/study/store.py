@@ -113,11 +113,7 @@ def save_study(folder: Path, study: Study) -> Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Reads what study a folder holds.
-
-    Raises:
-        UserError: It holds none, one of another version, or a damaged one.
-    """
+    """Reads what study a folder holds."""
     content = read_content(folder)
     if content is None:
         raise UserError(
@@ -130,11 +126,7 @@ def read_study(folder: Path) -> Study:
 
 
 def read_content(folder: Path) -> dict[str, Any] | None:
-    """Reads a folder's `study.json`, or None if there is none.
-
-    Raises:
-        UserError: The folder holds something else than a study, or one of another version, or it is damaged.
-    """
+    """Reads a folder's `study.json`, or None if there is none."""
     path = folder / STUDY_FILE
     if not path.is_file():
         there = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())
@@ -250,11 +242,7 @@ def remove_what_resumes(folder: Path) -> None:
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """Reads a finished run's `result.json`.
-
-    Raises:
-        UserError: It is missing or damaged.
-    """
+    """Reads a finished run's `result.json`."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:

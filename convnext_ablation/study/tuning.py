@@ -44,11 +44,7 @@ class Choice:
 
 
 def parse_tuning(text: str) -> tuple[float, ...]:
-    """Reads ``lr=0.001,0.002,0.004``.
-
-    Raises:
-        UserError: It is something else, or less than two values.
-    """
+    """Reads ``lr=0.001,0.002,0.004``."""
     name, _, values = text.partition("=")
     try:
         rates = tuple(sorted({float(value) for value in values.split(",")}))
@@ -62,11 +58,7 @@ def parse_tuning(text: str) -> tuple[float, ...]:
 
 
 def parse_rates(given: Sequence[str]) -> dict[str, float]:
-    """Reads ``NETWORK=VALUE``.
-
-    Raises:
-        UserError: It is something else.
-    """
+    """Reads ``NETWORK=VALUE``."""
     rates = {}
     for text in given:
         name, _, value = text.partition("=")
@@ -83,9 +75,6 @@ def choose_learning_rates(
     """Returns each network's learning rate: the one given, else the table's, else the recipe's own.
 
     The table is `recipes/learning_rates.csv`, which says how each was found.
-
-    Raises:
-        UserError: A rate is given for a network that isn't in the design, or none is to be had.
     """
     keys = [point.key for point in points]
     for key in given:
