@@ -1,1 +1,1 @@
-"""Studies: which networks to train, how to run them, what the difference is worth."""
+"""Studies: which networks to train, how to run them, and the effect of each change."""

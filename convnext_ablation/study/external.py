@@ -116,7 +116,7 @@ def _arguments(run: Run, classes: int) -> dict[str, object]:
 
 
 def _checkpoint(folder: Path) -> Path | None:
-    """What the script goes on from."""
+    """What the script resumes from."""
     last, temporary = folder / LAST, folder / _HALF_RENAMED
     if not last.is_file() and temporary.is_file():
         with suppress(UserError):
