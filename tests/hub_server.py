@@ -68,9 +68,8 @@ class Hub:
         self.repositories: dict[str, Repository] = {}  # by name, ``namespace/name``
         self.uploaded: dict[str, bytes] = {}
         self.requests: list[str] = []  # method and path of each
-        # patterns of requests, and what goes wrong: "flip" a bit, once, "silence", or an HTTP status
+        # patterns of requests, and what goes wrong: "flip" a bit, once, or an HTTP status
         self.faults: list[tuple[str, str | int]] = []
-        self.dead = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -89,7 +88,6 @@ class Hub:
         """Lets the hub die: connections to it are refused."""
         if self._running:
             self._running = False
-            self.dead.set()
             self._server.shutdown()
             self._server.server_close()
 
@@ -136,9 +134,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         self.hub.requests.append(request)
         self.fault = self.hub.fault_of(request)
-        if self.fault == "silence":
-            self.hub.dead.wait()
-            return
         try:
             if isinstance(self.fault, int):
                 raise Refused(self.fault)

@@ -141,17 +141,6 @@ def test_weights_of_timm_that_fit_have_their_tags(theirs, ours):
         assert "url" not in cfg  # pickles
 
 
-def test_no_other_network_has_weights_and_all_are_prepared_for_alike():
-    with_weights = {name.partition(".")[0] for name in timm.list_pretrained("*")}
-    ours = set(timm.list_models(module="zoo"))
-    assert with_weights & ours == {
-        *("model_i", "resnet_to_convnext_stage1", "roadmap_00_resnet50"),
-        *("model_v", "resnet_to_convnext_stage5", "roadmap_15_separate_downsampling"),
-    }
-    cfgs = [timm.create_model(name, device="meta").pretrained_cfg for name in ("model_i", "model_iv")]
-    assert resolve_data_config(pretrained_cfg=cfgs[0]) == resolve_data_config(pretrained_cfg=cfgs[1])
-
-
 @pytest.mark.parametrize(
     ("ours", "theirs", "tag"), [("model_i", "resnet50", "tv_in1k"), ("model_v", "convnext_tiny", "fb_in1k")]
 )
@@ -170,14 +159,14 @@ def test_public_weights_give_the_logits_of_timm(hub, ours, theirs, tag):
     assert len(hub.said("GET /storage")) == 1
 
 
-def test_networks_that_nobody_trained_say_what_to_do():
-    line = refusal("model_iv")
-    assert line.startswith(
-        "model_iv: nobody has published weights of it; train it with train.py, and set CONVN"
-    )
-    assert "model_iv.in1k: no public weights have this tag; set CONVN" in refusal("model_iv.in1k")
+def test_no_other_network_has_weights():
+    with_weights = {name.partition(".")[0] for name in timm.list_pretrained("*")}
+    assert with_weights & set(timm.list_models(module="zoo")) == {
+        *("model_i", "resnet_to_convnext_stage1", "roadmap_00_resnet50"),
+        *("model_v", "resnet_to_convnext_stage5", "roadmap_15_separate_downsampling"),
+    }
+    assert "nobody has published weights of it; train it with train.py" in refusal("model_iv")
     assert "(in12k_ft_in1k, " in refusal("model_v.in1k")
-    assert "names no weights" in refusal("model_iv", pretrained_cfg={"num_classes": 3})
 
 
 # releases on a hub
@@ -187,12 +176,10 @@ def test_networks_that_nobody_trained_say_what_to_do():
 def test_a_release_brings_its_preprocessing_and_classes(lab, weights, loads):
     model = timm.create_model(f"{MODEL}.cub", pretrained=loads)
     config = resolve_data_config(model=model)
-    assert config["input_size"] == (3, 64, 64)
-    assert (config["crop_pct"], config["interpolation"]) == (0.9, "bilinear")
+    assert (config["input_size"], config["crop_pct"]) == ((3, 64, 64), 0.9)
     assert (config["mean"], config["std"]) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     cfg = model.pretrained_cfg
-    assert (cfg["label_names"], cfg["license"], cfg["tag"]) == (tuple(CLASSES), "cc0-1.0", "cub")
-    assert model.num_classes == 3
+    assert (cfg["label_names"], cfg["license"], model.num_classes) == (tuple(CLASSES), "cc0-1.0", 3)
     assert bool(lab.said("safetensors")) == loads
     if loads:
         assert_loaded(model, weights)
@@ -208,12 +195,17 @@ def test_another_head_channels_features_and_training_start_from_a_release(lab, w
     assert (model.num_classes, resolve_data_config(model=model)["crop_pct"]) == (7, 0.9)
 
 
-def test_a_namespace_can_be_pinned_and_a_pinned_commit_needs_no_hub(lab, weights):
+def test_a_commit_can_be_pinned_and_what_the_cache_has_needs_no_hub(lab, weights):
     old = lab.repositories[NAME].head
     lab.add(NAME, release(doubled(weights)))
     assert_loaded(pretrained(weights_from=f"hf-hub:lab@{old}"), weights)
+    pretrained()
     kill(lab)
     assert_loaded(pretrained(weights_from=f"hf-hub:lab@{old}"), weights)
+    assert_loaded(pretrained(), doubled(weights))
+    line = refusal(f"{MODEL}.dogs")
+    assert f": {lab.url} can't be reached (" in line
+    assert line.endswith("check the network and HF_ENDPOINT")
 
 
 def test_the_only_release_needs_no_tag(lab, weights, monkeypatch):
@@ -247,23 +239,9 @@ def test_switches_that_a_network_was_made_with_come_with_its_weights(hub):
 def test_a_file_that_differs_is_refused_and_a_second_try_works(lab, weights, file):
     lab.faults.append((f"GET .*{file}", "flip"))
     line = refusal()
-    assert line.startswith(NAME)
     assert f": {file}: refused: its hash is" in line
     assert line.endswith("it was removed from the cache, so try again")
     assert_loaded(pretrained(), weights)
-
-
-@pytest.mark.parametrize("links", [True, False])
-def test_public_weights_with_a_flipped_bit_are_refused_and_fetched_anew(hub, weights, monkeypatch, links):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
-    overlay = {"hf_hub_id": "timm/convnext_pico.x", "num_classes": 3}  # as public tags have it, but small
-    hub.add("timm/convnext_pico.x", {"model.safetensors": weights})
-    hub.faults.append(("GET /storage", "flip"))
-    line = refusal(MODEL, pretrained_cfg_overlay=overlay)
-    assert line.startswith("timm/convnext_pico.x: model.safetensors: refused: its hash is ")
-    model = pretrained(MODEL, pretrained_cfg_overlay=overlay)
-    assert_loaded(model, weights)
-    assert Path(model.pretrained_cfg["file"]).is_symlink() == links
 
 
 def test_weights_other_than_those_the_config_was_published_with_are_refused(lab, tmp_path, weights):
@@ -279,19 +257,29 @@ class Malicious:
         return os._exit, (3,)
 
 
-def test_a_pickle_under_the_name_of_weights_is_refused_unread(lab, tmp_path):
+def test_pickles_are_refused_unread(hub, tmp_path, weights):
     torch.save({"w": Malicious()}, tmp_path / "pickle")
-    lab.add(NAME, release((tmp_path / "pickle").read_bytes()))
-    assert "model.safetensors: refused: not a safetensors file" in refusal()
-
-
-def test_weights_that_were_published_as_a_pickle_alone_are_not_read(hub, weights):
+    hub.add(NAME, release((tmp_path / "pickle").read_bytes()))
+    assert "model.safetensors: refused: not a safetensors file" in refusal(f"hf-hub:{NAME}")
     config = release(weights, weights=None)["config.json"]
-    hub.add(NAME, {"config.json": config, "pytorch_model.bin": b"\x80\x04"})
-    assert "Entry Not Found" in refusal(f"hf-hub:{NAME}")
-    overlay = {"hf_hub_id": NAME, "hf_hub_filename": "pytorch_model.bin"}
+    hub.add("lab/old", {"config.json": config, "pytorch_model.bin": b"\x80\x04"})
+    assert "Entry Not Found" in refusal("hf-hub:lab/old")
+    overlay = {"hf_hub_id": "lab/old", "hf_hub_filename": "pytorch_model.bin"}
     assert "only safetensors is taken" in refusal(MODEL, pretrained_cfg_overlay=overlay)
     assert not hub.said("pytorch_model.bin")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_public_weights_with_a_flipped_bit_are_refused_and_fetched_anew(hub, weights, monkeypatch, links):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", not links)
+    overlay = {"hf_hub_id": "timm/convnext_pico.x", "num_classes": 3}  # as public tags have it, but small
+    hub.add("timm/convnext_pico.x", {"model.safetensors": weights})
+    hub.faults.append(("GET /storage", "flip"))
+    line = refusal(MODEL, pretrained_cfg_overlay=overlay)
+    assert line.startswith("timm/convnext_pico.x: model.safetensors: refused: its hash is ")
+    model = pretrained(MODEL, pretrained_cfg_overlay=overlay)
+    assert_loaded(model, weights)
+    assert Path(model.pretrained_cfg["file"]).is_symlink() == links
 
 
 @pytest.mark.parametrize(
@@ -302,7 +290,6 @@ def test_weights_that_were_published_as_a_pickle_alone_are_not_read(hub, weights
         ({"architecture": "model_iii_atto"}, f"holds weights of model_iii_atto, not of {MODEL}; load it as"),
         ({"pretrained_cfg": None}, "has no valid pretrained_cfg"),
         ({"weights": {"file": "../model.safetensors", "sha256": "0" * 64}}, "has no valid weights"),
-        ({"weights": {"file": "model.bin", "sha256": "0" * 64}}, "has no valid weights"),
         ({"weights": {"sha256": "0"}}, "has no valid weights"),
     ],
 )
@@ -319,15 +306,6 @@ def test_what_a_config_says_of_other_sources_is_not_heeded(tmp_path, weights):
     assert model.pretrained_cfg["file"] == str(tmp_path / f"{MODEL}.cub" / "model.safetensors")
 
 
-# hubs that don't give
-
-
-def test_what_a_hub_does_not_have_is_one_line(lab):
-    assert f"lab/{MODEL}.dogs: config.json: 404 Client Error. Repository" in refusal(f"{MODEL}.dogs")
-    assert "Revision Not Found" in refusal(weights_from="hf-hub:lab@v9")
-    assert "Repo id must" in refusal(weights_from="hf-hub:a b")
-
-
 def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):
     hub.add(NAME, release(weights), private=True)
     monkeypatch.setenv("HF_TOKEN", "")
@@ -335,24 +313,8 @@ def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):
     assert "make sure you are authenticated" in refusal(weights_from="hf-hub:lab")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     assert_loaded(pretrained(weights_from="hf-hub:lab"), weights)
-
-
-def test_a_dead_hub_is_one_line_unless_the_cache_has_it(lab, weights):
-    pretrained()
-    kill(lab)
-    assert_loaded(pretrained(), weights)
-    for name in (f"{MODEL}.dogs", "model_iii_atto"):
-        line = refusal(name)
-        assert f": {lab.url} can't be reached (" in line
-        assert line.endswith("check the network and HF_ENDPOINT")
-
-
-@pytest.mark.parametrize("name", [MODEL, f"{MODEL}.cub"])
-def test_a_hub_that_does_not_answer_is_asked_once(lab, monkeypatch, name):
-    lab.faults.append(("", "silence"))
-    monkeypatch.setattr(constants, "HF_HUB_ETAG_TIMEOUT", 0.2)
-    assert "can't be reached" in refusal(name)
-    assert len(lab.requests) == 1
+    assert "404 Client Error. Repository" in refusal(f"{MODEL}.dogs", weights_from="hf-hub:lab")
+    assert "Revision Not Found" in refusal(weights_from="hf-hub:lab@v9")
 
 
 # folders
@@ -370,10 +332,8 @@ def test_a_folder_serves_a_release_by_every_name(tmp_path, weights, monkeypatch,
 
 
 def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
-    for text in ("lab", "hf-hub:lab/model_iv", "hf-hub:@main"):
-        assert "write hf-hub:NAMESPACE" in refusal(weights_from=text)
+    assert "write hf-hub:NAMESPACE" in refusal(weights_from="lab")
     place = f"local-dir:{tmp_path}"
-    assert f"{tmp_path} has no {MODEL}.cub; publish a run into it" in refusal(weights_from=place)
     folder = write(tmp_path / f"{MODEL}.dogs", release(weights))
     assert refusal(weights_from=place) == f"{tmp_path} has no {MODEL}.cub; it has {MODEL}.dogs"
     (folder / "model.safetensors").unlink()
@@ -381,7 +341,7 @@ def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
     (folder / "config.json").write_text("{")
     assert f"{folder}: config.json can't be read (" in refusal(MODEL, weights_from=place)
     monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", f"{tmp_path}/nowhere")
-    assert refusal(MODEL) == f"weights are to come from {tmp_path}/nowhere, and there is no such folder"
+    assert "there is no such folder" in refusal(MODEL)
     monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
     assert "are both set; unset one of them" in refusal(MODEL)
 
