@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 import sys
 from dataclasses import replace
@@ -12,12 +11,12 @@ from dataclasses import replace
 import matplotlib
 import numpy as np
 import pytest
-from fake_study import again, csv_lines, fake_study, svg_texts, write_all
+from fake_study import again, csv_lines, svg_texts, write_all
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.classes import class_gains, examples
+from convnext_ablation.study.report.classes import class_gains
 from convnext_ablation.study.report.contents import curve_points
-from convnext_ablation.study.report.pictures import confusion_pictures, disagreed
+from convnext_ablation.study.report.pictures import confusion_pictures
 
 # The page as a whole
 
@@ -39,7 +38,6 @@ def test_the_page_is_well_formed_for_those_who_do_not_see_it(page):
     ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     used = {each["href"].removeprefix("#") for _, each in reader.tags if "href" in each}
-    assert len(used) == 10
     assert used <= set(ids)
     assert all(image["alt"] for image in reader.all("img"))
     regions = [attributes for _, attributes in reader.tags if attributes.get("tabindex") == "0"]
@@ -68,11 +66,6 @@ def test_the_page_says_what_was_found_and_done(page, study):
     assert words.count("Pre-training has seen 22 test images.") == 5
 
 
-def test_one_seed_is_warned_of_at_every_figure(tmp_path):
-    words = again(fake_study(tmp_path, seeds=1), tmp_path / "page")[0].words()
-    assert words.count("WARNING: one seed only for Model 0, Model 1 and Model 2: intervals are over") == 5
-
-
 def test_the_same_study_gives_the_same_files_whatever_the_settings(study, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)  # it can't be imported, and isn't needed
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
@@ -99,19 +92,6 @@ def test_figures_say_what_the_csv_files_say(study, page):
     for line in csv_lines(study, "classes"):
         assert f"{points(line['gain'])} ({line['images']} images)" in words["classes"]
     assert "the 2 most significant effects (2 of them with adjusted p < 0.05)" in page[0].words()
-
-
-def test_words_of_figures_can_be_read_in_light_and_dark(study, page):
-    """The dark page inverts the figures, which have no colours."""
-    assert "@media (prefers-color-scheme: dark) { .chart { filter: invert(.94) } }" in page[1]
-    svgs = [path.read_text("utf-8") for path in study.folder.glob("*.svg")]
-    colours = {colour for svg in svgs for colour in re.findall(r"(?:fill|stroke): #(\w{6})", svg)}
-    assert all(colour == 3 * colour[:2] for colour in colours)
-    greys = {colour for svg in svgs for colour in re.findall(r'<text style="[^"]*fill: #(\w\w)', svg)}
-    assert greys == {"59"}
-    for ink, paper in ((0x59 / 255, 1.0), (0.94 - 0.88 * 0x59 / 255, 0.06)):
-        low, high = sorted(((level + 0.055) / 1.055) ** 2.4 for level in (ink, paper))
-        assert (high + 0.05) / (low + 0.05) > 4.5
 
 
 # Its numbers
@@ -205,16 +185,6 @@ def test_a_main_effect_weighs_its_networks_and_an_interaction_has_no_classes(stu
     assert gains[0].gain == pytest.approx(sum(expected))
 
 
-def test_a_network_may_predict_a_class_that_has_no_test_images(study):
-    runs = [
-        replace(run, predicted=np.where(run.predicted == 3, 6, run.predicted)) for run in study.evidence.runs
-    ]
-    changed = replace(study, evidence=replace(study.evidence, runs=runs))
-    found = {(line.class_number, line.taken_for) for line in changed.confusions}
-    assert (1, "6") in found
-    assert not {(1, "bird 3 <b>"), (6, "bird 3 <b>")} & found
-
-
 # Pictures
 
 
@@ -228,38 +198,17 @@ def test_confusions_that_go_are_shown_with_images_of_them(page):
     assert shown[0].startswith("bird 0 <b>, taken for bird 1 <b>: bird 0 <b>/000")
 
 
-@pytest.mark.parametrize(
-    ("p", "doubt"), [(0.01, "points"), (0.05, ", not significant"), (math.nan, ", not tested")]
-)
-def test_an_effect_that_lowers_shows_what_it_brings_and_how_sure_it_is(study, p, doubt):
+def test_an_effect_that_lowers_shows_what_it_brings(study):
     effect = study.findings.effects[0]
     turned = replace(
         effect,
         contrast=replace(effect.contrast, weights={"model_0": 1.0, "model_1": -1.0}),
-        difference=replace(effect.difference, estimate=-effect.difference.estimate, p_holm=p),
+        difference=replace(effect.difference, estimate=-effect.difference.estimate, p_holm=0.05),
     )
     change = confusion_pictures(replace(study, findings=replace(study.findings, effects=[turned])))[0]
     assert (change.worse, change.better) == ("with it", "without it")
     assert change.pairs[0][1:3] == (5, 0)
-    assert change.heading.endswith(doubt)
-
-
-def test_a_study_without_confusions_says_so(study, tmp_path):
-    right = [replace(run, predicted=study.evidence.targets) for run in study.evidence.runs]
-    words = again(study, tmp_path, evidence=replace(study.evidence, runs=right))[0].words()
-    assert words.count("None is rarer with it.") == 2
-
-
-def test_examples_are_the_clearest_images(study):
-    evidence, contrast = study.evidence, study.findings.effects[0].contrast
-    found = examples(contrast, evidence, 0, 1, raises=True, most=3)
-    assert len(found) == 3
-    for example in found:
-        assert evidence.targets[example.image] == 0
-        assert evidence.runs[0].predicted[example.image] == 1
-        assert example.confused == 1
-    assert [example.right for example in found] == sorted((e.right for e in found), reverse=True)
-    assert examples(contrast, evidence, 0, 1, raises=False, most=3) == []
+    assert change.heading.endswith(", not significant")
 
 
 def test_pictures_of_a_folder_that_is_gone_are_missed_in_words(study, tmp_path):
@@ -268,11 +217,3 @@ def test_pictures_of_a_folder_that_is_gone_are_missed_in_words(study, tmp_path):
     assert "jpeg" not in "".join(image["src"] for image in reader.all("img"))
     assert "image not found" in reader.words()
     assert "the test images are not at hand" in reader.words()
-
-
-def test_images_that_networks_disagree_on_are_of_different_classes(study):
-    evidence = study.evidence
-    chosen = disagreed(evidence, 3)
-    assert len({int(evidence.targets[index]) for index in chosen}) == 3
-    share = np.mean([run.predicted == evidence.targets for run in evidence.runs], axis=0)
-    assert abs(share[chosen[0]] - 0.5) == np.abs(share - 0.5).min()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import itertools
-import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -150,14 +149,6 @@ def test_each_row_holds_what_effects_say_of_the_network_and_the_one_before(stage
     assert adjusted[2] > differences[2].p_value
 
 
-def test_a_network_may_be_compared_with_any_other(stages):
-    findings = findings_of(stages, [versus(stages[1], stages[0]), versus(stages[4], stages[1])])
-    row = findings.rows[4]
-    assert (row.difference.estimate, row.baseline) == (pytest.approx(100 / 2000), "Model II")
-    assert findings.rows[2].difference is None
-    assert "against" in terminal_table(findings.rows, 130).splitlines()[0]
-
-
 def test_what_a_whole_loses_without_a_part_shows_in_the_rows_of_the_networks_without(stages):
     whole, *parts = stages[::-1]
     findings = findings_of([whole, *parts], [versus(whole, part) for part in parts])
@@ -216,12 +207,9 @@ def test_only_seeds_that_both_networks_have_are_paired():
     assert f"Model II ({ADDS[1]}): its networks share 2 of 3 runs" in "\n".join(caveats(findings, FACTS))
 
 
-def test_a_study_without_results_is_refused():
+def test_what_can_not_be_compared_is_refused(stages):
     with pytest.raises(UserError, match="no run of this study is finished"):
         findings_of([])
-
-
-def test_networks_without_a_common_seed_are_refused(stages):
     with pytest.raises(UserError, match="network_1 and network_0 have no seed in common"):
         findings_of([stages[0], network(1, 1600, seeds=[(None, seed) for seed in (7, 8, 9)])])
 
@@ -241,14 +229,6 @@ def test_answer_says_what_rose_what_fell_what_is_not_significant_and_how_far_it_
     )
 
 
-@pytest.mark.parametrize(
-    ("p", "text"), [(0.0001, "<0.001"), (0.0123, "0.012"), (0.0996, "0.10"), (0.5, "0.50"), (1.0, "1.00")]
-)
-def test_p_values_are_written_without_false_precision(p, text):
-    assert p_text(p) == text
-    assert p_text(math.nan) == "–"
-
-
 def test_answer_says_that_nothing_is_significant_with_the_span_of_all_intervals():
     results = [network(place, right) for place, right in enumerate([1500, 1502, 1500])]
     first, second = (row.difference for row in findings_of(results).rows[1:])
@@ -260,32 +240,19 @@ def test_answer_says_that_nothing_is_significant_with_the_span_of_all_intervals(
     )
 
 
-def test_one_seed_supports_no_claim_and_is_warned_of():
-    results = [network(0, 1500, runs=1), network(1, 1900, runs=1)]
-    text = answer(findings_of(results), FACTS)
-    assert "1 seed), nothing can be claimed from one seed per network" in text
-    assert "75.0 to 95.0 % top-1" in text
-    assert "WARNING: one seed only for Model I and Model II" in "\n".join(
-        caveats(findings_of(results), FACTS)
-    )
-
-
-def test_a_network_with_one_seed_among_others_is_not_judged(stages):
-    results = [*stages[:2], network(2, 1900, runs=1)]
-    text = answer(findings_of(results), FACTS)
+def test_a_network_with_one_seed_is_not_judged(stages):
+    one = findings_of([network(0, 1500, runs=1), network(1, 1900, runs=1)])
+    assert "1 seed), nothing can be claimed from one seed per network" in answer(one, FACTS)
+    assert "WARNING: one seed only for Model I and Model II" in "\n".join(caveats(one, FACTS))
+    text = answer(findings_of([*stages[:2], network(2, 1900, runs=1)]), FACTS)
     assert "1 to 3 seeds), top-1 rose by 5.0 points" in text
     assert "; not tested, for want of a second shared seed: Model III (inverted bottleneck)." in text
-    assert "with Model III" not in text
 
 
 def test_a_network_at_chance_is_named():
-    results = [network(0, 50), network(1, 55), network(2, 1600)]
-    text = answer(findings_of(results), FACTS)
-    assert text.endswith(
-        "Model I and Model II are not above chance (2.5 %), so what is compared with them says nothing about "
-        "the change."
-    )
-    assert "WARNING: Model I and Model II are not" in "\n".join(caveats(findings_of(results), FACTS))
+    findings = findings_of([network(0, 50), network(1, 55), network(2, 1600)])
+    assert "Model I and Model II are not above chance (2.5 %)" in answer(findings, FACTS)
+    assert "WARNING: Model I and Model II are not" in "\n".join(caveats(findings, FACTS))
 
 
 # Tables
@@ -327,7 +294,7 @@ def test_markdown_holds_table_facts_answer_and_caveats(stages, report):
         assert fact in text
 
 
-@pytest.mark.parametrize("width", [80, 120, 160])
+@pytest.mark.parametrize("width", [80, 120])
 def test_terminal_table_fits_and_keeps_what_matters(stages, width):
     lines = terminal_table(findings_of(stages).rows, width).splitlines()
     assert max(map(len, lines)) <= width
@@ -337,19 +304,6 @@ def test_terminal_table_fits_and_keeps_what_matters(stages, width):
     start, stop = lines[0].index("adds"), lines[0].index("seeds")
     assert " ".join(" ".join(line[start:stop] for line in lines[2:]).split()) == " ".join(ADDS)
     assert re.search(r"^Model II .* 80\.0 \[.* \+5\.0 \[.* <0\.001", "\n".join(lines), re.MULTILINE)
-
-
-def test_unmeasured_values_are_dashes_for_people_and_empty_in_csv(tmp_path):
-    results = [
-        network(0, 1500, seconds=[None] * 3, speeds=[None, 5.0, None]),
-        network(1, 1600, seconds=[7200.0] * 3, speeds=[1.234] * 3, adds="width"),
-    ]
-    unknown, slow = terminal_table(findings_of(results).rows, 140).splitlines()[2:]
-    assert unknown.split()[-2:] == ["5", "–"]
-    assert slow.split()[-3:] == ["1.23", "2.0", "h"]
-    written(tmp_path, findings_of(results))
-    lines = (tmp_path / "networks.csv").read_text(encoding="utf-8").splitlines()
-    assert [line.rsplit(",", 2)[1:] for line in lines[1:]] == [["5.0", ""], ["1.234", "7200.0"]]
 
 
 # Files and figure
@@ -374,18 +328,13 @@ def test_figure_says_in_words_what_it_shows(stages, report):
     for text in (*LABELS, "78.5", change, p_text(d.p_holm), "25.56", "0.333", "inverted bottleneck"):
         assert text in texts
     assert "top-1 on 2000 test images, % (the axis starts at 65 %, not at 0)" in texts
-    for meaning in ("higher than its", "lower than its", "not significantly", "without p-"):
-        assert any(text.startswith(meaning) for text in texts)
     assert "url(#h" in (report / "roadmap.svg").read_text(encoding="utf-8"), "what harms is hatched"
 
 
-@pytest.mark.parametrize("networks", [1, 5, 16])
+@pytest.mark.parametrize("networks", [1, 16])
 def test_figure_has_room_for_every_network_and_no_text_is_cut_off(networks):
     results = [network(place, 1500 + (20 if place % 3 else -20) * (place // 2)) for place in range(networks)]
-    results[-1] = network(networks - 1, 1520, runs=1)
-    pairs = [versus(after, results[0 if place == 7 else place - 1]) for place, after in enumerate(results)]
-    figure = draw_roadmap(findings_of(results, pairs[1:]).rows, FACTS)
+    figure = draw_roadmap(findings_of(results).rows, FACTS)
     width, height = figure.get_size_inches()
-    assert (width, height) == pytest.approx((11.25, 2.1 + 0.56 * networks))
     ink = figure.get_tightbbox()
     assert min(ink.x0, ink.y0, width - ink.x1, height - ink.y1) > 0.04
