@@ -80,42 +80,6 @@ def test_training_steps_change_weights_under_autocast(monkeypatch: pytest.Monkey
     assert model.head.fc.weight.dtype == torch.float32
 
 
-@pytest.mark.usefixtures("small_kernels")
-def test_contestants_that_fail_become_rows_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch):
-    def prepare(contestant: Contestant, one: Configuration) -> contestants.Prepared:
-        def fails() -> None:
-            raise RuntimeError("out of memory\nwith much more to say")
-
-        if contestant.model == "resnet26":
-            raise ValueError("can't be made")
-        step = fails if contestant.model == "resnet18" else list
-        return contestants.Prepared(step, 0.5, None)
-
-    monkeypatch.setattr(processes, "prepare", prepare)
-    one, found = measured("model_i_atto resnet18 resnet26 --forms plain")
-    costs = {(each.model, 32): Cost(1_500_000, 0.25, 2.0, 1e6) for each in one.contestants}
-    rows = rows_of(one, found, costs, machine_of("cpu"))
-    assert [row["error"] for row in rows] == ["", "RuntimeError: out of memory", "ValueError: can't be made"]
-    assert [bool(row["infer_step_time"]) for row in rows] == [True, False, False]
-    assert [row["ratio"] for row in rows] == ["", "", ""]
-
-
-@pytest.mark.parametrize("name", ["model_i_atto", "test_convnext"])
-def test_every_layer_counts_for_the_difference(name: str):
-    one = configuration(name)
-    model, images = contestants._network(name, one), contestants._images(one)
-    with torch.inference_mode():
-        plain = model(images)
-        assert torch.equal(contestants._network(name, one)(images), plain)  # the same weights each time
-        for block in [module for stage in model.stages for module in stage.blocks]:
-            last = [m for m in block.modules() if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear))][-1]
-            kept = last.weight.clone()
-            last.weight.mul_(1.01)
-            difference = (model(images) - plain).abs().max().item()
-            last.weight.copy_(kept)
-            assert difference > 2e-5 * plain.abs().max()  # by 1 % of one weight
-
-
 def test_forms_are_asked_for_with_the_type_and_frozen_weights(monkeypatch: pytest.MonkeyPatch):
     given: list[dict] = []
 
@@ -131,15 +95,6 @@ def test_forms_are_asked_for_with_the_type_and_frozen_weights(monkeypatch: pytes
         )
         assert (prepared.step().dtype, prepared.output.dtype) == (torch.bfloat16, torch.float32)
     assert given == [{"example": torch.float32}, {"dynamic": False, "options": {"freezing": True}}]
-
-
-def test_peak_memory_is_what_a_step_holds(monkeypatch: pytest.MonkeyPatch):
-    size = 256 << 20
-    prepared = contestants.Prepared(lambda: torch.ones(size // 4).sum(), 0.0, None)
-    monkeypatch.setattr(contestants, "prepare", lambda contestant, one: prepared)
-    one = configuration("model_v_atto")
-    found = contestants.peak_memory(one.contestants[0], one)
-    assert 0.5 * size < found["peak"] - found["idle"] < 1.5 * size
 
 
 def test_costs_are_those_that_timm_publishes():
@@ -204,26 +159,18 @@ def test_rows_say_what_was_found():
         "model": "model_i_atto",
         "param_count": "2.0",
         "infer_gmacs": "4.0",
-        "infer_macts": "3.5",
         "infer_samples_per_sec": "2.0",
         "infer_step_time": "1000.0",
         "train_step_time": "",
-        "infer_batch_size": "2",
-        "infer_img_size": "32",
         "allocator": "tuned",
-        "error": "",
-        "step_time_lowest": "500.0",
-        "step_time_highest": "1250.0",
         "baseline": "resnet50:plain:float32",
         "ratio": "2.0",
         "ratio_lowest": "2.0",
         "ratio_highest": "2.4",
-        "share_of_peak": "0.08",
-        "peak_gflops": "200.0",  # 16 operations a second
-        "bandwidth_step_time": "7.2",
-        "difference": "1.2e-05",  # of 72 MB
+        "share_of_peak": "0.08",  # 16 operations a second
+        "bandwidth_step_time": "7.2",  # of 72 MB
+        "difference": "1.2e-05",
         "peak_memory_mb": "900.0",
-        "idle_memory_mb": "500.0",
         "configuration": one.identity(machine_of("cpu")),
         **machine_of("cpu"),
     }
@@ -232,8 +179,7 @@ def test_rows_say_what_was_found():
     one = configuration("model_i_atto", "--mode", "training", "--forms", "plain")
     (row,) = rows_for(one, (0.5,) * 3, peaks={})
     assert (row["train_samples_per_sec"], row["train_step_time"]) == ("4.0", "500.0")
-    assert (row["train_batch_size"], row["train_img_size"], row["infer_step_time"]) == ("2", "32", "")
-    assert {row["share_of_peak"], row["peak_gflops"], row["bandwidth_step_time"]} == {""}  # none was measured
+    assert {row["infer_step_time"], row["share_of_peak"], row["bandwidth_step_time"]} == {""}
 
 
 @timm_repo.needs_timm_repo

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import hashlib
 import io
 import itertools
@@ -141,22 +140,12 @@ def test_changed_copies_are_near_and_others_are_not(birds):
     assert [pair["note"] for pair in pairs].count("the classes differ") == 4
 
 
-def test_threshold_holds_for_both_hashes(birds):
-    put(birds, "test/wren/copy.jpg", jpeg(Image.open(birds / "train/crow/2.jpg").crop((3, 2, 93, 70)), 60))
-    [pair] = data_report(birds, distance=20).findings
-    assert min(pair.phash, pair.dhash) > 0
-    worse = max(pair.phash, pair.dhash)
-    assert [len(data_report(birds, distance=each).findings) for each in (worse, worse - 1)] == [1, 0]
-
-
 def test_broken_images_and_odd_ones_stop_nothing(birds):
     whole = (birds / "train/crow/1.jpg").read_bytes()
     put(birds, "train/crow/cut.jpg", whole[: len(whole) // 2])
     put(birds, "test/wren/text.png", b"no image")
     (birds / "train/crow/gone.jpg").symlink_to(birds / "nowhere.jpg")
     put(birds, "train/wren/blank.png", Image.new("RGB", (40, 40), "red"))
-    put(birds, "test/wren/blank.png", Image.new("RGB", (40, 41), "blue"))
-    put(birds, "train/wren/grey.png", photograph(50).convert("L"))
     put(birds, "val/wren/grey.png", photograph(51).convert("L").convert("RGB"))
     put(birds, "train/wren/notes.txt", b"")
     put(birds, "test/astray.jpg", whole)
@@ -168,8 +157,6 @@ def test_broken_images_and_odd_ones_stop_nothing(birds):
         ("broken", "train/crow/gone.jpg"),
         ("broken", "test/wren/text.png"),
         ("flat", "train/wren/blank.png"),
-        ("flat", "test/wren/blank.png"),
-        ("greyscale", "train/wren/grey.png"),
         ("greyscale", "val/wren/grey.png"),
         ("not_read", "train/wren/notes.txt"),
         ("not_read", "test/astray.jpg"),
@@ -179,12 +166,7 @@ def test_broken_images_and_odd_ones_stop_nothing(birds):
     notes = {each.id: each.note for each in report.findings}
     assert "truncated" in notes["train/crow/cut.jpg"]
     assert notes["test/wren/text.png"] == "cannot identify image file"
-    assert notes["train/wren/grey.png"] == "mode L"
-    html = (birds / "report" / "index.html").read_text()
-    assert "<code>test/jay</code>" in html
-    assert (
-        "test: 6 images, 2 classes of 2 to 4 images (ratio 2.00); 1 classes are missing, such as jay" in html
-    )
+    assert "<code>test/jay</code>" in (birds / "report" / "index.html").read_text()
 
 
 def test_the_manifest_is_compared_with_the_files(birds):
@@ -223,20 +205,6 @@ def counted(monkeypatch, module, name):
     return seen
 
 
-def test_images_are_read_once(birds, monkeypatch):
-    seen = counted(monkeypatch, measure, "measure_image")
-    first = data_report(birds)
-    assert len(seen) == len(first.measured) == 14
-    seen.clear()
-    assert data_report(birds).measured == first.measured
-    assert seen == []
-    put(birds, "train/crow/3.jpg", jpeg(photograph(80)))
-    os.utime(birds / "val/crow/0.jpg", ns=(1, 1))
-    again = data_report(birds)
-    assert seen == ["3.jpg", "0.jpg"]
-    assert again.measured[3] != first.measured[3]
-
-
 def test_an_interrupted_run_resumes(birds, monkeypatch, capsys):
     monkeypatch.setattr(measure, "_AT_A_TIME", 2)
     original = measure.measure_image
@@ -257,6 +225,17 @@ def test_an_interrupted_run_resumes(birds, monkeypatch, capsys):
     assert main(["data-report", str(birds), "--workers", "1"]) == 0
     assert len(seen) == 8
     assert rows(birds / "report" / "findings.csv") == []
+
+
+def test_images_are_read_again_only_when_they_change(birds, monkeypatch):
+    first = data_report(birds)
+    put(birds, "train/crow/3.jpg", jpeg(photograph(80)))
+    os.utime(birds / "val/crow/0.jpg", ns=(1, 1))
+    seen = counted(monkeypatch, measure, "measure_image")
+    again = data_report(birds)
+    assert seen == ["3.jpg", "0.jpg"]
+    changed = [a != b for a, b in zip(first.measured, again.measured, strict=True)]
+    assert changed == [index == 3 for index in range(14)]
 
 
 def random_hashes(rng, count, centres):
@@ -299,23 +278,7 @@ def test_pairs_beyond_those_kept_are_left_out_and_it_says_so(birds, monkeypatch,
         put(birds, f"test/crow/copy{index}.jpg", copy)
     [(_, id_, _)] = found(data_report(birds), "near")
     assert excluded(birds) == [id_]
-    out = capsys.readouterr().out
-    left_out = "2 pairs, those with the least near hashes, are left out: lower --distance"
-    assert f"1 near duplicates, to be looked at (train and test: 1); {left_out}\n" in out
-    assert "so many near duplicates mean that pictures look alike" in out
-
-
-def test_a_full_disk_is_one_line(birds, monkeypatch, capsys):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(measure.json, "dumps", full)
-    assert main(["data-report", str(birds)]) == 2
-    error = capsys.readouterr().err
-    assert "images.jsonl: the disk is full; what was finished stays valid" in error
-    assert error.count("\n") == 1
-    monkeypatch.undo()
-    assert main(["data-report", str(birds)]) == 0
+    assert "2 pairs, those with the least near hashes, are left out" in capsys.readouterr().out
 
 
 def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
@@ -367,44 +330,30 @@ def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, monk
     assert "2 images are in the pre-training set (train: 1, val: 0, test: 1)" in out
 
 
-def test_the_page_stands_alone_and_can_be_read_by_anyone(birds):
+def test_the_page_stands_alone_and_says_how_many_pairs_there_are(birds):
     odd = "jay <b>&amp;"
     put(birds, f"train/{odd}/0.jpg", jpeg(photograph(90)))
     put(birds, f"test/{odd}/0.jpg", jpeg(photograph(90), quality=50))
-    data_report(birds)
+    for name in ("crow/0", "wren/0"):
+        put(birds, f"train/{name}_copy.jpg", jpeg(Image.open(birds / f"train/{name}.jpg"), 50))
+    data_report(birds, shown=1)
     reader, text = read(birds / "report" / "index.html")
     assert "http" not in text
     assert not reader.all("script") + reader.all("link") + reader.all("b")
+    # a pair across training and test comes first
     pictures = reader.all("img")
     assert [picture["alt"] for picture in pictures] == [f"test/{odd}/0.jpg", f"train/{odd}/0.jpg"]
     assert all(picture["src"].startswith("data:image/jpeg;base64,") for picture in pictures)
-
-
-def test_the_page_shows_so_many_pairs_and_says_how_many_there_are(birds):
-    for name in ("train/crow/0", "train/crow/1", "test/crow/0"):
-        put(birds, f"{name}_copy.jpg", (birds / f"{name}.jpg").read_bytes())
-    put(birds, "test/wren/copy.jpg", (birds / "train/wren/0.jpg").read_bytes())
-    data_report(birds, shown=2)
-    reader, _ = read(birds / "report" / "index.html")
-    assert "4 in all; 2 are shown, all are in findings.csv" in "".join(reader.text)
-    # that across training and test first
-    pictures = [picture["alt"] for picture in reader.all("img")]
-    assert pictures[:2] == ["test/wren/copy.jpg", "train/wren/0.jpg"]
-    assert len(pictures) == 4
+    assert "3 in all; 1 are shown, all are in findings.csv" in "".join(reader.text)
 
 
 def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):
     put(birds, "test/wren/copy.jpg", jpeg(Image.open(birds / "train/crow/2.jpg").crop((3, 2, 93, 70)), 60))
-    (birds / "dataset.json").write_text('{"name": "cub200"}')
-    imagenet = tmp_path / "imagenet"
-    put(imagenet, "train/n01530575/n01530575_1.JPEG", jpeg(photograph(99)))
-    arguments = ["--against", imagenet, "--output", tmp_path / "out", "--pairs", 0, "--workers", 1]
-    arguments += ["--distance", 20]
-    assert main(["data-report", str(birds), *map(str, arguments)]) == 0
-    assert "1 near duplicates" in capsys.readouterr().out
-    html = (tmp_path / "out" / "index.html").read_text()
-    assert "<title>Data report: cub200</title>" in html
-    assert "<img" not in html
+    arguments = ["--output", tmp_path / "out", "--pairs", 0, "--workers", 1, "--distance"]
+    for distance, pairs in ((20, 1), (2, 0)):
+        assert main(["data-report", str(birds), *map(str, arguments), str(distance)]) == 0
+        assert f"{pairs} near duplicates" in capsys.readouterr().out
+    assert "<img" not in (tmp_path / "out" / "index.html").read_text()
     assert not (birds / "report").exists()
 
 
@@ -416,7 +365,6 @@ def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):
         (["birds", "--against", "empty"], "empty: holds no image; --against"),
         (["birds", "--output", "birds/train/report"], "is among the images of train"),
         (["birds", "--output", "file/report"], "cannot write file/report (Not a directory)"),
-        (["birds", "--distance", "-1"], "distance is -1; give 0 or more"),
         (["birds", "--workers", "0"], "workers is 0"),
     ],
 )
