@@ -9,9 +9,8 @@ import pytest
 import timm_repo
 import torch
 
-import convnext_ablation
 from convnext_ablation.bench import contestants, processes, roofline
-from convnext_ablation.bench.configuration import Configuration, Contestant, configurations
+from convnext_ablation.bench.configuration import Configuration, configurations
 from convnext_ablation.bench.roofline import Cost, cost_of
 from convnext_ablation.bench.rows import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
 from convnext_ablation.bench.timing import Times
@@ -78,23 +77,6 @@ def test_training_steps_change_weights_under_autocast(monkeypatch: pytest.Monkey
     assert (dtype, model.training, len(seen)) == (torch.bfloat16, True, 1 + 2 + 3)
     assert not torch.equal(model.head.fc.weight, build("model_v_atto", one).head.fc.weight)
     assert model.head.fc.weight.dtype == torch.float32
-
-
-def test_forms_are_asked_for_with_the_type_and_frozen_weights(monkeypatch: pytest.MonkeyPatch):
-    given: list[dict] = []
-
-    def optimize(model, example_input, *, dtype):
-        given.append({"example": example_input.dtype})
-        return model.to(dtype)
-
-    monkeypatch.setattr(convnext_ablation, "optimize_for_inference", optimize, raising=False)
-    monkeypatch.setattr(torch, "compile", lambda model, **kwargs: given.append(kwargs) or model)
-    for form in ("optimized", "compiled"):
-        prepared = contestants.prepare(
-            Contestant("model_v_atto", form, "bfloat16"), configuration("model_v_atto")
-        )
-        assert (prepared.step().dtype, prepared.output.dtype) == (torch.bfloat16, torch.float32)
-    assert given == [{"example": torch.float32}, {"dynamic": False, "options": {"freezing": True}}]
 
 
 def test_costs_are_those_that_timm_publishes():

@@ -92,27 +92,25 @@ def test_one_seed_gives_the_t_interval_over_images_and_no_p_value():
     assert math.isnan(ours.p_better)
 
 
-@pytest.mark.parametrize("seeds", [2, 8])
-def test_images_that_all_behave_alike_leave_the_paired_t_test_over_seeds(seeds):
-    by_seed = np.array([1, 0, 1, 1, -1, 1, 0, 1])[:seeds]
-    treated = np.repeat((by_seed == 1)[:, None], 500, axis=1)
-    baseline = np.repeat((by_seed == -1)[:, None], 500, axis=1)
-    ours = paired_difference(treated, baseline)
-    theirs = stats.ttest_rel(treated[:, 0].astype(float), baseline[:, 0].astype(float))
+RANDOM = np.random.default_rng(2).random((2, 1, 400))
+SEEDS = np.array([[1, 0, 1, 1, 0, 1, 0, 1], [0, 0, 0, 0, 1, 0, 0, 0]]) == 1
+
+
+@pytest.mark.parametrize(
+    ("alike", "values"),
+    [
+        ("images", np.repeat(SEEDS[:, :2, None], 500, axis=2)),
+        ("images", np.repeat(SEEDS[:, :, None], 500, axis=2)),
+        ("seeds", np.repeat(RANDOM < [[[0.80]], [[0.74]]], 3, axis=1)),
+    ],
+)
+def test_images_or_seeds_that_all_behave_alike_leave_the_paired_t_test_over_the_others(alike, values):
+    ours = paired_difference(*values)
+    theirs = stats.ttest_rel(*(values[:, :, 0] if alike == "images" else values[:, 0]).astype(float))
     interval = theirs.confidence_interval(0.95)
     assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
     assert ours.p_holm == ours.p_value
     assert (ours.low, ours.high) == pytest.approx((max(-1, interval.low), min(1, interval.high)), abs=1e-12)
-
-
-def test_seeds_that_all_behave_alike_leave_the_paired_t_test_over_images():
-    rng = np.random.default_rng(2)
-    treated, baseline = (np.repeat(rng.random((1, 400)) < p, 3, axis=0) for p in (0.80, 0.74))
-    ours = paired_difference(treated, baseline)
-    theirs = stats.ttest_rel(treated[0].astype(float), baseline[0].astype(float))
-    interval = theirs.confidence_interval(0.95)
-    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
-    assert (ours.low, ours.high) == pytest.approx((interval.low, interval.high), abs=1e-12)
 
 
 def test_the_general_case_follows_the_formula_in_the_docstring():
@@ -177,20 +175,14 @@ def test_accuracy_of_a_perfect_network_leaves_room_for_an_unseen_mistake(seeds):
     assert none.high == pytest.approx(1 - ours.low)
 
 
-def test_a_mean_of_accuracies_has_an_interval_within_its_bounds_and_no_p_value():
-    ours = contrast(TABLES, [0.25] * 4)
-    assert ours.estimate == pytest.approx(TABLES.mean())
-    assert math.isnan(ours.p_value)
-    assert math.isnan(ours.p_holm)
-    assert math.isnan(ours.p_better)
-    all_right = contrast([np.ones((3, 100), bool)] * 2, [0.5, 0.5])
-    assert (all_right.estimate, all_right.high) == (1, 1)
-
-
-def test_a_contrast_stays_within_what_its_weights_allow():
+def test_intervals_stay_within_what_weights_allow_and_a_mean_has_no_p_value():
     contradicting = np.array([[True] * 100, [False] * 100])
     ours = contrast([contradicting, ~contradicting], [0.5, -0.5])
     assert (ours.low, ours.high) == (-0.5, 0.5)
+    mean = contrast(TABLES, [0.25] * 4)
+    assert mean.estimate == pytest.approx(TABLES.mean())
+    assert math.isnan(mean.p_value)
+    assert contrast([np.ones((3, 100), bool)] * 2, [0.5, 0.5]).high == 1
 
 
 def test_finetuning_seeds_of_a_pretraining_seed_count_as_one_draw():
