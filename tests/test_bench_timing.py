@@ -67,13 +67,8 @@ def test_no_round_is_begun_that_would_end_too_late_but_three_are_made(clock: Clo
     contestants = {"a": clock.contestant("a", 1.0), "b": clock.contestant("b", 1.0)}
     assert len(interleaved(contestants, 9, seconds=14.0)["b"].seconds) == 5  # and 4 seconds of warm-up
     assert len(interleaved(contestants, 9, seconds=1.0)["b"].seconds) == 3
-
-
-def test_short_calls_are_repeated(clock: Clock):
-    contestants = {"short": clock.contestant("short", 5.0, 0.25), "long": clock.contestant("long", 8.0)}
-    times = interleaved(contestants, 3, warm_up=1, at_least=2.0)
-    assert times == {"short": Times((0.25,) * 3), "long": Times((8.0,) * 3)}
-    assert (clock.calls.count("short"), clock.calls.count("long")) == (2 + 3 * 8, 2 + 3)
+    interleaved({"short": clock.contestant("short", 5.0, 0.25)}, 3, warm_up=1, at_least=2.0)
+    assert clock.calls.count("short") == 2 + 3 * 8  # short calls are repeated
 
 
 def test_a_contestant_that_fails_is_left_out(clock: Clock):

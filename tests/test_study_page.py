@@ -15,7 +15,6 @@ from fake_study import again, csv_lines, svg_texts, write_all
 
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.classes import class_gains
-from convnext_ablation.study.report.contents import curve_points
 from convnext_ablation.study.report.pictures import confusion_pictures
 
 # The page as a whole
@@ -91,6 +90,15 @@ def test_figures_say_what_the_csv_files_say(study, page):
 # Its numbers
 
 
+def test_what_is_not_at_hand_is_told(study, tmp_path):
+    runs = [replace(run, folder=tmp_path) if run.seed == 2 else run for run in study.evidence.runs]
+    gone = replace(study.evidence, runs=runs, data_folder=tmp_path / "moved")
+    words = again(study, tmp_path / "report", evidence=gone)[0].words()
+    assert "3 of 9 runs have no summary.csv that can be read." in words
+    assert "image not found" in words
+    assert "the test images are not at hand" in words
+
+
 def test_curves_are_mean_and_range_over_runs(study):
     by_key = {(line["network"], int(line["epoch"])): line for line in csv_lines(study, "curves")}
     assert len(by_key) == 9
@@ -98,17 +106,6 @@ def test_curves_are_mean_and_range_over_runs(study):
     top1 = [float(line[name]) for name in ("top1", "top1_low", "top1_high")]
     assert top1 == pytest.approx([0.51, 0.5, 0.52])
     assert (line["runs"], float(line["train_loss"])) == ("3", 1.0)
-
-
-def test_runs_without_summary_are_counted(study, tmp_path):
-    runs = study.evidence.runs
-    lost = [replace(run, folder=tmp_path / "none") if run.seed == 2 else run for run in runs]
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "summary.csv").write_text("epoch,train_loss\n0,x\n")
-    lost[0] = replace(lost[0], folder=tmp_path / "bad")
-    reader, _ = again(study, tmp_path / "report", evidence=replace(study.evidence, runs=lost))
-    assert "4 of 9 runs have no summary.csv that can be read." in reader.words()
-    assert [point.runs for point in curve_points(lost)[::3]] == [1, 2, 2]
 
 
 def test_a_run_can_be_traced(study, page):
@@ -200,11 +197,3 @@ def test_an_effect_that_lowers_shows_what_it_brings(study):
     assert (change.worse, change.better) == ("with it", "without it")
     assert change.pairs[0][1:3] == (5, 0)
     assert change.heading.endswith(", not significant")
-
-
-def test_pictures_of_a_folder_that_is_gone_are_missed_in_words(study, tmp_path):
-    gone = replace(study.evidence, data_folder=tmp_path / "moved")
-    reader, _ = again(study, tmp_path, evidence=gone)
-    assert "jpeg" not in "".join(image["src"] for image in reader.all("img"))
-    assert "image not found" in reader.words()
-    assert "the test images are not at hand" in reader.words()
