@@ -23,6 +23,7 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
 }
 SLOW_MODULES = (
+    "test_study_clusters",
     "test_training_killed",
     "test_timm_suite",
     "test_network_property",
