@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -38,9 +40,9 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 ReturnToService=2
-SlurmctldPort=26817
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port=27001 CPUs=1 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port=27002 CPUs=1 State=UNKNOWN
+SlurmctldPort={ports[0]}
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -72,7 +74,8 @@ def slurm(tmp_path_factory):
         pytest.skip("needs root, and Debian's slurm-wlm and munge: `make slurm-test` installs them")
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
-    (folder / "slurm.conf").write_text(SLURM.format(folder=folder, host=platform.node().partition(".")[0]))
+    host = platform.node().partition(".")[0]
+    (folder / "slurm.conf").write_text(SLURM.format(folder=folder, host=host, ports=free_ports(3)))
     if subprocess.run(["munge", "-n"], capture_output=True).returncode:
         Path("/run/munge").mkdir(exist_ok=True)
         if not Path("/etc/munge/munge.key").exists():
@@ -92,6 +95,14 @@ def slurm(tmp_path_factory):
         ask("scancel", "--me")
         for path in folder.glob("*.pid"):
             os.kill(int(path.read_text()), 15)
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
 
 
 def ask(*command):
