@@ -22,18 +22,23 @@ ONE_THREAD = {
     **{name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "COV_"))},
     "OMP_NUM_THREADS": "1",
 }
+# the longest first
 SLOW_MODULES = (
+    "test_timm_suite",
     "test_study_clusters",
     "test_training_killed",
-    "test_timm_suite",
+    "test_study_running",
     "test_network_property",
     "test_training_distributed",
+    "test_inference",
+    "test_network",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with what takes longest, so that no process is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.stem not in SLOW_MODULES)
+    rank = {name: place for place, name in enumerate(SLOW_MODULES)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def pytest_collection_finish() -> None:

@@ -22,7 +22,6 @@ import convnext_ablation  # noqa: F401  (registers the networks)
 from convnext_ablation import stock as stock_module
 from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 
-pytestmark = pytest.mark.xdist_group("stock")  # one process runs what several tests look at
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 # A script like timm's: a data set of its own, loader workers, an exit code. Each time it runs, it says so.

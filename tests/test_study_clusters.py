@@ -21,8 +21,6 @@ from test_study_running import DESIGN, outcomes, start, wait_for, working
 from convnext_ablation.cli import main as cli
 from convnext_ablation.study.store import holder_of, read_study, save_study
 
-pytestmark = pytest.mark.xdist_group("clusters")  # two Rays, or two Slurms, get in each other's way
-
 SLURM = """
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)

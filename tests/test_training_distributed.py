@@ -21,7 +21,6 @@ from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import read_recipe
 
-pytestmark = pytest.mark.xdist_group("distributed")  # one process makes the runs that are compared
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PLAIN = {"opt": "momentum", "lr": 0.05, "epochs": 2, "clip_grad": 1.0, "batch_size": 4, "seed": 5}

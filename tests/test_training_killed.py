@@ -18,7 +18,6 @@ from convnext_ablation.cli import train as train_command
 from convnext_ablation.training.checkpoints import LAST, load_checkpoint
 from convnext_ablation.training.history import SUMMARY
 
-pytestmark = pytest.mark.xdist_group("killed")  # one process makes the runs that are compared
 ROOT = Path(__file__).parents[1]
 # seconds after the first line of a run; more by hand: KILLS=20 pytest tests/test_training_killed.py
 MOMENTS = [random.Random(number).uniform(0.0, 1.0) for number in range(int(os.environ.get("KILLS", "1")))]
