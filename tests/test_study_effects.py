@@ -22,6 +22,18 @@ def differences(tables):
     return [paired_difference(treated, baseline) for baseline, treated in zip(*tables, strict=True)]
 
 
+def test_simulated_seeds_and_networks_differ_as_told():
+    rng = np.random.default_rng(1)
+    tables = simulated_studies(rng, 500, 2, 1000, [0.7, 0.8], 0.02, pretraining=2, pretraining_sd=0.03)
+    assert tables.shape == (2, 500, 2, 2, 1000)
+    assert tables.mean(axis=(1, 2, 3, 4)) == pytest.approx([0.7, 0.8], abs=0.008)
+    runs = tables.mean(axis=-1)
+    within = (runs[:, :, :, 0] - runs[:, :, :, 1]).var(axis=(1, 2)) / 2
+    assert np.sqrt(within) == pytest.approx(0.02, abs=0.004)
+    between = (runs[:, :, 0].mean(-1) - runs[:, :, 1].mean(-1)).var(axis=1) / 2 - within / 2
+    assert np.sqrt(between) == pytest.approx(0.03, abs=0.004)
+
+
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.993), (3, 0.980), (5, 0.972)])
 @pytest.mark.parametrize("seed_sd", [0.003, 0.015])
 def test_intervals_cover_the_truth_as_often_as_they_say(seeds, most, seed_sd):
@@ -55,12 +67,12 @@ def test_intervals_over_pretraining_seeds_cover_the_truth_and_those_over_finetun
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.01)])
 def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds, seed_sd):
     rng = np.random.default_rng([9, seeds])
-    tables = simulated_studies(rng, 200, seeds, 400, [0.8] * 5, seed_sd)
+    tables = simulated_studies(rng, 400, seeds, 400, [0.8] * 5, seed_sd)
     found = 0
     for study in np.moveaxis(tables, 1, 0):
         steps = [paired_difference(after, before) for before, after in itertools.pairwise(study)]
         found += min(holm([step.p_value for step in steps])) < 0.05
-    assert found / 200 <= 0.05
+    assert found / 400 <= 0.05
 
 
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.99), (3, 0.98)])
@@ -70,7 +82,7 @@ def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_
     """Eight networks, as in a fractional factorial of seven components without an effect."""
     levels = hadamard(8)[1:] / 4
     tables = simulated_studies(
-        np.random.default_rng([11, seeds]), 150, seeds, 400, [0.8] * 8, np.repeat([0.02, 0.005], [2, 6])
+        np.random.default_rng([11, seeds]), 300, seeds, 400, [0.8] * 8, np.repeat([0.02, 0.005], [2, 6])
     )
     covered, found = [], 0
     for study in np.moveaxis(tables, 1, 0):
@@ -78,7 +90,19 @@ def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_
         covered += [each.low <= 0 <= each.high for each in effects]
         found += min(holm([each.p_value for each in effects])) < 0.05
     assert 0.94 <= np.mean(covered) <= most
-    assert found / 150 <= 0.06
+    assert found / 300 <= 0.06
+
+
+def test_probability_of_better_is_as_right_as_it_says_where_seeds_are_many():
+    rng = np.random.default_rng(10)
+    truths = rng.normal(0, 0.02, 400)  # about as far from 0 as one can tell
+    right, said = [], []
+    for truth in truths:
+        tables = simulated_studies(rng, 1, 5, 300, [0.8, 0.8 + truth], 0.005)
+        p_better = differences(tables)[0].p_better
+        right.append((p_better > 0.5) == (truth > 0))
+        said.append(max(p_better, 1 - p_better))
+    assert np.mean(right) == pytest.approx(np.mean(said), abs=0.05)
 
 
 def test_one_seed_gives_the_t_interval_over_images_and_no_p_value():

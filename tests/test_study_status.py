@@ -184,7 +184,7 @@ def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
         assert seconds_left(look(tmp_path), SMALL) == pytest.approx(950, abs=10)
 
 
-def test_a_thousand_runs_are_looked_at_without_torch_and_in_time(tmp_path):
+def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_path):
     study = replace(SMALL, seeds=list(range(200)))
     save_study(tmp_path, study)
     for number, run in enumerate(study.runs()):
@@ -195,7 +195,7 @@ def test_a_thousand_runs_are_looked_at_without_torch_and_in_time(tmp_path):
     after = os.times()
     assert "1000 runs: 500 done, 0 running, 0 failed, 500 waiting" in done.stdout
     assert " torch\n" not in done.stderr
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 3.0
+    assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
 
 
 def test_progress_in_a_log_is_a_line_for_each_change(folder, capsys):
