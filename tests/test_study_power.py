@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy import stats
+from test_study_plan import STUDY
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
@@ -15,6 +16,7 @@ from convnext_ablation.study.forecast import read_scatter
 from convnext_ablation.study.stats.effects import contrast, holm
 from convnext_ablation.study.stats.power import detectable, level_of, power, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter
+from convnext_ablation.study.store import save_study
 from convnext_ablation.training.predictions import Predictions
 
 SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")
@@ -164,45 +166,40 @@ def test_networks_that_there_cannot_be_are_refused(given, message):
         assumed_scatter(**given)
 
 
-def write_run(study, key, seed, correct, ids=None, pretraining_seed=None):
-    folder = study / "runs" / f"{key}-seed{seed}-{'0123456789abcdef'[seed] * 8}"
-    folder.mkdir(parents=True)
-    answers = np.where(correct, 0, 1)[:, None]
-    images = len(correct)
-    Predictions(
-        np.array(ids or [f"{n}.png" for n in range(images)]),
-        np.zeros(images, np.int64),
-        answers,
-        np.ones(images, np.float32),
-        0.5,
-    ).save(folder / "predictions.npz")
-    (folder / "result.json").write_text(f'{{"pretraining_seed": {pretraining_seed or "null"}}}')
-    return folder
+def write_run(run, folder, correct, first="0.png"):
+    path = run.folder(folder)
+    path.mkdir(parents=True)
+    ids = np.array([first, *(f"{n}.png" for n in range(1, len(correct)))])
+    targets, answers = np.zeros(len(correct), np.int64), np.where(correct, 0, 1)[:, None]
+    Predictions(ids, targets, answers, np.ones(len(correct), np.float32), 0.5).save(path / "predictions.npz")
+    (path / "result.json").write_text("{}")
+    return path
 
 
 def test_a_finished_study_is_measured_over_the_seeds_that_all_networks_have(tmp_path):
+    study = save_study(tmp_path, replace(STUDY, seeds=[0, 1, 2, 7]))
     tables = simulated(np.random.default_rng(2), SCATTER, [0, 0.01, 0.02], 3, 500, latent(SCATTER))
-    for number, table in enumerate(tables):
-        for seed, correct in enumerate(table):
-            write_run(tmp_path, f"network-{number}_atto", seed, correct)
-    write_run(tmp_path, "network-0_atto", 7, tables[0][0])  # no other network has this seed
-    unfinished = write_run(tmp_path, "network-1_atto", 8, tables[0][0])
-    (unfinished / "result.json").unlink()
+    for run in study.runs():
+        network, seed = study.points.index(run.point), run.arguments.seed
+        if network < 3 and seed < 3:
+            write_run(run, tmp_path, tables[network][seed])
+        elif network == 0:
+            write_run(run, tmp_path, tables[0][0])  # no other network has this seed
     expected = measured_scatter(list(tables), f"measured in {tmp_path} (3 networks, 3 seeds)")
     assert read_scatter(tmp_path) == expected
 
 
 def test_studies_that_tell_too_little_are_refused(tmp_path):
-    with pytest.raises(UserError, match="no finished run is there; name the folder of a study"):
+    study = save_study(tmp_path, STUDY)
+    with pytest.raises(UserError, match="no run of this study is finished"):
         read_scatter(tmp_path)
-    right = np.arange(100) < 80
-    first = write_run(tmp_path, "one", 0, right)
-    write_run(tmp_path, "other", 1, right)
+    right, runs = np.arange(100) < 80, study.runs()
+    first = write_run(runs[0], tmp_path, right)
+    write_run(runs[6], tmp_path, right)
     with pytest.raises(UserError, match="two or more seeds in common, and there are 0 with 0"):
         read_scatter(tmp_path)
-    write_run(tmp_path, "one", 1, right)
-    write_run(tmp_path, "other", 0, right, ids=[f"x{n}.png" for n in range(100)])
-    with pytest.raises(UserError, match="other-seed0-00000000 was tested on other images"):
+    write_run(runs[1], tmp_path, right, first="x.png")
+    with pytest.raises(UserError, match=f"{runs[1].name}: tested on other images"):
         read_scatter(tmp_path)
     (first / "result.json").write_text("{")
     with pytest.raises(UserError, match="can't be read"):

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from convnext_ablation.cli.experiment import add_plan_arguments
-from convnext_ablation.console import table
+from convnext_ablation.console import duration, table
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import local_places
 from convnext_ablation.study.experiment import Study
@@ -19,7 +19,6 @@ from convnext_ablation.study.stats.variance import Scatter, assumed_scatter
 from convnext_ablation.study.wording import counted
 
 WIDTH = 80  # characters
-SECONDS = 30.0  # that timing steps may take
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,11 +63,7 @@ def run(args: argparse.Namespace) -> None:
     )
     if not args.no_timing:
         print("timing training steps, about a minute ...", flush=True)
-        runs = {run.point.key: run.arguments for run in study.one_run_each()}
-        first = next(iter(runs.values()))
-        counts = {first.train_split: data.counts["train"], str(first.val_split): data.counts["val"]}
-        counts[str(first.test_split)] = images
-        timing = time_networks(runs, study.gmacs, counts, study.threads, SECONDS)
+        timing = time_networks(study, data.counts)
         print(f"\n{cost_text(study, timing, args.jobs)}")
     print(f"\n{effects_text(study, scatter, images, args.resolve)}")
 
@@ -77,16 +72,15 @@ def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
     """What the runs take: a table of networks, and all together."""
     rows = []
     for key in (point.key for point in study.points):
-        step = ("" if key in timing.measured else "~") + _short(timing.steps[key])
-        rows.append([key, f"{study.gmacs[key]:.3g}", step, _short(timing.runs[key]), str(study.runs_each)])
+        taken = [_short(timing.steps[key]), _short(timing.runs[key])]
+        rows.append([key, f"{study.gmacs[key]:.3g}", *taken, str(study.runs_each)])
     kind, threads = ("CPU", study.threads) if study.device == "cpu" else ("GPU", 1)
     total = sum(timing.runs.values()) * study.runs_each
     at_once = len(local_places(study.device, jobs, study.threads))
-    estimated = "" if len(timing.measured) == len(rows) else "; ~: from the others', by GMACs"
     said = (
         f"Together {total * threads / 3600:.2g} {kind}-hours; with {at_once} at a time "
-        f"{_short(total / at_once)}, longer if they slow one another down. Steps are in {study.precision}"
-        f"{estimated}. A run includes loading ({_short(timing.loading)} an image), validation, test."
+        f"{_short(total / at_once)}, longer if they slow one another down. Steps are in {study.precision}. "
+        f"A run includes loading ({_short(timing.loading)} an image), validation, test."
     )
     return table(["network", "GMACs", "step", "run", "runs"], rows) + "\n" + _wrapped(said)
 
@@ -143,8 +137,4 @@ def _points(size: float) -> str:
 
 
 def _short(seconds: float) -> str:
-    if seconds < 0.1:
-        return f"{1000 * seconds:.3g} ms"
-    if seconds < 99.5:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 99.5 * 60 else f"{seconds / 3600:.3g} h"
+    return f"{1000 * seconds:.4g} ms" if seconds < 10 else duration(seconds)

@@ -137,7 +137,7 @@ class Trainer(Parts):
             seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
             updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
             share = accumulate if step < whole else self.steps % accumulate
-            losses.add(step, self._step(images, targets, share, updates))
+            losses.add(step, self.step(images, targets, share, updates))
             self.log.trained(epoch, step, len(targets) * self.processes.world_size)
             if updates:
                 self._after_update(epoch, step, losses)
@@ -159,7 +159,7 @@ class Trainer(Parts):
             if stops:
                 raise StoppedError(path, epoch, step + 1)
 
-    def _step(self, images: torch.Tensor, targets: torch.Tensor, share: int, updates: bool) -> torch.Tensor:
+    def step(self, images: torch.Tensor, targets: torch.Tensor, share: int, updates: bool) -> torch.Tensor:
         """Adds up gradients over one of `share` batches, and makes an update behind the last of them."""
         arguments = self.arguments
         images = self.erase(images).contiguous(memory_format=memory_format(arguments))
