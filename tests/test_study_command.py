@@ -15,7 +15,6 @@ from convnext_ablation.cli import study_run as command
 from convnext_ablation.models.components import STAGES
 from convnext_ablation.study import setup
 from convnext_ablation.study.setup import plan_study
-from convnext_ablation.study.store import save_study
 
 
 @pytest.fixture
@@ -95,9 +94,13 @@ def test_networks_start_from_the_runs_of_a_study_that_pretrained_them(
         assert [row["pretraining_seed"] for row in csv.DictReader(file)] == ["0", "0"]
 
 
-def test_a_failed_run_stops_no_other_and_another_study_is_refused(small, in_this_process, tmp_path, capsys):
+def test_a_failed_run_stops_no_other_and_another_study_is_refused(
+    small, in_this_process, tmp_path, capsys, monkeypatch
+):
     call = [*small[0], f"--output={tmp_path}", "--seeds", "0"]
-    assert cli.main([*call, "--lr", "model_v_atto=1e30"]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(setup, "learning_rates", lambda *_: {"model_i_atto": 0.002, "model_v_atto": 1e30})
+        assert cli.main(call) == 2
     captured = capsys.readouterr()
     assert "1 of 2 runs failed (model_v_atto seed 0: " in captured.err
     assert "the loss is" in captured.err
@@ -125,12 +128,10 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--data=imagenet"], "make its folder first with `convnext-ablation prepare imagenet OUT`"),
         (["--data=typeface"], "unknown data set or folder 'typeface'; did you mean 'typefaces'?"),
         (["--threads=0"], "--threads is 0"),
-        (["--lr", "model_i_atto"], "write NETWORK=VALUE"),
         (["--precision=float64"], "invalid choice: 'float64'"),
         (["--sbatch", "partition=gpu"], "--sbatch: is for --engine slurm"),
         (["--engine=slurm", "--sbatch", "gpu"], "--sbatch gpu: write KEY=VALUE"),
         (["--tune", "lr=0.1"], "write lr= and two or more learning rates"),
-        (["--tune", "lr=0.1,0.2", "--lr", "model_i_atto=0.1"], "not allowed with argument"),
         (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),
         (["--pretraining-seeds", "0"], "say where the pre-trained weights are, with --init"),
         (["--groups", "macro=wide"], "takes no groups"),
@@ -188,18 +189,19 @@ def test_a_folder_needs_a_recipe(image_folder, tmp_path, capsys):
     assert "needs --recipe" in capsys.readouterr().err
 
 
-def test_mixed_origins_are_refused_unless_allowed(arguments, tmp_path, capsys):
+def test_mixed_origins_are_warned_of(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(setup, "_gmacs", lambda study: {})  # takes seconds
     for number, name in enumerate(STAGES):
         settings = {"data_dir": "in1k", "epochs": 100 + number % 2, "input_size": [3, 112, 112]}
         state = {"state_dict": {"w": torch.zeros(1)}, "arch": f"{name}_atto", "args": settings}
         torch.save(state, tmp_path / f"{name}_atto.pth")
     arguments += ["--init", f"{tmp_path}/{{model}}.pth"]
-    assert cli.main(arguments) == 2
+    assert len(plan_study(cli._parser(arguments).parse_args(arguments))[0].weights) == 5
     error = capsys.readouterr().err
-    assert "the networks were pre-trained in different ways (model_i_atto: in1k, 112 px, 100 epochs" in error
+    assert error.startswith(
+        "WARNING: the networks start from weights of different origin: model_i_atto: in1k"
+    )
     assert error.count("\n") == 1
-    parsed = cli._parser(arguments).parse_args([*arguments, "--allow-mixed-origins"])
-    assert len(plan_study(parsed)[0].weights) == 5
 
 
 def test_a_recipe_that_names_weights_is_refused(arguments, recipe_file, tmp_path, capsys):
@@ -217,17 +219,3 @@ def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkey
     assert plan_study(args)[0].device == "cuda"
     assert cli.main([*arguments, "tpu"]) == 2
     assert "device is 'tpu'; it takes cpu or cuda" in capsys.readouterr().err
-
-
-def test_a_study_keeps_the_precision_that_it_was_begun_in_and_is_in_float32_unless_told(
-    arguments, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(setup, "_gmacs", lambda study: {})  # takes seconds
-    undecided = [argument for argument in arguments if not argument.startswith("--precision")]
-
-    def planned(*further, saved=None):
-        return plan_study(cli._parser(arguments).parse_args([*undecided, *further]), saved)[0]
-
-    assert planned().precision == "float32"
-    save_study(tmp_path / "study", planned("--precision=bfloat16"))
-    assert planned(saved=tmp_path / "study").precision == "bfloat16"

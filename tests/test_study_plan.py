@@ -9,10 +9,10 @@ import torch
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import Script, Study
-from convnext_ablation.study.pretrained import Weights, find_weights, mixed_origins
+from convnext_ablation.study.experiment import Script, Study, Weights
+from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.store import read_study, save_study
-from convnext_ablation.study.tuning import choose_learning_rates
+from convnext_ablation.study.tuning import learning_rates
 
 STAGES = design_of("stages", "atto")
 POINTS = STAGES.points
@@ -235,7 +235,7 @@ def test_networks_that_were_pretrained_in_different_ways_are_mixed(tmp_path):
     for number, key in enumerate(KEYS):
         checkpoint(tmp_path / f"{key}.pth", key, epochs=90 if number == 2 else 100)
     mixed = mixed_origins(find_weights(f"{tmp_path}/{{model}}.pth", POINTS, []))
-    assert "model_i_atto: in1k, 112 px, 100 epochs" in mixed
+    assert "weights of different origin: model_i_atto: in1k, 112 px, 100 epochs" in mixed
     assert "model_iii_atto: in1k, 112 px, 90 epochs" in mixed
 
 
@@ -279,14 +279,8 @@ def test_what_safetensors_say_of_themselves_is_their_origin(tmp_path):
         find_weights(str(path), POINTS[:1], [])
 
 
-def test_a_given_learning_rate_comes_before_the_table_and_the_table_before_the_recipe():
-    untuned = {"lr": 0.5}
-    tuned = choose_learning_rates(POINTS, "typefaces", untuned, {})
-    assert all(rate < 0.5 for rate in tuned.values())
-    given = choose_learning_rates(POINTS, "typefaces", untuned, {"model_ii_atto": 0.25})
-    assert given == {**tuned, "model_ii_atto": 0.25}
-    assert set(choose_learning_rates(POINTS, "my.yaml", untuned, {}).values()) == {0.5}
-    with pytest.raises(UserError, match="not a network of this design"):
-        choose_learning_rates(POINTS, "typefaces", {}, {"model_i": 0.1})
-    with pytest.raises(UserError, match=r"my\.yaml sets no lr for model_i_atto"):
-        choose_learning_rates(POINTS, "my.yaml", {}, {})
+def test_a_learning_rate_in_the_table_comes_before_the_recipes_own():
+    assert all(rate < 0.5 for rate in learning_rates(POINTS, "typefaces", {"lr": 0.5}).values())
+    assert learning_rates(POINTS, "my.yaml", {"lr": 0.5}) == dict.fromkeys(KEYS, 0.5)
+    with pytest.raises(UserError, match=r"my\.yaml sets no lr for model_i_atto; give --tune"):
+        learning_rates(POINTS, "my.yaml", {})

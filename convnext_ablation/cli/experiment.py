@@ -18,26 +18,13 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"a built-in data set ({', '.join(BUILT_IN)}; made in data/NAME if it isn't there), "
         "or an image folder with train/, val/ and test/",
     )
-    add(
-        "--design",
-        default="stages",
-        metavar="NAME|FILE",
-        help=f"networks to compare: {', '.join(DESIGNS)}, or a YAML file",
-    )
-    add(
-        "--groups",
-        nargs="+",
-        metavar="NAME=COMPONENT,...",
-        help=f"components that are switched together, for the designs {', '.join(GROUPED)}",
-    )
+    networks = f"networks to compare: {', '.join(DESIGNS)}, or a YAML file"
+    add("--design", default="stages", metavar="NAME|FILE", help=networks)
+    together = f"components that are switched together, for the designs {', '.join(GROUPED)}"
+    add("--groups", nargs="+", metavar="NAME=COMPONENT,...", help=together)
     add("--width", default="atto", help=f"width of the networks: {', '.join(WIDTHS)}")
     add(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[0, 1, 2],
-        metavar="SEED",
-        help="one run of each network for each",
+        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="one run of each network each"
     )
     add(
         "--init",
@@ -46,36 +33,16 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "{pretraining_seed} for the seed of pre-training, * for anything",
     )
     add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="see --init")
-    add(
-        "--allow-mixed-origins",
-        action="store_true",
-        help="compare networks that were pre-trained in different ways all the same, with a warning",
-    )
     add("--recipe", metavar="NAME|FILE", help="how to train; by default the one named like the data set")
-    rates = parser.add_mutually_exclusive_group()
-    rates.add_argument(
-        "--lr",
-        nargs="+",
-        default=[],
-        metavar="NETWORK=VALUE",
-        help="learning rates instead of those in recipes/learning_rates.csv",
-    )
-    rates.add_argument(
+    add(
         "--tune",
         metavar="lr=VALUE,VALUE,...",
-        help="try these for every network, with a seed of its own, and take the best on the validation split",
+        help="try these learning rates for every network, with a seed of its own, and take the best on the "
+        "validation split; without, they are the recipe's",
     )
     add("--train-script", metavar="TRAIN.py", help="have timm's own script train; the test stays ours")
-    add(
-        "--precision",
-        choices=("float32", "bfloat16"),
-        help="of training; default: float32, or what the study in OUTPUT was begun with",
-    )
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of training")
     add("--device", default="cpu", help="device to train on; cuda is all GPUs that are visible")
     add("--threads", type=int, default=1, help="threads of a run; another number rounds otherwise")
-    add(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="runs at the same time; by default one a GPU, or as many as cores or the cluster allow",
-    )
+    at_once = "runs at the same time; by default one a GPU, or as many as cores or the cluster allow"
+    add("--jobs", type=int, metavar="N", help=at_once)

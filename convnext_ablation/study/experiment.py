@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.study.designs.contrasts import Design, Point
-from convnext_ablation.study.pretrained import Weights
 from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
@@ -32,6 +31,23 @@ class Script:
     path: str
     sha256: str
     timm: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a network of a study starts from.
+
+    Attributes:
+        network: Its key in the design.
+        pretraining_seed: None where there is one pre-training.
+        origin: How it was pre-trained, as far as the file tells.
+    """
+
+    network: str
+    pretraining_seed: int | None
+    path: str
+    sha256: str
+    origin: str
 
 
 def task_name(network: str, seed: int, start: int | None) -> str:
@@ -151,7 +167,7 @@ class Study:
     @property
     def epochs(self) -> int:
         """Epochs of a run."""
-        arguments = self._arguments(self.points[0], 1e-3, 0)
+        arguments = self._run(self.points[0], 1e-3, 0, None).arguments
         return arguments.epochs + (arguments.warmup_epochs if arguments.warmup_prefix else 0)
 
     @property
@@ -196,40 +212,33 @@ class Study:
         return self.tuning_runs() + self.runs(learning_rates)
 
     def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
-        weights = next(
-            (w for w in self.weights if (w.network, w.pretraining_seed) == (point.key, start)), None
-        )
+        mine = [each for each in self.weights if (each.network, each.pretraining_seed) == (point.key, start)]
+        arguments = {
+            **self.recipe,
+            "model": point.model,
+            "model_kwargs": {**self.recipe.get("model_kwargs", {}), **point.model_kwargs},
+            "lr": rate,
+            "seed": seed,
+            "data_dir": self.data_dir,
+            "device": self.device,
+            "amp": self.precision != "float32",
+            "amp_dtype": "bfloat16",
+            "workers": 0,
+            "test_split": None if tuning else TEST_SPLIT,
+            "resume": "auto",
+            "checkpoint_hist": 0,
+        }
+        if mine:
+            arguments["pretrained_path"] = mine[0].path
         return Run(
             point,
-            self._arguments(point, rate, seed, weights, tuning),
+            TrainingArguments(**arguments),
             self.data_fingerprint,
             self.threads,
-            weights.sha256 if weights else "",
+            mine[0].sha256 if mine else "",
             start,
             self.script,
             tuning,
-        )
-
-    def _arguments(
-        self, point: Point, rate: float, seed: int, weights: Weights | None = None, tuning: bool = False
-    ) -> TrainingArguments:
-        return TrainingArguments(
-            **{
-                **self.recipe,
-                "model": point.model,
-                "model_kwargs": {**self.recipe.get("model_kwargs", {}), **point.model_kwargs},
-                "lr": rate,
-                "seed": seed,
-                "data_dir": self.data_dir,
-                "device": self.device,
-                "amp": self.precision != "float32",
-                "amp_dtype": "bfloat16",
-                "workers": 0,
-                "test_split": None if tuning else TEST_SPLIT,
-                "resume": "auto",
-                "checkpoint_hist": 0,
-                **({"pretrained_path": weights.path} if weights else {}),
-            }
         )
 
     def description(self) -> dict[str, Any]:

@@ -6,15 +6,17 @@ import glob
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of
+from convnext_ablation.models import zoo
+from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.study.designs.contrasts import Point
+from convnext_ablation.study.experiment import Weights
 
 MODEL, SEED = "{model}", "{pretraining_seed}"
 # arguments in which pre-trainings may differ and still be of one origin
@@ -26,25 +28,12 @@ _OWN = (
 UNKNOWN = "not told"
 
 
-@dataclass(frozen=True)
-class Weights:
-    """What a network of a study starts from.
-
-    Attributes:
-        network: Its key in the design.
-        pretraining_seed: None where there is one pre-training.
-        origin: How it was pre-trained, as far as the file tells.
-    """
-
-    network: str
-    pretraining_seed: int | None
-    path: str
-    sha256: str
-    origin: str
-
-
-def find_weights(pattern: str, points: Sequence[Point], seeds: Sequence[int]) -> tuple[Weights, ...]:
+def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[int]) -> tuple[Weights, ...]:
     """Finds each network's file by a path with ``{model}``, ``{pretraining_seed}`` and ``*`` in it."""
+    if not pattern:
+        if seeds:
+            raise UserError("--pretraining-seeds: say where the pre-trained weights are, with --init")
+        return ()
     if MODEL not in pattern and len(points) > 1:
         raise UserError(f"--init {pattern}: names one file for {len(points)} networks; write {MODEL} in it")
     if seeds and SEED not in pattern:
@@ -60,13 +49,14 @@ def find_weights(pattern: str, points: Sequence[Point], seeds: Sequence[int]) ->
 
 
 def mixed_origins(weights: Sequence[Weights]) -> str:
-    """Says which networks were pre-trained in different ways, or nothing if none were."""
+    """Warns of networks that were pre-trained in different ways; empty if none were."""
     networks: dict[str, str] = {}
     for each in weights:
         networks.setdefault(each.origin, each.network)
     if len(networks) < 2:
         return ""
-    return "; ".join(f"{network}: {origin}" for origin, network in networks.items())
+    told = "; ".join(f"{network}: {origin}" for origin, network in networks.items())
+    return f"WARNING: the networks start from weights of different origin: {told}."
 
 
 def _file(pattern: str, point: Point, seed: int | None) -> Path:
@@ -98,22 +88,16 @@ def _origin(path: Path, point: Point) -> str:
 
 def _settings(path: Path) -> dict[str, Any]:
     """What a file says of itself besides its weights."""
-    from convnext_ablation.models.checkpoint_files import (
-        read_pickle,  # needs torch, which `study status` doesn't
-    )
-
     if path.suffix != ".safetensors":
         return read_pickle(path)
     try:
         with safe_open(path, framework="pt") as file:
             return dict(file.metadata() or {})
-    except Exception as error:  # the reader's own, with no common base
+    except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
 
 def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:
-    from convnext_ablation.models import zoo  # needs timm
-
     if not isinstance(arch, str) or arch not in zoo.model_names():
         return
     components = zoo.components_of(arch).with_(**dict(arguments.get("model_kwargs") or {}))

@@ -90,7 +90,7 @@ class StudyResults:
                 f"WARNING: {len(self.runs)} of {self.expected} runs are finished; what follows is of these."
             )
         if mixed := mixed_origins(self.study.weights):
-            warnings.append(f"WARNING: the networks start from weights of different origin: {mixed}.")
+            warnings.append(mixed)
         if len(_values(str(run.result["versions"]) for run in self.runs)) > 1:
             warnings.append("WARNING: runs were made with different versions; runs.csv says which.")
         return [*warnings, *tuning_notes(self.study, self.folder)]

@@ -14,13 +14,13 @@ from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.cost import count_gmacs
-from convnext_ablation.study.designs.contrasts import Point, parse_groups
+from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.external import find_script
-from convnext_ablation.study.pretrained import Weights, find_weights, mixed_origins
+from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.store import read_content
-from convnext_ablation.study.tuning import choose_learning_rates, parse_rates, parse_tuning
+from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
 
@@ -34,8 +34,9 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
     """
     _check_numbers(args)
     _check_device(args)
+    _check_data(args.data, args.recipe)
     design = design_of(args.design, args.width, parse_groups(args.groups) if args.groups else None)
-    recipe_name = args.recipe or _recipe_for(args.data)
+    recipe_name = args.recipe or args.data.replace("-", "_")
     recipe = read_recipe(recipe_name)
     for name in ("pretrained_path", "initial_checkpoint"):
         if recipe.get(name):
@@ -43,12 +44,14 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
                 f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
             )
     tuning = parse_tuning(args.tune) if args.tune else ()
-    given = parse_rates(args.lr)
-    rates = {} if tuning else choose_learning_rates(design.points, recipe_name, recipe, given)
+    rates = {} if tuning else learning_rates(design.points, recipe_name, recipe)
     script = find_script(args.train_script) if args.train_script else None
-    weights = _weights(args, design.points)
+    weights = find_weights(args.init, design.points, args.pretraining_seeds)
+    if warning := mixed_origins(weights):
+        print(warning, file=sys.stderr)
     saved = read_content(folder) if folder else None
-    data = _data(args.data)
+    builtin = args.data in BUILT_IN
+    data = prepare(args.data, Path("data") / args.data) if builtin else check_folder(Path(args.data))
     study = Study(
         design=design,
         data_name=Path(args.data).name,
@@ -58,7 +61,7 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
         recipe=recipe,
         learning_rates=rates,
         seeds=args.seeds,
-        precision=args.precision or (saved["study"]["precision"] if saved else "float32"),
+        precision=args.precision,
         device=args.device,
         threads=args.threads,
         tuning=tuning,
@@ -94,45 +97,20 @@ def _check_device(args: argparse.Namespace) -> None:
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
 
 
-def _recipe_for(data: str) -> str:
-    if data in BUILT_IN:
-        return data.replace("-", "_")
-    _check_exists(data)
-    raise UserError(f"--data {data}: a folder of your own needs --recipe NAME or --recipe FILE.yaml")
-
-
-def _weights(args: argparse.Namespace, points: tuple[Point, ...]) -> tuple[Weights, ...]:
-    if not args.init:
-        if args.pretraining_seeds:
-            raise UserError("--pretraining-seeds: say where the pre-trained weights are, with --init")
-        return ()
-    weights = find_weights(args.init, points, args.pretraining_seeds)
-    mixed = mixed_origins(weights)
-    if mixed and not args.allow_mixed_origins:
-        raise UserError(
-            f"--init: the networks were pre-trained in different ways ({mixed}), so a difference may be due "
-            "to that; pre-train all alike, or give --allow-mixed-origins"
-        )
-    return weights
-
-
-def _data(name_or_folder: str) -> FolderSummary:
-    """Finds, makes if need be, and checks the data set."""
+def _check_data(name_or_folder: str, recipe: str | None) -> None:
     if name_or_folder in BUILT_IN:
-        return prepare(name_or_folder, Path("data") / name_or_folder)
-    _check_exists(name_or_folder)
-    return check_folder(Path(name_or_folder))
-
-
-def _check_exists(name_or_folder: str) -> None:
-    if Path(name_or_folder).exists():
         return
-    if name_or_folder in DATASETS:
+    if not Path(name_or_folder).exists():
+        if name_or_folder in DATASETS:
+            raise UserError(
+                f"--data {name_or_folder}: make its folder first with `convnext-ablation prepare "
+                f"{name_or_folder} OUT`, and name that folder"
+            )
+        raise unknown_name("data set or folder", name_or_folder, BUILT_IN)
+    if not recipe:
         raise UserError(
-            f"--data {name_or_folder}: make its folder first with `convnext-ablation prepare "
-            f"{name_or_folder} OUT`, and name that folder"
+            f"--data {name_or_folder}: a folder of your own needs --recipe NAME or --recipe FILE.yaml"
         )
-    raise unknown_name("data set or folder", name_or_folder, BUILT_IN)
 
 
 def _gmacs(study: Study) -> dict[str, float]:

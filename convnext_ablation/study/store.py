@@ -18,8 +18,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.models.components import Components
 from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
-from convnext_ablation.study.experiment import TUNING_SEED, Run, Script, Study
-from convnext_ablation.study.pretrained import Weights
+from convnext_ablation.study.experiment import TUNING_SEED, Run, Script, Study, Weights
 
 STUDY_FILE = "study.json"
 FORMAT = 2  # 1 held what must not change, and not what the runs are made from
