@@ -93,6 +93,13 @@ def lab(hub, weights, monkeypatch):
     return hub
 
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """An empty folder of releases, which is set for all networks."""
+    monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", str(tmp_path))
+    return tmp_path
+
+
 def kill(hub):
     hub.close()
     close_session()  # and with it the connections that are still open
@@ -194,13 +201,16 @@ def test_another_head_channels_features_and_training_start_from_a_release(lab, w
     assert (model.num_classes, resolve_data_config(model=model)["crop_pct"]) == (7, 0.9)
 
 
-def test_a_commit_can_be_pinned_and_what_the_cache_has_needs_no_hub(lab, weights):
+def test_a_commit_can_be_pinned_and_what_the_cache_has_needs_no_hub(lab, weights, monkeypatch):
     old = lab.repositories[NAME].head
     lab.add(NAME, release(doubled(weights)))
-    assert_loaded(pretrained(weights_from=f"hf-hub:lab@{old}"), weights)
     pretrained()
+    assert_loaded(pretrained(f"hf-hub:{NAME}@{old}"), weights)
+    monkeypatch.setenv("CONVNEXT_ABLATION_HUB", f"lab@{old}")
+    assert_loaded(pretrained(), weights)
     kill(lab)
-    assert_loaded(pretrained(weights_from=f"hf-hub:lab@{old}"), weights)
+    assert_loaded(pretrained(), weights)
+    monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
     assert_loaded(pretrained(), doubled(weights))
     line = refusal(f"{MODEL}.dogs")
     assert f": {lab.url} can't be reached (" in line
@@ -210,7 +220,6 @@ def test_a_commit_can_be_pinned_and_what_the_cache_has_needs_no_hub(lab, weights
 def test_the_only_release_needs_no_tag(lab, weights, monkeypatch):
     lab.add(f"lab/{MODEL}x.cub", {})
     assert_loaded(pretrained(MODEL), weights)
-    assert_loaded(pretrained("resnet_to_convnext_stage4_atto.cub"), weights)  # another name of the network
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # then the cache says which there is
     assert_loaded(pretrained(MODEL), weights)
     assert "offline mode is enabled" in refusal("model_iii_atto")
@@ -220,12 +229,12 @@ def test_the_only_release_needs_no_tag(lab, weights, monkeypatch):
     assert "lab has no weights of model_iii_atto; publish a run there" in refusal("model_iii_atto")
 
 
-def test_switches_that_a_network_was_made_with_come_with_its_weights(hub):
+def test_switches_that_a_network_was_made_with_come_with_its_weights(lab):
     free = timm.create_model("resnet_to_convnext_atto", num_classes=3, inverted=True)
     arguments = {"inverted": True, "weights_from": "local-dir:/elsewhere"}
     files = release(save(free.state_dict()), architecture="resnet_to_convnext_atto", model_args=arguments)
-    hub.add("lab/resnet_to_convnext_atto.x", files)
-    assert pretrained("resnet_to_convnext_atto.x", weights_from="hf-hub:lab").components.inverted
+    lab.add("lab/resnet_to_convnext_atto.x", files)
+    assert pretrained("resnet_to_convnext_atto.x").components.inverted
 
 
 # what is refused
@@ -285,57 +294,59 @@ def test_pickles_are_refused_unread(hub, tmp_path, weights):
         ({"weights": {"sha256": "0"}}, "has no valid weights"),
     ],
 )
-def test_a_release_that_contradicts_itself_is_refused(tmp_path, weights, changes, told):
-    write(tmp_path / f"{MODEL}.cub", release(weights, **changes))
-    assert told in refusal(weights_from=f"local-dir:{tmp_path}")
+def test_a_release_that_contradicts_itself_is_refused(folder, weights, changes, told):
+    write(folder / f"{MODEL}.cub", release(weights, **changes))
+    assert told in refusal()
 
 
-def test_what_a_config_says_of_other_sources_is_not_heeded(tmp_path, weights):
+def test_what_a_config_says_of_other_sources_is_not_heeded(folder, weights):
     cfg = {**PREPROCESSING, "file": "/etc/passwd", "url": "http://elsewhere", "of_a_newer_timm": 1}
-    write(tmp_path / f"{MODEL}.cub", release(weights, pretrained_cfg=cfg))
-    model = pretrained(weights_from=f"local-dir:{tmp_path}")
+    write(folder / f"{MODEL}.cub", release(weights, pretrained_cfg=cfg))
+    model = pretrained()
     assert_loaded(model, weights)
-    assert model.pretrained_cfg["file"] == str(tmp_path / f"{MODEL}.cub" / "model.safetensors")
+    assert model.pretrained_cfg["file"] == str(folder / f"{MODEL}.cub" / "model.safetensors")
 
 
 def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):
     hub.add(NAME, release(weights), private=True)
     monkeypatch.setenv("HF_TOKEN", "")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
-    assert "make sure you are authenticated" in refusal(weights_from="hf-hub:lab")
+    monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
+    assert "make sure you are authenticated" in refusal()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    assert_loaded(pretrained(weights_from="hf-hub:lab"), weights)
-    assert "404 Client Error. Repository" in refusal(f"{MODEL}.dogs", weights_from="hf-hub:lab")
-    assert "Revision Not Found" in refusal(weights_from="hf-hub:lab@v9")
+    assert_loaded(pretrained(), weights)
+    assert "404 Client Error. Repository" in refusal(f"{MODEL}.dogs")
+    monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab@v9")
+    assert "Revision Not Found" in refusal()
 
 
 # folders
 
 
-def test_a_folder_serves_a_release_by_every_name(tmp_path, weights, monkeypatch, caplog):
-    write(tmp_path / f"{MODEL}.cub", release(weights, weights=None))
-    assert_loaded(pretrained(MODEL, weights_from=f"local-dir:{tmp_path}"), weights)
+def test_a_folder_serves_a_release_with_its_tag_and_without(folder, weights, caplog):
+    write(folder / f"{MODEL}.cub", release(weights, weights=None))
+    assert_loaded(pretrained(), weights)
     assert "has no hash of the weights: not checked" in caplog.text
-    monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", str(tmp_path))
-    assert_loaded(pretrained("resnet_to_convnext_stage4_atto"), weights)
-    model = pretrained(f"local-dir:{tmp_path / f'{MODEL}.cub'}")
+    assert_loaded(pretrained(MODEL), weights)
+    model = pretrained(f"local-dir:{folder / f'{MODEL}.cub'}")
     assert_loaded(model, weights)
     assert model.pretrained_cfg["crop_pct"] == 0.9
 
 
-def test_what_a_folder_lacks_is_told(tmp_path, weights, monkeypatch):
-    assert "write hf-hub:NAMESPACE" in refusal(weights_from="lab")
-    place = f"local-dir:{tmp_path}"
-    folder = write(tmp_path / f"{MODEL}.dogs", release(weights))
-    assert refusal(weights_from=place) == f"{tmp_path} has no {MODEL}.cub; it has {MODEL}.dogs"
-    (folder / "model.safetensors").unlink()
-    assert "model.safetensors: missing" in refusal(MODEL, weights_from=place)
-    (folder / "config.json").write_text("{")
-    assert f"{folder}: config.json can't be read (" in refusal(MODEL, weights_from=place)
-    monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", f"{tmp_path}/nowhere")
+def test_what_a_folder_lacks_is_told(folder, weights, monkeypatch):
+    dogs = write(folder / f"{MODEL}.dogs", release(weights))
+    assert refusal() == f"{folder} has no {MODEL}.cub; it has {MODEL}.dogs"
+    (dogs / "model.safetensors").unlink()
+    assert "model.safetensors: missing" in refusal(MODEL)
+    (dogs / "config.json").write_text("{")
+    assert f"{dogs}: config.json can't be read (" in refusal(MODEL)
+    monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", f"{folder}/nowhere")
     assert "there is no such folder" in refusal(MODEL)
     monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
     assert "are both set; unset one of them" in refusal(MODEL)
+    monkeypatch.setenv("CONVNEXT_ABLATION_WEIGHTS", "")
+    monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab/model_iv")
+    assert "write NAMESPACE or NAMESPACE@REVISION" in refusal(MODEL)
 
 
 def test_a_release_can_be_read_without_its_weights(tmp_path, weights, lab):

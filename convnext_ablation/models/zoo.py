@@ -28,8 +28,7 @@ from convnext_ablation.models.components import (
 )
 from convnext_ablation.models.convert import checkpoint_filter_fn
 from convnext_ablation.models.network import ResNetToConvNeXt
-from convnext_ablation.weights.pretrained import Request, resolve
-from convnext_ablation.weights.release import Place
+from convnext_ablation.weights.pretrained import resolve
 
 __all__: list[str] = []  # `register_model` adds every entry point
 
@@ -80,16 +79,12 @@ def _renamed(cfg: PretrainedCfg) -> PretrainedCfg:
     return replace(cfg, first_conv="stem.conv", classifier="head.fc", origin_url=source, url=None)
 
 
-def _is_free(name: str) -> bool:
-    return name.removesuffix("_atto") == FREE
-
-
 def _cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
     """By name, and by name and tag where timm has weights of the same network."""
     public = {(components, 1.0): _public_cfgs(name) for components, name in TIMM_NAMES.items()}
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for name, point in _POINTS.items():
-        tagged = [] if _is_free(name) else public.get(point, [])
+        tagged = [] if name == FREE else public.get(point, [])
         cfgs.update({f"{name}.{cfg.tag}": cfg for cfg in tagged} or {name: _cfg()})
     return cfgs
 
@@ -104,19 +99,11 @@ def _create(
     pretrained_cfg: str | dict[str, Any] | PretrainedCfg | None = None,
     pretrained_cfg_overlay: Mapping[str, Any] | None = None,
     cache_dir: str | Path | None = None,
-    weights_from: str | None = None,
     **kwargs: Any,
 ) -> ResNetToConvNeXt:
-    request = Request(
-        names=(variant, *_same_network(variant)),
-        pretrained=pretrained,
-        cfg=pretrained_cfg or None,
-        overlay=pretrained_cfg_overlay or {},
-        cache_dir=cache_dir,
-        place=Place(weights_from) if weights_from else None,
-        untrained=_cfg(),
+    cfg, model_args = resolve(
+        variant, pretrained, pretrained_cfg or None, pretrained_cfg_overlay or {}, cache_dir, untrained=_cfg()
     )
-    cfg, model_args = resolve(request)
     kwargs = {**model_args, **kwargs}
     switches = {name: kwargs.pop(name) for name in SWITCHES if name in kwargs}
     return build_model_with_cfg(
@@ -130,14 +117,6 @@ def _create(
         components=components.with_(**switches),
         **kwargs,
     )
-
-
-def _same_network(variant: str) -> list[str]:
-    """Other names of a network, which may have its weights."""
-    if _is_free(variant):
-        return []
-    point = _POINTS[variant]
-    return [name for name in _POINTS if _POINTS[name] == point and name != variant and not _is_free(name)]
 
 
 def _filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

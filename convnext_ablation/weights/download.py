@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
-    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -30,19 +29,15 @@ from safetensors import SafetensorError, safe_open
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.files import sha256_of
 
-__all__ = ["NotThereError", "check_hash", "check_safetensors", "fetch", "hub_errors", "repositories"]
+__all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "releases_on_hub"]
 
 _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 
 
-class NotThereError(UserError):
-    """The repository isn't there, or nothing of it is in the cache of a machine that is offline."""
-
-
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Makes a `UserError`, or a `NotThereError`, of whatever the hub's client raises about `what`."""
+    """Makes a `UserError` of whatever the hub's client raises about `what`."""
     try:
         yield
     except UserError:
@@ -55,9 +50,7 @@ def hub_errors(what: str) -> Iterator[None]:
         reason = " ".join(str(cause).split()) or type(cause).__name__
         if not isinstance(cause, told):  # an error of its HTTP library, which changes, so can't be named
             reason = f"{constants.ENDPOINT} can't be reached ({reason}); check the network and HF_ENDPOINT"
-        missing = isinstance(cause, (RepositoryNotFoundError, OfflineModeIsEnabled))
-        kind = NotThereError if missing and not isinstance(cause, GatedRepoError) else UserError
-        raise kind(f"{what}: {reason}") from error
+        raise UserError(f"{what}: {reason}") from error
 
 
 def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha256: str | None = None) -> Path:
@@ -135,18 +128,17 @@ def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> 
         raise UserError(f"{name}: has {found} classes, its config says {num_classes}; publish it again")
 
 
-def repositories(namespace: str, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:
-    """Names the repositories ``namespace/model.<tag>``, on the hub or, if it can't be asked, in its cache."""
-    starts, api = tuple(f"{namespace}/{model}." for model in models), HfApi()
+def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = None) -> list[str]:
+    """Names the releases of a network, ``model.<tag>``, on the hub or, if it can't be asked, in its cache."""
+    start, api = f"{namespace}/{model}.", HfApi()
     try:
-        with hub_errors(f"{namespace}/{models[0]}"):
+        with hub_errors(f"{namespace}/{model}"):
             with suppress(RepositoryNotFoundError):  # a list would be waited for without a limit
-                api.model_info(f"{namespace}/{models[0]}", timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            listed = [api.list_models(author=namespace, search=f"{model}.") for model in models]
-            names = [info.id for infos in listed for info in infos]
+                api.model_info(f"{namespace}/{model}", timeout=constants.HF_HUB_ETAG_TIMEOUT)
+            names = [info.id for info in api.list_models(author=namespace, search=f"{model}.")]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
-        if not any(name.startswith(starts) for name in names):
+        if not any(name.startswith(start) for name in names):
             raise
-    return sorted(name for name in names if name.startswith(starts))
+    return sorted(name.partition("/")[2] for name in names if name.startswith(start))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ from convnext_ablation.weights.release import (
     HUB,
     HUB_VARIABLE,
     WEIGHTS,
-    Place,
     Release,
     find_release,
     place_from_environment,
     read_release,
 )
 
-__all__ = ["Request", "resolve"]
+__all__ = ["resolve"]
 
 _HINT = (
     f"set {FOLDER_VARIABLE}=FOLDER or {HUB_VARIABLE}=NAMESPACE to where your own are "
@@ -32,49 +31,48 @@ _HINT = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    """What an entry point was asked for, in timm's words."""
+def resolve(
+    name: str,
+    pretrained: bool,
+    cfg: str | dict[str, Any] | Any | None,  # a tag, or a `PretrainedCfg`, which has no types
+    overlay: Mapping[str, Any],
+    cache_dir: str | Path | None,
+    untrained: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Picks the weights that an entry point is asked for, fetches and checks them.
 
-    names: Sequence[str]  # the network's, then others of the same network
-    pretrained: bool
-    cfg: str | dict[str, Any] | Any | None  # a tag, or a `PretrainedCfg`, which has no types
-    overlay: Mapping[str, Any]
-    cache_dir: str | Path | None
-    place: Place | None  # of releases; None for the place that the environment names
-    untrained: Mapping[str, Any] = field(repr=False)  # preprocessing of the network without weights
-
-    @property
-    def loads(self) -> bool:
-        """Whether weights are to be found: a file or a state dict that the caller gives is left to timm."""
-        return self.pretrained and not any(self.overlay.get(key) for key in ("file", "url", "state_dict"))
-
-
-def resolve(request: Request) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Picks the weights that are asked for, fetches and checks them.
+    Args:
+        name: Of the network.
+        pretrained: Whether weights are loaded.
+        cfg: timm's `pretrained_cfg`, whose fields `overlay` replaces.
+        overlay: timm's `pretrained_cfg_overlay`.
+        cache_dir: Another cache than the hub's own.
+        untrained: Preprocessing of the network without weights.
 
     Returns:
         timm's `pretrained_cfg`, with the path of the weights as its file, and arguments that the network was
         made with.
     """
-    name, tags = request.names[0], _public_tags(request.names[0])
-    release = _release(request)
+    # a file or a state dict that the caller gives is left to timm
+    loads = pretrained and not any(overlay.get(key) for key in ("file", "url", "state_dict"))
+    picks = loads and not overlay.get("hf_hub_id")  # the weights aren't named yet
+    release = _release(name, cfg, picks, cache_dir)
     if release:
         base: Any = release.pretrained_cfg()
-    elif request.cfg is not None:
-        base = request.cfg
-    elif not request.loads or request.overlay.get("hf_hub_id"):
-        base = dict(request.untrained)
-    elif tags:
+    elif cfg is not None:
+        base = cfg
+    elif not picks:
+        base = dict(untrained)
+    elif tags := _public_tags(name):
         base = tags[0]
     else:
         raise UserError(f"{name}: nobody has published weights of it; train it with train.py, and {_HINT}")
-    cfg = resolve_pretrained_cfg(name, base, dict(request.overlay))
-    if request.loads and release:
-        cfg = replace(cfg, file=str(release.weights()), source=None)
-    elif request.loads and not (cfg.file or cfg.state_dict):
-        cfg = _with_public_weights(cfg, request)
-    return cfg.to_dict(), dict(release.model_args) if release else {}
+    chosen = resolve_pretrained_cfg(name, base, dict(overlay))
+    if loads and release:
+        chosen = replace(chosen, file=str(release.weights()), source=None)
+    elif loads and not (chosen.file or chosen.state_dict):
+        chosen = _with_public_weights(name, chosen, cache_dir)
+    return chosen.to_dict(), dict(release.model_args) if release else {}
 
 
 def _public_tags(name: str) -> list[str]:
@@ -82,42 +80,40 @@ def _public_tags(name: str) -> list[str]:
     return [str(cfg.tag) for cfg in get_arch_pretrained_cfgs(name).values() if cfg.has_weights]
 
 
-def _release(request: Request) -> Release | None:
+def _release(name: str, cfg: Any, picks: bool, cache_dir: str | Path | None) -> Release | None:
     """The release that is asked for, None if it isn't one."""
-    name, cfg, place = request.names[0], request.cfg, request.place
     if isinstance(cfg, str):
         public = _public_tags(name)
-        if place is None and cfg in public:
+        if cfg in public:
             return None
-        place = place or place_from_environment()
+        place = place_from_environment()
         if place is None:
             others = f" ({', '.join(public)} have)" if public else ""
             raise UserError(f"{name}.{cfg}: no public weights have this tag{others}; {_HINT}")
-        return find_release(request.names, cfg, place, request.cache_dir)
-    if not request.loads or request.overlay.get("hf_hub_id"):
+        return find_release(name, cfg, place, cache_dir)
+    if not picks:
         return None
     if cfg is not None:
         cfg = cfg if isinstance(cfg, PretrainedCfg) else PretrainedCfg(**cfg)
         if cfg.source == "hf-hub":
-            return read_release(f"{HUB}{cfg.hf_hub_id}", request.cache_dir)
+            return read_release(f"{HUB}{cfg.hf_hub_id}", cache_dir)
         if cfg.source == "local-dir":
             return read_release(f"{FOLDER}{cfg.file}")
         if cfg.has_weights or cfg.state_dict:
             return None
-    place = place or place_from_environment()
-    return find_release(request.names, "", place, request.cache_dir) if place else None
+    place = place_from_environment()
+    return find_release(name, "", place, cache_dir) if place else None
 
 
-def _with_public_weights(cfg: PretrainedCfg, request: Request) -> PretrainedCfg:
+def _with_public_weights(name: str, cfg: PretrainedCfg, cache_dir: str | Path | None) -> PretrainedCfg:
     """The same with the path of the weights of a repository that isn't a release of ours, such as timm's."""
     if not cfg.hf_hub_id:
         if cfg.url:
             return cfg
-        raise UserError(f"{request.names[0]}: the pretrained_cfg names no weights; {_HINT}")
+        raise UserError(f"{name}: the pretrained_cfg names no weights; {_HINT}")
     file = cfg.hf_hub_filename or WEIGHTS
-    name = f"{cfg.hf_hub_id}: {file}"
     if not file.endswith(".safetensors"):
-        raise UserError(f"{name}: refused, unread: only safetensors is taken")
-    path = fetch(str(cfg.hf_hub_id), file, request.cache_dir)
-    check_safetensors(path, name)
+        raise UserError(f"{cfg.hf_hub_id}: {file}: refused, unread: only safetensors is taken")
+    path = fetch(str(cfg.hf_hub_id), file, cache_dir)
+    check_safetensors(path, f"{cfg.hf_hub_id}: {file}")
     return replace(cfg, file=str(path), source=None)

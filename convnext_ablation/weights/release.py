@@ -13,8 +13,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -22,13 +21,7 @@ from typing import Any
 from timm.models import PretrainedCfg
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.weights.download import (
-    NotThereError,
-    check_hash,
-    check_safetensors,
-    fetch,
-    repositories,
-)
+from convnext_ablation.weights.download import check_hash, check_safetensors, fetch, releases_on_hub
 
 __all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
 
@@ -40,6 +33,7 @@ _logger = logging.getLogger(__name__)
 # what a release must not set: where weights come from, which is the release itself
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _LABELS = ("label_names", "label_descriptions")
+# what entry points take beside the network's arguments; `weights_from` of earlier versions
 _OUR_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "weights_from"}
 
 
@@ -150,82 +144,57 @@ def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | No
 
 @dataclass(frozen=True)
 class Place:
-    """Where releases lie: a namespace of a hub, or a folder."""
+    """Where one's own releases lie: a folder, or a namespace of a hub."""
 
-    text: str  # ``hf-hub:NAMESPACE``, ``hf-hub:NAMESPACE@REVISION`` or ``local-dir:FOLDER``
+    name: str  # of the folder; or the namespace, with ``@revision`` if not the newest is wanted
+    folder: Path | None  # None if it is a namespace
 
-    def __post_init__(self) -> None:
-        """Checks it."""
-        if self.folder is not None:
-            if not self.folder.is_dir():
-                raise UserError(f"weights are to come from {self.folder}, and there is no such folder")
-        elif not re.fullmatch(f"{HUB}[^/@]+(@.*)?", self.text):
-            hint = f"write {HUB}NAMESPACE or {HUB}NAMESPACE@REVISION for a hub, {FOLDER}PATH for a folder"
-            raise UserError(f"weights can't come from {self.text!r}; {hint}")
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder, None if it is a namespace."""
-        is_folder = self.text.startswith(FOLDER)
-        return Path(self.text.removeprefix(FOLDER)).expanduser() if is_folder else None
-
-    def __str__(self) -> str:
-        """Just the namespace with its revision, or the folder."""
-        return self.text.removeprefix(HUB).removeprefix(FOLDER)
-
-    def names(self, models: Sequence[str], cache_dir: str | Path | None = None) -> list[str]:
-        """The releases of networks, ``<model>.<tag>`` each."""
+    def names(self, model: str, cache_dir: str | Path | None = None) -> list[str]:
+        """The releases of a network, ``<model>.<tag>`` each."""
         if self.folder is None:
-            held = repositories(str(self).partition("@")[0], models, cache_dir)
-            return [name.partition("/")[2] for name in held]
-        found = [path for model in models for path in self.folder.glob(f"{model}.*/{CONFIG}")]
-        return sorted(path.parent.name for path in found)
+            return releases_on_hub(self.name.partition("@")[0], model, cache_dir)
+        return sorted(path.parent.name for path in self.folder.glob(f"{model}.*/{CONFIG}"))
 
     def read(self, name: str, cache_dir: str | Path | None = None) -> Release:
-        """Reads the release of that name; raises a `NotThereError` if there is none."""
+        """Reads the release of that name, ``<model>.<tag>``."""
         if self.folder is None:
-            namespace, at, revision = str(self).partition("@")
+            namespace, at, revision = self.name.partition("@")
             return read_release(f"{HUB}{namespace}/{name}{at}{revision}", cache_dir)
         if not (self.folder / name / CONFIG).is_file():
-            held = ", ".join(self.names([name.partition(".")[0]]))
+            held = ", ".join(self.names(name.partition(".")[0]))
             hint = f"it has {held}" if held else "publish a run into it with `convnext-ablation publish`"
-            raise NotThereError(f"{self.folder} has no {name}; {hint}")
+            raise UserError(f"{self.folder} has no {name}; {hint}")
         return read_release(self.folder / name)
 
 
 def place_from_environment() -> Place | None:
     """The place that is set for every network, None if none is."""
-    namespace, folder = os.environ.get(HUB_VARIABLE), os.environ.get(FOLDER_VARIABLE)
+    namespace = os.environ.get(HUB_VARIABLE, "").removeprefix(HUB)
+    folder = os.environ.get(FOLDER_VARIABLE, "").removeprefix(FOLDER)
     if namespace and folder:
         raise UserError(f"{HUB_VARIABLE} and {FOLDER_VARIABLE} are both set; unset one of them")
-    if namespace:
-        return Place(f"{HUB}{namespace.removeprefix(HUB)}")
-    return Place(f"{FOLDER}{folder.removeprefix(FOLDER)}") if folder else None
+    if folder and not Path(folder).expanduser().is_dir():
+        raise UserError(f"{FOLDER_VARIABLE} is {folder}, and there is no such folder")
+    if namespace and not re.fullmatch("[^/@]+(@.*)?", namespace):
+        raise UserError(f"{HUB_VARIABLE} is {namespace!r}; write NAMESPACE or NAMESPACE@REVISION")
+    if folder:
+        return Place(folder, Path(folder).expanduser())
+    return Place(namespace, None) if namespace else None
 
 
-def find_release(
-    names: Sequence[str], tag: str, place: Place, cache_dir: str | Path | None = None
-) -> Release:
-    """Finds a network's release by a tag, or the only one there is; `names` are all that the network has."""
-    held = [f"{name}.{tag}" for name in names] if tag else place.names(names, cache_dir)
+def find_release(name: str, tag: str, place: Place, cache_dir: str | Path | None = None) -> Release:
+    """Finds the release of a network by its tag, or the only one that there is."""
+    held = [f"{name}.{tag}"] if tag else place.names(name, cache_dir)
     if not held:
         raise UserError(
-            f"{place} has no weights of {names[0]}; publish a run there, `convnext-ablation publish`"
+            f"{place.name} has no weights of {name}; publish a run there, `convnext-ablation publish`"
         )
-    if not tag and len(held) > 1:
-        raise UserError(f"{place} has {', '.join(held)}; name the one you want")
-    release = _first_of(held, place, cache_dir)
-    if release.architecture not in names:
-        other = release.architecture
-        raise UserError(f"{release.name}: holds weights of {other}, not of {names[0]}; load it as {other}")
+    if len(held) > 1:
+        raise UserError(f"{place.name} has {', '.join(held)}; name the one you want")
+    release = place.read(held[0], cache_dir)
+    if release.architecture != name:
+        own_name = f"{FOLDER if release.folder else HUB}{release.name}"
+        raise UserError(
+            f"{release.name}: holds weights of {release.architecture}, not of {name}; load it as {own_name}"
+        )
     return release
-
-
-def _first_of(held: Sequence[str], place: Place, cache_dir: str | Path | None) -> Release:
-    try:
-        return place.read(held[0], cache_dir)
-    except NotThereError:
-        for name in held[1:]:
-            with suppress(NotThereError):
-                return place.read(name, cache_dir)
-        raise
