@@ -33,7 +33,7 @@ def run_of(results=(TEST, VALIDATION), data="birds", processes=8, by_timm=False,
 def card_of(run, architecture="model_iv", **more):
     config = {"architecture": architecture, "num_classes": 200, "weights": {"sha256": "cd" * 32}}
     facts = {"name": NAME, "repository": f"lab/{NAME}", "parameters": 28_200_000, "gmacs": 4.5678}
-    facts |= {"config": config, "images": IMAGES, "siblings": [("other", "../other", [TEST])]}
+    facts |= {"config": config, "images": IMAGES}
     return model_card(run, **{**facts, **more})
 
 
@@ -89,7 +89,6 @@ def test_a_network_of_timms_is_told_as_one():
                 "torchrun --nproc-per-node 8 train.py path/to/birds -c recipe.yaml",
                 f'timm.create_model("hf-hub:lab/{NAME}", pretrained=True)',
                 f"With `CONVNEXT_ABLATION_HUB=lab`, `timm.create_model('{NAME}', pretrained=True)`",
-                f"| [other](../other) | test | {TEST.percent} |",
                 "None is stated",
             ),
         ),

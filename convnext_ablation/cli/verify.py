@@ -8,16 +8,17 @@ from pathlib import Path
 import torch
 
 from convnext_ablation.console import Progress
-from convnext_ablation.hub.verify import ROUNDING, claim_of, differences, named_release
+from convnext_ablation.hub.verify import ROUNDING, claim_of, differences
 from convnext_ablation.machine import available_cores
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.weights import read_release
 
 __all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("release", help="hf-hub:NAMESPACE/NAME[@REVISION], FOLDER, or MODEL.TAG")
+    parser.add_argument("release", help="hf-hub:NAMESPACE/NAME[@REVISION], or a folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data that the figures are of")
     parser.add_argument("--split", default="", help="which of the claimed figures; the first if not given")
     parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percent points (%(default)s)")
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command, which exits with 1 if the figures aren't those that are claimed."""
-    release = named_release(args.release)
+    release = read_release(args.release)
     claim = claim_of(release, args.split)
     arguments = TrainingArguments(
         data_dir=str(args.data),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import PurePath
 from typing import Any
@@ -12,16 +12,14 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from convnext_ablation.data.folder import KNOWN_FAULTS
-from convnext_ablation.hub.finished_run import FinishedRun, SplitResult
+from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models import zoo
 from convnext_ablation.models.components import FAMILIES
 from convnext_ablation.page import render
 from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.settings import TIMM_ONLY
 
-__all__ = ["Sibling", "model_card", "recipe_of"]
-
-Sibling = tuple[str, str, Sequence[SplitResult]]  # another network's release: name, link, results
+__all__ = ["model_card", "recipe_of"]
 
 # of a run's arguments, those that say nothing of how it trained, or whose machine it was
 _OF_THE_MACHINE = {
@@ -44,7 +42,7 @@ def model_card(
         config: The release's `config.json`.
         license: As the hub spells it; empty if none is stated.
         **shown: What else the template needs: `repository` on the hub or "", `images` as timm prepares them,
-            number of `parameters`, `gmacs` of an image, and `siblings`, the other networks of the study.
+            number of `parameters`, and `gmacs` of an image.
     """
     architecture = config["architecture"]
     is_ours = architecture in zoo.model_names()

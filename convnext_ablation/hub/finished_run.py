@@ -24,7 +24,7 @@ from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TE
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
 
-__all__ = ["DataFacts", "FinishedRun", "SplitResult", "read_run", "saved_arguments"]
+__all__ = ["DataFacts", "FinishedRun", "SplitResult", "read_run"]
 
 # data sets that are a folder of images; `cached`, of older runs, also kept them decoded
 _FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
@@ -96,7 +96,7 @@ class FinishedRun:
 
 def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
     """Reads a finished run; `data` is the folder of its data set, if that isn't where the run had it."""
-    saved = saved_arguments(folder)
+    saved = _saved_arguments(folder)
     known = {each.name for each in fields(TrainingArguments)}
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in known})
     history = read_summary(folder / SUMMARY)
@@ -130,7 +130,7 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
     )
 
 
-def saved_arguments(folder: Path) -> dict[str, Any]:
+def _saved_arguments(folder: Path) -> dict[str, Any]:
     """Reads the `args.yaml` of a finished run."""
     for name in (ARGUMENTS_FILE, SUMMARY, BEST):
         if not (folder / name).is_file():

@@ -1,52 +1,161 @@
-"""Releases published in a folder or on a hub, all of one or nothing; those of a study name each other."""
+"""A finished run made a release, and published in a folder or on a hub, all of it or nothing.
+
+A release is `model.safetensors`, `config.json` as timm writes it with the weights' SHA-256 and what the
+figures were computed from, and a model card.
+"""
 
 from __future__ import annotations
 
 import filecmp
+import json
 import os
 import re
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
+import timm
 from huggingface_hub import CommitOperationAdd, HfApi, constants, get_token
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
+from safetensors import SafetensorError
+from timm.data import resolve_data_config
+from timm.models import clean_state_dict, save_for_hf
 
-from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.hub.card import Sibling, recipe_of
-from convnext_ablation.hub.draft import FILES, Target, target_of
-from convnext_ablation.hub.finished_run import FinishedRun, read_run, saved_arguments
-from convnext_ablation.study.store import RESULT, load_result
+from convnext_ablation.errors import UserError, first_line, in_one_line
+from convnext_ablation.files import sha256_of, write_text
+from convnext_ablation.hub.card import model_card, recipe_of
+from convnext_ablation.hub.finished_run import FinishedRun
+from convnext_ablation.models.cost import count_gmacs, count_parameters
+from convnext_ablation.training.arguments import PREPROCESSING
 from convnext_ablation.version import __version__
 from convnext_ablation.weights.download import hub_errors
-from convnext_ablation.weights.release import HUB
+from convnext_ablation.weights.release import CONFIG, HUB, WEIGHTS
 
-__all__ = ["client", "into_folder", "members_of", "onto_hub", "siblings_of"]
+__all__ = ["CARD", "FILES", "Target", "client", "drafted", "into_folder", "onto_hub", "target_of"]
 
-_VARIED = ("seed", "initial_checkpoint", "pretrained_path")  # between the runs of a network
+CARD = "README.md"
+FILES = (CONFIG, WEIGHTS, CARD)
+_PREPROCESSING = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean", "std")
+Target = str | Path  # a repository of the hub, ``namespace/name``, or a folder
+
+
+def target_of(text: str) -> Target:
+    """Tells a repository, ``namespace/name``, from a folder, which begins with a dot, a slash or a tilde."""
+    if text.startswith((".", "/", "~")):
+        return Path(text).expanduser().resolve()
+    name = text.removeprefix(HUB)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
+        raise UserError(f"{text}: write NAMESPACE/NAME for the hub, or ./{name} for a folder")
+    if not text.startswith(HUB) and Path(name.partition("/")[0]).is_dir():
+        raise UserError(f"{text}: write ./{name} for the folder, or {HUB}{name} for the hub")
+    return name
+
+
+@contextmanager
+def drafted(run: FinishedRun, target: Target, license: str = "") -> Iterator[Path]:
+    """Makes a release of a run, and gives its folder, which is removed when the context is left."""
+    # on the disk of its folder it need only be renamed
+    where = next(above for above in target.parents if above.is_dir()) if isinstance(target, Path) else None
+    with in_one_line(f"{where}: can't be written to"):
+        scratch = tempfile.TemporaryDirectory(prefix=".publish-", dir=where)
+    with scratch as folder:
+        release = Path(folder) / "release"
+        model = _network(run)
+        settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
+        images = resolve_data_config(settings, model=model)
+        gmacs = count_gmacs(model, images["input_size"])
+        card = model_card(
+            run,
+            PurePath(target).name,
+            _save(release, model, run, images, license),
+            license,
+            repository=target if isinstance(target, str) else "",
+            images=images,
+            parameters=count_parameters(model),
+            gmacs=gmacs,
+        )
+        write_text(release / CARD, card)
+        yield release
+
+
+def _network(run: FinishedRun) -> Any:
+    """The network, without memory for weights."""
+    name = run.arguments.model
+    with in_one_line(f"{run.folder}: its network {name} can't be made"):
+        return timm.create_model(name, device="meta", **_model_args(run))
+
+
+def _model_args(run: FinishedRun) -> dict[str, Any]:
+    """Arguments that the network was made with."""
+    arguments = run.arguments
+    options: dict[str, Any] = {"in_chans": arguments.channels, "num_classes": arguments.num_classes}
+    options |= {"global_pool": arguments.gp, **arguments.model_kwargs}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _save(
+    folder: Path, model: Any, run: FinishedRun, images: Mapping[str, Any], license: str
+) -> dict[str, Any]:
+    """Writes weights and `config.json` by timm's own function; returns what the latter says."""
+    weights = {name: value.contiguous() for name, value in clean_state_dict(run.weights()).items()}
+    with in_one_line(f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"):
+        model.load_state_dict(weights, assign=True)
+    cfg = model.pretrained_cfg
+    same_size = tuple(images["input_size"][1:]) == tuple(cfg["input_size"][1:])
+    # what the weights that it was started from were published with is left out: licence, source, test size
+    model.pretrained_cfg = {
+        "architecture": cfg["architecture"],
+        **{name: images[name] for name in _PREPROCESSING},
+        **({"pool_size": cfg["pool_size"]} if same_size and cfg.get("pool_size") else {}),
+        **{name: cfg[name] for name in ("fixed_input_size", "first_conv", "classifier") if name in cfg},
+        "num_classes": model.num_classes,
+        **({"license": license} if license else {}),
+    }
+    labels = {"label_names": list(run.data.classes)} if run.data.classes else {}
+    try:
+        save_for_hf(model, str(folder), labels, _model_args(run), safe_serialization=True)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is one of them
+        raise UserError(f"the release can't be written: {first_line(error)}") from error
+    path, config = folder / WEIGHTS, json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config["weights"] = {"file": WEIGHTS, "sha256": sha256_of(path), "size": path.stat().st_size}
+    config["trained"] = _trained(run)
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    return dict(config)
+
+
+def _trained(run: FinishedRun) -> dict[str, Any]:
+    """What the card's figures were computed from, so that they can be computed again."""
+    names = ("split", "images", "correct", "top1", "top5", "picked_on")
+    return {
+        "data": run.data.name,
+        "manifest_sha256": run.data.fingerprint or None,
+        "results": [{name: getattr(result, name) for name in names} for result in run.results],
+        "weights": "ema" if run.ema else "plain",
+        "epoch": run.best.epoch,
+        "epochs": run.epochs,
+        "seed": run.arguments.seed,
+        "versions": dict(run.versions),
+        "recipe": recipe_of(run.saved),
+    }
 
 
 def into_folder(release: Path, folder: Path) -> str:
-    """Puts a release into its folder, unless that holds something else; returns what was done, in a line."""
+    """Puts a release into its folder, unless that holds something; returns what was done, in a line."""
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if held and held != set(FILES):
+    if held == set(FILES):
+        if all(filecmp.cmp(folder / name, release / name, shallow=False) for name in FILES):
+            return f"{folder} holds just this already; nothing to do"
+        raise UserError(f"{folder}: holds another release; remove it, or publish into another folder")
+    if held:
         other = min(held - set(FILES), default="half a release")
         raise UserError(f"{folder}: holds {other}; publish into a folder of the release's own")
-    if held and all(filecmp.cmp(folder / name, release / name, shallow=False) for name in FILES):
-        return f"{folder} holds just this already; nothing to do"
     with in_one_line(f"{folder.parent}: can't be made"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-    before = release.with_name("before")
-    if held:
-        os.replace(folder, before)
-    try:
-        os.replace(release, folder)
-    except BaseException:
-        if held:
-            os.replace(before, folder)
-        raise
+    os.replace(release, folder)
     return f"published {folder}"
 
 
@@ -103,47 +212,3 @@ def _into_new(release: Path, repository: str, api: HfApi, public: bool) -> str:
             page = f"{constants.ENDPOINT}/{repository}"
             print(f"an empty repository may be left; remove it at {page}", file=sys.stderr)
         raise
-
-
-def members_of(study: Path, to: str, tag: str, data: Path | None) -> dict[Target, FinishedRun]:
-    """Reads the runs of a study that are published, and says where each goes.
-
-    Without a tag, data set and image size are it. `data` is as of `read_run`.
-    """
-    runs = {network: read_run(folder, data) for network, folder in _best_runs(study).items()}
-    return {target_of(f"{to}/{network}.{tag or _tag(run)}"): run for network, run in runs.items()}
-
-
-def _tag(run: FinishedRun) -> str:
-    size = (run.arguments.input_size or (run.arguments.img_size or 224,))[-1]
-    return f"{re.sub('[^a-z0-9]+', '_', run.data.name.lower()).strip('_')}_{size}"
-
-
-def _best_runs(study: Path) -> dict[str, Path]:
-    """The folder of the run of each network with the best top-1 on validation, of equals the lowest seed."""
-    best: dict[str, tuple[float, int, Path]] = {}
-    settings: dict[str, tuple[Any, Path]] = {}
-    for path in sorted(study.glob(f"runs/*/{RESULT}")):
-        folder, result = path.parent, load_result(path)
-        if "test_top1" not in result:  # it only tuned a learning rate
-            continue
-        network, seed = str(result["network"]), int(result["seed"])
-        saved = recipe_of(saved_arguments(folder))
-        recipe = {name: value for name, value in saved.items() if name not in _VARIED}
-        known, other = settings.setdefault(network, (recipe, folder))
-        if known != recipe:
-            raise UserError(
-                f"{folder} and {other.name} are of one network with other settings; publish one of them alone"
-            )
-        candidate = (-float(result["val_top1"]), seed, folder)
-        best[network] = min(best.get(network, candidate), candidate)
-    if not best:
-        raise UserError(f"{study}: has no finished run; name the output folder of a study")
-    return {network: best[network][2] for network in sorted(best)}
-
-
-def siblings_of(target: Target, members: Mapping[Target, FinishedRun]) -> list[Sibling]:
-    """The other networks, for the card of one."""
-    others = {PurePath(other).name: run.results for other, run in members.items() if other != target}
-    start = f"https://huggingface.co/{PurePath(target).parent}" if isinstance(target, str) else ".."
-    return [(name, f"{start}/{name}", results) for name, results in others.items()]

@@ -13,29 +13,16 @@ from timm.data import resolve_data_config
 
 from convnext_ablation.data.folder import MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.models import zoo
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.splits import open_split
-from convnext_ablation.weights import Release, find_release, place_from_environment, read_release
-from convnext_ablation.weights.release import FOLDER_VARIABLE, HUB, HUB_VARIABLE
+from convnext_ablation.weights import Release
 
-__all__ = ["ROUNDING", "claim_of", "differences", "named_release"]
+__all__ = ["ROUNDING", "claim_of", "differences"]
 
 ROUNDING = 0.005  # percent points; a card has two decimals
-
-
-def named_release(name: str) -> Release:
-    """Finds a release: ``MODEL.TAG`` of the place that is set, ``hf-hub:NAMESPACE/NAME``, or a folder."""
-    model, _, tag = name.partition(".")
-    if model not in zoo.model_names() or not tag or Path(name).is_dir():
-        return read_release(name)
-    place = place_from_environment()
-    if place is None:
-        raise UserError(f"{name}: write {HUB}NAMESPACE/{name}, or set {HUB_VARIABLE} or {FOLDER_VARIABLE}")
-    return find_release([model], tag, place)
 
 
 def claim_of(release: Release, split: str = "") -> dict[str, Any]:
