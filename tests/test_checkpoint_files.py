@@ -56,7 +56,6 @@ def fgvc_file(tmp_path, monkeypatch):
 
 def test_an_fgvc_file_is_read_without_addict(fgvc_file):
     checkpoint = read_checkpoint(fgvc_file)
-    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (87, 81.5, "resnet50_c12")
     assert not checkpoint.has_ema
     assert format_of(checkpoint.state_dict).name == "11785-fgvc"
     assert list(checkpoint.state_dict) == MODEL_III_NAMES
@@ -77,18 +76,15 @@ def test_a_timm_file_is_read_with_either_weights(tmp_path, zipped):
     path = tmp_path / "last.pth.tar"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
     checkpoint, ema = read_checkpoint(path), read_checkpoint(path, ema=True)
-    assert (checkpoint.arch, checkpoint.epoch, checkpoint.metric) == ("resnet50", 4, 71.5)
     assert checkpoint.has_ema
     assert torch.equal(checkpoint.state_dict["fc.weight"], torch.zeros(2, 3))
     assert torch.equal(ema.state_dict["fc.weight"], torch.ones(2, 3))
 
 
 def test_safetensors_are_known_by_their_content(tmp_path):
-    metadata = {"epoch": "7", "metric": "80.5", "model": "model_i"}
-    save_file({"fc.weight": torch.ones(2, 3)}, tmp_path / "weights.bin", metadata)
+    save_file({"fc.weight": torch.ones(2, 3)}, tmp_path / "weights.bin")
     checkpoint = read_checkpoint(tmp_path / "weights.bin")
     assert torch.equal(checkpoint.state_dict["fc.weight"], torch.ones(2, 3))
-    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (7, 80.5, "model_i")
 
 
 class _Runs:
@@ -175,16 +171,6 @@ def test_a_list_a_missing_file_and_absent_averages_are_refused(tmp_path):
     assert "No such file or directory" in _unreadable(tmp_path / "missing.pth")
     torch.save({"state_dict": WEIGHTS}, tmp_path / "a.pth")
     assert "holds no averaged weights; leave out --ema" in _unreadable(tmp_path / "a.pth", ema=True)
-
-
-@pytest.mark.parametrize(
-    ("found", "epoch", "metric"), [("best", None, None), (float("inf"), None, float("inf")), ("7", 7, 7.0)]
-)
-def test_only_numbers_and_printable_names_are_taken(tmp_path, found, epoch, metric):
-    content = {"state_dict": WEIGHTS, "epoch": found, "metric": found, "arch": "\x1b[2Jresnet50"}
-    torch.save(content, tmp_path / "a.pth")
-    checkpoint = read_checkpoint(str(tmp_path / "a.pth"))
-    assert (checkpoint.epoch, checkpoint.metric, checkpoint.arch) == (epoch, metric, None)
 
 
 def test_torch_that_a_crafted_file_can_break_reads_safetensors_only(tmp_path, monkeypatch):

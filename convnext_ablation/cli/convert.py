@@ -46,18 +46,13 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{args.checkpoint}: {error}") from error
     names = format_of(checkpoint.state_dict)
     assert names is not None  # else it would not have loaded
-    found = {
+    metadata = {  # safetensors holds strings only
         "model": args.model,
-        "num_classes": model.num_classes,
+        "num_classes": str(model.num_classes),
         "source_format": names.name,
         "source_sha256": sha256_of(args.checkpoint),
         "source_weights": "ema" if args.ema else "plain",
-        "source_arch": checkpoint.arch,
-        "epoch": checkpoint.epoch,
-        "metric": checkpoint.metric,
     }
-    # safetensors holds strings only
-    metadata = {key: str(value) for key, value in found.items() if value is not None}
     described = ", ".join(f"{key} {value}" for key, value in metadata.items() if key != "source_sha256")
     print(f"{args.checkpoint}: {described}")
     if checkpoint.has_ema and not args.ema:

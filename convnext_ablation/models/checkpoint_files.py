@@ -26,13 +26,10 @@ SAFE_TORCH = "2.10"  # torch.__version__ compares as a version
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds; None is what it doesn't say."""
+    """What a checkpoint file holds."""
 
     state_dict: StateDict = field(repr=False)  # without prefixes such as `module.`
-    epoch: int | None = None  # after which it was saved
-    metric: float | None = None  # that it was picked by
-    arch: str | None = None
-    has_ema: bool = False  # whether the file has averaged weights too
+    has_ema: bool  # whether the file has averaged weights too
 
 
 def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
@@ -50,28 +47,7 @@ def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
     weights = averaged if ema else weights_in(content)
     if weights is None:
         raise UserError(f"{path}: holds no {'averaged weights; leave out --ema' if ema else 'weights'}")
-    return Checkpoint(
-        state_dict=clean_state_dict(weights),
-        epoch=_number(content.get("epoch"), int),
-        metric=_number(content.get("metric"), float),
-        arch=_arch(content.get("arch") or content.get("model")),
-        has_ema=averaged is not None,
-    )
-
-
-def _number(value: Any, kind: type) -> Any:
-    """The value as a number, None if it isn't one."""
-    try:
-        return kind(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return None
-
-
-def _arch(value: Any) -> str | None:
-    """Name of the network; 11785-FGVC stores its whole model configuration in this place."""
-    if isinstance(value, Mapping) and isinstance(value.get("backbone"), Mapping):
-        value = value["backbone"].get("name")
-    return value if isinstance(value, str) and value.isprintable() else None  # it is printed
+    return Checkpoint(clean_state_dict(weights), has_ema=averaged is not None)
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -97,7 +73,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # it is not iterable itself
-            return {**(file.metadata() or {}), "state_dict": {name: file.get_tensor(name) for name in names}}
+            return {"state_dict": {name: file.get_tensor(name) for name in names}}
     except SafetensorError as error:
         raise _damaged(path, error) from error
 
