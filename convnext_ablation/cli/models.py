@@ -1,19 +1,17 @@
-"""`convnext-ablation models`: what there is, what it costs, and how two networks differ."""
+"""`convnext-ablation models`: what networks there are, what they cost, and which weights exist."""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import sys
-from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import timm
 from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
 
 from convnext_ablation.console import table
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models import zoo
-from convnext_ablation.models.catalogue import adds, build, difference
+from convnext_ablation.models.components import FAMILIES, STAGES
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.weights import place_from_environment
 
@@ -26,43 +24,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("pattern", nargs="?", default="*", help="which models, e.g. 'roadmap_*'; default all")
     parser.add_argument("--size", type=int, default=224, help="side of the images that GMACs are for")
-    parser.add_argument("--format", choices=("table", "csv", "markdown"), default="table")
+    parser.add_argument("--format", choices=("table", "markdown"), default="table")
     parser.add_argument("--weights", action="store_true", help="list the weights that there are instead")
-    parser.add_argument("--diff", nargs=2, metavar=("OLD", "NEW"), help="show how two models differ instead")
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        UserError: No model matches, a name is unknown, or the images are too small.
+        UserError: No model matches, or the images are too small.
     """
     if args.size < 32:
         raise UserError(f"--size is {args.size}; the networks need images of 32 or more a side")
-    if args.diff:
-        old, new = args.diff
-        print(difference(old, new, args.size))
-        return
     names = [name for name in zoo.model_names() if fnmatchcase(name, args.pattern)]
     if not names:
         raise unknown_name("model", args.pattern, zoo.model_names())
-    if args.weights:
-        rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
-        if not rows:
-            raise UserError(f"nobody has published weights of these models; {NO_WEIGHTS}")
-        _print(WEIGHTS_HEADER, rows, (0, 4, 5, 6), args.format)
-    else:
-        _print(HEADER, [_row(name, args.size, args.format) for name in names], (0, 1, 4), args.format)
+    in_markdown = args.format == "markdown"
+    if not args.weights:
+        print(table(HEADER, [_row(name, args.size) for name in names], (0, 1, 4), markdown=in_markdown))
+        return
+    rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
+    if not rows:
+        raise UserError(f"nobody has published weights of these models; {NO_WEIGHTS}")
+    print(table(WEIGHTS_HEADER, rows, (0, 4, 5, 6), markdown=in_markdown))
 
 
-def _row(name: str, size: int, form: str) -> tuple[str, ...]:
-    model, tags = build(name), list(_known_weights(name))
-    parameters, gmacs = count_parameters(model), f"{count_gmacs(model, (3, size, size)):.3f}"
-    if form == "csv":
-        return name, adds(name), str(parameters), gmacs, ", ".join(tags) or NO_WEIGHTS
+def _row(name: str, size: int) -> tuple[str, ...]:
+    model, tags = timm.create_model(name, device="meta"), list(_known_weights(name))
     more = f" and {len(tags) - 1} more" if len(tags) > 1 else ""  # `--weights` lists them
     weights = tags[0].partition(".")[2] + more if tags else NO_WEIGHTS
-    return name, adds(name), f"{parameters:,}", gmacs, weights
+    gmacs = count_gmacs(model, (3, size, size))
+    return name, adds(name), f"{count_parameters(model):,}", f"{gmacs:.3f}", weights
+
+
+def adds(name: str) -> str:
+    """What a registered network adds to its baseline, in a few words."""
+    base = name.removesuffix("_atto")
+    variants = {key: variant for family in FAMILIES.values() for key, variant in family.items()}
+    for number, variant in enumerate(STAGES.values(), start=1):
+        variants[f"resnet_to_convnext_stage{number}"] = variant
+    if base not in variants:
+        return "any combination, by keyword arguments"
+    return variants[base].adds + (", a quarter of the width" if base != name else "")
 
 
 def _weights_row(name: str, cfg: PretrainedCfg) -> tuple[str, ...]:
@@ -77,12 +80,5 @@ def _known_weights(name: str) -> dict[str, PretrainedCfg]:
     place = place_from_environment()
     if place is None or place.folder is None:
         return public
-    own = {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in place.names([name])}
+    own = {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in place.names(name)}
     return {**public, **own}
-
-
-def _print(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int], form: str) -> None:
-    if form == "csv":
-        csv.writer(sys.stdout, lineterminator="\n").writerows([header, *rows])
-    else:
-        print(table(header, rows, words, markdown=form == "markdown"))

@@ -21,18 +21,10 @@ def count_gmacs(model: nn.Module, input_size: Sequence[int]) -> float:
         model: The network, on any device; on ``meta`` the count costs next to nothing.
         input_size: Channels, height and width of the image.
     """
-    return count_gmacs_by_part(model, input_size)[""]
-
-
-def count_gmacs_by_part(model: nn.Module, input_size: Sequence[int]) -> dict[str, float]:
-    """The same for each module that has some, by its path; the whole network's is ``""``."""
     device = next(model.parameters()).device
     training = model.training
     model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.empty(1, *input_size, device=device))
     model.train(training)
-    # a multiply-accumulate is two floating-point operations
-    counts = {path: sum(flops.values()) / 2 / 1e9 for path, flops in counter.get_flop_counts().items()}
-    whole = counts.pop("Global")
-    return {"": whole, **{path.partition(".")[2]: gmacs for path, gmacs in counts.items() if "." in path}}
+    return counter.get_total_flops() / 2 / 1e9  # a multiply-accumulate is two floating-point operations
