@@ -24,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
     parser.add_argument("pattern", nargs="?", default="*", help="which models, e.g. 'roadmap_*'; default all")
     parser.add_argument("--size", type=int, default=224, help="side of the images that GMACs are for")
-    parser.add_argument("--format", choices=("table", "markdown"), default="table")
     parser.add_argument("--weights", action="store_true", help="list the weights that there are instead")
 
 
@@ -39,14 +38,13 @@ def run(args: argparse.Namespace) -> None:
     names = [name for name in zoo.model_names() if fnmatchcase(name, args.pattern)]
     if not names:
         raise unknown_name("model", args.pattern, zoo.model_names())
-    in_markdown = args.format == "markdown"
     if not args.weights:
-        print(table(HEADER, [_row(name, args.size) for name in names], (0, 1, 4), markdown=in_markdown))
+        print(table(HEADER, [_row(name, args.size) for name in names], (0, 1, 4)))
         return
     rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
     if not rows:
         raise UserError(f"nobody has published weights of these models; {NO_WEIGHTS}")
-    print(table(WEIGHTS_HEADER, rows, (0, 4, 5, 6), markdown=in_markdown))
+    print(table(WEIGHTS_HEADER, rows, (0, 4, 5, 6)))
 
 
 def _row(name: str, size: int) -> tuple[str, ...]:
