@@ -100,11 +100,6 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def kill(hub):
-    hub.close()
-    close_session()  # and with it the connections that are still open
-
-
 def pretrained(name=f"{MODEL}.cub", **kwargs):
     return timm.create_model(name, pretrained=True, **kwargs)
 
@@ -208,7 +203,8 @@ def test_a_commit_can_be_pinned_and_what_the_cache_has_needs_no_hub(lab, weights
     assert_loaded(pretrained(f"hf-hub:{NAME}@{old}"), weights)
     monkeypatch.setenv("CONVNEXT_ABLATION_HUB", f"lab@{old}")
     assert_loaded(pretrained(), weights)
-    kill(lab)
+    lab.close()
+    close_session()  # and with it the connections that are still open
     assert_loaded(pretrained(), weights)
     monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "lab")
     assert_loaded(pretrained(), doubled(weights))
