@@ -25,12 +25,9 @@ def arguments(image_folder, recipe_file, tmp_path):
         "run",
         f"--data={image_folder}",
         f"--recipe={recipe_file}",
-        "--precision=float32",
         "--jobs=2",
         f"--output={tmp_path / 'study'}",
-        "--seeds",
-        "0",
-        "1",
+        *("--seeds", "0", "1"),
     ]
 
 
@@ -55,7 +52,6 @@ def small(image_folder, recipe_file, tmp_path_factory):
         f"--data={image_folder}",
         f"--recipe={recipe_file}",
         f"--design={folder / 'design.yaml'}",
-        "--precision=float32",
         "--jobs=1",
         f"--output={folder / 'study'}",
     ]
@@ -135,6 +131,7 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),
         (["--pretraining-seeds", "0"], "say where the pre-trained weights are, with --init"),
         (["--groups", "macro=wide"], "takes no groups"),
+        (["--recipe="], "a folder of your own needs --recipe"),
     ],
 )
 def test_bad_arguments_are_one_line_and_code_2(arguments, tmp_path, capsys, extra, message):
@@ -184,11 +181,6 @@ def test_bad_data_are_named_before_anything_is_trained(
     assert not (tmp_path / "study").exists()
 
 
-def test_a_folder_needs_a_recipe(image_folder, tmp_path, capsys):
-    assert cli.main(["study", f"--data={image_folder}", f"--output={tmp_path / 'study'}"]) == 2
-    assert "needs --recipe" in capsys.readouterr().err
-
-
 def test_mixed_origins_are_warned_of(arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(setup, "_gmacs", lambda study: {})  # takes seconds
     for number, name in enumerate(STAGES):
@@ -198,9 +190,8 @@ def test_mixed_origins_are_warned_of(arguments, tmp_path, monkeypatch, capsys):
     arguments += ["--init", f"{tmp_path}/{{model}}.pth"]
     assert len(plan_study(cli._parser(arguments).parse_args(arguments))[0].weights) == 5
     error = capsys.readouterr().err
-    assert error.startswith(
-        "WARNING: the networks start from weights of different origin: model_i_atto: in1k"
-    )
+    assert error.startswith("WARNING: the networks start from weights of different origin: model_i_atto: ")
+    assert "; model_ii_atto: in1k, 112 px, 101 epochs (arguments " in error
     assert error.count("\n") == 1
 
 

@@ -231,14 +231,6 @@ def test_the_files_to_start_from_are_found_and_told_apart(tmp_path):
     assert mixed_origins(found) == ""
 
 
-def test_networks_that_were_pretrained_in_different_ways_are_mixed(tmp_path):
-    for number, key in enumerate(KEYS):
-        checkpoint(tmp_path / f"{key}.pth", key, epochs=90 if number == 2 else 100)
-    mixed = mixed_origins(find_weights(f"{tmp_path}/{{model}}.pth", POINTS, []))
-    assert "weights of different origin: model_i_atto: in1k, 112 px, 100 epochs" in mixed
-    assert "model_iii_atto: in1k, 112 px, 90 epochs" in mixed
-
-
 @pytest.mark.parametrize(
     ("pattern", "seeds", "message"),
     [

@@ -99,7 +99,6 @@ def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan):
         (["--like=nowhere"], "nowhere: no study is there"),
         (["--design=nothing.yaml"], "nothing.yaml: can't be read"),
         (["--design=factorial", "--groups", "wide=widht"], "unknown component"),
-        (["--seeds", "1", "1"], "a seed is given twice"),
     ],
 )
 def test_bad_arguments_are_one_line_and_code_2(plan, tmp_path, further, message):

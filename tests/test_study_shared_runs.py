@@ -171,16 +171,6 @@ def test_networks_that_the_study_lacks_are_named_and_nothing_is_written(folder, 
     assert not output.exists()
 
 
-def test_runs_that_are_not_finished_are_named(union, tmp_path, capsys):
-    save_study(tmp_path / "study", union)
-    runs = [run for run in union.runs() if run.point.key.startswith("model")]
-    for run in runs[:-1]:
-        finish(run, tmp_path / "study")
-    call = ["study", "report", str(tmp_path / "study"), "--design=stages"]
-    assert cli.main(call) == 2
-    assert capsys.readouterr().err.endswith(f"needs runs that are not finished: {runs[-1].name}\n")
-
-
 @pytest.mark.parametrize(
     ("extra", "message"),
     [

@@ -29,16 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--no-timing", action="store_true", help="leave out the cost, which takes a minute")
     group = parser.add_argument_group("assumptions, in percent or percent points")
-    group.add_argument(
-        "--like",
-        type=Path,
-        metavar="STUDY",
-        help="take them from a finished study's runs, instead of defaults",
-    )
-    group.add_argument("--accuracy", type=float, help="top-1 (default 80)")
-    group.add_argument(
-        "--seed-sd", type=float, help="SD of a network's true top-1 between seeds (default 0.3)"
-    )
+    group.add_argument("--like", type=Path, metavar="STUDY", help="measure them in a study's finished runs")
+    group.add_argument("--accuracy", type=float, default=80, help="top-1 without --like (default 80)")
+    seed_sd = "SD of a network's true top-1 between seeds without --like (default 0.3)"
+    group.add_argument("--seed-sd", type=float, default=0.3, help=seed_sd)
     group.add_argument(
         "--resolve",
         type=float,
@@ -52,9 +46,8 @@ def run(args: argparse.Namespace) -> None:
     """Prints what the study would cost and what it could show."""
     if not args.resolve > 0:
         raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
-    given = {name: getattr(args, name) for name in ("accuracy", "seed_sd")}
-    fractions = {name: value / 100 for name, value in given.items() if value is not None}
-    scatter = assumed_scatter(like=read_scatter(args.like) if args.like else None, **fractions)
+    assumed = assumed_scatter(args.accuracy / 100, args.seed_sd / 100)
+    scatter = read_scatter(args.like) if args.like else assumed
     study, data = plan_study(args, args.output)
     images = data.counts["test"]
     print(

@@ -53,41 +53,20 @@ class Scatter:
             )
         if not 0 <= self.seed_sd < 0.5:
             raise UserError(f"a seed SD of {100 * self.seed_sd:g} points was given; it takes 0 to 50")
-        most = 2 * self.accuracy * (1 - self.accuracy)
-        if not 0 <= self.seed_disagreement <= self.network_disagreement <= most + 1e-9:
-            raise UserError(
-                f"disagreements of {100 * self.seed_disagreement:.3g} % between seeds and "
-                f"{100 * self.network_disagreement:.3g} % between networks were given; the latter is at "
-                f"least the former, and both are 0 to {100 * most:.3g} at this accuracy"
-            )
 
 
-def assumed_scatter(
-    *,
-    accuracy: float | None = None,
-    seed_sd: float | None = None,
-    seed_disagreement: float | None = None,
-    network_disagreement: float | None = None,
-    like: Scatter | None = None,
-) -> Scatter:
-    """Takes what is given, and the rest from another study or from defaults.
+def assumed_scatter(accuracy: float = ACCURACY, seed_sd: float = SEED_SD) -> Scatter:
+    """Assumes what is not known before the first study; both arguments are fractions.
 
     Raises:
         UserError: There can't be such networks.
     """
-    top1 = accuracy if accuracy is not None else like.accuracy if like else ACCURACY
-    base = like or Scatter(
-        top1, SEED_SD, SEED_DISAGREEMENT * (1 - top1), NETWORK_DISAGREEMENT * (1 - top1), DEFAULTS
+    source = DEFAULTS if (accuracy, seed_sd) == (ACCURACY, SEED_SD) else f"as given; the rest {DEFAULTS}"
+    most = 2 * accuracy * (1 - accuracy)  # of networks whose mistakes are independent
+    seeds, networks = (
+        min(share * (1 - accuracy), most) for share in (SEED_DISAGREEMENT, NETWORK_DISAGREEMENT)
     )
-    seeds = base.seed_disagreement if seed_disagreement is None else seed_disagreement
-    networks = network_disagreement
-    if networks is None:  # whoever gives the one for seeds alone means both to grow
-        networks = max(base.network_disagreement, seeds)
-    given = (accuracy, seed_sd, seed_disagreement, network_disagreement)
-    source = base.source
-    if any(value is not None for value in given):
-        source = "as given" if None not in given else f"as given; the rest {base.source}"
-    return Scatter(top1, base.seed_sd if seed_sd is None else seed_sd, seeds, networks, source)
+    return Scatter(accuracy, seed_sd, seeds, networks, source)
 
 
 def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
