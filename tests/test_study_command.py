@@ -119,6 +119,7 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
     ("extra", "message"),
     [
         (["--seeds", "0", "1", "0"], "a seed is given twice"),
+        (["--seeds", "-1"], "seed is -1; it must be"),
         (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
         (["--device=nvidia"], "device is 'nvidia'; it takes cpu or cuda"),
         (["--data=imagenet"], "make its folder first with `convnext-ablation prepare imagenet OUT`"),
@@ -181,8 +182,7 @@ def test_bad_data_are_named_before_anything_is_trained(
     assert not (tmp_path / "study").exists()
 
 
-def test_mixed_origins_are_warned_of(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(setup, "_gmacs", lambda study: {})  # takes seconds
+def test_mixed_origins_are_warned_of(arguments, tmp_path, capsys):
     for number, name in enumerate(STAGES):
         settings = {"data_dir": "in1k", "epochs": 100 + number % 2, "input_size": [3, 112, 112]}
         state = {"state_dict": {"w": torch.zeros(1)}, "arch": f"{name}_atto", "args": settings}
@@ -203,7 +203,6 @@ def test_a_recipe_that_names_weights_is_refused(arguments, recipe_file, tmp_path
 
 
 def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(setup, "_gmacs", lambda study: {})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments += ["--engine", "slurm", "--device"]
     args = cli._parser(arguments).parse_args([*arguments, "cuda"])

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.study import forecast, setup
+from convnext_ablation.study import forecast
 from convnext_ablation.study.forecast import run_seconds
 from convnext_ablation.study.stats.power import detectable, seeds_needed
 from convnext_ablation.study.stats.variance import assumed_scatter
@@ -19,7 +19,6 @@ from convnext_ablation.training.arguments import TrainingArguments
 def plan(image_folder, recipe_file, tmp_path, monkeypatch, capsys):
     """Runs `study plan` in an empty folder; gives its exit code, what it printed, and its error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(setup, "count_gmacs", lambda model, size: 0.5)  # counting takes a while
 
     def call(*further):
         arguments = ["study", "plan", f"--data={image_folder}", f"--recipe={recipe_file}"]

@@ -35,8 +35,7 @@ GROUPS = {"a": ["wide"], "b": ["gelu"]}
 
 def study_of(design):
     rates = {point.key: 0.001 * number for number, point in enumerate(design.points, start=1)}
-    gmacs = dict.fromkeys(rates, 0.5)
-    return replace(STUDY, design=design, learning_rates=rates, gmacs=gmacs, command="convnext-ablation study")
+    return replace(STUDY, design=design, learning_rates=rates, command="convnext-ablation study")
 
 
 @pytest.fixture(scope="module")

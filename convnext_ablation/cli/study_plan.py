@@ -24,9 +24,6 @@ WIDTH = 80  # characters
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study plan` command: those of `study`, and what to assume."""
     add_plan_arguments(parser)
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="the study's folder, if it is begun; nothing is written"
-    )
     parser.add_argument("--no-timing", action="store_true", help="leave out the cost, which takes a minute")
     group = parser.add_argument_group("assumptions, in percent or percent points")
     group.add_argument("--like", type=Path, metavar="STUDY", help="measure them in a study's finished runs")
@@ -48,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
     assumed = assumed_scatter(args.accuracy / 100, args.seed_sd / 100)
     scatter = read_scatter(args.like) if args.like else assumed
-    study, data = plan_study(args, args.output)
+    study, data = plan_study(args)
     images = data.counts["test"]
     print(
         f"{study.design.name} on {study.data_name} ({counted(images, 'test image')}): {study.size} = "
@@ -64,9 +61,8 @@ def run(args: argparse.Namespace) -> None:
 def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
     """What the runs take: a table of networks, and all together."""
     rows = []
-    for key in (point.key for point in study.points):
-        taken = [_short(timing.steps[key]), _short(timing.runs[key])]
-        rows.append([key, f"{study.gmacs[key]:.3g}", *taken, str(study.runs_each)])
+    for key, step in timing.steps.items():
+        rows.append([key, _short(step), _short(timing.runs[key]), str(study.runs_each)])
     kind, threads = ("CPU", study.threads) if study.device == "cpu" else ("GPU", 1)
     total = sum(timing.runs.values()) * study.runs_each
     at_once = len(local_places(study.device, jobs, study.threads))
@@ -75,7 +71,7 @@ def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
         f"{_short(total / at_once)}, longer if they slow one another down. Steps are in {study.precision}. "
         f"A run includes loading ({_short(timing.loading)} an image), validation, test."
     )
-    return table(["network", "GMACs", "step", "run", "runs"], rows) + "\n" + _wrapped(said)
+    return table(["network", "step", "run", "runs"], rows) + "\n" + _wrapped(said)
 
 
 def effects_text(study: Study, scatter: Scatter, images: int, resolve: float) -> str:

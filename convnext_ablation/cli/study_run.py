@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.monotonic()
     if args.sbatch and args.engine != "slurm":
         raise UserError("--sbatch: is for --engine slurm")
-    study = plan_study(args, args.output)[0]
+    study = plan_study(args)[0]
     engine = engine_of(args.engine, study, args.output, args.jobs, args.sbatch, args.ray_address)
     try:
         with held(args.output):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,6 @@ class Study:
         threads: Threads of one operation.
         tuning: Learning rates that are tried for each network.
         weights: What the networks start from; empty if from scratch, or as the recipe says.
-        gmacs: Multiply-accumulates of each network for one image, in 10^9, for telling the time.
         command: The command line that planned it.
     """
 
@@ -141,7 +140,6 @@ class Study:
     tuning: Sequence[float] = ()
     weights: Sequence[Weights] = ()
     script: Script | None = None
-    gmacs: Mapping[str, float] = field(default_factory=dict)
     command: str = ""
 
     @property

@@ -134,7 +134,8 @@ def seen_as(
     Networks keep the names that they have in the study, as their runs' folders bear these; what they are
     called for people is the design's. All runs that it needs must be finished.
     """
-    wanted = design_of(name_or_file, _width(study), groups)
+    widths = [name for name, suffix in WIDTHS.items() if study.points[0].model.endswith(suffix)]
+    wanted = design_of(name_or_file, widths[-1], groups)  # full width, without a suffix, is the first
     there = {point.components: point for point in study.points}
     lacking = [point.key for point in wanted.points if point.components not in there]
     if lacking:
@@ -169,12 +170,6 @@ def origin_of(part: Study, study: Study, folder: Path) -> str:
         f"{folder.resolve().name} (design {study.design.name}); reports of other designs from that study "
         "share runs with this one, and p-values are adjusted within each"
     )
-
-
-def _width(study: Study) -> str:
-    """The name of the width that a study's networks have."""
-    model = study.points[0].model
-    return max((name for name in WIDTHS if model.endswith(WIDTHS[name])), key=lambda name: len(WIDTHS[name]))
 
 
 def _renamed(contrast: Contrast, names: Mapping[str, str]) -> Contrast:

@@ -5,33 +5,23 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import replace
 from pathlib import Path
-
-import timm
 
 from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.models.cost import count_gmacs
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.pretrained import find_weights, mixed_origins
-from convnext_ablation.study.store import read_content
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
 
 
-def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[Study, FolderSummary]:
-    """Makes a study of the arguments, having checked all that can be.
-
-    Args:
-        args: Those of the command line.
-        folder: The study's folder, if there is one: what was measured for it is not measured again.
-    """
+def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
+    """Makes a study of a command line's arguments, having checked all that can be."""
     _check_numbers(args)
     _check_device(args)
     _check_data(args.data, args.recipe)
@@ -49,7 +39,6 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
     weights = find_weights(args.init, design.points, args.pretraining_seeds)
     if warning := mixed_origins(weights):
         print(warning, file=sys.stderr)
-    saved = read_content(folder) if folder else None
     builtin = args.data in BUILT_IN
     data = prepare(args.data, Path("data") / args.data) if builtin else check_folder(Path(args.data))
     study = Study(
@@ -67,13 +56,12 @@ def plan_study(args: argparse.Namespace, folder: Path | None = None) -> tuple[St
         tuning=tuning,
         weights=weights,
         script=script,
-        gmacs=saved["gmacs"] if saved else {},
         command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
     )
     batch_size, images = study.one_run_each()[0].arguments.batch_size, data.counts["train"]
     if batch_size > images:
         raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch_size}")
-    return study if saved else replace(study, gmacs=_gmacs(study)), data
+    return study, data
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -81,11 +69,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
         if number is not None and number < 1:
             raise UserError(f"{option} is {number}; it must be at least 1")
     for option, seeds in (("--seeds", args.seeds), ("--pretraining-seeds", args.pretraining_seeds)):
-        given = f"{option} {' '.join(map(str, seeds))}"
         if len(set(seeds)) != len(seeds):
-            raise UserError(f"{given}: a seed is given twice")
-        if min(seeds, default=0) < 0:
-            raise UserError(f"{given}: a seed is a whole number from 0")
+            raise UserError(f"{option} {' '.join(map(str, seeds))}: a seed is given twice")
     if args.tune and TUNING_SEED in args.seeds:
         raise UserError(f"--seeds {TUNING_SEED}: learning rates are chosen with this seed; leave it out")
 
@@ -111,13 +96,3 @@ def _check_data(name_or_folder: str, recipe: str | None) -> None:
         raise UserError(
             f"--data {name_or_folder}: a folder of your own needs --recipe NAME or --recipe FILE.yaml"
         )
-
-
-def _gmacs(study: Study) -> dict[str, float]:
-    costs = {}
-    for run in study.one_run_each():
-        arguments = run.arguments
-        size = arguments.input_size or (3, 224, 224)
-        model = timm.create_model(arguments.model, in_chans=size[0], device="meta", **arguments.model_kwargs)
-        costs[run.point.key] = count_gmacs(model, size)
-    return costs

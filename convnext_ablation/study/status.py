@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 from convnext_ablation.console import Progress, duration
@@ -123,30 +124,30 @@ def totals(states: Iterable[RunState]) -> dict[Status, int]:
 
 def seconds_left(states: Sequence[RunState], study: Study) -> float | None:
     """How long the processes that are at work now will take for what is left; None if nothing tells yet."""
-    speeds = [speed for state in states if (speed := _speed(state, study))]
-    if not speeds:
+    taken: dict[str, list[float]] = {}  # by an epoch of a network
+    for state in states:
+        if seconds := _epoch_seconds(state):
+            taken.setdefault(state.network, []).append(seconds)
+    if not taken:
         return None
-    seconds, work = (sum(each) for each in zip(*speeds, strict=True))
-    rate = seconds / work  # of an epoch of a network of 1 GMAC
+    known = {network: fmean(each) for network, each in taken.items()}
+    average = fmean(known.values())
     left = [
-        (study.epochs - state.epochs) * rate * study.gmacs.get(state.network, 1.0)
-        for state in states
-        if state.is_open
+        (study.epochs - state.epochs) * known.get(state.network, average) for state in states if state.is_open
     ]
     workers = max(1, sum(state.status == "running" for state in states))
     return max(sum(left) / workers, max(left, default=0.0))
 
 
-def _speed(state: RunState, study: Study) -> tuple[float, float] | None:
-    """Seconds that were measured, and the epochs x GMACs that they were for."""
-    gmacs = study.gmacs.get(state.network, 1.0)
+def _epoch_seconds(state: RunState) -> float:
+    """What an epoch of a run took, validation included; 0 where nothing tells."""
+    seconds, epochs = 0.0, 0
     if state.result:
-        seconds, epochs = state.result.get("elapsed_seconds"), state.result.get("elapsed_epochs")
+        seconds = state.result.get("elapsed_seconds") or 0.0
+        epochs = state.result.get("elapsed_epochs") or 0
     elif state.holder is not None:
         seconds, epochs = state.last_epoch - state.holder.since, state.epochs - state.holder.epochs
-    else:
-        return None
-    return (float(seconds), epochs * gmacs) if seconds and epochs and epochs > 0 and seconds > 0 else None
+    return max(seconds, 0.0) / epochs if epochs > 0 else 0.0
 
 
 class StudyProgress:
@@ -174,10 +175,8 @@ class StudyProgress:
                     again = "" if state.failure.final else "; it is tried again"
                     self.bar.line(f"{state.title} failed: {state.failure.reason}{again}")
         if self.bar.on_terminal:
-            weights = [self.study.gmacs.get(state.network, 1.0) for state in states]
             shares = [1.0 if s.status == "done" else s.epochs / self.study.epochs for s in states]
-            share = sum(w * s for w, s in zip(weights, shares, strict=True)) / sum(weights)
-            self.bar.move(round(100 * share))
+            self.bar.move(round(100 * fmean(shares)))
             self.bar.note(f"{totals(states)['done']}/{len(states)} runs{left}")
 
 

@@ -181,7 +181,6 @@ def _content(study: Study) -> dict[str, Any]:
             "data folder": study.data_dir,
             "recipe name": study.recipe_name,
             "script path": study.script.path if study.script else "",
-            "gmacs": dict(study.gmacs),
             "tuning seed": TUNING_SEED,
             "command": study.command,
         }
@@ -219,7 +218,6 @@ def _study(content: Mapping[str, Any]) -> Study:
         tuning=tuple(fixed["tuned learning rates"]),
         weights=tuple(Weights(**each) for each in content["weights"]),
         script=Script(**{**script, "path": content["script path"]}) if script else None,
-        gmacs=content["gmacs"],
         command=content["command"],
     )
 
