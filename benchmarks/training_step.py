@@ -212,9 +212,7 @@ def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list
             key = f"{form.name}, {'kept' if form.kept else 'returned'}"
             entered[key] = timms, form, stack.enter_context(Contestant(timms, setting, form))
         contestants = {key: contestant for key, (_, _, contestant) in entered.items()}
-        times = interleaved(
-            contestants, options.rounds, options.warm_up, options.seconds, at_least=options.at_least
-        )
+        times = interleaved(contestants, options.rounds, options.warm_up, options.at_least)
         default = times[next(iter(times))]
         return [
             {
@@ -270,7 +268,6 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--seconds", type=float, help="begin no round later, for each network")
     parser.add_argument("--at-least", type=float, default=0.3, help="seconds of one measurement")
     options = parser.parse_args()
     if any(name in os.environ for name in KEEP_MEMORY):

@@ -7,7 +7,6 @@ since the package takes seconds to import.
 from __future__ import annotations
 
 import ctypes
-import multiprocessing
 import os
 import platform
 import runpy
@@ -68,15 +67,11 @@ def keep_memory() -> bool:
 
 def end_with_parent() -> None:
     """Has this process end when the one that started it is killed, instead of working on."""
-    parent = multiprocessing.parent_process()
     started_by = os.getppid()
 
     def wait() -> None:
-        if parent:
-            parent.join()
-        else:  # not started by Python's multiprocessing
-            while os.getppid() == started_by:
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
+        while os.getppid() == started_by:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -1,89 +1,229 @@
-"""A contestant as something to call: a network in its form, with images that it is given; and its memory."""
+"""What is measured together, and its measurement: networks, each in some forms, in turn in one process."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import NamedTuple
+import argparse
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 
 import timm
 import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
-from convnext_ablation.bench.configuration import (
-    CHANNELS_LAST,
-    COMPILED,
-    INFERENCE,
-    OPTIMIZED,
-    Configuration,
-    Contestant,
-)
+from convnext_ablation.bench.roofline import kernels, peaks_of
+from convnext_ablation.bench.timing import Times, interleaved
+from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 
-__all__ = ["Prepared", "peak_memory", "prepare", "reference"]
+__all__ = [
+    *("DTYPES", "FORMS", "INFERENCE", "MODES", "TRAINING"),
+    *("Configuration", "Contestant", "Result", "configurations", "measure"),
+]
 
+INFERENCE, TRAINING = MODES = ("inference", "training")
+PLAIN, CHANNELS_LAST, OPTIMIZED, COMPILED = "plain", "channels-last", "optimized", "compiled"
+FORMS = {
+    INFERENCE: (PLAIN, CHANNELS_LAST, OPTIMIZED, COMPILED),
+    TRAINING: (PLAIN, CHANNELS_LAST, COMPILED),
+}
+DTYPES = ("float32", "bfloat16", "float16")
+_FEWEST_ROUNDS = 3
+_AT_LEAST = 0.1  # seconds that a measurement lasts
 _CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_STEPS = 2  # whose memory is measured
 
 
-class Prepared(NamedTuple):
-    """A contestant that is ready."""
+@dataclass(frozen=True)
+class Contestant:
+    """A network in one form."""
 
-    step: Callable[[], object]  # runs it once: a batch forward, or a training step
-    seconds: float  # what compiling or optimizing took, with the first step
-    output: torch.Tensor | None  # of the first step in inference, float32 on the CPU
+    model: str  # as timm.create_model takes it
+    form: str
+    dtype: str  # of what it computes in
+
+    def __str__(self) -> str:
+        """What `--baseline` takes."""
+        return f"{self.model}:{self.form}:{self.dtype}"
 
 
-def prepare(contestant: Contestant, configuration: Configuration) -> Prepared:
-    """Makes a contestant ready to be timed."""
+@dataclass(frozen=True)
+class Configuration:
+    """What is measured in turn."""
+
+    mode: str
+    device: str
+    batch_size: int
+    img_size: int  # side in pixels
+    threads: int
+    rounds: int
+    contestants: tuple[Contestant, ...]  # the baseline among them
+    baseline: Contestant
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """Those that its contestants compute in."""
+        return tuple(dict.fromkeys(contestant.dtype for contestant in self.contestants))
+
+    def identity(self, machine: Mapping[str, str]) -> str:
+        """A short hash of everything that determines what is measured, the machine and versions included."""
+        text = json.dumps([asdict(self), dict(machine)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclass
+class Result:
+    """What was found of a contestant."""
+
+    preparation: float | None = None  # seconds to compile or optimize it, with its first step
+    difference: float | None = None  # in inference, see `docs/speed.md`
+    times: Times | None = None  # None if it failed
+    error: str = ""
+
+
+def configurations(args: argparse.Namespace) -> list[Configuration]:
+    """What the arguments ask for, in the order in which it is measured.
+
+    Raises:
+        UserError: They ask for what can't be measured.
+    """
+    for option, values, least in (
+        ("--rounds", [args.rounds], _FEWEST_ROUNDS),
+        ("--threads", [args.threads], 1),
+        ("--batch-size", args.batch_size, 1),
+        ("--img-size", args.img_size, 1),
+    ):
+        if min(values) < least:
+            raise UserError(f"{option} is {min(values)}; it has to be {least} or more")
+    options = (args.mode, args.dtype, args.img_size, args.batch_size)
+    choices = itertools.product(*(dict.fromkeys(values) for values in options))
+    found = [_configuration(args, *choice) for choice in choices]
+    for dtype in dict.fromkeys(dtype for one in found for dtype in one.dtypes):
+        _check_dtype(dtype, args.device)
+    return found
+
+
+def _configuration(
+    args: argparse.Namespace, mode: str, dtype: str, img_size: int, batch_size: int
+) -> Configuration:
+    forms = [form for form in dict.fromkeys(args.forms) if form in FORMS[mode]]
+    if not forms:
+        raise UserError(f"--forms has none that there is in {mode}: {', '.join(FORMS[mode])}")
+    contestants = [Contestant(model, form, dtype) for model in dict.fromkeys(args.models) for form in forms]
+    baseline = _baseline(args.baseline, mode, dtype) if args.baseline else contestants[0]
+    return Configuration(
+        mode=mode,
+        device=args.device,
+        batch_size=batch_size,
+        img_size=img_size,
+        threads=args.threads,
+        rounds=args.rounds,
+        contestants=tuple(dict.fromkeys([baseline, *contestants])),
+        baseline=baseline,
+    )
+
+
+def _baseline(text: str, mode: str, dtype: str) -> Contestant:
+    """Reads MODEL[:FORM[:DTYPE]]."""
+    model, form, own_dtype = (*text.split(":", 2), "", "")[:3]
+    baseline = Contestant(model, form or PLAIN, own_dtype or dtype)
+    if baseline.form not in FORMS[mode] or baseline.dtype not in DTYPES:
+        raise UserError(
+            f"--baseline is {text!r}; in {mode} it takes MODEL[:FORM[:DTYPE]] with a form of "
+            f"{', '.join(FORMS[mode])} and a dtype of {', '.join(DTYPES)}"
+        )
+    return baseline
+
+
+def _check_dtype(dtype: str, device: str) -> None:
+    """Makes sure that a product of matrices and a convolution work there in it."""
+    try:
+        values = torch.ones(1, 8, 8, 8, device=device, dtype=getattr(torch, dtype))
+        product = torch.nn.functional.conv2d(values, values[:, :, :1, :1]) @ values[:, :1]
+        product.sum().item()  # which "meta" can't give
+    except Exception as error:  # each kind of device has its own
+        raise UserError(
+            f"--device {device} can't compute in {dtype} here ({first_line(error).rstrip('.')}); "
+            "take cpu or another --dtype"
+        ) from error
+
+
+def measure(
+    configuration: Configuration, turn: Callable[[str], object]
+) -> tuple[dict[str, Result], dict[str, float]]:
+    """Times a configuration's contestants in turn, and between them what the machine does at best.
+
+    Args:
+        configuration: What to measure.
+        turn: Is called with a contestant's name whenever it is its turn.
+
+    Returns:
+        What was found of each contestant, by its name; one that raised has an ``error``, and the others are
+        measured without it. And the machine's peak in GFLOP/s, by dtype.
+    """
+    torch.set_num_threads(configuration.threads)
+    torch.compiler.reset()  # forgets the networks of the configuration before
+    results = {str(contestant): Result() for contestant in configuration.contestants}
+    steps: dict[str, Callable[[], object]] = {}
+
+    def failed(name: str, error: Exception) -> None:
+        if name in results:  # else it is one of the machine's kernels
+            kind, line = type(error).__name__, first_line(error)
+            results[name].error = kind if line == kind else f"{kind}: {line}"
+
+    plain = cache(partial(_plain_output, configuration))
+    for contestant in configuration.contestants:
+        name = str(contestant)
+        turn(name)
+        try:
+            steps[name] = _prepared(contestant, configuration, results[name], plain)
+        except Exception as error:
+            failed(name, error)
+    machine = kernels(configuration.device, configuration.dtypes)
+    times = interleaved(
+        {**steps, **machine},
+        configuration.rounds,
+        at_least=_AT_LEAST,
+        failed=failed,
+        turn=lambda name: turn(name) if name in results else None,
+    )
+    for name in steps.keys() & times.keys():
+        results[name].times = times[name]
+    return results, peaks_of({name: times[name] for name in machine if name in times})
+
+
+def _prepared(
+    contestant: Contestant,
+    configuration: Configuration,
+    result: Result,
+    plain: Callable[[str], torch.Tensor],
+) -> Callable[[], object]:
+    """Makes a contestant ready; what is returned runs it once: a batch forward, or a training step."""
     from torch.utils.benchmark import timer  # waits until a GPU has finished
 
     images = _images(configuration)
-    make = _inference if configuration.mode == INFERENCE else _training
     model = _network(contestant.model, configuration)
+    make = _inference if configuration.mode == INFERENCE else _training
     start = timer()
     step = make(model, images, contestant)
     output = step()
-    seconds = timer() - start
-    return Prepared(step, seconds, output.float().cpu() if isinstance(output, torch.Tensor) else None)
+    result.preparation = timer() - start
+    if isinstance(output, torch.Tensor):
+        expected = plain(contestant.model)
+        difference = (output.float().cpu() - expected).abs().max() / expected.abs().max()
+        result.difference = difference.item()
+    return step
 
 
-def reference(name: str, configuration: Configuration) -> torch.Tensor:
+@torch.inference_mode()
+def _plain_output(configuration: Configuration, name: str) -> torch.Tensor:
     """What a network puts out in its plain form and float32."""
-    with torch.inference_mode():
-        output: torch.Tensor = _network(name, configuration)(_images(configuration))
-        return output.float().cpu()
-
-
-def peak_memory(contestant: Contestant, configuration: Configuration) -> dict[str, float]:
-    """Runs a contestant a few times, in a process that runs nothing else.
-
-    Returns:
-        Under ``peak`` the most bytes it held, under ``idle`` those that the process held before there was a
-        network; on a GPU those of the GPU, as torch counts them. Nothing where the system doesn't tell.
-    """
-    on_gpu = torch.device(configuration.device).type == "cuda"
-    if not on_gpu and not _CLEAR.exists():
-        return {}
-    idle = 0.0 if on_gpu else _peak_while(lambda: None)
-    step = prepare(contestant, configuration).step
-    if not on_gpu:
-        return {"peak": _peak_while(step), "idle": idle}
-    torch.cuda.reset_peak_memory_stats(configuration.device)
-    for _ in range(_STEPS):
-        step()
-    return {"peak": float(torch.cuda.max_memory_allocated(configuration.device)), "idle": idle}
-
-
-def _peak_while(step: Callable[[], object]) -> float:
-    """The most bytes that this process holds during a few steps."""
-    _CLEAR.write_text("5")
-    for _ in range(_STEPS):
-        step()
-    (line,) = [line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
-    return 1024 * float(line.split()[1])
+    output: torch.Tensor = _network(name, configuration)(_images(configuration))
+    return output.float().cpu()
 
 
 def _images(configuration: Configuration) -> torch.Tensor:
@@ -127,8 +267,6 @@ def _vary(model: nn.Module, img_size: int) -> None:
 def _inference(model: nn.Module, images: torch.Tensor, contestant: Contestant) -> Callable[[], object]:
     dtype = getattr(torch, contestant.dtype)
     if contestant.form == OPTIMIZED:
-        from convnext_ablation import optimize_for_inference
-
         model, images = optimize_for_inference(model, images, dtype=dtype), images.to(dtype)
     else:
         model, images = _in_form(model.to(dtype), images.to(dtype), contestant.form)

@@ -10,9 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["FEWEST_ROUNDS", "Ratio", "Times", "interleaved", "median_interval"]
+__all__ = ["Ratio", "Times", "interleaved", "median_interval"]
 
-FEWEST_ROUNDS = 3  # whatever the limit of seconds
 _FEWEST_OF_AN_INTERVAL = 6  # 2 / 2**6 is the first below 5 %
 
 
@@ -75,7 +74,6 @@ def interleaved(
     contestants: Mapping[str, Callable[[], object]],
     rounds: int,
     warm_up: int = 2,
-    seconds: float | None = None,
     at_least: float = 0.0,
     failed: Callable[[str, Exception], object] | None = None,
     turn: Callable[[str], object] | None = None,
@@ -86,7 +84,6 @@ def interleaved(
         contestants: What to time, by name.
         rounds: Measurements of each.
         warm_up: Calls of each before, which don't count.
-        seconds: No further round is begun that would end later than this, but `FEWEST_ROUNDS` are made.
         at_least: A measurement repeats a call that is shorter than so many seconds until it lasts as long.
         failed: Is called with what a contestant raised, which is then left out; if None, that is raised.
         turn: Is called with a contestant's name before its warm-up and before each of its measurements.
@@ -114,19 +111,13 @@ def interleaved(
             failed(name, error)
             return None
 
-    start = timer()
     repeats = dict.fromkeys(contestants, 1)
     for name in contestants:
         if warm_up:
             attempt(name, warm_up)
         if at_least and name in taken and (once := attempt(name, 1)):  # warm, unlike those before
             repeats[name] = max(1, round(at_least / once))
-    begun = timer()
     for done in range(rounds):
-        now = timer()
-        late = seconds is not None and done and now - start + (now - begun) / done > seconds
-        if late and done >= FEWEST_ROUNDS:
-            break
         names = list(taken)
         first = done % max(1, len(names))
         for name in (*names[first:], *names[:first]):

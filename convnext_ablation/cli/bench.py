@@ -7,21 +7,13 @@ from pathlib import Path
 
 import torch
 
-from convnext_ablation.bench import processes
-from convnext_ablation.bench.configuration import (
-    ALLOCATORS,
-    DEFAULT,
-    DTYPES,
-    FORMS,
-    INFERENCE,
-    MODES,
-    configurations,
-)
+from convnext_ablation.bench import contestants
+from convnext_ablation.bench.contestants import DTYPES, FORMS, INFERENCE, MODES, configurations
 from convnext_ablation.bench.roofline import checked_cost
-from convnext_ablation.bench.rows import groups, machine_of, page, read_rows, rows_of, screen, write_rows
+from convnext_ablation.bench.rows import COLUMNS, machine_of, page, read_rows, rows_of, screen
 from convnext_ablation.console import Progress
-from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.files import write_text
+from convnext_ablation.errors import in_one_line
+from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.machine import available_cores
 
 __all__ = ["add_arguments", "run"]
@@ -50,18 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="plain is what timm.create_model gives; default: all that the mode has",
     )
     add(
-        "--allocator",
-        nargs="+",
-        choices=ALLOCATORS,
-        default=[DEFAULT],
-        help="tuned has glibc keep freed memory, as train.py and validate.py do; default: default",
-    )
-    add(
         "--baseline",
         metavar="MODEL[:FORM[:DTYPE]]",
         help="what to compare with; default: the first model in its first form",
     )
-    add("--no-memory", dest="memory", action="store_false", help="don't measure peak memory")
     add("--output", type=Path, default=Path("bench"), metavar="FOLDER", help="default: %(default)s")
 
 
@@ -78,31 +62,23 @@ def run(args: argparse.Namespace) -> None:
     with in_one_line(f"--output {args.output} can't be made"):
         args.output.mkdir(parents=True, exist_ok=True)
     rows = read_rows(args.output / CSV)
-    done = {row["configuration"] for row in rows}
-    left = [one for one in asked if one.identity(machine) not in done]
+    known = {row["configuration"] for row in rows}
+    left = [one for one in asked if one.identity(machine) not in known]
     if len(left) < len(asked):
         print(f"{len(asked) - len(left)} of {len(asked)} are in {args.output} already")
-    turns = sum(len(one.contestants) * (one.rounds + _CALLS + one.memory) for one in left)
+    turns = sum(len(one.contestants) * (one.rounds + _CALLS) for one in left)
     with Progress("measuring", turns, "turns") as progress:
 
         def turn(name: str) -> None:
-            if ":" in name:  # a contestant, not one of the machine's kernels
-                progress.note(name)
-                progress.update()
+            progress.note(name)
+            progress.update()
 
-        for configuration in left:
-            try:
-                found = processes.measured(configuration, turn)
-            except processes.ProcessDiedError as error:
-                raise UserError(f"{configuration.mode} in {configuration.dtype}: {error}") from error
-            new = rows_of(configuration, found, costs, machine)
-            rows = [*rows, *new]
-            write_rows(args.output / CSV, rows)
-            write_text(args.output / PAGE, page(rows))
-            progress.line(f"\n{screen(new)}\n")
-    if not left:
-        write_text(args.output / PAGE, page(rows))
-        identities = [one.identity(machine) for one in asked]
-        for together in groups([row for row in rows if row["configuration"] in identities]):
-            print(f"\n{screen(together)}")
+        for configuration in asked:
+            if configuration in left:
+                results, peaks = contestants.measure(configuration, turn)
+                rows += rows_of(configuration, results, peaks, costs, machine)
+                write_csv(args.output / CSV, COLUMNS, [list(row.values()) for row in rows])
+                write_text(args.output / PAGE, page(rows))
+            identity = configuration.identity(machine)
+            progress.line(f"\n{screen([row for row in rows if row['configuration'] == identity])}\n")
     print(f"\nwritten to {args.output}: {CSV}, {PAGE}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import timeit
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +63,8 @@ class OptimizedNetwork(nn.Module):
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, num_classes)``, of any batch and size, and in the type of `x`."""
-        return self.network(x.to(self.dtype, memory_format=torch.channels_last)).to(x.dtype)
+        out = self.network(x.to(self.dtype, memory_format=torch.channels_last))
+        return out.to(x.dtype, copy=x.is_cuda)  # the next call of a CUDA graph overwrites its output
 
 
 @torch.no_grad()
@@ -167,23 +168,12 @@ def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
     """The network, compiled with its weights frozen; None, and a line that says why, if it can't be."""
     options: dict[str, Any] = {"freezing": True} if x.device.type == "cpu" else {"triton.cudagraphs": True}
     try:
-        compiled: Callable[[torch.Tensor], torch.Tensor] = torch.compile(network, options=options)
+        compiled: nn.Module = torch.compile(network, options=options)
         compiled(x)
     except Exception as error:  # what a missing or failing compiler raises is no public class
         _logger.warning("torch.compile failed and is left out: %s", first_line(error))
         return None
-    return _Called(compiled)
-
-
-class _Called(nn.Module):
-    """A function as a module."""
-
-    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.function(x).clone() if x.is_cuda else self.function(x)
+    return compiled
 
 
 def _fastest(
