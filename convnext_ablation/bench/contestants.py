@@ -172,8 +172,7 @@ def measure(
 
     def failed(name: str, error: Exception) -> None:
         if name in results:  # else it is one of the machine's kernels
-            kind, line = type(error).__name__, first_line(error)
-            results[name].error = kind if line == kind else f"{kind}: {line}"
+            results[name].error = f"{type(error).__name__}: {first_line(error)}"
 
     plain = cache(partial(_plain_output, configuration))
     for contestant in configuration.contestants:

@@ -53,8 +53,8 @@ def machine_of(device: str) -> dict[str, str]:
         for name, value in sorted(os.environ.items())
         if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"
     ]
-    allocator = " ".join(settings) or "default"
-    return dict(zip(_MACHINES, (device_name(device), *versions, allocator), strict=True))
+    values = (device_name(device), *versions, " ".join(settings) or "default")
+    return dict(zip(_MACHINES, values, strict=True))
 
 
 def rows_of(

@@ -116,9 +116,8 @@ def packing_works(dtype: torch.dtype) -> bool:
     packed.convert(dtype)
     try:
         with torch.no_grad():
-            close = torch.allclose(plain(x), packed(x), atol=0.05) and torch.allclose(
+            return torch.allclose(plain(x), packed(x), atol=0.05) and torch.allclose(
                 plain.add_to(x.clone(), x), packed.add_to(x.clone(), x), atol=0.05
             )
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
-    return close

@@ -168,12 +168,12 @@ def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
     """The network, compiled with its weights frozen; None, and a line that says why, if it can't be."""
     options: dict[str, Any] = {"freezing": True} if x.device.type == "cpu" else {"triton.cudagraphs": True}
     try:
-        compiled: nn.Module = torch.compile(network, options=options)
+        compiled = torch.compile(network, options=options)
         compiled(x)
     except Exception as error:  # what a missing or failing compiler raises is no public class
         _logger.warning("torch.compile failed and is left out: %s", first_line(error))
         return None
-    return compiled
+    return compiled  # type: ignore[return-value]
 
 
 def _fastest(
@@ -195,8 +195,6 @@ def _fastest(
                 form,
                 differences[form],
             )
-        elif len(forms) == 1:
-            seconds[form] = float("nan")
         else:
             seconds[form] = _seconds(network, x)
     if not seconds:
