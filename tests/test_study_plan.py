@@ -86,12 +86,8 @@ def test_pretraining_seeds_multiply_the_runs_and_start_from_their_weights():
     study = replace(STUDY, weights=weights("a", (0,)) + weights("b", (1,)))
     runs = study.runs()
     assert len(runs) == 2 * 2 * 5
-    assert [(run.arguments.seed, run.pretraining_seed) for run in runs[::5]] == [
-        (0, 0),
-        (0, 1),
-        (1, 0),
-        (1, 1),
-    ]
+    seeds = [(run.arguments.seed, run.pretraining_seed) for run in runs[::5]]
+    assert seeds == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert runs[0].arguments.pretrained_path == "/model_i_atto"
     assert len({run.identity for run in runs}) == 20
     assert study.is_pretrained
@@ -115,9 +111,8 @@ def test_weights_and_timms_script_are_in_the_identity_and_where_they_lie_is_not(
 def test_tuning_runs_try_all_values_for_all_networks_with_one_seed_and_no_test(tmp_path):
     study = replace(STUDY, learning_rates={}, tuning=(0.1, 0.2))
     runs = study.tuning_runs()
-    assert [(run.point.key, run.arguments.lr) for run in runs] == [
-        (key, lr) for key in KEYS for lr in (0.1, 0.2)
-    ]
+    tried = [(run.point.key, run.arguments.lr) for run in runs]
+    assert tried == [(key, lr) for key in KEYS for lr in (0.1, 0.2)]
     assert {run.arguments.seed for run in runs}.isdisjoint(study.seeds)
     assert {run.arguments.test_split for run in runs} == {None}
     assert runs[0].folder(tmp_path).parent.name == "tuning"
@@ -222,9 +217,8 @@ def test_the_files_to_start_from_are_found_and_told_apart(tmp_path):
         for key in KEYS:
             checkpoint(tmp_path / f"{key}-seed{seed}-{seed}abc.pth.tar", key, seed=seed, lr=0.1 * seed)
     found = find_weights(f"{tmp_path}/{{model}}-seed{{pretraining_seed}}-*.pth.tar", POINTS, [0, 1])
-    assert [(each.network, each.pretraining_seed) for each in found] == [
-        (key, s) for s in (0, 1) for key in KEYS
-    ]
+    networks = [(each.network, each.pretraining_seed) for each in found]
+    assert networks == [(key, seed) for seed in (0, 1) for key in KEYS]
     assert len({each.sha256 for each in found}) == 10
     assert {each.origin.partition(" (")[0] for each in found} == {"in1k, 112 px, 100 epochs"}
     assert mixed_origins(found) == ""

@@ -96,15 +96,11 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             return code or 0
         finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_SECONDS_TO_END)
-    process.kill()
-    process.communicate()
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_SECONDS_TO_END)
+            process.kill()
+            process.communicate()
 
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:
