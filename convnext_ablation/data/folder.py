@@ -14,27 +14,33 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from PIL import Image
 
 from convnext_ablation.console import track
 from convnext_ablation.errors import UserError
+from convnext_ablation.machine import available_cores
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 CLASSES = "classes.txt"  # names of the classes in the order of their numbers
 DESCRIPTION = "dataset.json"
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
-# what folders of splits are called, as timm knows them
+# what splits are called: timm's names of folders, and two more
 SYNONYMS = {
     "train": ("train", "training"),
-    "val": ("validation", "val", "valid", "eval", "evaluation"),
-    "test": ("test",),
+    "val": ("validation", "val", "valid", "eval", "evaluation", "dev"),
+    "test": ("test", "testing"),
 }
+SPLIT_OF = {name: split for split, names in SYNONYMS.items() for name in names}
 # what training takes for an image in a folder; timm's own scripts leave .webp out unless told
 IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 # what is known to be wrong with a data set, by the name in ``dataset.json``
@@ -45,6 +51,7 @@ KNOWN_FAULTS = {
     "images, with their labels. `convnext-ablation data-report --against` counts them.",
 }
 
+_AT_A_TIME = 32  # images that a thread takes
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
@@ -108,6 +115,22 @@ def decode(data: bytes, checksums: bool = True) -> Image.Image:
         reason = " ".join(str(error).partition(" <_io.")[0].split())
         raise ValueError(reason or type(error).__name__) from error
     return whole
+
+
+def in_threads(
+    work: Callable[[T], R], items: Sequence[T], what: str, workers: int | None = None
+) -> Iterator[R]:
+    """Yields what `work` makes of each item, in order, by so many threads, and shows how many are done.
+
+    Threads suffice for images: reading, decoding, encoding and hashing all let go of the interpreter.
+    """
+    lots = (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
+    pool = ThreadPoolExecutor(workers or available_cores() + 1)
+    try:
+        done = pool.map(lambda lot: [work(item) for item in lot], lots)
+        yield from track(itertools.chain.from_iterable(done), what, len(items))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def list_split(root: Path, split: str) -> SplitFiles:
@@ -273,11 +296,8 @@ def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str]) ->
         seen, fingerprint = (root / _STAMP).read_text().split()
         if seen == listing:
             return fingerprint
-    # Threads suffice: reading, hashing and decoding all let go of the interpreter.
-    with ThreadPoolExecutor() as pool:
-        read = pool.map(lambda id_: _read_image(root / id_, expected.get(id_, "")), ids)
-        digests = list(track(read, "checking images", len(ids)))
-    lines = (f"{digest} {id_}" for digest, id_ in zip(digests, ids, strict=True))
+    read = in_threads(lambda id_: _read_image(root / id_, expected.get(id_, "")), ids, "checking images")
+    lines = [f"{digest} {id_}" for digest, id_ in zip(read, ids, strict=True)]
     fingerprint = manifest_hash(root) if expected else _hash_lines(lines)
     _stamp(root, listing, fingerprint)
     return fingerprint

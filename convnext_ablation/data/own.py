@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Piece, Source, open_source
-from convnext_ablation.data.folder import SYNONYMS
+from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
-# what splits are called
-SPLIT_NAMES = {name: split for split, names in SYNONYMS.items() for name in names}
-SPLIT_NAMES |= {"dev": "val", "testing": "test"}
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -80,20 +77,20 @@ def _in_folders(source: Source) -> Iterator[Photograph]:
     names = [name for name in sorted(source) if name.lower().endswith(_IMAGES)]
     names = [name for name in names if "/." not in f"/{name}"]  # none that is hidden
     tops = {name.split("/")[0] for name in names}
-    has_splits = tops <= SPLIT_NAMES.keys()
+    has_splits = tops <= SPLIT_OF.keys()
     for name in names:
         parts = name.split("/")
         if len(parts) != 2 + has_splits:
             expected = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
             raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
-        split = SPLIT_NAMES[parts[0]] if has_splits else "train"
+        split = SPLIT_OF[parts[0]] if has_splits else "train"
         yield Photograph(name, name, parts[-2], split, source[name])
 
 
 def _without_top(source: Source) -> Source:
     """Leaves out a folder that all is in, as tars have it, unless that is a split or the only class."""
     tops = {name.split("/")[0] for name in source}
-    if len(tops) != 1 or tops <= SPLIT_NAMES.keys() or any(name.count("/") < 2 for name in source):
+    if len(tops) != 1 or tops <= SPLIT_OF.keys() or any(name.count("/") < 2 for name in source):
         return source
     top = f"{tops.pop()}/"
     return Source(source.path, {name.removeprefix(top): source[name] for name in source})
@@ -122,7 +119,7 @@ def _listed(path: Path, root: Path) -> Iterator[Photograph]:
     seen = set()
     for where, row in _read_rows(path):
         name, label = row["path"] or "", row["class"] or ""
-        split = SPLIT_NAMES.get((row.get("split") or "train").strip().lower(), "")
+        split = SPLIT_OF.get((row.get("split") or "train").strip().lower(), "")
         if not name or not label:
             raise UserError(f"{where} has no {'class' if name else 'path'}; complete or remove it")
         if not split:
@@ -183,7 +180,7 @@ class HubPhotographs(OwnPhotographs):
 
     def _rows(self, tables: Mapping[str, Any]) -> Iterator[Photograph]:
         for name, table in tables.items():
-            split = SPLIT_NAMES.get(name)
+            split = SPLIT_OF.get(name)
             if split is None:
                 print(f"{self.source}: the split {name!r} is none of train, val and test; left out")
                 continue
