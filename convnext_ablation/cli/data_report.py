@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from convnext_ablation.data.audit import SHOWN, data_report
+from convnext_ablation.data.audit import data_report
 from convnext_ablation.data.overlap import DISTANCE
 
 
@@ -19,19 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--distance", type=int, default=DISTANCE, metavar="BITS",
         help="bits of 64 in which each hash of near duplicates may differ (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument(
-        "--pairs", type=int, default=SHOWN, metavar="N", help="pairs of a kind to show (default: %(default)s)"
-    )
-    parser.add_argument("--workers", type=int, metavar="N", help="threads; one per core if not given")
 
 
 def run(args: argparse.Namespace) -> None:
     """Does what the arguments of `add_arguments` say."""
-    data_report(
-        args.folder,
-        against=args.against,
-        output=args.output,
-        distance=args.distance,
-        shown=args.pairs,
-        workers=args.workers,
-    )
+    data_report(args.folder, against=args.against, output=args.output, distance=args.distance)

@@ -6,13 +6,12 @@ import errno
 import functools
 import os
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from convnext_ablation.data.findings import COLUMNS, KINDS, Finding, about_images
 from convnext_ablation.data.folder import data_set_name
-from convnext_ablation.data.measure import Contents, Measured, measure_images, read_folder, split_rank
+from convnext_ablation.data.measure import Contents, measure_images, read_folder, split_rank
 from convnext_ablation.data.overlap import (
     DISTANCE,
     MOST_PAIRS,
@@ -24,7 +23,6 @@ from convnext_ablation.data.overlap import (
 )
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv, write_text
-from convnext_ablation.machine import available_cores
 from convnext_ablation.page import picture_uri, render
 
 SHOWN = 50  # pairs of a kind on the page
@@ -37,7 +35,6 @@ _SINGLE = {
     "flat": "of one colour",
     "not_read": "files that training doesn't read",
 }
-_MANIFEST = {"differs": "changed", "unlisted": "not listed", "missing": "missing"}
 
 
 @dataclass(frozen=True)
@@ -45,11 +42,13 @@ class Report:
     """What was found."""
 
     contents: Contents
-    measured: list[Measured]  # of each image
     findings: list[Finding]  # those to look at first standing first in each kind
-    near_left_out: int  # near duplicates that are not among them, being more than are kept
     overlap: Overlap | None
-    excluded: dict[str, set[str]]  # test images that training or pre-training has seen, by reason
+
+    @property
+    def excluded(self) -> list[str]:
+        """Test images that training or pre-training has seen."""
+        return sorted({finding.id for finding in self.findings if finding.leaks})
 
 
 def data_report(
@@ -58,8 +57,6 @@ def data_report(
     against: str | os.PathLike[str] | None = None,
     output: str | os.PathLike[str] | None = None,
     distance: int = DISTANCE,
-    shown: int = SHOWN,
-    workers: int | None = None,
 ) -> Report:
     """Looks for what is wrong with an image data set, and writes a report of it.
 
@@ -68,33 +65,30 @@ def data_report(
         against: Folder of a pre-training set, ``train/<wnid>/<wnid>_<number>.JPEG``.
         output: Folder to write to, by default ``report`` in `folder`.
         distance: Bits of 64 in which the hashes of near duplicates may differ.
-        shown: How many pairs of a kind the page shows.
-        workers: Number of threads, by default one a core.
 
     Raises:
         UserError: A folder isn't one of images, an argument is wrong, or the disk is full.
     """
-    workers = available_cores() if workers is None else workers
-    for name, value, least in (("distance", distance, 0), ("pairs", shown, 0), ("workers", workers, 1)):
-        if value < least:
-            raise UserError(f"{name} is {value}; give {least} or more")
+    if distance < 0:
+        raise UserError(f"distance is {distance}; give 0 or more")
     contents = read_folder(Path(folder))
     other = Path(against) if against is not None else None
     names = list_pretraining(other) if other else []
     output = _output_folder(contents, Path(output) if output is not None else contents.root / "report")
     images, cache = contents.images, output / _CACHE
     ids = [record.id for record in images]
-    measured = measure_images(contents.root, ids, cache / "images.jsonl", workers)
-    near, left_out = near_duplicates(contents, measured, distance, workers)
+    measured = measure_images(contents.root, ids, cache / "measured.jsonl")
+    findings = exact_duplicates(images, measured) + near_duplicates(contents, measured, distance)
+    findings += about_images(contents, measured)
     common = None
     if other:
-        common = pretraining_overlap(images, measured, other, names, cache, distance, workers)
-    findings = [*exact_duplicates(images, measured), *near, *(common.findings if common else [])]
-    findings += about_images(contents, measured)
+        kept = cache / "pretraining.jsonl"
+        common = pretraining_overlap(images, measured, other, names, kept, distance)
+        findings += common.findings
     # stable: within these, near duplicates stay in the order of their distance
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
-    report = Report(contents, measured, findings, left_out, common, _excluded(findings))
-    _write(report, output, distance, shown, other)
+    report = Report(contents, findings, common)
+    _write(report, output, distance, other)
     return report
 
 
@@ -112,18 +106,7 @@ def _output_folder(contents: Contents, output: Path) -> Path:
     return output
 
 
-def _excluded(findings: Sequence[Finding]) -> dict[str, set[str]]:
-    """Test images that training or pre-training has seen, by reason."""
-    kinds = {
-        "copies of training images": ("same_file", "same_pixels"),
-        "near duplicates of training images": ("near",),
-        "in the pre-training set": ("pretraining_id", "pretraining_near"),
-    }
-    leaks = [finding for finding in findings if finding.leaks]
-    return {reason: {each.id for each in leaks if each.kind in those} for reason, those in kinds.items()}
-
-
-def _write(report: Report, output: Path, distance: int, shown: int, against: Path | None) -> None:
+def _write(report: Report, output: Path, distance: int, against: Path | None) -> None:
     root, counts = report.contents.root, report.contents.counts()
     summary = summary_lines(report)
     kinds = {kind: [each for each in report.findings if each.kind == kind] for kind in KINDS}
@@ -138,7 +121,7 @@ def _write(report: Report, output: Path, distance: int, shown: int, against: Pat
             "rows": [(name, *(f"{counts[split][name]:,}" for split in counts)) for name in names],
         },
         kinds={kind: found for kind, found in kinds.items() if found},
-        shown=shown,
+        shown=SHOWN,
         picture=functools.cache(functools.partial(picture_uri, side=_SIDE)),
         root=root,
         against=against or root,
@@ -146,9 +129,8 @@ def _write(report: Report, output: Path, distance: int, shown: int, against: Pat
         most_pairs=MOST_PAIRS,
         common=report.overlap,
     )
-    excluded = sorted(set().union(*report.excluded.values()))
     write_csv(output / "findings.csv", COLUMNS, map(astuple, report.findings))
-    write_text(output / "exclude_test.txt", "".join(f"{id_}\n" for id_ in excluded))
+    write_text(output / "exclude_test.txt", "".join(f"{id_}\n" for id_ in report.excluded))
     write_text(output / "index.html", html)
     print(f"{root}:", *summary, sep="\n  ")
     print(f"report: {output / 'index.html'}, findings.csv, exclude_test.txt")
@@ -159,25 +141,23 @@ def summary_lines(report: Report) -> list[str]:
     totals = Counter(finding.kind for finding in report.findings)
     lines = [_split_line(report, split, counts) for split, counts in report.contents.counts().items()]
     lines.append(", ".join(f"{totals[kind]:,} {name}" for kind, name in _SINGLE.items()))
-    wrong = [f"{totals[kind]:,} {name}" for kind, name in _MANIFEST.items() if totals[kind]]
-    lines += [f"unlike the manifest: {', '.join(wrong)}"] if wrong else []
-    same = [finding for finding in report.findings if finding.kind.startswith("same")]
+    same = [finding for finding in report.findings if finding.kind == "same_pixels"]
     lines.append(
         f"{len(same):,} exact copies: {sum(each.crosses for each in same):,} across splits, "
         f"{sum(each.disagrees for each in same):,} with different classes"
     )
     near = Counter((each.other_split, each.split) for each in report.findings if each.kind == "near")
     where = "; ".join(f"{one} and {two}: {count:,}" for (one, two), count in near.items() if one != two)
-    line = f"{near.total():,} near duplicates, to be looked at" + (f" ({where})" if where else "")
-    lines.append(line + _left_out(report.near_left_out))
+    lines.append(f"{near.total():,} near duplicates, to be looked at" + (f" ({where})" if where else ""))
     if report.overlap:
         lines.append(_overlap_line(report, report.overlap))
-    reasons = ", ".join(f"{len(ids):,} {reason}" for reason, ids in report.excluded.items() if ids)
-    excluded = set().union(*report.excluded.values())
-    lines.append(f"{len(excluded):,} test images in exclude_test.txt" + (f" ({reasons})" if reasons else ""))
+    if MOST_PAIRS in (*near.values(), totals["pretraining_near"]):
+        lines.append(f"of two sets only the {MOST_PAIRS:,} nearest pairs are listed: lower --distance")
+    excluded = report.excluded
+    lines.append(f"{len(excluded):,} test images in exclude_test.txt")
     certain = {each.id for each in report.findings if each.leaks and not each.kind.endswith("near")}
     tests = sum(split_rank(record.split) == 2 for record in report.contents.images)
-    if len(excluded - certain) > _MANY * tests:
+    if len(set(excluded) - certain) > _MANY * tests:
         lines.append(
             "so many near duplicates mean that pictures look alike, not that they are copies: "
             "lower --distance"
@@ -197,16 +177,10 @@ def _split_line(report: Report, split: str, counts: Counter[str]) -> str:
     return line + (f"; {len(missing):,} classes are missing, such as {missing[0]}" if missing else "")
 
 
-def _left_out(beyond: int) -> str:
-    hint = "those with the least near hashes, are left out: lower --distance"
-    return f"; {beyond:,} pairs, {hint}" if beyond else ""
-
-
 def _overlap_line(report: Report, common: Overlap) -> str:
     seen = {finding.id for finding in common.findings}
     splits = Counter(id_.partition("/")[0] for id_ in seen)
     where = ", ".join(f"{split}: {splits[split]:,}" for split in report.contents.classes)
     how = [f"{common.with_id:,} looked up by id"] if common.with_id else []
     how += [f"{common.compared:,} compared by hash, to be looked at"] if common.compared else []
-    line = f"{len(seen):,} images are in the pre-training set ({where}); {', '.join(how)}"
-    return line + _left_out(common.beyond)
+    return f"{len(seen):,} images are in the pre-training set ({where}); {', '.join(how)}"

@@ -9,13 +9,12 @@ from convnext_ablation.data.folder import Record
 from convnext_ablation.data.measure import Contents, Measured, split_rank
 
 COLUMNS = (
-    "kind", "id", "other", "phash_distance", "dhash_distance", "split", "class", "other_split", "other_class",
-    "note",
+    "kind", "id", "other", "distance", "split", "class", "other_split", "other_class", "note",
 )  # fmt: skip
 # in the order in which they are reported; templates/data_report.html says what each means
 KINDS = (
-    "pretraining_id", "pretraining_near", "same_file", "same_pixels", "near", "missing_class", "broken",
-    "flat", "greyscale", "differs", "unlisted", "missing", "not_read",
+    "pretraining_id", "pretraining_near", "same_pixels", "near", "missing_class", "broken", "flat",
+    "greyscale", "not_read",
 )  # fmt: skip
 
 
@@ -30,13 +29,12 @@ class Finding:
     kind: str
     id: str  # path below the folder; empty where it is about a class
     other: str = ""  # path below the folder, or below the pre-training set's
-    phash: int | None = None  # bits in which both differ; None where hashes weren't compared
-    dhash: int | None = None
+    distance: int | None = None  # bits in which hashes differ; None where they weren't compared
     split: str = ""
     class_name: str = ""
     other_split: str = ""
     other_class: str = ""
-    note: str = ""
+    note: str = ""  # why an image is broken
 
     @property
     def crosses(self) -> bool:
@@ -56,14 +54,11 @@ class Finding:
         return bool(self.other_class) and self.class_name != self.other_class
 
 
-def paired(
-    kind: str, one: Record, two: Record, phash: int | None = None, dhash: int | None = None
-) -> Finding:
+def paired(kind: str, one: Record, two: Record, distance: int | None = None) -> Finding:
     """A finding about two images of the data set."""
     other, image = sorted((one, two), key=lambda record: (split_rank(record.split), record.id))
-    note = "the classes differ" if one.class_name != two.class_name else ""
     places = (image.split, image.class_name, other.split, other.class_name)
-    return Finding(kind, image.id, other.id, phash, dhash, *places, note)
+    return Finding(kind, image.id, other.id, distance, *places)
 
 
 def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Finding]:
@@ -74,18 +69,10 @@ def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Findi
         missing = sorted(everywhere - counts.keys())
         found += [Finding("missing_class", "", split=split, class_name=name) for name in missing]
     for record, image in zip(contents.images, measured, strict=True):
-        differs = record.sha256 and image.sha256 and record.sha256 != image.sha256
-        marks = {
-            "broken": image.error,
-            "flat": image.flat and f"{image.width}x{image.height}",
-            "greyscale": image.grey and f"mode {image.mode}",
-            "differs": differs and "SHA-256",
-        }
+        marks = {"broken": bool(image.error), "flat": image.flat, "greyscale": image.grey}
         found += [
-            Finding(kind, record.id, split=record.split, class_name=record.class_name, note=str(note))
-            for kind, note in marks.items()
-            if note
+            Finding(kind, record.id, split=record.split, class_name=record.class_name, note=image.error)
+            for kind, holds in marks.items()
+            if holds
         ]
-    for kind in ("unlisted", "missing", "not_read"):
-        found += [Finding(kind, id_, split=id_.partition("/")[0]) for id_ in getattr(contents, kind)]
-    return found
+    return found + [Finding("not_read", id_, split=id_.partition("/")[0]) for id_ in contents.not_read]

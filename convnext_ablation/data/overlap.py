@@ -20,7 +20,6 @@ black) 0.003 % are near at 6 bits, 0.018 % at 8; of all pairs of two letters in 
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from collections import defaultdict
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 from convnext_ablation.console import Progress
 from convnext_ablation.data.findings import Finding, paired
 from convnext_ablation.data.folder import Record, is_image, walk
-from convnext_ablation.data.measure import Contents, Measured, hash_image, remembered
+from convnext_ablation.data.measure import Contents, Measured, measure_images
 from convnext_ablation.errors import UserError
 
 DISTANCE = 6  # bits
@@ -45,55 +44,51 @@ _AT_A_TIME = 256  # hashes that are compared with all others before progress is 
 _ID = re.compile(r"n\d{8}_\d+")
 
 
-class Pairs(NamedTuple):
-    """Near duplicates, the nearest first."""
-
-    rows: NDArray[np.int64]  # (P, 4): numbers of both images, bits that differ in pHash and in dHash
-    beyond: int  # how many more were found than are kept
-
-
 def hashes_of(measured: Sequence[Measured]) -> NDArray[np.void]:
     """The hashes of all images that have any, ``(N,)`` of `HASHES`."""
     groups: dict[str, int] = {}
     rows = [
-        (number, image.phash, image.dhash, groups.setdefault(image.pixels, len(groups)))
+        (number, int(image.phash, 16), int(image.dhash, 16), groups.setdefault(image.pixels, len(groups)))
         for number, image in enumerate(measured)
-        if image.comparable
+        if image.phash
     ]
     return np.array(rows, HASHES)
 
 
-def near_pairs(
-    first: NDArray[np.void], second: NDArray[np.void] | None, distance: int, workers: int
-) -> Pairs:
-    """Compares all with all by faiss, a block at a time, and keeps the nearest.
+def near_pairs(first: NDArray[np.void], second: NDArray[np.void] | None, distance: int) -> NDArray[np.int64]:
+    """Finds near duplicates by faiss, comparing all with all, a block at a time.
 
-    Without `second`, `first` is compared with itself, each pair once.
+    Args:
+        first: Hashes, ``(N,)`` of `HASHES`.
+        second: Hashes that those are compared with; without them, `first` with itself, each pair once.
+        distance: Bits of 64 in which each hash may differ.
+
+    Returns:
+        ``(P, 3)``, the nearest first and at most `MOST_PAIRS`: the numbers of both images, and the bits in
+        which the hash differs that differs more.
     """
     import faiss
 
     others = first if second is None else second
-    faiss.omp_set_num_threads(workers)
     index = faiss.IndexBinaryFlat(64)
     index.add(_codes(others))
-    kept, total = np.empty((0, 4), np.int64), 0
+    kept = np.empty((0, 3), np.int64)
     with Progress("comparing hashes", len(first)) as progress:
         for start in range(0, len(first), _AT_A_TIME):
             some = first[start : start + _AT_A_TIME]
             ends, phash, two = index.range_search(_codes(some), distance + 1)  # nearer than this
             one, two = start + np.repeat(np.arange(len(some)), np.diff(ends.astype(int))), two.astype(int)
             dhash = np.bitwise_count(first["dhash"][one] ^ others["dhash"][two])
-            near = (dhash <= distance) & (first["group"][one] != others["group"][two])
+            bits = np.maximum(phash, dhash)
+            near = (bits <= distance) & (first["group"][one] != others["group"][two])
             if second is None:
                 near &= one < two
-            rows = np.stack([first["number"][one], others["number"][two], phash, dhash], 1).astype(int)[near]
-            total += len(rows)
-            kept = np.concatenate([kept, rows])
+            rows = np.stack([first["number"][one], others["number"][two], bits], 1).astype(int)
+            kept = np.concatenate([kept, rows[near]])
             if len(kept) > 2 * MOST_PAIRS:
                 kept = _nearest(kept)
             progress.update(len(some))
-    kept = _nearest(kept)
-    return Pairs(kept, total - len(kept))
+    return _nearest(kept)
 
 
 def _codes(hashes: NDArray[np.void]) -> NDArray[np.uint8]:
@@ -101,45 +96,31 @@ def _codes(hashes: NDArray[np.void]) -> NDArray[np.uint8]:
 
 
 def _nearest(rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    return rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 2] + rows[:, 3]))[:MOST_PAIRS]]
+    return rows[np.lexsort((rows[:, 1], rows[:, 0], rows[:, 2]))[:MOST_PAIRS]]
 
 
 def exact_duplicates(images: Sequence[Record], measured: Sequence[Measured]) -> list[Finding]:
-    """Finds images with the same file or pixels; pairs each with the first in the order of splits."""
+    """Finds images with the same pixels; pairs each with the first in the order of splits."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, image in enumerate(measured):
-        if image.pixels or image.sha256:
-            groups[image.pixels or image.sha256].append(index)
-    found = []
-    for one, *others in groups.values():
-        for two in others:
-            same = measured[one].sha256 == measured[two].sha256
-            found.append(paired("same_file" if same else "same_pixels", images[one], images[two]))
-    return sorted(found, key=lambda finding: (finding.kind, finding.id))
+        if image.pixels:
+            groups[image.pixels].append(index)
+    found = [
+        paired("same_pixels", images[one], images[two]) for one, *others in groups.values() for two in others
+    ]
+    return sorted(found, key=lambda finding: finding.id)
 
 
-def near_duplicates(
-    contents: Contents, measured: Sequence[Measured], distance: int, workers: int
-) -> tuple[list[Finding], int]:
-    """Finds pairs that are near but not equal, and says how many more are left out."""
+def near_duplicates(contents: Contents, measured: Sequence[Measured], distance: int) -> list[Finding]:
+    """Finds pairs that are near but not equal, the nearest of two splits first."""
     images, every = contents.images, hashes_of(measured)
     of_split = np.array([images[number].split for number in every["number"]], dtype=np.str_)
-    splits = list(contents.classes)
-    # training and test first, each split with itself last
-    across = sorted(
-        itertools.combinations(splits, 2), key=lambda two: (splits.index(two[0]), -splits.index(two[1]))
-    )
     findings: list[Finding] = []
-    beyond = 0
-    for earlier, later in [*across, *((split, split) for split in splits)]:
+    for earlier, later in itertools.combinations_with_replacement(contents.classes, 2):
         second = None if earlier == later else every[of_split == earlier]
-        found = near_pairs(every[of_split == later], second, distance, workers)
-        beyond += found.beyond
-        findings += [
-            paired("near", images[one], images[two], phash, dhash)
-            for one, two, phash, dhash in found.rows.tolist()
-        ]
-    return findings, beyond
+        found = near_pairs(every[of_split == later], second, distance)
+        findings += [paired("near", images[one], images[two], bits) for one, two, bits in found.tolist()]
+    return findings
 
 
 class Overlap(NamedTuple):
@@ -148,7 +129,6 @@ class Overlap(NamedTuple):
     findings: list[Finding]
     with_id: int  # images that have an ImageNet id, and were looked up by it
     compared: int  # images that have none, and were compared by hash
-    beyond: int  # near pairs that are left out
     against: int  # images of the pre-training set
 
 
@@ -168,43 +148,34 @@ def pretraining_overlap(
     names: Sequence[str],
     cache: Path,
     distance: int,
-    workers: int,
 ) -> Overlap:
     """Finds images in a pre-training set, of which `names` are the images.
 
     Only where there are images that aren't named after an ImageNet id is the pre-training set hashed, which
-    the folder `cache` keeps for the next time.
+    the file `cache` keeps for the next time.
     """
     ids = [imagenet_id(record.source) for record in images]
     wanted = set(ids) - {""}
     there = {stem: name for name in names if (stem := PurePosixPath(name).stem) in wanted}
     findings = [
-        Finding("pretraining_id", record.id, there[id_], None, None, record.split, record.class_name)
+        Finding("pretraining_id", record.id, there[id_], None, record.split, record.class_name)
         for record, id_ in zip(images, ids, strict=True)
         if id_ in there
     ]
-    ours, beyond = hashes_of(measured), 0
+    ours = hashes_of(measured)
     ours = ours[[not ids[number] for number in ours["number"]]]
     if len(ours):
-        found = near_pairs(ours, _pretraining_hashes(against, names, cache, workers), distance, workers)
-        beyond = found.beyond
-        for one, two, phash, dhash in found.rows.tolist():
-            record, name = images[one], names[two]
+        theirs = hashes_of(measure_images(against, names, cache))
+        theirs["group"] = -1  # equal pixels are to be found, too
+        for one, two, bits in near_pairs(ours, theirs, distance).tolist():
+            record = images[one]
             findings.append(
-                Finding("pretraining_near", record.id, name, phash, dhash, record.split, record.class_name)
+                Finding("pretraining_near", record.id, names[two], bits, record.split, record.class_name)
             )
-    return Overlap(findings, sum(map(bool, ids)), len(ours), beyond, len(names))
+    return Overlap(findings, sum(map(bool, ids)), len(ours), len(names))
 
 
 def imagenet_id(source: str) -> str:
     """The ImageNet id that a file is named after, such as ``n02085620_10074``; empty if it isn't."""
     stem = PurePosixPath(source).stem
     return stem if _ID.fullmatch(stem) else ""
-
-
-def _pretraining_hashes(against: Path, names: Sequence[str], cache: Path, workers: int) -> NDArray[np.void]:
-    """The hashes of a pre-training set, from the file that keeps them as far as it has them."""
-    key = hashlib.sha256(str(against.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
-    found = remembered(against, names, hash_image, cache / f"{key}.jsonl", workers)
-    rows = ((number, int(row[0], 16), int(row[1], 16), -1) for number, row in found if row[0])
-    return np.sort(np.fromiter(rows, HASHES), order="number")
