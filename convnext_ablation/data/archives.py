@@ -26,7 +26,6 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import told_of_full_disk, written_whole
 
 _BLOCK = 1 << 20
-_TRIES = 5
 _SECONDS = 60  # without a byte
 # Photographs are packed already: the official archives grow by a tenth when they are unzipped. What grows by
 # more than this, and by more than the tables of a small archive might, is no archive of photographs.
@@ -64,14 +63,11 @@ class Published:
             return path
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        for left in reversed(range(_TRIES)):
-            try:
-                with told_of_full_disk(part):
-                    _fetch(self.url, part)
-                break
-            except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
-                if not left or isinstance(error, urllib.error.HTTPError):
-                    raise UserError(f"{self.url} can't be had ({error}); start again to go on") from error
+        try:
+            with told_of_full_disk(part):
+                _fetch(self.url, part)
+        except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
+            raise UserError(f"{self.url} can't be had ({error}); run the same command to resume") from error
         try:
             self.check(part)
         except UserError:
@@ -141,22 +137,17 @@ class Source(dict[str, Piece]):
         inside = {name.removeprefix(top): self[name] for name in self if name.startswith(top)}
         return Source(self.path, inside)
 
-    def listed(self, name: str, by: str) -> Piece:
-        """The file of a name that another one, `by`, lists."""
+    def file(self, name: str, listed_by: str = "") -> Piece:
+        """A file that must be there, since another one lists it or every such data set has it."""
         if name not in self:
-            raise UserError(f"{self.path} has no {name}, which {by} lists; get it again")
+            why = f", which {listed_by} lists" if listed_by else ""
+            raise UserError(f"{self.path} has no {name}{why}; is it the right archive or folder, and whole?")
         return self[name]
-
-    def read(self, name: str) -> bytes:
-        """The bytes of a file that every such data set has."""
-        if name not in self:
-            raise UserError(f"{self.path} has no {name}; is it the right archive or folder?")
-        return self[name].read()
 
     def text(self, name: str) -> str:
         """A text file in UTF-8, in NFC."""
         try:
-            return unicodedata.normalize("NFC", self.read(name).decode())
+            return unicodedata.normalize("NFC", self.file(name).read().decode())
         except UnicodeDecodeError as error:
             raise UserError(f"{self.path}: {name} is not a text in UTF-8; get it again") from error
 

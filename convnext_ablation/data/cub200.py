@@ -63,7 +63,7 @@ class CUB200(OfficialPhotographs):
                 raise UserError(f"{where} has {training[id_]!r}, not 0 or 1, in train_test_split.txt")
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
-            image = source.listed(f"images/{path}", "images.txt")
+            image = source.file(f"images/{path}", "images.txt")
             yield Photograph(id_, f"images/{path}", class_name, split, image, box)
 
 
@@ -72,14 +72,10 @@ def read_table(source: Source, name: str, like: Mapping[str, str] | None = None)
     table: dict[str, str] = {}
     for number, line in enumerate(source.text(name).splitlines(), start=1):
         key, _, value = line.strip().partition(" ")
-        if key and not value:
-            raise UserError(f"{source.path}: {name} line {number} is {line[:80]!r}, not an id and its value")
         if key in table:
             raise UserError(f"{source.path}: {name} line {number} has the id {key} a second time")
         if key:
             table[key] = value.strip()
-    if not table:
-        raise UserError(f"{source.path}: {name} is empty; get the archive again")
     if like is not None and (odd := sorted(table.keys() ^ like.keys(), key=lambda key: (len(key), key))):
         having, lacking = (name, "images.txt") if odd[0] in table else ("images.txt", name)
         raise UserError(f"{source.path}: {having} has the id {odd[0]}, {lacking} lacks it; get it again")

@@ -40,10 +40,10 @@ class ImageNet(Photographs):
     summary: ClassVar[str] = "ImageNet-1K: photographs of 1000 synsets; train and val only"
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
 
-    archives: tuple[Path, ...] = option(
-        (),
-        "ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or the folder "
-        "that holds them, or one that holds train/<synset> and val/<synset>",
+    archives: Path | None = option(
+        None,
+        "the folder of ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or "
+        "one that holds train/<synset> and val/<synset>",
         identity=False,
     )
     unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
@@ -51,44 +51,29 @@ class ImageNet(Photographs):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        if not self.archives:
+        if self.archives is None:
             raise UserError("imagenet: say where it is with --archives, the folder with the .tar files")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, by the synsets that archives or folders put them in."""
-        first = self.archives[0]
-        if len(self.archives) == 1 and looks_like_imagenet(first):
-            originals = list(_from_folder(open_source(first, scratch)))
+        assert self.archives is not None
+        if (self.archives / "train").is_dir():
+            originals = list(_from_folder(open_source(self.archives, scratch)))
         else:
-            originals = list(_from_archives(self._find_archives(), scratch))
+            originals = list(_from_archives(self._find_archives(self.archives), scratch))
         if not self.unofficial:
-            check_counts(originals, OFFICIAL, CLASSES, first)
+            check_counts(originals, OFFICIAL, CLASSES, self.archives)
         return originals
 
-    def _find_archives(self) -> dict[str, Path]:
-        found = {}
-        for which, published in PUBLISHED.items():
-            named = [path / published.file if path.is_dir() else path for path in self.archives]
-            existing = [path for path in named if path.name == published.file and path.is_file()]
-            if not existing:
-                raise UserError(f"imagenet: {published.file} is missing; name its folder with --archives")
-            found[which] = existing[0]
-            if not self.unofficial:
-                published.check(found[which])
+    def _find_archives(self, folder: Path) -> dict[str, Path]:
+        found = {which: folder / published.file for which, published in PUBLISHED.items()}
+        for path in found.values():
+            if not path.is_file():
+                raise UserError(f"imagenet: {path} is missing; name the folder of all with --archives")
+        if not self.unofficial:
+            for which, path in found.items():
+                PUBLISHED[which].check(path)
         return found
-
-
-def looks_like_imagenet(folder: Path) -> bool:
-    """Whether a folder has ``train/<synset>``."""
-    train = folder / "train"
-    return train.is_dir() and any(_SYNSET.fullmatch(path.name) for path in train.iterdir())
-
-
-def check_imagenet(folder: Path) -> str:
-    """Checks a folder with ``train/<synset>`` and ``val/<synset>`` by its listing; says what is there."""
-    originals = list(_from_folder(open_source(folder, folder)))
-    check_counts(originals, OFFICIAL, CLASSES, folder)
-    return f"{folder}: {CLASSES} synsets, {OFFICIAL['train']:,} train and {OFFICIAL['val']:,} val images"
 
 
 def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph]:
@@ -123,7 +108,7 @@ def _read_synsets(devkit: Source) -> dict[int, str]:
     from scipy.io import loadmat
 
     try:
-        table: Any = loadmat(io.BytesIO(devkit.read("data/meta.mat")), squeeze_me=True)["synsets"]
+        table: Any = loadmat(io.BytesIO(devkit.file("data/meta.mat").read()), squeeze_me=True)["synsets"]
         rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
         return {int(number): str(synset) for number, synset, children in rows if not children}
     except Exception as error:  # of a broken file scipy raises anything

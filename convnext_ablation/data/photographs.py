@@ -74,9 +74,6 @@ class DataSet:
                 raise UserError(f"{self.name}: {name} is {value}; give {minimum} or more")
 
 
-Key = tuple[Any, str, Box | None]
-
-
 @dataclass(frozen=True)
 class Photograph:
     """An original: what names it in its data set, where it stands there, and its file."""
@@ -117,35 +114,35 @@ class Photographs(DataSet):
         """All originals with the split that each belongs to; archives are unzipped to `scratch`."""
         raise NotImplementedError
 
-    def records(self, scratch: Path) -> Iterator[tuple[Record, Key]]:
+    def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
         """All images of the set, each as its record and what `encode` needs."""
         for original in self.photographs(scratch):
             path = PurePosixPath(original.path)
-            name = path.name if self._keeps(path, original.box) else f"{path.stem}{_SUFFIXES[self.format]}"
+            name = path.name if self._keeps(original) else f"{path.stem}{_SUFFIXES[self.format]}"
             id_ = f"{original.split}/{original.class_name}/{name}"
-            record = Record(id_, original.split, original.class_name, original.path)
-            yield record, (original.piece, original.path, original.box)
+            yield Record(id_, original.split, original.class_name, original.path), original
 
-    def encode(self, key: Key, file: BinaryIO) -> None:
+    def encode(self, original: Photograph, file: BinaryIO) -> None:
         """Writes the stored file of one image, cropped to its box as far as that lies in the image."""
         # Pillow lets go of the interpreter while it decodes, resizes, and encodes to a file of the system
-        piece, name, box = key
-        data = piece.read()
+        data = original.piece.read()
         try:
             image = decode(data, checksums=False)
         except ValueError as error:
-            raise UserError(f"{name} is not a readable image ({error}); mend or remove it") from error
-        if self._keeps(PurePosixPath(name), box):
+            raise UserError(
+                f"{original.path} is not a readable image ({error}); mend or remove it"
+            ) from error
+        if self._keeps(original):
             file.write(data)
             return
         image = image.convert("RGB")  # of any mode, as timm and torchvision do
-        if box is not None:
-            image = image.crop(_inside(box, image.size, name))
+        if original.box is not None:
+            image = image.crop(_inside(original.box, image.size, original.path))
         self._resized(image).save(file, self.format, **FORMATS[self.format])
 
-    def _keeps(self, path: PurePosixPath, box: Box | None) -> bool:
+    def _keeps(self, original: Photograph) -> bool:
         """Whether an original is stored byte for byte."""
-        return self.size is None and box is None and is_image(path.name)
+        return self.size is None and original.box is None and is_image(original.path)
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.size is None:

@@ -6,45 +6,41 @@ nothing has changed since: neither parameters nor originals nor versions.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.console import track
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
     CLASSES,
     DESCRIPTION,
-    MANIFEST,
     FolderSummary,
     Record,
     check_folder,
     decode,
+    in_threads,
     mark_checked,
     read_manifest,
     sort_classes,
     write_manifest,
 )
-from convnext_ablation.data.imagenet import ImageNet, check_imagenet, looks_like_imagenet
+from convnext_ablation.data.imagenet import ImageNet
 from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
 from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.machine import available_cores
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
-_AT_A_TIME = 32  # images that a thread takes
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolder, ImageList, HubPhotographs)
@@ -84,13 +80,7 @@ def prepare(
 
 
 def verify(out: Path) -> None:
-    """Compares each image of a prepared folder with its manifest; a `UserError` for the first that is wrong.
-
-    Of a folder of ImageNet without a manifest, synsets and images are counted.
-    """
-    if looks_like_imagenet(out) and not (out / MANIFEST).exists():
-        print(check_imagenet(out))
-        return
+    """Compares a prepared folder with its manifest; a `UserError` for the first image that differs."""
     splits = dict.fromkeys(record.split for record in read_manifest(out))
     summary = check_folder(out, sorted(splits, key="train val test".find), anew=True)
     images, classes = sum(summary.counts.values()), len(summary.classes)
@@ -154,10 +144,9 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     for split in dataset.splits:
         found = {record.class_name for record in records if record.split == split}
         if missing := [name for name in classes if name not in found]:
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             print(
-                f"class {missing[0]}{more} has no image in {split}; give timm's own scripts "
-                f"--class-map {out / CLASSES}, or they number the classes of {split} differently"
+                f"classes without an image in {split}: {len(missing)}, such as {missing[0]}; give timm's own "
+                f"scripts --class-map {out / CLASSES}, or they number the classes of {split} differently"
             )
     return FolderSummary(out, classes, counts, fingerprint)
 
@@ -173,21 +162,14 @@ def _write_images(
             raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")
     for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
-    workers = workers or available_cores() + 1
-    print(f"{dataset.name}: writing {len(images)} images with {workers} threads", flush=True)
+    print(f"{dataset.name}: writing {len(images)} images", flush=True)
     resumed = any(folder.glob("*/*/*"))
-    pool = ThreadPoolExecutor(workers)
-    try:
-        lots = (images[start : start + _AT_A_TIME] for start in range(0, len(images), _AT_A_TIME))
-        written = pool.map(
-            lambda lot: [_write_image(dataset, folder, resumed, *image) for image in lot], lots
-        )
-        return list(track(itertools.chain.from_iterable(written), "writing images", len(images)))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    write = functools.partial(_write_image, dataset, folder, resumed)
+    return list(in_threads(write, images, "writing images", workers))
 
 
-def _write_image(dataset: DataSet, folder: Path, resumed: bool, record: Record, key: Any) -> Record:
+def _write_image(dataset: DataSet, folder: Path, resumed: bool, image: tuple[Record, Any]) -> Record:
+    record, key = image
     path = f"{folder}/{record.id}"
     data = _written_before(path) if resumed else None
     if data is None:
@@ -240,7 +222,6 @@ def _begin(dataset: DataSet, partial: Path) -> None:
 
 def _originals(dataset: DataSet) -> list[list[Any]]:
     """Which files and folders a set is made of, and which state of them."""
-    values = [each if isinstance(each, tuple) else (each,) for each in vars(dataset).values()]
-    paths = [path for path in itertools.chain(*values) if isinstance(path, Path)]
+    paths = [path for path in vars(dataset).values() if isinstance(path, Path)]
     stats = [(path, path.stat()) for path in paths if path.exists()]
     return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]

@@ -77,7 +77,7 @@ class StanfordDogs(OfficialPhotographs):
                     raise UserError(f"{lists.path}: {name} has {path} a second time; get it again")
                 if (other := breeds.setdefault(label, breed)) != breed:
                     raise UserError(f"{lists.path}: {name} gives {path} the label {label}, that of {other}")
-                images.listed(path, name)
+                images.file(path, name)
                 split_of[path] = split
         for path, split in split_of.items():
             box = None if annotations is None else _read_box(annotations, path.removesuffix(".jpg"))
@@ -88,7 +88,7 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
     """Paths and labels (from 1) of a list, a MATLAB file."""
     from scipy.io import loadmat
 
-    data = lists.read(name)
+    data = lists.file(name).read()
     try:
         content: dict[str, Any] = loadmat(io.BytesIO(data))
         paths = [unicodedata.normalize("NFC", str(cell[0])) for cell in content["file_list"].ravel()]
@@ -104,7 +104,7 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
 def _read_box(annotations: Source, path: str) -> Box:
     """The box around all dogs of a photograph: an image may show several, and then has a box for each."""
     name = path if path in annotations else f"Annotation/{path}"
-    data = annotations.read(name)
+    data = annotations.file(name).read()
     try:
         tree = ElementTree.fromstring(data)
         boxes = [
