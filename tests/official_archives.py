@@ -6,8 +6,12 @@ import io
 import tarfile
 
 import numpy as np
+import pytest
 from PIL import Image
 from scipy.io import savemat
+
+from convnext_ablation.data.prepare import prepare
+from convnext_ablation.errors import UserError
 
 # As in the official lists, the ids follow neither the order of the lines nor that of the files' names. One
 # species has a single image in train, so none to hold out, and a name that isn't ASCII.
@@ -109,6 +113,15 @@ def contents(folder) -> dict[str, bytes]:
     """All files of a prepared folder, but for the note that it was checked."""
     paths = [path for path in sorted(folder.glob("**/*")) if path.is_file() and path.name != ".checked"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def refused(name, tmp_path, message, **options):
+    """Checks that a data set is refused in one line, and that nothing is left or touched."""
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match=message) as caught:
+        prepare(name, tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
 def write_tar(path, files, mode="w", extra=(), fileobj=None):

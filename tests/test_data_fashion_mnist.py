@@ -10,10 +10,6 @@ from convnext_ablation.data import fashion_mnist
 from convnext_ablation.data.fashion_mnist import CLASSES, FashionMNIST
 from convnext_ablation.errors import UserError
 
-installed = pytest.mark.skipif(
-    not fashion_mnist._DEBIAN_FOLDER.is_dir(), reason="Debian's dataset-fashion-mnist isn't installed"
-)
-
 
 def idx(array):
     return struct.pack(f">I{array.ndim}I", 0x0800 | array.ndim, *array.shape) + array.tobytes()
@@ -83,18 +79,3 @@ def test_damaged_file_is_refused(tiny, data, tmp_path):
     (tiny / "train-images-idx3-ubyte.gz").write_bytes(data)
     with pytest.raises(UserError, match=r"can't be unpacked .*--reinstall"):
         list(FashionMNIST().records(tmp_path))
-
-
-def test_parameter_out_of_range_is_named():
-    with pytest.raises(UserError, match=r"train \+ val is 6001 images per class; there are 6000"):
-        FashionMNIST(train=5401)
-
-
-@installed
-def test_debian_files_are_the_published_ones_and_split_evenly(tmp_path):
-    files = fashion_mnist._read_files(tmp_path)
-    assert files["train"][0].shape == (60_000, 28, 28)
-    assert files["t10k"][0].shape == (10_000, 28, 28)
-    assert files["train"][1][:5].tolist() == [9, 0, 0, 3, 0]
-    for name, count in (("train", 6000), ("t10k", 1000)):
-        assert np.bincount(files[name][1]).tolist() == [count] * 10

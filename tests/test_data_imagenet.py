@@ -6,13 +6,19 @@ import io
 
 import numpy as np
 import pytest
-from official_archives import DEVKIT, SYNSETS, VALIDATION_LABELS, imagenet_files, jpeg, write_imagenet
+from official_archives import (
+    DEVKIT,
+    SYNSETS,
+    VALIDATION_LABELS,
+    imagenet_files,
+    jpeg,
+    refused,
+    write_imagenet,
+)
 from PIL import Image
 
 from convnext_ablation.data.folder import read_manifest
-from convnext_ablation.data.imagenet import ImageNet
 from convnext_ablation.data.prepare import prepare, verify
-from convnext_ablation.errors import UserError
 
 
 @pytest.fixture
@@ -51,20 +57,12 @@ def test_folder_and_archives_give_the_same(archives, tmp_path):
     assert kept.read_bytes() == jpeg(7)
 
 
-def refused(tmp_path, message, archives, unofficial=True):
-    with pytest.raises(UserError, match=message):
-        prepare("imagenet", tmp_path / "out", archives=archives, unofficial=unofficial)
-    assert not list(tmp_path.glob("out*"))
-
-
 def test_archives_that_are_missing_or_other_are_refused(archives, tmp_path):
-    refused(
-        tmp_path, r"is not the published ILSVRC2012_devkit_t12\.tar\.gz \(md5", archives, unofficial=False
-    )
+    message = r"is not the published ILSVRC2012_devkit_t12\.tar\.gz \(md5"
+    refused("imagenet", tmp_path, message, archives=archives)
     (archives / "ILSVRC2012_img_val.tar").unlink()
-    refused(tmp_path, r"ILSVRC2012_img_val\.tar is missing", archives)
-    with pytest.raises(UserError, match="say where it is with --archives"):
-        ImageNet()
+    refused("imagenet", tmp_path, r"ILSVRC2012_img_val\.tar is missing", archives=archives)
+    refused("imagenet", tmp_path, "say where it is with --archives")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +86,7 @@ def test_broken_archive_is_refused(tmp_path, which, name, data, message):
     files[which][name] = data
     folder = tmp_path / "archives"
     folder.mkdir()
-    refused(tmp_path, message, write_imagenet(folder, files))
+    refused("imagenet", tmp_path, message, archives=write_imagenet(folder, files), unofficial=True)
 
 
 @pytest.mark.parametrize(
@@ -101,4 +99,4 @@ def test_broken_archive_is_refused(tmp_path, which, name, data, message):
 def test_folder_that_is_not_the_official_set_is_refused(archives, tmp_path, change, message):
     prepare("imagenet", tmp_path / "full", archives=archives, unofficial=True, size=None)
     change(tmp_path / "full")
-    refused(tmp_path, message, tmp_path / "full", unofficial=False)
+    refused("imagenet", tmp_path, message, archives=tmp_path / "full")

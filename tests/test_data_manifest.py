@@ -25,16 +25,11 @@ def folder(tmp_path):
 
 
 def list_images(root):
-    paths = sorted(root.glob("*/*/*.png"))
+    ids = [path.relative_to(root).as_posix() for path in sorted(root.glob("*/*/*.png"))]
+    hashes = [hashlib.sha256((root / id_).read_bytes()).hexdigest() for id_ in ids]
     return [
-        Record(
-            path.relative_to(root).as_posix(),
-            path.parent.parent.name,
-            path.parent.name,
-            "drawn, by hand",
-            hashlib.sha256(path.read_bytes()).hexdigest(),
-        )
-        for path in paths
+        Record(id_, *id_.split("/")[:2], "drawn, by hand", digest)
+        for id_, digest in zip(ids, hashes, strict=True)
     ]
 
 
@@ -85,19 +80,15 @@ def test_classes_and_images_are_those_of_timm(folder):
     assert get_img_extensions(as_set=True) | {".webp"} == set(manifest.IMAGE_EXTENSIONS)
 
 
-def remove(root, path):
-    shutil.rmtree(root / path)
-
-
 BAD_FOLDERS = {
     "no folder": (lambda root: root.rename(root.with_name("other")), "no image folder at .*birds"),
-    "no split": (lambda root: remove(root, "val"), "no folder 'val'"),
+    "no split": (lambda root: shutil.rmtree(root / "val"), "no folder 'val'"),
     "empty class": (lambda root: (root / "val" / "dog").mkdir(), "class folder .*val/dog holds no images"),
     "new class in test": (
         lambda root: (root / "test" / "Cat").rename(root / "test" / "Dog"),
         "class 'Dog' is in .*test but not in train",
     ),
-    "class not in val": (lambda root: remove(root, "val/b10"), "class 'b10' has no images in .*val"),
+    "class not in val": (lambda root: shutil.rmtree(root / "val/b10"), "class 'b10' has no images in .*val"),
     "no class folder": (
         lambda root: (root / "train/b2/0.png").rename(root / "train/0.png"),
         r"train/0\.png is in no class folder",
@@ -164,7 +155,7 @@ def test_damage_after_a_good_check_is_found_without_a_manifest(folder, damage):
 
 def test_classes_file_numbers_those_that_a_split_lacks(folder):
     (folder / "classes.txt").write_text("b2\nb10\nCat\n")
-    remove(folder, "val/b10")
+    shutil.rmtree(folder / "val/b10")
     assert check_folder(folder).classes == CLASSES
     (folder / "classes.txt").write_text("b2\n")
     with pytest.raises(UserError, match=r"has images but is not in .*classes\.txt"):

@@ -1,17 +1,20 @@
-import argparse
 import errno
 import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 from official_archives import contents, jpeg, write_tar
 
-from convnext_ablation.cli import prepare as prepare_command
+from convnext_ablation.cli.main import main
 from convnext_ablation.data import folder as manifest
 from convnext_ablation.data import prepare as module
+from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import manifest_hash
 from convnext_ablation.data.prepare import prepare, verify
+from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import FACES, Typefaces
 from convnext_ablation.errors import UserError
 
@@ -170,20 +173,6 @@ def test_verify_finds_what_has_changed_although_it_was_checked(prepared, tmp_pat
         verify(folder)
 
 
-def parse(*words):
-    parser = argparse.ArgumentParser()
-    prepare_command.add_arguments(parser)
-    return parser.parse_args(words)
-
-
-def test_command_line_options_reach_the_data_set(monkeypatch):
-    calls = []
-    monkeypatch.setattr(prepare_command, "prepare", lambda *args, **options: calls.append((args, options)))
-    prepare_command.run(parse("typefaces", "out", "--seed", "3", "--train", "7", "--workers", "2"))
-    options = {"seed": 3, "size": 32, "train": 7, "val": 40, "test": 100, "workers": 2}
-    assert calls == [(("typefaces", "out"), options)]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -194,8 +183,29 @@ def test_command_line_options_reach_the_data_set(monkeypatch):
         (["typefaces", "out", "--workers", "0"], "workers is 0"),
     ],
 )
-def test_incomplete_command_line_is_one_line(words, message):
+def test_incomplete_command_line_is_one_line(words, message, capsys):
+    assert main(["prepare", *words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "parameters", "message"),
+    [
+        (Typefaces, {"seed": -1}, "seed is -1; give 0 or more"),
+        (Typefaces, {"size": 15}, "size is 15; give 16 or more"),
+        (FashionMNIST, {"train": 5401}, r"train \+ val is 6001 images per class; there are 6000"),
+        (CUB200, {"size": 4}, "size is 4; give 8 or more"),
+        (CUB200, {"fit": "crop"}, "unknown fit 'crop'"),
+        (CUB200, {"format": "gif"}, "unknown format 'gif'"),
+        (CUB200, {"val": 0}, "val is 0; give 1 or more"),
+        (StanfordDogs, {"crop_to_box": True}, r"say where it is with --annotations annotation\.tar"),
+    ],
+)
+def test_parameter_out_of_range_is_named(dataset, parameters, message):
+    paths = {name: Path() for name in ("archive", "images", "lists") if hasattr(dataset, name)}
     with pytest.raises(UserError, match=message):
-        prepare_command.run(parse(*words))
+        dataset(**paths, **parameters)
     with pytest.raises(UserError, match="unknown data set 'typeface'; did you mean 'typefaces'"):
         prepare("typeface", "out")

@@ -155,28 +155,24 @@ def test_broken_images_and_odd_ones_stop_nothing(birds):
     assert "<code>test/jay</code>" in (birds / "report" / "index.html").read_text()
 
 
-def counted(monkeypatch, module, name):
-    seen = []
-    original = getattr(module, name)
-
-    def counting(path):
-        seen.append(path.name)
-        return original(path)
-
-    monkeypatch.setattr(module, name, counting)
-    return seen
+@pytest.fixture
+def seen(monkeypatch):
+    """Names of the images that are measured."""
+    names, original = [], measure.measure_image
+    monkeypatch.setattr(measure, "measure_image", lambda path: names.append(path.name) or original(path))
+    return names
 
 
-def test_images_are_read_again_only_when_they_change(birds, monkeypatch):
+def test_images_are_read_again_only_when_they_change(birds, seen):
     data_report(birds)
+    seen.clear()
     put(birds, "train/crow/3.jpg", jpeg(photograph(80)))
     os.utime(birds / "val/crow/0.jpg", ns=(1, 1))
-    seen = counted(monkeypatch, measure, "measure_image")
     data_report(birds)
     assert sorted(seen) == ["0.jpg", "3.jpg"]
 
 
-def test_an_interrupted_run_resumes(birds, monkeypatch, capsys):
+def test_an_interrupted_run_resumes(birds, monkeypatch, capsys, seen):
     monkeypatch.setattr(folder, "_AT_A_TIME", 2)
     monkeypatch.setattr(folder, "available_cores", lambda: 0)
     original = measure.measure_image
@@ -192,7 +188,7 @@ def test_an_interrupted_run_resumes(birds, monkeypatch, capsys):
     assert "run the same command again to resume" in capsys.readouterr().err
     with open(birds / "report" / "cache" / "measured.jsonl", "a") as file:  # as a killed run leaves it
         file.write('["train/wren/2.jpg", "1:2", ["ab", ')
-    seen = counted(monkeypatch, measure, "measure_image")
+    seen.clear()
     assert main(["data-report", str(birds)]) == 0
     assert len(seen) == 8
 
@@ -253,14 +249,14 @@ def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
     assert excluded(dogs) == ["test/Chihuahua/0001.jpg", "test/Chihuahua/n02085620_3.jpg"]
 
 
-def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, monkeypatch, capsys):
+def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, seen, capsys):
     imagenet = tmp_path / "imagenet"
     small = Image.open(birds / "test/crow/1.jpg").resize((64, 50), Image.Resampling.BICUBIC)
     put(imagenet, "train/n01530575/n01530575_1.JPEG", jpeg(small))
     put(imagenet, "train/n01530575/n01530575_3.JPEG", b"broken")
     put(imagenet, "val/ILSVRC2012_val_00000001.JPEG", (birds / "train/wren/3.jpg").read_bytes())
     data_report(birds)
-    seen = counted(monkeypatch, measure, "measure_image")
+    seen.clear()
     for _ in range(2):
         assert found(data_report(birds, against=imagenet), "pretraining_near") == {
             ("pretraining_near", "test/crow/1.jpg", "train/n01530575/n01530575_1.JPEG"),
@@ -311,12 +307,11 @@ def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):
     ],
 )
 def test_what_a_user_gets_wrong_is_one_line_before_anything_is_read(
-    birds, tmp_path, monkeypatch, capsys, arguments, message
+    birds, tmp_path, monkeypatch, capsys, seen, arguments, message
 ):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     monkeypatch.chdir(tmp_path)
-    seen = counted(monkeypatch, measure, "measure_image")
     assert main(["data-report", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error

@@ -68,13 +68,6 @@ def test_no_two_faces_draw_alike_and_all_have_every_letter():
         assert sum(a == b for a, b in zip(letters, others, strict=True)) <= 3, (face, other)
 
 
-@pytest.mark.parametrize("parameters", [{"seed": -1}, {"size": 15}, {"train": 0}], ids=str)
-def test_parameter_out_of_range_is_named(parameters):
-    ((name, value),) = parameters.items()
-    with pytest.raises(UserError, match=f"typefaces: {name} is {value}; give"):
-        Typefaces(**parameters)
-
-
 def test_missing_font_or_matplotlib_is_named_before_anything_is_drawn(tmp_path, monkeypatch):
     import matplotlib
 

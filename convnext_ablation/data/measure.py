@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import imagehash
-import numpy as np
 
 from convnext_ablation.data.folder import (
     IMAGE_EXTENSIONS,
