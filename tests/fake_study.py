@@ -11,9 +11,9 @@ from page_reader import read
 from PIL import Image
 
 from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
-from convnext_ablation.study.report.figures import write_figures
 from convnext_ablation.study.report.findings import Effect, StudyFacts, compare
 from convnext_ablation.study.report.html_page import write_page
 from convnext_ablation.study.report.tables import write_tables
@@ -113,14 +113,14 @@ def write_images(evidence):
 
 def write_all(contents):
     """Writes a whole report; its files, the page last."""
-    plans = write_figures(contents)
-    return [*write_tables(contents), write_page(contents, plans)]
+    charts = write_charts(contents)
+    return [*write_tables(contents), write_page(contents, charts)]
 
 
 def again(contents, folder, **changes):
     """Writes the page anew into a folder, with parts of its contents changed; what it has, and its source."""
     changed = replace(contents, folder=folder, **changes)
-    return read(write_page(changed, write_figures(changed)))
+    return read(write_page(changed, write_charts(changed)))
 
 
 def csv_lines(contents, name):

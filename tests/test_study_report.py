@@ -15,10 +15,9 @@ from fake_study import svg_texts
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.answer import answer, caveats, p_text
-from convnext_ablation.study.report.charts import draw_roadmap
+from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
-from convnext_ablation.study.report.figures import write_figures
 from convnext_ablation.study.report.findings import StudyFacts, compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
@@ -109,7 +108,7 @@ def written(folder, findings, facts=FACTS):
     evidence = Evidence(runs, np.array(["class/image.png"] * 2000), ["wrong", "right"], folder)
     contents = Contents(folder, findings, facts, evidence)
     write_tables(contents)
-    write_figures(contents)
+    write_charts(contents)
 
 
 def markdown(folder):
@@ -310,12 +309,3 @@ def test_report_writes_every_file_and_nothing_else(stages, report):
     assert lines[0] == "network,pretraining_seed,seed,val_top1,test_top1,images_per_second,seconds"
     assert lines[5] == "network_1,,1,0.71,0.7995,300.0,61.0"
     assert len(lines) == 1 + 5 * 3
-
-
-@pytest.mark.parametrize("networks", [1, 16])
-def test_figure_has_room_for_every_network_and_no_text_is_cut_off(networks):
-    results = [network(place, 1500 + (20 if place % 3 else -20) * (place // 2)) for place in range(networks)]
-    figure = draw_roadmap(findings_of(results).rows, FACTS)
-    width, height = figure.get_size_inches()
-    ink = figure.get_tightbbox()
-    assert min(ink.x0, ink.y0, width - ink.x1, height - ink.y1) > 0.04

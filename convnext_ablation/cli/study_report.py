@@ -17,8 +17,8 @@ from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.report.answer import answer
+from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
-from convnext_ablation.study.report.figures import write_figures
 from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.html_page import write_page
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
@@ -77,11 +77,11 @@ def report(study: Study, folder: Path, output: Path | None = None, origin: str =
     contents = Contents(output, findings, facts, results.evidence)
     paths = write_tables(contents)
     paths += [write_tuning(study, folder, output)] if study.tuning else []
-    plans = write_figures(contents)
-    page = write_page(contents, plans)
+    charts = write_charts(contents)
+    page = write_page(contents, charts)
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"\n{terminal_table(findings.rows, width)}\n")
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
-    print(f"report: {page}, and {len(paths) + len(plans)} tables and figures beside it")
+    print(f"report: {page}, and {len(paths) + len(charts)} tables and figures beside it")

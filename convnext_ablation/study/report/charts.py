@@ -1,18 +1,22 @@
 """The report's charts: the roadmap, effects, learning curves, and per-class change.
 
-All is black, grey and white, and what matters shows in shapes and words too.
+All is black, grey and white, and what matters shows in shapes and words too. Axes fill a figure, and words
+stand outside of it: a figure is saved as large as all that is drawn. The same rows give the same bytes.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
+from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.answer import p_text, percent_points, verdict
-from convnext_ablation.study.report.classes import ClassGain
-from convnext_ablation.study.report.contents import CurvePoint
+from convnext_ablation.study.report.classes import ClassGain, surest
+from convnext_ablation.study.report.contents import Contents, CurvePoint
 from convnext_ablation.study.report.findings import Effect, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
 from convnext_ablation.study.wording import counted
@@ -21,14 +25,25 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "hatch.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+}
+# Neither the date nor the program's version may get into a file.
+_SAVED: Any = {"format": "svg", "bbox_inches": "tight", "metadata": {"Date": None, "Creator": None}}
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _ROW, _BAR_ROW = 0.24, 0.56  # inches
-_LEFT = 3.3  # inches left of the axes, for labels
+_LEFT = 3.2  # inches between a figure's title and the axes
 _PANELS = 4  # in a row of learning curves
-_LONGEST, _LONGEST_BOLD = 50, 40  # characters of a label
+_LONGEST = 50  # characters of a label
 _TITLE = 36  # characters in a line above a panel
-_LABEL_POINTS = 345  # font size x characters of a network's name that just fits
-_BARS = 4.2  # inches
+_CONTRASTS, _CLASSES = 4, 5  # contrasts in the chart of classes, and classes at either end of each
 # Right of the roadmap's bars, each column's right edge in inches from their left.
 _COLUMNS = {"change, points [95 %]": 5.95, "p (Holm)": 6.6, "M par.": 7.2, "GMACs": 7.8}
 _BAR: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.25"}
@@ -41,15 +56,42 @@ _FILLS: dict[str, dict[str, Any]] = {
 }
 
 
-def _rows(
-    middle: float, right: float, top: float, bottom: float, rows: int, row: float = _ROW
-) -> tuple[Figure, Axes]:
-    """A figure of rows: inches of the axes, right of them, above and below them, and of a row."""
+def write_charts(contents: Contents) -> list[Path]:
+    """Draws the charts that there is something for into the report's folder, as SVG; returns the files."""
+    import matplotlib
+
+    contents.folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, draw in _charts(contents).items():
+        path = contents.folder / f"{name}.svg"
+        # The user's own settings must not change the bytes, nor ours the user's.
+        with matplotlib.rc_context(), written_whole(path) as temporary:
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": name})
+            draw().savefig(temporary, **_SAVED)
+        paths.append(path)
+    return paths
+
+
+def _charts(contents: Contents) -> dict[str, Callable[[], Figure]]:
+    rows, effects = contents.findings.rows, contents.findings.effects
+    charts: dict[str, Callable[[], Figure]] = {"roadmap": partial(draw_roadmap, rows, contents.facts)}
+    if effects:
+        charts["effects"] = partial(draw_effects, effects)
+    if contents.curves:
+        labels = {row.network.name: row.label for row in rows}
+        charts["curves"] = partial(draw_curves, contents.curves, labels)
+    if shown := surest(effects, contents.evidence, _CONTRASTS):
+        charts["classes"] = partial(draw_classes, shown, contents.class_gains)
+    return charts
+
+
+def _rows(width: float, rows: int, row: float = _ROW) -> tuple[Figure, Axes]:
+    """A figure of rows: inches of its width, and of a row."""
     from matplotlib.figure import Figure
 
-    width, height = _LEFT + middle + right, top + row * rows + bottom
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((_LEFT / width, bottom / height, middle / width, row * rows / height))
+    figure = Figure(figsize=(width, row * rows))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set_ylim(rows - 0.5, -0.5)
     axes.set_yticks([])
     axes.set_axisbelow(True)
@@ -66,8 +108,8 @@ def _beside(
     axes.annotate(text, (0, place), offset, at, textcoords="offset points", **style)
 
 
-def _short(label: str, longest: int = _LONGEST) -> str:
-    return label if len(label) <= longest else f"{label[: longest - 1]}…"
+def _short(label: str) -> str:
+    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
 
 
 def _interval(d: Difference) -> str:
@@ -77,7 +119,7 @@ def _interval(d: Difference) -> str:
 
 def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
     """Top-1 of each network and what it costs, after Figure 2 of the ConvNeXt paper."""
-    figure, axes = _rows(_BARS, 3.75, 0.95, 1.15, len(table), _BAR_ROW)
+    figure, axes = _rows(4.2, len(table), _BAR_ROW)
     start, end = _axis_range(table)
     axes.set_xlim(start, end)
     for place, row in enumerate(table):
@@ -92,9 +134,8 @@ def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
         f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
         f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."
     )
-    height = figure.get_figheight()
-    figure.text(0.015, 1 - 0.25 / height, facts.title, fontsize=12, fontweight="bold", va="center")
-    figure.text(0.015, 1 - 0.5 / height, text, fontsize=8, va="center", color=SOFT)
+    _beside(axes, -0.5, -_LEFT, facts.title, "left", nudge=50, fontsize=12, fontweight="bold")
+    _beside(axes, -0.5, -_LEFT, text, "left", nudge=32, color=SOFT)
     _draw_legend(figure, {verdict(row.difference) for row in table})
     return figure
 
@@ -129,8 +170,7 @@ def _write_row(axes: Axes, place: int, row: Row) -> None:
     """Writes the network's name left of the bar, and what it changed and costs right of it."""
     against = "" if row.follows or not row.baseline else f"; against {row.baseline}"
     lines = wrap(row.network.adds + against, 50, max_lines=2, placeholder=" …")
-    size = min(9.0, _LABEL_POINTS / max(1, len(row.label)))
-    _beside(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=size)
+    _beside(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=9)
     _beside(axes, place, -0.12, "\n".join(lines), nudge=-7, fontsize=7.5, linespacing=1.1)
     d = row.difference
     change, p = ("–", "–") if d is None else (_interval(d), p_text(d.p_holm))
@@ -144,8 +184,8 @@ def _draw_legend(figure: Figure, present: set[str]) -> None:
 
     figure.legend(
         handles=[Patch(**{**_BAR, **fill}) for what, fill in _FILLS.items() if what in present],
-        loc="lower center",
-        bbox_to_anchor=(0.5, 0.1 / figure.get_figheight()),
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()),
         ncols=2,
         frameon=False,
         fontsize=8,
@@ -156,13 +196,17 @@ def draw_effects(effects: Sequence[Effect]) -> Figure:
     """The effects with their intervals, one below the other; significant ones have a filled mark."""
     middle = 4.6
     points, p = middle + 0.11, middle + 1.8
-    figure, axes = _rows(middle, 2.6, 0.55, 0.95, len(effects))
+    figure, axes = _rows(middle, len(effects))
     axes.axvline(0, color=INK, linewidth=0.8)
     for place, effect in enumerate(effects):
-        _draw_effect(axes, place, effect)
+        d = effect.difference
+        holds = d.p_holm < ALPHA
+        marker, face = "D" if effect.contrast.primary else "o", INK if holds else "white"
+        axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
+        axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
         _beside(axes, place, -0.11, _short(effect.label))
-        _beside(axes, place, points, _interval(effect.difference), "left")
-        _beside(axes, place, p, p_text(effect.difference.p_holm), "left")
+        _beside(axes, place, points, _interval(d), "left")
+        _beside(axes, place, p, p_text(d.p_holm), "left")
     _beside(axes, -1, points, "points [95 %]", "left", color=SOFT)
     _beside(axes, -1, p, "p (Holm)", "left", color=SOFT)
     axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
@@ -171,26 +215,18 @@ def draw_effects(effects: Sequence[Effect]) -> Figure:
     return figure
 
 
-def _draw_effect(axes: Axes, place: int, effect: Effect) -> None:
-    d = effect.difference
-    holds = d.p_holm < ALPHA
-    axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
-    marker, face = "D" if effect.contrast.primary else "o", INK if holds else "white"
-    axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
-
-
 def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
     """Validation top-1 by epoch, a panel for each network: mean and range over runs; the first one dashed."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    by_network = {name: [point for point in points if point.network == name] for name in labels}
-    columns = min(_PANELS, len(labels))
-    rows = -(-len(labels) // columns)
-    titles = {name: fill(label, _TITLE, max_lines=2, placeholder=" …") for name, label in labels.items()}
-    lines = 1 + max(title.count("\n") for title in titles.values())
-    height = 0.45 + (1.6 + 0.15 * lines) * rows
-    figure = Figure(figsize=(10.5, height))
+    by_network: dict[str, list[CurvePoint]] = {}
+    for point in points:
+        by_network.setdefault(point.network, []).append(point)
+    columns = min(_PANELS, len(by_network))
+    rows = -(-len(by_network) // columns)
+    figure = Figure(figsize=(10, 1.8 * rows))
+    figure.subplots_adjust(0, 0, 1, 1, wspace=0.08, hspace=0.3)
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     first = next(iter(by_network.values()))
     for axes, (name, mine) in zip(panels.flat, by_network.items(), strict=False):
@@ -202,31 +238,34 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
             axes.plot([point.epoch + 1 for point in first], means, "--", color=SOFT, linewidth=0.9)
         marker = "o" if len(mine) == 1 else None
         axes.plot(epochs, [100 * point.top1 for point in mine], marker=marker, color=INK, markersize=3)
-        axes.set_title(titles[name], fontsize=8.5, loc="left")
+        axes.set_title(fill(labels[name], _TITLE), fontsize=8.5, loc="left")
         axes.grid(color=GRID, linewidth=0.6)
         axes.tick_params(labelsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axes in panels.flat[len(labels) :]:
+    for axes in panels.flat[len(by_network) :]:
         axes.set_axis_off()
-    figure.supxlabel("epoch", fontsize=9)
-    figure.supylabel("validation top-1, %", fontsize=9)
-    top, bottom, between = 1 - (0.13 + 0.15 * lines) / height, 0.55 / height, 0.18 + 0.12 * lines
-    figure.subplots_adjust(left=0.07, right=0.985, top=top, bottom=bottom, wspace=0.08, hspace=between)
+    for axes in panels[-1]:
+        axes.set_xlabel("epoch")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("validation top-1, %")
     return figure
 
 
-def draw_classes(groups: Sequence[Sequence[ClassGain]]) -> Figure:
-    """Gains of classes, a group of rows for each contrast: mean over seeds, and least and most of any."""
+def draw_classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Figure:
+    """The classes that gain most and least with some effects: mean over seeds, and least and most of any."""
+    groups = [[gain for gain in gains if gain.contrast == effect.contrast.name] for effect in effects]
+    shown = [
+        group if len(group) <= 2 * _CLASSES else group[:_CLASSES] + group[-_CLASSES:] for group in groups
+    ]
     middle = 5.2
-    figure, axes = _rows(middle, 2.0, 0.3, 0.65, sum(len(group) + 2 for group in groups))
+    figure, axes = _rows(middle, sum(len(group) + 2 for group in shown))
     axes.axvline(0, color=INK, linewidth=0.8)
     place = 0
-    for group in groups:
-        _beside(axes, place, -0.11, _short(group[0].label, _LONGEST_BOLD), fontweight="bold")
+    for effect, group in zip(effects, shown, strict=True):
+        _beside(axes, place, -0.11, _short(effect.label), fontweight="bold")
         for gain in group:
             place += 1
-            if not math.isnan(gain.low):
-                axes.plot([100 * gain.low, 100 * gain.high], [place, place], color=SOFT, linewidth=0.9)
+            axes.plot([100 * gain.low, 100 * gain.high], [place, place], color=SOFT, linewidth=0.9)
             axes.plot([100 * gain.gain], [place], "o", color=INK, markersize=4)
             _beside(axes, place, -0.11, _short(gain.class_name))
             text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"

@@ -43,14 +43,6 @@ class Confusion(NamedTuple):
     change: float  # from the first to the second
 
 
-class Example(NamedTuple):
-    """A test image, and the shares of runs that confuse it on the worse side and are right on the better."""
-
-    image: int
-    confused: float
-    right: float
-
-
 def surest(effects: Sequence[Effect], evidence: Evidence, most: int) -> list[Effect]:
     """The effects that are looked at class by class: the most significant first, then the largest."""
     shown = [effect for effect in _shown(effects, evidence) if effect.difference.estimate]
@@ -140,12 +132,15 @@ def _sides(contrast: Contrast, values: Mapping[str, _FloatArray]) -> tuple[_Floa
 
 
 def examples(
-    contrast: Contrast, evidence: Evidence, true: int, other: int, raises: bool, most: int
-) -> list[Example]:
-    """Test images of class `true` that one side of a contrast takes for `other` and the other gets right.
+    contrast: Contrast, evidence: Evidence, confusion: Confusion, most: int
+) -> list[tuple[int, float, float]]:
+    """Test images of a confusion that changes, the clearest first.
 
-    The clearest come first; the side that is right is the one that the contrast adds if it `raises` top-1.
+    Returns:
+        Of each, its number, the share of runs that confuse it on the side of the contrast where the
+        confusion is more frequent, and the share that are right on the other.
     """
+    true, other = confusion.class_number, confusion.taken_for_number
     images = np.flatnonzero(evidence.targets == true)
     predicted = {
         network: np.stack([run.predicted[images] for run in evidence.runs_of(network)])
@@ -153,10 +148,11 @@ def examples(
     }
     confused = _sides(contrast, {name: (found == other).mean(0) for name, found in predicted.items()})
     right = _sides(contrast, {name: (found == true).mean(0) for name, found in predicted.items()})
-    before, after = confused[0 if raises else 1], right[1 if raises else 0]
+    more, less = (1, 0) if confusion.change > 0 else (0, 1)
+    before, after = confused[more], right[less]
     order = np.lexsort((images, -(before + after)))
     return [
-        Example(int(images[place]), float(before[place]), float(after[place]))
+        (int(images[place]), float(before[place]), float(after[place]))
         for place in order[:most]
         if before[place] > 0 and after[place] > 0
     ]

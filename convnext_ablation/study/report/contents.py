@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,25 +84,19 @@ class Contents:
             val_top1=run.val_top1,
             test_top1=run.test_top1,
             folder=folder,
-            command=str(result.get("command") or f"python train.py --config {folder}/args.yaml"),
+            command=f"python train.py --config {folder}/args.yaml",
             versions=", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
         )
 
 
-def history(run: FinishedRun) -> list[Epoch]:
-    """The epochs of a run that were evaluated; none where its summary can't be read."""
-    try:
-        return [epoch for epoch in read_summary(run.folder / SUMMARY) if epoch.eval_top1 is not None]
-    except UserError:
-        return []
-
-
 def curve_points(runs: Sequence[FinishedRun]) -> list[CurvePoint]:
-    """Learning curves, from each run's summary."""
+    """Learning curves, of the runs whose summary can be read."""
     found: dict[str, dict[int, list[Epoch]]] = {run.network: defaultdict(list) for run in runs}
     for run in runs:
-        for epoch in history(run):
-            found[run.network][epoch.epoch].append(epoch)
+        with suppress(UserError):
+            for epoch in read_summary(run.folder / SUMMARY):
+                if epoch.eval_top1 is not None:
+                    found[run.network][epoch.epoch].append(epoch)
     points = []
     for network, by_number in found.items():
         for number, epochs in sorted(by_number.items()):

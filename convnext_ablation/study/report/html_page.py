@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from convnext_ablation.files import write_text
 from convnext_ablation.page import render
 from convnext_ablation.study.report.answer import answer, caveats, method
-from convnext_ablation.study.report.contents import Contents, history
-from convnext_ablation.study.report.figures import Plan
+from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.pictures import attention_maps, confusion_pictures
 from convnext_ablation.study.report.tables import Column, effect_columns, network_columns
 
@@ -25,8 +24,8 @@ class Table(NamedTuple):
     lines: Sequence[Any]
 
 
-def write_page(contents: Contents, plans: Sequence[Plan]) -> Path:
-    """Writes the page; its figures have been drawn."""
+def write_page(contents: Contents, charts: Sequence[Path]) -> Path:
+    """Writes the page; its charts have been drawn."""
     findings, facts = contents.findings, contents.facts
     known = caveats(findings, facts)
     done = method(findings, facts)
@@ -42,10 +41,8 @@ def write_page(contents: Contents, plans: Sequence[Plan]) -> Path:
         answer=answer(findings, facts),
         caveats=known,
         warnings=[caveat for caveat in known if caveat.startswith("WARNING")],
-        charts={plan.name: plan for plan in plans},
-        drawings={plan.name: _uri(contents.folder / f"{plan.name}.svg") for plan in plans},
+        charts={path.stem: _uri(path) for path in charts},
         tables=_tables(contents),
-        remarks={"curves": _without_curves(contents)},
         changes=confusion_pictures(contents),
         attention=attention_maps(contents),
         method=[f"{what}: {value}" for what, value in done.items()],
@@ -56,12 +53,6 @@ def write_page(contents: Contents, plans: Sequence[Plan]) -> Path:
 
 def _uri(svg: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
-
-
-def _without_curves(contents: Contents) -> str:
-    runs = contents.evidence.runs
-    lost = sum(not history(run) for run in runs)
-    return f"{lost} of {len(runs)} runs have no summary.csv that can be read." if lost else ""
 
 
 def _tables(contents: Contents) -> dict[str, Table]:

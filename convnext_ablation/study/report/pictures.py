@@ -1,4 +1,4 @@
-"""What the page shows of the test images themselves: confusions that become rarer, and attention maps."""
+"""What the page shows of the test images themselves: confusions that change, and attention maps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from convnext_ablation.console import track
 from convnext_ablation.errors import UserError
 from convnext_ablation.page import picture_uri, uri_of
+from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.answer import percent_points, verdict
 from convnext_ablation.study.report.classes import Confusion, examples, surest
 from convnext_ablation.study.report.contents import Contents
@@ -28,19 +29,13 @@ class Picture(NamedTuple):
     source: str
     alt: str
     caption: str
-    name: str = ""
 
 
 class Change(NamedTuple):
-    """The confusions that become rarer with one effect, whose two sides are `worse` and `better`.
-
-    Each pair is a confusion, its test images a run on the worse and on the better side, and pictures of it.
-    """
+    """The confusions that change most with one effect, each with pictures of it."""
 
     heading: str
-    worse: str
-    better: str
-    pairs: list[tuple[Confusion, float, float, list[Picture]]]
+    pairs: list[tuple[Confusion, list[Picture]]]
 
 
 class AttentionMaps(NamedTuple):
@@ -51,41 +46,34 @@ class AttentionMaps(NamedTuple):
 
 
 def confusion_pictures(contents: Contents) -> list[Change]:
-    """The confusions that become rarer with the most significant effects, with images of them."""
+    """The confusions that change most with the most significant effects, with images of them."""
     chosen = surest(contents.findings.effects, contents.evidence, _CONTRASTS)
     return [_change(effect, contents.confusions, contents.evidence) for effect in chosen]
 
 
 def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence) -> Change:
-    raises = effect.difference.estimate > 0
-    name = effect.contrast.name
-    gone = [each for each in confusions if each.contrast == name and (each.change < 0) == raises]
-    gone.sort(key=lambda confusion: -abs(confusion.change))
-    worse, better = ("without it", "with it") if raises else ("with it", "without it")
-    pairs = []
-    for confusion in gone[:_CONFUSIONS]:
-        sides = (confusion.images_without, confusion.images_with)
-        numbers = (confusion.class_number, confusion.taken_for_number)
-        pictures = [
-            _picture(
-                evidence,
-                example.image,
-                alt=f"{confusion.class_name}, taken for {confusion.taken_for}: ",
-                caption=f"confused in {example.confused:.0%} of runs {worse}, right in {example.right:.0%} "
-                f"{better}",
-            )
-            for example in examples(effect.contrast, evidence, *numbers, raises, _EXAMPLES)
-        ]
-        pairs.append((confusion, max(sides), min(sides), pictures))
+    mine = [each for each in confusions if each.contrast == effect.contrast.name]
+    mine.sort(key=lambda confusion: -abs(confusion.change))
     doubt = _DOUBTS.get(verdict(effect.difference), "")
     heading = f"{effect.label}: {percent_points(effect.difference.estimate)} points{doubt}"
-    return Change(heading, worse, better, pairs)
+    shown = mine[:_CONFUSIONS]
+    return Change(heading, [(each, _examples(effect.contrast, each, evidence)) for each in shown])
+
+
+def _examples(contrast: Contrast, confusion: Confusion, evidence: Evidence) -> list[Picture]:
+    worse, better = ("with it", "without it") if confusion.change > 0 else ("without it", "with it")
+    alt = f"{confusion.class_name}, taken for {confusion.taken_for}: "
+    pictures = []
+    for image, confused, right in examples(contrast, evidence, confusion, _EXAMPLES):
+        caption = f"confused in {confused:.0%} of runs {worse}, right in {right:.0%} {better}"
+        pictures.append(_picture(evidence, image, alt, f"{evidence.ids[image]}: {caption}"))
+    return pictures
 
 
 def _picture(evidence: Evidence, index: int, alt: str, caption: str) -> Picture:
-    path, name = evidence.image(index), str(evidence.ids[index])
+    path = evidence.image(index)
     source = picture_uri(path, _SIDE) if path is not None else ""
-    return Picture(source, alt + name, caption, name)
+    return Picture(source, f"{alt}{evidence.ids[index]}", caption)
 
 
 def attention_maps(contents: Contents) -> AttentionMaps:
@@ -95,33 +83,28 @@ def attention_maps(contents: Contents) -> AttentionMaps:
     if not indices:
         remark = "Not drawn: the test images are not at hand; the data folder has moved or is gone."
         return AttentionMaps([remark], {})
-    from convnext_ablation.training.checkpoints import BEST  # with torch, which nothing else here needs
-
-    first = {run.network: run for run in reversed(evidence.runs) if (run.folder / BEST).is_file()}
-    networks = [(row.label, first[row.network.name]) for row in rows if row.network.name in first]
-    chosen = networks[:: -(-len(networks) // _MAPPED_NETWORKS) or 1]
-    gone = [row.label for row in rows if row.network.name not in first] if networks else ["any network"]
-    reasons = [f"there is no {BEST} in the runs of {', '.join(gone)}"] if gone else []
-    layers, maps = set(), []
-    for label, run in track(chosen, "attention maps", len(chosen), "networks"):
-        title = f"{label}, seed {run.seed}"
+    chosen = rows[:: -(-len(rows) // _MAPPED_NETWORKS)]
+    layers, maps, reasons = set(), [], []
+    for row in track(chosen, "attention maps", len(chosen), "networks"):
+        run = row.network.runs[0]
         try:
-            layer, pictures = _maps_of(title, run, indices, evidence)
+            layer, pictures = _maps_of(f"{row.label}, seed {run.seed}", run, indices, evidence)
         except UserError as error:
-            reasons.append(f"{label}: {error}")
+            reasons.append(f"{row.label}: {error}")
         else:
             layers.add(layer)
             maps.append(pictures)
     remarks = [f"Not drawn: {'; '.join(reasons)}."] if reasons else []
-    if len(chosen) < len(networks):
-        remarks.append(f"{len(chosen)} of {len(networks)} networks are shown.")
+    if len(chosen) < len(rows):
+        remarks.append(f"{len(chosen)} of {len(rows)} networks are shown.")
     if not maps:
         return AttentionMaps(remarks, {})
     remarks.append(f"Maps are of: {'; '.join(sorted(layers))}.")
     shown = {}
     for index, *mapped in zip(indices, *maps, strict=True):
         original = _picture(evidence, index, "Test image ", "the image")
-        shown[f"{evidence.class_name(int(evidence.targets[index]))}: {original.name}"] = [original, *mapped]
+        name = evidence.class_name(int(evidence.targets[index]))
+        shown[f"{name}: {evidence.ids[index]}"] = [original, *mapped]
     return AttentionMaps(remarks, shown)
 
 
@@ -138,7 +121,7 @@ def _maps_of(
     title: str, run: FinishedRun, indices: Sequence[int], evidence: Evidence
 ) -> tuple[str, list[Picture]]:
     """What the maps of a run are of, and each with its picture."""
-    from convnext_ablation.study.report.attention import attention
+    from convnext_ablation.study.report.attention import attention  # with torch, which nothing else needs
 
     images = [path for index in indices if (path := evidence.image(index)) is not None]
     found = attention(run.folder, images, [int(evidence.targets[index]) for index in indices])
