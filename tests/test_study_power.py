@@ -82,10 +82,10 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
 
 def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
     for seeds, weights, level in [(2, TWO, 0.05), (3, HALVES, 0.05 / 13), (20, TWO, 0.01)]:
-        size = detectable(SCATTER, seeds, 5000, weights, level, chance=0.9)
-        assert power(size, SCATTER, seeds, 5000, weights, level) == pytest.approx(0.9, abs=1e-6)
-        assert power(size / 2, SCATTER, seeds, 5000, weights, level) < 0.9
-        assert power(-2 * size, SCATTER, seeds, 5000, weights, level) > 0.9
+        size = detectable(SCATTER, seeds, 5000, weights, level)
+        assert power(size, SCATTER, seeds, 5000, weights, level) == pytest.approx(0.8, abs=1e-6)
+        assert power(size / 2, SCATTER, seeds, 5000, weights, level) < 0.8
+        assert power(-2 * size, SCATTER, seeds, 5000, weights, level) > 0.8
     assert math.isnan(detectable(SCATTER, 1, 5000, TWO, 0.05))
     assert (level_of(True, 13), level_of(False, 13)) == (0.05 / 13, 0.05)
 

@@ -38,10 +38,8 @@ def power(
     return float(special.ndtr((abs(effect) - threshold) / error).mean())
 
 
-def detectable(
-    scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float, chance: float = POWER
-) -> float:
-    """The smallest effect that is found with a chance of `chance`, a fraction; NaN with a single seed.
+def detectable(scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float) -> float:
+    """The smallest effect that is found with a chance of `POWER`, a fraction; NaN with a single seed.
 
     It is no bound: an effect above 1, which there can't be, says that no effect would do.
     """
@@ -50,23 +48,18 @@ def detectable(
     threshold, error = _threshold(scatter, seeds, images, weights, level)
 
     def missing(effect: float) -> float:
-        return float(special.ndtr((effect - threshold) / error).mean()) - chance
+        return float(special.ndtr((effect - threshold) / error).mean()) - POWER
 
     return float(optimize.brentq(missing, 0.0, float(threshold.max()) + 10 * error, xtol=1e-9))
 
 
 def seeds_needed(
-    effect: float,
-    scatter: Scatter,
-    images: int,
-    weights: Sequence[float],
-    level: float,
-    chance: float = POWER,
+    effect: float, scatter: Scatter, images: int, weights: Sequence[float], level: float
 ) -> int | None:
-    """Fewest seeds with which an effect is found with a chance of `chance`; None if `MOST_SEEDS` won't do."""
+    """Fewest seeds with which an effect is found with a chance of `POWER`; None if `MOST_SEEDS` won't do."""
 
     def does(seeds: int) -> bool:
-        return power(effect, scatter, seeds, images, weights, level) >= chance
+        return power(effect, scatter, seeds, images, weights, level) >= POWER
 
     low, high = 1, 2  # more seeds find more: double, then halve what is left
     while not does(high):
