@@ -63,7 +63,7 @@ def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
         results.append(NetworkResult(key, f"Model {network}", f"change {network}", found))
     findings = compare(results, [])
     effects = [_effect(findings.rows, number) for number in range(1, networks)]
-    evidence = Evidence(runs, ids, names, folder / "data")
+    evidence = Evidence(runs, ids, names, folder / "data" / "test")
     return Contents(folder / "report", replace(findings, effects=effects), FACTS, evidence)
 
 
@@ -106,7 +106,7 @@ def write_images(evidence):
     """Makes files of the test images, 40 x 30 px."""
     rng = np.random.default_rng(1)
     for name in evidence.ids:
-        path = evidence.data_folder / "test" / str(name)
+        path = evidence.data_folder / str(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(path)
 

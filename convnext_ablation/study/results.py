@@ -49,7 +49,7 @@ class StudyResults:
     @property
     def evidence(self) -> Evidence:
         """The runs, and the images that they were tested on."""
-        return Evidence(self.runs, self.ids, self.classes, Path(self.study.data_dir), TEST_SPLIT)
+        return Evidence(self.runs, self.ids, self.classes, Path(self.study.data_dir) / TEST_SPLIT)
 
     def networks(self) -> list[NetworkResult]:
         """One result for each network that has a finished run."""

@@ -68,8 +68,7 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> A
         heat = (heat / heat.max().clamp_min(1e-30)).numpy()
         with torch.no_grad():
             probability, predicted = model(image).float().softmax(dim=1)[0].max(dim=0)
-        picture = _overlaid(_picture(image[0], config), heat)
-        maps.append(Map(picture, heat, int(predicted), float(probability)))
+        maps.append(Map(_picture(image[0], config, heat), heat, int(predicted), float(probability)))
     return Attention(layer, grid, maps)
 
 
@@ -114,16 +113,12 @@ def _layer(model: nn.Module, image: torch.Tensor) -> tuple[str, tuple[int, int]]
     return chosen, sizes[chosen]
 
 
-def _picture(image: torch.Tensor, config: Mapping[str, Any]) -> Image.Image:
-    """What the network is given, (C, H, W), as a picture in grey."""
-    mean, std = (torch.tensor(config[name]).view(-1, 1, 1) for name in ("mean", "std"))
-    return to_pil_image((image * std + mean).clamp(0, 1)).convert("L")
-
-
-def _overlaid(picture: Image.Image, heat: NDArray[np.float32]) -> Image.Image:
-    """The picture with the map over it in colours that grow brighter with it."""
+def _picture(image: torch.Tensor, config: Mapping[str, Any], heat: NDArray[np.float32]) -> Image.Image:
+    """What the network is given, (C, H, W), in grey, and over it the map, brighter where it is higher."""
     from matplotlib import colormaps
 
+    mean, std = (torch.tensor(config[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    picture = to_pil_image((image * std + mean).clamp(0, 1)).convert("L")
     scale = SIDE / max(picture.size)
     size = (round(picture.width * scale), round(picture.height * scale))
     grey = picture.convert("RGB").resize(size, Image.Resampling.BICUBIC)

@@ -45,11 +45,13 @@ class Confusion(NamedTuple):
 
 def surest(effects: Sequence[Effect], evidence: Evidence, most: int) -> list[Effect]:
     """The effects that are looked at class by class: the most significant first, then the largest."""
+
+    def rank(effect: Effect) -> tuple[float, float]:
+        p = effect.difference.p_holm
+        return 1.0 if math.isnan(p) else p, -abs(effect.difference.estimate)
+
     shown = [effect for effect in _shown(effects, evidence) if effect.difference.estimate]
-    p_values = {effect.contrast.name: effect.difference.p_holm for effect in shown}
-    ranks = {name: 1.0 if math.isnan(p) else p for name, p in p_values.items()}
-    shown.sort(key=lambda effect: (ranks[effect.contrast.name], -abs(effect.difference.estimate)))
-    return shown[:most]
+    return sorted(shown, key=rank)[:most]
 
 
 def class_gains(effects: Sequence[Effect], evidence: Evidence) -> list[ClassGain]:

@@ -103,8 +103,7 @@ class Evidence:
     runs: Sequence[FinishedRun]
     ids: NDArray[np.str_]  # path of each test image below the split's folder, (N,)
     classes: Sequence[str]  # names by number; those without test images may be left out at the end
-    data_folder: Path
-    split: str = "test"
+    data_folder: Path  # of the test images
 
     @property
     def targets(self) -> Labels:
@@ -121,6 +120,5 @@ class Evidence:
 
     def image(self, index: int) -> Path | None:
         """The file of a test image, None if it isn't there (any more)."""
-        name = str(self.ids[index])
-        places = (self.data_folder / self.split / name, self.data_folder / name)
-        return next((path for path in places if path.is_file()), None)
+        path = self.data_folder / str(self.ids[index])
+        return path if path.is_file() else None
