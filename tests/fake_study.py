@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
@@ -14,10 +15,9 @@ from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
-from convnext_ablation.study.report.findings import Effect, StudyFacts, compare
+from convnext_ablation.study.report.findings import StudyFacts, compare
 from convnext_ablation.study.report.html_page import write_page
 from convnext_ablation.study.report.tables import write_tables
-from convnext_ablation.study.stats.effects import Difference
 from convnext_ablation.training.history import Epoch, write_summary
 
 FACTS = StudyFacts(
@@ -61,10 +61,9 @@ def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
             found.append(FinishedRun(key, seed, run, predicted, targets, result))
         runs += found
         results.append(NetworkResult(key, f"Model {network}", f"change {network}", found))
-    findings = compare(results, [])
-    effects = [_effect(findings.rows, number) for number in range(1, networks)]
+    contrasts = [_after(*pair) for pair in itertools.pairwise(results)]
     evidence = Evidence(runs, ids, names, folder / "data" / "test")
-    return Contents(folder / "report", replace(findings, effects=effects), FACTS, evidence)
+    return Contents(folder / "report", compare(results, contrasts), FACTS, evidence)
 
 
 def _write_run(run, seed, epochs, network):
@@ -87,19 +86,14 @@ def _write_run(run, seed, epochs, network):
     }
 
 
-def _effect(rows, number):
-    one, two = rows[number - 1 : number + 1]
-    estimate = two.top1.estimate - one.top1.estimate
-    contrast = Contrast(
-        name=f"{two.network.name}-{one.network.name}",
+def _after(one, two):
+    return Contrast(
+        name=f"{two.name}-{one.name}",
         label=f"{two.label} after {one.label}",
-        weights={two.network.name: 1.0, one.network.name: -1.0},
+        weights={two.name: 1.0, one.name: -1.0},
         kind="difference",
-        baseline=one.network.name,
+        baseline=one.name,
     )
-    p = 0.01 * number
-    difference = Difference(estimate, estimate - 0.05, estimate + 0.04, p, 2 * p, 0.99)
-    return Effect(contrast, difference, one.seeds, one.seeds)
 
 
 def write_images(evidence):
@@ -112,9 +106,9 @@ def write_images(evidence):
 
 
 def write_all(contents):
-    """Writes a whole report; its files, the page last."""
-    charts = write_charts(contents)
-    return [*write_tables(contents), write_page(contents, charts)]
+    """Writes a whole report."""
+    write_tables(contents)
+    write_page(contents, write_charts(contents))
 
 
 def again(contents, folder, **changes):

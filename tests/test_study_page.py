@@ -20,25 +20,21 @@ from convnext_ablation.study.report.pictures import confusion_pictures
 # The page as a whole
 
 
-def test_the_page_needs_nothing_from_elsewhere(page):
+def test_the_page_needs_nothing_from_elsewhere_and_its_links_and_names_are_whole(page):
     reader, text = page
     assert "http" not in text.replace("http-equiv", "")
     assert not reader.all("link")
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {each["href"].removeprefix("#") for _, each in reader.tags if "href" in each} <= set(ids)
+    assert all(image["alt"] for image in reader.all("img"))
+    assert not reader.all("b") + reader.all("on"), "names of classes and studies are text"
     assert all(re.match("data:image/(jpeg|svg.xml);base64,", image["src"]) for image in reader.all("img"))
     policy = next(meta["content"] for meta in reader.all("meta") if "http-equiv" in meta)
     script = re.search(r"<script>(.*)</script>", text, re.DOTALL)[1]
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert f"script-src 'sha256-{digest}'" in policy
-
-
-def test_links_and_names_of_the_page_are_whole(page):
-    reader, _ = page
-    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    assert {each["href"].removeprefix("#") for _, each in reader.tags if "href" in each} <= set(ids)
-    assert all(image["alt"] for image in reader.all("img"))
-    assert not reader.all("b") + reader.all("on"), "names of classes and studies are text"
 
 
 def test_the_page_says_what_was_found_and_done(page, study):

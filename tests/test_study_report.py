@@ -8,6 +8,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import fake_study
 import numpy as np
 import pytest
 from fake_study import svg_texts
@@ -18,24 +19,18 @@ from convnext_ablation.study.report.answer import answer, caveats, p_text
 from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
-from convnext_ablation.study.report.findings import StudyFacts, compare
+from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
 
-FACTS = StudyFacts(
+FACTS = replace(
+    fake_study.FACTS,
     title="Five stages on typefaces",
-    design="stages",
     data_name="typefaces",
     image_size=64,
     test_images=2000,
     classes=40,
-    precision="float32",
-    threads=2,
     epochs=10,
-    machine="a laptop",
-    versions={"python": "3.12.1", "torch": "2.9.0"},
-    command="convnext-ablation study --design stages --seeds 3",
-    warnings=["Stage V had a smaller learning rate."],
 )
 LABELS = ["Model I", "Model II", "Model III", "Model IV", "Model V"]
 ADDS = [
@@ -45,14 +40,10 @@ ADDS = [
     "depthwise moved up, kernel 7",
     "GELU, LayerNorm, fewer acts and norms, separate downsampling, layer scale (= ConvNeXt-T)",
 ]
-
-
 SPEEDS, SECONDS = (100.0, 300.0, 110.0, 120.0), (60.0, 61.0, 65.0, 60.0)
 
 
-def network(
-    place, right_of_2000=0, runs=3, adds=None, speeds=SPEEDS, seconds=SECONDS, seeds=None, correct=None
-):
+def network(place, right_of_2000=0, runs=3, seeds=None, correct=None):
     """A network that is right on the first images: about `right_of_2000`, one more or less by seed.
 
     All networks find the same images easy, so that differences of 20 images are far from chance. `seeds` are
@@ -66,17 +57,15 @@ def network(
             "learning_rate": 0.001 * (place + 1),
             "parameters": 25_557_032 + place,
             "gmacs": 0.3333333333333333,
-            "train_images_per_second": speeds[run],
-            "train_seconds": seconds[run],
+            "train_images_per_second": SPEEDS[run],
+            "train_seconds": SECONDS[run],
             "val_top1": 70.0 + run,
         }
         start, seed = seeds[run] if seeds else (None, run)
         finished.append(
             FinishedRun(name, seed, Path(name), right.astype(int), np.ones(2000, int), result, start)
         )
-    known = place < 5
-    adds = adds if adds is not None else ADDS[place] if known else f"change {place}"
-    return NetworkResult(name, LABELS[place] if known else f"Step {place}", adds, finished)
+    return NetworkResult(name, LABELS[place], ADDS[place], finished)
 
 
 def correct_of(network):
@@ -86,10 +75,9 @@ def correct_of(network):
 
 def versus(treated, baseline):
     """The contrast of two networks."""
-    details = f" ({treated.adds})" if treated.adds else ""
     return Contrast(
         name=f"{treated.name}-{baseline.name}",
-        label=treated.label + details,
+        label=f"{treated.label} ({treated.adds})",
         weights={treated.name: 1.0, baseline.name: -1.0},
         kind="difference",
         baseline=baseline.name,
@@ -102,11 +90,11 @@ def findings_of(results, contrasts=None):
     return compare(results, successive if contrasts is None else contrasts)
 
 
-def written(folder, findings, facts=FACTS):
+def written(folder, findings):
     """Writes the tables and figures of a report whose runs are not at hand."""
     runs = [run for row in findings.rows for run in row.network.runs]
     evidence = Evidence(runs, np.array(["class/image.png"] * 2000), ["wrong", "right"], folder)
-    contents = Contents(folder, findings, facts, evidence)
+    contents = Contents(folder, findings, FACTS, evidence)
     write_tables(contents)
     write_charts(contents)
 

@@ -36,10 +36,13 @@ def results_of(
     return StudyResults(study, folder, finished, runs, ids, 32)
 
 
-def test_classes_go_by_the_folders_of_their_images_and_others_by_their_number(tmp_path):
-    results = results_of(tmp_path)
+def test_classes_go_by_the_folders_of_their_images_or_their_number_and_each_machine_is_named(tmp_path):
+    other = {**RESULT, "host": "other", "device": "NVIDIA H100"}
+    results = results_of(tmp_path, results=(RESULT, other, RESULT), runs=3)
     assert results.classes == ["cat", "1", "dog"]
-    assert (results.facts().classes, results.facts().test_images) == (3, 3)
+    facts = results.facts()
+    assert (facts.classes, facts.test_images) == (3, 3)
+    assert facts.machine == "one (a processor), other (NVIDIA H100)"
 
 
 @pytest.mark.parametrize(
@@ -63,9 +66,3 @@ def test_what_limits_the_figures_is_told(tmp_path, changes, told):
     for warning, words in zip(warnings, told, strict=True):
         assert warning.startswith("WARNING: ")
         assert words in warning
-
-
-def test_every_machine_is_named_once(tmp_path):
-    other = {**RESULT, "host": "other", "device": "NVIDIA H100"}
-    machine = results_of(tmp_path, results=(RESULT, other, RESULT), runs=3).facts().machine
-    assert machine == "one (a processor), other (NVIDIA H100)"

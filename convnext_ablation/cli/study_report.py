@@ -75,13 +75,13 @@ def report(study: Study, folder: Path, output: Path | None = None, origin: str =
     facts = replace(results.facts(), origin=origin)
     findings = compare(results.networks(), study.design.contrasts)
     contents = Contents(output, findings, facts, results.evidence)
-    paths = write_tables(contents)
-    paths += [write_tuning(study, folder, output)] if study.tuning else []
-    charts = write_charts(contents)
-    page = write_page(contents, charts)
+    write_tables(contents)
+    if study.tuning:
+        write_tuning(study, folder, output)
+    page = write_page(contents, write_charts(contents))
     width = shutil.get_terminal_size((120, 24)).columns
     print(f"\n{terminal_table(findings.rows, width)}\n")
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
     print(f"{answer(findings, facts)}\n")
-    print(f"report: {page}, and {len(paths) + len(charts)} tables and figures beside it")
+    print(f"report: {page}, with tables and figures beside it")

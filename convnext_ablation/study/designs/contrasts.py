@@ -27,10 +27,8 @@ FREE_NETWORK = "resnet_to_convnext"  # its switches are arguments
 _ROUNDING = 1e-9  # what weights may miss zero by
 _GROUP = re.compile(r"[a-z][a-z0-9_]*")
 
-_names: dict[Components, str] = {}
-for _variants in FAMILIES.values():
-    for _name, _variant in _variants.items():
-        _names.setdefault(_variant.components, _name)
+VARIANTS = {name: variant for family in FAMILIES.values() for name, variant in family.items()}
+_NAMES = {variant.components: name for name, variant in reversed(VARIANTS.items())}  # the first of several
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,8 @@ def repeated(values: Sequence[T]) -> T | None:
 
 def make_point(components: Components, suffix: str, key: str, label: str, adds: str) -> Point:
     """Makes a network of a design, under its registered name if it has one, else under `key`."""
-    if components in _names:
-        name = _names[components] + suffix
+    if components in _NAMES:
+        name = _NAMES[components] + suffix
         return Point(name, name, label, adds, components)
     switches = {name: here for name, (_, here) in components.changed_from(RESNET_50).items()}
     return Point(key + suffix, FREE_NETWORK + suffix, label, adds, components, switches)

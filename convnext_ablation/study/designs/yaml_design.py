@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import yaml
 
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
-from convnext_ablation.models.components import FAMILIES, Variant
 from convnext_ablation.study.designs.contrasts import (
+    VARIANTS,
     Contrast,
     Design,
     Point,
@@ -33,10 +33,6 @@ _DIFFERENCE_KEYS = ("network", "baseline", "label", "primary")
 _WEIGHTED_KEYS = ("name", "weights", "label", "primary")
 _KEY = re.compile(r"[A-Za-z0-9_]+")
 _ABOVE = "Each network is compared with the one above it in the list."
-
-_VARIANTS: Mapping[str, Variant] = {
-    name: variant for family in FAMILIES.values() for name, variant in family.items()
-}
 
 
 def read_design(file: str, suffix: str) -> Design:
@@ -96,7 +92,7 @@ def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
     for number, entry in enumerate(_list(entries, f"{file}: networks"), start=1):
         where = f"{file}: networks, entry {number}"
         if isinstance(entry, str):
-            name, variant = entry, _named(entry, where, _VARIANTS)
+            name, variant = entry, _named(entry, where, VARIANTS)
             point = make_point(variant.components, suffix, name, variant.label, variant.adds)
         else:
             name, point = _free_network(_mapping(entry, where, _NETWORK_KEYS), where, suffix)
@@ -108,7 +104,7 @@ def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
 
 def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[str, Point]:
     label = _text(entry, "label", where)
-    base = _named(_text(entry, "base", where, "model_i"), where, _VARIANTS).components
+    base = _named(_text(entry, "base", where, "model_i"), where, VARIANTS).components
     switches = _mapping(entry.get("components"), f"{where}: components")
     try:
         components = base.with_(**switches)
@@ -117,7 +113,7 @@ def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[st
     key = _text(entry, "key", where, re.sub(r"\W+", "_", label.lower()).strip("_"))
     if not _KEY.fullmatch(key):
         raise UserError(f"{where}: key {key!r}: write letters, digits and _ only")
-    if key in _VARIANTS and _VARIANTS[key].components != components:
+    if key in VARIANTS and VARIANTS[key].components != components:
         raise UserError(f"{where}: key {key!r} is the name of another network; choose one of your own")
     adds = _text(entry, "adds", where, words_of(components))
     return key, make_point(components, suffix, key, label, adds)

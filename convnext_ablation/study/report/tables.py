@@ -141,22 +141,19 @@ def _words(columns: Sequence[Column]) -> list[int]:
     return [place for place, column in enumerate(columns) if column.text is None]
 
 
-def write_tables(contents: Contents) -> list[Path]:
-    """Writes the tables and the answer into the report's folder; returns the files."""
+def write_tables(contents: Contents) -> None:
+    """Writes the tables and the answer into the report's folder."""
     folder, findings = contents.folder, contents.findings
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "answer.txt", answer(findings, contents.facts) + "\n")
     write_text(folder / "table.md", _markdown(contents))
-    return [
-        *(folder / "answer.txt", folder / "table.md"),
-        _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs)),
-        _csv(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows)),
-        _csv(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects)),
-        _csv(folder / "curves.csv", CurvePoint._fields, contents.curves),
-        _csv(folder / "classes.csv", ClassGain._fields, contents.class_gains),
-        _csv(folder / "confusions.csv", Confusion._fields, contents.confusions),
-        _csv(folder / "runs.csv", RunLine._fields, contents.runs),
-    ]
+    _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs))
+    _csv(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows))
+    _csv(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects))
+    _csv(folder / "curves.csv", CurvePoint._fields, contents.curves)
+    _csv(folder / "classes.csv", ClassGain._fields, contents.class_gains)
+    _csv(folder / "confusions.csv", Confusion._fields, contents.confusions)
+    _csv(folder / "runs.csv", RunLine._fields, contents.runs)
 
 
 def _markdown(contents: Contents) -> str:
@@ -185,9 +182,8 @@ def _markdown(contents: Contents) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> Path:
+def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> None:
     write_csv(path, list(header), ([_exact(value) for value in line] for line in lines))
-    return path
 
 
 def _attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:

@@ -27,17 +27,6 @@ from scipy import optimize, special
 
 from convnext_ablation.errors import UserError
 
-__all__ = [
-    "Difference",
-    "Interval",
-    "accuracy",
-    "contrast",
-    "holm",
-    "mean_squares",
-    "paired_difference",
-    "seed_freedom",
-]
-
 ALPHA = 0.05  # intervals are for 1 - ALPHA
 ROUNDING = 1e-9  # weights that sum to 0 or 1 do so up to this
 MANY = 4  # networks in a contrast from which on each has a seed variance of its own
