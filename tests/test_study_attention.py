@@ -124,7 +124,8 @@ def test_maps_stand_side_by_side_on_the_same_images(mapped):
         assert maps[0].alt.startswith("Attention map: Model 0, seed 0: says bird ")
         assert maps[1].alt.startswith("Attention map: Model 2, seed 0: says bird ")
     lacking, layers = found.remarks
-    assert re.fullmatch(r"Not drawn: Model 1: .*/model_best.pth.tar: no such checkpoint\.", lacking)
+    gone = r"Not drawn: Model 1: model_1-seed0-\w+/model_best.pth.tar: no such checkpoint\."
+    assert re.fullmatch(gone, lacking)
     assert layers == "Maps are of: stages.2, 4x4 positions."
     assert next(iter(found.images)) in again(mapped, mapped.folder)[0].words()
 

@@ -90,7 +90,7 @@ def attention_maps(contents: Contents) -> AttentionMaps:
         try:
             layer, pictures = _maps_of(f"{row.label}, seed {run.seed}", run, indices, evidence)
         except UserError as error:
-            reasons.append(f"{row.label}: {error}")
+            reasons.append(f"{row.label}: {error}".replace(f"{run.folder.parent}/", ""))
         else:
             layers.add(layer)
             maps.append(pictures)
