@@ -13,7 +13,6 @@ import shutil
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
@@ -21,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from convnext_ablation.data.folder import Record
-from convnext_ablation.data.photographs import DataSet, zlib_version
+from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -76,10 +75,6 @@ class FashionMNIST(DataSet):
     def encode(self, pixels: np.ndarray, file: BinaryIO) -> None:
         """Writes one image as a grey PNG."""
         Image.fromarray(pixels).save(file, "png")
-
-    def versions(self) -> dict[str, str]:
-        """Versions of all that has a say in the bytes."""
-        return {"numpy": np.__version__, "pillow": version("pillow"), "zlib": zlib_version()}
 
 
 def _read_files(scratch: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

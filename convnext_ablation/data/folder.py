@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -151,10 +151,15 @@ def list_split(root: Path, split: str) -> SplitFiles:
 
 def data_set_name(root: Path) -> str:
     """A data set's name as its ``dataset.json`` has it, or else its folder's."""
-    try:
-        return str(json.loads((root / DESCRIPTION).read_text(encoding="utf-8"))["name"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return root.resolve().name
+    return str(read_description(root / DESCRIPTION).get("name", root.resolve().name))
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """What a file such as ``dataset.json`` holds; empty if there is none that makes sense."""
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:

@@ -13,11 +13,10 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
-from PIL import Image, features
+from PIL import Image
 
 from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
@@ -53,10 +52,6 @@ class DataSet:
 
     def encode(self, key: Any, file: BinaryIO) -> None:
         """Writes the file of one image, the same bytes for the same key; by any thread, in any order."""
-        raise NotImplementedError
-
-    def versions(self) -> dict[str, str]:
-        """Versions of the software that has a say in the bytes."""
         raise NotImplementedError
 
     @classmethod
@@ -155,16 +150,6 @@ class Photographs(DataSet):
         if (width, height) == image.size:
             return image
         return image.resize((width, height), Image.Resampling.BILINEAR)
-
-    def versions(self) -> dict[str, str]:
-        """Versions of all that has a say in the bytes."""
-        jpeg, webp = (str(features.version(name)) for name in ("libjpeg_turbo", "webp"))
-        return {"pillow": version("pillow"), "zlib": zlib_version(), "libjpeg-turbo": jpeg, "webp": webp}
-
-
-def zlib_version() -> str:
-    """Version of what Pillow packs PNG with."""
-    return str(features.version("zlib_ng") or features.version("zlib"))
 
 
 def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, int]:

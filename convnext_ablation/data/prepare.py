@@ -12,10 +12,12 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from PIL import features
 
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.fashion_mnist import FashionMNIST
@@ -28,6 +30,7 @@ from convnext_ablation.data.folder import (
     decode,
     in_threads,
     mark_checked,
+    read_description,
     read_manifest,
     sort_classes,
     write_manifest,
@@ -38,7 +41,7 @@ from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.dataclass_options import identity
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError, in_one_line, unknown_name
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
@@ -91,7 +94,7 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     """Whether the folder holds this very set; False if there is nothing, an error if something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
-    found = _read_json(out / DESCRIPTION)
+    found = read_description(out / DESCRIPTION)
     if not found:
         raise UserError(f"{out} exists and is no prepared data set; remove it or choose another place")
     # versions don't count, or an upgrade would undo every folder
@@ -107,16 +110,16 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
 
 def _describe(dataset: DataSet) -> dict[str, Any]:
     """What ``dataset.json`` says of a data set, in JSON's own types."""
-    made_by = {"parameters": identity(dataset), "versions": dataset.versions()}
+    made_by = {"parameters": identity(dataset), "versions": library_versions()}
     return {"format": FORMAT, "name": dataset.name, **made_by}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """Reads a description; empty if there is none that makes sense."""
-    with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found if isinstance(found, dict) else {}
-    return {}
+def library_versions() -> dict[str, str]:
+    """Versions of all that may have a say in the bytes of an image."""
+    with in_one_line("`prepare` needs `pip install '.[study]'`"):
+        packages = {name: version(name) for name in ("matplotlib", "numpy", "pillow")}
+    codecs = ("freetype2", "libjpeg_turbo", "webp", "zlib", "zlib_ng")
+    return packages | {name: str(features.version(name)) for name in codecs}
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -209,9 +212,9 @@ def _begin(dataset: DataSet, partial: Path) -> None:
     description = _describe(dataset)
     origin = {"description": description, "originals": _originals(dataset)}
     if partial.exists():
-        if not partial.is_dir() or (any(partial.iterdir()) and not _read_json(partial / DESCRIPTION)):
+        if not partial.is_dir() or (any(partial.iterdir()) and not read_description(partial / DESCRIPTION)):
             raise UserError(f"{partial} is in the way and not from an earlier `prepare`; move it")
-        if _read_json(partial / _SCRATCH / "origin.json") == origin:
+        if read_description(partial / _SCRATCH / "origin.json") == origin:
             print(f"resuming with what {partial} holds")
             return
         shutil.rmtree(partial)

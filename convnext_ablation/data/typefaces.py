@@ -13,15 +13,14 @@ import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import BinaryIO, ClassVar
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont, features
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from convnext_ablation.data.folder import SPLITS, Record
-from convnext_ablation.data.photographs import DataSet, zlib_version
+from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -97,14 +96,6 @@ class Typefaces(DataSet):
         # Noise doesn't compress: the fastest level gives up a few per cent of size.
         Image.fromarray(pixels).save(file, "png", compress_level=1)
 
-    def versions(self) -> dict[str, str]:
-        """Versions of all that has a say in the bytes."""
-        return {
-            "freetype": str(features.version("freetype2")),
-            **{name: version(name) for name in ("matplotlib", "numpy", "pillow")},
-            "zlib": zlib_version(),
-        }
-
     def _rng(self, split: str, face: str, index: int) -> np.random.Generator:
         # Names enter by their checksum: a face more or less leaves the images of the others as they are.
         entropy = [self.seed, zlib.crc32(split.encode()), zlib.crc32(face.encode()), index]
@@ -168,10 +159,8 @@ def _font(face: str, pixels: int) -> ImageFont.FreeTypeFont:
 
 @functools.cache
 def _font_file(face: str) -> str:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise UserError("typefaces are drawn in matplotlib's fonts; `pip install matplotlib`") from error
+    import matplotlib
+
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
     if not path.is_file():
         raise UserError(f"font {path} is missing; reinstall matplotlib")
