@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
 from convnext_ablation.dataclass_options import add_options, given_options, options_of
 from convnext_ablation.errors import UserError
@@ -50,11 +48,6 @@ def run(args: argparse.Namespace) -> None:
     dataset = DATASETS[args.dataset]
     parameters = given_options(args, options_of(dataset))
     if getattr(args, "download", None) is not None:
-        parameters |= _fetched(dataset, parameters, args.download)
+        for which, published in dataset.needed(parameters).items():
+            parameters[which] = parameters[which] or published.download(args.download)
     prepare(args.dataset, args.out, workers=args.workers, **parameters)
-
-
-def _fetched(dataset: type[DataSet], parameters: dict[str, Any], folder: Path) -> dict[str, Path]:
-    """Downloads the archives that aren't named."""
-    missing = {which: it for which, it in dataset.needed(parameters).items() if parameters[which] is None}
-    return {which: published.download(folder) for which, published in missing.items()}

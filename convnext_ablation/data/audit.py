@@ -14,7 +14,6 @@ from convnext_ablation.data.measure import Contents, measure_images, read_folder
 from convnext_ablation.data.overlap import (
     DISTANCE,
     MOST_PAIRS,
-    Overlap,
     exact_duplicates,
     list_pretraining,
     near_duplicates,
@@ -42,7 +41,6 @@ class Report:
 
     contents: Contents
     findings: list[Finding]  # those to look at first standing first in each kind
-    overlap: Overlap | None
 
     @property
     def excluded(self) -> list[str]:
@@ -79,14 +77,12 @@ def data_report(
     measured = measure_images(contents.root, ids, cache / _MEASURED)
     findings = exact_duplicates(images, measured) + near_duplicates(contents, measured, distance)
     findings += about_images(contents, measured)
-    common = None
     if other:
         kept = cache / "pretraining.jsonl"
-        common = pretraining_overlap(images, measured, other, names, kept, distance)
-        findings += common.findings
+        findings += pretraining_overlap(images, measured, other, names, kept, distance)
     # stable: within these, near duplicates stay in the order of their distance
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
-    report = Report(contents, findings, common)
+    report = Report(contents, findings)
     _write(report, output, distance, other)
     return report
 
@@ -106,7 +102,7 @@ def _output_folder(contents: Contents, output: Path) -> Path:
 
 def _write(report: Report, output: Path, distance: int, against: Path | None) -> None:
     root, counts = report.contents.root, report.contents.counts()
-    summary = summary_lines(report)
+    summary = summary_lines(report, against)
     kinds = {kind: [each for each in report.findings if each.kind == kind] for kind in KINDS}
     names = sorted(set().union(*report.contents.classes.values()))
     html = render(
@@ -122,10 +118,9 @@ def _write(report: Report, output: Path, distance: int, against: Path | None) ->
         shown=SHOWN,
         picture=functools.cache(functools.partial(picture_uri, side=_SIDE)),
         root=root,
-        against=against or root,
+        against=against,
         distance=distance,
         most_pairs=MOST_PAIRS,
-        common=report.overlap,
     )
     write_csv(output / "findings.csv", COLUMNS, map(astuple, report.findings))
     write_text(output / "exclude_test.txt", "".join(f"{id_}\n" for id_ in report.excluded))
@@ -134,7 +129,7 @@ def _write(report: Report, output: Path, distance: int, against: Path | None) ->
     print(f"report: {output / 'index.html'}, findings.csv, exclude_test.txt")
 
 
-def summary_lines(report: Report) -> list[str]:
+def summary_lines(report: Report, against: Path | None) -> list[str]:
     """What there is to know at once, a line each."""
     totals = Counter(finding.kind for finding in report.findings)
     lines = [_split_line(report, split, counts) for split, counts in report.contents.counts().items()]
@@ -147,8 +142,12 @@ def summary_lines(report: Report) -> list[str]:
     near = Counter((each.other_split, each.split) for each in report.findings if each.kind == "near")
     where = "; ".join(f"{one} and {two}: {count:,}" for (one, two), count in near.items() if one != two)
     lines.append(f"{near.total():,} near duplicates, to be looked at" + (f" ({where})" if where else ""))
-    if report.overlap:
-        lines.append(_overlap_line(report, report.overlap))
+    if against:
+        found = {each.id: each.split for each in report.findings if each.kind.startswith("pretraining")}
+        seen = Counter(found.values())
+        where = ", ".join(f"{split}: {seen[split]:,}" for split in report.contents.classes)
+        by_hash = f"{totals['pretraining_near']:,} pairs by hash, to be looked at"
+        lines.append(f"{seen.total():,} images are in the pre-training set ({where}); {by_hash}")
     if MOST_PAIRS in (*near.values(), totals["pretraining_near"]):
         lines.append(f"of two sets only the {MOST_PAIRS:,} nearest pairs are listed: lower --distance")
     excluded = report.excluded
@@ -173,12 +172,3 @@ def _split_line(report: Report, split: str, counts: Counter[str]) -> str:
         each.class_name for each in report.findings if each.kind == "missing_class" and each.split == split
     ]
     return line + (f"; {len(missing):,} classes are missing, such as {missing[0]}" if missing else "")
-
-
-def _overlap_line(report: Report, common: Overlap) -> str:
-    seen = {finding.id for finding in common.findings}
-    splits = Counter(id_.partition("/")[0] for id_ in seen)
-    where = ", ".join(f"{split}: {splits[split]:,}" for split in report.contents.classes)
-    how = [f"{common.with_id:,} looked up by id"] if common.with_id else []
-    how += [f"{common.compared:,} compared by hash, to be looked at"] if common.compared else []
-    return f"{len(seen):,} images are in the pre-training set ({where}); {', '.join(how)}"

@@ -25,7 +25,6 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,15 +122,6 @@ def near_duplicates(contents: Contents, measured: Sequence[Measured], distance: 
     return findings
 
 
-class Overlap(NamedTuple):
-    """What a data set has in common with a pre-training set."""
-
-    findings: list[Finding]
-    with_id: int  # images that have an ImageNet id, and were looked up by it
-    compared: int  # images that have none, and were compared by hash
-    against: int  # images of the pre-training set
-
-
 def list_pretraining(folder: Path) -> list[str]:
     """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG``, and of ``val/`` if there is one."""
     parts = itertools.chain(walk(folder, "train"), walk(folder, "val"))
@@ -148,7 +138,7 @@ def pretraining_overlap(
     names: Sequence[str],
     cache: Path,
     distance: int,
-) -> Overlap:
+) -> list[Finding]:
     """Finds images in a pre-training set, of which `names` are the images.
 
     Only where there are images that aren't named after an ImageNet id is the pre-training set hashed, which
@@ -172,7 +162,7 @@ def pretraining_overlap(
             findings.append(
                 Finding("pretraining_near", record.id, names[two], bits, record.split, record.class_name)
             )
-    return Overlap(findings, sum(map(bool, ids)), len(ours), len(names))
+    return findings
 
 
 def imagenet_id(source: str) -> str:
