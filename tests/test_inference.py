@@ -241,3 +241,9 @@ def test_the_example_is_made_from_the_size():
 def test_bad_input_is_named(kwargs, message):
     with pytest.raises(UserError, match=message):
         optimize_for_inference(network(), **kwargs)
+
+
+def test_only_classifiers_are_optimized():
+    backbone = timm.create_model("model_iii_atto", features_only=True)
+    with pytest.raises(UserError, match="puts out a list; only classifiers are optimized"):
+        optimize_for_inference(backbone, size=64, batch_size=2)

@@ -100,7 +100,7 @@ def optimize_for_inference(
             for where it has been measured to pay: on GPUs, and for networks that aren't ours.
 
     Raises:
-        UserError: The dtype, the size or the example isn't one that the network can take.
+        UserError: The network can't take the dtype, the size or the example, or puts out other than a tensor.
     """
     dtype = dtype or next(model.parameters()).dtype
     if dtype not in _TOLERANCE:
@@ -117,6 +117,8 @@ def optimize_for_inference(
         ) from error
     finally:
         model.train(was_training)
+    if not isinstance(expected, torch.Tensor):
+        raise UserError(f"the network puts out a {type(expected).__name__}; only classifiers are optimized")
 
     x = x.to(dtype, memory_format=torch.channels_last)
     simplest = copy.deepcopy(model).eval().to(dtype).to(memory_format=torch.channels_last)
