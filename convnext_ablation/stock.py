@@ -5,7 +5,7 @@
 
 timm doesn't look for plugins, and of its scripts only train.py can be told to import one. Here the package is
 imported first; then the script runs as `python SCRIPT ARGS...` would run it. The scripts are in timm's
-repository, not in its wheel: `check` says whether a checkout fits the installed timm.
+repository, not in its wheel.
 """
 
 from __future__ import annotations
@@ -21,26 +21,21 @@ from typing import Any
 
 import timm
 
-from convnext_ablation.errors import UserError
-
 MODULE = "convnext_ablation.stock"  # __name__ is "__main__"
 USAGE = "usage: python -m convnext_ablation.stock SCRIPT ARGS..."
 # tells processes that multiprocessing starts what the main program is
 _SCRIPT = "CONVNEXT_ABLATION_STOCK_SCRIPT"
-
-REPOSITORY = "https://github.com/huggingface/pytorch-image-models"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the script named first in the arguments with the others as its own; its exits pass through."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if argv else sys.stderr)
+        print(f"{USAGE}\nto get timm's scripts: {clone_command()}", file=sys.stdout if argv else sys.stderr)
         return 0 if argv else 2
     script = Path(argv[0])
     if not script.is_file():
-        where = "`convnext-ablation timm-scripts` says where to get timm's"
-        print(f"{MODULE}: error: {script}: no such script; {where}", file=sys.stderr)
+        print(f"{MODULE}: error: {script}: no such script; to get timm's: {clone_command()}", file=sys.stderr)
         return 2
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes is enough
         _say_which_timm(script)
@@ -56,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say_which_timm(script: Path) -> None:
-    used, beside = Path(timm.__file__).parent, version_beside(script.parent)
+    used, beside = Path(timm.__file__).parent, _version_beside(script.parent)
     line = f"{MODULE}: {script.name} runs with timm {timm.__version__} ({used})"
     if beside and used.resolve() != (script.parent / "timm").resolve():
         line += f", not with the timm {beside} beside it"
@@ -64,20 +59,17 @@ def _say_which_timm(script: Path) -> None:
 
 
 def search_path(path: Sequence[str], script: Path, timm_folder: Path) -> list[str]:
-    """Where `python SCRIPT` would look for modules, but with one timm for all processes.
+    """Where a script looks for modules, with one timm for all processes.
 
-    A checkout of timm's repository holds a timm of its own. It comes last, else the processes that load data
-    would find that one, and this process has the other, in `timm_folder`.
+    A checkout of timm's repository holds a timm of its own. The script's folder comes last, else the
+    processes that load data would find that one, and this process has the other, in `timm_folder`. The
+    working directory, where `python -m` looks first, stays there only if this process has its timm from it.
     """
     if getattr(sys.flags, "safe_path", False):  # `python -P` puts nothing in front
         return list(path)
-    working_directory, rest = Path(path[0]).resolve(), list(path[1:])
-    folder, timm_folder = script.resolve().parent, timm_folder.resolve()
-    if timm_folder == working_directory:
-        rest = [str(timm_folder), *rest]
-    if folder == timm_folder:
-        return [str(folder), *(entry for entry in rest if entry != str(folder))]
-    return [*rest, str(folder)] if version_beside(folder) else [str(folder), *rest]
+    working_directory, *rest = path
+    here = Path(working_directory).resolve() == timm_folder.resolve()
+    return [*([working_directory] if here else ()), *rest, str(script.resolve().parent)]
 
 
 def _execute(script: Path, namespace: dict[str, Any]) -> None:
@@ -85,29 +77,13 @@ def _execute(script: Path, namespace: dict[str, Any]) -> None:
     exec(compile(script.read_bytes(), str(script), "exec", dont_inherit=True), namespace)
 
 
-def command() -> str:
+def clone_command() -> str:
     """The git command that fetches the scripts of the installed timm."""
-    return f"git clone --depth 1 --branch v{timm.__version__} {REPOSITORY} timm-{timm.__version__}"
+    repository = "https://github.com/huggingface/pytorch-image-models"
+    return f"git clone --depth 1 --branch v{timm.__version__} {repository} timm-{timm.__version__}"
 
 
-def check(checkout: Path) -> str:
-    """Says whether a checkout of timm's repository is of the installed version.
-
-    Raises:
-        UserError: It isn't a checkout.
-    """
-    version = version_beside(checkout)
-    if version is None or not (checkout / "train.py").is_file():
-        raise UserError(f"{checkout}: no train.py and timm/version.py; no checkout of timm's repository")
-    if version == timm.__version__:
-        return f"{checkout}: timm {version}, as installed"
-    return (
-        f"{checkout}: made for timm {version}, not for the installed {timm.__version__}; imports and "
-        f"arguments may have changed; those that fit: {command()}"
-    )
-
-
-def version_beside(folder: Path) -> str | None:
+def _version_beside(folder: Path) -> str | None:
     """Version of the timm that a folder holds as `timm/`, read without importing it, if it holds one."""
     file = folder / "timm" / "version.py"
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""

@@ -388,7 +388,7 @@ def test_timms_script_trains_and_the_test_is_ours(study, tmp_path, monkeypatch, 
 
 
 def test_what_the_script_needs_is_checked(study, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match=r"--train-script .*no such file; `convnext-ablation timm-scripts`"):
+    with pytest.raises(UserError, match=r"--train-script .*no such file; to get timm's: git clone"):
         external.find_script(str(tmp_path / "train.py"))
     path = tmp_path / "train.py"
     path.write_text("")

@@ -93,9 +93,6 @@ def test_splits_go_by_the_synonyms_that_timm_knows(arguments, tmp_path, image_fo
     [
         ({"data_dir": None}, "train", "no data are given; name their folder with --data-dir"),
         ({}, "testing", r"testing: no such folder; .* \(there: test, train, val\)"),
-        ({"dataset": "folder"}, "train", r"dataset is 'folder'; leave it out for a folder"),
-        ({"dataset": "wds/shards"}, "train", "hfds/ or torch/; iterable data sets are for timm's train.py"),
-        ({"dataset": "torch/cifar10"}, "train", r"torch/cifar10: can't be read as the split 'train'"),
     ],
 )
 def test_splits_that_are_not_there_are_an_error(arguments, changes, split, message):

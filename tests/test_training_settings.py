@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
-from convnext_ablation.training.settings import TIMM_ONLY, known_settings, parse_arguments, read_recipe
+from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
+from convnext_ablation.training.settings import (
+    TIMM_ONLY,
+    WITHOUT_EFFECT,
+    known_settings,
+    parse_arguments,
+    read_recipe,
+)
 from convnext_ablation.training.validation import VALIDATION_ARGUMENTS
 
 OURS = {"test_split"}
@@ -34,12 +39,12 @@ def same_default(ours, timms):
 
 def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
     timms = timms_script("train")
-    assert set(timms) - set(ARGUMENTS) - set(TIMM_ONLY) == set()
+    assert set(timms) - set(ARGUMENTS) - set(TIMM_ONLY) - set(WITHOUT_EFFECT) - set(RETIRED) == set()
     assert set(ARGUMENTS) - set(timms) == OURS
     assert set(TIMM_ONLY) - set(timms) == set()
+    known_settings({name: action.default for name, action in timms.items()}, "timm's defaults")
     for name, action in timms.items():
-        if name in TIMM_ONLY:
-            assert same_default(TIMM_ONLY[name], action.default), name
+        if name not in ARGUMENTS:
             continue
         ours = ARGUMENTS[name]
         assert same_default(ours.default, action.default), name
@@ -52,9 +57,7 @@ def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
 
 def test_arguments_have_the_names_and_types_of_timms_validate_script():
     timms, ours = timms_script("validate"), VALIDATION_ARGUMENTS
-    assert set(timms) - set(ours) - set(validation.TIMM_ONLY) == {"data"}  # the folder by position
     assert set(ours) - set(timms) - OURS_IN_VALIDATION - {"data_dir"} == set()
-    assert set(validation.TIMM_ONLY) - set(timms) == set()
     for name in set(timms) & set(ours) - {"model"}:  # ours takes the checkpoint's
         assert same_default(ours[name].default, timms[name].default), name
         assert timms[name].type in (None, ours[name].kind), name
@@ -78,7 +81,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
     ("argv", "message"),
     [
         (["--epoch", "3"], r"unknown argument '--epoch'; did you mean '--epochs'"),
-        (["--jsd-loss"], r"jsd_loss is an argument of timm's train.py that .*; run timm's"),
+        (["--jsd-loss"], r"unknown argument '--jsd-loss'; .* run timm's with `.*stock path/to/timm/train.py"),
         (["--epochs", "many"], r"argument --epochs: invalid int value: 'many'"),
         (["--input-size", "3", "224"], r"input_size is \[3, 224\]; give channels, height and width"),
         (["--clip-mode", "nrom"], r"unknown clip_mode 'nrom'; did you mean 'norm'"),
@@ -120,10 +123,11 @@ def test_values_of_another_type_are_refused(settings, message):
 
 
 def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
-    given = {"epochs": 3, "naflex_loader": False, "tta": 0, "skip_bad_images": 2}  # the last was ours
-    assert known_settings(given, "args.yaml") == {"epochs": 3}
-    with pytest.raises(UserError, match=r"args\.yaml: tta is an argument of timm's train\.py"):
-        known_settings({"tta": 2}, "args.yaml")
+    given = {"epochs": 3, "naflex_loader": False, "naflex_max_seq_len": 576, "tta": 0, **RETIRED}
+    assert known_settings({**given, "skip_bad_images": 2}, "args.yaml") == {"epochs": 3}  # the last was ours
+    for name, value in {"tta": 2, "lr_noise": [0.4, 0.9]}.items():
+        with pytest.raises(UserError, match=rf"args\.yaml: {name} is an argument of timm's train\.py"):
+            known_settings({name: value}, "args.yaml")
 
 
 @pytest.mark.parametrize(

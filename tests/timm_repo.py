@@ -13,7 +13,7 @@ import pytest
 FOLDER = Path(os.environ.get("TIMM_REPO", "")).resolve()
 needs_timm_repo = pytest.mark.skipif(
     not os.environ.get("TIMM_REPO"),
-    reason="set TIMM_REPO to a checkout of timm's repository (convnext-ablation timm-scripts says which)",
+    reason="set TIMM_REPO to a checkout of timm's repository (`stock.clone_command` makes it)",
 )
 STOCK = ("-m", "convnext_ablation.stock")
 

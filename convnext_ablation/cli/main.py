@@ -32,7 +32,6 @@ COMMANDS: Mapping[str, str | Mapping[str, str]] = {
     "verify": "recompute the accuracy that a release claims",
     "convert": "convert another project's checkpoint to safetensors",
     "recipes": "list the recipes, print one, or locate its file",
-    "timm-scripts": "locate timm's scripts, or check a checkout",
 }
 # these need no network, and answer before torch would be imported
 WITHOUT_NETWORKS = {"study status", "prepare", "data-report", "recipes"}

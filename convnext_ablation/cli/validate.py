@@ -15,27 +15,19 @@ from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.distributed import prepare_torch, start_processes
 from convnext_ablation.training.settings import read_command_line
-from convnext_ablation.training.validation import (
-    TIMM_ONLY,
-    VALIDATION_ARGUMENTS,
-    Validation,
-    ValidationArguments,
-)
+from convnext_ablation.training.validation import VALIDATION_ARGUMENTS, Validation, ValidationArguments
 
 _EVALUATES = "Evaluates weights as timm's validate.py does, each image exactly once."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs `validate.py`; returns 0, or 2 for what the user can mend."""
-    return guarded("validate.py", lambda: _validate(_parse(argv)))
+    return guarded("validate.py", lambda: _validate(argv))
 
 
-def _parse(argv: Sequence[str] | None) -> ValidationArguments:
-    given = read_command_line("validate.py", _EVALUATES, VALIDATION_ARGUMENTS, TIMM_ONLY, argv)
-    return ValidationArguments.of(given)
-
-
-def _validate(arguments: ValidationArguments) -> int:
+def _validate(argv: Sequence[str] | None) -> int:
+    given = read_command_line("validate.py", _EVALUATES, VALIDATION_ARGUMENTS, argv)
+    arguments = ValidationArguments.of(given)
     processes = start_processes(arguments.run.device)
     prepare_torch(processes.device)
     validation: Validation = processes.together(partial(Validation, arguments, processes))

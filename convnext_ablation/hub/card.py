@@ -16,7 +16,7 @@ from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models import zoo
 from convnext_ablation.models.components import FAMILIES
 from convnext_ablation.page import render
-from convnext_ablation.training.arguments import ARGUMENTS
+from convnext_ablation.training.arguments import ARGUMENTS, RETIRED
 from convnext_ablation.training.settings import TIMM_ONLY
 
 __all__ = ["model_card", "recipe_of"]
@@ -120,7 +120,8 @@ def _start(run: FinishedRun) -> str:
 
 def recipe_of(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a run's `args.yaml` that say how it trained, where they aren't the defaults."""
-    defaults = {**{name: known.default for name, known in ARGUMENTS.items()}, **TIMM_ONLY}
+    ours = {name: known.default for name, known in ARGUMENTS.items()}
+    defaults = {**dict.fromkeys(TIMM_ONLY), **RETIRED, **ours}
     recipe = {}
     for name, value in saved.items():
         default = defaults.get(name, value)  # what neither script knows is left out

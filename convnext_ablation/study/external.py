@@ -14,7 +14,7 @@ from pathlib import Path
 import timm
 import yaml
 
-from convnext_ablation import machine
+from convnext_ablation import machine, stock
 from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
@@ -34,9 +34,7 @@ _NOT_TIMMS = ("data_dir", "resume", "output", "experiment", "test_split", "check
 def find_script(path: str) -> Script:
     """Describes timm's training script."""
     if not Path(path).is_file():
-        raise UserError(
-            f"--train-script {path}: no such file; `convnext-ablation timm-scripts` says where to get timm's"
-        )
+        raise UserError(f"--train-script {path}: no such file; to get timm's: {stock.clone_command()}")
     return Script(str(Path(path).resolve()), sha256_of(Path(path)), timm.__version__)
 
 

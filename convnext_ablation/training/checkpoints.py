@@ -16,7 +16,7 @@ from timm.models import clean_state_dict
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
 from convnext_ablation.models.checkpoint_files import read_pickle
-from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
+from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 from convnext_ablation.training.parts import Losses, Parts
 
 LAST, BEST = "last.pth.tar", "model_best.pth.tar"
@@ -90,18 +90,9 @@ def _recoveries(folder: Path) -> dict[tuple[int, int], Path]:
     return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
 
-def _bring_along(path: Path, folder: Path, best: int | None) -> None:
-    """Copies what a run needs that resumes in `folder` from `path`: the last epoch and the best weights."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if path.name != LAST and not path.name.startswith(_RECOVERY.partition("-")[0]):
-        copy_whole(path, folder / LAST)
-    elif path.parent.resolve() != folder.resolve() and (path.parent / LAST).is_file():
-        copy_whole(path.parent / LAST, folder / LAST)
-    for held in (folder / BEST, path.parent / BEST, path.parent / _EPOCH.format(best), path):
-        if held.is_file() and load_checkpoint(held)["epoch"] == best:
-            if held != folder / BEST:
-                copy_whole(held, folder / BEST)
-            return
+def _resumable(folder: Path) -> set[Path]:
+    """The checkpoints that a run in a folder can resume from."""
+    return {path.resolve() for path in (folder / LAST, *_recoveries(folder).values())}
 
 
 def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
@@ -158,7 +149,7 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
                 f"{folder}: holds a run already; resume it with --resume auto, "
                 "or give another --output or --experiment"
             )
-        return arguments.start_epoch or 0, 0, losses
+        return 0, 0, losses
     state = load_checkpoint(path)
     ours = state.get(OURS, {})
     _check_fits(run, path, state)
@@ -169,15 +160,10 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
             buffer.copy_(saved.get(name, buffer))
     epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
     step = int(ours.get("step", 0))
-    if arguments.start_epoch is not None:
-        epoch, step = arguments.start_epoch, 0
     if step:
         losses = Losses(run.processes, tuple(ours["losses"]), ours["seconds"])
     _set_schedule(run, epoch, ours)
     run.processes.any(False)  # all have read before one writes
-    if run.processes.is_first and ours and path != folder / LAST:
-        best = best_of(run.history, run.metric, arguments.decreasing_metric)
-        _bring_along(path, folder, best.epoch if best else None)
     run.log.line(f"resumed from {path}: epoch {epoch}, batch {step}")
     return epoch, step, losses
 
@@ -195,10 +181,14 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
             f"{path}: was written by {before} processes, and now there are {processes.world_size}; "
             f"start {before}, or begin anew from its weights with --initial-checkpoint"
         )
-    if "optimizer" not in state and not arguments.no_resume_opt:
+    if "optimizer" not in state:
         raise UserError(
-            f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint, "
-            "or add --no-resume-opt"
+            f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint"
+        )
+    if OURS in state and path.resolve() not in _resumable(run.folder):
+        raise UserError(
+            f"{path}: a run resumes in its own folder, where it stopped, by --resume auto; "
+            "begin anew from its weights with --initial-checkpoint"
         )
     for name, value in arguments.to_dict().items():
         old = saved.get(name, value)
@@ -213,10 +203,9 @@ def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
         if run.average is not None:
             averaged = state.get("state_dict_ema", state["state_dict"])
             run.average.module.load_state_dict(clean_state_dict(averaged))
-        if not run.arguments.no_resume_opt:
-            run.optimizer.load_state_dict(state["optimizer"])
-            if run.scaler is not None and run.scaler.state_dict_key in state:
-                run.scaler.load_state_dict(state[run.scaler.state_dict_key])
+        run.optimizer.load_state_dict(state["optimizer"])
+        if run.scaler is not None and run.scaler.state_dict_key in state:
+            run.scaler.load_state_dict(state[run.scaler.state_dict_key])
 
 
 def _buffers(run: Parts) -> dict[str, torch.Tensor]:
@@ -228,18 +217,11 @@ def _buffers(run: Parts) -> dict[str, torch.Tensor]:
 
 
 def _set_schedule(run: Parts, epoch: int, ours: dict[str, Any]) -> None:
-    """Brings history and schedule to the start of an epoch."""
+    """Brings history and schedule to the start of an epoch; the optimizer has the rate of a run of ours."""
     if "history" in ours:
-        past = [Epoch(**values) for values in ours["history"]]
-    else:
-        past = read_summary(run.folder / SUMMARY)
-    run.history = [each for each in past if each.epoch < epoch]
-    rates = [group["lr"] for group in run.optimizer.param_groups]
-    for each in run.history:  # a schedule may follow the metric
-        run.scheduler.step(each.epoch + 1, each.metric(run.metric))
-    if "history" in ours and not run.arguments.no_resume_opt and run.arguments.start_epoch is None:
-        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate
-    elif epoch > 0:  # as timm's script does
+        run.history = [Epoch(**values) for values in ours["history"]]
+        return
+    run.history = [each for each in read_summary(run.folder / SUMMARY) if each.epoch < epoch]
+    if epoch > 0:  # as timm's script does
         run.scheduler.step_update(epoch * run.updates_per_epoch)
         run.scheduler.step(epoch)

@@ -28,35 +28,29 @@ class Images(Dataset):
     """A split of a data set.
 
     Args:
-        dataset: timm's or torchvision's data set; it decides which classes there are.
+        reader: timm's, of a folder or a tar; it decides which classes there are.
         mode: PIL mode that images are converted to.
-        name: What the split is called in messages.
+        name: The split's folder or tar.
     """
 
-    def __init__(self, dataset: Any, mode: str, name: str) -> None:
-        self.dataset = dataset
+    def __init__(self, reader: Any, mode: str, name: str) -> None:
+        self.reader = reader
         self.mode = mode
         self.name = name
-        self.reader = getattr(dataset, "reader", None)
 
     def __len__(self) -> int:
         """Number of images."""
-        return len(self.dataset)
+        return len(self.reader)
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes in the order of their numbers; empty if the data set doesn't tell."""
-        numbers = getattr(self.reader, "class_to_idx", None) or getattr(self.dataset, "class_to_idx", None)
-        if numbers:
-            return [str(name) for name in sorted(numbers, key=numbers.__getitem__)]
-        return [str(name) for name in getattr(self.dataset, "classes", ())]
+        """Names of the classes in the order of their numbers."""
+        numbers = getattr(self.reader, "class_to_idx", None) or self.reader.class_name_to_idx  # of a tar
+        return sorted(numbers, key=numbers.__getitem__)
 
     def id(self, index: int) -> str:
-        """Path of an image below the split's folder, or its number where it has none."""
-        try:
-            return str(self.reader.filename(index)) if self.reader is not None else str(index)
-        except NotImplementedError:
-            return str(index)
+        """Path of an image below the split's folder."""
+        return str(self.reader.filename(index))
 
     def ids(self) -> list[str]:
         """Paths of all images."""
@@ -69,10 +63,7 @@ class Images(Dataset):
             The image in the mode asked for, and the number of its class.
         """
         try:
-            if self.reader is None:
-                image, target = self.dataset[index]
-                return image.convert(self.mode), int(target)
-            file, target = self.reader[index][:2]
+            file, target = self.reader[index]
             with file, Image.open(file) as image:
                 return image.convert(self.mode), int(target)
         except Exception as error:  # decoders raise anything

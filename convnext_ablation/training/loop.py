@@ -53,11 +53,9 @@ class Trainer(Parts):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
             remove_recoveries(self.folder, but=recovery_path(self.folder, epoch, step))
-            if self.history:
-                # a run that began from a checkpoint of timm's may have none of its own yet
-                last = self.folder / LAST
-                here = last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch
-                self._write_history(links=here)
+            last = self.folder / LAST  # a run that began from a checkpoint of timm's may have none yet
+            if self.history and last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch:
+                self._write_history()
         self.log.started(self.epochs, self.steps, epoch * self.steps + step)
         for past in self.history:
             self.log.epoch(past)
@@ -77,16 +75,14 @@ class Trainer(Parts):
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """What is evaluated: the average of the weights if one is kept on the device, else the network."""
-        if self.average is not None and not self.arguments.model_ema_force_cpu:
-            return self.average.module
-        return self.model
+        """What is evaluated: the average of the weights if one is kept, else the network."""
+        return self.model if self.average is None else self.average.module
 
     def load_best(self) -> None:
         """Puts the weights of the best epoch into what is evaluated."""
         state = load_checkpoint(self.folder / BEST)
-        averaged = self.evaluated_model is not self.model
-        self.evaluated_model.load_state_dict(state["state_dict_ema" if averaged else "state_dict"])
+        weights = state["state_dict" if self.average is None else "state_dict_ema"]
+        self.evaluated_model.load_state_dict(weights)
 
     def evaluate(self, split: str) -> Predictions:
         """Predicts every image of a split with the weights as they are, in their precision."""
@@ -196,7 +192,7 @@ class Trainer(Parts):
         """Evaluates, and writes down what the epoch came to."""
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
-        if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
+        if self.processes.world_size > 1 and arguments.dist_bn:
             for model in dict.fromkeys((self.model, self.evaluated_model)):
                 distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
         judged = (number + 1) % arguments.val_interval == 0 or number + 1 == self.epochs
@@ -226,11 +222,9 @@ class Trainer(Parts):
         if self.processes.any(self.should_stop()) and number + 1 < self.epochs:
             raise StoppedError(self.folder / LAST, number + 1, 0)
 
-    def _write_history(self, links: bool = True) -> None:
+    def _write_history(self) -> None:
         """Writes the summary, and links the last checkpoint to its other names; may be done twice."""
         write_summary(self.folder / SUMMARY, self.history, bool(self.arguments.val_split))
-        if not links:
-            return
         last, best = self.history[-1].epoch, [epoch.epoch for epoch in self.best_epochs(len(self.history))]
         if best and best[0] == last:
             copy_whole(self.folder / LAST, self.folder / BEST)

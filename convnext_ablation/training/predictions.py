@@ -83,10 +83,7 @@ def write_classes(path: Path, predictions: Predictions, classes: int, names: Seq
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes a line for each image as CSV, or arrays if `path` ends in ``.npz``."""
-    if path.suffix == ".npz":
-        predictions.save(path)
-        return
+    """Writes a CSV file with a line for each image."""
     columns = [f"top{rank + 1}" for rank in range(predictions.top5.shape[1])]
     arrays = [getattr(predictions, name) for name in _ARRAYS]
     rows = [
