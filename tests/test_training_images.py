@@ -92,7 +92,7 @@ def test_splits_go_by_the_synonyms_that_timm_knows(arguments, tmp_path, image_fo
     ("changes", "split", "message"),
     [
         ({"data_dir": None}, "train", "no data are given; name their folder with --data-dir"),
-        ({}, "testing", r"testing: no such folder; .* \(there: test, train, val\)"),
+        ({}, "exam", r"exam: no such folder; .* \(there: test, train, val\)"),
     ],
 )
 def test_splits_that_are_not_there_are_an_error(arguments, changes, split, message):

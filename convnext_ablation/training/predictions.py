@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convnext_ablation.data.folder import SYNONYMS
+from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import write_csv, written_whole
 
@@ -19,7 +19,6 @@ __all__ = ["Predictions", "excluded_ids", "without", "write_classes", "write_pre
 
 _COLUMN = "id"
 _ARRAYS = ("ids", "targets", "top5", "probability")
-_SPLITS = [set(names) for names in SYNONYMS.values()]
 
 
 @dataclass(frozen=True)
@@ -105,17 +104,15 @@ def excluded_ids(path: Path, ids: Collection[str], folder: str, split: str) -> s
         split: Its name.
     """
     listed, there = _read_ids(path), set(ids)
-    own = {split, Path(folder).name.removesuffix(".tar")}
-    own = own.union(*(names for names in _SPLITS if names & own))
-    others = set().union(*_SPLITS) - own
+    own = {SPLIT_OF.get(name, name) for name in (split, Path(folder).name.removesuffix(".tar"))}
     found, missing, elsewhere = set(), [], []
     for id_ in listed:
         first, _, below = id_.partition("/")
         if id_ in there:
             found.add(id_)
-        elif first in own and below in there:
+        elif SPLIT_OF.get(first, first) in own and below in there:
             found.add(below)
-        elif first in others:
+        elif first in SPLIT_OF and SPLIT_OF[first] not in own:
             elsewhere.append(id_)
         else:
             missing.append(id_)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from timm.data import create_reader, get_img_extensions
 
-from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SYNONYMS
+from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
@@ -57,8 +57,7 @@ def _split_folder(root: Path, split: str) -> Path:
         raise UserError(f"{root}: no such folder; name that of the data with --data-dir")
     if not split or root.is_file():
         return root
-    names = [split, *next((names for names in SYNONYMS.values() if split in names), ())]
-    for name in names:
+    for name in (split, *SYNONYMS.get(SPLIT_OF.get(split, ""), ())):
         for path in (root / name, root / f"{name}.tar"):
             if path.exists():
                 return path
