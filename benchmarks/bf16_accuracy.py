@@ -87,8 +87,7 @@ def predict(run: Path, arguments: TrainingArguments, form: str, split: str, limi
     processes = Processes(torch.device("cpu"))
     images = open_split(arguments, split)
     if limit:
-        images.dataset = _Some(images.dataset, limit)
-        images.reader = None
+        images.reader = _Some(images.reader, limit)
     model = create_network(arguments, arguments.num_classes or len(images.classes), processes)
     model.load_state_dict(load_checkpoint(run / BEST)["state_dict"])
     given = {name: getattr(arguments, name, None) for name in PREPROCESSING}
@@ -102,17 +101,20 @@ def predict(run: Path, arguments: TrainingArguments, form: str, split: str, limi
 
 
 class _Some:
-    """Some of a data set's images, evenly spaced."""
+    """Reads some of a split's images, evenly spaced."""
 
-    def __init__(self, dataset: Any, count: int) -> None:
-        self.dataset = dataset
-        self.indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
+    def __init__(self, reader: Any, count: int) -> None:
+        self.reader, self.class_to_idx = reader, reader.class_to_idx
+        self.indices = np.linspace(0, len(reader) - 1, min(count, len(reader))).round().astype(int)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, number: int) -> Any:
-        return self.dataset[int(self.indices[number])]
+        return self.reader[int(self.indices[number])]
+
+    def filename(self, number: int) -> str:
+        return self.reader.filename(int(self.indices[number]))
 
 
 def predicted(job: tuple[Path, TrainingArguments, str, str, int | None], kept: Path) -> Path:
