@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections import Counter
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -49,11 +48,7 @@ class Report:
 
 
 def data_report(
-    folder: str | os.PathLike[str],
-    *,
-    against: str | os.PathLike[str] | None = None,
-    output: str | os.PathLike[str] | None = None,
-    distance: int = DISTANCE,
+    folder: Path, *, against: Path | None = None, output: Path | None = None, distance: int = DISTANCE
 ) -> Report:
     """Looks for what is wrong with an image data set, and writes a report of it.
 
@@ -68,22 +63,21 @@ def data_report(
     """
     if distance < 0:
         raise UserError(f"distance is {distance}; give 0 or more")
-    contents = read_folder(Path(folder))
-    other = Path(against) if against is not None else None
-    names = list_pretraining(other) if other else []
-    output = _output_folder(contents, Path(output) if output is not None else contents.root / "report")
+    contents = read_folder(folder)
+    names = list_pretraining(against) if against else []
+    output = _output_folder(contents, output or folder / "report")
     images, cache = contents.images, output / _CACHE
     ids = [record.id for record in images]
-    measured = measure_images(contents.root, ids, cache / _MEASURED)
+    measured = measure_images(folder, ids, cache / _MEASURED)
     findings = exact_duplicates(images, measured) + near_duplicates(contents, measured, distance)
     findings += about_images(contents, measured)
-    if other:
+    if against:
         kept = cache / "pretraining.jsonl"
-        findings += pretraining_overlap(images, measured, other, names, kept, distance)
+        findings += pretraining_overlap(images, measured, against, names, kept, distance)
     # stable: within these, near duplicates stay in the order of their distance
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
     report = Report(contents, findings)
-    _write(report, output, distance, other)
+    _write(report, output, distance, against)
     return report
 
 

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import track
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import available_cores
 
 T = TypeVar("T")
@@ -329,8 +329,6 @@ def _read_image(path: Path, expected: str) -> str:
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected:
         raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder anew")
-    try:
+    with in_one_line(f"{path} is not a readable image (replace or remove it)"):
         decode(data)
-    except ValueError as error:
-        raise UserError(f"{path} is not a readable image ({error}); replace or remove it") from error
     return digest

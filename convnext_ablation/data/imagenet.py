@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from convnext_ablation.data.archives import Published, Source, find_pieces, open_source
 from convnext_ablation.data.photographs import Photograph, Photographs, check_counts
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 
 OFFICIAL = {"train": 1_281_167, "val": 50_000}
 CLASSES = 1000
@@ -117,7 +117,5 @@ def _read_synsets(devkit: Source) -> dict[int, str]:
 
 def _read_labels(devkit: Source) -> list[int]:
     name = "data/ILSVRC2012_validation_ground_truth.txt"
-    try:
+    with in_one_line(f"{devkit.path}: {name} is not a list of numbers (get it again)"):
         return list(map(int, devkit.text(name).split()))
-    except ValueError as error:
-        raise UserError(f"{devkit.path}: {name} is not a list of numbers ({error}); get it again") from error

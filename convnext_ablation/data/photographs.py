@@ -21,7 +21,7 @@ from PIL import Image
 from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError, in_one_line, unknown_name
 
 FITS = ("squash", "short-side")
 # options of Pillow's encoders: lossless formats at their fastest
@@ -121,12 +121,8 @@ class Photographs(DataSet):
         """Writes the stored file of one image, cropped to its box as far as that lies in the image."""
         # Pillow lets go of the interpreter while it decodes, resizes, and encodes to a file of the system
         data = original.piece.read()
-        try:
+        with in_one_line(f"{original.path} is not a readable image (mend or remove it)"):
             image = decode(data, checksums=False)
-        except ValueError as error:
-            raise UserError(
-                f"{original.path} is not a readable image ({error}); mend or remove it"
-            ) from error
         if self._keeps(original):
             file.write(data)
             return

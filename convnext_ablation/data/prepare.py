@@ -101,10 +101,8 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     there, wanted = ({**each, **(each.get("parameters") or {})} for each in (found, _describe(dataset)))
     for key in ("format", "name", *identity(dataset)):
         if there.get(key) != wanted[key]:
-            found_value = f"{key} is {there.get(key)}, not {wanted[key]}"
-            raise UserError(
-                f"{out} holds another data set ({found_value}); remove it or choose another place"
-            )
+            what = f"{key} is {there.get(key)}, not {wanted[key]}"
+            raise UserError(f"{out} holds another data set ({what}); remove it or choose another place")
     return True
 
 
