@@ -17,12 +17,11 @@ import timm
 import torch
 import yaml
 from timm_repo import FOLDER, STOCK, needs_timm_repo, run, stock
+from two_processes import finished, run_script, start
 
 import convnext_ablation  # noqa: F401  (registers the networks)
 from convnext_ablation import stock as stock_module
 from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
-
-TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 # A script like timm's: a data set of its own, loader workers, an exit code. Each time it runs, it says so.
 SCRIPT = """
@@ -52,11 +51,14 @@ if __name__ == "__main__":
         "timm": timm.__file__,
         "annotation": repr(Probe.__init__.__annotations__["name"]),
     }
+    loaders = {}
     for method in ("fork", "spawn", "forkserver"):
         loader = torch.utils.data.DataLoader(
             Probe("model_iv_atto"), batch_size=None, num_workers=1, multiprocessing_context=method
         )
-        seen[method] = list(loader)
+        loaders[method] = iter(loader)  # all start before one is read: they take seconds to import
+    for method, images in loaders.items():
+        seen[method] = list(images)
     print(json.dumps(seen))
     sys.exit(3)
 """
@@ -113,10 +115,11 @@ def test_torchrun_starts_a_script_in_each_process(tmp_path):
         "open(f'{dist.get_rank()}', 'w').write(' '.join(sys.argv))\n"
         "dist.destroy_process_group()\n"
     )
-    done = run([*TORCHRUN, *STOCK, "script.py", "--lr", "1"], tmp_path)
-    assert done.returncode == 0, done.stderr
+    agent = start(tmp_path / "log", run_script, tmp_path, "script.py", "--lr", "1")
+    output = finished(agent, tmp_path / "log")
+    assert agent.exitcode == 0, output
     assert [(tmp_path / rank).read_text() for rank in "01"] == 2 * ["script.py --lr 1"]
-    assert done.stderr.count("convnext_ablation.stock: script.py runs with timm") == 1
+    assert output.count("convnext_ablation.stock: script.py runs with timm") == 1
 
 
 def test_usage_and_a_script_that_is_not_there(capsys, tmp_path):

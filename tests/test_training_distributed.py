@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ONE_THREAD
+from two_processes import finished, start, train, train_cases
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
@@ -21,8 +18,6 @@ from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import read_recipe
 
-ROOT = Path(__file__).parents[1]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 PLAIN = {"opt": "momentum", "lr": 0.05, "epochs": 2, "clip_grad": 1.0, "batch_size": 4, "seed": 5}
 TRAINING = {
     # LayerNorm looks at one image, so nothing but the order of sums can differ
@@ -60,9 +55,9 @@ def together(tmp_path_factory, image_folder, recipe_file):
     cases = {**TRAINING, "test": EVALUATION}
     cases = {name: settings(image_folder, recipe_file, **case) for name, case in cases.items()}
     (folder / "cases.json").write_text(json.dumps(cases))
-    command = [*TORCHRUN, str(ROOT / "tests" / "two_processes.py"), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=ONE_THREAD)
-    assert done.returncode == 0, done.stderr
+    agent = start(folder / "log", train_cases, folder)
+    output = finished(agent, folder / "log")
+    assert agent.exitcode == 0, output
     return folder
 
 
@@ -124,10 +119,10 @@ def test_a_broken_image_ends_all_processes_and_is_named_once(image_folder, recip
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
     (root / "train" / "grey" / "03.png").write_bytes(b"not an image")
-    command = [*TORCHRUN, str(ROOT / "train.py"), str(root), "-c", str(recipe_file)]
-    command += ["--model", "model_i_atto", "--device", "cpu", "-j", "0", "--output", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ONE_THREAD)
-    assert done.returncode != 0
-    said = [line for line in done.stderr.splitlines() if line.startswith("train.py: error")]
+    command = [str(root), "-c", str(recipe_file), "--model", "model_i_atto", "--device", "cpu", "-j", "0"]
+    agent = start(tmp_path / "log", train, *command, "--output", str(tmp_path))
+    output = finished(agent, tmp_path / "log")
+    assert agent.exitcode != 0
+    said = [line for line in output.splitlines() if line.startswith("train.py: error")]
     assert len(said) == 1
     assert "grey/03.png: can't be decoded" in said[0]
