@@ -191,21 +191,6 @@ def test_train_takes_the_package_as_a_device_module(trained):
 
 
 @needs_timm_repo
-def test_validate_finds_the_top1_of_training(trained, image_folder, tmp_path):
-    stock(
-        tmp_path,
-        "validate.py",
-        *("--data-dir", image_folder, "--split", "val", "--model", "model_v_atto", "--num-classes", "3"),
-        *("--checkpoint", trained / "last.pth.tar", "--device", "cpu", "--workers", "0", "-b", "4"),
-        *("--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"]),
-        *("--crop-pct", "1.0", "--interpolation", "bilinear", "--results-file", "results.csv"),
-    )
-    with open(tmp_path / "results.csv") as lines:
-        (row,) = csv.DictReader(lines)
-    assert float(row["top1"]) == pytest.approx(float(summary(trained)[-1]["eval_top1"]), abs=0.01)
-
-
-@needs_timm_repo
 def test_avg_checkpoints_averages_ours(trained, tmp_path):
     arguments = ("--input", trained, "--filter", "checkpoint-*.pth.tar", "-n", "2")
     stock(tmp_path, "avg_checkpoints.py", *arguments)

@@ -202,6 +202,20 @@ def test_a_run_that_is_asked_to_stop_saves_and_resumes_bit_identical(
     assert not list((tmp_path / "run").glob("recovery-*"))
 
 
+class _Malicious:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("name", ["evil.pth.tar", "evil.bin"])
+def test_a_checkpoint_is_read_without_running_code(train, validate, tmp_path, capsys, name):
+    torch.save({"state_dict": {}, "args": _Malicious()}, tmp_path / name)
+    assert train("--resume", tmp_path / name) == 2
+    one_line(capsys, "train.py", f"{name}: refused, nothing was run")
+    assert validate("--model", "model_i_atto", "--checkpoint", tmp_path / name) == 2
+    one_line(capsys, "validate.py", f"{name}: refused, nothing was run")
+
+
 def test_validation_takes_what_the_run_was_trained_with(finished, validate, tmp_path, capsys):
     files = {name: tmp_path / name for name in ("results.csv", "predictions.csv", "classes.csv")}
     arguments = ["--checkpoint", finished / "model_best.pth.tar", "-b", "4"]
@@ -247,6 +261,8 @@ def test_validation_with_the_fastest_form_says_the_same(finished, validate, tmp_
         ([], "no network is given"),
         (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
         (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
+        (["--model", "model_i_atto", "--exclude", "x.txt"], "x.txt: --exclude takes a file of image ids"),
+        (["--checkpoint", "x.pth"], r"x\.pth: no such checkpoint"),
         (["--model", "model_i_atto", "--optimize", "--amp"], "--optimize can't be combined with --amp;"),
         (["--real-labels", "x"], r"unknown argument '--real-labels'; .* run timm's .*/validate\.py"),
     ],

@@ -105,11 +105,3 @@ def test_the_result_has_both_figures_from_the_same_predictions(validate, tmp_pat
     with open(tmp_path / "results.csv", newline="") as file:
         [written] = csv.DictReader(file)
     assert written["excluded"] == "3"
-
-
-def test_wrong_ids_are_one_line_before_anything_is_evaluated(validate, tmp_path):
-    code, shown = validate("--exclude", tmp_path / "ids.txt")
-    assert (code, shown.err.count("\n")) == (2, 1)
-    assert shown.err.startswith(
-        f"validate.py: error: {tmp_path / 'ids.txt'}: --exclude takes a file of image"
-    )

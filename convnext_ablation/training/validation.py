@@ -14,8 +14,8 @@ from timm.models import load_checkpoint as load_weights
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
-from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.parts import create_network, create_precision
@@ -184,9 +184,12 @@ class Validation:
 
 def _saved_arguments(checkpoint: str) -> dict[str, Any]:
     """The arguments of the run that a checkpoint is of, as far as it has them."""
-    if not checkpoint.endswith((".pth.tar", ".pth", ".pt")):
+    path = Path(checkpoint)
+    if not checkpoint or path.suffix == ".safetensors":
         return {}
-    state = load_checkpoint(Path(checkpoint))
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    state = read_pickle(path)  # refuses programs, which the oldest supported timm would run
     saved = state.get("args") or {}
     saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
     if isinstance(state.get("arch"), str):
