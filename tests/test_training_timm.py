@@ -4,37 +4,29 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from timm_repo import FOLDER, STOCK, needs_timm_repo, run
 
 from convnext_ablation.training.history import read_summary
 
 ROOT = Path(__file__).parents[1]
-REPO = os.environ.get("TIMM_REPO", "")
-pytestmark = pytest.mark.skipif(not REPO, reason="TIMM_REPO doesn't name a checkout of timm's repository")
+pytestmark = needs_timm_repo
 PREPARED = ["--input-size", "1", "32", "32", "--mean", "0.5", "--std", "0.5", "--crop-pct", "1.0"]
 TRAINED = ["--model", "model_i_atto", "--num-classes", "3", "--device", "cpu", "-j", "0", "--model-ema"]
 
 
-def run(*command):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=300, env=environment
-    )
+def start(whose, script, *arguments):
+    which = [ROOT / script] if whose == "ours" else [*STOCK, FOLDER / script]
+    done = run([sys.executable, *which, *arguments], ROOT)
     assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
 
 
-def train(script, folder, image_folder, recipe_file, *more):
-    which = [ROOT / "train.py"] if script == "ours" else ["-m", "convnext_ablation.stock", f"{REPO}/train.py"]
-    return run(
-        *which, "--data-dir", image_folder, "-c", recipe_file, *TRAINED, *more, "--output", folder.parent,
-        "--experiment", folder.name,
-    )  # fmt: skip
+def train(whose, folder, image_folder, recipe_file, *more):
+    where = ("--output", folder.parent, "--experiment", folder.name)
+    start(whose, "train.py", "--data-dir", image_folder, "-c", recipe_file, *TRAINED, *more, *where)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +81,8 @@ def test_both_validations_give_a_checkpoint_the_same_result(runs, tmp_path, imag
         "bilinear", *weights,
     ]  # fmt: skip
     results = []
-    for name, which in {
-        "ours": [ROOT / "validate.py"],
-        "timms": ["-m", "convnext_ablation.stock", f"{REPO}/validate.py"],
-    }.items():
-        run(*which, *common, "--results-file", tmp_path / name, "--results-format", "json")
-        results.append(json.loads((tmp_path / name).read_text()))
+    for whose in ("ours", "timms"):
+        file = tmp_path / whose
+        start(whose, "validate.py", *common, "--results-file", file, "--results-format", "json")
+        results.append(json.loads(file.read_text()))
     assert results[0] == results[1]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from conftest import ONE_THREAD
 
 FOLDER = Path(os.environ.get("TIMM_REPO", "")).resolve()
 needs_timm_repo = pytest.mark.skipif(
@@ -28,4 +29,4 @@ def stock(folder: Path, script: str, *arguments: str | Path) -> str:
 def run(command: Sequence[str | Path], folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs a command in a folder to its end."""
     words = [str(part) for part in command]
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=900)
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=900, env=ONE_THREAD)
