@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-__all__ = ["Progress", "clock", "duration", "table", "track"]
+__all__ = ["Progress", "duration", "table", "track"]
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
@@ -77,7 +77,7 @@ class Progress:
             self._told = time.monotonic()
             of = f" of {self.total:,.0f}" if self.total else ""
             seconds = self.seconds_left()
-            left = f", about {clock(seconds)} left" if seconds else ""
+            left = f", about {duration(seconds)} left" if seconds else ""
             print(f"{self.what}: {self.done:,.0f}{of} {self.unit}{left}", file=sys.stderr, flush=True)
 
     def seconds_left(self) -> float | None:
@@ -158,13 +158,6 @@ def table(
         disable_numparse=True,
     )
     return "\n".join(line.rstrip() for line in text.splitlines())
-
-
-def clock(seconds: float) -> str:
-    """A duration as ``h:mm:ss``."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}"
 
 
 def duration(seconds: float) -> str:

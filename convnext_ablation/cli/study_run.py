@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convnext_ablation.cli.experiment import add_plan_arguments
 from convnext_ablation.cli.study_report import report
-from convnext_ablation.console import clock, duration
+from convnext_ablation.console import duration
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import ENGINES, Engine, drive, engine_of
 from convnext_ablation.study.experiment import Study
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
             f"{args.output}: is run by {error.holder.where} since {since}; "
             f"`convnext-ablation study status {args.output}` says how far it is"
         ) from error
-    print(f"took {clock(time.monotonic() - start)}")
+    print(f"took {duration(time.monotonic() - start)}")
 
 
 def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> list[RunState]:

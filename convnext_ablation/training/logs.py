@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.console import Progress, clock
+from convnext_ablation.console import Progress, duration
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
@@ -47,7 +47,7 @@ class Log:
             return
         self.line(
             f"epoch {epoch} [{step + 1}/{self.steps}] loss {loss:.4f}, {speed:.1f} images/s, "
-            f"learning rate {learning_rate:.3e}, about {clock(self.progress.seconds_left() or 0)} left"
+            f"learning rate {learning_rate:.3e}, about {duration(self.progress.seconds_left() or 0)} left"
         )
 
     def evaluated(self, split: str, images: int, of: int) -> None:
