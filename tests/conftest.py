@@ -56,6 +56,13 @@ def _torch_as_it_was():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def little_to_collect():
+    """statsmodels collects garbage each time it adjusts p-values, which takes long where much is imported."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of noisy 32 px images in three shades, easy to tell apart."""

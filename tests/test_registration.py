@@ -17,18 +17,9 @@ def run(command):
     return done
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import convnext_ablation, timm",
-        "import timm, convnext_ablation",
-        "import convnext_ablation.models.components, timm",
-        "import timm.models\nfrom convnext_ablation import Components\nimport timm",
-    ],
-)
-def test_networks_are_there_whichever_is_imported_first(imports):
+def test_networks_are_there_when_timm_was_imported_first():
     code = (
-        f"{imports}\n"
+        "import timm.models\nfrom convnext_ablation import Components\nimport timm\n"
         "timm.create_model('model_iv_atto', device='meta')\n"
         "assert '.webp' not in timm.data.get_img_extensions()\n"
         "print(len(timm.list_models('model_*')))"

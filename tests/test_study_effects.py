@@ -14,6 +14,8 @@ from simulated_studies import simulated_studies
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
 
+pytestmark = pytest.mark.usefixtures("little_to_collect")
+
 TABLES = np.random.default_rng(11).random((4, 3, 300)) < 0.8  # of four networks
 
 

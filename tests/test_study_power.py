@@ -19,6 +19,8 @@ from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, mea
 from convnext_ablation.study.store import save_study
 from convnext_ablation.training.predictions import Predictions
 
+pytestmark = pytest.mark.usefixtures("little_to_collect")
+
 SCATTER = Scatter(0.8, 0.004, 0.10, 0.16, "")
 TWO, HALVES = [1.0, -1.0], [0.125, -0.125] * 8  # weights of a difference, and of a main effect of 16 networks
 
