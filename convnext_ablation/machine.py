@@ -9,14 +9,18 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import re
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _SECONDS_BETWEEN_LOOKS = 0.5
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; a threshold of -1 is never reached
 _MALLOC_SETTINGS = {-3: 2**31 - 1, -1: -1}
@@ -31,6 +35,23 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def available_gpus() -> list[str]:
+    """What each GPU, or each part of one that is divided by MIG, is called in `VISIBLE_GPUS`."""
+    if os.environ.get(VISIBLE_GPUS):
+        return os.environ[VISIBLE_GPUS].split(",")
+    listed = ""
+    with suppress(OSError):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+    names = []
+    for gpu in listed.split("\nGPU "):
+        names += re.findall(r"UUID: (MIG-[\w/-]+)", gpu) or re.findall(r"UUID: (GPU-[\w-]+)", gpu)
+    if names:
+        return names
+    import torch  # takes a second, and all else here does without
+
+    return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def processor_name() -> str:

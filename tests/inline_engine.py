@@ -9,21 +9,22 @@ from convnext_ablation.study.store import read_study
 
 
 class Inline:
-    takes_dependencies, leave = False, ""
+    leave = ""
 
     def __init__(self):
-        self.tasks, self.done = [], []
+        self.runs, self.done = [], []
 
-    def submit(self, tasks):
-        self.tasks += tasks
+    def submit(self, runs):
+        self.runs = [run for run in runs if not run.after][:1]
+        return self.runs
 
     def wait(self, seconds):
-        task = self.tasks.pop(0)
-        self.done.append(task.name)
-        return [(task.name, how_it_ended(main([str(task.folder)])))]
+        (run,) = self.runs
+        self.done.append(run.task)
+        return [(run.task, how_it_ended(main([str(run.folder)])))]
 
     def cancel(self):
-        self.tasks = []
+        pass
 
 
 def do_all(folder):

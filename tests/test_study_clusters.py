@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import platform
+import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,7 +24,8 @@ from inline_engine import do_all
 from test_study_running import DESIGN, outcomes, start, wait_for, working
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.study.store import holder_of, read_study, save_study
+from convnext_ablation.study.slurm import queue_of
+from convnext_ablation.study.store import finished_epochs, holder_of, read_study, save_study
 
 SLURM = """
 ClusterName=loopback
@@ -27,6 +33,8 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
+KillWait=2
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/controller.pid
@@ -37,27 +45,66 @@ ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
-ReturnToService=2
+ReturnToService=1
 SlurmctldPort={ports[0]}
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=1 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=1 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
+
+
+EPOCHS = 5
 
 
 @pytest.fixture
 def arguments(image_folder, tmp_path):
     """A study of two networks whose runs take long enough to be disturbed."""
     (tmp_path / "design.yaml").write_text(DESIGN)
-    (tmp_path / "long.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 10"))
+    (tmp_path / "long.yaml").write_text(RECIPE.replace("epochs: 2", f"epochs: {EPOCHS}"))
     given = [f"--data={image_folder}", f"--recipe={tmp_path / 'long.yaml'}", "--precision=float32"]
-    return [*given, f"--design={tmp_path / 'design.yaml'}", f"--output={tmp_path / 'study'}"]
+    given += [f"--design={tmp_path / 'design.yaml'}", "--seeds", "0", "--jobs=2"]
+    return [*given, f"--output={tmp_path / 'study'}"]
 
 
 def undisturbed(folder, like):
     save_study(folder, read_study(like))
     do_all(folder)
     return outcomes(folder)
+
+
+def process_of(folder):
+    """The process that does a run, and its job of Slurm, if one does it."""
+    holder = holder_of(folder)
+    return re.search(r"process (\d+)(?:, Slurm job (\w+))?", holder.where).groups() if holder else None
+
+
+def stop_in_mid_run(folders):
+    """Stops the processes of two runs as soon as they have finished an epoch each, and returns them."""
+    stopped = {}
+    while len(stopped) < 2:
+        new = wait_for(lambda: [each for each in folders() if each not in stopped and is_in_mid_run(each)])
+        for each in new:
+            stopped[each] = process_of(each)
+            assert stopped[each]
+            os.kill(int(stopped[each][0]), signal.SIGSTOP)
+            assert not (each / "result.json").exists()
+    return stopped
+
+
+def is_in_mid_run(folder):
+    return finished_epochs(folder)[0] > 0 and process_of(folder)
+
+
+def epochs_after(folder):
+    """How many epochs are left for the next process of a run, as soon as the last one has ended."""
+    wait_for(lambda: not holder_of(folder))
+    return EPOCHS - finished_epochs(folder)[0]
+
+
+def epochs_done(folder):
+    """How many epochs the last process of each run has trained."""
+    results = {path.parent: json.loads(path.read_text()) for path in folder.glob("*/*/result.json")}
+    return {each: result["elapsed_epochs"] for each, result in results.items()}
 
 
 def slurm_is_here():
@@ -107,29 +154,87 @@ def ask(*command):
     return subprocess.run(command, capture_output=True, text=True).stdout.split()
 
 
-def test_slurm_does_what_it_has_when_the_driver_is_killed_and_requeues_what_it_interrupts(
+def array_id(job):
+    """What Slurm calls a job of an array, which some of its commands want."""
+    listed = ask("squeue", "-h", "-r", "-o", "%A|%i")
+    return next((line.partition("|")[2] for line in listed if line.startswith(f"{job}|")), None)
+
+
+def begin_again(job):
+    """Has a job that was put back into the queue begin now, and not in two minutes."""
+    wait_for(lambda: job in ask("squeue", "-h", "-r", "-t", "PD", "-o", "%i"))
+    ask("scontrol", "update", f"jobid={job}", "starttime=now", "timelimit=9")
+
+
+def disturb(folder):
+    """Has a job reach its time limit, ends one by scancel, and takes the node of another.
+
+    Returns:
+        Epochs that were left for the next process of each of the three runs.
+    """
+    (limited, (_, number)), (_, (second, _)) = stop_in_mid_run(lambda: folder.glob("tuning/*")).items()
+    job = array_id(number)
+    os.kill(int(second), signal.SIGCONT)
+    ask("scontrol", "update", f"jobid={job}", "timelimit=1")
+    left = {limited: epochs_after(limited)}  # Slurm has it go on where it was stopped, to save that
+    begin_again(job)
+    (cancelled, (_, number)), (lost, (_, lost_number)) = stop_in_mid_run(
+        lambda: folder.glob("runs/*")
+    ).items()
+    job = array_id(lost_number)
+    ask("scancel", array_id(number))
+    (node,) = ask("squeue", "-h", "-r", "-j", job, "-o", "%N")
+    ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    left |= {cancelled: epochs_after(cancelled), lost: epochs_after(lost)}
+    begin_again(job)  # at the other node
+    wait_for(lambda: holder_of(lost))
+    ask("scontrol", "update", f"nodename={node}", "state=resume")
+    return left
+
+
+def while_the_driver_works(disturbing, *given):
+    """Does something in a thread; if that fails, the driver, which would wait for ever, is interrupted."""
+    try:
+        return disturbing(*given)
+    except BaseException:
+        _thread.interrupt_main()
+        raise
+
+
+def watch(over):
+    """How many jobs run at the same time, until it is over."""
+    most = 0
+    while not over.wait(0.5):
+        most = max(most, len(ask("squeue", "-h", "-r", "-t", "R", "-o", "%i")))
+    return most
+
+
+def test_a_study_on_slurm_ends_complete_whatever_ends_its_jobs_and_its_driver(
     slurm, arguments, tmp_path, capfd
 ):
-    folder = tmp_path / "study"
-    arguments += ["--engine=slurm", "--tune", "lr=0.002,0.004", "--seeds", "0"]
+    folder, over = tmp_path / "study", threading.Event()
+    arguments += ["--engine=slurm", "--tune", "lr=0.002,0.004"]
     first = start(*arguments)
-    waiting = ["squeue", "-h", "-r", "-o", "%i", "-t"]
-    wait_for(lambda: len(ask(*waiting, "PD,R")) == 6, first)
+    wait_for(lambda: ask("squeue", "-h", "-r", "-o", "%r").count("Dependency") == 2, first)
+    assert len(ask("squeue", "-h", "-r", "-o", "%i")) == 6
+    assert queue_of(folder) in ("2 running, 4 pending", "4 pending, 2 running", "6 pending")
     first.kill()
     first.communicate()
-    tuning = wait_for(lambda: list(folder.glob("tuning/*/summary.csv")))
-    wait_for(lambda: len(tuning[0].read_text().splitlines()) > 3)
-    job = holder_of(tuning[0].parent).where.partition("Slurm job ")[2].rstrip(")")
-    ask("scancel", "--signal=USR2", job)  # as before a time limit
-    listed = ("squeue", "-h", "-r", "-t", "PD", "-o", "%A|%i")
-    for each in wait_for(lambda: [line for line in ask(*listed) if line.startswith(f"{job}|")]):
-        ask("scontrol", "update", f"jobid={each.partition('|')[2]}", "starttime=now")
-    assert cli.main(["study", *arguments]) == 0
+    with ThreadPoolExecutor(2) as threads:
+        watching, disturbing = (
+            threads.submit(watch, over),
+            threads.submit(while_the_driver_works, disturb, folder),
+        )
+        code = cli.main(["study", *arguments])
+        over.set()
+        left = disturbing.result()
+    assert code == 0
+    assert watching.result() == 2, "the limit of jobs at a time"
     assert "[6/6]" in capfd.readouterr().out
-    assert len(list((folder / "slurm").glob("*_submission.sh"))) == 2, "nothing is submitted twice"
-    epochs = [json.loads(path.read_text())["elapsed_epochs"] for path in folder.glob("*/*/result.json")]
-    assert sorted(epochs)[1:] == [10] * 5, "one resumed; no other was trained twice"
-    assert sorted(epochs)[0] < 10
+    done = epochs_done(folder)
+    assert done == dict.fromkeys(done, EPOCHS) | left, "no epoch is trained twice"
+    assert all(epochs < EPOCHS for epochs in left.values()), "what is interrupted resumes"
+    assert len(list((folder / "slurm").glob("*_submission.sh"))) == 3, "only what was cancelled is new"
     assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)
 
 
@@ -138,15 +243,16 @@ def test_slurm_does_what_it_has_when_the_driver_is_killed_and_requeues_what_it_i
     [
         ("partition=nowhere", "sbatch: error: invalid partition specified: nowhere"),
         ("gpus=1", "sbatch: error: "),
-        ("gpu", "--sbatch gpu: write KEY=VALUE"),
+        ("gpu", "sbatch: option '--gpu' is ambiguous"),
     ],
 )
 def test_what_slurm_refuses_is_one_line_in_its_own_words(slurm, arguments, tmp_path, capfd, option, message):
-    assert cli.main(["study", *arguments, "--engine=slurm", "--sbatch", option, "--seeds", "0"]) == 2
+    assert cli.main(["study", *arguments, "--engine=slurm", "--sbatch", option]) == 2
     error = capfd.readouterr().err
     assert message in error
     assert error.count("\n") == 1
     assert ask("squeue", "-h") == []
+    assert not (tmp_path / "study").exists()
 
 
 def test_an_engine_that_is_not_here_is_named_with_what_to_install(arguments, tmp_path, monkeypatch, capsys):
@@ -168,23 +274,46 @@ def cluster():
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        made.add_node(num_cpus=1)
         yield made
         made.shutdown()
 
 
-def test_ray_does_what_it_has_when_the_driver_is_killed(cluster, arguments, tmp_path, capfd):
+def lose_a_node(cluster, node, folder):
+    """Takes a node of Ray's in mid-run; epochs that were left for the next process of its run."""
+    stopped = stop_in_mid_run(lambda: folder.glob("runs/*"))
+    cluster.remove_node(node, allow_graceful=False)
+    for process, _ in stopped.values():
+        os.kill(int(process), signal.SIGCONT)
+    (lost,) = wait_for(
+        lambda: [
+            each
+            for each, (process, _) in stopped.items()
+            if not Path(f"/proc/{process}").exists() and not (each / "result.json").exists()
+        ]
+    )
+    return {lost: EPOCHS - finished_epochs(lost)[0]}
+
+
+def test_a_study_on_ray_ends_complete_whatever_ends_a_node_and_its_driver(
+    cluster, arguments, tmp_path, capfd
+):
     folder = tmp_path / "study"
-    arguments += ["--engine=ray", f"--ray-address={cluster.address}", "--seeds", "0"]
+    node = cluster.add_node(num_cpus=1)
+    arguments += ["--engine=ray", f"--ray-address={cluster.address}"]
     first = start(*arguments)
     at_work = wait_for(lambda: len(working(folder)) == 2 and sorted(working(folder)), first)
     first.kill()
     first.communicate()
     assert sorted(working(folder)) == at_work
-    assert cli.main(["study", *arguments]) == 0
+    with ThreadPoolExecutor(1) as threads:
+        losing = threads.submit(while_the_driver_works, lose_a_node, cluster, node, folder)
+        code = cli.main(["study", *arguments])
+        left = losing.result()
+    assert code == 0
     assert "[2/2]" in capfd.readouterr().out
-    results = [json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")]
-    assert [result["elapsed_epochs"] for result in results] == [10, 10], "nothing is trained twice"
+    done = epochs_done(folder)
+    assert done == dict.fromkeys(done, EPOCHS) | left, "no epoch is trained twice"
+    assert sorted(done.values())[0] < EPOCHS, "what is interrupted resumes"
     assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)
 
 

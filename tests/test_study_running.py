@@ -16,17 +16,17 @@ import pytest
 import timm_repo
 import torch
 from conftest import ONE_THREAD
-from inline_engine import do_all
+from inline_engine import Inline, do_all
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.engine import Local, Task, drive, local_places
+from convnext_ablation.study.engine import Local, drive, local_places
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.run import execute
-from convnext_ablation.study.status import StudyProgress
+from convnext_ablation.study.status import RunState, StudyProgress, look_at
 from convnext_ablation.study.store import LOCK, held, holder_of, read_failure, read_study, save_study
 from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
@@ -96,7 +96,7 @@ def outcomes(folder):
 
 def wait_for(what, process=None):
     """Waits until there is something, and returns it."""
-    limit = time.monotonic() + 300
+    limit = time.monotonic() + 120
     while not (found := what()):
         assert time.monotonic() < limit
         assert process is None or process.poll() is None, process.stdout.read()
@@ -113,6 +113,11 @@ def working(folder):
 def set_up(study, folder):
     save_study(folder, study)
     return study.runs()[0] if not study.tuning else study.tuning_runs()[0]
+
+
+def begin(local, run, folder):
+    (folder / "logs").mkdir()
+    assert local.submit([look_at(run, run.folder(folder))])
 
 
 def test_drivers_and_runs_that_are_killed_end_with_the_undisturbed_results(
@@ -181,7 +186,8 @@ def counting(tmp_path, monkeypatch):
         "os.rename(folder / 'result.json.tmp', folder / 'result.json')\n"
     )
     (tmp_path / "seconds").write_text("0")
-    monkeypatch.setattr(engine, "RUN", (sys.executable, "-S", str(tmp_path / "fake.py")))
+    fake = [sys.executable, "-S", str(tmp_path / "fake.py")]
+    monkeypatch.setattr(engine, "command_of", lambda run: [*fake, str(run.folder)])
     return tmp_path
 
 
@@ -190,22 +196,24 @@ def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_pa
         "import os, sys, time; from pathlib import Path; time.sleep(0.2)\n"
         "print(os.environ['CUDA_VISIBLE_DEVICES'])\n"
     )
+    (tmp_path / "logs").mkdir()
     local = Local([{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("GPU-a", "MIG-b")])
-    local.submit([Task(str(number), tmp_path / str(number)) for number in range(6)])
+    left = [RunState(str(n), "model_i", str(n), "waiting", tmp_path / "runs" / str(n)) for n in range(6)]
     ended = []
     while len(ended) < 6:
+        left = left[len(local.submit(left)) :]
         ended += local.wait(5)
-    local.cancel()
-    logs = [(tmp_path / str(number) / "run.log").read_text().strip() for number in range(6)]
-    assert sorted(logs) == ["GPU-a"] * 3 + ["MIG-b"] * 3
-    assert {ending for _, ending in ended} == {""}
+    assert sorted((tmp_path / "logs").glob("*.log")) == [tmp_path / "logs" / f"{n}.log" for n in range(6)]
+    logs = [path.read_text().strip() for path in (tmp_path / "logs").iterdir()]
+    assert sorted(set(logs)) == ["GPU-a", "MIG-b"]
+    assert sorted(ended) == [(str(number), "") for number in range(6)]
 
 
 def test_a_driver_that_is_asked_to_stop_has_its_runs_save_where_they_are(study, tmp_path):
     run = set_up(replace(study, recipe={**study.recipe, "epochs": 300}), tmp_path)
     folder = run.folder(tmp_path)
     local = Local([{"OMP_NUM_THREADS": "1"}])
-    local.submit([Task(run.task, folder)])
+    begin(local, run, tmp_path)
     wait_for(lambda: (folder / "summary.csv").exists())
     local.cancel()
     assert local.wait(0) == [(run.task, "its process ended with code 75")]
@@ -215,16 +223,17 @@ def test_a_driver_that_is_asked_to_stop_has_its_runs_save_where_they_are(study, 
     assert holder_of(folder) is None
 
 
-def test_a_command_that_is_asked_to_stop_does_as_with_ctrl_c():
+def test_a_driver_that_is_asked_to_stop_does_as_with_ctrl_c(study, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
 
-    def ask():
-        with engine._stopped_by_signal():
+    class Asked(Inline):
+        def wait(self, seconds):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
 
+    set_up(study, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        ask()
+        drive(study, tmp_path, Asked(), StudyProgress(study, quiet=True))
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -415,9 +424,9 @@ def test_the_script_ends_with_the_run_and_with_whoever_started_it(study, tmp_pat
     )
     first = set_up(replace(study, script=external.find_script(str(path))), tmp_path / "study")
     local = Local([{"OMP_NUM_THREADS": "1"}])
-    local.submit([Task(first.task, first.folder(tmp_path / "study"))])
+    begin(local, first, tmp_path / "study")
     script = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
-    (process,) = local._processes
+    ((process, _),) = local._at_work.values()
     process.kill()
     assert "SIGKILL" in local.wait(5)[0][1]
     limit = time.monotonic() + 10

@@ -11,9 +11,11 @@ from convnext_ablation.cli.experiment import add_plan_arguments
 from convnext_ablation.cli.study_report import report
 from convnext_ablation.console import duration
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.engine import ENGINES, Engine, drive, engine_of
+from convnext_ablation.study.engine import Engine, Local, drive, local_places
 from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.setup import plan_study
+from convnext_ablation.study.slurm import Slurm
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
 from convnext_ablation.study.store import FAILURE, HeldError, held, save_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
@@ -26,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the study's folder")
     parser.add_argument(
         "--engine",
-        choices=ENGINES,
+        choices=("local", "slurm", "ray"),
         default="local",
         help="who does the runs: processes of this machine, Slurm (extra `slurm`) or Ray (extra `ray`)",
     )
@@ -51,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     if args.sbatch and args.engine != "slurm":
         raise UserError("--sbatch: is for --engine slurm")
     study = plan_study(args)[0]
-    engine = engine_of(args.engine, study, args.output, args.jobs, args.sbatch, args.ray_address)
+    engine = engine_of(args, study)
     try:
         with held(args.output):
             study = save_study(args.output, study)
@@ -70,6 +72,15 @@ def run(args: argparse.Namespace) -> None:
     print(f"took {duration(time.monotonic() - start)}")
 
 
+def engine_of(args: argparse.Namespace, study: Study) -> Engine:
+    """Makes the engine that was asked for."""
+    if args.engine == "slurm":
+        return Slurm(study, args.output, args.jobs, args.sbatch)
+    if args.engine == "ray":
+        return RayCluster(study, args.output, args.jobs, args.ray_address)
+    return Local(local_places(study.device, args.jobs, study.threads))
+
+
 def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> list[RunState]:
     progress = StudyProgress(study)
     try:
@@ -82,7 +93,11 @@ def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> 
         return drive(study, folder, engine, progress)
     except KeyboardInterrupt:
         if engine.leave:
-            print(f"\n{engine.leave}", flush=True)
+            print(
+                f"\n{engine.leave}; `convnext-ablation study status {folder}` says how far it is, "
+                "and the same command follows it",
+                flush=True,
+            )
         raise
     finally:
         progress.bar.close()

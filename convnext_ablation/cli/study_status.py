@@ -11,6 +11,7 @@ from pathlib import Path
 
 from convnext_ablation.console import duration, table
 from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.slurm import queue_of
 from convnext_ablation.study.status import RunState, Survey, seconds_left, totals
 from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of, read_study
 from convnext_ablation.study.wording import counted
@@ -70,6 +71,8 @@ def _heading(study: Study, states: Sequence[RunState], folder: Path, now: float)
         driver = holder_of(folder)
         by = f", driven by {driver.where} for {duration(now - driver.since)}" if driver else ""
         lines.append(_time_to_go(study, states, counts["running"]) + by)
+        if queue := queue_of(folder):
+            lines.append(f"Slurm: {queue}")
     return "\n".join(lines)
 
 

@@ -7,7 +7,6 @@ STUDY/tuning/NAME from where it was; NAME without the identity at its end is eno
 from __future__ import annotations
 
 import json
-import os
 import platform
 import sys
 import time
@@ -39,7 +38,7 @@ from convnext_ablation.study.store import (
 )
 from convnext_ablation.study.tuning import chosen_rates
 from convnext_ablation.training.checkpoints import BEST, load_checkpoint, without_optimizer
-from convnext_ablation.training.distributed import StopRequest, make_deterministic
+from convnext_ablation.training.distributed import StopRequest, prepare_torch
 from convnext_ablation.training.evaluation import EvaluationStoppedError
 from convnext_ablation.training.history import Epoch, best_of, read_summary
 from convnext_ablation.training.loop import StoppedError, Trainer
@@ -53,51 +52,32 @@ _SECONDS_FOR_OTHERS = 60.0  # for a process whose driver was killed, or that Slu
 def main(argv: Sequence[str] | None = None) -> int:
     """Does the run of a folder; returns 0, `FAILED` with the reason noted in the folder, or `STOPPED`."""
     asked = Path((sys.argv[1:] if argv is None else argv)[0]).absolute()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with StopRequest() as stop:
-        try:
-            run = _find(asked)
-            folder = run.folder(asked.parents[1])
-            with held(folder, _SECONDS_FOR_OTHERS, finished_epochs(folder)[0]):
-                return _do(run, folder, stop)
-        except (UserError, HeldError) as error:
-            print(error, file=sys.stderr)  # the driver notes it
-            return FAILED
+    try:
+        run = _find(asked)
+        folder = run.folder(asked.parents[1])
+        with StopRequest() as stop, held(folder, _SECONDS_FOR_OTHERS, finished_epochs(folder)[0]):
+            try:
+                if not (folder / RESULT).is_file():
+                    execute(run, asked.parents[1], stop)
+                remove_what_resumes(folder)
+            except (StoppedError, EvaluationStoppedError):
+                return STOPPED
+            except Exception as error:
+                reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+                note_failure(folder, reason, traceback.format_exc())
+                return FAILED
+    except (UserError, HeldError) as error:
+        print(error, file=sys.stderr)  # the driver notes it
+        return FAILED
+    return 0
 
 
 def _find(folder: Path) -> Run:
     study = read_study(folder.parents[1])
     for run in study.all_runs(chosen_rates(study, folder.parents[1])):
-        if run.task == folder.name or run.name == folder.name:
+        if folder.name in (run.task, run.name):
             return run
     raise UserError(f"{folder}: no run of the study, or its learning rate is not chosen yet")
-
-
-def _do(run: Run, folder: Path, stop: Callable[[], bool]) -> int:
-    try:
-        if not (folder / RESULT).is_file():
-            for half_written in folder.glob(".*.tmp"):
-                half_written.unlink(missing_ok=True)
-            execute(run, folder.parents[1], stop)
-    except (StoppedError, EvaluationStoppedError):
-        return STOPPED
-    except Exception as error:
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        note_failure(folder, reason, traceback.format_exc())
-        return FAILED
-    remove_what_resumes(folder)
-    return 0
-
-
-def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
-    return {
-        "convnext_ablation": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -105,11 +85,13 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
 
     Raises:
         UserError: The run can't be done as asked.
-        StoppedError: It was asked to stop while it trained.
-        EvaluationStoppedError: It was asked to stop while it tested.
+        StoppedError, EvaluationStoppedError: It was asked to stop.
     """
     folder = run.folder(study_folder)
-    _prepare_torch(run)
+    torch.set_num_threads(run.threads)
+    prepare_torch(torch.device(run.arguments.device))
+    for half_written in folder.glob(".*.tmp"):
+        half_written.unlink(missing_ok=True)
     start, trained = time.monotonic(), len(read_summary(folder / SUMMARY))
     trainer = Trainer(run.arguments, folder, should_stop=should_stop)
     try:
@@ -146,7 +128,11 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         "elapsed_epochs": len(history) - trained,
         "host": platform.node(),
         "device": device_name(run.arguments.device),
-        "versions": versions(),
+        "versions": {
+            "convnext_ablation": __version__,
+            **{module.__name__: module.__version__ for module in (torch, torchvision, timm)},
+            "python": platform.python_version(),
+        },
     }
     if (folder / BEST).is_file():
         without_optimizer(folder / BEST)
@@ -155,12 +141,10 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
 
 def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
     """Predicts the test images with the best epoch's weights."""
-    if best is None:
-        raise UserError(f"{folder}: no epoch of this run has been evaluated")
-    kept = load_checkpoint(folder / BEST)["epoch"]
-    if kept != best.epoch:
+    kept, best_epoch = load_checkpoint(folder / BEST)["epoch"], best.epoch if best else None
+    if kept != best_epoch:
         raise UserError(
-            f"{folder / BEST}: is of epoch {kept}, and the best was {best.epoch}; two processes wrote to "
+            f"{folder / BEST}: is of epoch {kept}, and the best was {best_epoch}; two processes wrote to "
             "this folder; delete it to do the run again"
         )
     trainer.load_best()
@@ -172,16 +156,6 @@ def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any
         "test_loss": test.loss,
         "test_images": len(test.targets),
     }
-
-
-def _prepare_torch(run: Run) -> None:
-    """On a CPU, has equal runs give equal bits; on a GPU, sets what timm's script sets."""
-    if torch.device(run.arguments.device).type == "cpu":
-        make_deterministic(run.threads)
-        return
-    torch.set_num_threads(run.threads)
-    torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
 
 
 if __name__ == "__main__":

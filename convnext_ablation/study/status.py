@@ -15,6 +15,7 @@ from convnext_ablation.study.experiment import Run, Study, task_name
 from convnext_ablation.study.store import (
     FAILURE,
     LOCK,
+    LOGS,
     RESULT,
     SUMMARY,
     Failure,
@@ -36,6 +37,8 @@ class RunState:
     Attributes:
         task: What tells it from the study's other runs.
         seed: Its seed; of a tuning run, the learning rate.
+        folder: Its folder; where its learning rate is not known yet, the name lacks the identity.
+        after: Tasks that are left of those that its learning rate is chosen by.
         epochs: Epochs that are finished.
         run: The run; None where its learning rate is not known yet.
         holder: The process that does it.
@@ -46,6 +49,8 @@ class RunState:
     network: str
     seed: str
     status: Status
+    folder: Path
+    after: tuple[str, ...] = ()
     epochs: int = 0
     run: Run | None = None
     holder: Holder | None = None
@@ -59,9 +64,19 @@ class RunState:
         return f"{self.network} {'tuning' if self.run and self.run.tuning else 'seed'} {self.seed}"
 
     @property
+    def log(self) -> Path:
+        """What its process has printed."""
+        return self.folder.parents[1] / LOGS / f"{self.task}.log"
+
+    @property
     def is_open(self) -> bool:
         """Whether it is yet to be done."""
         return self.status in ("waiting", "running")
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether it can be done now, or after others."""
+        return self.is_open and (self.run is not None or bool(self.after))
 
 
 class Survey:
@@ -77,14 +92,20 @@ class Survey:
         rates = chosen_rates(self.study, self.folder)
         if self._planned is None or self._planned[0] != rates:
             self._planned = rates, self.study.all_runs(rates)
-        unknown = [
-            RunState(task_name(point.key, seed, start), point.key, _seed_text(seed, start), "waiting")
-            for seed in self.study.seeds
-            for start in self.study.starts
-            for point in self.study.points
-            if point.key not in rates
-        ]
-        return [self._state(run) for run in self._planned[1]] + unknown
+        states = [self._state(run) for run in self._planned[1]]
+        open_tuning = [state for state in states if state.is_open and state.run and state.run.tuning]
+        for seed in self.study.seeds:
+            for start in self.study.starts:
+                for point in self.study.points:
+                    if point.key not in rates:
+                        after = tuple(each.task for each in open_tuning if each.network == point.key)
+                        states.append(self._unknown(point.key, seed, start, after))
+        return states
+
+    def _unknown(self, network: str, seed: int, start: int | None, after: tuple[str, ...]) -> RunState:
+        """The state of a run whose learning rate is not known yet."""
+        task = task_name(network, seed, start)
+        return RunState(task, network, _seed_text(seed, start), "waiting", self.folder / "runs" / task, after)
 
     def _state(self, run: Run) -> RunState:
         if run.name in self._done:
@@ -102,12 +123,15 @@ def look_at(run: Run, folder: Path) -> RunState:
     with suppress(FileNotFoundError):
         names = os.listdir(folder)
     if RESULT in names:
-        return RunState(run.task, run.point.key, seed, "done", run=run, result=load_result(folder / RESULT))
+        result = load_result(folder / RESULT)
+        return RunState(run.task, run.point.key, seed, "done", folder, run=run, result=result)
     epochs, last_epoch = finished_epochs(folder) if SUMMARY in names else (0, 0.0)
     holder = holder_of(folder) if LOCK in names else None
     failure = read_failure(folder) if FAILURE in names else None
     status: Status = "running" if holder else "failed" if failure and failure.final else "waiting"
-    return RunState(run.task, run.point.key, seed, status, epochs, run, holder, last_epoch, failure)
+    return RunState(
+        run.task, run.point.key, seed, status, folder, (), epochs, run, holder, last_epoch, failure
+    )
 
 
 def _seed_text(seed: int, start: int | None) -> str:

@@ -22,10 +22,11 @@ from convnext_ablation.study.experiment import TUNING_SEED, Run, Script, Study, 
 
 STUDY_FILE = "study.json"
 FORMAT = 2  # 1 held what must not change, and not what the runs are made from
-RESULT, PREDICTIONS, FAILURE, LOG = "result.json", "predictions.npz", "failure.txt", "run.log"
+RESULT, PREDICTIONS, FAILURE = "result.json", "predictions.npz", "failure.txt"
 SUMMARY = "summary.csv"
 LOCK = ".lock"
-_ONLY_WHILE_OPEN = ("last.pth.tar", FAILURE, LOG, LOCK)
+LOGS = "logs"  # folder of what each run printed
+_ONLY_WHILE_OPEN = ("last.pth.tar", FAILURE, LOCK)
 # how often a run may fail before `--retry-failed`, with no epoch finished in between
 MOST_FAILURES, MOST_DEATHS = 2, 3
 

@@ -1,0 +1,97 @@
+"""What an engine adds to each of 200 runs that do nothing.
+
+    python benchmarks/engine_overhead.py local
+    python benchmarks/engine_overhead.py slurm
+    python benchmarks/engine_overhead.py ray ADDRESS
+
+A run's process only writes its result. What it takes by itself, started 200 times one after another, is
+subtracted from the time that the engine takes with one slot, or with so many as it has, times their number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from convnext_ablation.machine import available_cores, processor_name
+from convnext_ablation.study import engine, ray_cluster, slurm
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.status import RunState, StudyProgress
+from convnext_ablation.study.store import save_study
+
+NOTHING = """
+import os, sys
+os.makedirs(sys.argv[1])
+with open(sys.argv[1] + "/.result", "w") as file:
+    file.write('{"val_top1": 1.0, "train_seconds": 0.0}')
+os.rename(sys.argv[1] + "/.result", sys.argv[1] + "/result.json")
+"""
+RUNS = 200
+
+
+def command_of(run: RunState) -> list[str]:
+    """What does a run."""
+    return [sys.executable, "-S", "-c", NOTHING, str(run.folder)]
+
+
+def study_of(networks: int = 5) -> Study:
+    """A study of 200 runs."""
+    design = design_of("stages", "atto")
+    return Study(
+        design=design,
+        data_name="nothing",
+        data_dir="nowhere",
+        data_fingerprint="",
+        recipe_name="none",
+        recipe={},
+        learning_rates={point.key: 0.001 for point in design.points},
+        seeds=list(range(RUNS // networks)),
+        precision="float32",
+        device="cpu",
+        threads=1,
+    )
+
+
+def main() -> None:
+    """Measures one engine."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("engine", choices=("local", "slurm", "ray"))
+    parser.add_argument("address", nargs="?", default="auto", help="of Ray's cluster")
+    parser.add_argument("--slots", type=int, default=1, help="runs at the same time")
+    args = parser.parse_args()
+    for module in (engine, slurm, ray_cluster):
+        vars(module)["command_of"] = command_of
+    study = study_of()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        begun = time.monotonic()
+        for number in range(RUNS):
+            subprocess.run([sys.executable, "-S", "-c", NOTHING, str(folder / f"bare{number}")], check=True)
+        alone = (time.monotonic() - begun) / RUNS
+        save_study(folder / "study", study)
+        begun = time.monotonic()
+        made: engine.Engine
+        if args.engine == "slurm":
+            made = slurm.Slurm(study, folder / "study", args.slots, [])
+        elif args.engine == "ray":
+            made = ray_cluster.RayCluster(study, folder / "study", args.slots, args.address)
+        else:
+            made = engine.Local([{}] * args.slots)
+        start = time.monotonic() - begun
+        states = engine.drive(study, folder / "study", made, StudyProgress(study, quiet=True))
+        each = (time.monotonic() - begun - start) * args.slots / RUNS
+    assert {state.status for state in states} == {"done"}
+    print(
+        f"{args.engine}, {args.slots} at a time, {processor_name()}, {available_cores()} cores: {RUNS} runs; "
+        f"{1000 * each:.1f} ms a run, {1000 * alone:.1f} ms of it the process's own; the engine adds "
+        f"{1000 * (each - alone):.1f} ms, and {start:.1f} s at its start"
+    )
+
+
+if __name__ == "__main__":
+    main()
