@@ -96,7 +96,7 @@ def outcomes(folder):
 
 def wait_for(what, process=None):
     """Waits until there is something, and returns it."""
-    limit = time.monotonic() + 120
+    limit = time.monotonic() + 300
     while not (found := what()):
         assert time.monotonic() < limit
         assert process is None or process.poll() is None, process.stdout.read()
