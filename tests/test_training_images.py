@@ -92,12 +92,30 @@ def test_splits_go_by_the_synonyms_that_timm_knows(arguments, tmp_path, image_fo
     ("changes", "split", "message"),
     [
         ({"data_dir": None}, "train", "no data are given; name their folder with --data-dir"),
+        ({"dataset": "folder"}, "train", r"dataset is 'folder'; leave it out for a folder"),
+        ({"dataset": "wds/shards"}, "train", "hfds/ or torch/; iterable data sets are for timm's train.py"),
+        ({"dataset": "torch/cifar10"}, "train", r"torch/cifar10: can't be read as the split 'train'"),
         ({}, "exam", r"exam: no such folder; .* \(there: test, train, val\)"),
     ],
 )
 def test_splits_that_are_not_there_are_an_error(arguments, changes, split, message):
     with pytest.raises(UserError, match=message):
         open_split(arguments(**changes), split)
+
+
+@pytest.mark.parametrize("kind", ["torch", "hfds"])
+def test_data_sets_of_torchvision_and_the_hub_have_the_images_of_their_folder(
+    arguments, image_folder, tmp_path, kind
+):
+    given = arguments(dataset="torch/image_folder")
+    if kind == "hfds":
+        pytest.importorskip("datasets")
+        given = arguments(dataset=f"hfds/{image_folder}", data_dir=str(tmp_path), val_split="test")
+    splits, expected = open_splits(given), open_split(arguments(), "train")
+    assert count_classes(given, splits) == 3
+    loaded = sorted((target, image.tobytes()) for image, target in map(splits["train"].load, range(48)))
+    assert loaded == sorted((target, image.tobytes()) for image, target in map(expected.load, range(48)))
+    assert len(set(splits["train"].ids())) == 48
 
 
 def test_a_class_without_an_image_in_a_split_shifts_no_label_where_classes_are_listed(

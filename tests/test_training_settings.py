@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
-from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
+from convnext_ablation.training.settings import (
+    TIMM_ONLY,
+    WITHOUT_EFFECT,
+    known_settings,
+    parse_arguments,
+    read_recipe,
+)
 from convnext_ablation.training.validation import VALIDATION_ARGUMENTS
 
 OURS = {"test_split"}
@@ -33,6 +40,8 @@ def same_default(ours, timms):
 
 def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
     timms = timms_script("train")
+    of_before = {"log_tensorboard", "skip_bad_images"}
+    assert set(timms) - set(ARGUMENTS) == {*TIMM_ONLY, *WITHOUT_EFFECT} - of_before
     assert set(ARGUMENTS) - set(timms) == OURS
     known_settings({name: action.default for name, action in timms.items()}, "timm's defaults")
     for name, action in timms.items():
@@ -49,6 +58,7 @@ def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
 
 def test_arguments_have_the_names_and_types_of_timms_validate_script():
     timms, ours = timms_script("validate"), VALIDATION_ARGUMENTS
+    assert set(timms) - set(ours) == {*validation.TIMM_ONLY, "data"}  # the folder by position
     assert set(ours) - set(timms) - OURS_IN_VALIDATION - {"data_dir"} == set()
     for name in set(timms) & set(ours) - {"model"}:  # ours takes the checkpoint's
         assert same_default(ours[name].default, timms[name].default), name
@@ -73,7 +83,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
     ("argv", "message"),
     [
         (["--epoch", "3"], r"unknown argument '--epoch'; did you mean '--epochs'"),
-        (["--jsd-loss"], r"unknown argument '--jsd-loss'; .* run timm's with `.*stock path/to/timm/train.py"),
+        (["--jsd-loss"], r"jsd_loss is an argument of timm's train.py that .*; run timm's with `"),
         (["--epochs", "many"], r"argument --epochs: invalid int value: 'many'"),
         (["--input-size", "3", "224"], r"input_size is \[3, 224\]; give channels, height and width"),
         (["--clip-mode", "nrom"], r"unknown clip_mode 'nrom'; did you mean 'norm'"),
@@ -117,7 +127,7 @@ def test_values_of_another_type_are_refused(settings, message):
 def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
     given = {"epochs": 3, "naflex_loader": False, "naflex_max_seq_len": 576, "tta": 0, **RETIRED}
     assert known_settings({**given, "skip_bad_images": 2}, "args.yaml") == {"epochs": 3}  # the last was ours
-    for name, value in {"tta": 2, "lr_noise": [0.4, 0.9]}.items():
+    for name, value in {"tta": 2, "train_num_samples": 9}.items():
         with pytest.raises(UserError, match=rf"args\.yaml: {name} is an argument of timm's train\.py"):
             known_settings({name: value}, "args.yaml")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -82,6 +83,7 @@ def _train(arguments: TrainingArguments) -> int:
             return 128 + stop.signal
         trainer.test()
     log.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
+    log.line(f"--result\n{_results(trainer)}")
     return 0
 
 
@@ -112,3 +114,14 @@ def _say_how_to_resume(stopped: StoppedError, trainer: Trainer) -> None:
         f"{stopped}, saved {stopped.checkpoint}; resume with the same command and{name} --resume auto",
         file=sys.stderr,
     )
+
+
+def _results(trainer: Trainer) -> str:
+    """The best epochs, as timm's script prints them."""
+    results = []
+    for epoch in trainer.best_epochs(10):
+        result = {"epoch": epoch.epoch, "train": {"loss": epoch.train_loss}}
+        if epoch.eval_loss is not None:
+            result["validation"] = {name: epoch.metric(name) for name in ("loss", "top1", "top5")}
+        results.append(result)
+    return json.dumps(results, indent=4)

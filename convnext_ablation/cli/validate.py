@@ -15,7 +15,12 @@ from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.distributed import prepare_torch, start_processes
 from convnext_ablation.training.settings import read_command_line
-from convnext_ablation.training.validation import VALIDATION_ARGUMENTS, Validation, ValidationArguments
+from convnext_ablation.training.validation import (
+    TIMM_ONLY,
+    VALIDATION_ARGUMENTS,
+    Validation,
+    ValidationArguments,
+)
 
 _EVALUATES = "Evaluates weights as timm's validate.py does, each image exactly once."
 
@@ -26,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _validate(argv: Sequence[str] | None) -> int:
-    given = read_command_line("validate.py", _EVALUATES, VALIDATION_ARGUMENTS, argv)
+    given = read_command_line("validate.py", _EVALUATES, VALIDATION_ARGUMENTS, TIMM_ONLY, argv)
     arguments = ValidationArguments.of(given)
     processes = start_processes(arguments.run.device)
     prepare_torch(processes.device)

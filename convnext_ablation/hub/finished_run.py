@@ -83,7 +83,7 @@ class FinishedRun:
     @property
     def ema(self) -> bool:
         """Whether the weights are the averaged ones, which are evaluated where there are any."""
-        return self.arguments.model_ema and not self.saved.get("model_ema_force_cpu")
+        return self.arguments.evaluates_average
 
     def weights(self) -> StateDict:
         """Reads the weights."""
@@ -115,7 +115,7 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
             f"{folder / BEST}: is of epoch {state.get('epoch')}, and the best of {SUMMARY} is {best.epoch}; "
             "the files are of different runs"
         )
-    data_facts = _data_facts(arguments, str(saved.get("dataset") or ""), data)
+    data_facts = _data_facts(arguments, data)
     return FinishedRun(
         folder=folder,
         arguments=arguments,
@@ -194,10 +194,10 @@ def _study_result(folder: Path) -> dict[str, Any]:
     return load_result(folder / RESULT) if (folder / RESULT).is_file() else {}
 
 
-def _data_facts(arguments: TrainingArguments, dataset: str, data: Path | None) -> DataFacts:
+def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
     """What is known of the data: nothing but the name where their folder isn't there."""
-    if dataset not in _FOLDERS:
-        return DataFacts(dataset.partition("/")[2])
+    if arguments.dataset not in _FOLDERS:
+        return DataFacts(arguments.dataset.partition("/")[2])
     root = data or Path(arguments.data_dir or "unknown")
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such folder; name that of the data with --data")
@@ -206,7 +206,7 @@ def _data_facts(arguments: TrainingArguments, dataset: str, data: Path | None) -
     there: dict[str, Images] = {}
     for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
         with suppress(UserError):  # there is no such split any more
-            there[split] = open_split(replace(arguments, data_dir=str(root)), split)
+            there[split] = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
     classes = next((tuple(images.classes) for images in there.values()), ())
     if arguments.num_classes is not None and len(classes) != arguments.num_classes:
         classes = ()

@@ -30,16 +30,23 @@ class TrainingArguments:
     """The arguments of a run, checked when it is made; a list becomes a tuple, a whole number a float."""
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
+    dataset: str = _data("", "e.g. hfds/NAME or torch/cifar100; '' is a folder of images")
     train_split: str = _data("train", "split to train on")
     val_split: str = _data("validation", "split that the best epoch is picked on; '' for none")
     test_split: str | None = _data(None, "split that the best epoch is tested on, once, at the end")
+    dataset_download: bool = _data(False, "let torch/ data sets download themselves")
     class_map: str = _data("", "file that maps class names to numbers")
+    input_img_mode: str | None = _data(None, "PIL mode of the images; by default from in_chans")
+    input_key: str | None = _data(None, "name of the images' column")
+    target_key: str | None = _data(None, "name of the labels' column")
+    dataset_trust_remote_code: bool = _data(False, "let hfds/ data sets run code of their repository")
 
     model: str = _model("resnet50", "name of the network")
     pretrained: bool = _model(False, "start from pretrained weights")
     pretrained_path: str | None = _model(None, "start from this file as if it were the pretrained weights")
     initial_checkpoint: str = _model("", "start from this checkpoint, which must fit exactly")
     resume: str = _model("", "resume from this checkpoint; auto takes the newest of the output folder")
+    no_resume_opt: bool = _model(False, "resume the weights only, not the optimizer")
     num_classes: int | None = _model(None, "classes; as many as the data set has if not given")
     gp: str | None = _model(None, "global pool, e.g. avg, max, avgmax")
     img_size: int | None = _model(None, "side of the images in pixels")
@@ -54,8 +61,12 @@ class TrainingArguments:
     channels_last: bool = _model(False, "keep tensors in channels_last memory format")
     grad_accum_steps: int = _model(1, "batches whose gradients are added up for one update")
     grad_checkpointing: bool = _model(False, "compute activations again in the backward pass to save memory")
+    fast_norm: bool = _model(False, "timm's faster norms under AMP")
     model_kwargs: Mapping[str, Any] = _model({}, "arguments of the network, e.g. inverted=True kernel_size=7")
+    head_init_scale: float | None = _model(None, "factor on the classifier's first weights")
+    head_init_bias: float | None = _model(None, "first value of the classifier's bias")
     torchcompile: str | None = _model(None, "compile with this backend (inductor if none is named)")
+    torchcompile_mode: str | None = _model(None, "mode of torch.compile")
 
     device: str = _device("cuda", "device to train on: cuda, cpu")
     amp: bool = _device(False, "automatic mixed precision")
@@ -65,6 +76,7 @@ class TrainingArguments:
     device_modules: tuple[str, ...] | None = _device(None, "Python modules to import first")
     workers: int = _device(4, "processes that load data, for each process that trains")
     pin_mem: bool = _device(False, "pin memory for faster transfer to a GPU")
+    sync_bn: bool = _device(False, "BatchNorm over the batches of all processes (GPUs only)")
     dist_bn: Literal["reduce", "broadcast", ""] = _device("reduce", "how they share them after an epoch")
 
     opt: str = _optimizer("sgd", "optimizer; sgd is Nesterov's, momentum the plain one")
@@ -75,6 +87,8 @@ class TrainingArguments:
     clip_grad: float | None = _optimizer(None, "bound on the gradients")
     clip_mode: Literal["norm", "value", "agc"] = _optimizer("norm", "what is bounded")
     layer_decay: float | None = _optimizer(None, "learning rate's factor from each layer to the one below")
+    layer_decay_min_scale: float = _optimizer(0.0, "bound of that factor from below")
+    layer_decay_no_opt_scale: float | None = _optimizer(None, "factor below which a layer isn't trained")
     opt_kwargs: Mapping[str, Any] = _optimizer({}, "further ones, e.g. filter_bias_and_bn=False fused=True")
 
     sched: str = _schedule("cosine", "schedule")
@@ -83,14 +97,23 @@ class TrainingArguments:
     lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size")
     lr_base_size: int = _schedule(256, "see lr_base")
     lr_base_scale: Literal["linear", "sqrt", ""] = _schedule("", "growth with the batch; Adam's kin: sqrt")
+    lr_noise: tuple[float, ...] | None = _schedule(None, "shares of all epochs between which it is noisy")
+    lr_noise_pct: float = _schedule(0.67, "bound of the noise")
+    lr_noise_std: float = _schedule(1.0, "deviation of the noise")
+    lr_cycle_mul: float = _schedule(1.0, "factor on the length of each cycle")
+    lr_cycle_decay: float = _schedule(0.5, "factor on the learning rate of each cycle")
+    lr_cycle_limit: int = _schedule(1, "cycles")
+    lr_k_decay: float = _schedule(1.0, "k-decay of cosine and poly")
     warmup_lr: float = _schedule(1e-5, "learning rate at the start of the warm-up")
     min_lr: float = _schedule(0.0, "learning rate at the end")
     epochs: int = _schedule(300, "epochs, warm-up included unless warmup_prefix")
+    start_epoch: int | None = _schedule(None, "number of the first epoch, unless a run of ours resumes")
     decay_milestones: tuple[int, ...] = _schedule((90, 180, 270), "epochs of the steps of multistep")
     decay_epochs: float = _schedule(90.0, "epochs between the steps of step")
     warmup_epochs: int = _schedule(5, "epochs of warm-up")
     warmup_prefix: bool = _schedule(False, "add the warm-up to the epochs")
     cooldown_epochs: int = _schedule(0, "epochs at min_lr at the end")
+    patience_epochs: int = _schedule(10, "epochs that plateau waits")
     decay_rate: float = _schedule(0.1, "factor of a step")
 
     no_aug: bool = _augmentation(False, "no augmentation at all")
@@ -100,24 +123,31 @@ class TrainingArguments:
     hflip: float = _augmentation(0.5, "probability of a horizontal flip")
     vflip: float = _augmentation(0.0, "probability of a vertical flip")
     color_jitter: float | None = _augmentation(0.4, "strength of the colour jitter; null for none")
+    color_jitter_prob: float | None = _augmentation(None, "probability of it")
+    grayscale_prob: float | None = _augmentation(None, "probability of turning an image grey")
+    gaussian_blur_prob: float | None = _augmentation(None, "probability of a blur")
     aa: str | None = _augmentation(None, "automatic augmentation, e.g. rand-m9-mstd0.5-inc1")
     reprob: float = _augmentation(0.0, "probability of random erasing")
     remode: Literal["pixel", "const", "rand"] = _augmentation("pixel", "what is put in its place")
     recount: int = _augmentation(1, "areas that are erased")
     mixup: float = _augmentation(0.0, "alpha of mixup; 0 for none")
     cutmix: float = _augmentation(0.0, "alpha of cutmix; 0 for none")
+    cutmix_minmax: tuple[float, ...] | None = _augmentation(None, "share of cutmix's area, instead of alpha")
     mixup_prob: float = _augmentation(1.0, "probability of mixup or cutmix")
     mixup_switch_prob: float = _augmentation(0.5, "probability of cutmix where there are both")
     mixup_mode: Literal["batch", "pair", "elem"] = _augmentation("batch", "what is mixed the same way")
     mixup_off_epoch: int = _augmentation(0, "epoch from which nothing is mixed; 0 for none")
     bce_loss: bool = _augmentation(False, "binary cross-entropy")
+    bce_sum: bool = _augmentation(False, "sum it over the classes")
     bce_target_thresh: float | None = _augmentation(None, "threshold that makes mixed targets 0 or 1")
+    bce_pos_weight: float | None = _augmentation(None, "weight of the positive class")
     smoothing: float = _augmentation(0.1, "label smoothing")
     train_interpolation: str = _augmentation("random", "interpolation when cropping")
     drop: float = _augmentation(0.0, "dropout before the classifier")
     drop_path: float | None = _augmentation(None, "stochastic depth")
 
     model_ema: bool = _average(False, "keep an average of the weights, and evaluate it")
+    model_ema_force_cpu: bool = _average(False, "keep it on the CPU; it isn't evaluated then")
     model_ema_decay: float = _average(0.9998, "share of the average that stays at an update")
     model_ema_warmup: bool = _average(False, "begin with a smaller share")
 
@@ -148,15 +178,18 @@ class TrainingArguments:
                 raise UserError(f"{name} is {value}; it must be above 0")
         if self.input_size is not None and len(self.input_size) != 3:
             raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
-        if self.sched == "plateau":
-            raise UserError("sched is plateau, which timm gives up; take another, such as cosine or step")
         if self.amp and self.model_dtype not in (None, "float32"):
             raise UserError(f"model_dtype is {self.model_dtype}; amp needs float32")
 
     @property
     def mixes(self) -> bool:
         """Whether images are mixed."""
-        return self.mixup > 0 or self.cutmix > 0
+        return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
+
+    @property
+    def evaluates_average(self) -> bool:
+        """Whether the average of the weights is evaluated, and not the weights."""
+        return self.model_ema and not self.model_ema_force_cpu
 
     @property
     def decreasing_metric(self) -> bool:
@@ -169,6 +202,11 @@ class TrainingArguments:
         if self.in_chans is not None:
             return self.in_chans
         return self.input_size[0] if self.input_size else 3
+
+    @property
+    def image_mode(self) -> str:
+        """PIL mode that images are converted to."""
+        return self.input_img_mode or ("RGB" if self.channels == 3 else "L")
 
     def learning_rate(self, global_batch: int) -> float:
         """The learning rate; if none is given, timm's rule makes it of the images of an update."""
@@ -193,15 +231,7 @@ class TrainingArguments:
 ARGUMENTS = options_of(TrainingArguments)
 # of earlier versions, with their defaults: in the files and identities of their runs
 RETIRED: Mapping[str, Any] = {
-    "bce_pos_weight": None, "bce_sum": False, "color_jitter_prob": None, "cutmix_minmax": None,
-    "dataset": "", "dataset_download": False, "dataset_trust_remote_code": False, "fast_norm": False,
-    "gaussian_blur_prob": None, "grayscale_prob": None, "head_init_bias": None, "head_init_scale": None,
-    "input_img_mode": None, "input_key": None, "layer_decay_min_scale": 0.0,
-    "layer_decay_no_opt_scale": None, "log_tensorboard": False, "lr_cycle_decay": 0.5, "lr_cycle_limit": 1,
-    "lr_cycle_mul": 1.0, "lr_k_decay": 1.0, "lr_noise": None, "lr_noise_pct": 0.67, "lr_noise_std": 1.0,
-    "model_ema_force_cpu": False, "no_resume_opt": False, "patience_epochs": 10, "skip_bad_images": 0,
-    "start_epoch": None, "sync_bn": False, "target_key": None, "torchcompile_mode": None,
-    "train_num_samples": None, "val_num_samples": None,
+    "log_tensorboard": False, "skip_bad_images": 0, "train_num_samples": None, "val_num_samples": None,
 }  # fmt: skip
 # those that say how an image is made ready for the network
 PREPROCESSING = (
@@ -210,6 +240,7 @@ PREPROCESSING = (
 # where nothing may fall below
 _AT_LEAST_1 = "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval".split()
 _AT_LEAST_0 = (
-    "num_classes workers recovery_interval checkpoint_hist seed weight_decay smoothing warmup_epochs"
+    "num_classes workers recovery_interval checkpoint_hist seed weight_decay smoothing "
+    "warmup_epochs start_epoch"
 ).split()
 _LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), **dict.fromkeys(_AT_LEAST_0, 0)}

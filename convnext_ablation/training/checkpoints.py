@@ -149,20 +149,31 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
                 f"{folder}: holds a run already; resume it with --resume auto, "
                 "or give another --output or --experiment"
             )
-        return 0, 0, losses
+        first = arguments.start_epoch or 0
+        _set_schedule(run, first, [])
+        return first, 0, losses
     state = load_checkpoint(path)
     ours = state.get(OURS, {})
     _check_fits(run, path, state)
+    epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
+    step = int(ours.get("step", 0))
+    if ours:
+        past = [Epoch(**values) for values in ours["history"]]
+    else:
+        past = read_summary(folder / SUMMARY)
+        epoch = epoch if arguments.start_epoch is None else arguments.start_epoch
+    _set_schedule(run, epoch, past)
+    rates = [group["lr"] for group in run.optimizer.param_groups]
     _load(run, path, state)
+    if not ours:  # as timm's script does
+        for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
     if ours.get("buffers"):
         saved = ours["buffers"][run.processes.rank]
         for name, buffer in _buffers(run).items():
             buffer.copy_(saved.get(name, buffer))
-    epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
-    step = int(ours.get("step", 0))
     if step:
         losses = Losses(run.processes, tuple(ours["losses"]), ours["seconds"])
-    _set_schedule(run, epoch, ours)
     run.processes.any(False)  # all have read before one writes
     run.log.line(f"resumed from {path}: epoch {epoch}, batch {step}")
     return epoch, step, losses
@@ -181,9 +192,10 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
             f"{path}: was written by {before} processes, and now there are {processes.world_size}; "
             f"start {before}, or begin anew from its weights with --initial-checkpoint"
         )
-    if "optimizer" not in state:
+    if "optimizer" not in state and not arguments.no_resume_opt:
         raise UserError(
-            f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint"
+            f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint, "
+            "or add --no-resume-opt"
         )
     if OURS in state and path.resolve() not in _resumable(run.folder):
         raise UserError(
@@ -203,9 +215,10 @@ def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
         if run.average is not None:
             averaged = state.get("state_dict_ema", state["state_dict"])
             run.average.module.load_state_dict(clean_state_dict(averaged))
-        run.optimizer.load_state_dict(state["optimizer"])
-        if run.scaler is not None and run.scaler.state_dict_key in state:
-            run.scaler.load_state_dict(state[run.scaler.state_dict_key])
+        if not run.arguments.no_resume_opt:
+            run.optimizer.load_state_dict(state["optimizer"])
+            if run.scaler is not None and run.scaler.state_dict_key in state:
+                run.scaler.load_state_dict(state[run.scaler.state_dict_key])
 
 
 def _buffers(run: Parts) -> dict[str, torch.Tensor]:
@@ -216,12 +229,11 @@ def _buffers(run: Parts) -> dict[str, torch.Tensor]:
     return buffers
 
 
-def _set_schedule(run: Parts, epoch: int, ours: dict[str, Any]) -> None:
-    """Brings history and schedule to the start of an epoch; the optimizer has the rate of a run of ours."""
-    if "history" in ours:
-        run.history = [Epoch(**values) for values in ours["history"]]
-        return
-    run.history = [each for each in read_summary(run.folder / SUMMARY) if each.epoch < epoch]
-    if epoch > 0:  # as timm's script does
+def _set_schedule(run: Parts, epoch: int, past: Sequence[Epoch]) -> None:
+    """Brings history and schedule to the start of an epoch; the optimizer must be as it was made."""
+    run.history = [each for each in past if each.epoch < epoch]
+    for each in run.history:  # plateau follows the metric
+        run.scheduler.step(each.epoch + 1, each.metric(run.metric))
+    if epoch > 0:
         run.scheduler.step_update(epoch * run.updates_per_epoch)
         run.scheduler.step(epoch)

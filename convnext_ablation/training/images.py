@@ -28,9 +28,9 @@ class Images(Dataset):
     """A split of a data set.
 
     Args:
-        reader: timm's, of a folder or a tar; it decides which classes there are.
+        reader: timm's, or a data set of torchvision; it decides which classes there are.
         mode: PIL mode that images are converted to.
-        name: The split's folder or tar.
+        name: The split's folder or tar, or what it is called in messages.
     """
 
     def __init__(self, reader: Any, mode: str, name: str) -> None:
@@ -44,13 +44,16 @@ class Images(Dataset):
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes in the order of their numbers."""
-        numbers = getattr(self.reader, "class_to_idx", None) or self.reader.class_name_to_idx  # of a tar
-        return sorted(numbers, key=numbers.__getitem__)
+        """Names of the classes in the order of their numbers; empty if the data set doesn't tell."""
+        for name in ("class_to_idx", "class_name_to_idx"):  # the latter of a tar
+            if numbers := getattr(self.reader, name, None):
+                return [str(name) for name in sorted(numbers, key=numbers.__getitem__)]
+        return [str(name) for name in getattr(self.reader, "classes", ())]
 
     def id(self, index: int) -> str:
-        """Path of an image below the split's folder."""
-        return str(self.reader.filename(index))
+        """Path of an image below the split's folder, or its number where it has none."""
+        filename = getattr(self.reader, "filename", None)
+        return str((callable(filename) and filename(index)) or index)
 
     def ids(self) -> list[str]:
         """Paths of all images."""
@@ -63,8 +66,8 @@ class Images(Dataset):
             The image in the mode asked for, and the number of its class.
         """
         try:
-            file, target = self.reader[index]
-            with file, Image.open(file) as image:
+            file, target = self.reader[index]  # torchvision has opened it
+            with file, file if isinstance(file, Image.Image) else Image.open(file) as image:
                 return image.convert(self.mode), int(target)
         except Exception as error:  # decoders raise anything
             path, reason = os.path.join(self.name, self.id(index)), " ".join(str(error).split())

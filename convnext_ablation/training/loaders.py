@@ -41,6 +41,7 @@ def training_loader(
         interpolation = data_config["interpolation"]
     same_name = (
         "batch_size", "no_aug", "train_crop_mode", "scale", "ratio", "hflip", "vflip", "color_jitter",
+        "color_jitter_prob", "grayscale_prob", "gaussian_blur_prob",
     )  # fmt: skip
     return _loader(
         dataset,
@@ -137,6 +138,7 @@ class _Mixing:
         self.mix = FastCollateMixup(
             mixup_alpha=arguments.mixup,
             cutmix_alpha=arguments.cutmix,
+            cutmix_minmax=arguments.cutmix_minmax,
             prob=arguments.mixup_prob,
             switch_prob=arguments.mixup_switch_prob,
             mode=arguments.mixup_mode,

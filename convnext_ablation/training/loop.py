@@ -75,13 +75,15 @@ class Trainer(Parts):
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """What is evaluated: the average of the weights if one is kept, else the network."""
-        return self.model if self.average is None else self.average.module
+        """What is evaluated: the average of the weights if one is kept on the device, else the network."""
+        if self.average is not None and self.arguments.evaluates_average:
+            return self.average.module
+        return self.model
 
     def load_best(self) -> None:
         """Puts the weights of the best epoch into what is evaluated."""
         state = load_checkpoint(self.folder / BEST)
-        weights = state["state_dict" if self.average is None else "state_dict_ema"]
+        weights = state["state_dict_ema" if self.arguments.evaluates_average else "state_dict"]
         self.evaluated_model.load_state_dict(weights)
 
     def evaluate(self, split: str) -> Predictions:
@@ -192,7 +194,7 @@ class Trainer(Parts):
         """Evaluates, and writes down what the epoch came to."""
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
-        if self.processes.world_size > 1 and arguments.dist_bn:
+        if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
             for model in dict.fromkeys((self.model, self.evaluated_model)):
                 distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
         judged = (number + 1) % arguments.val_interval == 0 or number + 1 == self.epochs

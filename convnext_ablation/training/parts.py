@@ -15,6 +15,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
+from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
@@ -113,13 +114,22 @@ class Parts:
 
 def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
     """Makes the network on its device, with the weights that training starts from."""
+    if arguments.fast_norm:
+        set_fast_norm()
     model = _created(arguments, num_classes)
+    _change_head(model, arguments)
     if arguments.grad_checkpointing:
         model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
     model.to(device=processes.device, dtype=getattr(torch, arguments.model_dtype or "float32"))
     model.to(memory_format=memory_format(arguments))
     if arguments.amp and processes.device.type == "cpu":
         make_depthwise_fast(model)  # `Parts` does so without autocast too
+    if arguments.sync_bn and processes.world_size > 1:
+        if processes.device.type != "cuda":
+            raise UserError(
+                "sync_bn works on GPUs only; leave it out, --dist-bn reduce averages at each epoch"
+            )
+        model = convert_sync_batchnorm(model)
     return model
 
 
@@ -151,6 +161,16 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
         )
 
 
+@torch.no_grad()
+def _change_head(model: nn.Module, arguments: TrainingArguments) -> None:
+    if arguments.head_init_scale is not None:
+        head = model.get_classifier()  # type: ignore[operator]
+        head.weight.mul_(arguments.head_init_scale)
+        head.bias.mul_(arguments.head_init_scale)
+    if arguments.head_init_bias is not None:
+        nn.init.constant_(model.get_classifier().bias, arguments.head_init_bias)  # type: ignore[operator]
+
+
 def memory_format(arguments: TrainingArguments) -> torch.memory_format:
     """The layout of images and weights in memory."""
     return torch.channels_last if arguments.channels_last else torch.contiguous_format
@@ -159,7 +179,9 @@ def memory_format(arguments: TrainingArguments) -> torch.memory_format:
 def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Processes) -> nn.Module:
     """Puts around the network what compiles it and what averages its gradients over processes."""
     if arguments.torchcompile:
-        model = torch.compile(model, backend=arguments.torchcompile)  # type: ignore[assignment]
+        model = torch.compile(  # type: ignore[assignment]
+            model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode
+        )
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
         # newer torch warns of the argument even where it is given its default
@@ -170,7 +192,12 @@ def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Proc
 
 def create_loss(arguments: TrainingArguments) -> nn.Module:
     """The training loss; timm's script picks it by the same rules."""
-    binary = partial(BinaryCrossEntropy, target_threshold=arguments.bce_target_thresh)
+    binary = partial(
+        BinaryCrossEntropy,
+        target_threshold=arguments.bce_target_thresh,
+        sum_classes=arguments.bce_sum,
+        pos_weight=arguments.bce_pos_weight,
+    )
     if arguments.mixes:  # the targets are smoothed when they are mixed
         return binary() if arguments.bce_loss else SoftTargetCrossEntropy()
     if arguments.smoothing:
@@ -184,7 +211,10 @@ def create_average(model: nn.Module, arguments: TrainingArguments) -> ModelEmaV3
     """The average of the weights, if one is kept."""
     if not arguments.model_ema:
         return None
-    return ModelEmaV3(model, decay=arguments.model_ema_decay, use_warmup=arguments.model_ema_warmup)
+    device = torch.device("cpu") if arguments.model_ema_force_cpu else None
+    return ModelEmaV3(
+        model, decay=arguments.model_ema_decay, use_warmup=arguments.model_ema_warmup, device=device
+    )
 
 
 def create_precision(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,8 +22,8 @@ TIMM_ONLY = (
     "aug_repeats", "aug_splits", "bn_eps", "bn_momentum", "data", "distill_loss_weight", "drop_block",
     "drop_connect", "epoch_repeats", "fuser", "jsd_loss", "kd_model_name", "kd_student_feature_dim",
     "kd_teacher_feature_dim", "local_rank", "naflex_loader", "no_prefetcher", "resplit", "save_images",
-    "split_bn", "synchronize_step", "task_loss_weight", "torchscript", "train_img_sizes", "tta",
-    "use_multi_epochs_loader",
+    "split_bn", "synchronize_step", "task_loss_weight", "torchscript", "train_img_sizes", "train_num_samples",
+    "tta", "use_multi_epochs_loader", "val_num_samples",
 )  # fmt: skip
 # ... and with them off, it doesn't matter what it says of these
 WITHOUT_EFFECT = (
@@ -33,7 +33,7 @@ WITHOUT_EFFECT = (
     "train_size_random_mix", "train_size_schedule", "train_size_schedule_spread",
     "variable_batch_loss_scale", "worker_seeding",
     # of earlier versions
-    "log_tensorboard", "skip_bad_images", "train_num_samples", "val_num_samples",
+    "log_tensorboard", "skip_bad_images",
 )  # fmt: skip
 # timm's short forms
 _ALSO = {
@@ -50,13 +50,17 @@ class _Parser(argparse.ArgumentParser):
 
 def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
     """Reads the command line of `train.py`, that of the process if None."""
-    given = read_command_line("train.py", _TRAINS, ARGUMENTS, argv)
+    given = read_command_line("train.py", _TRAINS, ARGUMENTS, (*TIMM_ONLY, *WITHOUT_EFFECT), argv)
     config = given.pop("config", None)
     return TrainingArguments(**{**(read_recipe(config) if config else {}), **given})
 
 
 def read_command_line(
-    program: str, description: str, options: Mapping[str, Option], argv: Sequence[str] | None
+    program: str,
+    description: str,
+    options: Mapping[str, Option],
+    timms: Collection[str],
+    argv: Sequence[str] | None,
 ) -> dict[str, Any]:
     """Reads the values that a command line gives, by name.
 
@@ -64,6 +68,7 @@ def read_command_line(
         program: Name of the script; `train.py` takes a recipe, too.
         description: What it does.
         options: What it takes.
+        timms: Names of arguments that timm's script of that name alone takes.
         argv: The command line, that of the process if None.
     """
     parser = _Parser(prog=program, description=description, allow_abbrev=False)
@@ -75,10 +80,12 @@ def read_command_line(
     found, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if unknown:
         option = unknown[0].partition("=")[0]
+        if (name := option.removeprefix("--").replace("-", "_")) in timms:
+            raise _timm_only(name, "command line", program)
         known = ["--help", "--config", *("--" + name.replace("_", "-") for name in options)]
         nearest = difflib.get_close_matches(option, known, n=1)
-        hint = f"did you mean {nearest[0]!r}" if nearest else "see --help"
-        raise UserError(f"unknown argument {option!r}; {hint}, or one of timm's? {_run_timms(program)}")
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help"
+        raise UserError(f"unknown argument {option!r}; {hint}")
     given: dict[str, Any] = {name: value for name, value in vars(found).items() if value is not None}
     folder = given.pop("data", None)
     return given if folder is None else {"data_dir": folder, **given}
@@ -92,15 +99,15 @@ def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name not in TIMM_ONLY and name not in RETIRED:
             raise unknown_name(f"argument in {where}", str(name), (*ARGUMENTS, *TIMM_ONLY))
         if value and value != RETIRED.get(name):
-            raise UserError(
-                f"{where}: {name} is an argument of timm's train.py that this one doesn't take; "
-                + _run_timms("train.py")
-            )
+            raise _timm_only(name, where, "train.py")
     return {name: value for name, value in settings.items() if name in ARGUMENTS}
 
 
-def _run_timms(script: str) -> str:
-    return f"run timm's with `python -m convnext_ablation.stock path/to/timm/{script} ...`"
+def _timm_only(name: str, where: str, script: str) -> UserError:
+    return UserError(
+        f"{where}: {name} is an argument of timm's {script} that this one doesn't take; run timm's with "
+        f"`python -m convnext_ablation.stock path/to/timm/{script} ...`"
+    )
 
 
 def recipe_names() -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from timm.data import create_reader, get_img_extensions
+from timm.data import create_dataset, get_img_extensions
 
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
+
+# kinds of data sets besides folders of images whose images can be read in any order
+_KINDS = ("hfds", "torch")
 
 
 def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
@@ -20,17 +23,37 @@ def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
 
 def open_split(arguments: TrainingArguments, split: str) -> Images:
     """Opens a split of the data set that the arguments name."""
-    if arguments.data_dir is None:
+    root, name = arguments.data_dir, arguments.dataset
+    kind = name.partition("/")[0].lower()
+    if name and kind not in _KINDS:
+        raise UserError(
+            f"dataset is {name!r}; leave it out for a folder, or begin it with {'/ or '.join(_KINDS)}/; "
+            "iterable data sets are for timm's train.py"
+        )
+    if root is None and kind != "hfds":
         raise UserError("no data are given; name their folder with --data-dir")
-    root = Path(arguments.data_dir)
-    place = _split_folder(root, split)
-    # timm's own endings of images leave .webp out; in a tar there is no choice
-    endings = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
-    options = {"input_key": endings} if place.is_dir() else {}
-    class_map = arguments.class_map or _class_list(root, place)
-    with in_one_line(f"{place}: can't be read as the split {split!r}"):
-        reader = create_reader("", root=str(place), class_map=class_map, **options)
-    images = Images(reader, "RGB" if arguments.channels == 3 else "L", str(place))
+    class_map, input_key, called = arguments.class_map, arguments.input_key, f"{name} {split}"
+    if root is not None and name in ("", "torch/image_folder", "torch/folder"):
+        place = _split_folder(Path(root), split)
+        if not name:
+            class_map = class_map or _class_list(Path(root), place)
+        if not name and not input_key and place.is_dir():
+            # timm's own endings of images leave .webp out; in a tar there is no choice
+            input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
+        root = called = str(place)
+    with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
+        dataset = create_dataset(
+            name,
+            root=root,
+            split=split,
+            search_split=False,
+            class_map=class_map,
+            download=arguments.dataset_download,
+            input_key=input_key,
+            target_key=arguments.target_key,
+            trust_remote_code=arguments.dataset_trust_remote_code,
+        )
+    images = Images(getattr(dataset, "reader", dataset), arguments.image_mode, called)
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")
     return images
@@ -72,7 +95,7 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
     """How many classes the network gets."""
     train = splits[arguments.train_split]
     for name, split in splits.items():
-        if split.classes != train.classes:
+        if split.classes and train.classes and split.classes != train.classes:
             odd = sorted(set(split.classes) ^ set(train.classes))[:3]
             raise UserError(
                 f"{split.name}: its classes are not those of {train.name} (such as {', '.join(odd)}); each "
@@ -80,6 +103,9 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
                 "give --class-map"
             )
     known, given = len(train.classes), arguments.num_classes
+    if given is None and not known:
+        raise UserError(f"{arguments.dataset} doesn't tell its classes; give --num-classes")
     if given is not None and given < known:
-        raise UserError(f"{arguments.data_dir} has {known} classes, but num_classes is {given}")
+        where = arguments.data_dir or arguments.dataset
+        raise UserError(f"{where} has {known} classes, but num_classes is {given}")
     return known if given is None else given

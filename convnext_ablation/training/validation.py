@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from timm.data import resolve_data_config
 from timm.models import load_checkpoint as load_weights
+from timm.utils import reparameterize_model
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
@@ -33,14 +34,22 @@ _model = partial(option, group="Model")
 _results = partial(option, group="Results")
 # of `train.py`, under the same names
 _SHARED = (
-    "data_dir", "class_map", "model", "pretrained", "num_classes", "gp", "img_size", "in_chans",
-    "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last", "model_kwargs",
-    "torchcompile", "device", "amp", "amp_dtype", "model_dtype", "workers", "pin_mem", "seed",
+    "data_dir", "dataset", "dataset_download", "class_map", "input_img_mode", "input_key", "target_key",
+    "dataset_trust_remote_code", "model", "pretrained", "num_classes", "gp", "img_size", "in_chans",
+    "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last", "fast_norm",
+    "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype", "model_dtype",
+    "workers", "pin_mem", "seed",
 )  # fmt: skip
 # what a run's own weights are evaluated with if nothing else is given
 _OF_THE_RUN = (
     "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "crop_pct", "mean",
     "std", "interpolation",
+)  # fmt: skip
+# what timm's validate.py takes besides
+TIMM_ONLY = (
+    "aot_autograd", "crop_border_pixels", "fuser", "log_freq", "metrics_avg", "naflex_loader",
+    "naflex_max_seq_len", "no_prefetcher", "num_gpu", "num_samples", "real_labels", "retry", "test_pool",
+    "tf_preprocessing", "torchscript", "valid_labels",
 )  # fmt: skip
 _MOST_IMAGES = 16  # of the example that the fastest form is measured with
 
@@ -54,6 +63,9 @@ class ValidationArguments:
     exclude: str = _data("", "file of image ids; the figures without these images are given, too")
     checkpoint: str = _model("", "file of the weights")
     use_ema: bool = _model(False, "take the averaged weights of the checkpoint")
+    reparam: bool = _model(False, "fold what can be folded first")
+    use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
+    crop_mode: str | None = _model(None, "how images are cropped: squash, border, center")
     optimize: bool = _model(False, "take the fastest exact form, measured first, in --model-dtype")
     results_file: str = _results("", "file to write the result to, as timm's script writes it")
     results_format: Literal["csv", "json"] = _results("csv", "its format")
@@ -120,8 +132,14 @@ class Validation:
         if arguments.checkpoint:
             with in_one_line(f"{arguments.checkpoint}: can't be loaded"):
                 load_weights(self.model, arguments.checkpoint, use_ema=arguments.use_ema)
+        if arguments.reparam:
+            self.model = reparameterize_model(self.model)
         config = self.run.preprocessing()
-        self.data_config = resolve_data_config(config, model=self.model, use_test_size=True)
+        if arguments.crop_mode:
+            config["crop_mode"] = arguments.crop_mode
+        self.data_config = resolve_data_config(
+            config, model=self.model, use_test_size=not arguments.use_train_size
+        )
 
     def evaluate(
         self,
@@ -140,7 +158,7 @@ class Validation:
             images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
             model = optimize(model, images.to(weight.device, weight.dtype))
         if self.run.torchcompile:
-            model = torch.compile(model, backend=self.run.torchcompile)
+            model = torch.compile(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
         self.predictions = evaluate(
             model,
             self.images,

@@ -58,7 +58,7 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> A
     model, arguments = _load(folder)
     config = resolve_data_config(arguments.preprocessing(), model=model)
     transform = create_transform(**config, is_training=False)
-    mode = "RGB" if arguments.channels == 3 else "L"
+    mode = arguments.image_mode
     batch = torch.stack([transform(_opened(path, mode)) for path in images])  # (B, C, H, W)
     layer, grid = _layer(model, batch[:1])
     grad_cam = LayerGradCam(model, model.get_submodule(layer))
@@ -79,7 +79,7 @@ def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
     saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
     names = {field.name for field in fields(TrainingArguments)}
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in names})
-    averaged = arguments.model_ema and not saved.get("model_ema_force_cpu") and "state_dict_ema" in state
+    averaged = arguments.evaluates_average and "state_dict_ema" in state
     weights = clean_state_dict(state["state_dict_ema" if averaged else "state_dict"])
     with in_one_line(f"{folder / BEST}: can't be loaded"):
         classes = len(weights[f"{get_pretrained_cfg(arguments.model).classifier}.weight"])
