@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 from conftest import RECIPE
 from inline_engine import do_all
-from test_study_running import DESIGN, outcomes, start, wait_for, working
+from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.study.slurm import queue_of
@@ -301,10 +301,11 @@ def test_a_study_on_ray_ends_complete_whatever_ends_a_node_and_its_driver(
     node = cluster.add_node(num_cpus=1)
     arguments += ["--engine=ray", f"--ray-address={cluster.address}"]
     first = start(*arguments)
-    at_work = wait_for(lambda: len(working(folder)) == 2 and sorted(working(folder)), first)
+    wait_for(lambda: len(at_work(folder)) == 2, first)
+    before = at_work(folder)
     first.kill()
     first.communicate()
-    assert sorted(working(folder)) == at_work
+    assert at_work(folder) == before
     with ThreadPoolExecutor(1) as threads:
         losing = threads.submit(while_the_driver_works, lose_a_node, cluster, node, folder)
         code = cli.main(["study", *arguments])

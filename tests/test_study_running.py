@@ -5,17 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import timm_repo
 import torch
-from conftest import ONE_THREAD
+from conftest import ONE_THREAD, RECIPE
 from inline_engine import Inline, do_all
 
 from convnext_ablation.cli import main as cli
@@ -27,7 +29,15 @@ from convnext_ablation.study.engine import Local, drive, local_places
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.run import execute
 from convnext_ablation.study.status import RunState, StudyProgress, look_at
-from convnext_ablation.study.store import LOCK, held, holder_of, read_failure, read_study, save_study
+from convnext_ablation.study.store import (
+    LOCK,
+    finished_epochs,
+    held,
+    holder_of,
+    read_failure,
+    read_study,
+    save_study,
+)
 from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
 from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
 from convnext_ablation.training.history import read_summary
@@ -104,12 +114,6 @@ def wait_for(what, process=None):
     return found
 
 
-def working(folder):
-    """The processes that are at a study's runs."""
-    holders = [holder_of(path) for path in folder.glob("runs/*")]
-    return [int(holder.where.partition("(process ")[2].rstrip(")")) for holder in holders if holder]
-
-
 def set_up(study, folder):
     save_study(folder, study)
     return study.runs()[0] if not study.tuning else study.tuning_runs()[0]
@@ -120,37 +124,67 @@ def begin(local, run, folder):
     assert local.submit([look_at(run, run.folder(folder))])
 
 
-def test_drivers_and_runs_that_are_killed_end_with_the_undisturbed_results(
+def at_work(folder):
+    """The process of each run that is being done."""
+    holders = {each: holder_of(each) for each in folder.glob("runs/*")}
+    return {
+        each: int(holder.where.partition("(process ")[2].rstrip(")"))
+        for each, holder in holders.items()
+        if holder
+    }
+
+
+def kill(kind, folder, driver, rng):
+    """Kills a run, the driver, or both; the runs whose processes have ended."""
+    runs = at_work(folder)
+    victims = runs if kind == "both" else rng.sample(sorted(runs), min(1, len(runs))) if kind == "run" else []
+    for process in [*(runs[each] for each in victims), *([driver.pid] if kind != "run" else [])]:
+        with suppress(ProcessLookupError):  # it is done
+            os.kill(process, signal.SIGKILL)
+    ended = victims if kind == "run" else runs
+    limit = time.monotonic() + 10
+    while any(Path(f"/proc/{runs[each]}").exists() for each in ended):
+        assert time.monotonic() < limit, "a process outlives its driver"
+        time.sleep(0.01)
+    if kind != "run":
+        driver.communicate()
+    return ended
+
+
+def test_drivers_and_runs_that_are_killed_at_any_moment_end_with_the_undisturbed_results(
     arguments, tmp_path, monkeypatch, capfd
 ):
+    """With CONVNEXT_ABLATION_SLOW_TESTS set, it does so at twenty moments and not at two."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    folder = tmp_path / "study"
-    first = start(*arguments, "--jobs=2", f"--output={folder}")
-    victim, *_ = wait_for(lambda: list(folder.glob("runs/*/summary.csv")) and working(folder), first)
-    os.kill(victim, signal.SIGKILL)  # a run: it is tried again
-    runs = wait_for(lambda: finished(folder) and working(folder), first)
-    before = finished(folder)
-    first.kill()  # the driver: its runs end with it
-    assert (
-        "failed: its process was killed (SIGKILL; out of memory?); it is tried again"
-        in first.communicate()[0]
-    )
-    limit = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in runs):
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-    before = finished(folder)
-    assert cli.main(["study", *arguments, "--jobs=2", f"--output={folder}"]) == 0
-    assert f"{len(before)} done before" in capfd.readouterr().out
-    assert {name: finished(folder)[name] for name in before} == before
+    slow = bool(os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"))
+    kinds, epochs = (["run", "driver", "both"] * 7)[:20] if slow else ["run", "both"], 60 if slow else 6
+    seed = time.time_ns() % 1_000_000
+    print("seed of the moments:", seed)
+    rng = random.Random(seed)
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("epochs: 2", f"epochs: {epochs}"))
+    arguments += [f"--recipe={tmp_path / 'recipe.yaml'}", "--jobs=2", f"--output={tmp_path / 'study'}"]
+    arguments += ["--retry-failed", "--seeds", "0", *(["1"] if slow else [])]
+    folder, driver, done = tmp_path / "study", None, {}
+    begun = {}  # epochs that each run's next process finds
+    for kind in kinds:
+        if driver is None or driver.poll() is not None:
+            driver = start(*arguments)
+        wait_for(lambda: at_work(folder), driver)
+        time.sleep(rng.uniform(0, 1.5))
+        begun |= {each: finished_epochs(each)[0] for each in kill(kind, folder, driver, rng)}
+        assert done.items() <= finished(folder).items(), "what is finished stays as it is"
+        done = finished(folder)
+    assert cli.main(["study", *arguments]) == 0
+    assert f"{len(done)} done before" in capfd.readouterr().out
     files = {"args.yaml", "summary.csv", "model_best.pth.tar", "predictions.npz", "result.json"}
     assert all({path.name for path in each.iterdir()} == files for each in folder.glob("runs/*"))
-
-    undisturbed = tmp_path / "undisturbed"
-    save_study(undisturbed, read_study(folder))
-    do_all(undisturbed)
-    assert len(outcomes(folder)) == 4
-    assert outcomes(folder) == outcomes(undisturbed)
+    for path in folder.glob("runs/*/result.json"):
+        trained = json.loads(path.read_text())["elapsed_epochs"]
+        assert trained == epochs - begun.get(path.parent, 0), "no epoch is trained twice"
+    save_study(tmp_path / "undisturbed", read_study(folder))
+    do_all(tmp_path / "undisturbed")
+    assert len(outcomes(folder)) == (4 if slow else 2)
+    assert outcomes(folder) == outcomes(tmp_path / "undisturbed")
 
 
 def test_a_second_driver_is_told_of_the_first(arguments, tmp_path, capsys):
