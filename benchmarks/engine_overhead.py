@@ -67,7 +67,7 @@ def main() -> None:
     for module in (engine, slurm, ray_cluster):
         vars(module)["command_of"] = command_of
     study = study_of()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         begun = time.monotonic()
         for number in range(RUNS):

@@ -75,7 +75,8 @@ def undisturbed(folder, like):
 def process_of(folder):
     """The process that does a run, and its job of Slurm, if one does it."""
     holder = holder_of(folder)
-    return re.search(r"process (\d+)(?:, Slurm job (\w+))?", holder.where).groups() if holder else None
+    found = re.search(r"process (\d+)(?:, Slurm job (\w+))?", holder.where) if holder else None
+    return found and found.groups()
 
 
 def stop_in_mid_run(folders):

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -127,11 +128,8 @@ def begin(local, run, folder):
 def at_work(folder):
     """The process of each run that is being done."""
     holders = {each: holder_of(each) for each in folder.glob("runs/*")}
-    return {
-        each: int(holder.where.partition("(process ")[2].rstrip(")"))
-        for each, holder in holders.items()
-        if holder
-    }
+    found = {each: re.search(r"process (\d+)", holder.where) for each, holder in holders.items() if holder}
+    return {each: int(process[1]) for each, process in found.items() if process}
 
 
 def kill(kind, folder, driver, rng):

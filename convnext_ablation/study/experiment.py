@@ -50,11 +50,6 @@ class Weights:
     origin: str
 
 
-def task_name(network: str, seed: int, start: int | None) -> str:
-    """What tells a run from the others of its study: its network, its seed, and the pre-training's seed."""
-    return f"{network}-seed{seed}" + ("" if start is None else f"-from{start}")
-
-
 @dataclass(frozen=True)
 class Run:
     """One network, trained and tested once.
@@ -97,7 +92,8 @@ class Run:
         """What tells it from the study's other runs, whatever learning rate is chosen for it."""
         if self.tuning:
             return f"{self.point.key}-lr{self.arguments.lr:g}"
-        return task_name(self.point.key, self.arguments.seed, self.pretraining_seed)
+        start = "" if self.pretraining_seed is None else f"-from{self.pretraining_seed}"
+        return f"{self.point.key}-seed{self.arguments.seed}{start}"
 
     @property
     def name(self) -> str:

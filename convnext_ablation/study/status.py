@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from convnext_ablation.console import Progress, duration
-from convnext_ablation.study.experiment import Run, Study, task_name
+from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.store import (
     FAILURE,
     LOCK,
@@ -94,18 +94,12 @@ class Survey:
             self._planned = rates, self.study.all_runs(rates)
         states = [self._state(run) for run in self._planned[1]]
         open_tuning = [state for state in states if state.is_open and state.run and state.run.tuning]
-        for seed in self.study.seeds:
-            for start in self.study.starts:
-                for point in self.study.points:
-                    if point.key not in rates:
-                        after = tuple(each.task for each in open_tuning if each.network == point.key)
-                        states.append(self._unknown(point.key, seed, start, after))
+        unchosen = {point.key: self.study.tuning[0] for point in self.study.points if point.key not in rates}
+        for run in self.study.runs(unchosen):
+            after = tuple(each.task for each in open_tuning if each.network == run.point.key)
+            folder = self.folder / "runs" / run.task
+            states.append(RunState(run.task, run.point.key, _seed_text(run), "waiting", folder, after))
         return states
-
-    def _unknown(self, network: str, seed: int, start: int | None, after: tuple[str, ...]) -> RunState:
-        """The state of a run whose learning rate is not known yet."""
-        task = task_name(network, seed, start)
-        return RunState(task, network, _seed_text(seed, start), "waiting", self.folder / "runs" / task, after)
 
     def _state(self, run: Run) -> RunState:
         if run.name in self._done:
@@ -118,7 +112,7 @@ class Survey:
 
 def look_at(run: Run, folder: Path) -> RunState:
     """The state of one run by what its folder holds."""
-    seed = f"{run.arguments.lr:g}" if run.tuning else _seed_text(run.arguments.seed, run.pretraining_seed)
+    seed = _seed_text(run)
     names: list[str] = []
     with suppress(FileNotFoundError):
         names = os.listdir(folder)
@@ -134,8 +128,11 @@ def look_at(run: Run, folder: Path) -> RunState:
     )
 
 
-def _seed_text(seed: int, start: int | None) -> str:
-    return str(seed) if start is None else f"{start}/{seed}"
+def _seed_text(run: Run) -> str:
+    if run.tuning:
+        return f"{run.arguments.lr:g}"
+    start = run.pretraining_seed
+    return str(run.arguments.seed) if start is None else f"{start}/{run.arguments.seed}"
 
 
 def totals(states: Iterable[RunState]) -> dict[Status, int]:
