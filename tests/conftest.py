@@ -58,7 +58,7 @@ def _torch_as_it_was():
 
 @pytest.fixture(scope="module")
 def little_to_collect():
-    """statsmodels collects garbage each time it adjusts p-values, which takes long where much is imported."""
+    """The library statsmodels collects garbage each time it adjusts p-values: slow where much is imported."""
     gc.collect()
     gc.freeze()
 
