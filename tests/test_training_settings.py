@@ -8,17 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from convnext_ablation.cli import validate as validation
 from convnext_ablation.errors import UserError
+from convnext_ablation.training import settings, validation
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
-from convnext_ablation.training.settings import (
-    TIMM_ONLY,
-    WITHOUT_EFFECT,
-    known_settings,
-    parse_arguments,
-    read_recipe,
-)
-from convnext_ablation.training.validation import VALIDATION_ARGUMENTS
+from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
 
 OURS = {"test_split"}
 OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file"}
@@ -41,7 +34,7 @@ def same_default(ours, timms):
 def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
     timms = timms_script("train")
     of_before = {"log_tensorboard", "skip_bad_images"}
-    assert set(timms) - set(ARGUMENTS) == {*TIMM_ONLY, *WITHOUT_EFFECT} - of_before
+    assert set(timms) - set(ARGUMENTS) == {*settings.TIMM_ONLY, *settings.WITHOUT_EFFECT} - of_before
     assert set(ARGUMENTS) - set(timms) == OURS
     known_settings({name: action.default for name, action in timms.items()}, "timm's defaults")
     for name, action in timms.items():
@@ -57,7 +50,7 @@ def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
 
 
 def test_arguments_have_the_names_and_types_of_timms_validate_script():
-    timms, ours = timms_script("validate"), VALIDATION_ARGUMENTS
+    timms, ours = timms_script("validate"), validation.VALIDATION_ARGUMENTS
     assert set(timms) - set(ours) == {*validation.TIMM_ONLY, "data"}  # the folder by position
     assert set(ours) - set(timms) - OURS_IN_VALIDATION - {"data_dir"} == set()
     for name in set(timms) & set(ours) - {"model"}:  # ours takes the checkpoint's
