@@ -21,7 +21,6 @@ from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState
 
 JOBS = "slurm"  # folder of submitit's files
-_DEFAULT_TIME = "4:00:00"
 _MOST_REQUEUES = 10_000
 _SECONDS_TO_SAVE = 60.0  # of the 90 that submitit is told before the time limit
 _POLL_SECONDS = 0.2
@@ -63,14 +62,15 @@ class Slurm:
         self._submitit = imported("submitit", "slurm", "cloudpickle", __name__)
         self.name, self._jobs = name_of(folder), jobs
         self.leave = f"the jobs of Slurm go on, and `scancel --name {self.name}` ends them"
-        self._options: dict[str, Any] = {"time": _DEFAULT_TIME, "cpus-per-task": study.threads}
+        self._options: dict[str, Any] = {"time": "4:00:00", "cpus-per-task": study.threads}
         if study.device == "cuda" and not any(option.startswith(("gres", "gpus")) for option in options):
             self._options["gpus"] = 1
         for option in options:
             key, equals, value = option.partition("=")
             self._options[key.replace("_", "-")] = value if equals else True
         asked = [f"--{key}" if value is True else f"--{key}={value}" for key, value in self._options.items()]
-        _ask("sbatch", "--test-only", *asked, "--wrap=true")
+        held = _ask("sbatch", "--hold", "--parsable", *asked, "--wrap=true")  # refused here, if at all
+        _ask("scancel", held.partition(";")[0].strip())
         self._executor = self._submitit.SlurmExecutor(folder.resolve() / JOBS, max_num_timeout=_MOST_REQUEUES)
         self._executor.update_parameters(job_name=self.name, array_parallelism=jobs or 100_000)
         utils = self._submitit.core.utils
