@@ -94,6 +94,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     """
     try:
         _check_archive(path)
+        # what 11785-FGVC and timm store settings in; neither runs anything when made or filled. Each time,
+        # since timm takes the latter back when it has read a file
+        add_safe_globals([_Dict, Namespace])
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, UserError):
         raise
@@ -134,5 +137,3 @@ class _Dict:
 
 
 _Dict.__module__, _Dict.__name__, _Dict.__qualname__ = "addict.addict", "Dict", "Dict"
-# what settings are stored in, by 11785-FGVC and by timm; neither runs anything when made or filled
-add_safe_globals([_Dict, Namespace])
