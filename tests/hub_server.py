@@ -62,7 +62,7 @@ class Repository:
 
 
 class Hub:
-    """The hub; it answers from when it is entered until it is left or `close` is called."""
+    """The hub; it answers until `close` is called."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}  # by name, ``namespace/name``
@@ -74,22 +74,12 @@ class Hub:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._running = False
-
-    def __enter__(self) -> Hub:
-        self._running = True
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Lets the hub die: connections to it are refused."""
-        if self._running:
-            self._running = False
-            self._server.shutdown()
-            self._server.server_close()
+        self._server.shutdown()
+        self._server.server_close()
 
     def use(self, monkeypatch: Any) -> None:
         """Has this process use the hub."""
@@ -158,8 +148,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def _json(self, status: int = 200, **value: Any) -> None:
-        self._send(json.dumps(value).encode(), status, **{"Content-Type": "application/json"})
+    def _json(self, **value: Any) -> None:
+        self._send(json.dumps(value).encode(), **{"Content-Type": "application/json"})
 
     def _needs_user(self) -> None:
         if self.token != TOKEN:
@@ -211,17 +201,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def resolve(self, name: str, revision: str, path: str) -> None:
         commit, files = self._files(name, revision)
-        headers = {"X-Repo-Commit": commit}
         if path not in files:
-            error = Refused(404, "EntryNotFound")
-            error.headers.update(headers)
-            raise error
-        headers["ETag"] = f'"{etag(path, files[path])}"'
-        if is_large(path):
-            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(files[path]))}
-            elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another host, to a client
-            headers["Location"] = f"{elsewhere}/storage/{name}/{commit}/{path}"
-        self._send(b"" if is_large(path) else files[path], 302 if is_large(path) else 200, **headers)
+            raise Refused(404, "EntryNotFound")
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{etag(path, files[path])}"'}
+        if not is_large(path):
+            self._send(files[path], **headers)
+            return
+        elsewhere = self.hub.url.replace("127.0.0.1", "localhost")  # another host, to a client
+        headers["Location"] = f"{elsewhere}/storage/{name}/{commit}/{path}"
+        headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(files[path]))}
+        self._send(b"", 302, **headers)
 
     def storage(self, name: str, commit: str, path: str) -> None:
         self._send(self.hub.repositories[name].commits[commit][path])
@@ -234,23 +223,18 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, name: str, revision: str) -> None:
         self._needs_user()
         _, held = self._files(name, revision)
-        files = [
-            {
-                "path": path,
-                "uploadMode": "lfs" if is_large(path) else "regular",
-                "shouldIgnore": False,
-                **({"oid": etag(path, held[path])} if path in held else {}),
-            }
-            for path in (file["path"] for file in json.loads(self.body)["files"])
-        ]
+        files = json.loads(self.body)["files"]
+        for file in files:
+            path = file["path"]
+            file |= {"uploadMode": "lfs" if is_large(path) else "regular", "shouldIgnore": False}
+            file["oid"] = etag(path, held[path]) if path in held else None
         self._json(files=files)
 
     def lfs_batch(self, _: str) -> None:
         self._needs_user()
         objects = json.loads(self.body)["objects"]
         for wanted in objects:
-            if wanted["oid"] not in self.hub.uploaded:
-                wanted["actions"] = {"upload": {"href": f"{self.hub.url}/upload/{wanted['oid']}"}}
+            wanted["actions"] = {"upload": {"href": f"{self.hub.url}/upload/{wanted['oid']}"}}
         self._json(transfer="basic", objects=objects)
 
     def upload(self, oid: str) -> None:

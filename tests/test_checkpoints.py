@@ -1,6 +1,7 @@
 import pytest
 import timm
 import torch
+from test_weights import randomized
 from timm.models import load_pretrained
 
 from convnext_ablation import zoo  # noqa: F401  (registers the models)
@@ -9,16 +10,6 @@ from convnext_ablation.models.convert import checkpoint_filter_fn, format_of
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 AFFINE = ("weight", "bias")
-
-
-def _randomized(model):
-    """The model with every parameter and statistic away from its start: zeros and ones hide mistakes."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.ndim == 1 or name.endswith("gamma"):
-                value.copy_(torch.rand(value.shape, generator=generator) * 0.5 + 0.5)
-    return model.eval()
 
 
 def _layer(theirs, ours, leaves):
@@ -35,12 +26,9 @@ def _fgvc_names(depths, stem_bias, pointwise):
             for number in (1, 2, 3):
                 names |= _layer(f"{theirs}.conv{number}", f"{ours}.conv{number}", ("weight",))
                 names |= _layer(f"{theirs}.bn{number}", f"{ours}.norm{number}", BATCH_NORM)
-        names |= _layer(
-            f"layer{stage + 1}.0.downsample.0", f"stages.{stage}.blocks.0.shortcut.conv", ("weight",)
-        )
-        names |= _layer(
-            f"layer{stage + 1}.0.downsample.1", f"stages.{stage}.blocks.0.shortcut.norm", BATCH_NORM
-        )
+        theirs, ours = f"layer{stage + 1}.0.downsample", f"stages.{stage}.blocks.0.shortcut"
+        names |= _layer(f"{theirs}.0", f"{ours}.conv", ("weight",))
+        names |= _layer(f"{theirs}.1", f"{ours}.norm", BATCH_NORM)
         if pointwise and stage:
             names |= _layer(f"ds{stage}", f"stages.{stage}.downsample.0", ("weight",))
     return names | _layer("fc", "head.fc", AFFINE)
@@ -49,17 +37,13 @@ def _fgvc_names(depths, stem_bias, pointwise):
 def _fgvc_model_v_names():
     names = _layer("downsample_layers.0.0", "stem.conv", AFFINE)
     names |= _layer("downsample_layers.0.1", "stem.norm", AFFINE)
+    layers = {"dwconv": "conv1", "norm": "norm1", "pwconv1": "conv2", "pwconv2": "conv3"}
     for stage, depth in enumerate((3, 3, 9, 3)):
         for part in (0, 1) if stage else ():
             names |= _layer(f"downsample_layers.{stage}.{part}", f"stages.{stage}.downsample.{part}", AFFINE)
         for block in range(depth):
             theirs, ours = f"stages.{stage}.{block}", f"stages.{stage}.blocks.{block}"
-            for layer, other in {
-                "dwconv": "conv1",
-                "norm": "norm1",
-                "pwconv1": "conv2",
-                "pwconv2": "conv3",
-            }.items():
+            for layer, other in layers.items():
                 names |= _layer(f"{theirs}.{layer}", f"{ours}.{other}", AFFINE)
             names[f"{theirs}.gamma"] = f"{ours}.scale.gamma"
     return names | _layer("norm", "head.norm", AFFINE) | _layer("head", "head.fc", AFFINE)
@@ -76,7 +60,7 @@ FGVC = {
 
 def _fgvc_state_dict(stage, prefix=""):
     """A state dict as 11785-FGVC's code names and shapes it, at a quarter of the width, and ours."""
-    ours = _randomized(timm.create_model(f"{stage}_atto", num_classes=5)).state_dict()
+    ours = randomized(timm.create_model(f"{stage}_atto", num_classes=5)).state_dict()
     theirs = {
         # Model V's 1x1 convs are linear layers there
         f"{prefix}{their_name}": ours[name].flatten(1)

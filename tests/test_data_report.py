@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import os
 
@@ -30,20 +29,13 @@ def photograph(number, size=(96, 72)):
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
-def jpeg(image, quality=85):
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
-def put(root, id_, content):
+def put(root, id_, content, quality=85):
     path = root / id_
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        content.save(path)
-    return path
+        content.save(path, quality=quality)
 
 
 @pytest.fixture
@@ -54,7 +46,7 @@ def birds(tmp_path):
     for split, count in (("train", 4), ("val", 1), ("test", 2)):
         for name in ("crow", "wren"):
             for index in range(count):
-                put(root, f"{split}/{name}/{index}.jpg", jpeg(photograph(next(numbers))))
+                put(root, f"{split}/{name}/{index}.jpg", photograph(next(numbers)))
     return root
 
 
@@ -105,12 +97,12 @@ def test_copies_are_found_within_and_across_splits(birds, capsys):
 
 
 COPIES = {
-    "crow/0": lambda image: jpeg(image.resize((48, 36), Image.Resampling.BICUBIC)),
-    "crow/1": lambda image: jpeg(image.resize((80, 80), Image.Resampling.BILINEAR)),
-    "crow/2": lambda image: jpeg(image.crop((1, 1, 95, 71))),
-    "crow/3": lambda image: jpeg(image, quality=40),
-    "wren/0": lambda image: jpeg(image.convert("L")),
-    "wren/1": lambda image: jpeg(ImageEnhance.Brightness(image).enhance(1.1)),
+    "crow/0": lambda image: image.resize((48, 36), Image.Resampling.BICUBIC),
+    "crow/1": lambda image: image.resize((80, 80), Image.Resampling.BILINEAR),
+    "crow/2": lambda image: image.crop((1, 1, 95, 71)),
+    "crow/3": lambda image: image,  # only compressed again, as all are
+    "wren/0": lambda image: image.convert("L"),
+    "wren/1": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
 }
 
 
@@ -118,7 +110,7 @@ def test_changed_copies_are_near_and_others_are_not(birds):
     ids = {}
     for name, change in COPIES.items():
         ids[f"test/wren/{name[0]}{name[-1]}.jpg"] = f"train/{name}.jpg"
-        put(birds, f"test/wren/{name[0]}{name[-1]}.jpg", change(Image.open(birds / f"train/{name}.jpg")))
+        put(birds, f"test/wren/{name[0]}{name[-1]}.jpg", change(Image.open(birds / f"train/{name}.jpg")), 40)
     report = data_report(birds)
     assert found(report, "near", "same_pixels") == {("near", *both) for both in ids.items()}
     assert excluded(birds) == sorted(ids)
@@ -135,7 +127,7 @@ def test_broken_images_and_odd_ones_stop_nothing(birds):
     put(birds, "val/wren/grey.png", photograph(51).convert("L").convert("RGB"))
     put(birds, "train/wren/notes.txt", b"")
     put(birds, "test/astray.jpg", whole)
-    put(birds, "train/jay/0.jpg", jpeg(photograph(60)))
+    put(birds, "train/jay/0.jpg", photograph(60))
     (birds / "val/jay").mkdir()
     report = data_report(birds)
     assert {(each.kind, each.id or f"{each.split}/{each.class_name}") for each in report.findings} == {
@@ -166,7 +158,7 @@ def seen(monkeypatch):
 def test_images_are_read_again_only_when_they_change(birds, seen):
     data_report(birds)
     seen.clear()
-    put(birds, "train/crow/3.jpg", jpeg(photograph(80)))
+    put(birds, "train/crow/3.jpg", photograph(80))
     os.utime(birds / "val/crow/0.jpg", ns=(1, 1))
     data_report(birds)
     assert sorted(seen) == ["0.jpg", "3.jpg"]
@@ -237,7 +229,7 @@ def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
         "test/Chihuahua/n02085620_3.jpg": "n02085620_3",
     }
     for number, id_ in enumerate(sources):
-        put(dogs, id_, jpeg(photograph(number)))
+        put(dogs, id_, photograph(number))
     write_manifest(
         dogs, [Record(id_, *id_.split("/")[:2], f"{each}.jpg", "") for id_, each in sources.items()]
     )
@@ -252,7 +244,7 @@ def test_images_with_imagenet_ids_are_looked_up_without_reading_any(tmp_path):
 def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, seen, capsys):
     imagenet = tmp_path / "imagenet"
     small = Image.open(birds / "test/crow/1.jpg").resize((64, 50), Image.Resampling.BICUBIC)
-    put(imagenet, "train/n01530575/n01530575_1.JPEG", jpeg(small))
+    put(imagenet, "train/n01530575/n01530575_1.JPEG", small)
     put(imagenet, "train/n01530575/n01530575_3.JPEG", b"broken")
     put(imagenet, "val/ILSVRC2012_val_00000001.JPEG", (birds / "train/wren/3.jpg").read_bytes())
     data_report(birds)
@@ -269,10 +261,10 @@ def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, seen
 
 def test_the_page_stands_alone_and_says_how_many_pairs_there_are(birds, monkeypatch):
     odd = "jay <b>&amp;"
-    put(birds, f"train/{odd}/0.jpg", jpeg(photograph(90)))
-    put(birds, f"test/{odd}/0.jpg", jpeg(photograph(90), quality=50))
+    put(birds, f"train/{odd}/0.jpg", photograph(90))
+    put(birds, f"test/{odd}/0.jpg", photograph(90), quality=50)
     for name in ("crow/0", "wren/0"):
-        put(birds, f"train/{name}_copy.jpg", jpeg(Image.open(birds / f"train/{name}.jpg"), 50))
+        put(birds, f"train/{name}_copy.jpg", Image.open(birds / f"train/{name}.jpg"), 50)
     monkeypatch.setattr(audit, "SHOWN", 1)
     data_report(birds)
     reader, text = read(birds / "report" / "index.html")
@@ -286,7 +278,7 @@ def test_the_page_stands_alone_and_says_how_many_pairs_there_are(birds, monkeypa
 
 
 def test_the_command_line_has_all_of_it(birds, tmp_path, capsys):
-    put(birds, "test/wren/copy.jpg", jpeg(Image.open(birds / "train/crow/2.jpg").crop((3, 2, 93, 70)), 60))
+    put(birds, "test/wren/copy.jpg", Image.open(birds / "train/crow/2.jpg").crop((3, 2, 93, 70)), 60)
     arguments = ["data-report", str(birds), "--output", str(tmp_path / "out"), "--distance"]
     for distance, pairs in (("20", 1), ("2", 0)):
         assert main([*arguments, distance]) == 0

@@ -31,21 +31,8 @@ from convnext_ablation.training.checkpoints import load_checkpoint
 # of the hub's client, about itself
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
-RECIPE = """
-input_size: [3, 32, 32]
-mean: [0.5, 0.5, 0.5]
-std: [0.25, 0.25, 0.25]
-crop_pct: 0.9
-interpolation: bilinear
-batch_size: 6
-opt: momentum
-lr: 2.0e-3
-warmup_epochs: 0
-val_split: val
-test_split: test
-workers: 0
-device: cpu
-"""
+CPU = ("--device", "cpu", "-j", 0)
+COLOUR = "--input-size 3 32 32 --mean 0.5 0.5 0.5 --std 0.25 0.25 0.25 --crop-pct 0.9".split()
 NAME = "model_iv_atto.shades_32"
 REPOSITORY = f"lab/{NAME}"
 
@@ -60,12 +47,18 @@ def data(tmp_path_factory, image_folder):
     return root
 
 
-def train(data, output, *more):
-    recipe = output.parent / "shades.yaml"
-    recipe.write_text(RECIPE)
-    arguments = [data, "-c", recipe, "--output", output.parent, "--experiment", output.name, *more]
-    assert train_command.main([str(argument) for argument in arguments]) == 0
-    return output
+@pytest.fixture(scope="module")
+def train(data, recipe_file, tmp_path_factory):
+    """Trains a network of this name by the recipe, and returns the folder of its run."""
+
+    def run(model, *more):
+        folder = tmp_path_factory.mktemp("runs")
+        arguments = [data, "-c", recipe_file, "--test-split", "test", *CPU, "--model", model, *more]
+        arguments += ["--output", folder, "--experiment", "run"]
+        assert train_command.main([str(argument) for argument in arguments]) == 0
+        return folder / "run"
+
+    return run
 
 
 def publish(*argv, command=publish_command):
@@ -75,7 +68,7 @@ def publish(*argv, command=publish_command):
 
 
 def verify(*argv):
-    publish(*argv, "--device", "cpu", "-j", 0, command=verify_command)
+    publish(*argv, *CPU, command=verify_command)
 
 
 def refused(match, *argv):
@@ -86,10 +79,9 @@ def refused(match, *argv):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, data):
+def finished(train):
     """A finished run whose averaged weights were evaluated."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return train(data, folder, "--model", "model_iv_atto", "--epochs", 2, "--model-ema", "--seed", 7)
+    return train("model_iv_atto", *COLOUR, "--model-ema", "--seed", 7)
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +93,9 @@ def released(finished, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory, data):
+def tiny(train):
     """The same of the smallest network that timm has."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return train(data, folder, "--model", "test_resnet", "--epochs", 2, "--model-ema", "--seed", 7)
+    return train("test_resnet", "--model-ema", "--seed", 7)
 
 
 @pytest.fixture
@@ -116,9 +107,10 @@ def run(tiny, tmp_path):
 @pytest.fixture
 def hub(monkeypatch):
     """A hub that this process publishes to."""
-    with Hub() as hub:
-        hub.use(monkeypatch)
-        yield hub
+    hub = Hub()
+    hub.use(monkeypatch)
+    yield hub
+    hub.close()
 
 
 def config_of(folder):
@@ -148,10 +140,9 @@ def test_a_release_holds_the_evaluated_weights_and_timms_config_with_a_hash(fini
     assert {path.name for path in released.iterdir()} == set(FILES)
 
 
-def test_switches_and_channels_come_back_with_the_network(data, tmp_path):
-    more = ("--model-kwargs", "kernel_size=5", "depthwise=True", "--in-chans", 1, "--input-size", 1, 32, 32)
-    more = (*more, "--mean", 0.5, "--std", 0.25, "--epochs", 1, "--model", "resnet_to_convnext_atto")
-    run = train(data, tmp_path / "run", *more)
+def test_switches_and_channels_come_back_with_the_network(train, tmp_path):
+    switches = ("--model-kwargs", "kernel_size=5", "depthwise=True")
+    run = train("resnet_to_convnext_atto", *switches, "--in-chans", 1, "--epochs", 1)
     publish(run, "--to", tmp_path / "free.shades")
     model = timm.create_model(f"local-dir:{tmp_path / 'free.shades'}", pretrained=True)
     trained = load_checkpoint(run / "model_best.pth.tar")["state_dict"]

@@ -93,13 +93,9 @@ def test_the_figures_a_recipe_expects_are_those_in_results(file, recipe_of):
             assert file in text
 
 
-def transform_of(name: str, tmp_path, training: bool):
+def transform_of(name: str, folder: Path, training: bool):
     """The transform that training, or evaluation, applies to an image before it is collated."""
-    path = tmp_path / "train" / "one" / "image.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8)).save(path)
-    settings = {**read_recipe(name), "data_dir": str(tmp_path), "device": "cpu", "workers": 0}
-    arguments = TrainingArguments(**settings)
+    arguments = TrainingArguments(**read_recipe(name), data_dir=str(folder), device="cpu", workers=0)
     images = open_split(arguments, "train")
     config = resolve_data_config(arguments.preprocessing())
     if training:
@@ -117,9 +113,9 @@ def squashed(size: int) -> np.ndarray:
     return np.stack([x % 256, y % 256, x // 256 + 2 * (y // 256)], axis=-1).astype(np.uint8)
 
 
-def test_fine_tuning_crops_anywhere_and_flips_half_without_resampling(tmp_path):
+def test_fine_tuning_crops_anywhere_and_flips_half_without_resampling(image_folder):
     size = 224
-    pixels, transform = squashed(size * 8 // 7), transform_of("cub200_224", tmp_path, training=True)
+    pixels, transform = squashed(size * 8 // 7), transform_of("cub200_224", image_folder, training=True)
     random.seed(0)
     torch.manual_seed(0)
     corners, flips = [], 0
@@ -142,10 +138,10 @@ def test_fine_tuning_crops_anywhere_and_flips_half_without_resampling(tmp_path):
 @pytest.mark.parametrize(
     ("name", "size"), [("cub200_224", 224), ("stanford_dogs_448", 448), ("in1k_112", 112)]
 )
-def test_evaluation_takes_the_exact_centre(name, size, tmp_path):
+def test_evaluation_takes_the_exact_centre(name, size, image_folder):
     pixels = squashed(size * 8 // 7)
     margin = (len(pixels) - size) // 2
-    crop = transform_of(name, tmp_path, training=False)(pixels)
+    crop = transform_of(name, image_folder, training=False)(pixels)
     np.testing.assert_array_equal(crop, pixels[margin : margin + size, margin : margin + size])
 
 

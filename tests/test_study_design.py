@@ -115,13 +115,7 @@ def test_an_effect_above_0_means_that_the_component_helps(name):
 
 @pytest.mark.parametrize(
     ("name", "groups"),
-    [
-        ("factorial", None),
-        ("screening", None),
-        ("screening", ELEVEN),
-        ("screening-fold-over", None),
-        ("screening-fold-over", ELEVEN),
-    ],
+    [("factorial", None), *itertools.product(["screening", "screening-fold-over"], [None, ELEVEN])],
 )
 def test_columns_are_balanced_and_orthogonal(name, groups):
     design = design_of(name, "atto", groups)
@@ -284,9 +278,8 @@ def test_a_design_of_ones_own_is_read_as_it_stands(own):
     assert first.weights == {"big_kernel_atto": 1, "model_i_atto": -1}
     assert first.label == "Model I, kernel 7 minus Model I"
     assert (second.label, second.primary, design.family) == ("two", False, 2)
-    assert third.weights == pytest.approx(
-        {"big_kernel_atto": 1 / 3, "kernel_9_atto": 1 / 6, "model_i_atto": -1 / 2}
-    )
+    weights = {"big_kernel_atto": 1 / 3, "kernel_9_atto": 1 / 6, "model_i_atto": -1 / 2}
+    assert third.weights == pytest.approx(weights)
 
 
 def test_groups_of_ones_own_make_a_factorial_that_networks_can_be_added_to(own):
@@ -314,8 +307,8 @@ TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
         (TWO + "- {network: model_i, baseline: model_x}", "unknown network in .*entry 1: 'model_x'"),
         (TWO + "- {network: model_i, baseline: model_ii, primary: 1}", "primary is 1; it takes true or"),
         (
-            TWO + "- {network: model_i, baseline: model_ii}\n- {network: model_i, baseline: model_ii}",
-            "own.yaml: contrast 'model_i_atto-model_ii_atto' is there twice",
+            TWO + 2 * "- {network: model_i, baseline: model_ii}\n",
+            "'model_i_atto-model_ii_atto' is there twice",
         ),
         (TWO + "- {name: c, weights: {model_i: 1, model_ii: -0.9}}", "the weights of c sum to 0.1, not to 0"),
         ("groups: {a: wide}", "own.yaml: groups: group 'a' is 'wide'; give it a list"),

@@ -23,15 +23,7 @@ from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
 
-FACTS = replace(
-    fake_study.FACTS,
-    title="Five stages on typefaces",
-    data_name="typefaces",
-    image_size=64,
-    test_images=2000,
-    classes=40,
-    epochs=10,
-)
+FACTS = replace(fake_study.FACTS, test_images=2000, classes=40)
 LABELS = ["Model I", "Model II", "Model III", "Model IV", "Model V"]
 ADDS = [
     "ResNet-50",
@@ -104,20 +96,16 @@ def markdown(folder):
     return re.sub(" +", " ", (folder / "table.md").read_text(encoding="utf-8"))
 
 
-def all_stages():
+@pytest.fixture(scope="module")
+def stages():
     return [network(place, right) for place, right in enumerate([1500, 1600, 1600, 1570, 1700])]
 
 
-@pytest.fixture
-def stages():
-    return all_stages()
-
-
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report(stages, tmp_path_factory):
     """The folder of the stages' report."""
     folder = tmp_path_factory.mktemp("new") / "report"
-    written(folder, findings_of(all_stages()))
+    written(folder, findings_of(stages))
     return folder
 
 
@@ -206,7 +194,7 @@ def test_what_can_not_be_compared_is_refused(stages):
 
 def test_answer_says_what_rose_what_fell_what_is_not_significant_and_how_far_it_reaches(stages):
     assert answer(findings_of(stages), FACTS) == (
-        "On typefaces (40 classes, 2000 test images, 64 px, 10 epochs, 3 seeds), top-1 rose by 5.0 points "
+        "On shades (40 classes, 2000 test images, 32 px, 3 epochs, 3 seeds), top-1 rose by 5.0 points "
         f"(95 % interval +4.1 to +5.9, adjusted p <0.001) with Model II ({ADDS[1]}) and by 6.5 points (95 % "
         f"interval +5.4 to +7.6, adjusted p <0.001) with Model V ({ADDS[4]}); it fell by 1.5 points (95 % "
         f"interval −2.0 to −1.0, adjusted p <0.001) with Model IV ({ADDS[3]}); not significant: Model III "
@@ -238,12 +226,10 @@ def test_answer_says_what_can_not_be_claimed(results, said, warned):
 # Tables
 
 
-def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
-    findings = findings_of(stages)
-    written(tmp_path, findings)
-    with open(tmp_path / "networks.csv", newline="", encoding="utf-8") as file:
+def test_csv_reads_back_as_the_rows_with_timings_last(stages, report):
+    with open(report / "networks.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    for line, row in zip(lines, findings.rows, strict=True):
+    for line, row in zip(lines, findings_of(stages).rows, strict=True):
         number, network, d = row.number, row.network, row.difference
         # the median speed, and the mean time
         *told, speed, seconds = line.values()
@@ -258,13 +244,13 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, tmp_path):
 def test_markdown_holds_table_facts_answer_and_caveats(stages, report):
     text, row = markdown(report), findings_of(stages).rows[3]
     d, top1 = row.difference, row.top1
-    assert text.startswith("# Five stages on typefaces\n\n" + answer(findings_of(stages), FACTS))
+    assert text.startswith(f"# {FACTS.title}\n\n" + answer(findings_of(stages), FACTS))
     assert (
         f"| Model IV | {ADDS[3]} | 3 | 78.50 [{100 * top1.low:.2f}, {100 * top1.high:.2f}] "
         f"| -1.50 [{100 * d.low:+.2f}, {100 * d.high:+.2f}] | {p_text(d.p_holm)} "
         "| 0.004 | 25.56 | 0.333 | 110 | 62 s |"
     ) in text
-    for fact in ("10 epochs from scratch, float32, seeds 0, 1, 2", FACTS.command, *FACTS.warnings):
+    for fact in ("3 epochs from scratch, float32, seeds 0, 1, 2", FACTS.command, *FACTS.warnings):
         assert fact in text
     texts = svg_texts(report / "roadmap.svg")
     change = f"-1.5 [{100 * d.low:+.1f}, {100 * d.high:+.1f}]".replace("-", "−")

@@ -27,34 +27,25 @@ from convnext_ablation.training.settings import read_recipe
 CPU = ("--device", "cpu", "-j", "0")
 
 
-@pytest.fixture
-def train(tmp_path, image_folder, recipe_file):
-    def run(*more, data=image_folder, name="run"):
-        arguments = [data, "-c", recipe_file, "--model", "model_i_atto", *CPU, "--val-split", "val"]
-        arguments += ["--output", tmp_path, "--experiment", name, "--log-interval", "3", *more]
+FINISHED = ("--model", "model_v_atto", "--epochs", "3", "--test-split", "test")
+
+
+@pytest.fixture(scope="module")
+def train(image_folder, recipe_file):
+    def run(folder, *more, data=image_folder, name="run"):
+        arguments = [data, "-c", recipe_file, "--model", "model_i_atto", *CPU, "--log-interval", "3"]
+        arguments += ["--output", folder, "--experiment", name, *more]
         return train_command.main([*map(str, arguments)])
 
     return run
 
 
 @pytest.fixture(scope="module")
-def train_again(tmp_path_factory, image_folder, recipe_file):
-    """Trains with a test split, and returns the exit code and the folder."""
+def finished(train, tmp_path_factory):
+    """The folder of a run that was trained with these arguments, and tested."""
     folder = tmp_path_factory.mktemp("finished")
-
-    def run(*more):
-        arguments = [image_folder, "-c", recipe_file, "--model", "model_v_atto", *CPU, "--epochs", "3"]
-        arguments += ["--test-split", "test", "--output", folder, "--experiment", "run", *more]
-        return train_command.main([*map(str, arguments)]), folder / "run"
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(train_again):
-    code, folder = train_again()
-    assert code == 0
-    return folder
+    assert train(folder, *FINISHED) == 0
+    return folder / "run"
 
 
 @pytest.fixture
@@ -72,7 +63,7 @@ def one_line(capsys, program, message):
     assert re.search(message, error), error
 
 
-def test_a_run_tests_its_best_epoch_once(finished, train_again, capsys):
+def test_a_run_tests_its_best_epoch_once(finished, train, capsys):
     text = (finished / "test.json").read_text()
     result = json.loads(text)
     predictions = Predictions.load(finished / "test_predictions.npz")
@@ -85,21 +76,21 @@ def test_a_run_tests_its_best_epoch_once(finished, train_again, capsys):
     assert load_checkpoint(finished / "model_best.pth.tar")["epoch"] == result["epoch"]
 
     (finished / "test.json").write_text('{"top1": 0}')  # done before: not to be read again
-    assert train_again("--resume", "auto")[0] == 0
+    assert train(finished.parent, *FINISHED, "--resume", "auto") == 0
     assert json.loads((finished / "test.json").read_text()) == {"top1": 0}
     assert "resumed from" in capsys.readouterr().out
     (finished / "test.json").write_text(text)
 
 
-def test_a_run_does_not_overwrite_another(finished, train_again, capsys):
+def test_a_run_does_not_overwrite_another(finished, train, capsys):
     before = (finished / "summary.csv").read_text()
-    assert train_again()[0] == 2
+    assert train(finished.parent, *FINISHED) == 2
     one_line(capsys, "train.py", "holds a run already; resume it with --resume auto")
     assert (finished / "summary.csv").read_text() == before
 
 
 def test_the_best_epochs_that_were_evaluated_are_kept_and_in_the_summary(train, tmp_path, capsys):
-    assert train("--epochs", 5, "--val-interval", 2, "--checkpoint-hist", 2) == 0
+    assert train(tmp_path, "--epochs", 5, "--val-interval", 2, "--checkpoint-hist", 2) == 0
     header, *rows = (tmp_path / "run" / "summary.csv").read_text().splitlines()
     assert header == "epoch,train_loss,eval_loss,eval_top1,eval_top5,lr"
     assert [row.partition(",")[0] for row in rows] == ["1", "3", "4"]
@@ -114,7 +105,7 @@ def test_the_best_epochs_that_were_evaluated_are_kept_and_in_the_summary(train, 
 
 
 def test_without_a_validation_split_the_training_loss_decides(train, tmp_path):
-    assert train("--val-split", "", "--epochs", 2) == 0
+    assert train(tmp_path, "--val-split", "", "--epochs", 2) == 0
     header, *rows = (tmp_path / "run" / "summary.csv").read_text().splitlines()
     assert header == "epoch,train_loss,lr"
     best = load_checkpoint(tmp_path / "run" / "model_best.pth.tar")
@@ -128,9 +119,9 @@ def test_plateau_resumes_as_if_it_was_never_interrupted(train, tmp_path, recipe_
     by_epoch.write_text(recipe_file.read_text().replace("sched_on_updates: true", "sched: plateau"))
     plateau = ("-c", by_epoch, "--patience-epochs", 0, "--decay-rate", 0.5)
     plateau += ("--lr", 1e-6, "--lr-noise", 0)  # nothing improves, so the rate falls
-    assert train("--epochs", 4, *plateau, name="whole") == 0
-    assert train("--epochs", 2, *plateau, name="parts") == 0
-    assert train("--epochs", 4, *plateau, "--resume", "auto", name="parts") == 0
+    assert train(tmp_path, "--epochs", 4, *plateau, name="whole") == 0
+    assert train(tmp_path, "--epochs", 2, *plateau, name="parts") == 0
+    assert train(tmp_path, "--epochs", 4, *plateau, "--resume", "auto", name="parts") == 0
     whole, parts = (
         [epoch.lr for epoch in read_summary(tmp_path / name / "summary.csv")] for name in ("whole", "parts")
     )
@@ -141,8 +132,8 @@ def test_plateau_resumes_as_if_it_was_never_interrupted(train, tmp_path, recipe_
 def test_timms_checkpoint_resumes_at_the_epoch_that_is_asked_for(finished, train, tmp_path):
     state = load_checkpoint(finished / "last.pth.tar")
     save_checkpoint(tmp_path / "timms.pth.tar", {"arch": "model_v_atto", "state_dict": state["state_dict"]})
-    resumed = ("--model", "model_v_atto", "--epochs", "3", "--resume", tmp_path / "timms.pth.tar")
-    assert train(*resumed, "--start-epoch", "1", "--no-resume-opt") == 0
+    resumed = ("--resume", tmp_path / "timms.pth.tar", "--start-epoch", "1", "--no-resume-opt")
+    assert train(tmp_path, *FINISHED, *resumed) == 0
     epochs = read_summary(tmp_path / "run" / "summary.csv")
     whole = read_summary(finished / "summary.csv")
     assert [(epoch.epoch, epoch.lr) for epoch in epochs] == [(epoch.epoch, epoch.lr) for epoch in whole[1:]]
@@ -153,7 +144,7 @@ def test_arguments_reach_what_timm_makes_of_them(train, tmp_path):
     given += " --gaussian-blur-prob 0.5 --cutmix-minmax 0.2 0.8 --layer-decay 0.9 --layer-decay-min-scale 0.5"
     given += " --head-init-scale 0 --head-init-bias -3 --model-ema --model-ema-force-cpu"
     given += " --epochs 1 --lr 1e-30 --warmup-lr 1e-30 --min-lr 1e-30"
-    assert train(*given.split()) == 0
+    assert train(tmp_path, *given.split()) == 0
     [epoch] = read_summary(tmp_path / "run" / "summary.csv")
     assert epoch.eval_loss == pytest.approx(np.log(3))
     # all logits are -3: the positive class counts twice, the two others once
@@ -167,7 +158,7 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         for name in ("dark", "light"):
             shutil.copytree(image_folder / split / name, data / split / name)
     tune = ("--pretrained-path", best, "--model", "model_v_atto", "--lr", 1e-9, "--epochs", 1)
-    assert train(*tune, data=data) == 0
+    assert train(tmp_path, *tune, data=data) == 0
     tuned = load_checkpoint(tmp_path / "run" / "last.pth.tar")["state_dict"]
     original = load_checkpoint(best)["state_dict"]
     assert tuned["head.fc.weight"].shape[0] == 2
@@ -194,10 +185,12 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--log-wandb"], "log_wandb needs Weights & Biases; pip install wandb"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line_and_exit_code_2(train, capsys, monkeypatch, arguments, message):
+def test_what_cannot_be_trained_is_one_line_and_exit_code_2(
+    train, tmp_path, capsys, monkeypatch, arguments, message
+):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it weren't installed
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert train(*arguments) == 2
+    assert train(tmp_path, *arguments) == 2
     one_line(capsys, r"train.py", message)
 
 
@@ -214,14 +207,14 @@ def test_a_checkpoint_of_something_else_is_refused(finished, train, tmp_path, ca
     state = {**load_checkpoint(finished / "last.pth.tar"), **change}
     path = tmp_path / "other.pth.tar"
     save_checkpoint(path, {name: value for name, value in state.items() if value is not None})
-    assert train("--model", "model_v_atto", "--resume", path) == 2
+    assert train(tmp_path, "--model", "model_v_atto", "--resume", path) == 2
     one_line(capsys, "train.py", message)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_saves_and_resumes_bit_identical(
-    train_again, finished, tmp_path, monkeypatch, capsys, how
+    train, finished, tmp_path, monkeypatch, capsys, how
 ):
     class Stopping(Log):
         def trained(self, epoch, step, images):
@@ -229,13 +222,13 @@ def test_a_run_that_is_asked_to_stop_saves_and_resumes_bit_identical(
             if (epoch, step) == (1, 2):
                 signal.raise_signal(how)
 
-    elsewhere = ("--output", tmp_path, "--workers", 1)
+    same = (*FINISHED, "--workers", 1)
     with monkeypatch.context() as patched:
         patched.setattr(train_command, "Log", Stopping)
-        assert train_again(*elsewhere)[0] == 128 + how
+        assert train(tmp_path, *same) == 128 + how
     assert "resume with the same command and --resume auto" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").glob("recovery-*")] == ["recovery-1-3.pth.tar"]
-    assert train_again(*elsewhere, "--resume", "auto")[0] == 0
+    assert train(tmp_path, *same, "--resume", "auto") == 0
     for name in ("summary.csv", "test.json"):
         assert (tmp_path / "run" / name).read_text() == (finished / name).read_text()
     one, two = (load_checkpoint(folder / "last.pth.tar") for folder in (finished, tmp_path / "run"))
@@ -251,7 +244,7 @@ class _Malicious:
 @pytest.mark.parametrize("name", ["evil.pth.tar", "evil.bin"])
 def test_a_checkpoint_is_read_without_running_code(train, validate, tmp_path, capsys, name):
     torch.save({"state_dict": {}, "args": _Malicious()}, tmp_path / name)
-    assert train("--resume", tmp_path / name) == 2
+    assert train(tmp_path, "--resume", tmp_path / name) == 2
     one_line(capsys, "train.py", f"{name}: refused, nothing was run")
     assert validate("--model", "model_i_atto", "--checkpoint", tmp_path / name) == 2
     one_line(capsys, "validate.py", f"{name}: refused, nothing was run")
