@@ -115,6 +115,17 @@ def arguments(recipe_file, image_folder):
     return lambda **changes: TrainingArguments(**{**settings, **changes})
 
 
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on loopback that this process publishes to and reads from."""
+    from hub_server import Hub
+
+    hub = Hub()
+    hub.use(monkeypatch)
+    yield hub
+    hub.close()
+
+
 @pytest.fixture(scope="session")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     """A study that nobody ran, with its report; tests write elsewhere than into that."""

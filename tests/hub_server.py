@@ -1,7 +1,5 @@
 """A small Hugging Face hub on loopback: as much of its protocol as `huggingface_hub` needs, and faults."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json
@@ -127,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if isinstance(self.fault, int):
                 raise Refused(self.fault)
+            if self.command in ("POST", "DELETE") and self.token != TOKEN:
+                raise Refused(401)
             for pattern, answer in _ROUTES.items():
                 found = re.fullmatch(pattern, request)
                 if found:
@@ -151,11 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, **value: Any) -> None:
         self._send(json.dumps(value).encode(), **{"Content-Type": "application/json"})
 
-    def _needs_user(self) -> None:
-        if self.token != TOKEN:
-            raise Refused(401)
-
-    def _files(self, name: str, revision: str = "main") -> tuple[str, dict[str, bytes]]:
+    def _files(self, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.private and self.token != TOKEN):
             raise Refused(404 if self.token == TOKEN else 401, "RepoNotFound")
@@ -167,7 +163,6 @@ class _Handler(BaseHTTPRequestHandler):
     # repositories
 
     def create(self) -> None:
-        self._needs_user()
         wanted = json.loads(self.body)
         name = f"{wanted.get('organization') or USER}/{wanted['name']}"
         if not name.startswith(f"{USER}/"):
@@ -177,7 +172,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(url=f"{self.hub.url}/{name}", name=name)
 
     def delete(self) -> None:
-        self._needs_user()
         wanted = json.loads(self.body)
         del self.hub.repositories[f"{wanted.get('organization') or USER}/{wanted['name']}"]
         self._json()
@@ -191,8 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._send(json.dumps(found).encode())
 
-    def info(self, name: str, revision: str = "main") -> None:
-        commit, files = self._files(name, revision)
+    def info(self, name: str, revision: str | None) -> None:
+        commit, files = self._files(name, revision or "main")
         siblings = [{"rfilename": path} for path in files]
         private = self.hub.repositories[name].private
         self._json(id=name, modelId=name, sha=commit, private=private, tags=[], siblings=siblings)
@@ -221,7 +215,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(errors=[], warnings=[])
 
     def preupload(self, name: str, revision: str) -> None:
-        self._needs_user()
         _, held = self._files(name, revision)
         files = json.loads(self.body)["files"]
         for file in files:
@@ -231,7 +224,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(files=files)
 
     def lfs_batch(self, _: str) -> None:
-        self._needs_user()
         objects = json.loads(self.body)["objects"]
         for wanted in objects:
             wanted["actions"] = {"upload": {"href": f"{self.hub.url}/upload/{wanted['oid']}"}}
@@ -242,7 +234,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"")
 
     def commit(self, name: str, revision: str) -> None:
-        self._needs_user()
         head, _ = self._files(name, revision)
         header, *lines = [json.loads(line) for line in self.body.splitlines()]
         if header["value"].get("parentCommit") not in (None, head):
@@ -262,8 +253,7 @@ _ROUTES = {
     "DELETE /api/repos/delete": _Handler.delete,
     "POST /api/validate-yaml": _Handler.validate_card,
     "GET /api/models": _Handler.list_models,
-    f"GET /api/models/{NAME}": _Handler.info,
-    f"GET /api/models/{NAME}/revision/{REVISION}": _Handler.info,
+    f"GET /api/models/{NAME}(?:/revision/{REVISION})?": _Handler.info,
     f"(?:GET|HEAD) /{NAME}/resolve/{REVISION}/(.+)": _Handler.resolve,
     f"GET /storage/{NAME}/{REVISION}/(.+)": _Handler.storage,
     f"POST /api/models/{NAME}/preupload/{REVISION}": _Handler.preupload,

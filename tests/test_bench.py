@@ -1,7 +1,5 @@
 """`convnext-ablation bench`: what is asked of it, what it measures, and what it writes."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 from pathlib import Path
@@ -148,11 +146,9 @@ def test_rows_say_what_was_found(monkeypatch: pytest.MonkeyPatch):
 
 @timm_repo.needs_timm_repo
 def test_columns_are_those_of_timms_results():
-    headers = [
-        next(csv.reader(path.open(encoding="utf-8")))
-        for path in (timm_repo.FOLDER / "results").glob("benchmark-*.csv")
-    ]
-    assert {column for header in headers for column in header} == {*TIMMS_COLUMNS, "infer_macts"}
+    tables = (timm_repo.FOLDER / "results").glob("benchmark-*.csv")
+    columns = {column for path in tables for column in next(csv.reader(path.open(encoding="utf-8")))}
+    assert columns == {*TIMMS_COLUMNS, "infer_macts"}
 
 
 def test_all_combinations_are_measured_once_with_the_forms_of_their_mode():

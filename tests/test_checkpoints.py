@@ -107,8 +107,7 @@ def test_timm_adapts_classes_and_channels_after_the_filter(num_classes, in_chans
     theirs, expected = _fgvc_state_dict("model_iii")
     model = timm.create_model("model_iii_atto", num_classes=num_classes, in_chans=in_chans)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    cfg = {"state_dict": theirs, "num_classes": 5, "input_size": (3, 224, 224)}
-    cfg |= {"first_conv": "stem.conv", "classifier": "head.fc"}
+    cfg = {**model.pretrained_cfg, "state_dict": theirs, "num_classes": 5}
     load_pretrained(model, cfg, num_classes=num_classes, in_chans=in_chans, filter_fn=checkpoint_filter_fn)
     state = model.state_dict()
     assert torch.equal(state["stages.3.blocks.2.conv3.weight"], expected["stages.3.blocks.2.conv3.weight"])

@@ -1,7 +1,5 @@
 """Publishing a finished run: what is written and sent, and that it comes back bit for bit."""
 
-from __future__ import annotations
-
 import argparse
 import csv
 import json
@@ -15,7 +13,7 @@ import pytest
 import timm
 import torch
 import yaml
-from hub_server import TOKEN, Hub
+from hub_server import TOKEN
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
@@ -104,15 +102,6 @@ def run(tiny, tmp_path):
     return Path(shutil.copytree(tiny, tmp_path / "run"))
 
 
-@pytest.fixture
-def hub(monkeypatch):
-    """A hub that this process publishes to."""
-    hub = Hub()
-    hub.use(monkeypatch)
-    yield hub
-    hub.close()
-
-
 def config_of(folder):
     return json.loads((folder / "config.json").read_text())
 
@@ -147,6 +136,7 @@ def test_switches_and_channels_come_back_with_the_network(train, tmp_path):
     model = timm.create_model(f"local-dir:{tmp_path / 'free.shades'}", pretrained=True)
     trained = load_checkpoint(run / "model_best.pth.tar")["state_dict"]
     assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+    assert (model.components.kernel_size, model.components.depthwise) == (5, True)
     assert timm.data.resolve_model_data_config(model)["input_size"] == (1, 32, 32)
 
 

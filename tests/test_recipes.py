@@ -1,7 +1,5 @@
 """The recipes: what they set, what timm makes of them, and the command that lists them."""
 
-from __future__ import annotations
-
 import csv
 import random
 from pathlib import Path

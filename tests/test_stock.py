@@ -1,7 +1,5 @@
 """timm's own scripts with our networks: `python -m convnext_ablation.stock`, and `--device-modules`."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -21,6 +19,7 @@ from two_processes import finished, run_script, start
 
 import convnext_ablation  # noqa: F401  (registers the networks)
 from convnext_ablation import stock as stock_module
+from convnext_ablation.training.history import read_summary
 from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 
 # A script like timm's: a data set of its own, loader workers, an exit code. Each time it runs, it says so.
@@ -127,11 +126,10 @@ def test_usage_and_a_script_that_is_not_there(capsys, tmp_path):
     out = capsys.readouterr().out
     assert out.startswith(f"{stock_module.USAGE}\nto get timm's scripts: git clone ")
     assert f" --branch v{timm.__version__} https://github.com/huggingface/" in out
-    assert stock_module.main([str(tmp_path / "train.py"), "--model", "model_i"]) == 2
+    script = str(tmp_path / "train.py")
+    assert stock_module.main([script, "--model", "model_i"]) == 2
     error = capsys.readouterr().err
-    assert error.startswith(
-        f"convnext_ablation.stock: error: {tmp_path / 'train.py'}: no such script; to get"
-    )
+    assert error.startswith(f"convnext_ablation.stock: error: {script}: no such script; to get")
     assert error.count("\n") == 1
 
 
@@ -157,35 +155,17 @@ def trained(image_folder, tmp_path_factory) -> Path:
     """The folder of a run of timm's train.py itself, told of our networks by --device-modules."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, FOLDER / "train.py", "--device-modules", "convnext_ablation"]
-    command += ["--device", "cpu"]
     command += ["-c", recipe_path("fashion_mnist"), "--data-dir", image_folder, "--model", "model_v_atto"]
-    command += ["--input-size", "3", "32", "32", "--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "-b", "16"]
-    command += ["--num-classes", "3", "--epochs", "2", "-j", "1", "--output", folder, "--experiment", "run"]
+    command += "--device cpu --num-classes 3 --epochs 2 -b 16 -j 1 --input-size 3 32 32".split()
+    command += ["--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "--output", folder, "--experiment", "run"]
     done = run(command, folder)
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
-@pytest.fixture(scope="module")
-def few_images(image_folder, tmp_path_factory) -> Path:
-    """The same, with enough images for two batches of 8 only."""
-    folder = tmp_path_factory.mktemp("few")
-    for split, count in (("train", 6), ("val", 2)):
-        for shade in (image_folder / split).iterdir():
-            (folder / split / shade.name).mkdir(parents=True)
-            for image in sorted(shade.iterdir())[:count]:
-                (folder / split / shade.name / image.name).symlink_to(image)
-    return folder
-
-
-def summary(run_folder: Path) -> list[dict[str, str]]:
-    with open(run_folder / "summary.csv") as lines:
-        return list(csv.DictReader(lines))
-
-
 @needs_timm_repo
 def test_train_takes_the_package_as_a_device_module(trained):
-    assert [row["epoch"] for row in summary(trained)] == ["0", "1"]
+    assert [row.epoch for row in read_summary(trained / "summary.csv")] == [0, 1]
     weights = timm.models.load_state_dict(trained / "last.pth.tar", use_ema=False)
     timm.create_model("model_v_atto", num_classes=3).load_state_dict(weights, strict=True)
 
@@ -205,12 +185,8 @@ def test_avg_checkpoints_averages_ours(trained, tmp_path):
 @needs_timm_repo
 def test_onnx_export_gives_our_logits(trained, tmp_path):
     weights = trained / "model_best.pth.tar"
-    stock(
-        tmp_path,
-        "onnx_export.py",
-        *("model.onnx", "--model", "model_v_atto", "--num-classes", "3", "--checkpoint", weights),
-        *("--img-size", "64", "--dynamo"),
-    )
+    options = "model.onnx --model model_v_atto --num-classes 3 --img-size 64 --dynamo"
+    stock(tmp_path, "onnx_export.py", *options.split(), "--checkpoint", weights)
     model = timm.create_model("model_v_atto", num_classes=3, checkpoint_path=weights).eval()
     images = torch.rand(1, 3, 64, 64)
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
@@ -221,24 +197,18 @@ def test_onnx_export_gives_our_logits(trained, tmp_path):
 @needs_timm_repo
 def test_inference_finds_a_class_for_each_image(trained, image_folder, tmp_path):
     pytest.importorskip("pandas", reason="timm's inference.py needs pandas")
-    stock(
-        tmp_path,
-        "inference.py",
-        *("--data-dir", image_folder / "test", "--model", "model_v_atto", "--num-classes", "3"),
-        *("--checkpoint", trained / "last.pth.tar", "--device", "cpu", "--workers", "0", "-b", "4"),
-        *("--input-size", "3", "32", "32", "--results-file", "found.csv", "--fullname", "--include-index"),
-    )
+    options = "--model model_v_atto --num-classes 3 --device cpu --workers 0 -b 4 --input-size 3 32 32"
+    options += " --results-file found.csv --fullname --include-index"
+    read = ("--data-dir", image_folder / "test", "--checkpoint", trained / "last.pth.tar")
+    stock(tmp_path, "inference.py", *options.split(), *read)
     assert len((tmp_path / "found.csv").read_text().splitlines()) == 1 + 21
 
 
 @needs_timm_repo
 def test_benchmark_counts_our_parameters(tmp_path):
-    stock(
-        tmp_path,
-        "benchmark.py",
-        *("--model", "model_iv_atto", "--device", "cpu", "--bench", "infer", "--img-size", "64", "-b", "2"),
-        *("--num-warm-iter", "1", "--num-bench-iter", "10", "--results-file", "speed.csv"),
-    )
+    options = "--model model_iv_atto --device cpu --bench infer --img-size 64 -b 2"
+    options += " --num-warm-iter 1 --num-bench-iter 10 --results-file speed.csv"
+    stock(tmp_path, "benchmark.py", *options.split())
     with open(tmp_path / "speed.csv") as lines:
         (row,) = csv.DictReader(lines)
     parameters = sum(p.numel() for p in timm.create_model("model_iv_atto", device="meta").parameters())
@@ -248,20 +218,18 @@ def test_benchmark_counts_our_parameters(tmp_path):
 
 @needs_timm_repo
 @pytest.mark.parametrize("name", recipe_names())
-def test_timms_script_trains_by_the_recipe(name, few_images, tmp_path):
+def test_timms_script_trains_by_the_recipe(name, image_folder, tmp_path):
     recipe = read_recipe(name)
-    stock(
-        tmp_path,
-        "train.py",
-        *("-c", recipe_path(name), "--data-dir", few_images, "--output", tmp_path, "--experiment", "run"),
-        *("--model", f"{recipe.get('model', 'model_iv')}_atto", "--device", "cpu", "--workers", "0"),
-        *("--num-classes", "3", "--epochs", "1", "--warmup-epochs", "0", "--batch-size", "8"),
-        *("--amp-dtype", "bfloat16"),
-    )
-    (row,) = summary(tmp_path / "run")
-    assert math.isfinite(float(row["train_loss"]))
+    options = f"--model {recipe.get('model', 'model_iv')}_atto --device cpu --workers 0 --num-classes 3"
+    options += " --train-split test"  # enough images for two batches of 8 only
+    options += " --epochs 1 --warmup-epochs 0 --batch-size 8 --amp-dtype bfloat16 --experiment run"
+    folders = ("--data-dir", image_folder, "--output", tmp_path)
+    stock(tmp_path, "train.py", "-c", recipe_path(name), *folders, *options.split())
+    (row,) = read_summary(tmp_path / "run" / "summary.csv")
+    assert math.isfinite(row.train_loss)
     arguments = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())
-    kept = recipe.keys() - {"model", "num_classes", "epochs", "warmup_epochs", "batch_size", "amp_dtype"}
+    changed = {"train_split", "model", "num_classes", "epochs", "warmup_epochs", "batch_size", "amp_dtype"}
+    kept = recipe.keys() - changed
     assert {key: arguments[key] for key in kept} == {key: recipe[key] for key in kept}
     with torch.serialization.safe_globals([Namespace]):
         groups = torch.load(tmp_path / "run" / "last.pth.tar", weights_only=True)["optimizer"]["param_groups"]

@@ -1,7 +1,5 @@
 """Designs: their networks build, their contrasts recover what was planted, bad ones are named."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import re
@@ -33,12 +31,6 @@ def effects(design, accuracy):
 
 def is_on(components, switch):
     return getattr(components, switch) == getattr(CONVNEXT_TINY, switch)
-
-
-def columns(design, factors):
-    """Settings of the factors, -1 or 1, (networks, factors)."""
-    on = [[all(is_on(p.components, switch) for switch in group) for group in factors] for p in design.points]
-    return np.where(on, 1, -1)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +112,9 @@ def test_an_effect_above_0_means_that_the_component_helps(name):
 def test_columns_are_balanced_and_orthogonal(name, groups):
     design = design_of(name, "atto", groups)
     default = STAGE_GROUPS if name == "factorial" else {switch: [switch] for switch in SWITCHES}
-    factors = groups or default
-    settings = columns(design, factors.values())
+    factors = (groups or default).values()
+    on = [[all(is_on(p.components, switch) for switch in group) for group in factors] for p in design.points]
+    settings = np.where(on, 1, -1)  # (networks, factors)
     assert (settings.sum(axis=0) == 0).all()
     assert (settings.T @ settings == len(settings) * np.eye(len(factors))).all()
     # and main effects weigh exactly those columns

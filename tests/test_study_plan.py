@@ -1,7 +1,5 @@
 """What a study is before it runs: identities, learning rates, and whose folder it is."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """The report of a study: comparisons, tables, wording and figure."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import re
@@ -14,7 +12,7 @@ import pytest
 from fake_study import svg_texts
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.designs.design import Contrast
+from convnext_ablation.study.designs.design import Contrast, design_of
 from convnext_ablation.study.report.answer import answer, caveats, p_text
 from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
@@ -24,14 +22,7 @@ from convnext_ablation.study.report.tables import terminal_effects, terminal_tab
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
 
 FACTS = replace(fake_study.FACTS, test_images=2000, classes=40)
-LABELS = ["Model I", "Model II", "Model III", "Model IV", "Model V"]
-ADDS = [
-    "ResNet-50",
-    "stage ratio, patchify stem, depthwise, width",
-    "inverted bottleneck",
-    "depthwise moved up, kernel 7",
-    "GELU, LayerNorm, fewer acts and norms, separate downsampling, layer scale (= ConvNeXt-T)",
-]
+LABELS, ADDS = zip(*((point.label, point.adds) for point in design_of("stages", "atto").points), strict=True)
 SPEEDS, SECONDS = (100.0, 300.0, 110.0, 120.0), (60.0, 61.0, 65.0, 60.0)
 
 
@@ -136,9 +127,7 @@ def test_what_a_whole_loses_without_a_part_shows_in_the_rows_of_the_networks_wit
         assert row.difference.p_holm == effect.difference.p_holm
 
 
-def test_a_contrast_of_many_networks_is_what_effects_say_of_it_and_stands_in_a_table_of_its_own(
-    stages, tmp_path
-):
+def test_a_contrast_of_many_networks_is_what_effects_say_and_has_a_table_of_its_own(stages, tmp_path):
     weights = dict(zip((stage.name for stage in stages), [-0.5, 0.5, -0.5, 0.5, 0.0], strict=True))
     main = Contrast(name="wide", label="width 96", weights=weights, kind="main effect")
     second = replace(main, name="wide:gelu", kind="interaction", primary=False)

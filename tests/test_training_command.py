@@ -1,9 +1,8 @@
 """`train.py` and `validate.py` from the command line: what they write, print and refuse."""
 
-from __future__ import annotations
-
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -122,11 +121,9 @@ def test_plateau_resumes_as_if_it_was_never_interrupted(train, tmp_path, recipe_
     assert train(tmp_path, "--epochs", 4, *plateau, name="whole") == 0
     assert train(tmp_path, "--epochs", 2, *plateau, name="parts") == 0
     assert train(tmp_path, "--epochs", 4, *plateau, "--resume", "auto", name="parts") == 0
-    whole, parts = (
-        [epoch.lr for epoch in read_summary(tmp_path / name / "summary.csv")] for name in ("whole", "parts")
-    )
-    assert whole == parts
-    assert whole[0] > whole[-1]
+    whole, parts = (read_summary(tmp_path / name / "summary.csv") for name in ("whole", "parts"))
+    assert [epoch.lr for epoch in whole] == [epoch.lr for epoch in parts]
+    assert whole[0].lr > whole[-1].lr
 
 
 def test_timms_checkpoint_resumes_at_the_epoch_that_is_asked_for(finished, train, tmp_path):
@@ -185,9 +182,7 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--log-wandb"], "log_wandb needs Weights & Biases; pip install wandb"),
     ],
 )
-def test_what_cannot_be_trained_is_one_line_and_exit_code_2(
-    train, tmp_path, capsys, monkeypatch, arguments, message
-):
+def test_what_cannot_be_trained_is_one_line(train, tmp_path, capsys, monkeypatch, arguments, message):
     monkeypatch.setitem(sys.modules, "wandb", None)  # as if it weren't installed
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert train(tmp_path, *arguments) == 2
@@ -213,9 +208,7 @@ def test_a_checkpoint_of_something_else_is_refused(finished, train, tmp_path, ca
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_asked_to_stop_saves_and_resumes_bit_identical(
-    train, finished, tmp_path, monkeypatch, capsys, how
-):
+def test_a_stopped_run_resumes_bit_identical(train, finished, tmp_path, monkeypatch, capsys, how):
     class Stopping(Log):
         def trained(self, epoch, step, images):
             super().trained(epoch, step, images)
@@ -250,17 +243,24 @@ def test_a_checkpoint_is_read_without_running_code(train, validate, tmp_path, ca
     one_line(capsys, "validate.py", f"{name}: refused, nothing was run")
 
 
-def test_validation_takes_what_the_run_was_trained_with(finished, validate, tmp_path, capsys):
-    files = {name: tmp_path / name for name in ("results.csv", "predictions.csv", "classes.csv")}
-    arguments = ["--checkpoint", finished / "model_best.pth.tar", "-b", "4"]
-    arguments += ["--results-file", files["results.csv"], "--per-class-file", files["classes.csv"]]
-    assert validate(*arguments, "--predictions-file", files["predictions.csv"]) == 0
+@pytest.mark.parametrize(("more", "forms"), [([], []), (["--optimize"], ["packed"])])
+def test_validation_takes_what_the_run_was_trained_with_in_either_form(
+    finished, validate, tmp_path, monkeypatch, capsys, more, forms
+):
+    taken = []
+    monkeypatch.setattr(
+        validate_command,
+        "optimize_for_inference",
+        lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
+    )
+    files = [tmp_path / f"{name}.csv" for name in ("results", "predictions", "classes")]
+    options = ("--results-file", "--predictions-file", "--per-class-file")
+    arguments = ["--checkpoint", finished / "model_best.pth.tar", "-b", "4", *more]
+    assert validate(*arguments, *itertools.chain(*zip(options, files, strict=True))) == 0
+    assert [network.choice.form for network in taken] == forms
     assert "mean (0.5,)" in capsys.readouterr().out
     expected = Predictions.load(finished / "test_predictions.npz")
-    [result], rows, classes = (
-        list(csv.DictReader(io.StringIO(files[name].read_text())))
-        for name in ("results.csv", "predictions.csv", "classes.csv")
-    )
+    [result], rows, classes = (list(csv.DictReader(io.StringIO(file.read_text()))) for file in files)
     assert list(result) == [
         "model", "top1", "top1_err", "top5", "top5_err", "param_count", "img_size", "crop_pct",
         "interpolation",
@@ -268,25 +268,9 @@ def test_validation_takes_what_the_run_was_trained_with(finished, validate, tmp_
     assert float(result["top1"]) == round(expected.top1, 4)
     assert [row["id"] for row in rows] == expected.ids.tolist()
     assert [int(row["top1"]) for row in rows] == expected.top5[:, 0].tolist()
+    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.probability, rel=1e-5)
     assert [row["class"] for row in classes] == ["dark", "grey", "light"]
     assert np.mean([float(row["top1"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
-
-
-def test_validation_with_the_fastest_form_says_the_same(finished, validate, tmp_path, monkeypatch):
-    taken = []
-    monkeypatch.setattr(
-        validate_command,
-        "optimize_for_inference",
-        lambda *args: taken.append(optimize_for_inference(*args)) or taken[0],
-    )
-    file = tmp_path / "predictions.csv"
-    arguments = ("--checkpoint", finished / "model_best.pth.tar", "-b", "4", "--predictions-file", file)
-    assert validate(*arguments, "--optimize") == 0
-    assert taken[0].choice.form == "packed"
-    rows = list(csv.DictReader(io.StringIO(file.read_text())))
-    expected = Predictions.load(finished / "test_predictions.npz")
-    assert [int(row["top1"]) for row in rows] == expected.top5[:, 0].tolist()
-    assert [float(row["probability"]) for row in rows] == pytest.approx(expected.probability, rel=1e-5)
 
 
 @pytest.mark.parametrize(
