@@ -44,7 +44,7 @@ def test_the_page_says_what_was_found_and_done(page, study):
         "images/s and time were measured on a machine that may have done other things",
         "Diamonds are primary effects",
         "Kernels are aliased.",
-        "Effects on top-1 in percent points",
+        "Effects on top-1 in percentage points",
         "4 classes, 60 test images, 32 x 32 px",
         "3 epochs from scratch, float32, seeds 0, 1, 2",
         study.facts.command,

@@ -113,6 +113,7 @@ def _add_commands(
             imported.add_arguments(command)
             command.set_defaults(run=imported.run)
             if default and name == default:
+                command.prog = parser.prog  # without the name that users leave out
                 others = ", ".join(f"{parser.prog} {other}" for other in known if other != default)
                 command.epilog = f"See also: {others}."
 

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study plan` command: those of `study`, and what to assume."""
     add_plan_arguments(parser)
     parser.add_argument("--no-timing", action="store_true", help="leave out the cost, which takes a minute")
-    group = parser.add_argument_group("assumptions, in percent or percent points")
+    group = parser.add_argument_group("assumptions, in percent or percentage points")
     group.add_argument("--like", type=Path, metavar="STUDY", help="measure them in a study's finished runs")
     group.add_argument("--accuracy", type=float, default=80, help="top-1 without --like (default 80)")
     seed_sd = "SD of a network's true top-1 between seeds without --like (default 0.3)"
@@ -94,7 +94,7 @@ def effects_text(study: Study, scatter: Scatter, images: int, resolve: float) ->
         rows.append([contrast.label, contrast.kind, _points(smallest), str(seeds or f"over {MOST_SEEDS}")])
     others = len(rows) - primary
     said = [
-        f"Detectable: the smallest true effect, in percent points, that {100 * POWER:.0f} of 100 such "
+        f"Detectable: the smallest true effect, in percentage points, that {100 * POWER:.0f} of 100 such "
         f"studies find with {counted(units, 'seed')}, at an adjusted p below 0.05 (Holm, "
         + counted(primary, "effect")
         + (f"; the other {others} are not adjusted)." if others else ").")

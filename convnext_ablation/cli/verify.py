@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", help="hf-hub:NAMESPACE/NAME[@REVISION], or a folder")
     parser.add_argument("--data", type=Path, required=True, help="folder of the data that the figures are of")
     parser.add_argument("--split", default="", help="which of the claimed figures; the first if not given")
-    parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percent points (%(default)s)")
+    parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percentage points (%(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parser.add_argument("--device", default=device, help="cuda or cpu")
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (%(default)s)")

@@ -22,7 +22,7 @@ from convnext_ablation.weights import Release
 
 __all__ = ["ROUNDING", "claim_of", "differences"]
 
-ROUNDING = 0.005  # percent points; a card has two decimals
+ROUNDING = 0.005  # percentage points; a card has two decimals
 
 
 def claim_of(release: Release, split: str = "") -> dict[str, Any]:

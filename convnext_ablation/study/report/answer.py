@@ -29,7 +29,7 @@ def p_text(p: float) -> str:
 
 
 def percent_points(value: float) -> str:
-    """Writes a fraction in percent points with its sign; a value that rounds to nothing has none."""
+    """Writes a fraction in percentage points with its sign; a value that rounds to nothing has none."""
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
 

@@ -209,7 +209,7 @@ def draw_effects(effects: Sequence[Effect]) -> Figure:
         _beside(axes, place, p, p_text(d.p_holm), "left")
     _beside(axes, -1, points, "points [95 %]", "left", color=SOFT)
     _beside(axes, -1, p, "p (Holm)", "left", color=SOFT)
-    axes.set_xlabel("effect on top-1, percent points, with its 95 % interval")
+    axes.set_xlabel("effect on top-1, percentage points, with its 95 % interval")
     legend = "filled: adjusted p < 0.05;  open: not significant, or not tested"
     _beside(axes, len(effects) - 0.5, middle / 2, legend, "center", nudge=-46, color=SOFT)
     return figure
@@ -271,5 +271,5 @@ def draw_classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Figur
             text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"
             _beside(axes, place, middle + 0.11, text, "left")
         place += 2
-    axes.set_xlabel("gain in top-1, percent points; line: range over seeds")
+    axes.set_xlabel("gain in top-1, percentage points; line: range over seeds")
     return figure

@@ -27,9 +27,9 @@ MISSING = "–"  # what tables for people show where there is no figure
 COST = 5  # the last columns of the table of networks, which a narrow terminal goes without
 NARROWEST = 12  # characters of a wrapped column; below that, words are hard to read
 _LEGEND = (
-    "Effects in percent points of top-1, with 95 % intervals over seeds and images. P(better): how probable "
-    "it is that the effect is above 0. p (Holm) is adjusted over all effects that have one; p is of the "
-    "effect alone."
+    "Effects in percentage points of top-1, with 95 % intervals over seeds and images. P(better): how "
+    "probable it is that the effect is above 0. p (Holm) is adjusted over all effects that have one; p is of "
+    "the effect alone."
 )
 
 SEEDS = ("network", "pretraining_seed", "seed", "val_top1", "test_top1", "images_per_second", "seconds")
@@ -162,7 +162,7 @@ def _markdown(contents: Contents) -> str:
     rows, effects = findings.rows, findings.effects
     baseline = "named" if _shows_baseline(rows) else "in the row above"
     compared = any(row.difference for row in rows)
-    change = f", change in percent points against the network {baseline}" if compared else ""
+    change = f", change in percentage points against the network {baseline}" if compared else ""
     parts = [
         f"# {facts.title}",
         answer(findings, facts),
