@@ -15,7 +15,7 @@ __all__ = ["add_arguments", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a finished run of train.py or a study")
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run of train.py, or one in a study")
     parser.add_argument("--to", required=True, metavar="WHERE", help="NAMESPACE/NAME on the hub, or ./FOLDER")
     parser.add_argument("--license", default="", help="identifier of the weights' licence, such as cc-by-4.0")
     parser.add_argument("--data", type=Path, help="folder of the data, if it isn't where the run had it")
