@@ -71,7 +71,7 @@ class Option(NamedTuple):
     def _one(self, value: Any) -> Any:
         if self.kind is float and type(value) is int:
             value = float(value)
-        if type(value) is not self.kind:
+        if type(value) is not self.kind or value != value:  # NaN is no number
             hint = ""
             if self.kind is float and isinstance(value, str):
                 hint = "; YAML reads 4e-3 as text, write 4.0e-3"

@@ -37,7 +37,7 @@ def in_one_line(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AssertionError, ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:400] or type(error).__name__
         raise UserError(f"{what}: {reason}") from error
 

@@ -71,4 +71,5 @@ def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
     with written_whole(path) as temporary:
+        temporary.touch()  # says more of why it can't be written than safetensors
         save_file(weights, temporary, {"format": "pt", **metadata})  # as weights of PyTorch are marked

@@ -71,6 +71,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"convnext-ablation: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     return 0
 
 

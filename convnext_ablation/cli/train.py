@@ -43,6 +43,11 @@ def guarded(program: str, work: Callable[[], int]) -> int:
         elif dist.is_initialized() and not isinstance(error, SharedError):
             print(f"{program}: error (process {dist.get_rank()}): {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if not error.filename:
+            raise
+        print(f"{program}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"\n{program}: stopped", file=sys.stderr)
         return 128 + signal.SIGINT

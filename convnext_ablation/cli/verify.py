@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from convnext_ablation.console import Progress
+from convnext_ablation.errors import UserError
 from convnext_ablation.hub.verify import ROUNDING, claim_of, differences
 from convnext_ablation.machine import available_cores
 from convnext_ablation.training.arguments import TrainingArguments
@@ -33,6 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command, which exits with 1 if the figures aren't those that are claimed."""
+    if not args.tolerance >= 0:
+        raise UserError(f"--tolerance is {args.tolerance}; give 0 or more points")
     release = read_release(args.release)
     claim = claim_of(release, args.split)
     arguments = TrainingArguments(

@@ -207,6 +207,8 @@ def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
     for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
         with suppress(UserError):  # there is no such split any more
             there[split] = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
+    if data is not None and not there:
+        raise UserError(f"{data}: has none of the run's splits; name the folder of its data with --data")
     classes = next((tuple(images.classes) for images in there.values()), ())
     if arguments.num_classes is not None and len(classes) != arguments.num_classes:
         classes = ()

@@ -172,12 +172,25 @@ class TrainingArguments:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UserError(f"{name} is {value}; it must be at least {least}")
-        for name in ("lr", "lr_base", "decay_epochs"):
+        for name in _AT_MOST_1:
+            if (getattr(self, name) or 0.0) > 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be at most 1")
+        for name in _ABOVE_0:
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise UserError(f"{name} is {value}; it must be above 0")
-        if self.input_size is not None and len(self.input_size) != 3:
+        for name, counts in _COUNTS.items():
+            values = getattr(self, name)
+            if values is not None and len(values) not in counts:
+                raise UserError(f"{name} is {list(values)}; it takes {' or '.join(map(str, counts))} numbers")
+        if self.input_size is not None and (len(self.input_size) != 3 or min(self.input_size) < 1):
             raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
+        if self.input_size and self.in_chans not in (None, self.input_size[0]):
+            raise UserError(f"in_chans is {self.in_chans}, and input_size {list(self.input_size)}; give one")
+        if min(self.ratio) <= 0:
+            raise UserError(f"ratio is {list(self.ratio)}; its numbers must be above 0")
+        if self.mixes and self.batch_size % 2:
+            raise UserError(f"batch_size is {self.batch_size}; mixup and cutmix need an even one")
         if self.amp and self.model_dtype not in (None, "float32"):
             raise UserError(f"model_dtype is {self.model_dtype}; amp needs float32")
 
@@ -238,9 +251,22 @@ PREPROCESSING = (
     "img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans",
 )  # fmt: skip
 # where nothing may fall below
-_AT_LEAST_1 = "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval".split()
-_AT_LEAST_0 = (
-    "num_classes workers recovery_interval checkpoint_hist seed weight_decay smoothing "
-    "warmup_epochs start_epoch"
+_AT_LEAST_1 = (
+    "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval img_size in_chans "
+    "lr_base_size lr_cycle_limit recount"
 ).split()
+# ... or rise above
+_AT_MOST_1 = (
+    "smoothing momentum hflip vflip color_jitter_prob grayscale_prob gaussian_blur_prob reprob mixup_prob "
+    "mixup_switch_prob drop drop_path model_ema_decay"
+).split()
+_AT_LEAST_0 = (
+    "num_classes workers recovery_interval checkpoint_hist seed weight_decay warmup_epochs start_epoch "
+    "cooldown_epochs patience_epochs min_lr warmup_lr clip_grad layer_decay color_jitter mixup cutmix"
+).split() + _AT_MOST_1
+_ABOVE_0 = "lr lr_base decay_epochs lr_noise_pct lr_noise_std lr_cycle_mul crop_pct".split()
 _LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), **dict.fromkeys(_AT_LEAST_0, 0)}
+# how many numbers there are of what takes several
+_COUNTS: Mapping[str, tuple[int, ...]] = {
+    "scale": (2,), "ratio": (2,), "cutmix_minmax": (2,), "lr_noise": (1, 2),
+}  # fmt: skip

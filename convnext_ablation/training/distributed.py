@@ -17,7 +17,7 @@ import torch.utils.deterministic
 from timm.utils import is_distributed_env, world_info_from_env
 from timm.utils.distributed import init_distributed_device_so
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import end_with_parent, keep_memory
 
 
@@ -91,6 +91,8 @@ def check_device(device: str) -> None:
     except RuntimeError as error:
         raise UserError(f"device is {device!r}; it takes cpu or cuda") from error
     if kind != "cuda":
+        with in_one_line(f"device {device} can't be used here; give --device cpu"):
+            torch.zeros(1, device=device).item()
         return
     if not torch.cuda.is_available():
         raise UserError("device is cuda, but there is no GPU here that torch can use; give --device cpu")

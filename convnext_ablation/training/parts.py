@@ -15,6 +15,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
+from timm.data.transforms import str_to_interp_mode
 from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, optimizer_kwargs
@@ -68,7 +69,9 @@ class Parts:
         self.model = create_network(arguments, self.classes, self.processes)
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
-        self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
+        with in_one_line("input_size, mean, std or interpolation"):
+            self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
+            str_to_interp_mode(self.data_config["interpolation"])  # only evaluation needs it
         self.train_images = TrainingImages(
             self.splits[arguments.train_split],
             arguments.batch_size,
@@ -82,9 +85,10 @@ class Parts:
                 f"batch size {arguments.batch_size} x {self.processes.world_size} processes is larger than "
                 f"the {len(self.train_images.images)} training images; give a smaller batch_size"
             )
-        self.train_batches = training_loader(
-            self.train_images, arguments, self.data_config, self.classes, self.processes.device
-        )
+        with in_one_line("the training images can't be augmented like this"):
+            self.train_batches = training_loader(
+                self.train_images, arguments, self.data_config, self.classes, self.processes.device
+            )
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
         self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
         if arguments.reprob and not arguments.no_aug:
@@ -94,7 +98,8 @@ class Parts:
                 max_count=arguments.recount,
                 device=self.processes.device,
             )
-        self.loss = create_loss(arguments).to(self.processes.device)
+        with in_one_line(f"smoothing {arguments.smoothing:g}"):
+            self.loss = create_loss(arguments).to(self.processes.device)
         self.precision, self.scaler = create_precision(arguments, self.processes.device)
         with in_one_line(f"opt {arguments.opt}"):
             self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -109,6 +114,10 @@ class Parts:
                 **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
                 updates_per_epoch=self.updates_per_epoch,
             )
+        if self.scheduler is None:
+            raise UserError(f"sched {arguments.sched}: give step, decay_rate 1 and warmup_epochs 0 instead")
+        if (arguments.start_epoch or 0) >= self.epochs:
+            raise UserError(f"start_epoch is {arguments.start_epoch}, and there are {self.epochs} epochs")
         self.history: list[Epoch] = []
 
 
@@ -179,15 +188,20 @@ def memory_format(arguments: TrainingArguments) -> torch.memory_format:
 def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Processes) -> nn.Module:
     """Puts around the network what compiles it and what averages its gradients over processes."""
     if arguments.torchcompile:
-        model = torch.compile(  # type: ignore[assignment]
-            model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode
-        )
+        model = compiled(model, arguments)
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
         # newer torch warns of the argument even where it is given its default
         without: dict[str, Any] = {"broadcast_buffers": False} if arguments.no_ddp_bb else {}
         model = DistributedDataParallel(model, device_ids=devices, **without)
     return model
+
+
+def compiled(model: nn.Module, arguments: TrainingArguments) -> nn.Module:
+    """The network as `torch.compile` makes it."""
+    backend = str(arguments.torchcompile)
+    with in_one_line(f"torchcompile {backend}"):
+        return torch.compile(model, backend=backend, mode=arguments.torchcompile_mode)  # type: ignore[return-value]
 
 
 def create_loss(arguments: TrainingArguments) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import ImageMode
 from timm.data import create_dataset, get_img_extensions
 
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
@@ -41,7 +42,10 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
             # timm's own endings of images leave .webp out; in a tar there is no choice
             input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
         root = called = str(place)
+    mode = arguments.image_mode
     with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
+        if len(ImageMode.getmode(mode).bands) != arguments.channels:
+            raise ValueError(f"input_img_mode {mode} has not {arguments.channels} channels; give another one")
         dataset = create_dataset(
             name,
             root=root,
@@ -53,7 +57,7 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
             target_key=arguments.target_key,
             trust_remote_code=arguments.dataset_trust_remote_code,
         )
-    images = Images(getattr(dataset, "reader", dataset), arguments.image_mode, called)
+    images = Images(getattr(dataset, "reader", dataset), mode, called)
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")
     return images

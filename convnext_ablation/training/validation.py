@@ -19,7 +19,7 @@ from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.parts import create_network, create_precision
+from convnext_ablation.training.parts import compiled, create_network, create_precision
 from convnext_ablation.training.predictions import (
     Predictions,
     excluded_ids,
@@ -65,7 +65,7 @@ class ValidationArguments:
     use_ema: bool = _model(False, "take the averaged weights of the checkpoint")
     reparam: bool = _model(False, "fold what can be folded first")
     use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
-    crop_mode: str | None = _model(None, "how images are cropped: squash, border, center")
+    crop_mode: Literal["squash", "border", "center"] | None = _model(None, "how images are cropped")
     optimize: bool = _model(False, "take the fastest exact form, measured first, in --model-dtype")
     results_file: str = _results("", "file to write the result to, as timm's script writes it")
     results_format: Literal["csv", "json"] = _results("csv", "its format")
@@ -78,6 +78,9 @@ class ValidationArguments:
             object.__setattr__(self, name, known.check(getattr(self, name)))
         if not self.run.model and not self.checkpoint:
             raise UserError("no network is given; name it with --model, or a --checkpoint")
+        for file in filter(None, (self.results_file, self.predictions_file, self.per_class_file)):
+            if Path(file).is_dir() or not Path(file).parent.is_dir():
+                raise UserError(f"{file}: can't be written; give a file in a folder that is there")
         if self.optimize and (self.run.amp or self.run.torchcompile):
             other = "--amp; --model-dtype bfloat16 computes in it" if self.run.amp else "--torchcompile"
             raise UserError(f"--optimize can't be combined with {other}")
@@ -158,7 +161,7 @@ class Validation:
             images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
             model = optimize(model, images.to(weight.device, weight.dtype))
         if self.run.torchcompile:
-            model = torch.compile(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
+            model = compiled(model, self.run)
         self.predictions = evaluate(
             model,
             self.images,
