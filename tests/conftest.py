@@ -10,6 +10,7 @@ import pytest
 import torch
 from page_reader import Reader, read
 from PIL import Image
+from timm.layers import set_fast_norm
 
 if TYPE_CHECKING:
     from convnext_ablation.study.report.contents import Contents
@@ -49,9 +50,10 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(autouse=True)
 def _torch_as_it_was():
-    """Training sets the threads and the algorithms of the whole process; no test shall see another's."""
+    """Training sets threads, algorithms and norms of the whole process; no test shall see another's."""
     threads = torch.get_num_threads()
     yield
+    set_fast_norm(False)
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
 
