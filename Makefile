@@ -4,9 +4,10 @@ VENV ?= .venv
 RUNS ?= runs/first
 BIN := $(VENV)/bin
 OLDEST_TIMM := 1.0.20
-# two processes with one thread each: torch's own threads would only get in each other's way; file by file, since the
-# tests of a file share what takes long to make, and in the order that tests/conftest.py gives: the longest first
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+# three processes on two cores, as some tests wait, with one thread each: torch's own threads would only get in each
+# other's way; file by file, since the tests of a file share what takes long to make, and in the order that
+# tests/conftest.py gives: the longest first
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # a module is compiled once, and not in each process
 unexport PYTHONDONTWRITEBYTECODE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -73,9 +74,18 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     assert "run the same command again to resume" in capsys.readouterr().err
 
 
-def test_a_reader_that_has_seen_enough_is_no_error():
-    command = [sys.executable, "-m", "convnext_ablation.cli.main", "recipes"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize(
+    ("command", "unbuffered", "code"),
+    [("recipes", "", 141), ("recipes", "1", 141), ("--help", "", 141), ("--help", "1", 0)],
+)
+def test_a_reader_that_has_seen_enough_is_no_error(command, unbuffered, code):
+    with subprocess.Popen(
+        [sys.executable, "-m", "convnext_ablation.cli.main", command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    ) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 141
+    assert process.returncode == code

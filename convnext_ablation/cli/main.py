@@ -58,10 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = _with_default_command(sys.argv[1:] if argv is None else list(argv))
     try:
-        args = _parser(argv).parse_args(argv)
-        if not {argv[0], " ".join(argv[:2])} & WITHOUT_NETWORKS:
-            importlib.import_module("convnext_ablation.models.zoo")  # registers them
-        args.run(args)
+        try:
+            args = _parser(argv).parse_args(argv)
+            if not {argv[0], " ".join(argv[:2])} & WITHOUT_NETWORKS:
+                importlib.import_module("convnext_ablation.models.zoo")  # registers them
+            args.run(args)
+        finally:
+            sys.stdout.flush()  # else Python does when it ends, and complains if nobody reads any more
     except UserError as error:
         print(f"convnext-ablation: error: {error}", file=sys.stderr)
         return 2
