@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
-__all__ = ["Progress", "duration", "table", "track"]
+__all__ = ["Progress", "counted", "duration", "seeds_text", "table", "track"]
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
@@ -165,3 +165,13 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, such as ``1 seed`` or ``3,000 seeds``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Which seeds there are, such as ``seed 0`` or ``seeds 0, 1, 2``."""
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

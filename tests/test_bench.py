@@ -201,7 +201,7 @@ def test_writes_rows_and_page(tmp_path, asked, capsys):
     page = (tmp_path / "bench.md").read_text(encoding="utf-8")
     out = capsys.readouterr().out
     for text in (page, out):
-        assert "inference, batch 2 at 32, cpu, 1 threads" in text
+        assert "inference, batch 2 at 32, cpu, 1 thread" in text
         assert "2.60 [2.60, 2.60]" in text
         assert "model_i_atto compiled float32: RuntimeError: no compiler" in text
     assert page.startswith("# Speed\n\n## inference")

@@ -250,7 +250,7 @@ def test_other_images_are_compared_by_hash_and_hashed_once(birds, tmp_path, seen
         }
     assert seen[3:] == ["n01530575_3.JPEG"]  # all of them once; that without a hash again
     assert excluded(birds) == ["test/crow/1.jpg"]
-    assert "2 images are in the pre-training set (train: 1, val: 0, test: 1)" in capsys.readouterr().out
+    assert "2 images in the pre-training set (train: 1, val: 0, test: 1)" in capsys.readouterr().out
 
 
 def test_the_page_stands_alone_and_says_how_many_pairs_there_are(birds, monkeypatch):

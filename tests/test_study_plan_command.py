@@ -66,7 +66,7 @@ def test_costs_are_timed_for_every_network_and_add_up(plan, tmp_path):
 def test_tuning_runs_count(plan):
     code, out, _ = plan("--design=stages", "--tune=lr=0.1,0.2,0.4", "--seeds", "0", "1", "--no-timing")
     assert code == 0
-    assert "5 networks x 2 seeds + 3 learning rates = 25 runs" in out
+    assert "5 networks x (2 seeds + 3 learning rates) = 25 runs" in out
 
 
 def test_one_seed_resolves_nothing(plan):

@@ -103,6 +103,13 @@ def report(stages, tmp_path_factory):
 # Comparisons
 
 
+def test_a_weighted_contrast_of_two_networks_makes_neither_the_others_baseline(stages):
+    one, two = stages[:2]
+    half = Contrast("half", "half of it", {two.name: 0.5, one.name: -0.5}, "difference", primary=False)
+    rows = findings_of([one, two], [versus(two, one), half]).rows
+    assert [row.baseline for row in rows] == ["", one.label]
+
+
 def test_each_row_holds_what_effects_say_of_the_network_and_the_one_before(stages):
     table = findings_of(stages).rows
     differences = [paired_difference(correct_of(stages[k]), correct_of(stages[k - 1])) for k in range(1, 5)]

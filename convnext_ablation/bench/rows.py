@@ -17,7 +17,7 @@ import torch
 from convnext_ablation.bench.contestants import INFERENCE, Configuration, Result
 from convnext_ablation.bench.roofline import Cost
 from convnext_ablation.bench.timing import Times
-from convnext_ablation.console import table
+from convnext_ablation.console import counted, table
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import device_name
 from convnext_ablation.page import render
@@ -170,7 +170,7 @@ def _parts(rows: Sequence[Row], markdown: bool = False) -> dict[str, Any]:
     cells = [_cells(one) for one in rows]
     shown = [heading for heading in cells[0] if any(each[heading] for each in cells)]
     return {
-        "title": f"{row['mode']}, {batch}, {row['device']}, {row['threads']} threads",
+        "title": f"{row['mode']}, {batch}, {row['device']}, {counted(int(row['threads']), 'thread')}",
         "machine": f"{row['processor']}{told}; {versions}; allocator: {row['allocator']}; "
         f"{row['rounds']} rounds",
         "table": table(

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from convnext_ablation.cli.experiment import add_plan_arguments
-from convnext_ablation.console import duration, table
+from convnext_ablation.console import counted, duration, table
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import local_places
 from convnext_ablation.study.experiment import Study
@@ -16,7 +16,6 @@ from convnext_ablation.study.forecast import Timing, read_scatter, time_networks
 from convnext_ablation.study.setup import plan_study
 from convnext_ablation.study.stats.power import MOST_SEEDS, POWER, detectable, level_of, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter
-from convnext_ablation.study.wording import counted
 
 WIDTH = 80  # characters
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from convnext_ablation.cli.experiment import add_plan_arguments
 from convnext_ablation.cli.study_report import report
-from convnext_ablation.console import duration
+from convnext_ablation.console import counted, duration
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import Engine, Local, drive, local_places
 from convnext_ablation.study.experiment import Study
@@ -19,7 +19,6 @@ from convnext_ablation.study.slurm import Slurm
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
 from convnext_ablation.study.store import FAILURE, HeldError, held, save_study
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
-from convnext_ablation.study.wording import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+from convnext_ablation.console import counted
 from convnext_ablation.data.findings import COLUMNS, KINDS, Finding, about_images
 from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.data.measure import Contents, measure_images, read_folder, split_rank
@@ -140,8 +141,8 @@ def summary_lines(report: Report, against: Path | None) -> list[str]:
         found = {each.id: each.split for each in report.findings if each.kind.startswith("pretraining")}
         seen = Counter(found.values())
         where = ", ".join(f"{split}: {seen[split]:,}" for split in report.contents.classes)
-        by_hash = f"{totals['pretraining_near']:,} pairs by hash, to be looked at"
-        lines.append(f"{seen.total():,} images are in the pre-training set ({where}); {by_hash}")
+        by_hash = f"{counted(totals['pretraining_near'], 'pair')} by hash, to be looked at"
+        lines.append(f"{counted(seen.total(), 'image')} in the pre-training set ({where}); {by_hash}")
     if MOST_PAIRS in (*near.values(), totals["pretraining_near"]):
         lines.append(f"of two sets only the {MOST_PAIRS:,} nearest pairs are listed: lower --distance")
     excluded = report.excluded

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from convnext_ablation.console import counted
 from convnext_ablation.study.designs.contrasts import Design, Point
-from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
 TEST_SPLIT = "test"
@@ -172,10 +172,12 @@ class Study:
     @property
     def size(self) -> str:
         """What the number of runs comes from, for people."""
-        text = f"{counted(len(self.points), 'network')} x {counted(len(self.seeds), 'seed')}"
+        text = counted(len(self.seeds), "seed")
         if self.pretraining_seeds:
             text += f" x {counted(len(self.pretraining_seeds), 'pre-training seed')}"
-        return text + (f" + {len(self.tuning)} learning rates" if self.tuning else "")
+        if self.tuning:
+            text = f"({text} + {len(self.tuning)} learning rates)"
+        return f"{counted(len(self.points), 'network')} x {text}"
 
     def one_run_each(self) -> list[Run]:
         """A run of each network, at any learning rate where it is yet to be chosen."""

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from convnext_ablation.console import track
+from convnext_ablation.console import counted, track
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.results import read_results
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter
 from convnext_ablation.study.store import read_study
-from convnext_ablation.study.wording import counted
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
+from convnext_ablation.console import counted
 from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
@@ -23,7 +24,6 @@ from convnext_ablation.study.report.evidence import Evidence, FinishedRun, Netwo
 from convnext_ablation.study.report.findings import StudyFacts
 from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
 from convnext_ablation.study.tuning import chosen_rates, tuning_notes
-from convnext_ablation.study.wording import counted
 from convnext_ablation.training.predictions import Predictions
 
 

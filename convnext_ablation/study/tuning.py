@@ -10,12 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.store import RESULT, is_done, load_result
-from convnext_ablation.study.wording import counted
 
 TUNING_FILE = "tuning.csv"
 _COLUMNS = ("network", "lr", "seed", "val_top1", "val_loss", "chosen")

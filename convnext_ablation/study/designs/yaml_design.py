@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.study.designs.contrasts import (
     VARIANTS,
@@ -23,7 +24,6 @@ from convnext_ablation.study.designs.contrasts import (
     words_of,
 )
 from convnext_ablation.study.designs.factorial import factorial
-from convnext_ablation.study.wording import counted
 
 T = TypeVar("T")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from convnext_ablation.console import counted, seeds_text
 from convnext_ablation.study.report.findings import Effect, Findings, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
-from convnext_ablation.study.wording import counted, seeds_text
 
 
 def verdict(difference: Difference | None) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
+from convnext_ablation.console import counted
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.answer import p_text, percent_points, verdict
 from convnext_ablation.study.report.classes import ClassGain, surest
 from convnext_ablation.study.report.contents import Contents, CurvePoint
 from convnext_ablation.study.report.findings import Effect, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
-from convnext_ablation.study.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

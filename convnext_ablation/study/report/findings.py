@@ -180,7 +180,7 @@ def _by_network(effects: Iterable[Effect]) -> dict[str, str]:
 
     That is the network with the positive weight, unless it is so in many, as a whole is beside its parts.
     """
-    pairs = [effect.contrast for effect in effects if effect.contrast.kind == "difference"]
+    pairs = [effect.contrast for effect in effects if effect.contrast.baseline]
     treated = [_other(pair, pair.baseline) for pair in pairs]
     found: dict[str, str] = {}
     for pair, key in zip(pairs, treated, strict=True):
