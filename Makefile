@@ -4,10 +4,9 @@ VENV ?= .venv
 RUNS ?= runs/first
 BIN := $(VENV)/bin
 OLDEST_TIMM := 1.0.20
-# three processes on two cores, as some tests wait, with one thread each: torch's own threads would only get in each
-# other's way; file by file, since the tests of a file share what takes long to make, and in the order that
-# tests/conftest.py gives: the longest first
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+# one thread each: torch's own would only get in each other's way; file by file, since the tests of a file share what
+# takes long to make, and in the order that tests/conftest.py gives: the longest first
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
 # a module is compiled once, and not in each process
 unexport PYTHONDONTWRITEBYTECODE
@@ -31,8 +30,9 @@ types:
 copies:
 	$(BIN)/pylint --disable=all --enable=duplicate-code --score=no convnext_ablation
 
+# three processes on two cores, as some tests wait
 unit: $(VENV)/.test
-	$(PYTEST) --durations=10 --cov --cov-fail-under=90 tests
+	$(PYTEST) -n 3 --durations=10 --cov --cov-fail-under=90 tests
 
 # studies as jobs of a Slurm of two nodes on this machine; as root, on Debian
 slurm-test: $(VENV)/.test
@@ -42,14 +42,14 @@ slurm-test: $(VENV)/.test
 # the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
 # that timm could not know
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
-	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -W ignore::FutureWarning \
+	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 2 -W ignore::FutureWarning \
 	    -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
 # without the test that sets instruction sets itself, and the one that computes nothing
 avx2: $(VENV)/.test
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -k "not double_precision and not closed_formula" \
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 -k "not double_precision and not closed_formula" \
 	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test
@@ -57,14 +57,15 @@ avx2: $(VENV)/.test
 	$(BIN)/pip install --quiet --no-deps --target $@.partial timm==$(OLDEST_TIMM)
 	mv $@.partial $@
 
-# one environment for both; `test` adds its tools
+# one environment for both; `test` adds its tools; compiled on all cores, but for files of another Python
 $(VENV)/.study: EXTRAS := study
 $(VENV)/.test: EXTRAS := study,test
 $(VENV)/.study $(VENV)/.test: setup.cfg pyproject.toml
 	@echo "making the environment in $(VENV), some minutes the first time"
 	@start=$$(date +%s); \
 	    { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } \
-	    && $(BIN)/pip install --quiet -e '.[$(EXTRAS)]' \
+	    && $(BIN)/pip install --quiet --no-compile -e '.[$(EXTRAS)]' \
+	    && { $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true; } \
 	    && touch $(VENV)/.study $@ && echo "environment made in $$(($$(date +%s) - start)) s"
 
 clean:
