@@ -235,6 +235,19 @@ def test_the_same_command_resumes_after_an_interruption(tmp_path, asked, capsys,
     assert len({row["configuration"] for row in rows_in(tmp_path)}) == 4
 
 
+def test_two_commands_at_a_time_lose_no_row(tmp_path, asked, monkeypatch):
+    measure = contestants.measure
+
+    def meanwhile(one: Configuration, turn) -> tuple[dict, dict]:
+        monkeypatch.setattr(contestants, "measure", measure)
+        assert bench(tmp_path, "model_v_atto", "--forms", "plain") == 0
+        return measure(one, turn)
+
+    monkeypatch.setattr(contestants, "measure", meanwhile)
+    assert bench(tmp_path, "model_i_atto", "--forms", "plain") == 0
+    assert [row["model"] for row in rows_in(tmp_path)] == ["model_v_atto", "model_i_atto"]
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
@@ -254,11 +267,15 @@ def test_bad_input_is_one_line_before_anything_is_measured(tmp_path, asked, caps
     assert (captured.out, asked, (tmp_path / "new").exists()) == ("", [], False)
 
 
-def test_a_file_of_others_is_left_as_it_is(tmp_path, asked, capsys):
-    (tmp_path / "bench.csv").write_text("model,speed\nresnet50,1\n")
+@pytest.mark.parametrize("content", [b"model,speed\nresnet50,1\n", b"\xff\xfe\0"])
+def test_a_file_of_others_is_left_as_it_is(tmp_path, asked, capsys, content):
+    (tmp_path / "bench.csv").write_bytes(content)
     assert bench(tmp_path, "model_i_atto", "--forms", "plain") == 2
     assert "has other columns than this version writes; give another --output" in capsys.readouterr().err
-    assert (tmp_path / "bench.csv").read_text() == "model,speed\nresnet50,1\n"
+    assert (tmp_path / "bench.csv").read_bytes() == content
+    (tmp_path / "dir" / "bench.csv").mkdir(parents=True)
+    assert bench(tmp_path / "dir", "model_i_atto", "--forms", "plain") == 2
+    assert capsys.readouterr().err.endswith("bench.csv: Is a directory\n")
 
 
 def test_measures_what_the_command_asks_for(tmp_path, capfd):

@@ -60,6 +60,7 @@ def test_splits_that_are_there_are_kept(tmp_path):
             {"train/a/1.jpg": b"", "val/a/1.jpg": b"", "test/b/1.jpg": b""},
             "class 'b' has images in test but none in train",
         ),
+        ({"a/1.jpg": b"", "a/\udcff.jpg": b""}, r"'a/\\udcff.jpg' is not UTF-8"),
         ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)}, "has too few images to hold any out for val"),
         (
             {f"{split}/a/1.{end}": b"" for split in ("train", "val", "test") for end in ("jpg", "JPG")},
@@ -136,3 +137,5 @@ def test_data_set_that_is_not_there_is_named(hub, tmp_path):
     folder = write_folder(tmp_path / "mine", {f"train/{name}": data for name, data in plain(4).items()})
     with pytest.raises(UserError, match="no column 'breed' but image, label; give --target-key"):
         prepare("hfds", tmp_path / "out", source=str(folder), target_key="breed")
+    with pytest.raises(UserError, match="has no image in 'photo'; give --image-key"):
+        prepare("hfds", tmp_path / "out", source=str(folder), image_key="photo")

@@ -283,6 +283,8 @@ def test_runs_that_are_not_finished_or_not_one_are_refused(run, data, tmp_path):
     to = ("--to", tmp_path / NAME)
     edit_yaml(run / "args.yaml", epochs=9)
     refused("only 2 of 9 epochs", run, *to)
+    edit_yaml(run / "args.yaml", epochs=2)
+    refused("has none of the run's splits", run, *to, "--data", tmp_path)
     edit_yaml(run / "args.yaml", epochs=2, model="model_v_atto")
     refused("aren't those of model_v_atto", run, *to)
     edit_yaml(run / "args.yaml", model="test_resnet")
@@ -350,6 +352,8 @@ def test_verify_finds_a_figure_that_is_too_high_and_weights_that_are_others(rele
         verify(release, "--data", data)
     assert f"differs: top-1 is {true:.3f} %, claimed are {true + 100 / 21:.3f} %" in capsys.readouterr().out
     verify(release, "--data", data, "--tolerance", 9)
+    with pytest.raises(UserError, match="--tolerance is nan; give 0 or more"):
+        verify(release, "--data", data, "--tolerance", "nan")
     with open(release / "model.safetensors", "r+b") as file:
         file.seek(-100, os.SEEK_END)
         file.write(b"other")

@@ -176,7 +176,6 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--drop", "nan"], "drop is nan; it takes a number"),
         (["--smoothing", "2"], "smoothing is 2.0; it must be at most 1"),
         (["--scale", "1"], r"scale is \[1.0\]; it takes 2 numbers"),
-        (["--ratio", "0", "1"], "ratio is .*above 0"),
         (["--mixup", "1", "-b", "7"], "batch_size is 7; mixup and cutmix need an even one"),
         (["--in-chans", "3"], r"in_chans is 3, and input_size \[1, 32, 32\]"),
         (["--input-img-mode", "RGB"], "input_img_mode RGB has not 1 channels"),

@@ -85,6 +85,8 @@ def validate(image_folder, tmp_path, capsys):
 def test_the_result_has_both_figures_from_the_same_predictions(validate, tmp_path):
     table, ids = tmp_path / "predictions.csv", tmp_path / "ids.txt"
     ids.write_text("test/dark/00.png\ntest/dark/01.png\ntrain/dark/00.png\nlight/06.png\n")
+    code, refused = validate("--predictions-file", tmp_path / "none" / "predictions.csv")
+    assert (code, refused.out) == (2, "")  # before anything is evaluated
     code, plain = validate("--predictions-file", table)
     assert code == 0
     plain_result = json.loads(plain.out.partition("--result\n")[2])

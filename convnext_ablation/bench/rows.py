@@ -140,7 +140,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8", errors="replace", newline="") as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
             raise UserError(f"{path} has other columns than this version writes; give another --output")

@@ -74,11 +74,13 @@ def run(args: argparse.Namespace) -> None:
             progress.update()
 
         for configuration in asked:
+            identity = configuration.identity(machine)
             if configuration in left:
                 results, peaks = contestants.measure(configuration, turn)
+                # read again: another command may have written some meanwhile
+                rows = [row for row in read_rows(args.output / CSV) if row["configuration"] != identity]
                 rows += rows_of(configuration, results, peaks, costs, machine)
                 write_csv(args.output / CSV, COLUMNS, [list(row.values()) for row in rows])
                 write_text(args.output / PAGE, page(rows))
-            identity = configuration.identity(machine)
             progress.line(f"\n{screen([row for row in rows if row['configuration'] == identity])}\n")
     print(f"\nwritten to {args.output}: {CSV}, {PAGE}")

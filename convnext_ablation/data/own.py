@@ -79,6 +79,8 @@ def _in_folders(source: Source) -> Iterator[Photograph]:
     tops = {name.split("/")[0] for name in names}
     has_splits = tops <= SPLIT_OF.keys()
     for name in names:
+        if re.search("[\n\r\ud800-\udfff]", name):  # what Python makes of bytes that aren't UTF-8
+            raise UserError(f"{source.path}: the name {name!r} is not UTF-8 in one line; change it")
         parts = name.split("/")
         if len(parts) != 2 + has_splits:
             expected = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
@@ -208,4 +210,6 @@ class _Row:
     def read(self) -> bytes:
         """Its file."""
         image = self.table[self.number][self.column]
+        if image is None:
+            raise UserError(f"hfds: row {self.number} has no image in {self.column!r}; give --image-key")
         return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()

@@ -162,7 +162,7 @@ def hold_out(
     """Moves so many training images of each class to another split, None for a tenth; at least one stays."""
 
     def rank(original: Photograph) -> bytes:
-        return hashlib.sha256(f"{seed} {original.id}".encode(errors="surrogateescape")).digest()
+        return hashlib.sha256(f"{seed} {original.id}".encode()).digest()
 
     classes: dict[str, list[Photograph]] = defaultdict(list)
     for original in originals:

@@ -187,8 +187,6 @@ class TrainingArguments:
             raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
         if self.input_size and self.in_chans not in (None, self.input_size[0]):
             raise UserError(f"in_chans is {self.in_chans}, and input_size {list(self.input_size)}; give one")
-        if min(self.ratio) <= 0:
-            raise UserError(f"ratio is {list(self.ratio)}; its numbers must be above 0")
         if self.mixes and self.batch_size % 2:
             raise UserError(f"batch_size is {self.batch_size}; mixup and cutmix need an even one")
         if self.amp and self.model_dtype not in (None, "float32"):
@@ -250,12 +248,11 @@ RETIRED: Mapping[str, Any] = {
 PREPROCESSING = (
     "img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans",
 )  # fmt: skip
-# where nothing may fall below
+# where nothing may fall below, or rise above
 _AT_LEAST_1 = (
     "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval img_size in_chans "
     "lr_base_size lr_cycle_limit recount"
 ).split()
-# ... or rise above
 _AT_MOST_1 = (
     "smoothing momentum hflip vflip color_jitter_prob grayscale_prob gaussian_blur_prob reprob mixup_prob "
     "mixup_switch_prob drop drop_path model_ema_decay"
@@ -266,7 +263,4 @@ _AT_LEAST_0 = (
 ).split() + _AT_MOST_1
 _ABOVE_0 = "lr lr_base decay_epochs lr_noise_pct lr_noise_std lr_cycle_mul crop_pct".split()
 _LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), **dict.fromkeys(_AT_LEAST_0, 0)}
-# how many numbers there are of what takes several
-_COUNTS: Mapping[str, tuple[int, ...]] = {
-    "scale": (2,), "ratio": (2,), "cutmix_minmax": (2,), "lr_noise": (1, 2),
-}  # fmt: skip
+_COUNTS = {"scale": (2,), "ratio": (2,), "cutmix_minmax": (2,), "lr_noise": (1, 2)}  # of numbers

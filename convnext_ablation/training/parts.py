@@ -89,6 +89,7 @@ class Parts:
             self.train_batches = training_loader(
                 self.train_images, arguments, self.data_config, self.classes, self.processes.device
             )
+            self.loss = create_loss(arguments).to(self.processes.device)
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
         self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
         if arguments.reprob and not arguments.no_aug:
@@ -98,8 +99,6 @@ class Parts:
                 max_count=arguments.recount,
                 device=self.processes.device,
             )
-        with in_one_line(f"smoothing {arguments.smoothing:g}"):
-            self.loss = create_loss(arguments).to(self.processes.device)
         self.precision, self.scaler = create_precision(arguments, self.processes.device)
         with in_one_line(f"opt {arguments.opt}"):
             self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
@@ -188,20 +187,16 @@ def memory_format(arguments: TrainingArguments) -> torch.memory_format:
 def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Processes) -> nn.Module:
     """Puts around the network what compiles it and what averages its gradients over processes."""
     if arguments.torchcompile:
-        model = compiled(model, arguments)
+        with in_one_line(f"torchcompile {arguments.torchcompile}"):
+            model = torch.compile(  # type: ignore[assignment]
+                model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode
+            )
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
         # newer torch warns of the argument even where it is given its default
         without: dict[str, Any] = {"broadcast_buffers": False} if arguments.no_ddp_bb else {}
         model = DistributedDataParallel(model, device_ids=devices, **without)
     return model
-
-
-def compiled(model: nn.Module, arguments: TrainingArguments) -> nn.Module:
-    """The network as `torch.compile` makes it."""
-    backend = str(arguments.torchcompile)
-    with in_one_line(f"torchcompile {backend}"):
-        return torch.compile(model, backend=backend, mode=arguments.torchcompile_mode)  # type: ignore[return-value]
 
 
 def create_loss(arguments: TrainingArguments) -> nn.Module:

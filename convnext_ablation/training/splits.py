@@ -42,9 +42,8 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
             # timm's own endings of images leave .webp out; in a tar there is no choice
             input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
         root = called = str(place)
-    mode = arguments.image_mode
     with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
-        if len(ImageMode.getmode(mode).bands) != arguments.channels:
+        if len(ImageMode.getmode(mode := arguments.image_mode).bands) != arguments.channels:
             raise ValueError(f"input_img_mode {mode} has not {arguments.channels} channels; give another one")
         dataset = create_dataset(
             name,

@@ -19,7 +19,7 @@ from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.parts import compiled, create_network, create_precision
+from convnext_ablation.training.parts import create_network, create_precision
 from convnext_ablation.training.predictions import (
     Predictions,
     excluded_ids,
@@ -161,7 +161,8 @@ class Validation:
             images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
             model = optimize(model, images.to(weight.device, weight.dtype))
         if self.run.torchcompile:
-            model = compiled(model, self.run)
+            with in_one_line(f"torchcompile {self.run.torchcompile}"):
+                model = torch.compile(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
         self.predictions = evaluate(
             model,
             self.images,
