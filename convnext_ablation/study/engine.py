@@ -25,7 +25,7 @@ from convnext_ablation.study.store import LOGS, note_failure, remove_what_resume
 
 RUN = "convnext_ablation.study.run"
 _LOOK_SECONDS = 2.0
-_POLL_SECONDS = 0.01
+_POLL_SECONDS = 0.005
 _SECONDS_TO_END = 60.0
 _LOG_LINES = 20
 

@@ -95,7 +95,7 @@ class Run:
         start = "" if self.pretraining_seed is None else f"-from{self.pretraining_seed}"
         return f"{self.point.key}-seed{self.arguments.seed}{start}"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """What its folder is called."""
         what = f"lr{self.arguments.lr:g}" if self.tuning else f"seed{self.arguments.seed}"

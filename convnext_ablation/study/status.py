@@ -80,11 +80,11 @@ class RunState:
 
 
 class Survey:
-    """Looks at a study's folder; runs that were done are not looked at again."""
+    """Looks at a study's folder; not again at runs that were done, or have no folder yet."""
 
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
-        self._done: dict[str, RunState] = {}
+        self._known: dict[str, RunState] = {}
         self._planned: tuple[dict[str, float], list[Run]] | None = None
 
     def look(self) -> list[RunState]:
@@ -92,7 +92,11 @@ class Survey:
         rates = chosen_rates(self.study, self.folder)
         if self._planned is None or self._planned[0] != rates:
             self._planned = rates, self.study.all_runs(rates)
-        states = [self._state(run) for run in self._planned[1]]
+        begun: set[str] = set()
+        for part in ("tuning", "runs"):
+            with suppress(FileNotFoundError):
+                begun.update(os.listdir(self.folder / part))
+        states = [self._state(run, run.name in begun) for run in self._planned[1]]
         open_tuning = [state for state in states if state.is_open and state.run and state.run.tuning]
         unchosen = {point.key: self.study.tuning[0] for point in self.study.points if point.key not in rates}
         for run in self.study.runs(unchosen):
@@ -101,12 +105,12 @@ class Survey:
             states.append(RunState(run.task, run.point.key, _seed_text(run), "waiting", folder, after))
         return states
 
-    def _state(self, run: Run) -> RunState:
-        if run.name in self._done:
-            return self._done[run.name]
-        state = look_at(run, run.folder(self.folder))
-        if state.status == "done":
-            self._done[run.name] = state
+    def _state(self, run: Run, begun: bool) -> RunState:
+        state = self._known.get(run.name)
+        if state is None or (begun and state.status != "done"):
+            state = look_at(run, run.folder(self.folder))
+            if state.status == "done" or not begun:
+                self._known[run.name] = state
         return state
 
 
