@@ -1,5 +1,6 @@
 """What a study is before it runs: identities, learning rates, and whose folder it is."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -60,6 +61,7 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
         {"learning_rates": dict.fromkeys(STUDY.learning_rates, 0.002)},
         {"precision": "bfloat16"},
         {"threads": 2},
+        {"processes": 2},
         {"seeds": [2]},
         *({"weights": weights(sha256)} for sha256 in "ab"),
         *({"script": Script("/a", *versions)} for versions in (("1", "1.0"), ("2", "1.0"), ("1", "1.1"))),
@@ -72,6 +74,20 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
         script = study.script and replace(study.script, path="/elsewhere")
         elsewhere = replace(study, data_dir="/elsewhere", weights=moved, script=script)
         assert elsewhere.runs()[0].identity == identity
+
+
+def test_a_study_of_an_earlier_version_has_one_process_a_run(tmp_path):
+    save_study(tmp_path, STUDY)
+    content = json.loads((tmp_path / "study.json").read_text())
+    assert content["study"].pop("processes") == 1
+    (tmp_path / "study.json").write_text(json.dumps(content))
+    assert read_study(tmp_path).processes == 1
+    with pytest.raises(UserError, match="its processes is 1, not 2"):
+        save_study(tmp_path, replace(STUDY, processes=2))
+    assert save_study(tmp_path, STUDY).runs()[0].identity == STUDY.runs()[0].identity
+    two = replace(STUDY, processes=2)
+    save_study(tmp_path / "two", two)
+    assert read_study(tmp_path / "two").runs()[0].identity == two.runs()[0].identity
 
 
 def test_a_free_network_is_made_of_its_switches_and_told_by_its_key(tmp_path):

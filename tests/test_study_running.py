@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import timm_repo
 import torch
+import two_processes
 from conftest import ONE_THREAD, RECIPE
 from inline_engine import Inline, do_all
 
@@ -468,6 +469,53 @@ def test_the_script_ends_with_the_run_and_with_whoever_started_it(study, tmp_pat
     local.cancel()
 
 
+def test_processes_of_a_run_end_with_it_and_resume_to_the_undisturbed_weights(study, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    epochs = 5
+    shared = replace(study, processes=2, recipe={**study.recipe, "epochs": epochs})
+    first = set_up(shared, tmp_path / "study")
+    folder, local = first.folder(tmp_path / "study"), Local([{}])
+    begin(local, first, tmp_path / "study")
+
+    def processes():
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):
+                found += [path] if str(folder.parent).encode() in path.read_bytes() else []
+        return found
+
+    wait_for(lambda: len(processes()) == 4)  # the run's, torchrun's, and two that train
+    wait_for(lambda: (folder / "summary.csv").exists())
+    ((process, _),) = local._at_work.values()
+    process.kill()
+    assert "SIGKILL" in local.wait(5)[0][1]
+    limit = time.monotonic() + 10
+    while processes():
+        assert time.monotonic() < limit, "a process outlives its run"
+        time.sleep(0.02)
+    before = finished_epochs(folder)[0]
+    assert 0 < before < epochs
+    do_all(tmp_path / "study")
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["elapsed_epochs"], result["test_images"]) == (epochs - before, 21)
+    log, undisturbed = tmp_path / "log", tmp_path / "undisturbed"
+    given = ["-c", str(folder / "script_args.yaml"), "--data-dir", str(shared.data_dir)]
+    given += ["--batch-size", "4", "--output", str(tmp_path), "--experiment", undisturbed.name]
+    two_processes.finished(two_processes.start(log, two_processes.train, *given), log)
+    assert (folder / "summary.csv").read_text() == (undisturbed / "summary.csv").read_text()
+    one, other = (load_checkpoint(each / BEST)["state_dict"] for each in (folder, undisturbed))
+    assert all(torch.equal(one[name], other[name]) for name in one | other)
+
+
+def test_of_what_processes_print_the_error_of_ours_is_the_reason(tmp_path):
+    log = tmp_path / "train.log"
+    log.write_text(
+        "train.py: error: of an earlier attempt\ntrain.py: error: the loss is nan\nprocess 1 ends\n"
+        "E1128 torch/distributed/elastic/multiprocessing/api.py:1] failed (exitcode: 2)\n=====\n"
+    )
+    assert external._reason(log, 39) == "train.py: error: the loss is nan"
+
+
 def test_the_script_resumes_from_what_it_half_renamed_and_keeps_the_better_best(tmp_path):
     def save(name, **more):
         torch.save({"state_dict": {}, **more}, tmp_path / name)
@@ -507,6 +555,14 @@ def test_each_gpu_is_a_slot_and_cpus_are_as_many_as_cores_allow(monkeypatch, tmp
     with pytest.raises(UserError, match="--jobs 3: a run takes a GPU, and 2 can be used here"):
         local_places("cuda", 3, 1)
     assert local_places("cuda:1", None, 1) == [{}]
+    assert local_places("cuda", None, 1, 2) == [{"CUDA_VISIBLE_DEVICES": "5,GPU-7"}]
+    with pytest.raises(UserError, match="--jobs 1: a run takes 3 GPUs, and 2 can be used here"):
+        local_places("cuda", None, 1, 3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4")
+    pairs = [place["CUDA_VISIBLE_DEVICES"] for place in local_places("cuda", None, 1, 2)]
+    assert pairs == ["0,1", "2,3"]
     monkeypatch.setattr(engine.machine, "available_cores", lambda: 7)
-    slots = [len(local_places("cpu", *jobs)) for jobs in ((None, 1), (None, 2), (None, 8), (4, 1))]
-    assert slots == [7, 3, 1, 4]
+    slots = [
+        len(local_places("cpu", *jobs)) for jobs in ((None, 1), (None, 2), (None, 8), (4, 1), (None, 1, 3))
+    ]
+    assert slots == [7, 3, 1, 4, 2]

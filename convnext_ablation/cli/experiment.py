@@ -43,6 +43,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train-script", metavar="TRAIN.py", help="have timm's own script train; the test stays ours")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of training")
     add("--device", default="cpu", help="device to train on; cuda is all GPUs that are visible")
-    add("--threads", type=int, default=1, help="threads of a run; another number rounds otherwise")
-    at_once = "runs at the same time; by default one a GPU, or as many as cores or the cluster allow"
+    add("--threads", type=int, default=1, help="of each process of a run; another number rounds otherwise")
+    shared = "processes that train a run together, by torchrun, one a GPU; they share the recipe's batch"
+    add("--gpus-per-run", type=int, default=1, metavar="N", help=shared)
+    at_once = "runs at the same time; by default as many as GPUs, cores or the cluster allow"
     add("--jobs", type=int, metavar="N", help=at_once)

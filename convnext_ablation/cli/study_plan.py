@@ -61,15 +61,18 @@ def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
     """What the runs take: a table of networks, and all together."""
     rows = []
     for key, step in timing.steps.items():
-        rows.append([key, _short(step), _short(timing.runs[key]), str(study.runs_each)])
+        rows.append([key, _short(step), _short(timing.runs[key] / study.processes), str(study.runs_each)])
     kind, threads = ("CPU", study.threads) if study.device == "cpu" else ("GPU", 1)
     total = sum(timing.runs.values()) * study.runs_each
-    at_once = len(local_places(study.device, jobs, study.threads))
+    at_once = len(local_places(study.device, jobs, study.threads, study.processes))
+    shared = f" It is told as if {study.processes} processes were {study.processes} times as fast as one."
     said = (
         f"Together {total * threads / 3600:.2g} {kind}-hours; with {at_once} at a time "
-        f"{_short(total / at_once)}, longer if they slow one another down. Steps are in {study.precision}. "
+        f"{_short(total / at_once / study.processes)}, longer if they slow one another down. "
+        f"Steps are in {study.precision}. "
         f"A run includes loading ({_short(timing.loading)} an image), validation, test."
     )
+    said += shared if study.processes > 1 else ""
     return table(["network", "step", "run", "runs"], rows) + "\n" + _wrapped(said)
 
 

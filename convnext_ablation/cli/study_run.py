@@ -77,7 +77,7 @@ def engine_of(args: argparse.Namespace, study: Study) -> Engine:
         return Slurm(study, args.output, args.jobs, args.sbatch)
     if args.engine == "ray":
         return RayCluster(study, args.output, args.jobs, args.ray_address)
-    return Local(local_places(study.device, args.jobs, study.threads))
+    return Local(local_places(study.device, args.jobs, study.threads, study.processes))
 
 
 def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> list[RunState]:

@@ -130,3 +130,7 @@ def _results(trainer: Trainer) -> str:
             result["validation"] = {name: epoch.metric(name) for name in ("loss", "top1", "top5")}
         results.append(result)
     return json.dumps(results, indent=4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

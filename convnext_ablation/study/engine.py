@@ -24,9 +24,7 @@ from convnext_ablation.study.status import RunState, StudyProgress, Survey, look
 from convnext_ablation.study.store import LOGS, note_failure, remove_what_resumes
 
 RUN = "convnext_ablation.study.run"
-_LOOK_SECONDS = 2.0
-_POLL_SECONDS = 0.005
-_SECONDS_TO_END = 60.0
+_LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0
 _LOG_LINES = 20
 
 
@@ -110,14 +108,17 @@ def how_it_ended(code: int) -> str:
     return f"its process ended with code {code}" if code else ""
 
 
-def local_places(device: str, jobs: int | None, threads: int) -> list[dict[str, str]]:
-    """The environment of each slot of this machine: a GPU each, or as many as cores allow."""
+def local_places(device: str, jobs: int | None, threads: int, each: int = 1) -> list[dict[str, str]]:
+    """The environment of each slot of this machine: `each` GPUs, or as many slots as cores allow."""
     if device != "cuda":
-        return [{}] * (jobs or (max(1, machine.available_cores() // threads) if device == "cpu" else 1))
+        cores = machine.available_cores() if device == "cpu" else 1
+        return [{}] * (jobs or max(1, cores // (threads * each)))
     gpus = machine.available_gpus()
-    if jobs and jobs > len(gpus):
-        raise UserError(f"--jobs {jobs}: a run takes a GPU, and {len(gpus)} can be used here; give fewer")
-    return [{machine.VISIBLE_GPUS: gpu} for gpu in gpus[:jobs]]
+    groups = [",".join(gpus[last - each : last]) for last in range(each, len(gpus) + 1, each)]
+    if len(groups) < (jobs or 1):
+        takes = f"--jobs {jobs or 1}: a run takes {'a GPU' if each == 1 else f'{each} GPUs'}"
+        raise UserError(f"{takes}, and {len(gpus)} can be used here; give fewer")
+    return [{machine.VISIBLE_GPUS: group} for group in groups[:jobs]]
 
 
 def imported(name: str, extra: str, pickler: str, module: str) -> Any:
@@ -177,6 +178,5 @@ def _note_end(before: RunState, ending: str) -> None:
         lines = before.log.read_text(errors="replace").splitlines() if before.log.is_file() else []
         last = next((line for line in reversed(lines) if line.strip()), "")
         killed = "killed" in ending or not last
-        reason = ending or "its process ended without a result"
-        reason += "" if killed else f": {last}"
+        reason = (ending or "its process ended without a result") + ("" if killed else f": {last}")
         note_failure(before.folder, reason, "\n".join(lines[-_LOG_LINES:]), killed)

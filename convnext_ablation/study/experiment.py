@@ -61,6 +61,7 @@ class Run:
         pretraining_seed: Seed of the pre-training that it starts from.
         script: timm's script, if that trains it.
         tuning: Whether it is for choosing a learning rate; such a run is not tested.
+        processes: Processes that train it together, each with its share of the arguments' batch.
     """
 
     point: Point
@@ -71,6 +72,7 @@ class Run:
     pretraining_seed: int | None = None
     script: Script | None = None
     tuning: bool = False
+    processes: int = 1
 
     @cached_property
     def identity(self) -> str:
@@ -85,6 +87,8 @@ class Run:
         }
         if self.script:
             determining["script"] = {"sha256": self.script.sha256, "timm": self.script.timm}
+        if self.processes > 1:
+            determining["processes"] = self.processes
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -120,6 +124,7 @@ class Study:
         tuning: Learning rates that are tried for each network.
         weights: What the networks start from; empty if from scratch, or as the recipe says.
         command: The command line that planned it.
+        processes: Processes that train a run together, one a GPU.
     """
 
     design: Design
@@ -137,6 +142,7 @@ class Study:
     weights: Sequence[Weights] = ()
     script: Script | None = None
     command: str = ""
+    processes: int = 1
 
     @property
     def points(self) -> Sequence[Point]:
@@ -235,6 +241,7 @@ class Study:
             start,
             self.script,
             tuning,
+            self.processes,
         )
 
     def description(self) -> dict[str, Any]:
@@ -254,4 +261,5 @@ class Study:
             "precision": self.precision,
             "device": self.device,
             "threads": self.threads,
+            "processes": self.processes,
         }

@@ -1,7 +1,8 @@
-"""Runs that timm's own `train.py` does, each in a process that ends with the one that started it."""
+"""Training in other processes, by timm's own `train.py` or several of ours, which end with the run's."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -25,6 +26,8 @@ from convnext_ablation.training.loop import StoppedError, Trainer
 LOG, ARGUMENTS = "train.log", "script_args.yaml"
 _EARLIER_BEST = "earlier_best.pth.tar"  # timm's script forgets the best epoch when it resumes
 _HALF_RENAMED = "tmp.pth.tar"  # it removes last.pth.tar before it renames this one
+# each of its processes has the standard input of torchrun, and ends with it
+_TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 20
 # ours alone, or set in another way
@@ -50,39 +53,46 @@ def check_script(script: Script) -> None:
         )
 
 
-def train_with_script(run: Run, trainer: Trainer, folder: Path, should_stop: Callable[[], bool]) -> float:
-    """Trains with timm's script, from the last checkpoint if there is one; returns the seconds that it took.
+def train_elsewhere(run: Run, trainer: Trainer, folder: Path, should_stop: Callable[[], bool]) -> float:
+    """Trains from the last checkpoint if there is one; returns the seconds that it took.
 
     Raises:
-        UserError: The script failed; its last line tells why.
+        UserError: The training failed; its last line tells why.
         StoppedError: It was asked to stop.
     """
-    if run.script is None:
-        raise ValueError("the run is not one of timm's script")
-    check_script(run.script)
+    if run.script:
+        check_script(run.script)
     folder.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     if not _is_finished(folder, trainer.epochs):
+        log = folder / LOG
+        before = log.stat().st_size if log.exists() else 0
         code = _train(run, trainer.classes, folder, should_stop)
         if should_stop():
             raise StoppedError(folder / LAST, 0, 0)
         if code:
-            raise UserError(f"timm's script ended with code {code}: {_reason(folder / LOG)} ({folder / LOG})")
-    _keep_best(folder, run.arguments.decreasing_metric)
+            what = "timm's script" if run.script else "training"
+            raise UserError(f"{what} ended with code {code}: {_reason(log, before)} ({log})")
+    if run.script:
+        _keep_best(folder, run.arguments.decreasing_metric)
     return time.monotonic() - start
 
 
 def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]) -> int:
-    resume = _checkpoint(folder)
-    if resume is not None:
-        _keep_best(folder, run.arguments.decreasing_metric, aside=True)
+    if run.script:
+        resume = _checkpoint(folder)
+        if resume is not None:
+            _keep_best(folder, run.arguments.decreasing_metric, aside=True)
+        program = ["convnext_ablation.stock", run.script.path, "--checkpoint-hist", "1"]
+        program += ["--resume", str(resume)] if resume else []
+    else:
+        program = ["convnext_ablation.cli.train", "--checkpoint-hist", "0", "--resume", "auto"]
     write_text(folder / ARGUMENTS, yaml.safe_dump(_arguments(run, classes)))
+    together = [*_TORCHRUN, str(run.processes), machine.__file__] if run.processes > 1 else []
     command = [
-        *(sys.executable, machine.__file__, "convnext_ablation.stock"),
-        run.script.path if run.script else "",
+        *(sys.executable, machine.__file__, *together, *program),
         *("-c", str(folder / ARGUMENTS), "--data-dir", str(run.arguments.data_dir)),
-        *("--output", str(folder.parent), "--experiment", folder.name, "--checkpoint-hist", "1"),
-        *(("--resume", str(resume)) if resume else ()),
+        *("--output", str(folder.parent), "--experiment", folder.name),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": str(run.threads)}
     with open(folder / LOG, "ab") as log:
@@ -103,6 +113,7 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:
     values = {**run.arguments.to_dict(), "num_classes": classes}
+    values["batch_size"] = run.arguments.batch_size // run.processes
     listed = Path(str(run.arguments.data_dir)) / CLASSES
     if not run.arguments.class_map and listed.is_file():
         values["class_map"] = str(listed)
@@ -141,6 +152,10 @@ def _keep_best(folder: Path, decreasing: bool, aside: bool = False) -> None:
         earlier.unlink(missing_ok=True)
 
 
-def _reason(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
-    return next((line for line in reversed(lines) if line), "it printed nothing")[:300]
+def _reason(log: Path, before: int) -> str:
+    """The error that ours names, or the last line, behind so many bytes; torchrun's own lines come last."""
+    text = log.read_bytes()[before:].decode(errors="replace")
+    lines = list(filter(None, map(str.strip, text.splitlines())))
+    lines = list(itertools.takewhile(lambda line: "torch/distributed/elastic/" not in line, lines))
+    errors = [line for line in lines if line.startswith("train.py: error: ")]
+    return [*(lines or ["it printed nothing"]), *errors][-1][:300]

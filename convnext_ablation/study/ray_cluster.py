@@ -40,8 +40,9 @@ class RayCluster:
         self._ray = imported("ray", "ray", "ray.cloudpickle", __name__)
         _connect(self._ray, address)
         self._prefix = f"{name_of(folder)}-"
-        kind, each = ("GPU", 1) if study.device == "cuda" else ("CPU", study.threads)
-        there = int(self._ray.cluster_resources().get(kind, 0)) // each
+        cores = study.threads * study.processes
+        kind, each = ("GPU", study.processes) if study.device == "cuda" else ("CPU", cores)
+        there = sum(int(node["Resources"].get(kind, 0)) // each for node in self._ray.nodes())
         self._jobs = jobs or there
         if there < max(1, self._jobs):
             self._ray.shutdown()
@@ -55,8 +56,8 @@ class RayCluster:
             "lifetime": "detached",
             "max_restarts": _RETRIES,
             "max_task_retries": _RETRIES,
-            "num_cpus": study.threads,
-            "num_gpus": 1 if kind == "GPU" else 0,
+            "num_cpus": cores,
+            "num_gpus": each if kind == "GPU" else 0,
         }
         self._at_work: dict[Any, tuple[str, Any]] = {}  # task and actor by Ray's reference
         for known in self._ray.util.list_named_actors(all_namespaces=True):  # of an earlier driver

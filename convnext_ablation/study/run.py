@@ -24,7 +24,7 @@ from convnext_ablation.files import write_text
 from convnext_ablation.machine import device_name
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.study.experiment import TEST_SPLIT, Run
-from convnext_ablation.study.external import train_with_script
+from convnext_ablation.study.external import train_elsewhere
 from convnext_ablation.study.store import (
     PREDICTIONS,
     RESULT,
@@ -94,19 +94,19 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         half_written.unlink(missing_ok=True)
     start, trained = time.monotonic(), len(read_summary(folder / SUMMARY))
     trainer = Trainer(run.arguments, folder, should_stop=should_stop)
+    images = trainer.steps * run.arguments.batch_size
     try:
-        if run.script:
-            seconds = train_with_script(run, trainer, folder, should_stop)
+        if run.script or run.processes > 1:
+            seconds = train_elsewhere(run, trainer, folder, should_stop)
             history = read_summary(folder / SUMMARY)
-            images = trainer.steps * run.arguments.batch_size * (len(history) - trained)
+            timed = len(history) - trained
         else:
             history = trainer.run()
-            seconds = sum(epoch.train_seconds for epoch in history)
-            images = sum(epoch.images for epoch in history)
+            seconds, timed = sum(epoch.train_seconds for epoch in history), len(history)
     except UserError as error:
         if not run.tuning or _DIVERGED not in str(error):
             raise
-        history, images, seconds = [], 0, 0.0  # a learning rate that is too high is a finding
+        history, timed, seconds = [], 0, 0.0  # a learning rate that is too high is a finding
     best = best_of(history, trainer.metric, run.arguments.decreasing_metric)
     result = {
         "identity": run.identity,
@@ -121,7 +121,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         **({} if run.tuning else _tested(trainer, folder, best)),
         "parameters": count_parameters(trainer.model),
         "gmacs": count_gmacs(trainer.model, trainer.data_config["input_size"]),
-        "train_images_per_second": images / seconds if seconds else None,
+        "train_images_per_second": images * timed / seconds if seconds else None,
         "train_seconds": seconds,
         # of what this process did of the run, with validation: for telling the time that others will take
         "elapsed_seconds": time.monotonic() - start,

@@ -57,15 +57,21 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
         weights=weights,
         script=script,
         command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
+        processes=args.gpus_per_run,
     )
     batch_size, images = study.one_run_each()[0].arguments.batch_size, data.counts["train"]
     if batch_size > images:
         raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch_size}")
+    if batch_size % study.processes:
+        raise UserError(
+            f"--gpus-per-run {study.processes} does not divide the recipe's batch of {batch_size}"
+        )
     return study, data
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    for option, number in (("--threads", args.threads), ("--jobs", args.jobs)):
+    numbers = {"--threads": args.threads, "--jobs": args.jobs, "--gpus-per-run": args.gpus_per_run}
+    for option, number in numbers.items():
         if number is not None and number < 1:
             raise UserError(f"{option} is {number}; it must be at least 1")
     for option, seeds in (("--seeds", args.seeds), ("--pretraining-seeds", args.pretraining_seeds)):
@@ -76,6 +82,12 @@ def _check_numbers(args: argparse.Namespace) -> None:
 
 
 def _check_device(args: argparse.Namespace) -> None:
+    if args.gpus_per_run > 1 and args.device not in ("cpu", "cuda"):
+        raise UserError(f"--gpus-per-run {args.gpus_per_run}: --device is {args.device!r}; give cuda, or cpu")
+    if args.gpus_per_run > 1 and args.train_script and args.device == "cpu":
+        raise UserError(
+            "--train-script: timm's script trains in one process on a CPU; leave out --gpus-per-run"
+        )
     if getattr(args, "engine", "local") == "local":
         check_device(args.device)
     elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only

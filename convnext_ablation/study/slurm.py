@@ -62,9 +62,9 @@ class Slurm:
         self._submitit = imported("submitit", "slurm", "cloudpickle", __name__)
         self.name, self._jobs = name_of(folder), jobs
         self.leave = f"the jobs of Slurm go on, and `scancel --name {self.name}` ends them"
-        self._options: dict[str, Any] = {"time": "4:00:00", "cpus-per-task": study.threads}
+        self._options: dict[str, Any] = {"time": "4:00:00", "cpus-per-task": study.threads * study.processes}
         if study.device == "cuda" and not any(option.startswith(("gres", "gpus")) for option in options):
-            self._options["gpus"] = 1
+            self._options["gpus"] = study.processes
         for option in options:
             key, equals, value = option.partition("=")
             self._options[key.replace("_", "-")] = value if equals else True

@@ -147,7 +147,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
     for key, value in _plain(study.description()).items():
-        old = saved["study"].get(key)
+        old = {"processes": 1, **saved["study"]}.get(key)  # an earlier version knew no other number
         if old != value:
             raise UserError(
                 f"{folder}: holds another study: its {key} is {_brief(old)}, not {_brief(value)}; "
@@ -220,6 +220,7 @@ def _study(content: Mapping[str, Any]) -> Study:
         weights=tuple(Weights(**each) for each in content["weights"]),
         script=Script(**{**script, "path": content["script path"]}) if script else None,
         command=content["command"],
+        processes=fixed.get("processes", 1),
     )
 
 
