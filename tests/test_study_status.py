@@ -193,7 +193,7 @@ def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_pat
     before = os.times()
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, env=ONE_THREAD)
     after = os.times()
-    assert "1000 runs: 500 done, 0 running, 0 failed, 500 waiting" in done.stdout
+    assert "1,000 runs: 500 done, 0 running, 0 failed, 500 waiting" in done.stdout
     assert " torch\n" not in done.stderr
     assert after.children_user + after.children_system - before.children_user - before.children_system < 1.0
 
