@@ -1,7 +1,5 @@
 """A study that nobody ran: predictions with planted effects, summaries, and images of them."""
 
-from __future__ import annotations
-
 import csv
 import itertools
 import xml.etree.ElementTree as ET

@@ -1,7 +1,5 @@
 """An engine that does runs in this process, which takes less time than to start processes."""
 
-from __future__ import annotations
-
 from convnext_ablation.study.engine import drive, how_it_ended
 from convnext_ablation.study.run import main
 from convnext_ablation.study.status import StudyProgress

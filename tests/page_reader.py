@@ -1,7 +1,5 @@
 """Reads a page's tags and words, and checks that its tags are closed in order."""
 
-from __future__ import annotations
-
 from html.parser import HTMLParser
 
 _VOID = ("br", "img", "meta")

@@ -1,7 +1,5 @@
 """Studies drawn at random whose truth is known: networks, seeds and images that differ as much as told."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

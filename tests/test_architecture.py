@@ -1,7 +1,5 @@
 """The package's structure: imports point one way, and what must stand alone does."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The model card: what it says of runs of every kind, and that the hub's own tools read it."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The command line itself: versions, missing packages, interruptions."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Archives that are downloaded: whole, resumed, and refused if they are other ones."""
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import threading

@@ -1,7 +1,5 @@
 """ImageNet-1K from archives in their official layout, and from a folder."""
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

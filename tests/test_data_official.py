@@ -1,7 +1,5 @@
 """CUB-200-2011 and Stanford Dogs from archives in their official layout."""
 
-from __future__ import annotations
-
 import io
 import tarfile
 import unicodedata

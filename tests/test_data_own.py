@@ -1,7 +1,5 @@
 """Anyone's own photographs: folders, lists, data sets of the hub."""
 
-from __future__ import annotations
-
 import csv
 
 import pytest

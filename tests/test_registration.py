@@ -1,7 +1,5 @@
 """When the networks are registered, in processes that have imported nothing yet."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The reported tables with intervals: against scipy and statsmodels, and the file against the script."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import math

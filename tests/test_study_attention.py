@@ -1,7 +1,5 @@
 """Where networks look: the maps themselves, and how the page shows them."""
 
-from __future__ import annotations
-
 import re
 import sys
 from dataclasses import replace

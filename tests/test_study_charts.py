@@ -1,7 +1,5 @@
 """A report's charts: what stands where, and that all of it can be read."""
 
-from __future__ import annotations
-
 import math
 import xml.etree.ElementTree as ET
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """A study on real clusters, a Slurm and a Ray of two nodes each on loopback, which outlive a driver."""
 
-from __future__ import annotations
-
 import _thread
 import json
 import os

@@ -1,7 +1,5 @@
 """The `study` command from start to end, killed and started again, and refused where it can't run."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
@@ -127,6 +125,7 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--threads=0"], "--threads is 0"),
         (["--precision=float64"], "invalid choice: 'float64'"),
         (["--sbatch", "partition=gpu"], "--sbatch: is for --engine slurm"),
+        (["--ray-address", "auto"], "--ray-address: is for --engine ray"),
         (["--engine=slurm", "--sbatch", "gpu"], "--engine slurm: "),
         (["--tune", "lr=0.1"], "write lr= and two or more learning rates"),
         (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),

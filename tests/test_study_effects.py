@@ -1,7 +1,5 @@
 """Statistics of studies: against scipy, against hand-made examples, and in simulated studies."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

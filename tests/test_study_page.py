@@ -1,7 +1,5 @@
 """The page of a study: what it says, its numbers and pictures, and that anyone can read it."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re

@@ -1,7 +1,5 @@
 """The page of a study in a browser: it sorts, it loads, it complains of nothing, and anyone can read it."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

@@ -1,7 +1,5 @@
 """`study plan`: what it prints and writes, and what it takes a run to cost."""
 
-from __future__ import annotations
-
 import re
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """What a study could find: against simulated studies judged by the rule that real ones are judged by."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """What a reader is told of a study's finished runs."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Doing a study's runs: killed, failed, tuned, by timm's script; one driver a study."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Reports of several designs from the runs of one study."""
 
-from __future__ import annotations
-
 import csv
 import json
 from dataclasses import replace

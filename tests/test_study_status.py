@@ -1,7 +1,5 @@
 """`study status`: what it says of a folder in every state, and of nothing else than the folder."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The loop: exact resumption, exact evaluation, timm's files, and one line for what is wrong."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How far two processes agree with one: exactly in what they count, by rounding in what they learn."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

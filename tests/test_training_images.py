@@ -1,7 +1,5 @@
 """What is trained on and evaluated: the same images for any number of workers and processes, none lost."""
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """The command lines: timm's names, types and defaults, and one line for what is wrong."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Ours and timm's own scripts on one another's files; needs a checkout of timm's repository at TIMM_REPO."""
 
-from __future__ import annotations
-
 import csv
 import json
 import sys

@@ -1,7 +1,5 @@
 """`validate.py --exclude`: figures with and without some images, from the same predictions."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

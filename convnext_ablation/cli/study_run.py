@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="options of sbatch for --engine slurm, such as partition=gpu account=lab gpus=1 time=4:00:00",
     )
     parser.add_argument(
-        "--ray-address", default="auto", metavar="ADDRESS", help="of Ray's cluster, for --engine ray"
+        "--ray-address", metavar="ADDRESS", help="of Ray's cluster, for --engine ray; default: auto"
     )
     parser.add_argument(
         "--retry-failed", action="store_true", help="try runs again that failed twice in the same way"
@@ -49,8 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Does what is left of the study, prints its table and answer, and writes its report."""
     start = time.monotonic()
-    if args.sbatch and args.engine != "slurm":
-        raise UserError("--sbatch: is for --engine slurm")
+    for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
+        if value and args.engine != needed:
+            raise UserError(f"--{option}: is for --engine {needed}")
     study = plan_study(args)[0]
     engine = engine_of(args, study)
     try:
@@ -76,7 +77,7 @@ def engine_of(args: argparse.Namespace, study: Study) -> Engine:
     if args.engine == "slurm":
         return Slurm(study, args.output, args.jobs, args.sbatch)
     if args.engine == "ray":
-        return RayCluster(study, args.output, args.jobs, args.ray_address)
+        return RayCluster(study, args.output, args.jobs, args.ray_address or "auto")
     return Local(local_places(study.device, args.jobs, study.threads, study.processes))
 
 
