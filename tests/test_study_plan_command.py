@@ -35,7 +35,7 @@ def test_runs_effects_assumptions_and_notes_are_printed_and_nothing_is_written(p
     assert code == 0
     lines = out.splitlines()
     assert lines[0] == f"factorial on {lines[0].split()[2]} (21 test images): 16 networks x 4 seeds = 64 runs"
-    assert max(map(len, lines[1:])) <= 80
+    assert max(map(len, lines[1:-3])) <= 80  # the last are commands
     table = [line.split() for line in lines if " main effect  " in line]
     assert [row[0] for row in table] == ["macro", "inverted", "kernel", "micro"]
     assert len({row[-2] for row in table}) == 1
@@ -59,6 +59,18 @@ def test_costs_are_timed_for_every_network_and_add_up(plan, tmp_path):
     assert {row[-1] for row in rows} == {"2"}
     assert "CPU-hours; with 1 at a time" in " ".join(out.split())
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_for_each_engine_is_the_plans_without_what_is_assumed(plan, monkeypatch):
+    words = (
+        "convnext-ablation study plan --data x --like s --design stages --seeds 0 1 --accuracy=70 --no-timing"
+    )
+    monkeypatch.setattr("sys.argv", words.split())
+    same = "convnext-ablation study --data x --design stages --seeds 0 1 --output FOLDER"
+    commands = plan("--no-timing")[1].splitlines()[-3:]
+    assert commands[0] == same
+    assert commands[1].startswith(f"{same} --engine slurm ")
+    assert commands[2].startswith(f"{same} --engine ray ")
 
 
 def test_tuning_runs_count(plan):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import shlex
 import textwrap
 from pathlib import Path
 
@@ -23,6 +24,10 @@ WIDTH = 80  # characters
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study plan` command: those of `study`, and what to assume."""
     add_plan_arguments(parser)
+    _add_own(parser)
+
+
+def _add_own(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-timing", action="store_true", help="leave out the cost, which takes a minute")
     group = parser.add_argument_group("assumptions, in percent or percentage points")
     group.add_argument("--like", type=Path, metavar="STUDY", help="measure them in a study's finished runs")
@@ -55,6 +60,17 @@ def run(args: argparse.Namespace) -> None:
         timing = time_networks(study, data.counts)
         print(f"\n{cost_text(study, timing, args.jobs)}")
     print(f"\n{effects_text(study, scatter, images, args.resolve)}")
+    print("\nThe same runs by each engine:\n" + "\n".join(commands(study)))
+
+
+def commands(study: Study) -> list[str]:
+    """What to give to have each engine do a study that was planned."""
+    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_own(own)
+    words = own.parse_known_args(shlex.split(study.command))[1]
+    command = shlex.join(word for word in words if word != "plan") + " --output FOLDER"
+    engines = ("", " --engine slurm --sbatch partition=NAME", " --engine ray --ray-address auto")
+    return [command + engine for engine in engines]
 
 
 def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:

@@ -25,7 +25,6 @@ from convnext_ablation.study.store import LOGS, note_failure, remove_what_resume
 
 RUN = "convnext_ablation.study.run"
 _LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0
-_LOG_LINES = 20
 
 
 class Engine(Protocol):
@@ -179,4 +178,4 @@ def _note_end(before: RunState, ending: str) -> None:
         last = next((line for line in reversed(lines) if line.strip()), "")
         killed = "killed" in ending or not last
         reason = (ending or "its process ended without a result") + ("" if killed else f": {last}")
-        note_failure(before.folder, reason, "\n".join(lines[-_LOG_LINES:]), killed)
+        note_failure(before.folder, reason, "\n".join(lines[-20:]), killed)
