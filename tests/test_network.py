@@ -218,6 +218,7 @@ def test_layer_decay_slows_the_layers_near_the_image():
     assert scales["head.fc.weight"] == 1.0
 
 
+@pytest.mark.no_cover
 @uncounted
 # of the exporter's own code
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -246,6 +247,7 @@ def test_conv_of_few_channels_is_the_strided_conv(side):
     assert type(Layers(RESNET_50).conv(16, 8, stride=2)) is nn.Conv2d  # the same bits as ever
 
 
+@pytest.mark.no_cover
 @uncounted
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
 @pytest.mark.parametrize(("name", "width_factor"), [("model_v", 1 / 4), ("resnet50_with_inverted", 1 / 8)])

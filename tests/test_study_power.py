@@ -58,6 +58,7 @@ def simulated(rng, scatter, gains, seeds, images, correlations):
     return ease < stats.norm.ppf(top1)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "seeds"), [("stages", 3), ("screening", 3)])
 def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, seeds):
     """One effect is real and alone; it is found if its p-value adjusted by Holm's method is below 0.05."""
