@@ -40,17 +40,17 @@ slurm-test: $(VENV)/.test
 	$(BIN)/pytest tests/test_study_clusters.py -k slurm
 
 # the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
-# that timm could not know; without what torch alone does
+# that timm could not know
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 2 -W ignore::FutureWarning \
-	    -W ignore::DeprecationWarning -k "not onnx and not traced" tests/test_zoo.py tests/test_network.py \
+	    -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
-# without the tests that set instruction sets themselves, compute nothing, or compute by another library
+# without the test that sets instruction sets itself, and the one that computes nothing
 avx2: $(VENV)/.test
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 \
-	    -k "not double_precision and not closed_formula and not onnx" \
+	    -k "not double_precision and not closed_formula" \
 	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test

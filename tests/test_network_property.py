@@ -93,7 +93,7 @@ def add_block(cost, s, channels, hidden, out, side, side_out):
 
 
 @pytest.mark.no_cover  # what runs here runs in other tests too, and counting lines takes time
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(COMBINATIONS)
 def test_any_combination_costs_what_a_closed_formula_says(switches):
     model = timm.create_model("resnet_to_convnext_atto", **switches, **KWARGS)
@@ -103,7 +103,7 @@ def test_any_combination_costs_what_a_closed_formula_says(switches):
 
 
 @pytest.mark.no_cover
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None, derandomize=True)
 @given(COMBINATIONS)
 def test_any_combination_is_a_network_that_trains(switches):
     torch.manual_seed(0)
