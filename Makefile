@@ -5,7 +5,7 @@ RUNS ?= runs/first
 BIN := $(VENV)/bin
 OLDEST_TIMM := 1.0.20
 # uv does not read pip's configuration
-UV = $(BIN)/uv pip install --quiet $$($(BIN)/pip config list \
+UV = $(BIN)/uv pip install --quiet --python $(BIN)/python $$($(BIN)/pip config list \
      | sed -n "s/^.*[.]index-url='\(.*\)'$$/--default-index \1/p; s/^.*[.]constraint='\(.*\)'$$/--constraint \1/p")
 # one thread each: torch's own would only get in each other's way; file by file, since the tests of a file share what
 # takes long to make, and in the order that tests/conftest.py gives: the longest first

@@ -271,6 +271,7 @@ def cluster():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        patch.setenv("RAY_worker_niceness", "0")  # or other tests would take its processor
         patch.setenv("OMP_NUM_THREADS", "1")
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         yield made
