@@ -11,6 +11,10 @@ UV = $(BIN)/uv pip install --quiet --python $(BIN)/python $$($(BIN)/pip config l
 # takes long to make, and in the order that tests/conftest.py gives: the longest first
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 
+# what runs beside other tests prints its last line, or all if it fails
+reported = mkdir -p .cache; if $(1) > .cache/$@.log 2>&1; \
+    then echo "$@: $$(tail -n 1 .cache/$@.log)"; else cat .cache/$@.log; exit 1; fi
+
 # a module is compiled once, and not in each process
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -20,7 +24,9 @@ unexport PYTHONDONTWRITEBYTECODE
 study: $(VENV)/.study
 	$(BIN)/convnext-ablation study --data typefaces --design stages --seeds 0 1 2 --output $(RUNS)
 
-test: lint unit oldest-timm avx2
+# beside the others, as some tests wait
+test: lint
+	$(MAKE) --no-print-directory -j 2 unit oldest-timm avx2
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -33,7 +39,6 @@ types:
 copies:
 	$(BIN)/pylint --disable=all --enable=duplicate-code --score=no convnext_ablation
 
-# three processes on two cores, as some tests wait
 unit: $(VENV)/.test
 	$(PYTEST) -n 3 --durations=10 --cov --cov-fail-under=90 tests
 
@@ -45,20 +50,20 @@ slurm-test: $(VENV)/.test
 # the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
 # that timm could not know
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
-	PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 2 -W ignore::FutureWarning \
+	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 1 -W ignore::FutureWarning \
 	    -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
-	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py
+	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py)
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
 # without the test that sets instruction sets itself, and the one that computes nothing
 avx2: $(VENV)/.test
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 2 \
+	@$(call reported,ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 1 \
 	    -k "not double_precision and not closed_formula" \
-	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py
+	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py)
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test
 	rm -rf $@.partial
-	{ $(UV) --no-deps --target $@.partial timm==$(OLDEST_TIMM) \
+	@{ $(UV) --no-deps --target $@.partial timm==$(OLDEST_TIMM) \
 	    || $(BIN)/pip install --quiet --no-deps --target $@.partial timm==$(OLDEST_TIMM); }
 	mv $@.partial $@
 

@@ -3,6 +3,7 @@
 Importing the package registers its networks with timm: `timm.create_model("model_iv")`.
 """
 
+import gc
 import importlib
 import sys
 from itertools import pairwise
@@ -28,8 +29,22 @@ def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "zoo":
-        importlib.import_module("convnext_ablation.models.zoo")
+        register_networks()
     return getattr(importlib.import_module(f"convnext_ablation.{_LATER[name]}"), name)
+
+
+def register_networks() -> None:
+    """Imports torch and timm, and registers the networks.
+
+    The garbage collector waits: it would search all that is imported many times, for a fifth of the time.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        importlib.import_module("convnext_ablation.models.zoo")
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _is_command_line() -> bool:
@@ -41,4 +56,4 @@ def _is_command_line() -> bool:
 # The command itself imports the networks for those of its subcommands that need them: torch takes seconds to
 # import, which `--help` and `study status` shouldn't cost.
 if not _is_command_line():
-    importlib.import_module("convnext_ablation.models.zoo")
+    register_networks()

@@ -7,6 +7,7 @@ drops the tests of models that are timm's.
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Puts our models into timm's place before its tests ask for them."""
     import convnext_ablation  # noqa: F401
 
+    gc.disable()  # until all tests are collected
     for marker in MARKERS:
         config.addinivalue_line("markers", f"{marker}: timm's")
     list_registered = timm.list_models
@@ -121,3 +123,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     ours = [item for item in items if is_ours(item)]
     config.hook.pytest_deselected(items=[item for item in items if not is_ours(item)])
     items[:] = ours
+
+
+def pytest_collection_finish() -> None:
+    """Keeps all that was imported out of the garbage collector's way."""
+    gc.enable()
+    gc.collect()
+    gc.freeze()

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
+import convnext_ablation
 from convnext_ablation.errors import UserError
 from convnext_ablation.version import __version__
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args = _parser(argv).parse_args(argv)
             if not {argv[0], " ".join(argv[:2])} & WITHOUT_NETWORKS:
-                importlib.import_module("convnext_ablation.models.zoo")  # registers them
+                convnext_ablation.register_networks()
             args.run(args)
         finally:
             sys.stdout.flush()  # else Python does when it ends, and complains if nobody reads any more
