@@ -49,6 +49,7 @@ def test_every_recipe_is_listed_and_valid():
 def test_each_stage_is_pre_trained_as_reported(stage, batch_size, lr, epochs, warmup_epochs, drop_path):
     recipe = read_recipe(f"in1k_112_as_reported_{stage}")
     assert (recipe["model"], recipe["batch_size"], recipe["lr"]) == (stage, batch_size, lr)
+    assert recipe["global_batch"] == 8 * batch_size
     assert (recipe["epochs"], recipe["warmup_epochs"]) == (epochs, warmup_epochs)
     assert recipe["drop_path"] == drop_path
     assert recipe.get("model_kwargs") == ({"uniform_drop_path": True} if stage == "model_v" else None)
@@ -57,12 +58,23 @@ def test_each_stage_is_pre_trained_as_reported(stage, batch_size, lr, epochs, wa
 
 def test_the_fair_recipe_is_what_the_reported_ones_share():
     fair = read_recipe("in1k_112")
-    varied = {"model", "model_kwargs", "batch_size", "lr", "epochs", "warmup_epochs", "drop_path"}
+    varied = {"model", "model_kwargs", "batch_size", "global_batch", "lr", "epochs"}
+    varied |= {"warmup_epochs", "drop_path"}
     for name in AS_REPORTED:
         reported = read_recipe(name)
         assert {key: reported[key] for key in reported.keys() - varied} == {
             key: fair[key] for key in fair.keys() - varied - {"lr_base", "lr_base_size", "lr_base_scale"}
         }
+
+
+@pytest.mark.parametrize("name", ["in1k_112", *AS_REPORTED, *FINE_TUNING])
+@pytest.mark.parametrize("processes", [1, 2, 4, 8])
+def test_any_number_of_gpus_reaches_the_global_batch(name, processes):
+    stated = TrainingArguments(**read_recipe(name))
+    arguments = stated.accumulated(processes)
+    images = arguments.batch_size * processes * arguments.grad_accum_steps
+    assert images == 8 * arguments.batch_size == arguments.images_an_update(processes)
+    assert stated.learning_rate(images) == pytest.approx(8e-3 / 2 if name == "in1k_112" else stated.lr)
 
 
 @pytest.mark.parametrize("name", FINE_TUNING)

@@ -76,6 +76,22 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
         assert elsewhere.runs()[0].identity == identity
 
 
+@pytest.mark.parametrize(
+    ("processes", "batch_size", "steps"), [(1, 16, 8), (2, 16, 4), (4, 16, 2), (8, 16, 1)]
+)
+def test_processes_of_a_run_reach_the_global_batch_with_the_recipes_own_batches(processes, batch_size, steps):
+    study = replace(STUDY, recipe={**STUDY.recipe, "batch_size": 16, "global_batch": 128})
+    share = replace(study, processes=processes).runs()[0].share()
+    assert (share.batch_size, share.grad_accum_steps) == (batch_size, steps)
+    assert study.runs()[0].identity != STUDY.runs()[0].identity
+
+
+@pytest.mark.parametrize(("processes", "batch_size"), [(1, 8), (2, 4), (8, 1)])
+def test_without_a_global_batch_processes_share_the_batch(processes, batch_size):
+    share = replace(STUDY, processes=processes).runs()[0].share()
+    assert (share.batch_size, share.grad_accum_steps) == (batch_size, 1)
+
+
 def test_a_study_of_an_earlier_version_has_one_process_a_run(tmp_path):
     save_study(tmp_path, STUDY)
     content = json.loads((tmp_path / "study.json").read_text())

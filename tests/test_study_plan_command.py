@@ -105,6 +105,7 @@ def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan):
         (["--jobs=0"], "--jobs is 0; it must be at least 1"),
         (["--gpus-per-run=0"], "--gpus-per-run is 0; it must be at least 1"),
         (["--gpus-per-run=3"], "--gpus-per-run 3 does not divide the recipe's batch of 8"),
+        (["--gpus-per-run=16"], "--gpus-per-run 16 does not divide the recipe's batch of 8"),
         (["--gpus-per-run=2", "--device=meta"], "--gpus-per-run 2: --device is 'meta'; give cuda, or cpu"),
         (["--gpus-per-run=2", "--train-script=t.py"], "timm's script trains in one process on a CPU"),
         (["--resolve=0"], "--resolve is 0; give the size of an effect in points"),

@@ -93,6 +93,22 @@ def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
     assert max(used) == 0.01
 
 
+def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
+    # LayerNorm looks at one image, so nothing but the order of sums can differ
+    settings = arguments(model="model_v_atto", epochs=1, global_batch=20, opt="momentum", lr=0.05)
+    found = {}
+    for size in (20, 10, 4):
+        trainer = Trainer(dataclasses.replace(settings, batch_size=size), tmp_path / str(size))
+        updates = []
+        trainer.optimizer.register_step_post_hook(lambda *_, made=updates: made.append(1))
+        history = trainer.run()
+        assert (len(updates), history[0].images, trainer.images_an_update) == (2, 40, 20)  # of 48 images
+        found[size] = trainer.model.state_dict()
+    for name, value in found[20].items():
+        torch.testing.assert_close(found[10][name], value, rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(found[4][name], value, rtol=1e-3, atol=2e-5)
+
+
 @pytest.mark.parametrize("batch_size", [4, 21, 64])
 def test_evaluation_counts_every_image_once(arguments, tmp_path, batch_size):
     trainer = Trainer(arguments(validation_batch_size=batch_size, test_split="test"), tmp_path)

@@ -28,6 +28,7 @@ TRAINING = {
         "model_ema": True,
         "model_ema_decay": 0.5,
     },
+    "global batch": {**PLAIN, "model": "model_v_atto", "global_batch": 16, "batch_size": 2},
     # weights that stand still: what BatchNorm notes down of its inputs is compared
     "batch norm": {**PLAIN, "model": "model_i_atto", "lr": 1e-12, "epochs": 1, "no_ddp_bb": True},
 }
@@ -73,7 +74,7 @@ def alone(tmp_path, image_folder, recipe_file):
     return train
 
 
-@pytest.mark.parametrize("name", ["layer norm", "accumulated"])
+@pytest.mark.parametrize("name", ["layer norm", "accumulated", "global batch"])
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alone, name):
     one, two = alone(**TRAINING[name]), load_checkpoint(together / name / LAST)
     for entry in {"state_dict", "state_dict_ema"} & set(one):

@@ -11,7 +11,7 @@ from convnext_ablation.training import settings, validation
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
 
-OURS = {"test_split"}
+OURS = {"global_batch", "test_split"}
 OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file"}
 
 
@@ -134,3 +134,28 @@ def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
 )
 def test_the_learning_rate_follows_timms_rule(settings, rate):
     assert TrainingArguments(**settings).learning_rate(1024) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "steps"), [(16, 1, 8), (16, 4, 2), (16, 8, 1), (32, 2, 2), (128, 1, 1)]
+)
+def test_batches_are_accumulated_up_to_the_global_batch(batch_size, processes, steps):
+    arguments = TrainingArguments(batch_size=batch_size, global_batch=128)
+    assert arguments.accumulated(processes).grad_accum_steps == steps
+    assert arguments.images_an_update(processes) == 128
+    without = TrainingArguments(batch_size=batch_size, grad_accum_steps=3)
+    assert without.accumulated(processes) == without
+    assert without.images_an_update(processes) == 3 * batch_size * processes
+
+
+@pytest.mark.parametrize(
+    ("settings", "processes", "message"),
+    [
+        ({"batch_size": 16}, 3, "global_batch is 128, no multiple of batch_size 16 x 3 processes = 48; "),
+        ({"batch_size": 256}, 1, "global_batch is 128, no multiple of batch_size 256 x 1 process = 256; "),
+        ({"batch_size": 16, "grad_accum_steps": 4}, 1, "but grad_accum_steps is 4; leave that out"),
+    ],
+)
+def test_a_global_batch_that_cannot_be_reached_is_refused(settings, processes, message):
+    with pytest.raises(UserError, match=message):
+        TrainingArguments(**settings, global_batch=128).accumulated(processes)

@@ -44,7 +44,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of training")
     add("--device", default="cpu", help="device to train on; cuda is all GPUs that are visible")
     add("--threads", type=int, default=1, help="of each process of a run; another number rounds otherwise")
-    shared = "processes that train a run together, by torchrun, one a GPU; they share the recipe's batch"
+    shared = "processes that train a run together, by torchrun, one a GPU; an update keeps its images"
     add("--gpus-per-run", type=int, default=1, metavar="N", help=shared)
     at_once = "runs at the same time; by default as many as GPUs, cores or the cluster allow"
     add("--jobs", type=int, metavar="N", help=at_once)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from convnext_ablation.console import counted
+from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Design, Point
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
@@ -22,6 +23,8 @@ _NOT_IDENTITY = (
     "data_dir", "workers", "output", "experiment", "resume", "checkpoint_hist", "log_interval",
     "pretrained_path", "initial_checkpoint",
 )  # fmt: skip
+# arguments of later versions, with the defaults that all runs of earlier ones had
+_SINCE: Mapping[str, Any] = {"global_batch": None}
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Run:
         pretraining_seed: Seed of the pre-training that it starts from.
         script: timm's script, if that trains it.
         tuning: Whether it is for choosing a learning rate; such a run is not tested.
-        processes: Processes that train it together, each with its share of the arguments' batch.
+        processes: Processes that train it together, each with its `share` of the arguments' batch.
     """
 
     point: Point
@@ -78,8 +81,9 @@ class Run:
     def identity(self) -> str:
         """SHA-256 of everything that determines the result."""
         arguments = {**RETIRED, **self.arguments.to_dict()}
+        without = _NOT_IDENTITY + tuple(name for name in _SINCE if arguments[name] == _SINCE[name])
         determining: dict[str, Any] = {
-            "arguments": {name: arguments[name] for name in arguments if name not in _NOT_IDENTITY},
+            "arguments": {name: arguments[name] for name in arguments if name not in without},
             "components": asdict(self.point.components),
             "data": self.data_fingerprint,
             "threads": self.threads,
@@ -90,6 +94,21 @@ class Run:
         if self.processes > 1:
             determining["processes"] = self.processes
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
+
+    def share(self) -> TrainingArguments:
+        """The arguments of each process: batches that add up to the global batch, or a part of the batch.
+
+        Raises:
+            UserError: The processes don't divide it.
+        """
+        if self.arguments.global_batch:
+            return self.arguments.accumulated(self.processes)
+        if self.arguments.batch_size % self.processes:
+            raise UserError(
+                f"--gpus-per-run {self.processes} does not divide the recipe's batch of "
+                f"{self.arguments.batch_size}"
+            )
+        return replace(self.arguments, batch_size=self.arguments.batch_size // self.processes)
 
     @property
     def task(self) -> str:

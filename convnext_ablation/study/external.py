@@ -112,8 +112,7 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
 
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:
-    values = {**run.arguments.to_dict(), "num_classes": classes}
-    values["batch_size"] = run.arguments.batch_size // run.processes
+    values = {**run.share().to_dict(), "num_classes": classes}
     listed = Path(str(run.arguments.data_dir)) / CLASSES
     if not run.arguments.class_map and listed.is_file():
         values["class_map"] = str(listed)

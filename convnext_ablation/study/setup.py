@@ -59,13 +59,11 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
         command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
         processes=args.gpus_per_run,
     )
-    batch_size, images = study.one_run_each()[0].arguments.batch_size, data.counts["train"]
-    if batch_size > images:
-        raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch_size}")
-    if batch_size % study.processes:
-        raise UserError(
-            f"--gpus-per-run {study.processes} does not divide the recipe's batch of {batch_size}"
-        )
+    first, images = study.one_run_each()[0], data.counts["train"]
+    batch = first.arguments.global_batch or first.arguments.batch_size
+    if batch > images:
+        raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch}")
+    first.share()  # refuses a number of processes that doesn't reach the batch
     return study, data
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -60,6 +60,7 @@ class TrainingArguments:
     validation_batch_size: int | None = _model(None, "the same in evaluation")
     channels_last: bool = _model(False, "keep tensors in channels_last memory format")
     grad_accum_steps: int = _model(1, "batches whose gradients are added up for one update")
+    global_batch: int | None = _model(None, "images of an update by all processes; sets grad_accum_steps")
     grad_checkpointing: bool = _model(False, "compute activations again in the backward pass to save memory")
     fast_norm: bool = _model(False, "timm's faster norms under AMP")
     model_kwargs: Mapping[str, Any] = _model({}, "arguments of the network, e.g. inverted=True kernel_size=7")
@@ -219,6 +220,33 @@ class TrainingArguments:
         """PIL mode that images are converted to."""
         return self.input_img_mode or ("RGB" if self.channels == 3 else "L")
 
+    def images_an_update(self, processes: int = 1) -> int:
+        """Images of an update, by so many processes if the recipe doesn't state its global batch."""
+        return self.global_batch or self.batch_size * processes * self.grad_accum_steps
+
+    def accumulated(self, processes: int = 1) -> TrainingArguments:
+        """The same with the `grad_accum_steps` by which so many processes reach the global batch, if stated.
+
+        Raises:
+            UserError: There is no such whole number, or another one is given.
+        """
+        if self.global_batch is None:
+            return self
+        at_once = self.batch_size * processes
+        product = f"batch_size {self.batch_size} x {processes} process{'es' if processes > 1 else ''}"
+        steps, rest = divmod(self.global_batch, at_once)
+        if rest:
+            raise UserError(
+                f"global_batch is {self.global_batch}, no multiple of {product} = {at_once}; "
+                "give another batch_size, or another global_batch"
+            )
+        if self.grad_accum_steps not in (1, steps):
+            raise UserError(
+                f"global_batch is {self.global_batch}, {steps} times {product}, but grad_accum_steps is "
+                f"{self.grad_accum_steps}; leave that out, or give another global_batch"
+            )
+        return replace(self, grad_accum_steps=steps)
+
     def learning_rate(self, global_batch: int) -> float:
         """The learning rate; if none is given, timm's rule makes it of the images of an update."""
         if self.lr:
@@ -250,8 +278,8 @@ PREPROCESSING = (
 )  # fmt: skip
 # where nothing may fall below, or rise above
 _AT_LEAST_1 = (
-    "epochs batch_size validation_batch_size grad_accum_steps log_interval val_interval img_size in_chans "
-    "lr_base_size lr_cycle_limit recount"
+    "epochs batch_size validation_batch_size grad_accum_steps global_batch log_interval val_interval "
+    "img_size in_chans lr_base_size lr_cycle_limit recount"
 ).split()
 _AT_MOST_1 = (
     "smoothing momentum hflip vflip color_jitter_prob grayscale_prob gaussian_blur_prob reprob mixup_prob "

@@ -78,7 +78,8 @@ class TrainingImages(IterableDataset):
     """What one process trains on: its part of each batch, from any batch of any epoch on.
 
     Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
-    with 32 images each see what one with 64 sees. What is left over for less than a batch is left out.
+    with 32 images each see what one with 64 sees. What is left over for less than a batch, or for less than
+    `whole_updates_of` batches, is left out.
 
     Args:
         images: All images of the split.
@@ -86,22 +87,33 @@ class TrainingImages(IterableDataset):
         seed: The run's.
         rank: Number of the process.
         world_size: Number of processes.
+        whole_updates_of: Batches of an update, none of which has fewer; 1 where the last may have.
     """
 
-    def __init__(self, images: Images, batch_size: int, seed: int, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        images: Images,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        whole_updates_of: int = 1,
+    ) -> None:
         self.images = images
         self.transform: Any = None  # timm's loader puts its own here
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.whole_updates_of = whole_updates_of
         # shared: workers that outlive an epoch see it change
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return len(self.images) // (self.batch_size * self.world_size)
+        at_once = self.batch_size * self.world_size
+        return len(self.images) // (at_once * self.whole_updates_of) * self.whole_updates_of
 
     @property
     def epoch(self) -> int:

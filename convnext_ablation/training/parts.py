@@ -62,7 +62,8 @@ class Parts:
         self.log = log or Log()
         self.splits = open_splits(arguments)
         self.classes = count_classes(arguments, self.splits)
-        self.images_an_update = arguments.batch_size * self.processes.world_size * arguments.grad_accum_steps
+        arguments = arguments.accumulated(self.processes.world_size)
+        self.images_an_update = arguments.images_an_update(self.processes.world_size)
         rate = arguments.learning_rate(self.images_an_update)
         self.arguments = arguments = replace(arguments, num_classes=self.classes, lr=rate)
         seed_stream(arguments.seed, "weights")
@@ -78,12 +79,17 @@ class Parts:
             arguments.seed,
             self.processes.rank,
             self.processes.world_size,
+            # by any number of processes then, the updates are the same
+            whole_updates_of=arguments.grad_accum_steps if arguments.global_batch else 1,
         )
         self.steps = self.train_images.steps
         if not self.steps:
+            name, size = "batch_size", f"{arguments.batch_size} x {self.processes.world_size} processes"
+            if arguments.global_batch:
+                name, size = "global_batch", f"{arguments.global_batch}"
             raise UserError(
-                f"batch size {arguments.batch_size} x {self.processes.world_size} processes is larger than "
-                f"the {len(self.train_images.images)} training images; give a smaller batch_size"
+                f"{name} {size} is larger than the {len(self.train_images.images)} training images; "
+                f"give a smaller {name}"
             )
         with in_one_line("the training images can't be augmented like this"):
             self.train_batches = training_loader(
