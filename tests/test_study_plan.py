@@ -13,6 +13,7 @@ from convnext_ablation.study.experiment import Script, Study, Weights
 from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.store import read_study, save_study
 from convnext_ablation.study.tuning import learning_rates
+from convnext_ablation.training.settings import read_recipe
 
 STAGES = design_of("stages", "atto")
 POINTS = STAGES.points
@@ -74,6 +75,23 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
         script = study.script and replace(study.script, path="/elsewhere")
         elsewhere = replace(study, data_dir="/elsewhere", weights=moved, script=script)
         assert elsewhere.runs()[0].identity == identity
+
+
+@pytest.mark.parametrize(
+    ("recipe", "precision", "computed"),
+    [
+        ({}, "float32", (False, "bfloat16", None)),
+        ({}, "bfloat16", (True, "bfloat16", None)),
+        ({"amp": True}, "float16", (True, "float16", None)),
+        ({"amp": True}, "float32", (False, "bfloat16", None)),
+        ({"model_dtype": "bfloat16"}, "bfloat16", (False, "bfloat16", "bfloat16")),
+    ],
+)
+def test_runs_are_computed_in_the_studys_precision(recipe, precision, computed):
+    study = replace(STUDY, recipe={**STUDY.recipe, **recipe}, precision=precision)
+    arguments = study.runs()[0].arguments
+    assert (arguments.amp, arguments.amp_dtype, arguments.model_dtype) == computed
+    assert arguments.precision == precision
 
 
 @pytest.mark.parametrize(
@@ -266,6 +284,12 @@ def test_weights_of_another_network_are_refused(tmp_path, arch, kwargs):
         find_weights(f"{tmp_path}/{{model}}.pth", POINTS[:1], [])
 
 
+@pytest.mark.parametrize("kwargs", [{"uniform_drop_path": True}, {"layer_scale_init": 1.0}])
+def test_arguments_of_a_network_that_are_no_components_make_no_other_network(tmp_path, kwargs):
+    checkpoint(tmp_path / "model_v_atto.pth", "model_v_atto", model_kwargs=kwargs)
+    assert len(find_weights(f"{tmp_path}/{{model}}.pth", POINTS[4:], [])) == 1
+
+
 def test_what_safetensors_say_of_themselves_is_their_origin(tmp_path):
     path = tmp_path / "model_i_atto.safetensors"
     save_file({"w": torch.zeros(1)}, path, {"model": "model_i_atto", "source_format": "timm"})
@@ -280,5 +304,10 @@ def test_what_safetensors_say_of_themselves_is_their_origin(tmp_path):
 def test_a_learning_rate_in_the_table_comes_before_the_recipes_own():
     assert all(rate < 0.5 for rate in learning_rates(POINTS, "typefaces", {"lr": 0.5}).values())
     assert learning_rates(POINTS, "my.yaml", {"lr": 0.5}) == dict.fromkeys(KEYS, 0.5)
+    based = {"lr_base": 0.1, "lr_base_size": 256, "batch_size": 32}
+    assert learning_rates(POINTS, "my.yaml", based) == dict.fromkeys(KEYS, 0.1 * 32 / 256)
+    adam = {**based, "opt": "adamw", "global_batch": 64}
+    assert learning_rates(POINTS, "my.yaml", adam) == dict.fromkeys(KEYS, 0.1 * (64 / 256) ** 0.5)
+    assert learning_rates(POINTS, "in1k_112", read_recipe("in1k_112")) == dict.fromkeys(KEYS, 4e-3)
     with pytest.raises(UserError, match=r"my\.yaml sets no lr for model_i_atto; give --tune"):
         learning_rates(POINTS, "my.yaml", {})

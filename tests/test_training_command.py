@@ -20,6 +20,7 @@ from convnext_ablation.training import distributed
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
 from convnext_ablation.training.history import read_summary
 from convnext_ablation.training.logs import Log
+from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import read_recipe
 
@@ -315,3 +316,31 @@ def test_a_second_interrupt_stops_at_once():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("more", "warns"), [(["--amp"], True), (["--amp", "--amp-dtype=bfloat16"], False), ([], False)]
+)
+def test_float16_on_a_cpu_is_warned_of(train, tmp_path, capsys, more, warns):
+    assert train(tmp_path, "--epochs", "1", *more) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNING: float16")]
+    assert len(lines) == warns
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (
+            ["--epochs=1", "--warmup-epochs=2", "--warmup-prefix"],
+            "; 3 epochs (1 + 2 of warm-up before them) of 6 ",
+        ),
+        (["--epochs=1", "--cooldown-epochs=1"], "; 2 epochs (1 + 1 of cooldown) of 6 "),
+        (["--epochs=2", "--warmup-epochs=1"], "; 2 epochs of 6 "),
+        (["--epochs=1", "--lr-cycle-limit=2"], "; 2 epochs of 6 "),
+    ],
+)
+def test_epochs_that_timm_adds_are_said(train, tmp_path, capsys, monkeypatch, more, said):
+    monkeypatch.setattr(Trainer, "run", lambda trainer: [])
+    monkeypatch.setattr(Trainer, "test", lambda trainer: None)
+    train(tmp_path, *more)
+    assert said in capsys.readouterr().out

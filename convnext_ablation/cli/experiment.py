@@ -41,7 +41,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "validation split; without, they are the recipe's",
     )
     add("--train-script", metavar="TRAIN.py", help="have timm's own script train; the test stays ours")
-    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of training")
+    add("--precision", choices=("float32", "bfloat16", "float16"), help="of training; default: the recipe's")
     add("--device", default="cpu", help="device to train on; cuda is all GPUs that are visible")
     add("--threads", type=int, default=1, help="of each process of a run; another number rounds otherwise")
     shared = "processes that train a run together, by torchrun, one a GPU; an update keeps its images"

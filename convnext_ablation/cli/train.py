@@ -80,6 +80,10 @@ def _train(arguments: TrainingArguments) -> int:
     with log.progress, StopRequest() as stop:
         trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
         log.line(_introduced(trainer))
+        if arguments.precision == "float16" and processes.device.type == "cpu":
+            log.line(
+                "WARNING: float16 is slow on a CPU, and gradients aren't scaled; --amp-dtype bfloat16 is fast"
+            )
         try:
             trainer.run()
         except StoppedError as stopped:
@@ -107,10 +111,21 @@ def _introduced(trainer: Trainer) -> str:
     arguments, processes = trainer.arguments, trainer.processes
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     return (
-        f"{arguments.model}, {parameters:,} parameters, {trainer.classes} classes; {trainer.epochs} epochs "
+        f"{arguments.model}, {parameters:,} parameters, {trainer.classes} classes; {_epochs(trainer)} "
         f"of {trainer.steps} batches, {trainer.images_an_update} images an update, learning rate "
         f"{arguments.lr:g}; {processes.world_size} x {processes.device.type}; files go to {trainer.folder}"
     )
+
+
+def _epochs(trainer: Trainer) -> str:
+    """How many epochs there are, and which of them timm adds to `epochs`."""
+    arguments, text = trainer.arguments, f"{trainer.epochs} epochs"
+    warmup, cooldown = arguments.warmup_epochs * arguments.warmup_prefix, arguments.cooldown_epochs
+    added = [f"{warmup} of warm-up before them"] if warmup else []
+    added += [f"{cooldown} of cooldown"] if cooldown else []
+    if not added or trainer.epochs != arguments.epochs + warmup + cooldown:
+        return text
+    return f"{text} ({' + '.join([str(arguments.epochs), *added])})"
 
 
 def _say_how_to_resume(stopped: StoppedError, trainer: Trainer) -> None:

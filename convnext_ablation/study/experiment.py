@@ -138,7 +138,7 @@ class Study:
         recipe_name: Name or file of the recipe.
         recipe: The arguments that the recipe sets.
         learning_rates: One for each network, by its key; none where they are chosen on the validation split.
-        precision: ``float32`` or ``bfloat16`` (autocast), for training.
+        precision: ``float32``, or ``bfloat16`` or ``float16`` (autocast, or the recipe's `model_dtype`).
         threads: Threads of one operation.
         tuning: Learning rates that are tried for each network.
         weights: What the networks start from; empty if from scratch, or as the recipe says.
@@ -234,6 +234,7 @@ class Study:
 
     def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
         mine = [each for each in self.weights if (each.network, each.pretraining_seed) == (point.key, start)]
+        amp = self.precision not in ("float32", self.recipe.get("model_dtype"))
         arguments = {
             **self.recipe,
             "model": point.model,
@@ -242,8 +243,8 @@ class Study:
             "seed": seed,
             "data_dir": self.data_dir,
             "device": self.device,
-            "amp": self.precision != "float32",
-            "amp_dtype": "bfloat16",
+            "amp": amp,
+            "amp_dtype": self.precision if amp else "bfloat16",
             "workers": 0,
             "test_split": None if tuning else TEST_SPLIT,
             "resume": "auto",

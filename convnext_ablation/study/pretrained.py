@@ -15,6 +15,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of
 from convnext_ablation.models import zoo
 from convnext_ablation.models.checkpoint_files import read_pickle
+from convnext_ablation.models.components import SWITCHES
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import Weights
 
@@ -100,6 +101,7 @@ def _settings(path: Path) -> dict[str, Any]:
 def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:
     if not isinstance(arch, str) or arch not in zoo.model_names():
         return
-    components = zoo.components_of(arch).with_(**dict(arguments.get("model_kwargs") or {}))
+    kwargs = dict(arguments.get("model_kwargs") or {})  # others than switches change no weights' shapes
+    components = zoo.components_of(arch).with_(**{name: kwargs[name] for name in SWITCHES if name in kwargs})
     if components != point.components or arch.endswith("_atto") != point.model.endswith("_atto"):
         raise UserError(f"{path}: holds {arch}, not {point.key}; correct --init")

@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+import torch
+
 from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
@@ -16,6 +18,7 @@ from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
 
@@ -33,6 +36,7 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
             raise UserError(
                 f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
             )
+    precision = _precision(args, recipe_name, TrainingArguments(**recipe))
     tuning = parse_tuning(args.tune) if args.tune else ()
     rates = {} if tuning else learning_rates(design.points, recipe_name, recipe)
     script = find_script(args.train_script) if args.train_script else None
@@ -50,7 +54,7 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
         recipe=recipe,
         learning_rates=rates,
         seeds=args.seeds,
-        precision=args.precision,
+        precision=precision,
         device=args.device,
         threads=args.threads,
         tuning=tuning,
@@ -90,6 +94,22 @@ def _check_device(args: argparse.Namespace) -> None:
         check_device(args.device)
     elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
+
+
+def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingArguments) -> str:
+    """The precision that is asked for, or else the recipe's."""
+    if args.precision and arguments.model_dtype not in (None, "float32", args.precision):
+        raise UserError(
+            f"--precision {args.precision}: the recipe {recipe_name} sets model_dtype "
+            f"{arguments.model_dtype}; leave out --precision"
+        )
+    precision = args.precision or arguments.precision
+    if precision == "float16" and torch.device(args.device).type == "cpu":
+        whose = "--precision" if args.precision else f"the recipe {recipe_name}"
+        raise UserError(
+            f"{whose} says float16, which is for GPUs; on a CPU give --precision bfloat16 or float32"
+        )
+    return str(precision)
 
 
 def _check_data(name_or_folder: str, recipe: str | None) -> None:

@@ -16,6 +16,7 @@ from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.store import RESULT, is_done, load_result
+from convnext_ablation.training.arguments import TrainingArguments
 
 TUNING_FILE = "tuning.csv"
 _COLUMNS = ("network", "lr", "seed", "val_top1", "val_loss", "chosen")
@@ -54,13 +55,20 @@ def parse_tuning(text: str) -> tuple[float, ...]:
 
 
 def learning_rates(points: Sequence[Point], recipe_name: str, recipe: Mapping[str, Any]) -> dict[str, float]:
-    """Each network's learning rate: the one in `recipes/learning_rates.csv`, else the recipe's own."""
+    """Each network's learning rate: the one in `recipes/learning_rates.csv`, else the recipe's own.
+
+    A recipe with `lr_base` instead of `lr` has that of timm's rule for the images of an update.
+    """
     table = resources.files("convnext_ablation") / "recipes" / "learning_rates.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
     tuned = {row["model"]: float(row["lr"]) for row in csv.DictReader(lines) if row["recipe"] == recipe_name}
+    own = recipe.get("lr")
+    if own is None and "lr_base" in recipe:
+        arguments = TrainingArguments(**recipe)
+        own = arguments.learning_rate(arguments.images_an_update())
     rates = {}
     for key in (point.key for point in points):
-        rate = tuned.get(key, recipe.get("lr"))
+        rate = tuned.get(key, own)
         if rate is None:
             raise UserError(f"the recipe {recipe_name} sets no lr for {key}; give --tune lr=VALUE,VALUE,...")
         rates[key] = float(rate)

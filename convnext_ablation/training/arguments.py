@@ -220,6 +220,11 @@ class TrainingArguments:
         """PIL mode that images are converted to."""
         return self.input_img_mode or ("RGB" if self.channels == 3 else "L")
 
+    @property
+    def precision(self) -> str:
+        """What most of training is computed in: the type of autocast, or else that of the weights."""
+        return self.amp_dtype if self.amp else self.model_dtype or "float32"
+
     def images_an_update(self, processes: int = 1) -> int:
         """Images of an update, by so many processes if the recipe doesn't state its global batch."""
         return self.global_batch or self.batch_size * processes * self.grad_accum_steps
