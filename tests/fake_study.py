@@ -61,7 +61,7 @@ def fake_study(folder, networks=3, seeds=3, classes=4, images=60, epochs=3):
         results.append(NetworkResult(key, f"Model {network}", f"change {network}", found))
     contrasts = [_after(*pair) for pair in itertools.pairwise(results)]
     evidence = Evidence(runs, ids, names, folder / "data" / "test")
-    return Contents(folder / "report", compare(results, contrasts), FACTS, evidence)
+    return Contents(folder / "report", compare(results, contrasts, FACTS.classes), FACTS, evidence)
 
 
 def _write_run(run, seed, epochs, network):

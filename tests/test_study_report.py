@@ -20,6 +20,8 @@ from convnext_ablation.study.report.evidence import Evidence, FinishedRun, Netwo
 from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
+from convnext_ablation.study.stats.power import detectable, seeds_needed
+from convnext_ablation.study.stats.variance import measured_scatter
 
 FACTS = replace(fake_study.FACTS, test_images=2000, classes=40)
 LABELS, ADDS = zip(*((point.label, point.adds) for point in design_of("stages", "atto").points), strict=True)
@@ -70,7 +72,7 @@ def versus(treated, baseline):
 def findings_of(results, contrasts=None):
     """The findings of networks, each compared with the one before if nothing else is said."""
     successive = [versus(after, before) for before, after in itertools.pairwise(results)]
-    return compare(results, successive if contrasts is None else contrasts)
+    return compare(results, successive if contrasts is None else contrasts, FACTS.classes)
 
 
 def written(folder, findings):
@@ -217,6 +219,79 @@ def test_answer_says_what_can_not_be_claimed(results, said, warned):
     findings = findings_of(results)
     assert said in answer(findings, FACTS)
     assert not warned or f"WARNING: {warned}" in "\n".join(caveats(findings, FACTS))
+
+
+def test_no_claim_is_made_of_an_effect_that_a_network_at_chance_takes_part_in(stages, tmp_path):
+    guessing = network(0, 51)  # of 2000 in 40 classes
+    results = [guessing, *stages[1:]]
+    findings = findings_of(results)
+    first, *others = findings.effects
+    assert first.difference.estimate == (1600 - 51) / 2000
+    assert np.isnan([first.difference.p_value, first.difference.p_holm, first.difference.p_better]).all()
+    assert first.at_chance == ("Model I",)
+    # the others' p-values are adjusted over three tests, as if it weren't there
+    assert others == findings_of(stages[1:]).effects
+    said = answer(findings, FACTS)
+    assert f"not tested, as Model I is not above chance (2.5 %): Model II ({ADDS[1]})" in said
+    assert said.count("above chance") == 1
+    assert "adjusted (Holm) for 3 comparisons" in "\n".join(caveats(findings, FACTS))
+    written(tmp_path, findings)
+    with open(tmp_path / "effects.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [lines[0][name] for name in ("p_value", "p_holm", "p_better")] == ["", "", ""]
+    assert float(lines[1]["p_value"]) == others[0].difference.p_value
+    assert re.search(r"\| Model II \|.*\] \| – \|", markdown(tmp_path))
+
+
+def test_a_network_at_chance_without_weight_in_a_contrast_keeps_no_p_value_from_it(stages):
+    weights = {stages[0].name: 0.0, stages[1].name: -1.0, stages[2].name: 1.0}
+    half = Contrast("half", "half", weights, "difference")
+    ours = findings_of([network(0, 51), *stages[1:3]], [half]).effects[0]
+    assert ours.at_chance == ()
+    assert ours.difference.p_value == paired_difference(*map(correct_of, stages[2:0:-1])).p_value
+
+
+def random_networks(shares, seeds=3, drift=0.01, rng_seed=3):
+    """Networks whose runs differ at random, by `drift` in accuracy and in which images are right."""
+    rng = np.random.default_rng(rng_seed)
+    ease = rng.random(2000)
+    noise = rng.normal(0, 0.03, (len(shares), seeds, 2000)) + rng.normal(0, drift, (len(shares), seeds, 1))
+    return [network(k, correct=ease + noise[k] < share) for k, share in enumerate(shares)]
+
+
+def test_effects_that_the_study_could_not_detect_are_called_that_with_the_seeds_that_they_take():
+    results = random_networks([0.6, 0.63, 0.99], drift=0.02, rng_seed=7)
+    findings = findings_of(results)
+    small, large = findings.effects
+    scatter = measured_scatter([correct_of(each) for each in results], "")
+    smallest = detectable(scatter, 3, 2000, [1, -1], 0.05 / 2)
+    needed = seeds_needed(abs(small.difference.estimate), scatter, 2000, [1, -1], 0.05 / 2)
+    assert (small.power.detectable, small.power.seeds_needed) == (smallest, needed)
+    assert abs(small.difference.estimate) < smallest < large.difference.estimate
+    assert large.power is None
+    assert (small.undetectable, large.undetectable) == (True, False)
+    assert (
+        f"; it could not be detected: with 3 seeds only effects above {100 * smallest:.1f} points are found "
+        f"in 80 of 100 studies, and one of the size seen takes {needed} seeds."
+    ) in answer(findings, FACTS)
+
+
+def test_each_of_several_effects_that_could_not_be_detected_has_its_own_number_of_seeds():
+    findings = findings_of(random_networks([0.7, 0.72, 0.73, 0.9]))
+    counts = [effect.power and effect.power.seeds_needed for effect in findings.effects]
+    assert counts[1:] == [None, None]
+    assert findings.effects[1].undetectable  # with any number of seeds
+    assert (
+        "points are found in 80 of 100 studies, and effects of the sizes seen take "
+        f"{counts[0]} seeds for Model II ({ADDS[1]}) and more test images for Model III ({ADDS[2]})"
+    ) in answer(findings, FACTS)
+
+
+def test_what_is_detectable_is_not_said_where_the_networks_share_no_runs_or_never_err():
+    apart = [network(0, 1500), network(1, 1501), network(2, 1500, seeds=[(None, 7), (None, 8), (None, 9)])]
+    assert findings_of(apart, [versus(*apart[:2])]).effects[0].power is None
+    perfect = [network(place, correct=np.ones((3, 2000), bool)) for place in (0, 1)]
+    assert findings_of(perfect).effects[0].power is None
 
 
 # Tables

@@ -73,7 +73,7 @@ def report(study: Study, folder: Path, output: Path | None = None, origin: str =
     output = output or folder / REPORT
     results = read_results(study, folder)
     facts = replace(results.facts(), origin=origin)
-    findings = compare(results.networks(), study.design.contrasts)
+    findings = compare(results.networks(), study.design.contrasts, facts.classes)
     contents = Contents(output, findings, facts, results.evidence)
     write_tables(contents)
     if study.tuning:

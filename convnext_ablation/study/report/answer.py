@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from convnext_ablation.console import counted, seeds_text
 from convnext_ablation.study.report.findings import Effect, Findings, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
+from convnext_ablation.study.stats.power import POWER
 
 
 def verdict(difference: Difference | None) -> str:
     """Sorts a difference into ``"raised"``, ``"lowered"`` or ``"unclear"``.
 
-    ``"untested"`` is one without a p-value: measured with one seed, or without a baseline.
+    ``"untested"`` is one without a p-value: measured with one seed, of a network at chance, or without a
+    baseline.
     """
     if difference is None or difference.p_holm != difference.p_holm:
         return "untested"
@@ -42,10 +46,12 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
         " These figures hold at this width, data set and training budget and do not carry over to others"
         f"{elsewhere}."
     )
+    named: set[str] = set()
     if max(row.seeds for row in table) == 1:
         claim, reach = _nothing(table), ""
     elif findings.primary:
-        claim = _claims(findings.primary)
+        claim = _claims(findings.primary, 1 / facts.classes)
+        named = {label for effect in findings.primary for label in effect.at_chance}
     else:
         claim = "no effect of the design can be estimated yet"
     counts = sorted({row.seeds for row in table})
@@ -54,7 +60,7 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
         f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
         f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {seeds})"
     )
-    return f"{scene}, {claim}.{reach}{_chance_text(table, facts)}"
+    return f"{scene}, {claim}.{reach}{_chance_text(table, facts, named)}"
 
 
 def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
@@ -77,10 +83,11 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
         found.append(f"WARNING: not estimated yet, as runs are missing: {names}.")
     if at_chance := _chance_text(table, facts):
         found.append(f"WARNING: {at_chance.strip()}")
-    if len(findings.primary) > 1:
+    tested = sum(verdict(effect.difference) != "untested" for effect in findings.primary)
+    if tested > 1:
         found.append(
             "Each interval is 95 % for its own change; p-values are adjusted (Holm) for "
-            f"{len(findings.primary)} comparisons, so an interval can exclude 0 where the adjusted p is "
+            f"{tested} comparisons, so an interval can exclude 0 where the adjusted p is "
             "above 0.05."
         )
     found.append("images/s and time were measured on a machine that may have done other things meanwhile.")
@@ -111,7 +118,7 @@ def _nothing(table: list[Row]) -> str:
     )
 
 
-def _claims(effects: list[Effect]) -> str:
+def _claims(effects: list[Effect], chance: float) -> str:
     """Says what became of each change: a clause for each that mattered, one for all that are unclear."""
     groups: dict[str, list[Effect]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
     for effect in effects:
@@ -122,16 +129,44 @@ def _claims(effects: list[Effect]) -> str:
             subject = "it" if clauses else "top-1"
             clauses.append(f"{subject} {verb} {_join([_change_text(effect) for effect in groups[group]])}")
     if unclear := groups["unclear"]:
-        names = _join([effect.label for effect in unclear])
         low = percent_points(min(effect.difference.low for effect in unclear))
         high = percent_points(max(effect.difference.high for effect in unclear))
         interval = "95 % interval" if len(unclear) == 1 else "95 % intervals within"
         none = "not significant" if clauses else "no effect is significant"
-        clauses.append(f"{none}: {names} ({interval} {low} to {high} points)")
-    if groups["untested"]:
-        names = _join([effect.label for effect in groups["untested"]])
-        clauses.append(f"not tested, for want of a second shared seed: {names}")
+        clauses.append(f"{none}: {_names(unclear)} ({interval} {low} to {high} points)")
+        if missed := [effect for effect in unclear if effect.undetectable]:
+            clauses.append(_missed_text(missed, len(unclear)))
+    if at_chance := [effect for effect in groups["untested"] if effect.at_chance]:
+        networks = list(dict.fromkeys(label for effect in at_chance for label in effect.at_chance))
+        clauses.append(
+            f"not tested, as {_join(networks)} {_are(networks)} not above chance ({100 * chance:.1f} %): "
+            + _names(at_chance)
+        )
+    if untested := [effect for effect in groups["untested"] if not effect.at_chance]:
+        clauses.append(f"not tested, for want of a second shared seed: {_names(untested)}")
     return "; ".join(clauses)
+
+
+def _missed_text(effects: list[Effect], of: int) -> str:
+    """Says what this study would have found, and how many seeds would find effects as large as those seen."""
+    told = [(effect.label, effect.power) for effect in effects if effect.power]
+    low, high = (f"{100 * end(power.detectable for _, power in told):.1f}" for end in (min, max))
+    needed = [
+        counted(power.seeds_needed, power.unit) if power.seeds_needed else "more test images"
+        for _, power in told
+    ]
+    if len(told) == 1:
+        subject, takes = "it" if of == 1 else told[0][0], f"one of the size seen takes {needed[0]}"
+    else:
+        subject = "they" if len(told) == of else f"{len(told)} of them"
+        each = [f"{count} for {label}" for (label, _), count in zip(told, needed, strict=True)]
+        takes = f"effects of the sizes seen take {_join(each)}"
+    _, power = told[0]
+    return (
+        f"{subject} could not be detected: with {counted(power.draws, power.unit)} only effects above "
+        f"{low if low == high else f'{low} to {high}'} points are found in {100 * POWER:.0f} of 100 studies, "
+        f"and {takes}"
+    )
 
 
 def _change_text(effect: Effect) -> str:
@@ -144,17 +179,24 @@ def _change_text(effect: Effect) -> str:
     )
 
 
-def _chance_text(table: list[Row], facts: StudyFacts) -> str:
-    """Names the networks that aren't shown to be above guessing; empty where all are."""
-    chance = 1 / facts.classes
-    names = [row.label for row in table if row.top1.low <= chance]
+def _chance_text(table: list[Row], facts: StudyFacts, named: Collection[str] = ()) -> str:
+    """Names the networks that aren't shown to be above guessing, but those named already; empty without."""
+    names = [row.label for row in table if not row.above_chance and row.label not in named]
     if not names:
         return ""
-    verb, them = ("is", "it") if len(names) == 1 else ("are", "them")
+    them = "it" if len(names) == 1 else "them"
     return (
-        f" {_join(names)} {verb} not above chance ({100 * chance:.1f} %), so what is compared with {them} "
-        "says nothing about the change."
+        f" {_join(names)} {_are(names)} not above chance ({100 / facts.classes:.1f} %), so what is compared "
+        f"with {them} says nothing about the change."
     )
+
+
+def _names(effects: list[Effect]) -> str:
+    return _join([effect.label for effect in effects])
+
+
+def _are(names: list[str]) -> str:
+    return "is" if len(names) == 1 else "are"
 
 
 def _join(parts: list[str]) -> str:

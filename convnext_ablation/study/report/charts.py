@@ -52,7 +52,7 @@ _FILLS: dict[str, dict[str, Any]] = {
     "raised": {"facecolor": "0.62", "label": "higher than its baseline (adjusted p < 0.05)"},
     "lowered": {"hatch": "////", "label": "lower than its baseline (adjusted p < 0.05)"},
     "unclear": {"facecolor": "0.93", "label": "not significantly different from its baseline"},
-    "untested": {"label": "without p-value: no baseline, or one seed"},
+    "untested": {"label": "without p-value: no baseline, one seed, or a network not above chance"},
 }
 
 

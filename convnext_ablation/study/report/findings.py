@@ -15,7 +15,19 @@ import numpy as np
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.evidence import NetworkResult, Seeds
-from convnext_ablation.study.stats.effects import BoolArray, Difference, Interval, accuracy, contrast, holm
+from convnext_ablation.study.stats.effects import (
+    ALPHA,
+    BoolArray,
+    Difference,
+    Interval,
+    accuracy,
+    contrast,
+    holm,
+)
+from convnext_ablation.study.stats.power import detectable, level_of, seeds_needed
+from convnext_ablation.study.stats.variance import Scatter, measured_scatter
+
+VISIBLE = 0.0005  # effects below it are shown as 0.0 points
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,35 @@ class StudyFacts:
 
 
 @dataclass(frozen=True)
+class Power:
+    """What such a study can find of an effect, by how much chance there is in this one."""
+
+    draws: int  # seeds that the effect is over
+    unit: str  # what these are: ``"seed"``, or ``"pre-training"`` where there are several
+    detectable: float  # the smallest effect that 80 of 100 such studies find, a fraction
+    seeds_needed: int | None  # by 80 of 100 studies, for the effect seen; None where more seeds won't do
+
+
+@dataclass(frozen=True)
 class Effect:
-    """The estimate of a contrast; p-values of primary contrasts are adjusted over all primary ones."""
+    """The estimate of a contrast; p-values of primary contrasts are adjusted over all primary ones.
+
+    One of a network that is not above chance has no p-value, and counts for no other's.
+    """
 
     contrast: Contrast
     difference: Difference
     runs: int  # of each of its networks, that it is over
     of: int  # runs that its networks have at most
+    shape: tuple[int, ...]  # of these runs: (seeds,) or (pre-trainings, seeds)
+    at_chance: tuple[str, ...] = ()  # labels of its networks that are not above chance
+    power: Power | None = None  # of one that is not significant, where it can be told
+
+    @property
+    def undetectable(self) -> bool:
+        """Whether it is not significant, and too small for this study to find if it is as large as seen."""
+        size = abs(self.difference.estimate)
+        return self.power is not None and VISIBLE <= size < self.power.detectable
 
     @property
     def label(self) -> str:
@@ -65,6 +99,7 @@ class Row:
     baseline: str  # label of the network that `difference` compares with; empty where there is none
     follows: bool  # whether that is the row above
     difference: Difference | None  # None where the design compares it with no single network
+    above_chance: bool  # whether all of the interval of its accuracy is
 
     @property
     def label(self) -> str:
@@ -96,7 +131,7 @@ class Findings:
         return {effect.contrast.name for effect in self.effects} <= set(_by_network(self.effects).values())
 
 
-def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast]) -> Findings:
+def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast], classes: int) -> Findings:
     """Estimates each contrast of a design from the networks that have runs, in the design's order.
 
     Raises:
@@ -105,10 +140,16 @@ def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast]) -> 
     if not results:
         raise UserError("no run of this study is finished; nothing to report")
     by_name = {result.name: result for result in results}
+    top1 = {name: accuracy(_shared_tables([result])[1][0]) for name, result in by_name.items()}
+    above = [name for name in by_name if top1[name].low > 1 / classes]
     declared = list(contrasts)
     known = [each for each in declared if by_name.keys() >= each.weights.keys()]
-    effects = _adjusted([_effect(by_name, each) for each in known])
-    rows = [_row(results, place, effects) for place in range(len(results))]
+    effects = _adjusted([_effect(by_name, each, above) for each in known])
+    effects = _with_power(effects, [by_name[name] for name in above])
+    rows = [
+        _row(results, place, effects, top1[result.name], result.name in above)
+        for place, result in enumerate(results)
+    ]
     return Findings(rows, effects, [each for each in declared if each not in known])
 
 
@@ -122,11 +163,51 @@ def _adjusted(effects: list[Effect]) -> list[Effect]:
     ]
 
 
-def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast) -> Effect:
+def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast, above: Sequence[str]) -> Effect:
     networks = [by_name[key] for key in wanted.weights]
     shared, tables = _shared_tables(networks)
     difference = contrast(tables, list(wanted.weights.values()))
-    return Effect(wanted, difference, len(shared), max(len(network.runs) for network in networks))
+    below = [by_name[key].label for key, weight in wanted.weights.items() if weight and key not in above]
+    if below:
+        difference = replace(difference, p_value=math.nan, p_holm=math.nan, p_better=math.nan)
+    most = max(len(network.runs) for network in networks)
+    return Effect(wanted, difference, len(shared), most, tables[0].shape[:-1], tuple(below))
+
+
+def _with_power(effects: list[Effect], networks: Sequence[NetworkResult]) -> list[Effect]:
+    """Says of effects that aren't significant what could have been found, by the scatter of networks."""
+    scatter = _scatter(networks)
+    if scatter is None:
+        return effects
+    family = sum(effect.contrast.primary and effect.difference.p_holm >= 0 for effect in effects)
+    images = len(networks[0].runs[0].correct)
+    return [
+        replace(effect, power=_power(effect, scatter, images, family))
+        if effect.difference.p_holm >= ALPHA
+        else effect
+        for effect in effects
+    ]
+
+
+def _scatter(networks: Sequence[NetworkResult]) -> Scatter | None:
+    """How much chance there is in the runs that networks share; None where these can't tell."""
+    if not networks:
+        return None
+    try:
+        return measured_scatter(_shared_tables(networks)[1], "this study")
+    except UserError:  # too few networks, or runs in common, or none of them ever errs
+        return None
+
+
+def _power(effect: Effect, scatter: Scatter, images: int, family: int) -> Power:
+    weights, level = list(effect.contrast.weights.values()), level_of(effect.contrast.primary, family)
+    draws = effect.shape[0]
+    return Power(
+        draws=draws,
+        unit="pre-training" if len(effect.shape) > 1 else "seed",
+        detectable=detectable(scatter, draws, images, weights, level),
+        seeds_needed=seeds_needed(abs(effect.difference.estimate), scatter, images, weights, level),
+    )
 
 
 def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
@@ -159,7 +240,9 @@ def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:
     return balanced, (len(seeds),) if not others else (len(seeds_of), len(seeds))
 
 
-def _row(results: Sequence[NetworkResult], place: int, effects: Iterable[Effect]) -> Row:
+def _row(
+    results: Sequence[NetworkResult], place: int, effects: Iterable[Effect], top1: Interval, above: bool
+) -> Row:
     result = results[place]
     name = _by_network(effects).get(result.name)
     effect = next((effect for effect in effects if effect.contrast.name == name), None)
@@ -168,10 +251,11 @@ def _row(results: Sequence[NetworkResult], place: int, effects: Iterable[Effect]
     return Row(
         number=place + 1,
         network=result,
-        top1=accuracy(_shared_tables([result])[1][0]),
+        top1=top1,
         baseline=labels.get(baseline, ""),
         follows=place > 0 and baseline == results[place - 1].name,
         difference=None if effect is None else _seen_from(result.name, effect),
+        above_chance=above,
     )
 
 

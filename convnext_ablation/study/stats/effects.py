@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ MANY = 4  # networks in a contrast from which on each has a seed variance of its
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int_]
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ def accuracy(correct: BoolArray) -> Interval:
     estimate +- error it stays within 0 and 1 and has a width where every answer is right. With one seed it
     is over images only. `correct` is a table as in `contrast`.
     """
-    values = _by_unit(correct)
+    values = by_unit(correct)
     mean = float(values.mean())
-    spread = _spread(values)
+    spread = Spread(spread_of(values))
     binomial = mean * (1 - mean)
-    # Where all answers are alike the variance is `_spread`'s floor, 1 / N^2: as many images as there are.
+    # Where all answers are alike the variance is `spread_of`'s floor, 1 / N^2: as many images as there are.
     ratio = spread.half_width(ALPHA) ** 2 / (binomial or 1 / values.shape[1])
     centre = (mean + ratio / 2) / (1 + ratio)
     half = math.sqrt(ratio * binomial + ratio**2 / 4) / (1 + ratio)
@@ -102,21 +103,14 @@ def contrast(tables: Sequence[BoolArray], weights: Sequence[float]) -> Differenc
     used = np.flatnonzero(signs)
     if not len(used):
         raise UserError("every weight of the contrast is 0; give at least two networks another")
-    units, signs = _over_units([tables[int(index)] for index in used]), signs[used]
+    units, signs = over_units([tables[int(index)] for index in used]), signs[used]
     values = np.einsum("n,nui->ui", signs, units)
-    mean = float(values.mean())
-    spread = _spread(values, resolution=float(np.abs(signs).max()))
+    by_seed, by_image = spread_of(values, resolution=float(np.abs(signs).max()))
     if len(values) > 1 and len(signs) >= MANY:
         parts = signs**2 * units.mean(axis=2).var(axis=1, ddof=1) / len(values)
-        spread = replace(spread, seeds=float(parts.sum()), seed_freedom=seed_freedom(parts, len(values)))
-    half = spread.half_width(ALPHA)
-    low = max(float(np.minimum(signs, 0).sum()), mean - half)
-    high = min(float(np.maximum(signs, 0).sum()), mean + half)
-    if abs(total) > ROUNDING or len(values) == 1:
-        return Difference(mean, low, high, math.nan, math.nan)
-    p_value = spread.p_value(mean)
-    p_better = 1 - p_value / 2 if mean > 0 else p_value / 2
-    return Difference(mean, low, high, p_value, p_value, p_better)
+        by_seed = float(parts.sum()), seed_freedom(parts, len(values))
+    tested = abs(total) <= ROUNDING and len(values) > 1
+    return Spread((by_seed, by_image)).difference(float(values.mean()), signs, tested)
 
 
 def paired_difference(treated: BoolArray, baseline: BoolArray) -> Difference:
@@ -124,17 +118,19 @@ def paired_difference(treated: BoolArray, baseline: BoolArray) -> Difference:
     return contrast([treated, baseline], [1.0, -1.0])
 
 
-def seed_freedom(variances: Sequence[float] | FloatArray, seeds: int) -> float:
+def seed_freedom(variances: Sequence[float] | FloatArray, seeds: int | Sequence[int] | IntArray) -> float:
     """Degrees of freedom of the part of a contrast's variance that seeds have, by Satterthwaite's rule.
 
     Args:
         variances: What each network with a weight contributes: weight^2 times the variance of its seeds.
-        seeds: Of each network.
+        seeds: Of each network; one number where all have as many.
     """
     parts = np.asarray(variances, np.float64)
+    freedoms = np.broadcast_to(np.asarray(seeds) - 1, parts.shape)
+    first = float(freedoms[0])
     if len(parts) < MANY or not parts.any():
-        return seeds - 1
-    return float(parts.sum() ** 2 / (parts**2).sum()) * (seeds - 1)
+        return first
+    return float(parts.sum() ** 2 / (parts**2 * (first / freedoms)).sum()) * first
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -148,7 +144,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def _over_units(tables: Sequence[BoolArray]) -> FloatArray:
+def over_units(tables: Sequence[BoolArray]) -> FloatArray:
     """Gives each network's answers by the seeds that count as draws, (networks, units, images)."""
     for table in tables[1:]:
         if np.shape(table) != np.shape(tables[0]):
@@ -156,28 +152,27 @@ def _over_units(tables: Sequence[BoolArray]) -> FloatArray:
                 f"cannot pair predictions of {_shape(tables[0])} with {_shape(table)}; "
                 "evaluate all networks with the same seeds on the same test images"
             )
-    return np.stack([_by_unit(table) for table in tables])
+    return np.stack([by_unit(table) for table in tables])
 
 
 @dataclass(frozen=True)
-class _Spread:
-    """The variance of a mean by where it comes from, and the degrees of freedom of either part."""
+class Spread:
+    """The variance of an estimate: independent parts, and the degrees of freedom that each is known with."""
 
-    seeds: float  # A; 0 where there is one seed
-    seed_freedom: float
-    images: float  # max(0, B - C); B where there is one seed
-    image_freedom: int
+    parts: tuple[tuple[float, float], ...]
 
     def half_width(self, p: float) -> float:
-        """Gives the distance from the mean that is exceeded with probability `p`, at the most."""
-        by_image = self.images * float(special.stdtrit(self.image_freedom, p / 2)) ** 2
-        if self.seeds == 0:
-            return math.sqrt(by_image)
-        return math.sqrt(self.seeds * float(special.stdtrit(self.seed_freedom, p / 2)) ** 2 + by_image)
+        """Gives the distance from the estimate that is exceeded with probability `p`, at the most."""
+        squares = [
+            variance * float(special.stdtrit(freedom, p / 2)) ** 2
+            for variance, freedom in self.parts
+            if variance
+        ]
+        return math.sqrt(sum(squares))
 
-    def p_value(self, mean: float) -> float:
+    def p_value(self, estimate: float) -> float:
         """Gives the `p` whose interval just touches 0, so that p-value and interval always agree."""
-        distance = abs(mean)
+        distance = abs(estimate)
         if distance == 0:
             return 1.0
         smallest = -50.0  # natural logarithm; what lies below is beyond any approximation
@@ -188,30 +183,44 @@ class _Spread:
         )
         return math.exp(log_p)
 
+    def difference(self, estimate: float, signs: FloatArray, tested: bool) -> Difference:
+        """Makes the interval, within what accuracies weighted by `signs` can be, and the p-value."""
+        half = self.half_width(ALPHA)
+        low = max(float(np.minimum(signs, 0).sum()), estimate - half)
+        high = min(float(np.maximum(signs, 0).sum()), estimate + half)
+        if not tested:
+            return Difference(estimate, low, high, math.nan, math.nan)
+        p_value = self.p_value(estimate)
+        p_better = 1 - p_value / 2 if estimate > 0 else p_value / 2
+        return Difference(estimate, low, high, p_value, p_value, p_better)
 
-def _spread(values: FloatArray, resolution: float = 1.0) -> _Spread:
-    """Estimates the variance of the mean of (units, images); one answer changes a value by `resolution`."""
+
+def spread_of(values: FloatArray, resolution: float = 1.0) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Estimates the variance of the mean of (units, images): the part of the units, and that of the images.
+
+    One answer changes a value by `resolution`. The units' part of a single unit is 0.
+    """
     units, images = values.shape
     # No variance at all can't be believed of a finite test set: one image more or less is always possible.
     floor = (resolution / images) ** 2
     if units == 1:
         b = float(values[0].var(ddof=1)) / images
-        return _Spread(0.0, 0, max(b, floor), images - 1)
-    by_unit, by_image, rest = mean_squares(values)
-    a, b, c = by_unit / units, by_image / images, rest / (units * images)
-    return _Spread(a, units - 1, max(b - c, floor - a, 0.0), images - 1)
+        return (0.0, 0), (max(b, floor), images - 1)
+    seed, image, rest = mean_squares(values)
+    a, b, c = seed / units, image / images, rest / (units * images)
+    return (a, units - 1), (max(b - c, floor - a, 0.0), images - 1)
 
 
 def mean_squares(values: FloatArray) -> tuple[float, float, float]:
     """Variances of the rows' and of the columns' means, and the interaction's mean square."""
     units, images = values.shape
-    by_unit, by_image = values.mean(axis=1), values.mean(axis=0)
-    interaction = values - by_unit[:, None] - by_image + values.mean()
+    rows, columns = values.mean(axis=1), values.mean(axis=0)
+    interaction = values - rows[:, None] - columns + values.mean()
     rest = float((interaction**2).sum()) / ((units - 1) * (images - 1))
-    return float(by_unit.var(ddof=1)), float(by_image.var(ddof=1)), rest
+    return float(rows.var(ddof=1)), float(columns.var(ddof=1)), rest
 
 
-def _by_unit(correct: BoolArray) -> FloatArray:
+def by_unit(correct: BoolArray) -> FloatArray:
     """Turns a network's answers into numbers, a row for each seed that counts as a draw: see `contrast`."""
     correct = np.asarray(correct)
     if correct.dtype != np.bool_:

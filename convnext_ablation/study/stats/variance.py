@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.stats.effects import BoolArray, mean_squares
+from convnext_ablation.study.stats.effects import BoolArray, by_unit, mean_squares
 
 # Of two runs' errors, the share that only one of them makes: what independent mistakes would come near 2 in,
 # and the same mistakes 0. In a study of ours (typefaces, five stages, 3 seeds, 2 epochs from scratch) it is
@@ -70,21 +70,25 @@ def assumed_scatter(accuracy: float = ACCURACY, seed_sd: float = SEED_SD) -> Sca
 
 
 def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
-    """Estimates it from networks' answers, (seeds, images) each: mean squares of all pairs' differences.
+    """Estimates it from mean squares of all pairs' differences.
+
+    Args:
+        tables: Each network's answers, (seeds, images) or (pre-training seeds, fine-tuning seeds, images),
+            where pre-trainings count as seeds: see `effects.contrast`.
+        source: What they are from.
 
     Raises:
         UserError: There are fewer than two networks or two seeds.
     """
-    if len(tables) < 2 or len(tables[0]) < 2:
-        seeds = len(tables[0]) if tables else 0
+    numbers = [by_unit(table) for table in tables]
+    seeds, images = numbers[0].shape if numbers else (0, 0)
+    if len(tables) < 2 or seeds < 2:
         raise UserError(
             f"{source}: it takes two or more networks with two or more seeds in common, and there are "
             f"{len(tables)} with {seeds}; finish more runs, or name another study"
         )
-    numbers = [np.asarray(table, np.float64) for table in tables]
     pairs = [mean_squares(one - other) for one, other in itertools.combinations(numbers, 2)]
-    seeds, images = tables[0].shape
-    parts = [(by_seed - rest / images, by_image - rest / seeds, rest) for by_seed, by_image, rest in pairs]
+    parts = [(seed - rest / images, image - rest / seeds, rest) for seed, image, rest in pairs]
     by_seed, by_image, rest = np.mean(parts, axis=0)
     accuracy = float(np.mean(tables))
     most = 2 * accuracy * (1 - accuracy)
