@@ -10,7 +10,6 @@ from inline_engine import Inline
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run as command
-from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import STAGES
 from convnext_ablation.study import setup
 from convnext_ablation.study.setup import plan_study
@@ -209,48 +208,3 @@ def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkey
     assert plan_study(args)[0].device == "cuda"
     assert cli.main([*arguments, "tpu"]) == 2
     assert "device is 'tpu'; it takes cpu or cuda" in capsys.readouterr().err
-
-
-@pytest.fixture
-def planned(arguments, recipe_file, tmp_path):
-    """Plans the study with lines added to its recipe, and further arguments."""
-
-    def plan(lines="", *further):
-        recipe = tmp_path / "mine.yaml"
-        recipe.write_text(f"{recipe_file.read_text()}{lines}\n")
-        call = [*arguments, f"--recipe={recipe}", *further]
-        return plan_study(cli._parser(call).parse_args(call))[0]
-
-    return plan
-
-
-@pytest.mark.parametrize(
-    ("lines", "further", "precision"),
-    [
-        ("", [], "float32"),
-        ("amp: true\namp_dtype: bfloat16", [], "bfloat16"),
-        ("amp: true\namp_dtype: float16", ["--precision=float32"], "float32"),
-        ("amp: true", ["--engine=slurm", "--device=cuda"], "float16"),
-        ("", ["--precision=float16", "--engine=slurm", "--device=cuda"], "float16"),
-        ("model_dtype: bfloat16", [], "bfloat16"),
-    ],
-)
-def test_the_precision_is_the_recipes_unless_another_is_asked_for(planned, lines, further, precision):
-    assert planned(lines, *further).precision == precision
-
-
-@pytest.mark.parametrize(
-    ("lines", "further", "message"),
-    [
-        ("amp: true", [], r"mine\.yaml says float16, which is for GPUs; on a CPU give --precision bfloat16"),
-        ("", ["--precision=float16"], "--precision says float16, which is for GPUs; on a CPU give"),
-        (
-            "model_dtype: bfloat16",
-            ["--precision=float32"],
-            "sets model_dtype bfloat16; leave out --precision",
-        ),
-    ],
-)
-def test_a_precision_that_does_not_fit_is_refused(planned, lines, further, message):
-    with pytest.raises(UserError, match=message):
-        planned(lines, *further)

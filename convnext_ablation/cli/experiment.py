@@ -34,6 +34,15 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="see --init")
     add("--recipe", metavar="NAME|FILE", help="how to train; by default the one named like the data set")
+    in_all = (
+        "epochs of a run in all, warm-up included, instead of the recipe's; warm-up and cooldown keep their "
+        "share, rounded: --epochs 21 makes 1 + 20 of cub200_224's 5 + 100"
+    )
+    add("--epochs", type=int, metavar="N", help=in_all)
+    at_a_time = "images that a process takes at a time; an update keeps a global_batch that the recipe states"
+    add("--batch-size", type=int, metavar="N", help=at_a_time)
+    values = "values instead of the recipe's, in YAML: drop_path=0.1 aa=null 'scale=[0.5, 1.0]'"
+    add("--set", nargs="+", action="extend", default=[], metavar="NAME=VALUE", help=values)
     add(
         "--tune",
         metavar="lr=VALUE,VALUE,...",
@@ -44,6 +53,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("float32", "bfloat16", "float16"), help="of training; default: the recipe's")
     add("--device", default="cpu", help="device to train on; cuda is all GPUs that are visible")
     add("--threads", type=int, default=1, help="of each process of a run; another number rounds otherwise")
+    loading = "processes that load data, for each that trains (default: 4 on a GPU, none on a CPU)"
+    add("--workers", type=int, metavar="N", help=loading)
     shared = "processes that train a run together, by torchrun, one a GPU; an update keeps its images"
     add("--gpus-per-run", type=int, default=1, metavar="N", help=shared)
     at_once = "runs at the same time; by default as many as GPUs, cores or the cluster allow"

@@ -144,6 +144,7 @@ class Study:
         weights: What the networks start from; empty if from scratch, or as the recipe says.
         command: The command line that planned it.
         processes: Processes that train a run together, one a GPU.
+        workers: Processes that load data, for each of those; they change no result.
     """
 
     design: Design
@@ -162,6 +163,7 @@ class Study:
     script: Script | None = None
     command: str = ""
     processes: int = 1
+    workers: int = 0
 
     @property
     def points(self) -> Sequence[Point]:
@@ -186,8 +188,7 @@ class Study:
     @property
     def epochs(self) -> int:
         """Epochs of a run."""
-        arguments = self._run(self.points[0], 1e-3, 0, None).arguments
-        return arguments.epochs + (arguments.warmup_epochs if arguments.warmup_prefix else 0)
+        return self._run(self.points[0], 1e-3, 0, None).arguments.epochs_in_all
 
     @property
     def runs_each(self) -> int:
@@ -245,7 +246,7 @@ class Study:
             "device": self.device,
             "amp": amp,
             "amp_dtype": self.precision if amp else "bfloat16",
-            "workers": 0,
+            "workers": self.workers,
             "test_split": None if tuning else TEST_SPLIT,
             "resume": "auto",
             "checkpoint_hist": 0,

@@ -16,11 +16,14 @@ from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.external import find_script
+from convnext_ablation.study.overrides import overridden
 from convnext_ablation.study.pretrained import find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
+
+_GPU_WORKERS = 4  # timm's default; on a CPU, workers take cores from other runs
 
 
 def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
@@ -30,7 +33,7 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
     _check_data(args.data, args.recipe)
     design = design_of(args.design, args.width, parse_groups(args.groups) if args.groups else None)
     recipe_name = args.recipe or args.data.replace("-", "_")
-    recipe = read_recipe(recipe_name)
+    recipe, given = overridden(read_recipe(recipe_name), args)
     for name in ("pretrained_path", "initial_checkpoint"):
         if recipe.get(name):
             raise UserError(
@@ -38,13 +41,14 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
             )
     precision = _precision(args, recipe_name, TrainingArguments(**recipe))
     tuning = parse_tuning(args.tune) if args.tune else ()
-    rates = {} if tuning else learning_rates(design.points, recipe_name, recipe)
+    rates = {} if tuning else learning_rates(design.points, recipe_name, recipe, given)
     script = find_script(args.train_script) if args.train_script else None
     weights = find_weights(args.init, design.points, args.pretraining_seeds)
     if warning := mixed_origins(weights):
         print(warning, file=sys.stderr)
     builtin = args.data in BUILT_IN
     data = prepare(args.data, Path("data") / args.data) if builtin else check_folder(Path(args.data))
+    on_gpu = torch.device(args.device).type == "cuda"
     study = Study(
         design=design,
         data_name=Path(args.data).name,
@@ -62,6 +66,7 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
         script=script,
         command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
         processes=args.gpus_per_run,
+        workers=_GPU_WORKERS * on_gpu if args.workers is None else args.workers,
     )
     first, images = study.one_run_each()[0], data.counts["train"]
     batch = first.arguments.global_batch or first.arguments.batch_size
@@ -76,6 +81,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for option, number in numbers.items():
         if number is not None and number < 1:
             raise UserError(f"{option} is {number}; it must be at least 1")
+    if args.workers is not None and args.workers < 0:
+        raise UserError(f"--workers is {args.workers}; it must be at least 0")
     for option, seeds in (("--seeds", args.seeds), ("--pretraining-seeds", args.pretraining_seeds)):
         if len(set(seeds)) != len(seeds):
             raise UserError(f"{option} {' '.join(map(str, seeds))}: a seed is given twice")

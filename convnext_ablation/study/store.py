@@ -184,6 +184,7 @@ def _content(study: Study) -> dict[str, Any]:
             "script path": study.script.path if study.script else "",
             "tuning seed": TUNING_SEED,
             "command": study.command,
+            "workers": study.workers,
         }
     )
 
@@ -221,6 +222,7 @@ def _study(content: Mapping[str, Any]) -> Study:
         script=Script(**{**script, "path": content["script path"]}) if script else None,
         command=content["command"],
         processes=fixed.get("processes", 1),
+        workers=content.get("workers", 0),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -54,14 +54,19 @@ def parse_tuning(text: str) -> tuple[float, ...]:
     return rates
 
 
-def learning_rates(points: Sequence[Point], recipe_name: str, recipe: Mapping[str, Any]) -> dict[str, float]:
+def learning_rates(
+    points: Sequence[Point], recipe_name: str, recipe: Mapping[str, Any], given: Collection[str] = ()
+) -> dict[str, float]:
     """Each network's learning rate: the one in `recipes/learning_rates.csv`, else the recipe's own.
 
-    A recipe with `lr_base` instead of `lr` has that of timm's rule for the images of an update.
+    A recipe with `lr_base` instead of `lr` has that of timm's rule for the images of an update. A learning
+    rate that is `given` for this study comes before the table.
     """
     table = resources.files("convnext_ablation") / "recipes" / "learning_rates.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
     tuned = {row["model"]: float(row["lr"]) for row in csv.DictReader(lines) if row["recipe"] == recipe_name}
+    if {"lr", "lr_base", "lr_base_size", "lr_base_scale"} & {*given}:
+        tuned = {}
     own = recipe.get("lr")
     if own is None and "lr_base" in recipe:
         arguments = TrainingArguments(**recipe)

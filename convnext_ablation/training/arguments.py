@@ -225,6 +225,17 @@ class TrainingArguments:
         """What most of training is computed in: the type of autocast, or else that of the weights."""
         return self.amp_dtype if self.amp else self.model_dtype or "float32"
 
+    @property
+    def epochs_in_all(self) -> int:
+        """Epochs of training: to `epochs` timm adds cycles, a warm-up that is a prefix, and the cooldown."""
+        epochs, cycles, factor = self.epochs, self.lr_cycle_limit, self.lr_cycle_mul
+        if self.sched in _CYCLIC:
+            lengths = cycles if factor == 1 else (factor**cycles - 1) / (factor - 1)
+            epochs = math.floor(epochs * lengths)
+        if self.sched in (*_CYCLIC, "wsd", "rsqrt"):
+            epochs += self.cooldown_epochs
+        return epochs + (self.warmup_epochs if self.warmup_prefix else 0)
+
     def images_an_update(self, processes: int = 1) -> int:
         """Images of an update, by so many processes if the recipe doesn't state its global batch."""
         return self.global_batch or self.batch_size * processes * self.grad_accum_steps
@@ -281,6 +292,7 @@ RETIRED: Mapping[str, Any] = {
 PREPROCESSING = (
     "img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans",
 )  # fmt: skip
+_CYCLIC = ("cosine", "tanh", "poly")  # schedules
 # where nothing may fall below, or rise above
 _AT_LEAST_1 = (
     "epochs batch_size validation_batch_size grad_accum_steps global_batch log_interval val_interval "

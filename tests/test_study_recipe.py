@@ -1,0 +1,189 @@
+"""The recipe of a study: what the command line changes of it, and what doesn't fit."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+
+from convnext_ablation.cli import main as cli
+from convnext_ablation.errors import UserError
+from convnext_ablation.study import setup
+from convnext_ablation.study.designs.design import design_of
+from convnext_ablation.study.overrides import overridden, scaled
+from convnext_ablation.study.setup import plan_study
+from convnext_ablation.study.store import read_study, save_study
+from convnext_ablation.study.tuning import learning_rates
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.settings import read_recipe
+
+
+@pytest.fixture
+def planned(image_folder, recipe_file, tmp_path):
+    """Plans a study with lines added to a recipe, and further arguments."""
+
+    def plan(lines="", *further):
+        recipe = tmp_path / "mine.yaml"
+        recipe.write_text(f"{recipe_file.read_text()}{lines}\n")
+        call = ["study", "run", f"--data={image_folder}", f"--recipe={recipe}", "--output=x", *further]
+        return plan_study(cli._parser(call).parse_args(call))[0]
+
+    return plan
+
+
+@pytest.mark.parametrize(
+    ("lines", "further", "precision"),
+    [
+        ("", [], "float32"),
+        ("amp: true\namp_dtype: bfloat16", [], "bfloat16"),
+        ("amp: true\namp_dtype: float16", ["--precision=float32"], "float32"),
+        ("amp: true", ["--engine=slurm", "--device=cuda"], "float16"),
+        ("", ["--precision=float16", "--engine=slurm", "--device=cuda"], "float16"),
+        ("model_dtype: bfloat16", [], "bfloat16"),
+    ],
+)
+def test_the_precision_is_the_recipes_unless_another_is_asked_for(planned, lines, further, precision):
+    assert planned(lines, *further).precision == precision
+
+
+@pytest.mark.parametrize(
+    ("lines", "further", "message"),
+    [
+        ("amp: true", [], r"mine\.yaml says float16, which is for GPUs; on a CPU give --precision bfloat16"),
+        ("", ["--precision=float16"], "--precision says float16, which is for GPUs; on a CPU give"),
+        (
+            "model_dtype: bfloat16",
+            ["--precision=float32"],
+            "sets model_dtype bfloat16; leave out --precision",
+        ),
+    ],
+)
+def test_a_precision_that_does_not_fit_is_refused(planned, lines, further, message):
+    with pytest.raises(UserError, match=message):
+        planned(lines, *further)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--set", "drop_path=0.2", "aa=rand-m9", "scale=[0.5, 1]"], {"drop_path": 0.2, "aa": "rand-m9"}),
+        (
+            ["--set", "color-jitter=null", "--set", "opt_kwargs={fused: true}"],
+            {"opt_kwargs": {"fused": True}},
+        ),
+        (["--batch-size=6", "--set", "global_batch=12"], {"batch_size": 6, "global_batch": 12}),
+        (["--set", "amp=true", "amp_dtype=bfloat16"], {"amp": True, "amp_dtype": "bfloat16"}),
+        (["--epochs=7"], {"epochs": 7}),
+        (["--workers=3"], {"workers": 3}),
+    ],
+)
+def test_values_of_the_recipe_are_replaced(planned, words, expected):
+    arguments = planned("", *words).runs()[4].arguments
+    assert {name: getattr(arguments, name) for name in expected} == expected
+
+
+def test_a_learning_rate_that_is_given_comes_before_the_table_and_the_recipes():
+    call = ["study", "run", "--data=typefaces", "--output=x", "--set"]
+    for given, rate in (("lr=0.5", 0.5), ("lr_base=0.5", 0.5 * (32 / 256) ** 0.5)):
+        args = cli._parser([*call, given]).parse_args([*call, given])
+        recipe, values = overridden(read_recipe("typefaces"), args)
+        points = design_of("stages", "atto").points
+        assert set(learning_rates(points, "typefaces", recipe, values).values()) == {rate}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--set", "epoch=3"], "unknown argument in --set 'epoch'; did you mean 'epochs'"),
+        (["--set", "drop_pat=0.3"], "unknown argument in --set 'drop_pat'; did you mean 'drop_path'"),
+        (["--set", "epochs"], "--set epochs: write NAME=VALUE"),
+        (["--set", "lr=4e-3"], "lr is '4e-3'; it takes a number; YAML reads 4e-3 as text"),
+        (["--set", "epochs=many"], "epochs is 'many'; it takes a whole number"),
+        (["--set", "hflip=2"], "hflip is 2.0; it must be at most 1"),
+        (["--set", "scale=[0.5"], r"--set scale=\[0.5: not valid YAML"),
+        (["--set", "hflip=0.1", "hflip=0.2"], "--set hflip is given twice"),
+        (["--set", "seed=3"], "--set seed: a study sets it itself; use --seeds"),
+        (["--set", "test_split=val"], "--set test_split: a study sets it itself; leave it out"),
+        (["--set", "tta=3"], "--set: tta is an argument of timm's train.py that this one doesn't take"),
+        (["--set", "kd_temperature=3"], "kd_temperature: an argument of timm's train.py without effect here"),
+        (["--set", "epochs=3", "--epochs=4"], "--set epochs and --epochs are both given; give one"),
+        (["--set", "amp=true", "--precision=float32"], "--set amp and --precision are both given"),
+        (["--set", "lr=0.1", "--tune=lr=0.1,0.2"], "--set lr and --tune are both given; give one"),
+        (["--epochs=0"], "--epochs is 0; it must be at least 1"),
+        (["--epochs=4", "--set", "lr_cycle_limit=2"], "--epochs: the recipe has several cycles"),
+        (["--batch-size=0"], "batch_size is 0; it must be at least 1"),
+        (["--workers=-1"], "--workers is -1; it must be at least 0"),
+        (["--set", "global_batch=12"], "global_batch is 12, no multiple of batch_size 8 x 1 process = 8"),
+    ],
+)
+def test_values_that_the_recipe_cannot_take_are_refused(planned, words, message):
+    with pytest.raises(UserError, match=message) as caught:
+        planned("", *words)
+    assert "\n" not in str(caught.value)
+
+
+def epochs_by_timm(arguments):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    return create_scheduler_v2(optimizer, **scheduler_kwargs(arguments), updates_per_epoch=3)[1]
+
+
+@pytest.mark.parametrize("sched", ["cosine", "tanh", "poly", "step", "multistep"])
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"warmup_epochs": 0},
+        {"warmup_epochs": 5, "cooldown_epochs": 3},
+        {"warmup_epochs": 20, "warmup_prefix": True, "cooldown_epochs": 10},
+        {"lr_cycle_limit": 3},
+        {"lr_cycle_limit": 3, "lr_cycle_mul": 1.5, "warmup_prefix": True},
+    ],
+)
+def test_epochs_in_all_are_those_that_timm_trains(sched, counted):
+    arguments = TrainingArguments(sched=sched, epochs=33, **counted)
+    assert arguments.epochs_in_all == epochs_by_timm(arguments)
+    for epochs in (1, 2, 3, 10, 100) if arguments.lr_cycle_limit == 1 else ():
+        other = replace(arguments, **scaled(arguments, epochs))
+        assert other.epochs_in_all == epochs_by_timm(other) == epochs
+        assert other.epochs >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "epochs", "expected"),
+    [
+        ("cub200_224", 105, {}),
+        ("cub200_224", 21, {"epochs": 20, "warmup_epochs": 1}),
+        ("cub200_224", 1, {"epochs": 1, "warmup_epochs": 0}),
+        ("in1k_112", 16, {"epochs": 15, "warmup_epochs": 1}),
+        ("in1k_112", 640, {"epochs": 600, "warmup_epochs": 40}),
+        ("in1k_112_as_reported_model_i", 20, {"epochs": 20}),
+        ("fashion_mnist", 3, {}),
+    ],
+)
+def test_warm_up_keeps_its_share_of_the_epochs(name, epochs, expected):
+    assert scaled(TrainingArguments(**read_recipe(name)), epochs) == expected
+
+
+def test_other_epochs_of_the_schedule_keep_their_share():
+    steps = TrainingArguments(sched="step", epochs=90, warmup_epochs=0, decay_epochs=30.0, mixup_off_epoch=45)
+    assert scaled(steps, 9) == {"epochs": 9, "decay_epochs": 3.0, "mixup_off_epoch": 4}
+    several = TrainingArguments(sched="multistep", epochs=90, warmup_epochs=0, decay_milestones=(30, 60))
+    assert scaled(several, 9) == {"epochs": 9, "decay_milestones": [3, 6]}
+
+
+@pytest.mark.parametrize(
+    ("further", "workers"),
+    [([], 0), (["--workers=2"], 2), (["--engine=slurm", "--device=cuda"], 4), (["--device=cuda:1"], 4)],
+)
+def test_workers_are_four_on_a_gpu_and_none_on_a_cpu(planned, monkeypatch, tmp_path, further, workers):
+    monkeypatch.setattr(setup, "check_device", lambda device: None)
+    study = planned("", *further)
+    assert {run.arguments.workers for run in study.runs()} == {workers}
+    other = replace(study, workers=workers + 1)
+    assert [run.identity for run in other.runs()] == [run.identity for run in study.runs()]
+    assert read_study_of(tmp_path / "study", study).workers == workers
+    assert read_study_of(tmp_path / "study", other).workers == workers + 1
+
+
+def read_study_of(folder, study):
+    save_study(folder, study)
+    return read_study(folder)
