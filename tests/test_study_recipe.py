@@ -187,3 +187,58 @@ def test_workers_are_four_on_a_gpu_and_none_on_a_cpu(planned, monkeypatch, tmp_p
 def read_study_of(folder, study):
     save_study(folder, study)
     return read_study(folder)
+
+
+FINE_TUNING = "pretrained: true"
+
+
+@pytest.fixture
+def networks(tmp_path):
+    """Writes a design of these networks, and gives the arguments that ask for it at full width."""
+
+    def write(*names):
+        (tmp_path / "design.yaml").write_text(f"networks: [{', '.join(names)}]\n")
+        return [f"--design={tmp_path / 'design.yaml'}", "--width=full"]
+
+    return write
+
+
+@pytest.mark.parametrize("names", [("model_i", "model_v"), ("roadmap_00_resnet50", "model_v")])
+def test_a_fine_tuning_recipe_takes_published_weights_of_every_network(planned, networks, names):
+    study = planned(FINE_TUNING, *networks(*names))
+    assert study.is_pretrained
+    assert all(run.arguments.pretrained for run in study.runs())
+
+
+def test_a_fine_tuning_recipe_takes_the_weights_that_are_named(planned, tmp_path):
+    for point in design_of("stages", "atto").points:
+        torch.save({"state_dict": {}, "arch": point.model}, tmp_path / f"{point.key}.pth")
+    assert planned(FINE_TUNING, f"--init={tmp_path}/{{model}}.pth").is_pretrained
+
+
+def test_a_fine_tuning_recipe_trains_from_scratch_only_if_that_is_meant(planned, networks):
+    for design in (networks("model_i", "model_iii"), ["--design=stages"]):
+        study = planned(FINE_TUNING, *design, "--from-scratch")
+        assert not study.is_pretrained
+        assert [run.identity for run in study.runs()] == [run.identity for run in planned("", *design).runs()]
+
+
+@pytest.mark.parametrize(
+    ("further", "message"),
+    [
+        (["--design=stages"], "fine-tunes, and no weights are published of model_i_atto, model_ii_atto, "),
+        (
+            ["--design=stages", "--width=full"],
+            "of model_ii, model_iii, model_iv; give --init PATTERN",
+        ),
+        (["--design=screening"], "published of .* and 11 more; give --init PATTERN, or --from-scratch"),
+        (["--from-scratch", "--init=x"], "--from-scratch and --init are both given; give one"),
+        (
+            ["--from-scratch", "--set", "pretrained=true"],
+            "--set pretrained and --from-scratch are both",
+        ),
+    ],
+)
+def test_a_fine_tuning_recipe_without_weights_is_refused(planned, further, message):
+    with pytest.raises(UserError, match=message):
+        planned(FINE_TUNING, *further)

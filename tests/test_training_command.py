@@ -191,6 +191,11 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--device", "cuda"], "device is cuda, but there is no GPU here"),
         (["--device-modules", "no_such_module"], "no_such_module: can't be imported"),
         (["-b", "64"], "batch size 64 x 1 processes is larger than the 48 training images"),
+        (
+            ["--global-batch", "64"],
+            "global batch 64 is larger than the 48 training images; give a smaller global_",
+        ),
+        (["--global-batch", "12"], "global_batch is 12, no multiple of batch_size 8 x 1 process = 8"),
         (["--num-classes", "2"], "has 3 classes, but num_classes is 2"),
         (["--resume", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
         (["--resume", "auto", "--experiment", ""], "--resume auto needs the name of the run's folder"),
@@ -344,3 +349,36 @@ def test_epochs_that_timm_adds_are_said(train, tmp_path, capsys, monkeypatch, mo
     monkeypatch.setattr(Trainer, "test", lambda trainer: None)
     train(tmp_path, *more)
     assert said in capsys.readouterr().out
+
+
+@pytest.fixture
+def started(train, tmp_path, monkeypatch):
+    """Makes a run without training it, from a recipe for fine-tuning; gives the exit code."""
+
+    def start(*more):
+        recipe = tmp_path / "fine_tuning.yaml"
+        shades = "input_size: [1, 32, 32]\nmean: [0.5]\nstd: [0.5]\nbatch_size: 8\nval_split: val\n"
+        recipe.write_text(f"{shades}pretrained: true\n")
+        monkeypatch.setattr(Trainer, "run", lambda trainer: models.append(trainer.model))
+        monkeypatch.setattr(Trainer, "test", lambda trainer: None)
+        train(tmp_path, "-c", recipe, *more)
+        return bool(models)
+
+    models = []
+    return start
+
+
+@pytest.mark.parametrize("model", ["model_iv_atto", "model_ii", "resnet_to_convnext_atto"])
+def test_fine_tuning_without_weights_is_refused(started, capsys, model):
+    assert not started("--model", model)
+    message = f"{model} would start from pretrained weights, and none are published; give --pretrained-path"
+    one_line(capsys, "train.py", message)
+
+
+def test_fine_tuning_starts_from_the_weights_given_or_from_scratch(started, finished, capsys):
+    best = finished / "model_best.pth.tar"
+    for more in (["--pretrained-path", best], ["--initial-checkpoint", best], ["--from-scratch"]):
+        assert started("--model", "model_v_atto", *more)
+    capsys.readouterr()
+    started("--model", "model_v_atto", "--from-scratch", "--pretrained-path", best)
+    one_line(capsys, "train.py", "--from-scratch and --pretrained-path are both given; give one")

@@ -13,6 +13,7 @@ from safetensors.torch import load, save
 from timm.data import resolve_data_config
 
 from convnext_ablation import UserError
+from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.parts import create_network
@@ -334,3 +335,29 @@ def test_a_release_can_be_read_without_its_weights(tmp_path, weights, lab):
         assert (found.trained, found.sha256) == ({"top1": 90.0}, hashlib.sha256(weights).hexdigest())
     assert remote.name == f"{NAME}@{lab.repositories[NAME].head}"
     assert not lab.said("safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("model_i", True),
+        ("model_v.fb_in1k", True),
+        ("model_v.cub", False),
+        ("model_iv", False),
+        ("model_i_atto", False),
+        ("resnet50", True),
+        ("resnet50.tv_in1k", True),
+    ],
+)
+def test_public_weights_are_known_without_fetching_them(name, found):
+    assert has_weights(name) is found
+
+
+def test_weights_of_ones_own_are_known_without_fetching_them(lab, monkeypatch):
+    assert has_weights(MODEL)
+    assert has_weights(f"{MODEL}.cub")
+    assert not has_weights(f"{MODEL}.dogs")
+    assert not has_weights("model_iv")
+    assert has_weights("model_i.tv_in1k")
+    assert not has_weights("model_i")  # which then means the lab's
+    assert has_weights("resnet50")

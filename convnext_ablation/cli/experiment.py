@@ -32,6 +32,8 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights to start from, a file for each network: {model} stands for its name, "
         "{pretraining_seed} for the seed of pre-training, * for anything",
     )
+    scratch = "start from random weights, though the recipe is for fine-tuning"
+    add("--from-scratch", action="store_true", help=scratch)
     add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="see --init")
     add("--recipe", metavar="NAME|FILE", help="how to train; by default the one named like the data set")
     in_all = (

@@ -14,6 +14,7 @@ from timm.models import (
     generate_default_cfgs,
     get_arch_pretrained_cfgs,
     get_pretrained_cfg,
+    is_model_pretrained,
     register_model,
 )
 from torch import nn
@@ -29,6 +30,7 @@ from convnext_ablation.models.components import (
 from convnext_ablation.models.convert import checkpoint_filter_fn
 from convnext_ablation.models.network import ResNetToConvNeXt
 from convnext_ablation.weights.pretrained import resolve
+from convnext_ablation.weights.release import place_from_environment
 
 __all__: list[str] = []  # `register_model` adds every entry point
 
@@ -146,3 +148,16 @@ def components_of(name: str) -> Components:
 def model_names() -> list[str]:
     """Returns the names of all registered networks, without tags."""
     return list(_POINTS)
+
+
+def has_weights(name: str) -> bool:
+    """Whether `pretrained=True` finds weights of a registered network, with a tag or without; fetches none.
+
+    Raises:
+        UserError: The hub that is set for one's own weights can't be asked.
+    """
+    model, _, tag = name.partition(".")
+    place = place_from_environment() if model in _POINTS else None
+    if place is None or (tag and is_model_pretrained(name)):
+        return bool(is_model_pretrained(name))
+    return any(held == name or not tag for held in place.names(model))

@@ -22,7 +22,7 @@ _SET_BY_STUDY = {
 # what says the same as an option of its own
 _SAME = {
     "epochs": "epochs", "batch_size": "batch_size", "amp": "precision", "amp_dtype": "precision",
-    "model_dtype": "precision", "lr": "tune",
+    "model_dtype": "precision", "lr": "tune", "pretrained": "from_scratch",
 }  # fmt: skip
 
 

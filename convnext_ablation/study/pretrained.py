@@ -49,6 +49,17 @@ def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[i
     )
 
 
+def check_published(points: Sequence[Point], recipe_name: str) -> None:
+    """Makes sure that there are weights of each network that `pretrained=True` finds."""
+    missing = [each.key for each in points if each.model_kwargs or not zoo.has_weights(each.model)]
+    if missing:
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise UserError(
+            f"the recipe {recipe_name} fine-tunes, and no weights are published of "
+            f"{', '.join(missing[:5])}{more}; give --init PATTERN, or --from-scratch"
+        )
+
+
 def mixed_origins(weights: Sequence[Weights]) -> str:
     """Warns of networks that were pre-trained in different ways; empty if none were."""
     networks: dict[str, str] = {}

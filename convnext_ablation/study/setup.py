@@ -17,7 +17,7 @@ from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import TUNING_SEED, Study
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.overrides import overridden
-from convnext_ablation.study.pretrained import find_weights, mixed_origins
+from convnext_ablation.study.pretrained import check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import check_device
@@ -43,7 +43,11 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
     tuning = parse_tuning(args.tune) if args.tune else ()
     rates = {} if tuning else learning_rates(design.points, recipe_name, recipe, given)
     script = find_script(args.train_script) if args.train_script else None
+    if args.from_scratch:
+        recipe.pop("pretrained", None)
     weights = find_weights(args.init, design.points, args.pretraining_seeds)
+    if recipe.get("pretrained") and not weights:
+        check_published(design.points, recipe_name)
     if warning := mixed_origins(weights):
         print(warning, file=sys.stderr)
     builtin = args.data in BUILT_IN
@@ -86,6 +90,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for option, seeds in (("--seeds", args.seeds), ("--pretraining-seeds", args.pretraining_seeds)):
         if len(set(seeds)) != len(seeds):
             raise UserError(f"{option} {' '.join(map(str, seeds))}: a seed is given twice")
+    if args.from_scratch and args.init:
+        raise UserError("--from-scratch and --init are both given; give one")
     if args.tune and TUNING_SEED in args.seeds:
         raise UserError(f"--seeds {TUNING_SEED}: learning rates are chosen with this seed; leave it out")
 

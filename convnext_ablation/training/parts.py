@@ -26,6 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
+from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
@@ -63,6 +64,7 @@ class Parts:
         self.splits = open_splits(arguments)
         self.classes = count_classes(arguments, self.splits)
         arguments = arguments.accumulated(self.processes.world_size)
+        _check_start(arguments)
         self.images_an_update = arguments.images_an_update(self.processes.world_size)
         rate = arguments.learning_rate(self.images_an_update)
         self.arguments = arguments = replace(arguments, num_classes=self.classes, lr=rate)
@@ -84,13 +86,14 @@ class Parts:
         )
         self.steps = self.train_images.steps
         if not self.steps:
-            name, size = "batch_size", f"{arguments.batch_size} x {self.processes.world_size} processes"
-            if arguments.global_batch:
-                name, size = "global_batch", f"{arguments.global_batch}"
-            raise UserError(
-                f"{name} {size} is larger than the {len(self.train_images.images)} training images; "
-                f"give a smaller {name}"
+            name, batch = (
+                "batch_size",
+                f"batch size {arguments.batch_size} x {self.processes.world_size} processes",
             )
+            if arguments.global_batch:
+                name, batch = "global_batch", f"global batch {arguments.global_batch}"
+            images = len(self.train_images.images)
+            raise UserError(f"{batch} is larger than the {images} training images; give a smaller {name}")
         with in_one_line("the training images can't be augmented like this"):
             self.train_batches = training_loader(
                 self.train_images, arguments, self.data_config, self.classes, self.processes.device
@@ -124,6 +127,17 @@ class Parts:
         if (arguments.start_epoch or 0) >= self.epochs:
             raise UserError(f"start_epoch is {arguments.start_epoch}, and there are {self.epochs} epochs")
         self.history: list[Epoch] = []
+
+
+def _check_start(arguments: TrainingArguments) -> None:
+    """Refuses to fine-tune a network of which there are no weights."""
+    name = arguments.model
+    given = arguments.pretrained_path or arguments.initial_checkpoint
+    if arguments.pretrained and not given and timm.is_model(name) and not has_weights(name):
+        raise UserError(
+            f"{name} would start from pretrained weights, and none are published; give --pretrained-path "
+            "FILE, or --from-scratch"
+        )
 
 
 def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
@@ -163,7 +177,9 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
     with in_one_line(f"{name}: can't be made"):
         return timm.create_model(
             name,
-            pretrained=arguments.pretrained or bool(arguments.pretrained_path),
+            # an initial checkpoint replaces all of them
+            pretrained=bool(arguments.pretrained_path)
+            or (arguments.pretrained and not arguments.initial_checkpoint),
             num_classes=num_classes,
             in_chans=arguments.channels,
             drop_rate=arguments.drop,

@@ -51,8 +51,15 @@ class _Parser(argparse.ArgumentParser):
 def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
     """Reads the command line of `train.py`, that of the process if None."""
     given = read_command_line("train.py", _TRAINS, ARGUMENTS, (*TIMM_ONLY, *WITHOUT_EFFECT), argv)
-    config = given.pop("config", None)
-    return TrainingArguments(**{**(read_recipe(config) if config else {}), **given})
+    config, from_scratch = given.pop("config", None), given.pop("from_scratch", False)
+    values = {**(read_recipe(config) if config else {}), **given}
+    if from_scratch:
+        for name in ("pretrained", "pretrained_path", "initial_checkpoint"):
+            if given.get(name):
+                option = name.replace("_", "-")
+                raise UserError(f"--from-scratch and --{option} are both given; give one")
+            values.pop(name, None)
+    return TrainingArguments(**values)
 
 
 def read_command_line(
@@ -77,12 +84,14 @@ def read_command_line(
     if program == "train.py":
         text = "YAML file of arguments, or one of the recipes that `convnext-ablation recipes` lists"
         parser.add_argument("-c", "--config", metavar="FILE|NAME", help=text)
+        text = "start from random weights, whatever the recipe says of pretrained ones"
+        parser.add_argument("--from-scratch", action="store_const", const=True, help=text)
     found, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if unknown:
         option = unknown[0].partition("=")[0]
         if (name := option.removeprefix("--").replace("-", "_")) in timms:
             raise _timm_only(name, "command line", program)
-        known = ["--help", "--config", *("--" + name.replace("_", "-") for name in options)]
+        known = ["--help", "--config", "--from-scratch", *("--" + name.replace("_", "-") for name in options)]
         nearest = difflib.get_close_matches(option, known, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help"
         raise UserError(f"unknown argument {option!r}; {hint}")
