@@ -25,7 +25,7 @@ from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.engine import Local, drive, local_places
+from convnext_ablation.study.engine import Local, drive, how_it_ended, local_places
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.run import execute
 from convnext_ablation.study.status import RunState, StudyProgress, look_at
@@ -327,6 +327,19 @@ def test_a_run_whose_process_is_killed_each_time_has_failed_with_the_end_of_its_
     assert (state.status, state.failure.times) == ("failed", 3)
     assert state.failure.reason == "its process was killed (SIGKILL; out of memory?)"
     assert "step 7\nstep 7\nstep 7" in (first.folder(counting / "study") / "failure.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (0, ""),
+        (3, "its process ended with code 3"),
+        (-9, "its process was killed (SIGKILL; out of memory?)"),
+        (-36, "its process was killed (signal 36; out of memory?)"),  # a real-time signal, which has no name
+    ],
+)
+def test_how_a_process_ended_is_told_from_its_exit_code(code, told):
+    assert how_it_ended(code) == told
 
 
 def test_a_run_that_another_process_does_is_left_alone(study, tmp_path, monkeypatch, capsys):

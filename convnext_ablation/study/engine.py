@@ -103,7 +103,8 @@ def command_of(run: RunState) -> list[str]:
 def how_it_ended(code: int) -> str:
     """What a process's exit code means."""
     if code < 0:
-        return f"its process was killed ({signal.Signals(-code).name}; out of memory?)"
+        name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+        return f"its process was killed ({name}; out of memory?)"
     return f"its process ended with code {code}" if code else ""
 
 
