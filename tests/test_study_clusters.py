@@ -15,6 +15,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import RECIPE
@@ -22,7 +23,9 @@ from inline_engine import do_all
 from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.study.slurm import queue_of
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.slurm import Slurm, queue_of
+from convnext_ablation.study.status import RunState
 from convnext_ablation.study.store import finished_epochs, holder_of, read_study, save_study
 
 SLURM = """
@@ -33,6 +36,7 @@ SlurmdUser=root
 AuthType=auth/munge
 SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=0,bf_interval=1
 KillWait=2
+MaxArraySize=4
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool.%n
 SlurmctldPidFile={folder}/controller.pid
@@ -49,8 +53,6 @@ NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 State=
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=UNKNOWN
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-
-
 EPOCHS = 5
 
 
@@ -106,15 +108,11 @@ def epochs_done(folder):
     return {each: result["elapsed_epochs"] for each, result in results.items()}
 
 
-def slurm_is_here():
-    tools = ("slurmctld", "slurmd", "munged", "mungekey", "sbatch")
-    return hasattr(os, "geteuid") and os.geteuid() == 0 and all(shutil.which(tool) for tool in tools)
-
-
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     pytest.importorskip("submitit")
-    if not slurm_is_here():
+    tools = ("slurmctld", "slurmd", "munged", "mungekey", "sbatch")
+    if not all(map(shutil.which, tools)) or os.geteuid() != 0:
         pytest.skip("needs root, and Debian's slurm-wlm and munge: `make slurm-test` installs them")
     folder = tmp_path_factory.mktemp("slurm")
     (folder / "state").mkdir()
@@ -131,10 +129,7 @@ def slurm(tmp_path_factory):
         patch.setenv("OMP_NUM_THREADS", "1")
         for command in (["slurmctld"], ["slurmd", "-N", "n1"], ["slurmd", "-N", "n2"]):
             subprocess.run(command, check=True)
-        limit = time.monotonic() + 30
-        while ask("sinfo", "-h", "-o", "%T") != ["idle"]:
-            assert time.monotonic() < limit, (folder / "controller.log").read_text()
-            time.sleep(0.2)
+        wait_for(lambda: ask("sinfo", "-h", "-o", "%T") == ["idle"])
         yield
         ask("scancel", "--me")
         for path in folder.glob("*.pid"):
@@ -177,9 +172,8 @@ def disturb(folder):
     ask("scontrol", "update", f"jobid={job}", "timelimit=1")
     left = {limited: epochs_after(limited)}  # Slurm has it go on where it was stopped, to save that
     begin_again(job)
-    (cancelled, (_, number)), (lost, (_, lost_number)) = stop_in_mid_run(
-        lambda: folder.glob("runs/*")
-    ).items()
+    stopped = stop_in_mid_run(lambda: folder.glob("runs/*"))
+    (cancelled, (_, number)), (lost, (_, lost_number)) = stopped.items()
     job = array_id(lost_number)
     ask("scancel", array_id(number))
     (node,) = ask("squeue", "-h", "-r", "-j", job, "-o", "%N")
@@ -220,10 +214,8 @@ def test_a_study_on_slurm_ends_complete_whatever_ends_its_jobs_and_its_driver(
     first.kill()
     first.communicate()
     with ThreadPoolExecutor(2) as threads:
-        watching, disturbing = (
-            threads.submit(watch, over),
-            threads.submit(while_the_driver_works, disturb, folder),
-        )
+        watching = threads.submit(watch, over)
+        disturbing = threads.submit(while_the_driver_works, disturb, folder)
         code = cli.main(["study", *arguments])
         over.set()
         left = disturbing.result()
@@ -252,6 +244,21 @@ def test_what_slurm_refuses_is_one_line_in_its_own_words(slurm, arguments, tmp_p
     assert error.count("\n") == 1
     assert ask("squeue", "-h") == []
     assert not (tmp_path / "study").exists()
+
+
+def test_what_slurm_refuses_later_loses_no_run(slurm, tmp_path, capfd):
+    study = SimpleNamespace(device="cpu", threads=1, processes=1)
+    runs = [RunState(str(n), "", "", "waiting", tmp_path / "runs" / str(n)) for n in range(5)]
+    engine = Slurm(study, tmp_path, None, ["hold"])
+    assert engine.submit(runs) == runs[:2], "an array of all is too large here"
+    ask("scontrol", "update", "partitionname=test", "state=drain")
+    with pytest.raises(UserError, match=r"^--engine slurm: sbatch: error: .*not available"):
+        engine.submit(runs)
+    ask("scontrol", "update", "partitionname=test", "state=up")
+    assert Slurm(study, tmp_path, None, ["hold"]).submit(runs) == runs
+    assert len(ask("squeue", "-h", "-r", "-o", "%i")) == 5
+    ask("scancel", "--me")
+    assert capfd.readouterr().err == ""
 
 
 def test_an_engine_that_is_not_here_is_named_with_what_to_install(arguments, tmp_path, monkeypatch, capsys):
@@ -327,3 +334,21 @@ def test_a_cluster_that_does_not_answer_or_has_no_gpus_is_one_line(cluster, argu
     assert "the cluster has room for 0 runs of 1 GPU each; add a node" in capfd.readouterr().err
     assert time.monotonic() - begun < 40
     assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.skipif(not os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"), reason="takes minutes")
+@pytest.mark.parametrize("engine", ["slurm", "ray"])
+def test_processes_of_a_run_that_is_killed_end_and_resume(engine, request, arguments, tmp_path):
+    folder, made = tmp_path / "study", request.getfixturevalue({"ray": "cluster"}.get(engine, engine))
+    arguments += [f"--engine={engine}", "--gpus-per-run=2", "--jobs=1"]
+    if engine == "ray":
+        made.add_node(num_cpus=2)
+        arguments.append(f"--ray-address={made.address}")
+    driver = start(*arguments)
+    killed = wait_for(lambda: next(filter(is_in_mid_run, folder.glob("runs/*")), None), driver)
+    os.kill(int(process_of(killed)[0]), signal.SIGKILL)
+    left = epochs_after(killed)
+    assert driver.wait() == 0
+    assert not ask("pgrep", "-f", str(folder))
+    assert epochs_done(folder)[killed] == left < EPOCHS
+    assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)

@@ -42,28 +42,19 @@ class RayCluster:
         self._prefix = f"{name_of(folder)}-"
         cores = study.threads * study.processes
         kind, each = ("GPU", study.processes) if study.device == "cuda" else ("CPU", cores)
-        there = sum(int(node["Resources"].get(kind, 0)) // each for node in self._ray.nodes())
-        self._jobs = jobs or there
-        if there < max(1, self._jobs):
+        room = sum(int(node["Resources"].get(kind, 0)) // each for node in self._ray.nodes())
+        self._jobs = jobs or room
+        if room < max(1, self._jobs):
             self._ray.shutdown()
-            raise UserError(
-                f"--engine ray: the cluster has room for {there} runs of {each} {kind} each; "
-                f"{'give fewer --jobs' if there else 'add a node'}"
-            )
-        self._actor = self._ray.remote(Attempt)
-        self._options = {
-            "namespace": NAMESPACE,
-            "lifetime": "detached",
-            "max_restarts": _RETRIES,
-            "max_task_retries": _RETRIES,
-            "num_cpus": cores,
-            "num_gpus": each if kind == "GPU" else 0,
-        }
+            do = "give fewer --jobs" if room else "add a node"
+            raise UserError(f"--engine ray: the cluster has room for {room} runs of {each} {kind} each; {do}")
+        takes = {"num_cpus": cores, "num_gpus": each if kind == "GPU" else 0}
+        self._actor = self._ray.remote(max_restarts=_RETRIES, max_task_retries=_RETRIES, **takes)(Attempt)
         self._at_work: dict[Any, tuple[str, Any]] = {}  # task and actor by Ray's reference
-        for known in self._ray.util.list_named_actors(all_namespaces=True):  # of an earlier driver
-            if known["namespace"] == NAMESPACE and known["name"].startswith(self._prefix):
-                actor = self._ray.get_actor(known["name"], NAMESPACE)
-                self._at_work[actor.wait.remote()] = known["name"].removeprefix(self._prefix), actor
+        for name in self._ray.util.list_named_actors():  # of an earlier driver
+            if name.startswith(self._prefix):
+                actor = self._ray.get_actor(name)
+                self._at_work[actor.wait.remote()] = name.removeprefix(self._prefix), actor
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
         """Makes an actor for as many runs as there is room for."""
@@ -71,7 +62,7 @@ class RayCluster:
         for run in runs:
             if not run.after and run.task not in known and len(known) < self._jobs:
                 known.add(run.task)
-                make = self._actor.options(name=self._prefix + run.task, **self._options)
+                make = self._actor.options(name=self._prefix + run.task, lifetime="detached")
                 actor = make.remote(command_of(run), str(run.log))
                 self._at_work[actor.wait.remote()] = run.task, actor
         return [run for run in runs if run.task in known]

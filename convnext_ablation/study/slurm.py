@@ -10,8 +10,9 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,7 @@ from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState
 
 JOBS = "slurm"  # folder of submitit's files
-_MOST_REQUEUES = 10_000
 _SECONDS_TO_SAVE = 60.0  # of the 90 that submitit is told before the time limit
-_POLL_SECONDS = 0.2
-_SECONDS_FOR_STATUS = 0.5
 
 
 @dataclass
@@ -36,13 +34,15 @@ class Attempt:
     log: str
     process: subprocess.Popen[bytes] | None = None
 
-    def __call__(self) -> int:
-        """Does the run; the exit code."""
+    def __call__(self) -> None:
+        """Does the run, and ends with its exit code, so that Slurm knows of a failure, too."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-        while self.process.poll() is None:  # `wait` would keep `checkpoint`, in a signal handler, from it
-            time.sleep(_POLL_SECONDS)
-        return self.process.returncode
+            while (code := self.process.poll()) is None:  # `wait` would keep `checkpoint` from it
+                time.sleep(0.2)
+            if code < 0:
+                log.write(b"killed by signal %d (out of memory?)\n" % -code)
+        raise SystemExit(code if code >= 0 else 128 - code)
 
     def checkpoint(self) -> Any:
         """Has the run save where it is, before the job is queued again."""
@@ -69,13 +69,15 @@ class Slurm:
             key, equals, value = option.partition("=")
             self._options[key.replace("_", "-")] = value if equals else True
         asked = [f"--{key}" if value is True else f"--{key}={value}" for key, value in self._options.items()]
-        held = _ask("sbatch", "--hold", "--parsable", *asked, "--wrap=true")  # refused here, if at all
-        _ask("scancel", held.partition(";")[0].strip())
-        self._executor = self._submitit.SlurmExecutor(folder.resolve() / JOBS, max_num_timeout=_MOST_REQUEUES)
+        alive = _states(self.name)  # of an earlier driver
+        if not alive:  # there may be no room for more
+            held = _ask("sbatch", "--hold", "--parsable", *asked, "--wrap=true")  # refused here, if at all
+            _ask("scancel", held.partition(";")[0].strip())
+        self._executor = self._submitit.SlurmExecutor(folder.resolve() / JOBS, max_num_timeout=10_000)
         self._executor.update_parameters(job_name=self.name, array_parallelism=jobs or 100_000)
         utils = self._submitit.core.utils
         self._ids: dict[str, str] = {}  # job by task
-        for job in self._alive():  # of an earlier driver
+        for job in alive:
             path = utils.JobPaths(self._executor.folder, job).submitted_pickle
             if path.is_file():
                 self._ids[utils.DelayedSubmission.load(path).function.task] = job
@@ -88,15 +90,17 @@ class Slurm:
         if not (self._jobs and self._ids):
             new = [run for run in runs if run.task not in self._ids]
             self._submit([run for run in new if not run.after])
-            self._submit([run for run in new if run.after])
+            self._submit([run for run in new if run.after and self._ids.keys() >= set(run.after)])
         return [run for run in runs if run.task in self._ids]
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
         """Waits, and asks Slurm which jobs it still has."""
         time.sleep(seconds)
-        alive = self._alive()
-        ended = [task for task, job in self._ids.items() if job not in alive]
-        return [(task, f"its job {self._ids.pop(task)} of Slurm ended without a result") for task in ended]
+        alive = _states(self.name)
+        ended = {self._ids.pop(task): task for task, job in [*self._ids.items()] if job not in alive}
+        how = _states(self.name, "-t", "all") if ended else {}
+        text = "its job {} of Slurm ended without a result ({})"
+        return [(task, text.format(job, how.get(job, "unknown"))) for job, task in ended.items()]
 
     def cancel(self) -> None:
         """Leaves the jobs to Slurm."""
@@ -104,19 +108,18 @@ class Slurm:
     def _submit(self, runs: Sequence[RunState]) -> None:
         if not runs:
             return
-        arrays = {
-            self._ids[task].partition("_")[0] for run in runs for task in run.after if task in self._ids
-        }
+        arrays = {self._ids[task].partition("_")[0] for run in runs for task in run.after}
         options = self._options | ({"dependency": f"afterany:{':'.join(arrays)}"} if arrays else {})
         self._executor.update_parameters(additional_parameters=options)
         try:
-            jobs = self._executor.submit_array([Attempt(r.task, command_of(r), str(r.log)) for r in runs])
+            with redirect_stderr(StringIO()):  # submitit prints what it raises
+                jobs = self._executor.submit_array([Attempt(r.task, command_of(r), str(r.log)) for r in runs])
         except self._submitit.core.utils.FailedJobError as error:
-            raise _refused(str(error)) from error
-        self._ids |= {run.task: job.job_id for run, job in zip(runs, jobs, strict=True)}
-
-    def _alive(self) -> set[str]:
-        return set(_ask("squeue", "--me", "-h", "-r", "-o", "%i", "--name", self.name).split())
+            if len(runs) == 1:
+                raise _refused(str(error)) from error
+            self._submit(runs[: len(runs) // 2])  # Slurm limits arrays; the rest is for the next call
+        else:
+            self._ids |= {run.task: job.job_id for run, job in zip(runs, jobs, strict=True)}
 
 
 def queue_of(folder: Path) -> str:
@@ -124,11 +127,16 @@ def queue_of(folder: Path) -> str:
     if not (folder / JOBS).is_dir():
         return ""
     try:
-        asked = ("squeue", "--me", "-h", "-r", "-o", "%T", "--name", name_of(folder))
-        states = Counter(_ask(*asked, seconds=_SECONDS_FOR_STATUS).lower().split())
+        states = Counter(_states(name_of(folder), seconds=0.5).values())
     except UserError:
         return "no answer"
-    return ", ".join(f"{count} {state}" for state, count in states.items()) or "no jobs"
+    return ", ".join(f"{count} {state.lower()}" for state, count in states.items()) or "no jobs"
+
+
+def _states(name: str, *options: str, seconds: float | None = None) -> dict[str, str]:
+    asked = ("squeue", "--me", "-h", "-r", "-o", "%i %T", "--name", name, *options)
+    words = _ask(*asked, seconds=seconds).split()
+    return dict(zip(words[::2], words[1::2], strict=True))
 
 
 def _ask(*command: str, seconds: float | None = None) -> str:
