@@ -1,10 +1,10 @@
-"""What an engine adds to each of 200 runs that do nothing.
+"""What an engine adds to each of many runs that do nothing.
 
     python benchmarks/engine_overhead.py local
     python benchmarks/engine_overhead.py slurm
     python benchmarks/engine_overhead.py ray ADDRESS
 
-A run's process only writes its result. What it takes by itself, started 200 times one after another, is
+A run's process only writes its result. What it takes by itself, started as often one after another, is
 subtracted from the time that the engine takes with one slot, or with so many as it has, times their number.
 """
 
@@ -31,7 +31,7 @@ with open(sys.argv[1] + "/.result", "w") as file:
     file.write('{"val_top1": 1.0, "train_seconds": 0.0}')
 os.rename(sys.argv[1] + "/.result", sys.argv[1] + "/result.json")
 """
-RUNS = 200
+NETWORKS = 5
 
 
 def command_of(run: RunState) -> list[str]:
@@ -39,8 +39,8 @@ def command_of(run: RunState) -> list[str]:
     return [sys.executable, "-S", "-c", NOTHING, str(run.folder)]
 
 
-def study_of(networks: int = 5) -> Study:
-    """A study of 200 runs."""
+def study_of(runs: int) -> Study:
+    """A study of so many runs."""
     design = design_of("stages", "atto")
     return Study(
         design=design,
@@ -50,7 +50,7 @@ def study_of(networks: int = 5) -> Study:
         recipe_name="none",
         recipe={},
         learning_rates={point.key: 0.001 for point in design.points},
-        seeds=list(range(RUNS // networks)),
+        seeds=list(range(runs // NETWORKS)),
         precision="float32",
         device="cpu",
         threads=1,
@@ -63,16 +63,19 @@ def main() -> None:
     parser.add_argument("engine", choices=("local", "slurm", "ray"))
     parser.add_argument("address", nargs="?", default="auto", help="of Ray's cluster")
     parser.add_argument("--slots", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--runs", type=int, default=200, help=f"a multiple of {NETWORKS}; default: 200")
     args = parser.parse_args()
+    if args.runs < 1 or args.runs % NETWORKS:
+        parser.error(f"--runs {args.runs}: takes a multiple of {NETWORKS}")
     for module in (engine, slurm, ray_cluster):
         vars(module)["command_of"] = command_of
-    study = study_of()
+    study = study_of(args.runs)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         begun = time.monotonic()
-        for number in range(RUNS):
+        for number in range(args.runs):
             subprocess.run([sys.executable, "-S", "-c", NOTHING, str(folder / f"bare{number}")], check=True)
-        alone = (time.monotonic() - begun) / RUNS
+        alone = (time.monotonic() - begun) / args.runs
         save_study(folder / "study", study)
         begun = time.monotonic()
         made: engine.Engine
@@ -84,12 +87,12 @@ def main() -> None:
             made = engine.Local([{}] * args.slots)
         start = time.monotonic() - begun
         states = engine.drive(study, folder / "study", made, StudyProgress(study, quiet=True))
-        each = (time.monotonic() - begun - start) * args.slots / RUNS
+        each = (time.monotonic() - begun - start) * args.slots / args.runs
     assert {state.status for state in states} == {"done"}
     print(
-        f"{args.engine}, {args.slots} at a time, {processor_name()}, {available_cores()} cores: {RUNS} runs; "
-        f"{1000 * each:.1f} ms a run, {1000 * alone:.1f} ms of it the process's own; the engine adds "
-        f"{1000 * (each - alone):.1f} ms, and {start:.1f} s at its start"
+        f"{args.engine}, {args.slots} at a time, {processor_name()}, {available_cores()} cores: "
+        f"{args.runs} runs; {1000 * each:.1f} ms a run, {1000 * alone:.1f} ms of it the process's own; "
+        f"the engine adds {1000 * (each - alone):.1f} ms, and {start:.1f} s at its start"
     )
 
 
