@@ -146,13 +146,15 @@ def compared(
                 "form": form,
                 "seeds": len(runs),
                 "images": len(full[0].ids),
-                "top1_float32": f"{100 * _right(full).mean():.3f}",
-                "top1_bf16": f"{100 * _right(low).mean():.3f}",
-                "change": f"{100 * change.estimate:+.3f}",
-                "low": f"{100 * change.low:+.3f}",
-                "high": f"{100 * change.high:+.3f}",
-                "within_0.1": "yes" if max(abs(change.low), abs(change.high)) <= 0.001 else "not shown",
-                "agreement": f"{100 * agree:.3f}",
+                "top1_float32_percent": f"{100 * _right(full).mean():.3f}",
+                "top1_bf16_percent": f"{100 * _right(low).mean():.3f}",
+                "change_points": f"{100 * change.estimate:+.3f}",
+                "low_points": f"{100 * change.low:+.3f}",
+                "high_points": f"{100 * change.high:+.3f}",
+                "within_0.1_points": "yes"
+                if max(abs(change.low), abs(change.high)) <= 0.001
+                else "not shown",
+                "agreement_percent": f"{100 * agree:.3f}",
                 "loss_change": f"{loss:+.5f}",
             }
         )

@@ -65,7 +65,7 @@ def main() -> None:
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         reached = list(pool.map(best_validation_top1, runs))
     top1 = {(run.model, run.lr): value for run, value in zip(runs, reached, strict=True)}
-    print("recipe,model,lr,val_top1,epochs,seed,tried")
+    print("recipe,model,lr,val_top1_percent,epochs,seed,tried")
     for model in models:
         best = max(options.lr, key=lambda rate: top1[model, rate])
         tried = " ".join(f"{rate:g}:{top1[model, rate]:.2f}" for rate in options.lr)

@@ -115,8 +115,8 @@ def stages(rows: Iterable[dict[str, str]], images: int) -> list[Change]:
     return [
         Change(
             f"{NAMES[after['model']]} after {NAMES[before['model']]}",
-            float(before["top1"]),
-            float(after["top1"]),
+            float(before["top1_percent"]),
+            float(after["top1_percent"]),
             images,
         )
         for before, after in itertools.pairwise(rows)
@@ -129,8 +129,8 @@ def baselines(rows: Iterable[dict[str, str]], images: int) -> list[Change]:
     return [
         Change(
             f"{NAMES[other['model']]} - ResNet-50, {other['input_size']} px",
-            float(resnet["top1"]),
-            float(other["top1"]),
+            float(resnet["top1_percent"]),
+            float(other["top1_percent"]),
             images,
         )
         for other in others
@@ -144,8 +144,8 @@ def roadmap(rows: Sequence[dict[str, str]]) -> list[Change]:
         changes.append(
             Change(
                 f"{row['step']}: {row['change']}",
-                float(kept["top1_in_paper"]),
-                float(row["top1_in_paper"]),
+                float(kept["top1_in_paper_percent"]),
+                float(row["top1_in_paper_percent"]),
                 TEST_IMAGES["imagenet"],
                 seeds=3,
                 digits=2,
@@ -158,7 +158,7 @@ def roadmap(rows: Sequence[dict[str, str]]) -> list[Change]:
 
 def pooled_sd(rows: Sequence[dict[str, str]]) -> float:
     """The standard deviation between the paper's seeds, percent points, over all of its steps."""
-    return math.sqrt(sum(float(row["top1_sd_in_paper"]) ** 2 for row in rows) / len(rows))
+    return math.sqrt(sum(float(row["top1_sd_in_paper_points"]) ** 2 for row in rows) / len(rows))
 
 
 def verdict(change: Change, seed_sd: float) -> str:
@@ -231,7 +231,7 @@ def beside_table(results: Path, sd: float) -> str:
 
 def paper_row(row: dict[str, str], model: str) -> dict[str, str]:
     """Gives a step of the paper as if it were the row of a model."""
-    return {"model": model, "top1": row["top1_in_paper"]}
+    return {"model": model, "top1_percent": row["top1_in_paper_percent"]}
 
 
 def interval(change: Change, seed_sd: float) -> str:

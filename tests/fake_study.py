@@ -74,7 +74,7 @@ def _write_run(run, seed, epochs, network):
     return {
         "identity": "0123abcd" * 8,
         "best_epoch": epochs - 1,
-        "val_top1": 50.0 + seed,
+        "val_top1_percent": 50.0 + seed,
         "versions": {"torch": "2.9.0"},
         "learning_rate": 0.01,
         "parameters": 1_000_000 + network,

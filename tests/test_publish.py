@@ -163,11 +163,18 @@ def test_a_run_of_a_study_brings_its_test_and_versions(run, tmp_path):
     test = json.loads((run / "test.json").read_text())
     (run / "test.json").unlink()
     (run / "test_predictions.npz").rename(run / "predictions.npz")
-    result = {"best_epoch": test["epoch"], "test_top1": test["top1"], "versions": {"torch": "2.9.9"}}
+    result = {
+        "best_epoch": test["epoch"],
+        "test_top1_percent": test["top1_percent"],
+        "versions": {"torch": "2.9.9"},
+    }
     (run / "result.json").write_text(json.dumps(result))
     publish(run, "--to", tmp_path / NAME)
     trained = config_of(tmp_path / NAME)["trained"]
-    assert (trained["results"][0]["split"], trained["results"][0]["top1"]) == ("test", test["top1"])
+    assert (trained["results"][0]["split"], trained["results"][0]["top1_percent"]) == (
+        "test",
+        test["top1_percent"],
+    )
     assert trained["versions"] == {"torch": "2.9.9"}
 
 
@@ -177,7 +184,7 @@ def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, released, d
     with open(finished / "summary.csv", newline="") as file:
         epoch = next(row for row in csv.DictReader(file) if int(row["epoch"]) == test["epoch"])
     figures = {
-        "test | 21": (test["top1"], test["top5"]),
+        "test | 21": (test["top1_percent"], test["top5_percent"]),
         "val | 15": (float(epoch["eval_top1"]), float(epoch["eval_top5"])),
     }
     for images, (top1, top5) in figures.items():
@@ -293,7 +300,7 @@ def test_runs_that_are_not_finished_or_not_one_are_refused(run, data, tmp_path):
     image.rename(image.with_name("other.png"))
     refused("other images in the split 'test'", run, *to, "--data", other)
     result = json.loads((run / "test.json").read_text())
-    (run / "test.json").write_text(json.dumps({**result, "top1": 99.0}))
+    (run / "test.json").write_text(json.dumps({**result, "top1_percent": 99.0}))
     refused("files are of different runs", run, *to)
     (run / "test.json").write_text(json.dumps(result))
     state = load_checkpoint(run / "model_best.pth.tar")
@@ -346,7 +353,7 @@ def test_verify_finds_a_figure_that_is_too_high_and_weights_that_are_others(rele
     release = Path(shutil.copytree(released, tmp_path / NAME))
     config = config_of(release)
     result = config["trained"]["results"][0]
-    true, result["top1"] = result["top1"], result["top1"] + 100 / 21
+    true, result["top1_percent"] = result["top1_percent"], result["top1_percent"] + 100 / 21
     (release / "config.json").write_text(json.dumps(config))
     with pytest.raises(SystemExit):
         verify(release, "--data", data)

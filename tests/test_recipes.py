@@ -99,7 +99,7 @@ def test_the_figures_a_recipe_expects_are_those_in_results(file, recipe_of):
     with open(RESULTS / file) as lines:
         for row in csv.DictReader(lines):
             text = recipe_path(recipe_of(row)).read_text()
-            assert row["top1"] in text
+            assert row["top1_percent"] in text
             assert file in text
 
 

@@ -19,7 +19,7 @@ def test_marks_stand_where_the_numbers_say(study):
         assert ([100 * d.estimate], [place]) in drawn(axes)
     points = [point for point in study.curves if point.network != "model_1"]
     panels = draw_curves(points, {"model_0": "Model 0", "model_2": "Model 2"}).axes
-    means = [100 * point.top1 for point in points if point.network == "model_2"]
+    means = [point.top1_percent for point in points if point.network == "model_2"]
     assert ([1, 2, 3], means) in drawn(panels[1])
     assert len(panels[1].lines) == 2, "the first network stands in the other panels"
 

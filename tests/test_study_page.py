@@ -68,16 +68,18 @@ def test_the_same_study_gives_the_same_files_whatever_the_settings(study, tmp_pa
 
 
 def points(value):
-    return f"{100 * float(value):+.1f}".replace("-", "−")
+    return f"{float(value):+.1f}".replace("-", "−")
 
 
 def test_figures_say_what_the_csv_files_say(study):
     words = {name: svg_texts(study.folder / f"{name}.svg") for name in ("effects", "classes")}
     for line in csv_lines(study, "effects"):
-        interval = f"{points(line['estimate'])} [{points(line['low'])}, {points(line['high'])}]"
+        interval = (
+            f"{points(line['estimate_points'])} [{points(line['low_points'])}, {points(line['high_points'])}]"
+        )
         assert {interval, line["label"]} <= set(words["effects"])
     for line in csv_lines(study, "classes"):
-        assert f"{points(line['gain'])} ({line['images']} images)" in words["classes"]
+        assert f"{points(line['gain_points'])} ({line['images']} images)" in words["classes"]
 
 
 # Its numbers
@@ -94,18 +96,19 @@ def test_curves_are_mean_and_range_over_runs(study):
     by_key = {(line["network"], int(line["epoch"])): line for line in csv_lines(study, "curves")}
     assert len(by_key) == 9
     line = by_key["model_2", 1]  # of 50, 51 and 52 percent
-    top1 = [float(line[name]) for name in ("top1", "top1_low", "top1_high")]
-    assert top1 == pytest.approx([0.51, 0.5, 0.52])
+    top1 = [float(line[f"{name}_percent"]) for name in ("top1", "top1_low", "top1_high")]
+    assert top1 == [51, 50, 52]
     assert (line["runs"], float(line["train_loss"])) == ("3", 1.0)
 
 
 def test_a_run_can_be_traced(study, page):
     line = csv_lines(study, "runs")[4]
     assert (line["network"], line["seed"], line["identity"]) == ("model_1", "1", "0123abcd" * 8)
-    assert (line["best_epoch"], line["val_top1"], line["versions"]) == ("2", "0.51", "torch 2.9.0")
+    assert (line["best_epoch"], line["val_top1_percent"], line["versions"]) == ("2", "51.0", "torch 2.9.0")
     assert line["folder"] == "../runs/model_1-seed1-0123abcd"
     assert line["command"] == "python train.py --config ../runs/model_1-seed1-0123abcd/args.yaml"
-    assert float(line["test_top1"]) == np.mean(study.evidence.runs[4].predicted == study.evidence.targets)
+    right = study.evidence.runs[4].predicted == study.evidence.targets
+    assert float(line["test_top1_percent"]) == 100 * np.mean(right)
     assert line["command"] in page[0].words()
     assert page[1].count('<td class="words">torch 2.9.0</td>') == 9
 
@@ -121,11 +124,11 @@ def test_gains_of_classes_are_the_contrast_on_their_images(study):
     assert {line["class_name"] for line in found} == set(evidence.classes)
     for line in found:
         mine = gains[:, evidence.classes.index(line["class_name"])]
-        assert [float(line[name]) for name in ("gain", "low", "high")] == pytest.approx(
-            [mine.mean(), mine.min(), mine.max()]
+        assert [float(line[name]) for name in ("gain_points", "low_points", "high_points")] == pytest.approx(
+            [100 * mine.mean(), 100 * mine.min(), 100 * mine.max()]
         )
         assert line["images"] == "15"
-    order = [float(line["gain"]) for line in found]
+    order = [float(line["gain_points"]) for line in found]
     assert order == sorted(order, reverse=True)
 
 
@@ -142,8 +145,8 @@ def test_confusions_are_counted_by_hand(study):
         pair = [evidence.classes.index(line[name]) for name in ("class_name", "taken_for")]
         before, after = (float(line[name]) for name in ("images_without", "images_with"))
         assert (before, after) == pytest.approx((count("model_0", *pair), count("model_1", *pair)))
-        assert float(line["change"]) == pytest.approx(after - before)
-    assert float(found[0]["change"]) == -5
+        assert float(line["images_change"]) == pytest.approx(after - before)
+    assert float(found[0]["images_change"]) == -5
 
 
 def test_runs_are_paired_by_both_of_their_seeds(study):
@@ -163,8 +166,8 @@ def test_a_main_effect_weighs_its_networks_and_an_interaction_has_no_classes(stu
     gains = class_gains([replace(effect, contrast=each) for each in (late, between)], evidence)
     assert {gain.contrast for gain in gains} == {"late"}
     first = evidence.targets == evidence.classes.index(gains[0].class_name)
-    expected = [weights[run.network] * np.mean(run.correct[first]) / 3 for run in evidence.runs]
-    assert gains[0].gain == pytest.approx(sum(expected))
+    expected = [100 * weights[run.network] * np.mean(run.correct[first]) / 3 for run in evidence.runs]
+    assert gains[0].gain_points == pytest.approx(sum(expected))
 
 
 # Pictures
@@ -186,7 +189,7 @@ def test_a_confusion_that_comes_is_shown_with_images_that_were_right_before(stud
     )
     change = confusion_pictures(replace(study, findings=replace(study.findings, effects=[turned])))[0]
     confusion, pictures = change.pairs[0]
-    assert confusion.change == 5
+    assert confusion.images_change == 5
     assert "confused in 100% of runs with it, right in" in pictures[0].caption
     assert pictures[0].caption.endswith("without it")
     assert change.heading.endswith(", not significant")

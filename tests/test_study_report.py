@@ -44,7 +44,7 @@ def network(place, right_of_2000=0, runs=3, seeds=None, correct=None):
             "gmacs": 0.3333333333333333,
             "train_images_per_second": SPEEDS[run],
             "train_seconds": SECONDS[run],
-            "val_top1": 70.0 + run,
+            "val_top1_percent": 70.0 + run,
         }
         start, seed = seeds[run] if seeds else (None, run)
         finished.append(
@@ -297,6 +297,11 @@ def test_what_is_detectable_is_not_said_where_the_networks_share_no_runs_or_neve
 # Tables
 
 
+def percent(interval):
+    """An estimate and the ends of its interval, in percent."""
+    return [100 * fraction for fraction in (interval.estimate, interval.low, interval.high)]
+
+
 def test_csv_reads_back_as_the_rows_with_timings_last(stages, report):
     with open(report / "networks.csv", newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
@@ -305,9 +310,9 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, report):
         # the median speed, and the mean time
         *told, speed, seconds = line.values()
         assert (speed, seconds) == ("110.0", "62.0")
-        compared = (d.estimate, d.low, d.high, d.p_value, d.p_holm) if d else [""] * 5
-        given = [number, network.name, row.label, network.adds, 3, row.top1.estimate, row.top1.low]
-        given += [row.top1.high, row.baseline, *compared, 0.001 * number, 25_557_031 + number, 1 / 3]
+        compared = [*percent(d), d.p_value, d.p_holm] if d else [""] * 5
+        given = [number, network.name, row.label, network.adds, 3, *percent(row.top1)]
+        given += [row.baseline, *compared, 0.001 * number, 25_557_031 + number, 1 / 3]
         assert told == [str(value) for value in given]
     assert list(lines[0])[-2:] == ["images_per_second", "seconds"]
 
@@ -351,6 +356,25 @@ def test_report_writes_every_file_and_nothing_else(stages, report):
     assert names == {path.name for path in report.iterdir()}
     assert (report / "answer.txt").read_text(encoding="utf-8") == answer(findings_of(stages), FACTS) + "\n"
     lines = (report / "seeds.csv").read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "network,pretraining_seed,seed,val_top1,test_top1,images_per_second,seconds"
-    assert lines[5] == "network_1,,1,0.71,0.7995,300.0,61.0"
+    top1 = "val_top1_percent,test_top1_percent"
+    assert lines[0] == f"network,pretraining_seed,seed,{top1},images_per_second,seconds"
+    assert lines[5] == "network_1,,1,71.0,79.95,300.0,61.0"
     assert len(lines) == 1 + 5 * 3
+
+
+@pytest.mark.parametrize(
+    "folder", ["fashion_mnist", *(f"{data}_6000/*" for data in ("fashion_mnist", "typefaces"))]
+)
+def test_committed_reports_have_the_columns_and_units_of_todays(folder, report, request):
+    paths = list((request.config.rootpath / "results").glob(f"{folder}/networks.csv"))
+    assert paths
+    for path in paths:
+        for name in ("networks", "effects", "seeds", "curves", "classes", "confusions", "runs"):
+            lines = (path.parent / f"{name}.csv").read_text(encoding="utf-8").splitlines()
+            assert lines[0] == (report / f"{name}.csv").read_text(encoding="utf-8").splitlines()[0]
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        table = (path.parent / "table.md").read_text(encoding="utf-8")
+        for row in rows:
+            low, top1, high = (float(row[f"top1{end}_percent"]) for end in ("_low", "", "_high"))
+            assert f"{top1:.2f} [{low:.2f}, {high:.2f}]" in table

@@ -99,7 +99,7 @@ def finished(folder):
 
 def outcomes(folder):
     """What each run came to, without what was timed or is another process's."""
-    same = ("identity", "learning_rate", "best_epoch", "val_top1", "val_loss", "test_loss", "gmacs")
+    same = ("identity", "learning_rate", "best_epoch", "val_top1_percent", "val_loss", "test_loss", "gmacs")
     results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
     return {name: [result[each] for each in same] for name, result in results.items()}
 
@@ -213,7 +213,8 @@ def counting(tmp_path, monkeypatch):
         "folder = Path(sys.argv[1]); root = Path(__file__).parent\n"
         "with open(root / 'log', 'a') as log: log.write(folder.name + '\\n')\n"
         "time.sleep(float((root / 'seconds').read_text()))\n"
-        "(folder / 'result.json.tmp').write_text(json.dumps({'val_top1': 1.0, 'train_seconds': 0.0}))\n"
+        "result = json.dumps({'val_top1_percent': 1.0, 'train_seconds': 0.0})\n"
+        "(folder / 'result.json.tmp').write_text(result)\n"
         "os.rename(folder / 'result.json.tmp', folder / 'result.json')\n"
     )
     (tmp_path / "seconds").write_text("0")
@@ -384,15 +385,15 @@ def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_p
     with open(tmp_path / "tuning.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["lr"] for row in rows] == ["0.0001", "0.002", "1e+30"]
-    assert rows[2]["val_top1"] == "", "it diverged"
-    best = max(rows[:2], key=lambda row: (float(row["val_top1"]), -float(row["val_loss"])))
+    assert rows[2]["val_top1_percent"] == "", "it diverged"
+    best = max(rows[:2], key=lambda row: (float(row["val_top1_percent"]), -float(row["val_loss"])))
     assert [row["lr"] for row in rows if row["chosen"] == "1"] == [best["lr"]]
     (chosen,) = tuned.runs(chosen_rates(tuned, tmp_path))
     assert chosen.arguments.lr == float(best["lr"])
     assert (chosen.folder(tmp_path) / "predictions.npz").is_file()
     assert not list(tmp_path.glob("tuning/*/predictions.npz"))
     result = json.loads(next(tmp_path.glob("tuning/*lr0.002*/result.json")).read_text())
-    assert "test_top1" not in result
+    assert "test_top1_percent" not in result
     assert "of 0.0001, 0.002, 1e+30 with the highest top-1" in tuning_notes(tuned, tmp_path)[0]
 
 
@@ -402,7 +403,7 @@ def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, wa
     for each in tuned.tuning_runs():
         each.folder(tmp_path).mkdir(parents=True)
         # of equal accuracies the one with the lower loss
-        result = {"val_top1": 90.0, "val_loss": 1.0 if each.arguments.lr == best else 1.1}
+        result = {"val_top1_percent": 90.0, "val_loss": 1.0 if each.arguments.lr == best else 1.1}
         (each.folder(tmp_path) / "result.json").write_text(json.dumps(result))
     assert chosen_rates(tuned, tmp_path) == {"kernel_5_atto": best}
     notes = tuning_notes(tuned, tmp_path)
@@ -433,7 +434,7 @@ def test_timms_script_trains_and_the_test_is_ours(study, tmp_path, monkeypatch, 
     result = json.loads((folder / "result.json").read_text())
     epochs = read_summary(folder / "summary.csv")
     assert len(epochs) == result["elapsed_epochs"] == 2
-    assert result["val_top1"] == max(epoch.eval_top1 for epoch in epochs)
+    assert result["val_top1_percent"] == max(epoch.eval_top1 for epoch in epochs)
     assert result["test_images"] == 21
     assert result["train_images_per_second"] > 0
     assert (folder / "train.log").stat().st_size

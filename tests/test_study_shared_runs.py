@@ -54,7 +54,7 @@ def finish(run, folder):
     Predictions(ids, targets, top1[:, None], np.ones(80, np.float32), 1.0).save(path / "predictions.npz")
     result = {
         "identity": run.identity, "learning_rate": run.arguments.lr, "parameters": 10, "gmacs": 0.5,
-        "train_images_per_second": 50.0, "train_seconds": 2.0, "val_top1": 60.0, "host": "here",
+        "train_images_per_second": 50.0, "train_seconds": 2.0, "val_top1_percent": 60.0, "host": "here",
         "device": "cpu", "versions": {"torch": "2.9.0"},
     }  # fmt: skip
     (path / "result.json").write_text(json.dumps(result))
@@ -140,7 +140,7 @@ def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
         finish(run, tmp_path)
         best = 0.2 if run.point.key == "both_atto" else 0.1
         (run.folder(tmp_path) / "result.json").write_text(
-            json.dumps({"val_top1": 50.0 + 10 * (run.arguments.lr == best), "val_loss": 1.0})
+            json.dumps({"val_top1_percent": 50.0 + 10 * (run.arguments.lr == best), "val_loss": 1.0})
         )
     with pytest.raises(UserError, match=r"not finished: model_i_atto-seed0-\w+, .*both_atto-seed1-\w+$"):
         seen_as(tuned, tmp_path, "factorial", GROUPS)

@@ -14,7 +14,7 @@ from test_study_plan import STUDY
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli.study_status import report
 from convnext_ablation.study.status import StudyProgress, Survey, seconds_left
-from convnext_ablation.study.store import LOCK, Holder, held, note_failure, save_study
+from convnext_ablation.study.store import LOCK, Holder, held, load_result, note_failure, save_study
 from convnext_ablation.training.history import Epoch, write_summary
 
 SMALL = replace(STUDY, recipe={**STUDY.recipe, "epochs": 10})  # five networks, two seeds
@@ -24,9 +24,9 @@ def finish(run, folder, top1=50.0, seconds=20.0, epochs=10):
     path = run.folder(folder)
     path.mkdir(parents=True, exist_ok=True)
     result = {
-        "val_top1": top1,
+        "val_top1_percent": top1,
         "val_loss": 1.0,
-        "test_top1": top1 - 1,
+        "test_top1_percent": top1 - 1,
         "train_seconds": seconds,
         "elapsed_seconds": seconds,
         "elapsed_epochs": epochs,
@@ -207,3 +207,10 @@ def test_progress_in_a_log_is_a_line_for_each_change(folder, capsys):
     done, failed = capsys.readouterr().out.splitlines()
     assert done.startswith("[4/10] model_iv_atto seed 0: val 60.00 %, test 59.00 %, 20 s; about ")
     assert failed == "model_i_atto seed 1 failed: no space left; it is tried again"
+
+
+def test_results_of_earlier_versions_are_read_under_todays_names(tmp_path):
+    path = tmp_path / "result.json"
+    path.write_text('{"val_top1": 70.5, "test_top1": 69.0, "test_top5": null, "val_loss": 1.5}')
+    todays = {"val_top1_percent": 70.5, "test_top1_percent": 69.0, "test_top5_percent": None, "val_loss": 1.5}
+    assert load_result(path) == todays

@@ -68,7 +68,7 @@ def test_a_run_tests_its_best_epoch_once(finished, train, capsys):
     result = json.loads(text)
     predictions = Predictions.load(finished / "test_predictions.npz")
     assert (result["images"], result["split"]) == (21, "test")
-    assert result["top1"] == predictions.top1
+    assert result["top1_percent"] == predictions.top1
     saved = read_recipe(str(finished / "args.yaml"))
     assert (saved["num_classes"], saved["model"], saved["epochs"]) == (3, "model_v_atto", 3)
     top1 = [epoch.eval_top1 for epoch in read_summary(finished / "summary.csv")]
@@ -293,7 +293,7 @@ def test_validation_takes_what_the_run_was_trained_with_in_either_form(
     assert [int(row["top1"]) for row in rows] == expected.top5[:, 0].tolist()
     assert [float(row["probability"]) for row in rows] == pytest.approx(expected.probability, rel=1e-5)
     assert [row["class"] for row in classes] == ["dark", "grey", "light"]
-    assert np.mean([float(row["top1"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
+    assert np.mean([float(row["top1_percent"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def _by_seed(study: Study, states: Sequence[RunState], width: int) -> str:
 
 def _cell(state: RunState, epochs: int) -> str:
     if state.status == "done":
-        return f"{state.result['val_top1']:.2f}"
+        return f"{state.result['val_top1_percent']:.2f}"
     if state.status == "failed":
         return "failed"
     return f"{state.epochs}/{epochs}" if state.epochs or state.status == "running" else "."

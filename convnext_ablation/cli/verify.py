@@ -57,5 +57,5 @@ def run(args: argparse.Namespace) -> None:
         raise SystemExit(1)
     if not release.trained.get("manifest_sha256"):
         print("note: the release doesn't say by a manifest which images its figures are of")
-    top1, top5 = claim["top1"], claim["top5"]
+    top1, top5 = claim["top1_percent"], claim["top5_percent"]
     print(f"verified: {claim['split']}, {images} images, top-1 {top1:.2f} %, top-5 {top5:.2f} %")

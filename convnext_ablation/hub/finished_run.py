@@ -175,10 +175,10 @@ def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:
     """The split that the best epoch's weights were tested on, and the predictions; None if they weren't."""
     if (folder / TEST_RESULT).is_file():
         result, path = load_result(folder / TEST_RESULT), folder / TEST_PREDICTIONS
-        split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1")
-    elif "test_top1" in _study_result(folder):
+        split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1_percent")
+    elif "test_top1_percent" in _study_result(folder):
         result, path = _study_result(folder), folder / PREDICTIONS
-        split, epoch, top1 = "test", result.get("best_epoch"), result["test_top1"]
+        split, epoch, top1 = "test", result.get("best_epoch"), result["test_top1_percent"]
     else:
         return None
     predictions = Predictions.load(path)

@@ -129,11 +129,20 @@ def _save(
 
 def _trained(run: FinishedRun) -> dict[str, Any]:
     """What the card's figures were computed from, so that they can be computed again."""
-    names = ("split", "images", "correct", "top1", "top5", "picked_on")
     return {
         "data": run.data.name,
         "manifest_sha256": run.data.fingerprint or None,
-        "results": [{name: getattr(result, name) for name in names} for result in run.results],
+        "results": [
+            {
+                "split": result.split,
+                "images": result.images,
+                "correct": result.correct,
+                "top1_percent": result.top1,
+                "top5_percent": result.top5,
+                "picked_on": result.picked_on,
+            }
+            for result in run.results
+        ],
         "weights": "ema" if run.ema else "plain",
         "epoch": run.best.epoch,
         "epochs": run.epochs,

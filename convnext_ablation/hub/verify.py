@@ -35,7 +35,7 @@ def claim_of(release: Release, split: str = "") -> dict[str, Any]:
     if release.sha256 is None:
         raise UserError(f"{release.name}: has no SHA-256 of the weights; have it published again")
     with in_one_line(f"{release.name}: its figures can't be read; have it published again"):
-        figures = {name: float(chosen[0][name]) for name in ("top1", "top5")}
+        figures = {name: float(chosen[0][name]) for name in ("top1_percent", "top5_percent")}
     return {"images": None, **chosen[0], **figures}
 
 
@@ -71,7 +71,10 @@ def differences(
         processes,
         on_progress=on_progress,
     )
-    pairs = (("top-1", claim["top1"], predictions.top1), ("top-5", claim["top5"], predictions.top5_accuracy))
+    pairs = (
+        ("top-1", claim["top1_percent"], predictions.top1),
+        ("top-5", claim["top5_percent"], predictions.top5_accuracy),
+    )
     return len(images), [
         f"{name} is {figure:.3f} %, claimed are {claimed:.3f} %, {abs(figure - claimed):.3f} points off"
         for name, claimed, figure in pairs

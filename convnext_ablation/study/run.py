@@ -116,7 +116,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         "pretraining_seed": run.pretraining_seed,
         "learning_rate": run.arguments.lr,
         "best_epoch": best.epoch if best else None,
-        "val_top1": best.eval_top1 if best else None,
+        "val_top1_percent": best.eval_top1 if best else None,
         "val_loss": best.eval_loss if best else None,
         **({} if run.tuning else _tested(trainer, folder, best)),
         "parameters": count_parameters(trainer.model),
@@ -151,8 +151,8 @@ def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any
     test = trainer.evaluate(TEST_SPLIT)
     test.save(folder / PREDICTIONS)
     return {
-        "test_top1": test.top1,
-        "test_top5": test.top5_accuracy,
+        "test_top1_percent": test.top1,
+        "test_top5_percent": test.top5_accuracy,
         "test_loss": test.loss,
         "test_images": len(test.targets),
     }

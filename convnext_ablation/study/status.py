@@ -208,7 +208,7 @@ class StudyProgress:
 def _result_text(result: Mapping[str, Any]) -> str:
     parts = [
         f"{split} {result[name]:.2f} %"
-        for split, name in (("val", "val_top1"), ("test", "test_top1"))
+        for split, name in (("val", "val_top1_percent"), ("test", "test_top1_percent"))
         if result.get(name) is not None
     ]
     return ", ".join([*(parts or ["diverged"]), f"{result['train_seconds']:.0f} s"])

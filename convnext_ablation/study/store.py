@@ -26,6 +26,7 @@ RESULT, PREDICTIONS, FAILURE = "result.json", "predictions.npz", "failure.txt"
 SUMMARY = "summary.csv"
 LOCK = ".lock"
 LOGS = "logs"  # folder of what each run printed
+_WITHOUT_UNIT = {"val_top1", "test_top1", "test_top5", "top1", "top5"}  # names in results of earlier versions
 _ONLY_WHILE_OPEN = ("last.pth.tar", FAILURE, LOCK)
 # how often a run may fail before `--retry-failed`, with no epoch finished in between
 MOST_FAILURES, MOST_DEATHS = 2, 3
@@ -243,9 +244,10 @@ def remove_what_resumes(folder: Path) -> None:
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """Reads a finished run's `result.json`."""
+    """Reads a finished run's `result.json`, or the `test.json` of a training."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+        return {f"{name}_percent" if name in _WITHOUT_UNIT else name: value for name, value in found.items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: can't be read ({error}); delete the folder to do the run again") from error
 

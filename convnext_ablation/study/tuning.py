@@ -19,7 +19,8 @@ from convnext_ablation.study.store import RESULT, is_done, load_result
 from convnext_ablation.training.arguments import TrainingArguments
 
 TUNING_FILE = "tuning.csv"
-_COLUMNS = ("network", "lr", "seed", "val_top1", "val_loss", "chosen")
+_RESULTS = ("val_top1_percent", "val_loss")
+_COLUMNS = ("network", "lr", "seed", *_RESULTS, "chosen")
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Choice:
     def best(self) -> float | None:
         """The learning rate with the highest top-1, of equals the lowest loss; None if all diverged."""
         trained = [
-            (-result["val_top1"], result["val_loss"] or 0.0, rate)
+            (-result["val_top1_percent"], result["val_loss"] or 0.0, rate)
             for rate, result in self.results.items()
-            if result["val_top1"] is not None
+            if result["val_top1_percent"] is not None
         ]
         return min(trained)[2] if trained else None
 
@@ -103,7 +104,7 @@ def write_tuning(study: Study, folder: Path, output: Path | None = None) -> Path
     """Writes all that was tried into a folder, by default the study's."""
     path = (output or folder) / TUNING_FILE
     rows = [
-        [choice.network, rate, TUNING_SEED, result["val_top1"], result["val_loss"], int(rate == choice.best)]
+        [choice.network, rate, TUNING_SEED, *map(result.get, _RESULTS), int(rate == choice.best)]
         for choice in choices(study, folder)
         for rate, result in choice.results.items()
     ]

@@ -112,8 +112,8 @@ class Trainer(Parts):
             "split": split,
             "epoch": best.epoch,
             "images": len(test.targets),
-            "top1": test.top1,
-            "top5": test.top5_accuracy,
+            "top1_percent": test.top1,
+            "top5_percent": test.top5_accuracy,
             "loss": test.loss,
         }
         write_text(folder / TEST_RESULT, json.dumps(result, indent=2) + "\n")

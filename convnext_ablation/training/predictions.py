@@ -78,7 +78,7 @@ def write_classes(path: Path, predictions: Predictions, classes: int, names: Seq
         [index, names[index] if index < len(names) else "", images[index], f"{top1[index]:.4f}"]
         for index in range(classes)
     ]
-    write_csv(path, ["index", "class", "images", "top1"], rows)
+    write_csv(path, ["index", "class", "images", "top1_percent"], rows)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

@@ -143,7 +143,7 @@ def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
 def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
     """Chooses where the axis starts and ends, in percent: at 0 if differences are visible from there."""
     shown = [100 * x for row in table for x in (row.top1.low, row.top1.high)]
-    shown += [100 * run.test_top1 for row in table for run in row.network.runs]
+    shown += [run.test_top1_percent for row in table for run in row.network.runs]
     low, high = min(shown), max(shown)
     span = max(high - low, 1.0)
     step = 1 if span < 5 else 5
@@ -159,7 +159,7 @@ def _draw_bar(axes: Axes, place: int, row: Row) -> None:
     fill = {**_BAR, **_FILLS[verdict(row.difference)]}
     axes.barh(place, top1 - start, 0.62, left=start, linewidth=0.8, **fill)
     axes.errorbar(top1, place, xerr=[[top1 - low], [high - top1]], color=INK, capsize=3.5, linewidth=1.3)
-    seeds = [100 * run.test_top1 for run in row.network.runs]
+    seeds = [run.test_top1_percent for run in row.network.runs]
     circles: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.8, "clip_on": False}
     axes.plot(seeds, [place + 0.2] * len(seeds), "o", color=INK, **circles)
     box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"}
@@ -231,13 +231,13 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
     first = next(iter(by_network.values()))
     for axes, (name, mine) in zip(panels.flat, by_network.items(), strict=False):
         epochs = [point.epoch + 1 for point in mine]
-        low, high = [100 * point.top1_low for point in mine], [100 * point.top1_high for point in mine]
+        low, high = [point.top1_low_percent for point in mine], [point.top1_high_percent for point in mine]
         axes.fill_between(epochs, low, high, color=BAND, linewidth=0)
         if mine is not first:
-            means = [100 * point.top1 for point in first]
+            means = [point.top1_percent for point in first]
             axes.plot([point.epoch + 1 for point in first], means, "--", color=SOFT, linewidth=0.9)
         marker = "o" if len(mine) == 1 else None
-        axes.plot(epochs, [100 * point.top1 for point in mine], marker=marker, color=INK, markersize=3)
+        axes.plot(epochs, [point.top1_percent for point in mine], marker=marker, color=INK, markersize=3)
         axes.set_title(fill(labels[name], _TITLE), fontsize=8.5, loc="left")
         axes.grid(color=GRID, linewidth=0.6)
         axes.tick_params(labelsize=7.5)
@@ -265,10 +265,10 @@ def draw_classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Figur
         _beside(axes, place, -0.11, _short(effect.label), fontweight="bold")
         for gain in group:
             place += 1
-            axes.plot([100 * gain.low, 100 * gain.high], [place, place], color=SOFT, linewidth=0.9)
-            axes.plot([100 * gain.gain], [place], "o", color=INK, markersize=4)
+            axes.plot([gain.low_points, gain.high_points], [place, place], color=SOFT, linewidth=0.9)
+            axes.plot([gain.gain_points], [place], "o", color=INK, markersize=4)
             _beside(axes, place, -0.11, _short(gain.class_name))
-            text = f"{percent_points(gain.gain)} ({counted(gain.images, 'image')})"
+            text = f"{percent_points(gain.gain_points / 100)} ({counted(gain.images, 'image')})"
             _beside(axes, place, middle + 0.11, text, "left")
         place += 2
     axes.set_xlabel("gain in top-1, percentage points; line: range over seeds")

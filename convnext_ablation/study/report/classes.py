@@ -24,9 +24,9 @@ class ClassGain(NamedTuple):
     label: str
     class_name: str
     images: int  # test images of the class
-    gain: float  # the contrast of the networks' top-1 on them, mean over the seeds that all of them have
-    low: float  # least of any seed
-    high: float  # most of any seed
+    gain_points: float  # the contrast of the networks' top-1 on them, mean over the seeds that all have
+    low_points: float  # least of any seed
+    high_points: float  # most of any seed
 
 
 class Confusion(NamedTuple):
@@ -40,7 +40,7 @@ class Confusion(NamedTuple):
     taken_for: str
     images_without: float  # in the networks that the contrast subtracts, weighed as it weighs them
     images_with: float  # in those that it adds
-    change: float  # from the first to the second
+    images_change: float  # from the first to the second
 
 
 def surest(effects: Sequence[Effect], evidence: Evidence, most: int) -> list[Effect]:
@@ -82,7 +82,7 @@ def _shown(effects: Sequence[Effect], evidence: Evidence) -> list[Effect]:
 
 
 def _gains(contrast: Contrast, evidence: Evidence, images: NDArray[np.int64]) -> _FloatArray:
-    """A contrast of each class by the seeds that all of its networks have, (seeds, classes)."""
+    """A contrast of each class, in points, by the seeds that all of its networks have, (seeds, classes)."""
     by_network = [{run.seeds: run for run in evidence.runs_of(network)} for network in contrast.weights]
     shared = [seeds for seeds in by_network[0] if all(seeds in other for other in by_network)]
     gains = []
@@ -90,7 +90,7 @@ def _gains(contrast: Contrast, evidence: Evidence, images: NDArray[np.int64]) ->
         gain = np.zeros(len(images))
         for runs, weight in zip(by_network, contrast.weights.values(), strict=True):
             rates = np.bincount(evidence.targets, weights=runs[seeds].correct, minlength=len(images))
-            gain = gain + weight * (rates / np.maximum(images, 1))
+            gain = gain + weight * (100 * rates / np.maximum(images, 1))
         gains.append(gain)
     return np.array(gains, np.float64)
 
@@ -150,7 +150,7 @@ def examples(
     }
     confused = _sides(contrast, {name: (found == other).mean(0) for name, found in predicted.items()})
     right = _sides(contrast, {name: (found == true).mean(0) for name, found in predicted.items()})
-    more, less = (1, 0) if confusion.change > 0 else (0, 1)
+    more, less = (1, 0) if confusion.images_change > 0 else (0, 1)
     before, after = confused[more], right[less]
     order = np.lexsort((images, -(before + after)))
     return [

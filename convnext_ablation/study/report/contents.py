@@ -25,9 +25,9 @@ class CurvePoint(NamedTuple):
     network: str
     epoch: int
     runs: int
-    top1: float
-    top1_low: float
-    top1_high: float
+    top1_percent: float
+    top1_low_percent: float  # least of any run
+    top1_high_percent: float
     train_loss: float
 
 
@@ -39,8 +39,8 @@ class RunLine(NamedTuple):
     pretraining_seed: int
     identity: str
     best_epoch: str
-    val_top1: float
-    test_top1: float
+    val_top1_percent: float
+    test_top1_percent: float
     folder: str  # relative to the report's
     command: str  # repeats the run
     versions: str
@@ -81,8 +81,8 @@ class Contents:
             *(run.network, run.seed, run.pretraining_seed or 0),
             identity=str(result.get("identity", "")),
             best_epoch=str(result.get("best_epoch", "")),
-            val_top1=run.val_top1,
-            test_top1=run.test_top1,
+            val_top1_percent=run.val_top1_percent,
+            test_top1_percent=run.test_top1_percent,
             folder=folder,
             command=f"python train.py --config {folder}/args.yaml",
             versions=", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
@@ -100,7 +100,7 @@ def curve_points(runs: Sequence[FinishedRun]) -> list[CurvePoint]:
     points = []
     for network, by_number in found.items():
         for number, epochs in sorted(by_number.items()):
-            top1 = [epoch.eval_top1 / 100 for epoch in epochs if epoch.eval_top1 is not None]
+            top1 = [epoch.eval_top1 for epoch in epochs if epoch.eval_top1 is not None]
             loss = fmean(epoch.train_loss for epoch in epochs)
             points.append(CurvePoint(network, number, len(top1), fmean(top1), min(top1), max(top1), loss))
     return points

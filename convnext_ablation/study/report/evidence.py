@@ -42,14 +42,14 @@ class FinishedRun:
         return self.predicted == self.targets
 
     @property
-    def test_top1(self) -> float:
-        """Top-1 on the test images, a fraction."""
-        return float(self.correct.mean())
+    def test_top1_percent(self) -> float:
+        """Top-1 on the test images."""
+        return 100 * float(self.correct.mean())
 
     @property
-    def val_top1(self) -> float:
-        """Top-1 of its best epoch on held-out validation, a fraction; NaN where not measured."""
-        return self.measured("val_top1") / 100
+    def val_top1_percent(self) -> float:
+        """Top-1 of its best epoch on held-out validation; NaN where not measured."""
+        return self.measured("val_top1_percent")
 
     def measured(self, name: str) -> float:
         """A number of its ``result.json``; NaN where not measured."""

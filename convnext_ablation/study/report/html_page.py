@@ -14,17 +14,12 @@ from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.pictures import attention_maps, confusion_pictures
 from convnext_ablation.study.report.tables import Column, effect_columns, network_columns
 
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
 _RUN_COLUMNS = [
     Column("run", lambda run: f"{run.network}, seed {run.seed}"),
     Column("identity", lambda run: run.identity[:12]),
     Column("best epoch", lambda run: int(run.best_epoch) if run.best_epoch else None, str),
-    Column("val top-1 %", get("val_top1"), _percent),
-    Column("test top-1 %", get("test_top1"), _percent),
+    Column("val top-1 %", get("val_top1_percent"), "{:.2f}".format),
+    Column("test top-1 %", get("test_top1_percent"), "{:.2f}".format),
     Column("command, from this report's folder", get("command")),
     Column("versions", get("versions")),
 ]

@@ -53,7 +53,7 @@ def confusion_pictures(contents: Contents) -> list[Change]:
 
 def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence) -> Change:
     mine = [each for each in confusions if each.contrast == effect.contrast.name]
-    mine.sort(key=lambda confusion: -abs(confusion.change))
+    mine.sort(key=lambda confusion: -abs(confusion.images_change))
     doubt = _DOUBTS.get(verdict(effect.difference), "")
     heading = f"{effect.label}: {percent_points(effect.difference.estimate)} points{doubt}"
     shown = mine[:_CONFUSIONS]
@@ -61,7 +61,7 @@ def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence)
 
 
 def _examples(contrast: Contrast, confusion: Confusion, evidence: Evidence) -> list[Picture]:
-    worse, better = ("with it", "without it") if confusion.change > 0 else ("without it", "with it")
+    worse, better = ("with it", "without it") if confusion.images_change > 0 else ("without it", "with it")
     alt = f"{confusion.class_name}, taken for {confusion.taken_for}: "
     pictures = []
     for image, confused, right in examples(contrast, evidence, confusion, _EXAMPLES):

@@ -1,7 +1,8 @@
 """A report's tables: on the terminal, as Markdown with the answer, and as CSV files for programs.
 
 All but the last two columns of the table of networks, which are timings, is reproducible to the last digit.
-CSV files hold fractions, not percent, in full precision; what isn't known is empty.
+CSV files have full precision; what isn't known is empty. The end of a column's name is its unit: accuracies
+are in ``_percent``, effects in ``_points``, percentage points.
 """
 
 from __future__ import annotations
@@ -32,19 +33,25 @@ _LEGEND = (
     "the effect alone."
 )
 
-SEEDS = ("network", "pretraining_seed", "seed", "val_top1", "test_top1", "images_per_second", "seconds")
+UNITS = ("_percent", "_points")  # of columns that show a fraction
+SEEDS = (
+    *("network", "pretraining_seed", "seed"),
+    *("val_top1_percent", "test_top1_percent", "images_per_second", "seconds"),
+)
 # the columns of two CSV files, and what they show of a row and of an effect
 NETWORKS = {
     "number": "number", "network": "network.name", "label": "label", "adds": "network.adds", "runs": "seeds",
-    "top1": "top1.estimate", "top1_low": "top1.low", "top1_high": "top1.high", "baseline": "baseline",
-    "difference": "difference.estimate", "difference_low": "difference.low",
-    "difference_high": "difference.high", "p_value": "difference.p_value", "p_holm": "difference.p_holm",
+    "top1_percent": "top1.estimate", "top1_low_percent": "top1.low", "top1_high_percent": "top1.high",
+    "baseline": "baseline", "difference_points": "difference.estimate",
+    "difference_low_points": "difference.low", "difference_high_points": "difference.high",
+    "p_value": "difference.p_value", "p_holm": "difference.p_holm",
     "learning_rate": "network.learning_rate", "parameters": "network.parameters", "gmacs": "network.gmacs",
     "images_per_second": "network.images_per_second", "seconds": "network.seconds",
 }  # fmt: skip
 EFFECTS = {
     "contrast": "contrast.name", "label": "label", "kind": "contrast.kind", "primary": "contrast.primary",
-    "runs": "runs", "estimate": "difference.estimate", "low": "difference.low", "high": "difference.high",
+    "runs": "runs", "estimate_points": "difference.estimate", "low_points": "difference.low",
+    "high_points": "difference.high",
     "p_value": "difference.p_value", "p_holm": "difference.p_holm", "p_better": "difference.p_better",
 }  # fmt: skip
 
@@ -188,13 +195,20 @@ def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> N
 
 def _attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:
     """What each column shows of a row or an effect; None where it has no difference."""
-    known = [place for place in columns.values() if line.difference or not place.startswith("difference.")]
-    return [get(place)(line) if place in known else None for place in columns.values()]
+    return [
+        None if place.startswith("difference.") and not line.difference else _in_unit(name, get(place)(line))
+        for name, place in columns.items()
+    ]
+
+
+def _in_unit(column: str, value: Any) -> Any:
+    return 100 * value if column.endswith(UNITS) else value
 
 
 def _seed(run: FinishedRun) -> list[Any]:
     speed, seconds = run.measured("train_images_per_second"), run.measured("train_seconds")
-    return [run.network, run.pretraining_seed, run.seed, run.val_top1, run.test_top1, speed, seconds]
+    top1 = (run.val_top1_percent, run.test_top1_percent)
+    return [run.network, run.pretraining_seed, run.seed, *top1, speed, seconds]
 
 
 def _exact(value: Any) -> str:
