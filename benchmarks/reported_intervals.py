@@ -107,7 +107,7 @@ def read(name: str, results: Path = RESULTS) -> list[dict[str, str]]:
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Writes a table in Markdown, figures to the right."""
-    return table(header, rows, markdown=True) + "\n"
+    return table(header, rows, form="markdown") + "\n"
 
 
 def stages(rows: Iterable[dict[str, str]], images: int) -> list[Change]:

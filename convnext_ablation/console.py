@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
-__all__ = ["Progress", "counted", "duration", "seeds_text", "table", "track"]
+__all__ = ["Progress", "counted", "duration", "latex_text", "printable", "seeds_text", "table", "track"]
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
+_FORMATS = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # tabulate's names
+_MARKUP = re.compile(r"[\\`*|\[\]]|<(?=[a-z/!?])", re.IGNORECASE)  # what Markdown would take for its own
 
 
 class Progress:
@@ -129,7 +132,7 @@ def table(
     rows: Iterable[Sequence[Any]],
     words: Sequence[int] = (0,),
     wrap: dict[int, int] | None = None,
-    markdown: bool = False,
+    form: Literal["terminal", "markdown", "latex"] = "terminal",
 ) -> str:
     """Lays a table out.
 
@@ -138,26 +141,63 @@ def table(
         rows: Cells; numbers as the text that is to stand there.
         words: Which columns are words and stand on the left; numbers stand on the right.
         wrap: Columns and the most characters that they may be wide.
-        markdown: As Markdown, else for a terminal.
+        form: Markdown and LaTeX show special characters in cells as they are. LaTeX is a ``tabular`` with
+            the rules of the package booktabs.
     """
     import tabulate
 
     tabulate.MIN_PADDING = 0  # headings need no more room than cells
     cells = [[str(cell) for cell in row] for row in rows]
-    if markdown:
-        cells = [[cell.replace("|", "\\|") for cell in row] for row in cells]
+    if form == "markdown":
+        escaped = {place: _MARKUP if place in words else re.compile(r"\|") for place in range(len(header))}
+        cells = [[escaped[place].sub(r"\\\g<0>", cell) for place, cell in enumerate(row)] for row in cells]
+    elif form == "latex":
+        cells = [[_typeset(cell, place in words) for place, cell in enumerate(row)] for row in cells]
+        cells = cells or [[""] * len(header)]  # tabulate aligns no columns without rows
     align = ["left" if place in words else "right" for place in range(len(header))]
     widths = [wrap.get(place) for place in range(len(header))] if wrap and cells else None
     text: str = tabulate.tabulate(
         cells,
         headers=list(header),
-        tablefmt="pipe" if markdown else "simple",
+        tablefmt=_FORMATS[form],
         colalign=align if cells else None,
         headersglobalalign=None,
         maxcolwidths=widths,
         disable_numparse=True,
     )
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    lines = [line.rstrip() for line in text.splitlines()]
+    return "\n".join(map(_math, lines) if form == "latex" else lines)
+
+
+def latex_text(text: str) -> str:
+    """Running text as LaTeX shows it as it is."""
+    from tabulate import LATEX_ESCAPE_RULES
+
+    escaped = "".join(LATEX_ESCAPE_RULES.get(character, character) for character in _one_line(text))
+    return _signs(escaped.replace("--", "-{}-"))
+
+
+def printable(text: str) -> str:
+    """A text with question marks for its control characters, which no format can show."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _one_line(text: str) -> str:
+    return printable(" ".join(text.split()))
+
+
+def _signs(text: str) -> str:
+    return text.replace("−", "$-$").replace("–", "--")
+
+
+def _typeset(cell: str, words: bool) -> str:
+    """A cell as TeX can read it, with a true minus in numbers."""
+    return _one_line(cell) if words else _one_line(cell).replace("-", "−")
+
+
+def _math(line: str) -> str:
+    """A line of a table with its signs for LaTeX; ``\\\\`` would take a bracket or a star for its own."""
+    return re.sub(r"^(\s*)([\[*])", r"\1{\2}", _signs(line))
 
 
 def duration(seconds: float) -> str:

@@ -351,8 +351,8 @@ def test_terminal_table_fits_and_keeps_what_matters(stages, width):
 
 def test_report_writes_every_file_and_nothing_else(stages, report):
     tables = ("seeds", "networks", "effects", "curves", "classes", "confusions", "runs")
-    names = {"table.md", "answer.txt", *(f"{name}.csv" for name in tables)}
-    names |= {f"{name}.svg" for name in ("roadmap", "effects", "classes")}
+    names = {"table.md", "networks.tex", "effects.tex", "answer.txt", *(f"{name}.csv" for name in tables)}
+    names |= {f"{name}.{kind}" for name in ("roadmap", "effects", "classes") for kind in ("svg", "pdf")}
     assert names == {path.name for path in report.iterdir()}
     assert (report / "answer.txt").read_text(encoding="utf-8") == answer(findings_of(stages), FACTS) + "\n"
     lines = (report / "seeds.csv").read_text(encoding="utf-8").splitlines()

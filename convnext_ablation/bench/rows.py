@@ -177,7 +177,7 @@ def _parts(rows: Sequence[Row], markdown: bool = False) -> dict[str, Any]:
             shown,
             [[each[heading] or "–" for heading in shown] for each in cells],
             words=(0, 1, 2),
-            markdown=markdown,
+            form="markdown" if markdown else "terminal",
         ),
         "errors": [
             f"{one['model']} {one['form']} {one['dtype']}: {one['error']}" for one in rows if one["error"]

@@ -1,7 +1,8 @@
 """The report's charts: the roadmap, effects, learning curves, and per-class change.
 
 All is black, grey and white, and what matters shows in shapes and words too. Axes fill a figure, and words
-stand outside of it: a figure is saved as large as all that is drawn. The same rows give the same bytes.
+stand outside of it: a figure is saved as large as all that is drawn, as SVG for the page and PDF for LaTeX.
+The same rows give the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
-from convnext_ablation.console import counted
+from convnext_ablation.console import counted, printable
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.answer import p_text, percent_points, verdict
 from convnext_ablation.study.report.classes import ClassGain, surest
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
     "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
+    "pdf.fonttype": 42,  # TrueType, which journals ask for
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -36,7 +39,10 @@ _SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
     "axes.unicode_minus": True,
 }
 # Neither the date nor the program's version may get into a file.
-_SAVED: Any = {"format": "svg", "bbox_inches": "tight", "metadata": {"Date": None, "Creator": None}}
+_SAVED: Any = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _ROW, _BAR_ROW = 0.24, 0.56  # inches
 _LEFT = 3.2  # inches between a figure's title and the axes
@@ -57,19 +63,21 @@ _FILLS: dict[str, dict[str, Any]] = {
 
 
 def write_charts(contents: Contents) -> list[Path]:
-    """Draws the charts that there is something for into the report's folder, as SVG; returns the files."""
+    """Draws the charts that there is something for, as SVG and PDF; returns the SVG files."""
     import matplotlib
 
     contents.folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in _charts(contents).items():
-        path = contents.folder / f"{name}.svg"
         # The user's own settings must not change the bytes, nor ours the user's.
-        with matplotlib.rc_context(), written_whole(path) as temporary:
+        with matplotlib.rc_context():
             matplotlib.rcdefaults()
             matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": name})
-            draw().savefig(temporary, **_SAVED)
-        paths.append(path)
+            figure = draw()
+            for kind, metadata in _SAVED.items():
+                with written_whole(contents.folder / f"{name}.{kind}") as temporary:
+                    figure.savefig(temporary, format=kind, bbox_inches="tight", metadata=metadata)
+        paths.append(contents.folder / f"{name}.svg")
     return paths
 
 
@@ -105,7 +113,8 @@ def _beside(
     """Writes text so many inches right of the axes' left edge, `nudge` points above the middle of a row."""
     style = {"ha": align, "va": "center", "fontsize": 8, "annotation_clip": False, **style}
     offset, at = (72 * inches, nudge), axes.get_yaxis_transform()
-    axes.annotate(text, (0, place), offset, at, textcoords="offset points", **style)
+    shown = "\n".join(map(printable, text.split("\n")))
+    axes.annotate(shown, (0, place), offset, at, textcoords="offset points", **style)
 
 
 def _short(label: str) -> str:
@@ -238,7 +247,7 @@ def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
             axes.plot([point.epoch + 1 for point in first], means, "--", color=SOFT, linewidth=0.9)
         marker = "o" if len(mine) == 1 else None
         axes.plot(epochs, [point.top1_percent for point in mine], marker=marker, color=INK, markersize=3)
-        axes.set_title(fill(labels[name], _TITLE), fontsize=8.5, loc="left")
+        axes.set_title(fill(printable(labels[name]), _TITLE), fontsize=8.5, loc="left")
         axes.grid(color=GRID, linewidth=0.6)
         axes.tick_params(labelsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

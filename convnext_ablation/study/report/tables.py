@@ -1,4 +1,4 @@
-"""A report's tables: on the terminal, as Markdown with the answer, and as CSV files for programs.
+"""A report's tables: on the terminal, as Markdown with the answer, as LaTeX, and as CSV files for programs.
 
 All but the last two columns of the table of networks, which are timings, is reproducible to the last digit.
 CSV files have full precision; what isn't known is empty. The end of a column's name is its unit: accuracies
@@ -127,19 +127,20 @@ def terminal_effects(effects: Sequence[Effect], width: int) -> str:
 
 def _fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
     """Wraps the widest columns of words until a table fits, or they are as narrow as can be read."""
-    text = _laid_out(columns, lines)
+    text = laid_out(columns, lines)
     limits = {place: max(len(columns[place].cell(line)) for line in lines) for place in _words(columns)}
     for _ in range(_width(text) - width):
         widest = max(limits, key=limits.__getitem__)
         limits[widest] = max(NARROWEST, limits[widest] - 1)
-    return _laid_out(columns, lines, wrap=limits)
+    return laid_out(columns, lines, wrap=limits)
 
 
 def _width(text: str) -> int:
     return max(map(len, text.splitlines()))
 
 
-def _laid_out(columns: Sequence[Column], lines: Iterable[Any], **style: Any) -> str:
+def laid_out(columns: Sequence[Column], lines: Iterable[Any], **style: Any) -> str:
+    """A table as text; `style` is what `convnext_ablation.console.table` takes of it."""
     cells = [[column.cell(line) for column in columns] for line in lines]
     return table([column.heading for column in columns], cells, _words(columns), **style)
 
@@ -154,6 +155,8 @@ def write_tables(contents: Contents) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "answer.txt", answer(findings, contents.facts) + "\n")
     write_text(folder / "table.md", _markdown(contents))
+    write_text(folder / "networks.tex", _latex(network_columns(findings.rows, 2), findings.rows))
+    write_text(folder / "effects.tex", _latex(effect_columns(2), findings.effects))
     _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs))
     _csv(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows))
     _csv(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects))
@@ -173,12 +176,12 @@ def _markdown(contents: Contents) -> str:
     parts = [
         f"# {facts.title}",
         answer(findings, facts),
-        _laid_out(network_columns(rows, 2), rows, markdown=True),
+        laid_out(network_columns(rows, 2), rows, form="markdown"),
         f"Top-1 on the test images in percent{change}; 95 % intervals over seeds and images. M par.: "
         f"million parameters. GMACs: of one image of {facts.image_size} px. img/s: in training, median over "
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
-        *([] if findings.shown_by_rows else [_laid_out(effect_columns(2), effects, markdown=True), _LEGEND]),
+        *([] if findings.shown_by_rows else [laid_out(effect_columns(2), effects, form="markdown"), _LEGEND]),
         *(["\n".join(f"- {note}" for note in facts.notes)] if facts.notes else []),
         "## What was done",
         "\n".join(f"- {what}: {value}" for what, value in method(findings, facts).items()),
@@ -189,8 +192,12 @@ def _markdown(contents: Contents) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _latex(columns: Sequence[Column], lines: Iterable[Any]) -> str:
+    return laid_out(columns, lines, form="latex") + "\n"
+
+
 def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> None:
-    write_csv(path, list(header), ([_exact(value) for value in line] for line in lines))
+    write_csv(path, list(header), ([exact(value) for value in line] for line in lines))
 
 
 def _attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:
@@ -211,7 +218,7 @@ def _seed(run: FinishedRun) -> list[Any]:
     return [run.network, run.pretraining_seed, run.seed, *top1, speed, seconds]
 
 
-def _exact(value: Any) -> str:
+def exact(value: Any) -> str:
     """Writes a value so that reading it back gives the same; empty for one that isn't known."""
     if value is None or value != value:
         return ""
