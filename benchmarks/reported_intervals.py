@@ -2,7 +2,7 @@
 
     python benchmarks/reported_intervals.py
 
-It takes the accuracies from `results/reported_*.csv` and `results/paper_roadmap.csv`, and nothing from
+It takes the accuracies from `convnext_ablation/reported/` and `results/paper_roadmap.csv`, and nothing from
 elsewhere but what is named as an assumption below.
 """
 
@@ -20,6 +20,7 @@ from scipy import special
 
 from convnext_ablation.console import table
 from convnext_ablation.files import write_text
+from convnext_ablation.study.report.reported import NETWORKS, reported_rows
 
 RESULTS = Path(__file__).parents[1] / "results"
 QUANTILE = float(special.ndtri(0.975))
@@ -28,16 +29,6 @@ DISAGREEMENTS = (0.20, 0.10)  # assumed: images that exactly one of two networks
 SEED_SD = 0.3  # assumed: points of top-1 between seeds of one network
 # The step of the paper's roadmap that each reported model ends on (the README says where they differ).
 PAPER_STEPS = {"model_i": 0, "model_ii": 4, "model_iii": 5, "model_iv": 8, "model_v": 15}
-NAMES = {
-    "model_i": "Model I",
-    "model_ii": "Model II",
-    "model_iii": "Model III",
-    "model_iv": "Model IV",
-    "model_v": "Model V",
-    "resnet50": "ResNet-50",
-    "convnext_tiny": "ConvNeXt-T",
-    "vit_small_patch16": "ViT-S/16",
-}
 
 
 @dataclass(frozen=True)
@@ -114,7 +105,7 @@ def stages(rows: Iterable[dict[str, str]], images: int) -> list[Change]:
     """Gives each stage's change from the stage before it, in the order of the file."""
     return [
         Change(
-            f"{NAMES[after['model']]} after {NAMES[before['model']]}",
+            f"{NETWORKS[after['model']]} after {NETWORKS[before['model']]}",
             float(before["top1_percent"]),
             float(after["top1_percent"]),
             images,
@@ -128,7 +119,7 @@ def baselines(rows: Iterable[dict[str, str]], images: int) -> list[Change]:
     resnet, *others = rows
     return [
         Change(
-            f"{NAMES[other['model']]} - ResNet-50, {other['input_size']} px",
+            f"{NETWORKS[other['model']]} - ResNet-50, {other['input_size']} px",
             float(resnet["top1_percent"]),
             float(other["top1_percent"]),
             images,
@@ -208,13 +199,13 @@ def change_table(changes: Iterable[Change], seed_sd: float) -> str:
 
 def beside_table(results: Path, sd: float) -> str:
     """Writes the stages' changes on all data sets beside those between the paper's steps."""
-    finetuned = read("reported_finetune.csv", results)
+    finetuned = reported_rows("finetune")
     paper = {int(row["step"]): row for row in read("paper_roadmap.csv", results)}
     columns = [
         stages(
             [paper_row(paper[step], model) for model, step in PAPER_STEPS.items()], TEST_IMAGES["imagenet"]
         ),
-        stages(read("reported_imagenet.csv", results), TEST_IMAGES["imagenet"]),
+        stages(reported_rows("imagenet"), TEST_IMAGES["imagenet"]),
         *(stages([row for row in finetuned if row["dataset"] == data], TEST_IMAGES[data]) for data in TITLES),
     ]
     columns[0] = [replace(change, seeds=3, digits=2) for change in columns[0]]
@@ -283,8 +274,8 @@ component; Stanford Dogs' test images are in ImageNet. [README.md](README.md) ha
 
 def report(results: Path = RESULTS) -> str:
     """Writes the whole text, from the tables in `results`."""
-    paper, finetuned = read("paper_roadmap.csv", results), read("reported_finetune.csv", results)
-    others = read("reported_baselines.csv", results)
+    paper, finetuned = read("paper_roadmap.csv", results), reported_rows("finetune")
+    others = reported_rows("baselines")
     sd = pooled_sd(paper)
     bonferroni = float(special.ndtri(1 - 0.025 / 4)) / QUANTILE
     most, least = (f"{100 * part:.0f}" for part in DISAGREEMENTS)
@@ -300,7 +291,7 @@ def report(results: Path = RESULTS) -> str:
     summary = [sentence(title, changes) for title, changes in found.items()]
     parts.insert(1, "## Which reported steps exceed the noise of one run?\n\n" + "\n".join(summary) + "\n")
     parts += ["## The five stages beside the paper's steps\n", BESIDE, beside_table(results, sd)]
-    imagenet = stages(read("reported_imagenet.csv", results), TEST_IMAGES["imagenet"])
+    imagenet = stages(reported_rows("imagenet"), TEST_IMAGES["imagenet"])
     parts += ["## ImageNet at 112 px: 50,000 images, one run each\n", change_table(imagenet, sd)]
     parts += ["## The paper's roadmap: ImageNet at 224 px, means of three seeds\n", ROADMAP]
     parts += [change_table(roadmap(paper), sd)]

@@ -1,6 +1,5 @@
 """The recipes: what they set, what timm makes of them, and the command that lists them."""
 
-import csv
 import random
 from pathlib import Path
 
@@ -13,13 +12,13 @@ from scipy import stats
 from timm.data import resolve_data_config
 
 from convnext_ablation.cli import main as cli
+from convnext_ablation.study.report.reported import reported_rows
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
 from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 from convnext_ablation.training.splits import open_split
 
-RESULTS = Path(__file__).parents[1] / "results"
 STAGES = ("model_i", "model_ii", "model_iii", "model_iv", "model_v")
 AS_REPORTED = tuple(f"in1k_112_as_reported_{stage}" for stage in STAGES)
 FINE_TUNING = {name: size for size in (224, 448) for name in (f"cub200_{size}", f"stanford_dogs_{size}")}
@@ -87,20 +86,19 @@ def test_fine_tuning_differs_only_in_size_and_classes(name):
 
 
 @pytest.mark.parametrize(
-    ("file", "recipe_of"),
+    ("table", "recipe_of"),
     [
-        ("reported_imagenet.csv", lambda row: f"in1k_112_as_reported_{row['model']}"),
-        ("reported_imagenet.csv", lambda row: "in1k_112"),
-        ("reported_finetune.csv", lambda row: f"{row['dataset']}_{row['input_size']}"),
-        ("reported_baselines.csv", lambda row: f"{row['dataset']}_{row['input_size']}"),
+        ("imagenet", lambda row: f"in1k_112_as_reported_{row['model']}"),
+        ("imagenet", lambda row: "in1k_112"),
+        ("finetune", lambda row: f"{row['dataset']}_{row['input_size']}"),
+        ("baselines", lambda row: f"{row['dataset']}_{row['input_size']}"),
     ],
 )
-def test_the_figures_a_recipe_expects_are_those_in_results(file, recipe_of):
-    with open(RESULTS / file) as lines:
-        for row in csv.DictReader(lines):
-            text = recipe_path(recipe_of(row)).read_text()
-            assert row["top1_percent"] in text
-            assert file in text
+def test_the_figures_a_recipe_expects_are_those_that_were_reported(table, recipe_of):
+    for row in reported_rows(table):
+        text = recipe_path(recipe_of(row)).read_text()
+        assert row["top1_percent"] in text
+        assert f"convnext_ablation/reported/{table}.csv" in text
 
 
 def transform_of(name: str, folder: Path, training: bool):

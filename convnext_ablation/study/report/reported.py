@@ -1,0 +1,209 @@
+"""The three tables of the 11785-FGVC project: what it reported, and beside it what was measured.
+
+The project's figures are in ``convnext_ablation/reported/``, copied as they were published:
+
+- ``imagenet``: Models I to V after pre-training on ImageNet at 112 px;
+- ``finetune``: Models I to V after fine-tuning on CUB-200-2011 and Stanford Dogs at 224 px;
+- ``baselines``: ResNet-50, ConvNeXt-T and ViT-S/16 after the same fine-tuning, at 224 and 448 px.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from operator import itemgetter as get
+from pathlib import Path
+from typing import NamedTuple
+
+from convnext_ablation.console import counted, latex_text
+from convnext_ablation.data.folder import KNOWN_FAULTS
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import write_csv, write_text
+from convnext_ablation.study.report.tables import MISSING, Column, exact, laid_out
+
+PROJECT = "the 11785-FGVC project"
+REPORTED = f"reported by {PROJECT}, one seed, epoch picked on test"
+TABLES = {
+    "imagenet": "Pre-training accuracy",
+    "finetune": "Five models after fine-tuning",
+    "baselines": "Baselines after the same fine-tuning",
+}
+NETWORKS = {
+    "model_i": "Model I",
+    "model_ii": "Model II",
+    "model_iii": "Model III",
+    "model_iv": "Model IV",
+    "model_v": "Model V",
+    "resnet50": "ResNet-50",
+    "convnext_tiny": "ConvNeXt-T",
+    "vit_small_patch16": "ViT-S/16",
+}
+DATA_SETS = {"imagenet": "ImageNet", "cub200": "CUB-200-2011", "stanford_dogs": "Stanford Dogs"}
+_LEGEND = (
+    f"Top-1 in percent: {REPORTED}; measured, with the 95 % interval over seeds and test images (of one "
+    "seed, over test images alone). A dash: not measured."
+)
+
+
+class Measured(NamedTuple):
+    """An accuracy that was measured, to stand beside a reported one."""
+
+    network: str  # model_i ... model_v, or a timm name of a baseline, such as resnet50.tv_in1k
+    data: str  # imagenet, cub200, stanford-dogs
+    image_size: int  # pixels of the images that the network is given: 112, 224, 448
+    top1_percent: float  # mean over the seeds, on all test images
+    low_percent: float  # its 95 % interval
+    high_percent: float
+    seeds: int  # runs that it is the mean of
+
+
+class Line(NamedTuple):
+    """A line of a table's CSV file: a reported accuracy, and what was measured; None where nothing was."""
+
+    network: str
+    label: str
+    data: str
+    image_size: int
+    reported_top1_percent: float
+    reported: str  # whose it is
+    measured_top1_percent: float | None
+    measured_low_percent: float | None
+    measured_high_percent: float | None
+    measured: str  # over how many seeds; empty where nothing was measured
+
+
+def write_reported_tables(folder: Path, measured: Iterable[Measured]) -> list[Path]:
+    """Writes the project's three tables with what was measured beside what it reported.
+
+    Args:
+        folder: Where the files go: ``fgvc_11785_TABLE.csv`` in full precision and ``fgvc_11785_TABLE.tex``
+            (booktabs) for each of `TABLES`, and ``fgvc_11785.md`` with all three.
+        measured: At most one accuracy for each reported one, in any order. Those that are not given are
+            left empty: in CSV an empty cell, for people a dash.
+
+    Returns:
+        The files.
+
+    Raises:
+        UserError: See `beside_reported`.
+    """
+    tables = beside_reported(measured)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, lines in tables.items():
+        stem = folder / f"fgvc_11785_{name}"
+        write_csv(
+            stem.with_suffix(".csv"), Line._fields, ([exact(value) for value in line] for line in lines)
+        )
+        write_text(stem.with_suffix(".tex"), _latex(lines))
+        paths += [stem.with_suffix(".csv"), stem.with_suffix(".tex")]
+    write_text(folder / "fgvc_11785.md", _markdown(tables))
+    return [*paths, folder / "fgvc_11785.md"]
+
+
+def beside_reported(measured: Iterable[Measured]) -> dict[str, list[Line]]:
+    """Returns the lines of each of `TABLES`, in the project's order.
+
+    Raises:
+        UserError: An accuracy is of what the project has not reported (`is_reported` says so beforehand), is
+            given twice, or is no percentage within its interval.
+    """
+    found: dict[tuple[str, str, int], Measured] = {}
+    for each in measured:
+        where = f"{each.network} on {each.data} at {each.image_size} px"
+        key = _key(each.network, each.data, each.image_size)
+        if not is_reported(*key):
+            raise UserError(f"{where}: {PROJECT} reported no such accuracy; leave it out of its tables")
+        if key in found:
+            raise UserError(f"{where}: two accuracies were given; give one, the mean over its seeds")
+        if not 0 <= each.low_percent <= each.top1_percent <= each.high_percent <= 100 or each.seeds < 1:
+            raise UserError(
+                f"{where}: {each.top1_percent} [{each.low_percent}, {each.high_percent}] over "
+                f"{counted(each.seeds, 'seed')} is no accuracy with its interval, in percent"
+            )
+        found[key] = each
+    return {name: [_line(row, found) for row in reported_rows(name)] for name in TABLES}
+
+
+def is_reported(network: str, data: str, image_size: int) -> bool:
+    """Says whether the project reported the accuracy of a network on a data set; see `Measured`."""
+    key = _key(network, data, image_size)
+    return any(key == _row_key(row) for name in TABLES for row in reported_rows(name))
+
+
+def reported_rows(table: str) -> list[dict[str, str]]:
+    """Reads what the project reported: the rows of one of `TABLES` by column, accuracies in percent."""
+    path = resources.files("convnext_ablation") / "reported" / f"{table}.csv"
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def _key(network: str, data: str, image_size: int) -> tuple[str, str, int]:
+    """Names as the project's: without timm's tag, nor the size that a ViT's name has."""
+    name = re.sub(r"(patch16)_\d+$", r"\1", network.partition(".")[0])
+    return name, data.replace("-", "_"), image_size
+
+
+def _row_key(row: dict[str, str]) -> tuple[str, str, int]:
+    return row["model"], row.get("dataset", "imagenet"), int(row["input_size"])
+
+
+def _line(row: dict[str, str], found: dict[tuple[str, str, int], Measured]) -> Line:
+    network, data, size = key = _row_key(row)
+    mine = found.get(key)
+    return Line(
+        *(network, NETWORKS[network], data, size, float(row["top1_percent"]), REPORTED),
+        measured_top1_percent=mine.top1_percent if mine else None,
+        measured_low_percent=mine.low_percent if mine else None,
+        measured_high_percent=mine.high_percent if mine else None,
+        measured=f"measured: {counted(mine.seeds, 'seed')}" if mine else "",
+    )
+
+
+def _markdown(tables: dict[str, list[Line]]) -> str:
+    parts = [f"# The tables of {PROJECT}", _LEGEND]
+    for name, lines in tables.items():
+        columns, rows = _layout(lines)
+        parts += [f"## {TABLES[name]}", laid_out(columns, rows, form="markdown"), *_faults(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(lines: Sequence[Line]) -> str:
+    """The table, and below it a paragraph that says whose the figures are."""
+    notes = " ".join(latex_text(note.replace("`", "")) for note in [_LEGEND, *_faults(lines)])
+    return f"{laid_out(*_layout(lines), form='latex')}\n\n\\smallskip\n{{\\footnotesize {notes}\\par}}\n"
+
+
+def _faults(lines: Sequence[Line]) -> list[str]:
+    """What is known to be wrong with the data sets of a table."""
+    names = dict.fromkeys(line.data.replace("_", "-") for line in lines)
+    return [KNOWN_FAULTS[name] for name in names if name in KNOWN_FAULTS]
+
+
+def _layout(lines: Sequence[Line]) -> tuple[list[Column], list[dict[str, Line]]]:
+    """A table for people: a row a network and size, and in it two columns a data set."""
+    rows: dict[tuple[int, str], dict[str, Line]] = {}
+    for line in lines:
+        rows.setdefault((line.image_size, line.label), {})[line.data] = line
+    columns = [
+        Column("network", lambda row: next(iter(row.values())).label),
+        Column("px", lambda row: next(iter(row.values())).image_size, str),
+    ]
+    for data in dict.fromkeys(line.data for line in lines):
+        columns += [
+            Column(f"{DATA_SETS[data]}: reported", get(data), _reported_text),
+            Column(f"{DATA_SETS[data]}: measured", get(data), _measured_text),
+        ]
+    return columns, list(rows.values())
+
+
+def _reported_text(line: Line) -> str:
+    return f"{line.reported_top1_percent:.1f}"
+
+
+def _measured_text(line: Line) -> str:
+    if line.measured_top1_percent is None:
+        return MISSING
+    interval = f"[{line.measured_low_percent:.1f}, {line.measured_high_percent:.1f}]"
+    return f"{line.measured_top1_percent:.1f} {interval}, {line.measured.removeprefix('measured: ')}"
