@@ -1,9 +1,12 @@
 """The recipe of a study: what the command line changes of it, and what doesn't fit."""
 
+import itertools
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 from convnext_ablation.cli import main as cli
@@ -242,3 +245,86 @@ def test_a_fine_tuning_recipe_trains_from_scratch_only_if_that_is_meant(planned,
 def test_a_fine_tuning_recipe_without_weights_is_refused(planned, further, message):
     with pytest.raises(UserError, match=message):
         planned(FINE_TUNING, *further)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Makes an image folder of two classes, of so many pixels a side, in grey or in colour."""
+
+    def make(height, width, coloured=True, suffix="jpg"):
+        rng = np.random.default_rng(0)
+        for split, name, number in itertools.product(("train", "val", "test"), ("a", "b"), range(4)):
+            grey = rng.integers(0, 256, (height, width, 1), dtype=np.uint8).repeat(3, axis=2)
+            path = tmp_path / "pictures" / split / name / f"{number}.{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((grey // (3, 2, 1)).astype(np.uint8) if coloured else grey).save(path)
+        return f"--data={tmp_path / 'pictures'}"
+
+    return make
+
+
+COLOUR = "input_size: [3, 32, 32]\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]"
+
+
+@pytest.mark.parametrize(
+    ("lines", "further", "message"),
+    [
+        (
+            "num_classes: 200",
+            [],
+            r"has 3 classes, and the recipe .*mine.yaml is for 200; .*num_classes=3",
+        ),
+        ("num_classes: 2", [], "has 3 classes, and the recipe .* is for 2; take another recipe"),
+        ("input_size: [1, 48, 48]", [], r"is 32 px \(median\), and the recipe .* needs 48 px \(48 / 1\); "),
+        ("", ["--set", "crop_pct=0.5"], r"needs 64 px \(32 / 0.5\); prepare larger images, take "),
+    ],
+)
+def test_classes_and_sizes_that_do_not_fit_are_refused(planned, lines, further, message):
+    with pytest.raises(UserError, match=message):
+        planned(lines, *further)
+
+
+@pytest.mark.parametrize("further", [["--set", "num_classes=3"], ["--enlarge", "--set", "num_classes=3"]])
+def test_what_is_refused_can_be_meant(planned, further, capsys):
+    lines = "num_classes: 200\ncrop_pct: 0.5" if "--enlarge" in further else "num_classes: 200"
+    assert planned(lines, *further).runs()[0].arguments.num_classes == 3
+    said = "the images are enlarged, from 32 px of the shorter side (median) to 64"
+    assert (said in capsys.readouterr().err) == ("--enlarge" in further)
+
+
+@pytest.mark.parametrize(
+    ("size", "needed", "refused", "said"),
+    [
+        ((40, 60), 448, True, False),
+        ((24, 60), 32, False, True),
+        ((60, 23), 32, True, False),
+        ((32, 32), 32, False, False),
+    ],
+)
+def test_images_that_are_much_smaller_than_the_recipe_needs_are_refused(
+    planned, pictures, capsys, size, needed, refused, said
+):
+    lines = COLOUR.replace("32", str(needed))
+    if refused:
+        with pytest.raises(UserError, match=f"is {min(size)} px .* needs {needed} px"):
+            planned(lines, pictures(*size))
+    else:
+        planned(lines, pictures(*size))
+    assert ("enlarged" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_photographs_become_grey_only_if_that_is_said(planned, pictures, suffix):
+    data = pictures(40, 40, suffix=suffix)
+    with pytest.raises(UserError, match="the images have colour, and the network takes one channel"):
+        planned("", data)
+    assert planned("", data, "--set", "input_img_mode=L").runs()[0].arguments.image_mode == "L"
+    assert planned("input_img_mode: L", data).runs()
+    assert planned("", pictures(40, 40, coloured=False, suffix=suffix)).runs()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("coloured", [True, False])
+def test_a_recipe_for_colour_takes_grey_images_and_says_so(planned, pictures, capsys, coloured, suffix):
+    planned(COLOUR, pictures(40, 40, coloured=coloured, suffix=suffix))
+    assert ("the images are grey; the network takes them as three" in capsys.readouterr().err) != coloured

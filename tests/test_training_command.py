@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from convnext_ablation.cli import train as train_command
 from convnext_ablation.cli import validate as validate_command
@@ -197,6 +198,7 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         ),
         (["--global-batch", "12"], "global_batch is 12, no multiple of batch_size 8 x 1 process = 8"),
         (["--num-classes", "2"], "has 3 classes, but num_classes is 2"),
+        (["--num-classes", "9"], "has 3 classes, but num_classes is 9; give --num-classes 3"),
         (["--resume", "none.pth.tar"], r"none\.pth\.tar: no such checkpoint"),
         (["--resume", "auto", "--experiment", ""], "--resume auto needs the name of the run's folder"),
         (["--pretrained-path", "none.pth"], r"none\.pth: "),
@@ -382,3 +384,37 @@ def test_fine_tuning_starts_from_the_weights_given_or_from_scratch(started, fini
     capsys.readouterr()
     started("--model", "model_v_atto", "--from-scratch", "--pretrained-path", best)
     one_line(capsys, "train.py", "--from-scratch and --pretrained-path are both given; give one")
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ([], []),
+        (
+            ["--input-size", "1", "48", "48"],
+            ["WARNING: .*train: the images are enlarged, from 32 px .* to 48"],
+        ),
+        (["--crop-pct", "0.5"], ["WARNING: .*train: the images are enlarged, from 32 px .* to 64"]),
+        (
+            ["--input-size", "3", "32", "32", "--mean", "0.5", "0.5", "0.5", "--std", "0.5", "0.5", "0.5"],
+            [".*train: the images are grey; the network takes them as three equal channels"],
+        ),
+    ],
+)
+def test_what_is_done_to_the_images_is_said(started, capsys, more, said):
+    assert started("--model", "model_v_atto", "--from-scratch", "--crop-pct", "1", *more)
+    lines = [line for line in capsys.readouterr().out.splitlines() if "the images are " in line]
+    assert len(lines) == len(said)
+    assert all(re.fullmatch(pattern, line) for pattern, line in zip(said, lines, strict=True))
+
+
+def test_photographs_become_grey_only_if_that_is_said(train, tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for split, name, number in itertools.product(("train", "val"), ("a", "b"), range(4)):
+        path = tmp_path / "photographs" / split / name / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    call = ["--epochs", "1"]
+    assert train(tmp_path, *call, data=tmp_path / "photographs") == 2
+    one_line(capsys, "train.py", "the images have colour, and the network takes one .* --input-img-mode L")
+    assert train(tmp_path, *call, "--input-img-mode", "L", data=tmp_path / "photographs") == 0

@@ -32,6 +32,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         help="weights to start from, a file for each network: {model} stands for its name, "
         "{pretraining_seed} for the seed of pre-training, * for anything",
     )
+    add("--enlarge", action="store_true", help="train on images that are smaller than the recipe needs")
     scratch = "start from random weights, though the recipe is for fine-tuning"
     add("--from-scratch", action="store_true", help=scratch)
     add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="see --init")

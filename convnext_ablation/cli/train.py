@@ -25,6 +25,7 @@ from convnext_ablation.training.distributed import (
 )
 from convnext_ablation.training.logs import Log, start_wandb
 from convnext_ablation.training.loop import StoppedError, Trainer
+from convnext_ablation.training.mismatches import check_colour, look_at, needed_side, remarks
 from convnext_ablation.training.settings import parse_arguments
 
 
@@ -79,7 +80,8 @@ def _train(arguments: TrainingArguments) -> int:
     log = Log(quiet=not processes.is_first, wandb=wandb)
     with log.progress, StopRequest() as stop:
         trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
-        log.line(_introduced(trainer))
+        found: list[str] = processes.together(lambda: _look_at_images(trainer))
+        log.line("\n".join([_introduced(trainer), *found]))
         if arguments.precision == "float16" and processes.device.type == "cpu":
             log.line(
                 "WARNING: float16 is slow on a CPU, and gradients aren't scaled; --amp-dtype bfloat16 is fast"
@@ -105,6 +107,13 @@ def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
         model = arguments.model.replace("/", "_").replace(":", "_")
         name = processes.gather(f"{datetime.now():%Y%m%d-%H%M%S}-{model}")[0]
     return Path(arguments.output or "output/train") / name
+
+
+def _look_at_images(trainer: Trainer) -> list[str]:
+    images = trainer.splits[trainer.arguments.train_split]
+    sample = look_at(images)
+    check_colour(images, sample, trainer.arguments, "--input-img-mode L")
+    return remarks(images, sample, trainer.arguments, needed_side(trainer.data_config))
 
 
 def _introduced(trainer: Trainer) -> str:

@@ -7,7 +7,9 @@ import shlex
 import sys
 from pathlib import Path
 
+import timm
 import torch
+from timm.data import resolve_data_config
 
 from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
@@ -21,7 +23,15 @@ from convnext_ablation.study.pretrained import check_published, find_weights, mi
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import check_device
+from convnext_ablation.training.mismatches import (
+    MOST_ENLARGED,
+    check_colour,
+    look_at,
+    needed_side,
+    remarks,
+)
 from convnext_ablation.training.settings import read_recipe
+from convnext_ablation.training.splits import open_split
 
 _GPU_WORKERS = 4  # timm's default; on a CPU, workers take cores from other runs
 
@@ -76,6 +86,7 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
     batch = first.arguments.global_batch or first.arguments.batch_size
     if batch > images:
         raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch}")
+    _check_images(args, first.arguments, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
     return study, data
 
@@ -107,6 +118,33 @@ def _check_device(args: argparse.Namespace) -> None:
         check_device(args.device)
     elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
+
+
+def _check_images(
+    args: argparse.Namespace, arguments: TrainingArguments, data: FolderSummary, recipe_name: str
+) -> None:
+    """Compares the recipe's classes, size and colours with those of the images."""
+    classes, meant = len(data.classes), arguments.num_classes
+    if meant not in (None, classes):
+        raise UserError(
+            f"{data.root}: has {classes} classes, and the recipe {recipe_name} is for {meant}; take another "
+            f"recipe, or give --set num_classes={classes}"
+        )
+    images = open_split(arguments, arguments.train_split)
+    sample = look_at(images)
+    check_colour(images, sample, arguments, "--set input_img_mode=L")
+    model = timm.get_pretrained_cfg(arguments.model, allow_unregistered=True)
+    config = resolve_data_config(arguments.preprocessing(), pretrained_cfg=model.to_dict() if model else None)
+    needed = needed_side(config)
+    if not args.enlarge and 0 < sample.side * MOST_ENLARGED < needed:
+        raise UserError(
+            f"{images.name}: the shorter side of the images is {sample.side} px (median), and the recipe "
+            f"{recipe_name} needs {needed} px ({config['input_size'][-1]} / {config['crop_pct']:g}); prepare "
+            "larger images, take a recipe of a smaller size, or give --enlarge"
+        )
+    if recipe_name != args.data.replace("-", "_"):  # a recipe knows the data set that it is for
+        for line in remarks(images, sample, arguments, needed):
+            print(line, file=sys.stderr)
 
 
 def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingArguments) -> str:
