@@ -9,12 +9,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
-__all__ = ["Progress", "counted", "duration", "latex_text", "printable", "seeds_text", "table", "track"]
+__all__ = [
+    "Progress", "counted", "duration", "latex_text", "markdown_text", "printable", "seeds_text", "table",
+    "track",
+]  # fmt: skip
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
 _FORMATS = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # tabulate's names
-_MARKUP = re.compile(r"[\\`*|\[\]]|<(?=[a-z/!?])", re.IGNORECASE)  # what Markdown would take for its own
+_BAR = re.compile(r"\|")
+# what Markdown would take for its own: in running text, and in words of a table
+_LINKS = re.compile(r"<(?=[a-z/!?])|\](?=[(\[])", re.IGNORECASE)
+_MARKUP = re.compile(r"<(?=[a-z/!?])|[\\`*|\[\]]", re.IGNORECASE)
 
 
 class Progress:
@@ -147,12 +153,8 @@ def table(
     import tabulate
 
     tabulate.MIN_PADDING = 0  # headings need no more room than cells
-    cells = [[str(cell) for cell in row] for row in rows]
-    if form == "markdown":
-        escaped = {place: _MARKUP if place in words else re.compile(r"\|") for place in range(len(header))}
-        cells = [[escaped[place].sub(r"\\\g<0>", cell) for place, cell in enumerate(row)] for row in cells]
-    elif form == "latex":
-        cells = [[_typeset(cell, place in words) for place, cell in enumerate(row)] for row in cells]
+    cells = [[_cell(str(cell), form, place in words) for place, cell in enumerate(row)] for row in rows]
+    if form == "latex":
         cells = cells or [[""] * len(header)]  # tabulate aligns no columns without rows
     align = ["left" if place in words else "right" for place in range(len(header))]
     widths = [wrap.get(place) for place in range(len(header))] if wrap and cells else None
@@ -177,6 +179,11 @@ def latex_text(text: str) -> str:
     return _signs(escaped.replace("--", "-{}-"))
 
 
+def markdown_text(text: str) -> str:
+    """A paragraph as Markdown shows it as it is: no HTML, links or pictures; code between backticks."""
+    return _LINKS.sub(r"\\\g<0>", _one_line(text))
+
+
 def printable(text: str) -> str:
     """A text with question marks for its control characters, which no format can show."""
     return "".join(c if c.isprintable() else "?" for c in text)
@@ -190,9 +197,12 @@ def _signs(text: str) -> str:
     return text.replace("−", "$-$").replace("–", "--")
 
 
-def _typeset(cell: str, words: bool) -> str:
-    """A cell as TeX can read it, with a true minus in numbers."""
-    return _one_line(cell) if words else _one_line(cell).replace("-", "−")
+def _cell(text: str, form: str, words: bool) -> str:
+    """A cell on one line, Markdown's own characters escaped, and in LaTeX with a true minus in numbers."""
+    text = _one_line(text)
+    if form == "markdown":
+        return (_MARKUP if words else _BAR).sub(r"\\\g<0>", text)
+    return text if words or form == "terminal" else text.replace("-", "−")
 
 
 def _math(line: str) -> str:

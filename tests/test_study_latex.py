@@ -1,6 +1,7 @@
 """A report for a paper: tables in LaTeX and figures in PDF, whatever networks and classes are called."""
 
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -13,6 +14,7 @@ from fake_study import csv_lines, svg_texts, write_all
 
 from convnext_ablation.console import latex_text, table
 from convnext_ablation.study.report.findings import compare
+from convnext_ablation.study.report.tables import terminal_table
 
 HOSTILE = r"\input{/etc/passwd} 100% $x_1^2$ & {#1} ~<b>|"
 
@@ -27,9 +29,9 @@ def hostile(study, tmp_path_factory):
     classes = [f"{name} {HOSTILE}" for name in evidence.classes]
     folder = tmp_path_factory.mktemp("hostile") / "report"
     evidence = replace(evidence, classes=classes)
-    contents = replace(
-        study, folder=folder, findings=compare(networks, contrasts, study.facts.classes), evidence=evidence
-    )
+    facts = replace(study.facts, title=f"{HOSTILE} ![x](http://a)", notes=("<img src=x>\n# no heading",))
+    findings = compare(networks, contrasts, facts.classes)
+    contents = replace(study, folder=folder, facts=facts, findings=findings, evidence=evidence)
     write_all(contents)
     return contents
 
@@ -67,6 +69,12 @@ def test_names_are_text_in_every_format(hostile):
     assert r"\textbackslash{}input\{/etc/passwd\} 100\% \$x\_1\^{}2\$ \& \{\#1\}" in networks[2][0]
     assert effects[1][0].startswith(r"{*}\textbackslash{}input")
     assert r"| Model 1 \\input{/etc/passwd} 100% $x_1^2$ & {#1} ~\<b>\| |" in read(hostile, "table.md")
+    text = read(hostile, "table.md")
+    assert text.startswith("# \\input{/etc/passwd} 100% $x_1^2$ & {#1} ~\\<b>| ![x\\](http://a)\n\n")
+    assert "\n- \\<img src=x> # no heading\n" in text
+    assert not re.search(r"(?<!\\)(<[a-z/!?]|\]\((?!roadmap[.]svg))", text, re.IGNORECASE)
+    printed = terminal_table(hostile.findings.rows, 200)
+    assert all(character.isprintable() or character == "\n" for character in printed)
     words = svg_texts(hostile.folder / "effects.svg")
     assert any("$x_1^2$" in text for text in words), "as it is, not as a formula"
     for path in hostile.folder.glob("*.svg"):

@@ -320,7 +320,8 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, report):
 def test_markdown_holds_table_facts_answer_and_caveats(stages, report):
     text, row = markdown(report), findings_of(stages).rows[3]
     d, top1 = row.difference, row.top1
-    assert text.startswith(f"# {FACTS.title}\n\n" + answer(findings_of(stages), FACTS))
+    assert FACTS.title == "Planted effects <on> shades"
+    assert text.startswith("# Planted effects \\<on> shades\n\n" + answer(findings_of(stages), FACTS))
     assert (
         f"| Model IV | {ADDS[3]} | 3 | 78.50 [{100 * top1.low:.2f}, {100 * top1.high:.2f}] "
         f"| -1.50 [{100 * d.low:+.2f}, {100 * d.high:+.2f}] | {p_text(d.p_holm)} "

@@ -15,7 +15,7 @@ from operator import attrgetter as get
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.console import duration, table
+from convnext_ablation.console import duration, markdown_text, table
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, method, p_text
 from convnext_ablation.study.report.classes import ClassGain, Confusion
@@ -174,22 +174,26 @@ def _markdown(contents: Contents) -> str:
     compared = any(row.difference for row in rows)
     change = f", change in percentage points against the network {baseline}" if compared else ""
     parts = [
-        f"# {facts.title}",
-        answer(findings, facts),
+        markdown_text(f"# {facts.title}"),
+        markdown_text(answer(findings, facts)),
         laid_out(network_columns(rows, 2), rows, form="markdown"),
         f"Top-1 on the test images in percent{change}; 95 % intervals over seeds and images. M par.: "
         f"million parameters. GMACs: of one image of {facts.image_size} px. img/s: in training, median over "
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
         *([] if findings.shown_by_rows else [laid_out(effect_columns(2), effects, form="markdown"), _LEGEND]),
-        *(["\n".join(f"- {note}" for note in facts.notes)] if facts.notes else []),
+        *([_bullets(facts.notes)] if facts.notes else []),
         "## What was done",
-        "\n".join(f"- {what}: {value}" for what, value in method(findings, facts).items()),
+        _bullets(f"{what}: {value}" for what, value in method(findings, facts).items()),
         f"```\n{facts.command}\n```",
         "## What these figures don't say",
-        "\n".join(f"- {caveat}" for caveat in caveats(findings, facts)),
+        _bullets(caveats(findings, facts)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 def _latex(columns: Sequence[Column], lines: Iterable[Any]) -> str:
