@@ -20,6 +20,7 @@ def simulated_studies(
     shared=0.9,
     pretraining=None,
     pretraining_sd=0.0,
+    pretraining_draws=None,
 ):
     """Draws what networks get right in many studies at once, (networks, studies, seeds, images).
 
@@ -29,7 +30,8 @@ def simulated_studies(
 
     A network has `seeds`, or so many of each of its `pretraining` seeds, which then are an axis before them.
     `seed_sd` and `pretraining_sd` are in accuracy; `agreement` is the correlation of two seeds of a network
-    in an image's ease, `shared` the part of it that networks share, too.
+    in an image's ease, `shared` the part of it that networks share, too. `pretraining_draws` are what
+    pre-trainings change, (networks, studies, pretraining) in standard deviations, if they are known.
     """
     runs = (seeds,) if pretraining is None else (pretraining, seeds)
     pad = (1,) * len(runs)
@@ -49,7 +51,9 @@ def simulated_studies(
     networks = len(top1)
     threshold = threshold + seed_scale * normal(networks, studies, *runs, 1)
     if pretraining is not None:
-        threshold = threshold + pretraining_scale * normal(networks, studies, pretraining, 1, 1)
+        shape = (networks, studies, pretraining)
+        drawn = normal(*shape) if pretraining_draws is None else pretraining_draws
+        threshold = threshold + pretraining_scale * drawn.reshape(*shape, 1, 1)
     ease = math.sqrt(shared) * normal(1, studies, *pad, images)
     ease = ease + math.sqrt(1 - shared) * normal(networks, studies, *pad, images)
     ease = math.sqrt(agreement) * ease
@@ -57,3 +61,24 @@ def simulated_studies(
     by_run *= math.sqrt(1 - agreement)
     by_run += ease
     return by_run > -threshold
+
+
+def simulated_experiments(rng, experiments, pretraining, general, finetuned, together=0.5):
+    """Draws what networks get right on a general set and on sets that they are fine-tuned on.
+
+    A set is given by what `simulated_studies` takes: `images`, `top1`, `seed_sd`, `pretraining_sd`, and of a
+    fine-tuned set `seeds`. `together` is the correlation between sets of what a pre-training changes.
+
+    Returns, for each set, (networks, experiments, pretraining, images), with an axis of seeds before the
+    images where it was fine-tuned.
+    """
+    shape = (len(general["top1"]), experiments, pretraining)
+    common = rng.standard_normal(shape, dtype=np.float32)
+    tables = []
+    for each in ({**general, "seeds": 1, "seed_sd": 0.0}, *finetuned):
+        own = rng.standard_normal(shape, dtype=np.float32)
+        draws = math.sqrt(together) * common + math.sqrt(1 - together) * own
+        tables.append(
+            simulated_studies(rng, experiments, pretraining=pretraining, pretraining_draws=draws, **each)
+        )
+    return [tables[0][:, :, :, 0], *tables[1:]]

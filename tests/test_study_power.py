@@ -11,8 +11,16 @@ from test_study_plan import STUDY
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.forecast import read_scatter
+from convnext_ablation.study.stats.across import contrast_across
 from convnext_ablation.study.stats.effects import contrast, holm
-from convnext_ablation.study.stats.power import detectable, level_of, power, seeds_needed
+from convnext_ablation.study.stats.power import (
+    Asked,
+    PlannedSet,
+    detectable,
+    level_of,
+    power,
+    seeds_needed,
+)
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter
 from convnext_ablation.study.store import save_study
 from convnext_ablation.training.predictions import Predictions
@@ -79,6 +87,59 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
         found += holm(p_values)[-1] < 0.05
     # 300 studies measure 80 % to +- 4.5 points
     assert 0.73 <= found / studies <= 0.87
+
+
+# a general set, and a smaller one that the networks are fine-tuned on, where seeds vary more
+SETS = [PlannedSet(-1.0, SCATTER, 2000), PlannedSet(1.0, Scatter(0.7, 0.008, 0.12, 0.2, ""), 1000)]
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(("name", "shared", "seeds"), [("stages", True, 3), ("stages", False, 3)])
+def test_a_difference_between_sets_of_the_detectable_size_is_found_in_80_of_100_experiments(
+    name, shared, seeds
+):
+    """One effect is larger on the fine-tuned set; otherwise they are the same on both."""
+    experiments, design = 300, design_of(name, "atto")
+    weights = np.array([[c.weights.get(p.key, 0.0) for p in design.points] for c in design.contrasts])
+    sets = [replace(SETS[0], drawn=shared), SETS[1]]
+    asked = Asked(sets, weights[-1], level_of(True, design.family), shared)
+    size = asked.detectable(seeds)
+    gains = size * np.linalg.pinv(weights)[:, -1]
+    rng = np.random.default_rng([seeds, shared])
+    latents = [latent(each.scatter) for each in sets]
+    found = 0
+    for _ in range(experiments):
+        general, tuned = (
+            simulated(rng, each.scatter, change, draws, each.images, correlations)
+            for each, change, draws, correlations in zip(
+                sets, (0 * gains, gains), (seeds if shared else 1, seeds), latents, strict=True
+            )
+        )
+        tables = [list(general), list(tuned) if shared else [table[None] for table in tuned]]
+        p_values = [contrast_across(tables, row, [-1, 1]).p_value for row in weights]
+        found += holm(p_values)[-1] < 0.05
+    # 300 experiments measure 80 % to +- 4.5 points
+    assert 0.73 <= found / experiments <= 0.87
+    needed = asked.seeds_needed(size)
+    assert needed == seeds
+    assert asked.seeds_needed(0.99 * size) == seeds + 1
+
+
+def test_a_difference_between_sets_is_harder_to_find_than_either_effect_and_a_mean_of_sets_easier():
+    alone = [detectable(each.scatter, 3, each.images, TWO, 0.05) for each in SETS]
+    difference = Asked(SETS, TWO, 0.05).detectable(3)
+    assert max(alone) < difference < sum(alone)
+    other = replace(SETS[1], weight=0.5)
+    assert Asked([SETS[0], other, other], TWO, 0.05).detectable(3) < difference
+    # of one set it is the effect's own
+    assert Asked(SETS[1:], TWO, 0.05).detectable(3) == alone[1]
+    assert math.isnan(Asked(SETS, TWO, 0.05).detectable(1))
+    # networks of one pre-training, tested as they are, have no seeds to vary
+    fixed = Asked([replace(SETS[0], drawn=False), SETS[1]], TWO, 0.05, shared=False)
+    assert fixed.detectable(3) < difference
+    # where seeds are each set's own, four runs tell of seeds and not two differences
+    own = [SETS[1], replace(SETS[1], weight=-1.0)]
+    assert Asked(own, TWO, 0.05, shared=False).detectable(3) < Asked(own, TWO, 0.05).detectable(3)
 
 
 def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
@@ -160,6 +221,16 @@ def write_run(run, folder, correct, first="0.png"):
     Predictions(ids, targets, answers, np.ones(len(correct), np.float32), 0.5).save(path / "predictions.npz")
     (path / "result.json").write_text("{}")
     return path
+
+
+def test_pretrainings_count_as_seeds_where_there_are_several():
+    runs = simulated(np.random.default_rng(5), SCATTER, [0, 0.02], 6, 800, latent(SCATTER))
+    ours = measured_scatter(list(runs.reshape(2, 3, 2, 800)), "here")
+    flat = measured_scatter(list(runs), "here")
+    assert ours.accuracy == pytest.approx(flat.accuracy)
+    # the mean of two seeds, which differ in nothing but chance, varies half as much
+    assert ours.seed_disagreement == pytest.approx(flat.seed_disagreement / 2, rel=0.1)
+    assert measured_scatter(list(runs.reshape(2, 1, 6, 800)), "here") == flat
 
 
 def test_a_finished_study_is_measured_over_the_seeds_that_all_networks_have(tmp_path):

@@ -1,18 +1,21 @@
-"""What effect a study can find, before it is run.
+"""What an experiment can find, before it is run: effects, and differences of effects between data sets.
 
-An effect is found if its p-value, by the rule of `effects`, is below the level. In terms of `variance` and
-`effects`, with c the sum of the contrast's squared weights, the variance of an estimate has the parts
+An effect is found if its p-value, by the rule of `effects` and `across`, is below the level. In terms of
+`variance`, with c the sum of the contrast's squared weights, the variance of an estimate has the parts
 
     A      = c (seed variance + seed disagreement / 2 / N) / S
     B - C  = c (network disagreement - seed disagreement) / 2 / N
 
-A varies as chi-squared, and what an estimate must exceed varies with it; power is an average over that.
+of each data set, multiplied by the square of the set's own weight. A varies as chi-squared, and what an
+estimate must exceed varies with it; power is an average over that. What data sets have in common through
+their pre-trainings isn't reckoned with: where it moves effects the same way, differences are easier to find.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, special
@@ -30,63 +33,119 @@ def level_of(primary: bool, family: int) -> float:
     return ALPHA / family if primary else ALPHA
 
 
+@dataclass(frozen=True)
+class PlannedSet:
+    """A data set that effects are to be measured on."""
+
+    weight: float  # of its effect in what is asked; 1 where there is no other set
+    scatter: Scatter
+    images: int  # of its test split
+    drawn: bool = True  # False for networks of a single pre-training, tested as they are: no seed varies
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A contrast of networks on one data set, or the difference of such between several.
+
+    Attributes:
+        sets: The data sets.
+        weights: Of the networks.
+        level: Of its test: see `level_of`.
+        shared: Whether seeds are pre-trainings, which all sets share; else each set has its own.
+    """
+
+    sets: Sequence[PlannedSet]
+    weights: Sequence[float]
+    level: float
+    shared: bool = True
+
+    def power(self, effect: float, seeds: int) -> float:
+        """Chance that an effect of this true size, a fraction, is found with the right sign."""
+        threshold, error = self._threshold(seeds)
+        return float(special.ndtr((abs(effect) - threshold) / error).mean())
+
+    def detectable(self, seeds: int) -> float:
+        """The smallest effect found with a chance of `POWER`, a fraction; NaN with a single seed.
+
+        It is no bound: an effect above 1, which there can't be, says that no effect would do.
+        """
+        if seeds < 2:
+            return math.nan
+        threshold, error = self._threshold(seeds)
+
+        def missing(effect: float) -> float:
+            return float(special.ndtr((effect - threshold) / error).mean()) - POWER
+
+        return float(optimize.brentq(missing, 0.0, float(threshold.max()) + 10 * error, xtol=1e-9))
+
+    def seeds_needed(self, effect: float) -> int | None:
+        """Fewest seeds that find an effect with a chance of `POWER`; None if `MOST_SEEDS` won't do."""
+
+        def does(seeds: int) -> bool:
+            return self.power(effect, seeds) >= POWER
+
+        low, high = 1, 2  # more seeds find more: double, then halve what is left
+        while not does(high):
+            low, high = high, 2 * high
+            if low >= MOST_SEEDS:
+                return None
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (low, middle) if does(middle) else (middle, high)
+        return high
+
+    def _threshold(self, seeds: int) -> tuple[FloatArray, float]:
+        """How large an estimate must be to be called found, at quantiles of A; its true standard error."""
+        squares = np.square([weight for weight in self.weights if weight])
+        total = float(squares.sum())
+        by_seed = np.array([_by_seed(each, seeds) for each in self.sets])
+        cells = squares if self.shared else np.outer(by_seed[by_seed > 0], squares).ravel()
+        freedom, expected = seed_freedom(cells, seeds), float(by_seed.sum())
+        # special.chdtri takes the chance of a larger value
+        drawn = expected * special.chdtri(freedom, 1 - _QUANTILES) / freedom
+        reach, variance = drawn * _quantile(freedom, self.level) ** 2, expected
+        for each in self.sets:
+            by_image = _by_image(each)
+            # variance that `effects` takes where nothing varies
+            floor = each.weight**2 / (each.images**2 * total)
+            seen = np.maximum(by_image, floor - drawn)
+            reach = reach + seen * _quantile(each.images - 1, self.level) ** 2
+            variance += max(by_image, floor - expected)
+        return math.sqrt(total) * np.sqrt(reach), math.sqrt(total * variance)
+
+
 def power(
     effect: float, scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float
 ) -> float:
     """Chance that an effect of this true size, a fraction, is found with the right sign."""
-    threshold, error = _threshold(scatter, seeds, images, weights, level)
-    return float(special.ndtr((abs(effect) - threshold) / error).mean())
+    return Asked([PlannedSet(1.0, scatter, images)], weights, level).power(effect, seeds)
 
 
 def detectable(scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float) -> float:
-    """The smallest effect that is found with a chance of `POWER`, a fraction; NaN with a single seed.
-
-    It is no bound: an effect above 1, which there can't be, says that no effect would do.
-    """
-    if seeds < 2:
-        return math.nan
-    threshold, error = _threshold(scatter, seeds, images, weights, level)
-
-    def missing(effect: float) -> float:
-        return float(special.ndtr((effect - threshold) / error).mean()) - POWER
-
-    return float(optimize.brentq(missing, 0.0, float(threshold.max()) + 10 * error, xtol=1e-9))
+    """The smallest effect on one data set that is found with a chance of `POWER`: see `Asked`."""
+    return Asked([PlannedSet(1.0, scatter, images)], weights, level).detectable(seeds)
 
 
 def seeds_needed(
     effect: float, scatter: Scatter, images: int, weights: Sequence[float], level: float
 ) -> int | None:
-    """Fewest seeds with which an effect is found with a chance of `POWER`; None if `MOST_SEEDS` won't do."""
-
-    def does(seeds: int) -> bool:
-        return power(effect, scatter, seeds, images, weights, level) >= POWER
-
-    low, high = 1, 2  # more seeds find more: double, then halve what is left
-    while not does(high):
-        low, high = high, 2 * high
-        if low >= MOST_SEEDS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if does(middle) else (middle, high)
-    return high
+    """Fewest seeds with which an effect on one data set is found with a chance of `POWER`: see `Asked`."""
+    return Asked([PlannedSet(1.0, scatter, images)], weights, level).seeds_needed(effect)
 
 
-def _threshold(
-    scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float
-) -> tuple[FloatArray, float]:
-    """How large an estimate must be to be called found, at quantiles of A; and its true standard error."""
-    squares = np.square([weight for weight in weights if weight])
-    freedom, total = seed_freedom(squares, seeds), float(squares.sum())
-    by_seed = (scatter.seed_sd**2 + scatter.seed_disagreement / 2 / images) / seeds
-    by_image = (scatter.network_disagreement - scatter.seed_disagreement) / 2 / images
-    # special.chdtri takes the chance of a larger value
-    drawn = by_seed * special.chdtri(freedom, 1 - _QUANTILES) / freedom
-    floor = 1 / (images**2 * total)  # variance that `effects` takes where nothing varies
-    seen = np.maximum(by_image, floor - drawn)
-    reach = drawn * _quantile(freedom, level) ** 2 + seen * _quantile(images - 1, level) ** 2
-    error = math.sqrt(max(by_seed + by_image, floor))
-    return math.sqrt(total) * np.sqrt(reach), math.sqrt(total) * error
+def _by_seed(each: PlannedSet, seeds: int) -> float:
+    """A of a set, for weights of networks whose squares sum to 1."""
+    if not each.drawn:
+        return 0.0
+    scatter = each.scatter
+    return each.weight**2 * (scatter.seed_sd**2 + scatter.seed_disagreement / 2 / each.images) / seeds
+
+
+def _by_image(each: PlannedSet) -> float:
+    """B - C of a set, or B where nothing of it is drawn again."""
+    scatter = each.scatter
+    unshared = scatter.network_disagreement - (scatter.seed_disagreement if each.drawn else 0.0)
+    return each.weight**2 * unshared / 2 / each.images
 
 
 def _quantile(freedom: float, level: float) -> float:
