@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from convnext_ablation.console import counted, seeds_text
-from convnext_ablation.study.report.findings import Effect, Findings, Row, StudyFacts
+from convnext_ablation.study.report.findings import Effect, Findings, Power, Row, StudyFacts
 from convnext_ablation.study.stats.effects import ALPHA, Difference
 from convnext_ablation.study.stats.power import POWER
 
@@ -69,7 +69,7 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     found = list(facts.warnings)
     if alone := [row.label for row in table if row.seeds == 1]:
         found.append(
-            f"WARNING: one seed only for {_join(alone)}: intervals are over test images alone and leave "
+            f"WARNING: one seed only for {joined(alone)}: intervals are over test images alone and leave "
             "out what another seed would change, and there is no p-value."
         )
     found += [
@@ -79,7 +79,7 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
         if effect.runs < effect.of
     ]
     if findings.missing:
-        names = _join([each.label for each in findings.missing])
+        names = joined([each.label for each in findings.missing])
         found.append(f"WARNING: not estimated yet, as runs are missing: {names}.")
     if at_chance := _chance_text(table, facts):
         found.append(f"WARNING: {at_chance.strip()}")
@@ -127,19 +127,20 @@ def _claims(effects: list[Effect], chance: float) -> str:
     for group, verb in (("raised", "rose"), ("lowered", "fell")):
         if groups[group]:
             subject = "it" if clauses else "top-1"
-            clauses.append(f"{subject} {verb} {_join([_change_text(effect) for effect in groups[group]])}")
+            clauses.append(f"{subject} {verb} {joined([_change_text(effect) for effect in groups[group]])}")
     if unclear := groups["unclear"]:
         low = percent_points(min(effect.difference.low for effect in unclear))
         high = percent_points(max(effect.difference.high for effect in unclear))
         interval = "95 % interval" if len(unclear) == 1 else "95 % intervals within"
         none = "not significant" if clauses else "no effect is significant"
         clauses.append(f"{none}: {_names(unclear)} ({interval} {low} to {high} points)")
-        if missed := [effect for effect in unclear if effect.undetectable]:
-            clauses.append(_missed_text(missed, len(unclear)))
+        missed = {each.label: each.power for each in unclear if each.power and each.undetectable}
+        if missed:
+            clauses.append(missed_text(missed, len(unclear)))
     if at_chance := [effect for effect in groups["untested"] if effect.at_chance]:
         networks = list(dict.fromkeys(label for effect in at_chance for label in effect.at_chance))
         clauses.append(
-            f"not tested, as {_join(networks)} {_are(networks)} not above chance ({100 * chance:.1f} %): "
+            f"not tested, as {joined(networks)} {_are(networks)} not above chance ({100 * chance:.1f} %): "
             + _names(at_chance)
         )
     if untested := [effect for effect in groups["untested"] if not effect.at_chance]:
@@ -147,35 +148,44 @@ def _claims(effects: list[Effect], chance: float) -> str:
     return "; ".join(clauses)
 
 
-def _missed_text(effects: list[Effect], of: int) -> str:
-    """Says what this study would have found, and how many seeds would find effects as large as those seen."""
-    told = [(effect.label, effect.power) for effect in effects if effect.power]
-    low, high = (f"{100 * end(power.detectable for _, power in told):.1f}" for end in (min, max))
-    needed = [
-        counted(power.seeds_needed, power.unit) if power.seeds_needed else "more test images"
-        for _, power in told
-    ]
-    if len(told) == 1:
-        subject, takes = "it" if of == 1 else told[0][0], f"one of the size seen takes {needed[0]}"
+def missed_text(missed: Mapping[str, Power], of: int, what: str = "effects", trials: str = "studies") -> str:
+    """Says what can be found, and how many seeds would find effects as large as those seen.
+
+    Args:
+        missed: Effects that could not be detected, by their names for people.
+        of: How many effects the sentence before has named; these are among them.
+        what: They are, in the plural.
+        trials: What finds them, in the plural.
+    """
+    low, high = (f"{100 * end(power.detectable for power in missed.values()):.1f}" for end in (min, max))
+    needed = {
+        label: counted(power.seeds_needed, power.unit) if power.seeds_needed else "more test images"
+        for label, power in missed.items()
+    }
+    label, power = next(iter(missed.items()))
+    if len(missed) == 1:
+        subject, takes = "it" if of == 1 else label, f"one of the size seen takes {needed[label]}"
     else:
-        subject = "they" if len(told) == of else f"{len(told)} of them"
-        each = [f"{count} for {label}" for (label, _), count in zip(told, needed, strict=True)]
-        takes = f"effects of the sizes seen take {_join(each)}"
-    _, power = told[0]
+        subject = "they" if len(missed) == of else f"{len(missed)} of them"
+        takes = f"{what} of the sizes seen take {joined([f'{n} for {each}' for each, n in needed.items()])}"
+    sizes = low if low == high else f"{low} to {high}"
     return (
-        f"{subject} could not be detected: with {counted(power.draws, power.unit)} only effects above "
-        f"{low if low == high else f'{low} to {high}'} points are found in {100 * POWER:.0f} of 100 studies, "
-        f"and {takes}"
+        f"{subject} could not be detected: with {counted(power.draws, power.unit)} only {what} above {sizes} "
+        f"points are found in {100 * POWER:.0f} of 100 {trials}, and {takes}"
     )
 
 
 def _change_text(effect: Effect) -> str:
     d = effect.difference
+    return f"by {abs(100 * d.estimate):.1f} points ({interval_text(d)}) with {effect.label}"
+
+
+def interval_text(d: Difference) -> str:
+    """Says how sure a difference is."""
     p = p_text(d.p_holm)
     return (
-        f"by {abs(100 * d.estimate):.1f} points "
-        f"(95 % interval {percent_points(d.low)} to {percent_points(d.high)}, "
-        f"adjusted p {p if p.startswith('<') else '= ' + p}) with {effect.label}"
+        f"95 % interval {percent_points(d.low)} to {percent_points(d.high)}, "
+        f"adjusted p {p if p.startswith('<') else '= ' + p}"
     )
 
 
@@ -186,19 +196,19 @@ def _chance_text(table: list[Row], facts: StudyFacts, named: Collection[str] = (
         return ""
     them = "it" if len(names) == 1 else "them"
     return (
-        f" {_join(names)} {_are(names)} not above chance ({100 / facts.classes:.1f} %), so what is compared "
+        f" {joined(names)} {_are(names)} not above chance ({100 / facts.classes:.1f} %), so what is compared "
         f"with {them} says nothing about the change."
     )
 
 
 def _names(effects: list[Effect]) -> str:
-    return _join([effect.label for effect in effects])
+    return joined([effect.label for effect in effects])
 
 
 def _are(names: list[str]) -> str:
     return "is" if len(names) == 1 else "are"
 
 
-def _join(parts: list[str]) -> str:
+def joined(parts: Sequence[str]) -> str:
     """Joins as in running text: a, b and c."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

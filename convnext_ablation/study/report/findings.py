@@ -61,6 +61,10 @@ class Power:
     detectable: float  # the smallest effect that 80 of 100 such studies find, a fraction
     seeds_needed: int | None  # by 80 of 100 studies, for the effect seen; None where more seeds won't do
 
+    def misses(self, effect: float) -> bool:
+        """Whether an effect is too small to be found, and not so small that it is shown as none."""
+        return VISIBLE <= abs(effect) < self.detectable
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -80,8 +84,7 @@ class Effect:
     @property
     def undetectable(self) -> bool:
         """Whether it is not significant, and too small for this study to find if it is as large as seen."""
-        size = abs(self.difference.estimate)
-        return self.power is not None and VISIBLE <= size < self.power.detectable
+        return self.power is not None and self.power.misses(self.difference.estimate)
 
     @property
     def label(self) -> str:
@@ -176,7 +179,7 @@ def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast, above: Seque
 
 def _with_power(effects: list[Effect], networks: Sequence[NetworkResult]) -> list[Effect]:
     """Says of effects that aren't significant what could have been found, by the scatter of networks."""
-    scatter = _scatter(networks)
+    scatter = measured_in(networks)
     if scatter is None:
         return effects
     family = sum(effect.contrast.primary and effect.difference.p_holm >= 0 for effect in effects)
@@ -189,7 +192,7 @@ def _with_power(effects: list[Effect], networks: Sequence[NetworkResult]) -> lis
     ]
 
 
-def _scatter(networks: Sequence[NetworkResult]) -> Scatter | None:
+def measured_in(networks: Sequence[NetworkResult]) -> Scatter | None:
     """How much chance there is in the runs that networks share; None where these can't tell."""
     if not networks:
         return None

@@ -100,3 +100,16 @@ def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
         network_disagreement=min(seed_disagreement + max(0.0, float(by_image)), most),
         source=source,
     )
+
+
+def scatter_of_single_runs(answers: Sequence[BoolArray], source: str) -> Scatter:
+    """Estimates in which images networks differ, from a run of each, (images,); seeds are as if all alike.
+
+    Raises:
+        UserError: There are fewer than two networks, or they are right on all images or none.
+    """
+    if len(answers) < 2:
+        raise UserError(f"{source}: it takes two or more networks, and there is {len(answers)}")
+    numbers = [np.asarray(each, np.float64) for each in answers]
+    disagreements = [(one - other).var(ddof=1) for one, other in itertools.combinations(numbers, 2)]
+    return Scatter(float(np.mean(numbers)), 0.0, 0.0, float(np.mean(disagreements)), source)

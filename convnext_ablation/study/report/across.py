@@ -1,0 +1,286 @@
+"""What an experiment found on several data sets: each effect on each set, and how it differs between sets.
+
+The networks of a design are pre-trained on a general set, and from there fine-tuned on others. An effect's
+difference is its size on a fine-tuned set, or its mean over them, minus its size on the general set: see
+`stats.across`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.report.answer import (
+    interval_text,
+    joined,
+    missed_text,
+    percent_points,
+    verdict,
+)
+from convnext_ablation.study.report.evidence import NetworkResult
+from convnext_ablation.study.report.findings import Effect, Findings, Power, measured_in
+from convnext_ablation.study.stats.across import contrast_across
+from convnext_ablation.study.stats.effects import ALPHA, BoolArray, Difference, holm
+from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
+from convnext_ablation.study.stats.variance import Scatter, scatter_of_single_runs
+
+Keys = tuple[int | None, int]  # of a run: its pre-training, its seed
+
+
+@dataclass(frozen=True, eq=False)
+class SetResults:
+    """What the networks of a design reached on one data set.
+
+    Attributes:
+        name: The set's, for people.
+        networks: Their runs. On the general set a run is a pre-training, and its seed is what runs that were
+            fine-tuned from it have as their `pretraining_seed`; None there means the only pre-training.
+        findings: What these show by themselves: see `findings.compare`.
+    """
+
+    name: str
+    networks: Sequence[NetworkResult]
+    findings: Findings
+
+    def networks_of(self, contrast: Contrast) -> list[NetworkResult]:
+        """The networks that a contrast weighs, in its order."""
+        by_name = {network.name: network for network in self.networks}
+        return [by_name[key] for key in contrast.weights if key in by_name]
+
+    def effect(self, contrast: Contrast) -> Effect | None:
+        """What it shows of a contrast; None where runs are missing."""
+        return next((each for each in self.findings.effects if each.contrast == contrast), None)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How much larger an effect is on some sets than on the general one.
+
+    Its p-value is adjusted over all gaps of the design's primary contrasts.
+    """
+
+    contrast: Contrast
+    sets: tuple[str, ...]  # names of the fine-tuned sets whose mean is compared
+    difference: Difference
+    pretrainings: int  # that it is over; with one it holds for that one alone
+    draws: int  # pre-trainings where there are several, else the fewest seeds of fine-tuning
+    runs: int  # of each network on all these sets, that it is over
+    of: int  # runs that a network has at most
+    at_chance: tuple[str, ...]  # networks that are not above chance on one of the sets; not tested then
+    power: Power | None = None  # of one that is not significant, where it can be told
+
+    @property
+    def undetectable(self) -> bool:
+        """Whether it is not significant, and too small for this experiment to find if as large as seen."""
+        return self.power is not None and self.power.misses(self.difference.estimate)
+
+
+@dataclass(frozen=True)
+class EffectAcross:
+    """One effect on all data sets."""
+
+    contrast: Contrast
+    effects: tuple[Effect | None, ...]  # on the general set, and on each of the others
+    gaps: tuple[Gap, ...]  # of each other set, and of their mean where there are several
+
+    @property
+    def whole(self) -> Gap:
+        """The gap between the general set and all the others."""
+        return self.gaps[-1]
+
+
+@dataclass(frozen=True)
+class AcrossFindings:
+    """What an experiment found on several data sets."""
+
+    sets: tuple[str, ...]  # names; the general set first
+    effects: list[EffectAcross]
+    missing: list[Contrast]  # those that can't be compared yet
+
+
+def compare_across(
+    general: SetResults, others: Sequence[SetResults], contrasts: Iterable[Contrast]
+) -> AcrossFindings:
+    """Estimates each contrast of a design on each data set, and what it differs in.
+
+    Raises:
+        UserError: There is no other set, or two sets have the same name.
+    """
+    sets = [general, *others]
+    names = tuple(each.name for each in sets)
+    if not others or len(set(names)) < len(names):
+        raise UserError(f"data sets {', '.join(names)}: effects are compared between two or more, once each")
+    choices = [(each,) for each in others] + ([tuple(others)] if len(others) > 1 else [])
+    found, missing = [], []
+    for contrast in contrasts:
+        gaps = [_gap(general, chosen, contrast) for chosen in choices]
+        if known := tuple(gap for gap in gaps if gap is not None):
+            found.append(EffectAcross(contrast, tuple(each.effect(contrast) for each in sets), known))
+        if len(known) < len(gaps):
+            missing.append(contrast)
+    return AcrossFindings(names, _with_power(_adjusted(found), sets), missing)
+
+
+def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast) -> Gap | None:
+    """The gap between the general set and the mean of others; None where they share no pre-training."""
+    sets = [general, *others]
+    if any(len(each.networks_of(contrast)) < len(contrast.weights) for each in sets):
+        return None
+    runs = _paired_runs(general.networks_of(contrast), [each.networks_of(contrast) for each in others])
+    shared = [set.intersection(*map(set, of_set)) for of_set in runs]
+    starts = set.intersection(*({start for start, _ in keys} for keys in shared))
+    pretrainings = sorted(starts, key=lambda start: -1 if start is None else start)
+    seeds = [_seeds(keys, pretrainings) for keys in shared]
+    if not all(seeds):
+        return None
+    tables = [
+        [np.stack([[found[start, seed] for seed in mine] for start in pretrainings]) for found in of_set]
+        for of_set, mine in zip(runs, seeds, strict=True)
+    ]
+    tables[0] = [table[:, 0] for table in tables[0]]
+    difference = contrast_across(tables, list(contrast.weights.values()), _set_weights(len(others)))
+    effects = [effect for each in sets if (effect := each.effect(contrast))]
+    at_chance = tuple(dict.fromkeys(label for effect in effects for label in effect.at_chance))
+    if at_chance:
+        difference = replace(difference, p_value=math.nan, p_holm=math.nan, p_better=math.nan)
+    return Gap(
+        contrast=contrast,
+        sets=tuple(each.name for each in others),
+        difference=difference,
+        pretrainings=len(pretrainings),
+        draws=len(pretrainings) if len(pretrainings) > 1 else min(map(len, seeds[1:])),
+        runs=sum(len(pretrainings) * len(mine) for mine in seeds),
+        of=sum(max(map(len, of_set)) for of_set in runs),
+        at_chance=at_chance,
+    )
+
+
+def _paired_runs(
+    general: Sequence[NetworkResult], others: Sequence[Sequence[NetworkResult]]
+) -> list[list[dict[Keys, BoolArray]]]:
+    """The runs of each set and network, by the pre-training that they are or start from, and their seed."""
+    tuned = [[_runs(network) for network in of_set] for of_set in others]
+    only = all(start is None for of_set in tuned for found in of_set for start, _ in found)
+    if only and all(len(network.runs) == 1 for network in general):
+        return [[{(None, 0): network.runs[0].correct} for network in general], *tuned]
+    return [[{(run.seed, 0): run.correct for run in network.runs} for network in general], *tuned]
+
+
+def _runs(network: NetworkResult) -> dict[Keys, BoolArray]:
+    return {(run.pretraining_seed, run.seed): run.correct for run in network.runs}
+
+
+def _seeds(keys: set[Keys], pretrainings: Sequence[int | None]) -> list[int]:
+    """The seeds that there are of each pre-training."""
+    found = [{seed for start, seed in keys if start == each} for each in pretrainings]
+    return sorted(set.intersection(*found)) if found else []
+
+
+def _set_weights(others: int) -> list[float]:
+    return [-1.0, *[1 / others] * others]
+
+
+def _mapped(effects: Sequence[EffectAcross], change: Callable[[Gap], Gap]) -> list[EffectAcross]:
+    return [replace(each, gaps=tuple(change(gap) for gap in each.gaps)) for each in effects]
+
+
+def _adjusted(effects: list[EffectAcross]) -> list[EffectAcross]:
+    p_values = [gap.difference.p_value for each in effects for gap in each.gaps if each.contrast.primary]
+    adjusted = iter(holm(p_values))
+
+    def change(gap: Gap) -> Gap:
+        if not gap.contrast.primary:
+            return gap
+        return replace(gap, difference=replace(gap.difference, p_holm=next(adjusted)))
+
+    return _mapped(effects, change)
+
+
+def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list[EffectAcross]:
+    """Says of gaps that aren't significant what could have been found, by the scatter on each set."""
+    scatters = {each.name: _scatter(each) for each in sets}
+    images = {each.name: len(each.networks[0].runs[0].correct) for each in sets}
+    primary = [gap for each in effects for gap in each.gaps if each.contrast.primary]
+    family = sum(not math.isnan(gap.difference.p_value) for gap in primary)
+
+    def change(gap: Gap) -> Gap:
+        names = [sets[0].name, *gap.sets]
+        known = [scatter for name in names if (scatter := scatters[name])]
+        if not gap.difference.p_holm >= ALPHA or len(known) < len(names):
+            return gap
+        several = gap.pretrainings > 1
+        planned = [
+            PlannedSet(weight, scatter, images[name], drawn=several or name != sets[0].name)
+            for weight, scatter, name in zip(_set_weights(len(gap.sets)), known, names, strict=True)
+        ]
+        weights, level = list(gap.contrast.weights.values()), level_of(gap.contrast.primary, family)
+        asked = Asked(planned, weights, level, shared=several)
+        needed = asked.seeds_needed(abs(gap.difference.estimate))
+        unit = "pre-training" if several else "seed"
+        return replace(gap, power=Power(gap.draws, unit, asked.detectable(gap.draws), needed))
+
+    return _mapped(effects, change)
+
+
+def _scatter(each: SetResults) -> Scatter | None:
+    """How much chance there is on a set; of single runs, in which images networks have right."""
+    above = [row.network for row in each.findings.rows if row.above_chance]
+    if found := measured_in(above):
+        return found
+    try:
+        return scatter_of_single_runs([network.runs[0].correct for network in above], each.name)
+    except UserError:  # too few networks, or none of them ever errs
+        return None
+
+
+def answer_across(findings: AcrossFindings) -> str:
+    """Says which components matter more on the fine-tuned sets, which less, and which can't be told."""
+    general, *others = findings.sets
+    groups: dict[str, list[EffectAcross]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
+    for each in findings.effects:
+        if each.contrast.primary:
+            groups[verdict(each.whole.difference)].append(each)
+    clauses = [_gap_text(each, findings.sets) for each in groups["raised"] + groups["lowered"]]
+    if unclear := groups["unclear"]:
+        low = percent_points(min(each.whole.difference.low for each in unclear))
+        high = percent_points(max(each.whole.difference.high for each in unclear))
+        interval = "95 % interval" if len(unclear) == 1 else "95 % intervals within"
+        clauses.append(f"no significant difference: {_names(unclear)} ({interval} {low} to {high} points)")
+        gaps = {each.contrast.label: each.whole for each in unclear}
+        missed = {label: gap.power for label, gap in gaps.items() if gap.power and gap.undetectable}
+        if missed:
+            clauses.append(missed_text(missed, len(unclear), "differences", "experiments"))
+    if at_chance := [each for each in groups["untested"] if each.whole.at_chance]:
+        networks = list(dict.fromkeys(label for each in at_chance for label in each.whole.at_chance))
+        clauses.append(f"not tested, for networks not above chance ({joined(networks)}): {_names(at_chance)}")
+    if untested := [each for each in groups["untested"] if not each.whole.at_chance]:
+        clauses.append(f"not tested, for want of a second seed: {_names(untested)}")
+    if missing := [contrast.label for contrast in findings.missing if contrast.primary]:
+        clauses.append(f"not compared on all sets, as runs are missing: {joined(missing)}")
+    once = any(each.whole.pretrainings == 1 for each in findings.effects)
+    reach = " Each network was pre-trained once: this holds for these pre-trainings alone." if once else ""
+    wholes = [each.whole for each in findings.effects]
+    if part := [f"{gap.contrast.label} ({gap.runs} of {gap.of})" for gap in wholes if gap.runs < gap.of]:
+        reach += f" Over the runs that all networks and sets share: {joined(part)}."
+    return f"For {joined(others)}, compared with {general}: {'; '.join(clauses)}.{reach}"
+
+
+def _gap_text(each: EffectAcross, sets: Sequence[str]) -> str:
+    """Says how much more or less an effect is on the fine-tuned sets, and what it is on each."""
+    d = each.whole.difference
+    sizes = {name: effect.difference for name, effect in zip(sets, each.effects, strict=True) if effect}
+    tuned = sum(sizes[name].estimate for name in each.whole.sets)
+    verb = "matters" if tuned > 0 else "costs"
+    more = "more" if (d.estimate > 0) == (tuned > 0) else "less"
+    told = ", ".join(f"{percent_points(size.estimate)} on {name}" for name, size in sizes.items())
+    by = f"{abs(100 * d.estimate):.1f} points"
+    return f"{each.contrast.label} {verb} {more}, by {by} ({interval_text(d)}; {told})"
+
+
+def _names(effects: Sequence[EffectAcross]) -> str:
+    return joined([each.contrast.label for each in effects])
