@@ -22,7 +22,7 @@ from convnext_ablation.training.splits import open_split
 STAGES = ("model_i", "model_ii", "model_iii", "model_iv", "model_v")
 AS_REPORTED = tuple(f"in1k_112_as_reported_{stage}" for stage in STAGES)
 FINE_TUNING = {name: size for size in (224, 448) for name in (f"cub200_{size}", f"stanford_dogs_{size}")}
-NAMES = ("fashion_mnist", "in1k_112", "typefaces", *AS_REPORTED, *FINE_TUNING)
+NAMES = ("fashion_mnist", "in1k_112", "photographs_224", "typefaces", *AS_REPORTED, *FINE_TUNING)
 
 
 def test_every_recipe_is_listed_and_valid():

@@ -223,6 +223,9 @@ def test_timms_script_trains_by_the_recipe(name, image_folder, tmp_path):
     options = f"--model {recipe.get('model', 'model_iv')}_atto --device cpu --workers 0 --num-classes 3"
     options += " --train-split test"  # enough images for two batches of 8 only
     options += " --epochs 1 --warmup-epochs 0 --batch-size 8 --amp-dtype bfloat16 --experiment run"
+    if recipe.get("pretrained"):
+        torch.save(timm.create_model("model_iv_atto").state_dict(), tmp_path / "weights.pth")
+        options += f" --pretrained-path {tmp_path / 'weights.pth'}"
     folders = ("--data-dir", image_folder, "--output", tmp_path)
     stock(tmp_path, "train.py", "-c", recipe_path(name), *folders, *options.split())
     (row,) = read_summary(tmp_path / "run" / "summary.csv")

@@ -251,11 +251,11 @@ def test_a_fine_tuning_recipe_without_weights_is_refused(planned, further, messa
 def pictures(tmp_path):
     """Makes an image folder of two classes, of so many pixels a side, in grey or in colour."""
 
-    def make(height, width, coloured=True, suffix="jpg"):
+    def make(height, width, coloured=True, suffix="jpg", number=4):
         rng = np.random.default_rng(0)
-        for split, name, number in itertools.product(("train", "val", "test"), ("a", "b"), range(4)):
+        for split, name, index in itertools.product(("train", "val", "test"), ("a", "b"), range(number)):
             grey = rng.integers(0, 256, (height, width, 1), dtype=np.uint8).repeat(3, axis=2)
-            path = tmp_path / "pictures" / split / name / f"{number}.{suffix}"
+            path = tmp_path / "pictures" / split / name / f"{index}.{suffix}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray((grey // (3, 2, 1)).astype(np.uint8) if coloured else grey).save(path)
         return f"--data={tmp_path / 'pictures'}"
@@ -328,3 +328,26 @@ def test_photographs_become_grey_only_if_that_is_said(planned, pictures, suffix)
 def test_a_recipe_for_colour_takes_grey_images_and_says_so(planned, pictures, capsys, coloured, suffix):
     planned(COLOUR, pictures(40, 40, coloured=coloured, suffix=suffix))
     assert ("the images are grey; the network takes them as three" in capsys.readouterr().err) != coloured
+
+
+def test_photographs_of_ones_own_are_fine_tuned_on_from_public_weights(planned, pictures, networks, capsys):
+    words = [pictures(260, 300, number=16), *networks("model_i", "model_v"), "--recipe=photographs_224"]
+    study = planned("", *words)
+    arguments = study.runs()[0].arguments
+    assert (arguments.pretrained, arguments.num_classes, arguments.lr) == (True, None, 1e-4)
+    assert (study.precision, study.epochs, study.size) == ("bfloat16", 50, "2 networks x 3 seeds")
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("size", "number", "message"),
+    [
+        ((150, 300), 16, "photographs_224 needs 256 px"),
+        ((260, 300), 4, "8 training images are fewer than one batch"),
+    ],
+)
+def test_too_small_or_too_few_photographs_are_refused(planned, pictures, networks, size, number, message):
+    with pytest.raises(UserError, match=message):
+        planned(
+            "", pictures(*size, number=number), *networks("model_i", "model_v"), "--recipe=photographs_224"
+        )
