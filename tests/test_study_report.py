@@ -288,8 +288,14 @@ def test_each_of_several_effects_that_could_not_be_detected_has_its_own_number_o
 
 
 def test_what_is_detectable_is_not_said_where_the_networks_share_no_runs_or_never_err():
-    apart = [network(0, 1500), network(1, 1501), network(2, 1500, seeds=[(None, 7), (None, 8), (None, 9)])]
-    assert findings_of(apart, [versus(*apart[:2])]).effects[0].power is None
+    others = [(None, 7), (None, 8), (None, 9)]
+    apart = [*map(network, (0, 1), (1500, 1501)), *(network(k, 1500 + k, seeds=others) for k in (2, 3))]
+    asked = [versus(*apart[:2]), versus(*apart[2:])]
+    assert findings_of(apart, asked).effects[0].power is None
+    # but a network that no effect is about may have any seeds
+    alone = findings_of(apart[:2], asked[:1]).effects
+    assert findings_of(apart[:3], asked[:1]).effects == alone
+    assert alone[0].power is not None
     perfect = [network(place, correct=np.ones((3, 2000), bool)) for place in (0, 1)]
     assert findings_of(perfect).effects[0].power is None
 

@@ -203,7 +203,8 @@ def _adjusted(effects: list[EffectAcross]) -> list[EffectAcross]:
 
 def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list[EffectAcross]:
     """Says of gaps that aren't significant what could have been found, by the scatter on each set."""
-    scatters = {each.name: _scatter(each) for each in sets}
+    asked = {key for each in effects for key in each.contrast.weights}
+    scatters = {each.name: _scatter(each, asked) for each in sets}
     images = {each.name: len(each.networks[0].runs[0].correct) for each in sets}
     primary = [gap for each in effects for gap in each.gaps if each.contrast.primary]
     family = sum(not math.isnan(gap.difference.p_value) for gap in primary)
@@ -219,17 +220,18 @@ def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list
             for weight, scatter, name in zip(_set_weights(len(gap.sets)), known, names, strict=True)
         ]
         weights, level = list(gap.contrast.weights.values()), level_of(gap.contrast.primary, family)
-        asked = Asked(planned, weights, level, shared=several)
-        needed = asked.seeds_needed(abs(gap.difference.estimate))
+        question = Asked(planned, weights, level, shared=several)
+        needed = question.seeds_needed(abs(gap.difference.estimate))
         unit = "pre-training" if several else "seed"
-        return replace(gap, power=Power(gap.draws, unit, asked.detectable(gap.draws), needed))
+        return replace(gap, power=Power(gap.draws, unit, question.detectable(gap.draws), needed))
 
     return _mapped(effects, change)
 
 
-def _scatter(each: SetResults) -> Scatter | None:
+def _scatter(each: SetResults, asked: set[str]) -> Scatter | None:
     """How much chance there is on a set; of single runs, in which images networks have right."""
-    above = [row.network for row in each.findings.rows if row.above_chance]
+    rows = [row for row in each.findings.rows if row.above_chance and row.network.name in asked]
+    above = [row.network for row in rows]
     if found := measured_in(above):
         return found
     try:

@@ -148,7 +148,8 @@ def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast], cla
     declared = list(contrasts)
     known = [each for each in declared if by_name.keys() >= each.weights.keys()]
     effects = _adjusted([_effect(by_name, each, above) for each in known])
-    effects = _with_power(effects, [by_name[name] for name in above])
+    asked = {key for each in known for key in each.weights}  # others may have other seeds
+    effects = _with_power(effects, [by_name[name] for name in above if name in asked])
     rows = [
         _row(results, place, effects, top1[result.name], result.name in above)
         for place, result in enumerate(results)
