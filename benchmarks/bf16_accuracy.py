@@ -42,9 +42,10 @@ from convnext_ablation.files import written_whole
 from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
 from convnext_ablation.study.stats.effects import paired_difference
 from convnext_ablation.training.arguments import PREPROCESSING, TrainingArguments
-from convnext_ablation.training.checkpoints import BEST, load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import Processes, make_deterministic
 from convnext_ablation.training.evaluation import evaluate
+from convnext_ablation.training.history import BEST
 from convnext_ablation.training.parts import create_network
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import known_settings

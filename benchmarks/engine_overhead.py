@@ -86,7 +86,7 @@ def main() -> None:
         else:
             made = engine.Local([{}] * args.slots)
         start = time.monotonic() - begun
-        states = engine.drive(study, folder / "study", made, StudyProgress(study, quiet=True))
+        states = engine.drive([study], folder / "study", made, StudyProgress(quiet=True))
         each = (time.monotonic() - begun - start) * args.slots / args.runs
     assert {state.status for state in states} == {"done"}
     print(

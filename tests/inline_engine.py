@@ -1,9 +1,9 @@
 """An engine that does runs in this process, which takes less time than to start processes."""
 
 from convnext_ablation.study.engine import drive, how_it_ended
+from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.run import main
 from convnext_ablation.study.status import StudyProgress
-from convnext_ablation.study.store import read_study
 
 
 class Inline:
@@ -27,5 +27,4 @@ class Inline:
 
 def do_all(folder):
     """Does all runs of a study; their states."""
-    study = read_study(folder)
-    return drive(study, folder, Inline(), StudyProgress(study, quiet=True))
+    return drive(read_phases(folder), folder, Inline(), StudyProgress(quiet=True))

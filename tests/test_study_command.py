@@ -12,7 +12,7 @@ from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run as command
 from convnext_ablation.models.components import STAGES
 from convnext_ablation.study import setup
-from convnext_ablation.study.setup import plan_study
+from convnext_ablation.study.setup import plan_phases
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_a_failed_run_stops_no_other_and_another_study_is_refused(
     assert "model_v_atto seed 0 failed: " in captured.out
     assert len(finished(tmp_path)) == 1
     assert cli.main(call) == 2
-    assert "holds another study: its learning rates is" in capsys.readouterr().err
+    assert "holds another study: model_v_atto of its learning rates is" in capsys.readouterr().err
 
 
 def test_networks_without_a_learning_rate_that_trains_them_are_named(
@@ -120,6 +120,7 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--seeds", "-1"], "seed is -1; it must be"),
         (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
         (["--device=nvidia"], "device is 'nvidia'; it takes cpu or cuda"),
+        (["--data", "more", "data"], "--data: name one data set or folder"),
         (["--data=imagenet"], "make its folder first with `convnext-ablation prepare imagenet OUT`"),
         (["--data=typeface"], "unknown data set or folder 'typeface'; did you mean 'typefaces'?"),
         (["--threads=0"], "--threads is 0"),
@@ -187,7 +188,7 @@ def test_mixed_origins_are_warned_of(arguments, tmp_path, capsys):
         state = {"state_dict": {"w": torch.zeros(1)}, "arch": f"{name}_atto", "args": settings}
         torch.save(state, tmp_path / f"{name}_atto.pth")
     arguments += ["--init", f"{tmp_path}/{{model}}.pth"]
-    assert len(plan_study(cli._parser(arguments).parse_args(arguments))[0].weights) == 5
+    assert len(plan_phases(cli._parser(arguments).parse_args(arguments))[0][0].weights) == 5
     error = capsys.readouterr().err
     assert error.startswith("WARNING: the networks start from weights of different origin: model_i_atto: ")
     assert "; model_ii_atto: in1k, 112 px, 101 epochs (arguments " in error
@@ -205,6 +206,6 @@ def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkey
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     arguments += ["--engine", "slurm", "--device"]
     args = cli._parser(arguments).parse_args([*arguments, "cuda"])
-    assert plan_study(args)[0].device == "cuda"
+    assert plan_phases(args)[0][0].device == "cuda"
     assert cli.main([*arguments, "tpu"]) == 2
     assert "device is 'tpu'; it takes cpu or cuda" in capsys.readouterr().err

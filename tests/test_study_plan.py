@@ -198,7 +198,11 @@ PRETRAINED = replace(STUDY, weights=weights("a"))
 @pytest.mark.parametrize(
     ("study", "changes", "message"),
     [
-        (STUDY, {"recipe": {**STUDY.recipe, "epochs": 3}}, "another study: its recipe is"),
+        (
+            STUDY,
+            {"recipe": {**STUDY.recipe, "epochs": 3}},
+            "another study: epochs of its recipe is 2, not 3; its 0 finished runs would not count",
+        ),
         (STUDY, {"data_fingerprint": "0" * 64}, "another study: its data fingerprint is"),
         (STUDY, {"design": design_of("stages", "full")}, "another study: its networks is"),
         (STUDY, {"weights": weights()}, "another study: its start is"),

@@ -14,7 +14,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study import setup
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.overrides import overridden, scaled
-from convnext_ablation.study.setup import plan_study
+from convnext_ablation.study.setup import plan_phases
 from convnext_ablation.study.store import read_study, save_study
 from convnext_ablation.study.tuning import learning_rates
 from convnext_ablation.training.arguments import TrainingArguments
@@ -29,7 +29,7 @@ def planned(image_folder, recipe_file, tmp_path):
         recipe = tmp_path / "mine.yaml"
         recipe.write_text(f"{recipe_file.read_text()}{lines}\n")
         call = ["study", "run", f"--data={image_folder}", f"--recipe={recipe}", "--output=x", *further]
-        return plan_study(cli._parser(call).parse_args(call))[0]
+        return plan_phases(cli._parser(call).parse_args(call))[0][0]
 
     return plan
 

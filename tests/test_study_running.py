@@ -25,9 +25,10 @@ from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.engine import Local, drive, how_it_ended, local_places
+from convnext_ablation.study.engine import Local, drive, how_it_ended
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.run import execute
+from convnext_ablation.study.setup import local_places
 from convnext_ablation.study.status import RunState, StudyProgress, look_at
 from convnext_ablation.study.store import (
     LOCK,
@@ -39,8 +40,8 @@ from convnext_ablation.study.store import (
     save_study,
 )
 from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
-from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
-from convnext_ablation.training.history import read_summary
+from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.history import BEST, LAST, read_summary
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.settings import read_recipe
 
@@ -121,7 +122,7 @@ def set_up(study, folder):
 
 def begin(local, run, folder):
     (folder / "logs").mkdir()
-    assert local.submit([look_at(run, run.folder(folder))])
+    assert local.submit([look_at(run, run.folder(folder), 1)])
 
 
 def at_work(folder):
@@ -265,7 +266,7 @@ def test_a_driver_that_is_asked_to_stop_does_as_with_ctrl_c(study, tmp_path):
 
     set_up(study, tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        drive(study, tmp_path, Asked(), StudyProgress(study, quiet=True))
+        drive([study], tmp_path, Asked(), StudyProgress(quiet=True))
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -324,7 +325,7 @@ def test_a_run_that_fails_twice_alike_waits_to_be_asked_and_blocks_no_other(
 def test_a_run_whose_process_is_killed_each_time_has_failed_with_the_end_of_its_log(study, counting):
     (counting / "fake.py").write_text("import os; print('step 7', flush=True); os.kill(os.getpid(), 9)")
     first = set_up(study, counting / "study")
-    (state,) = drive(study, counting / "study", Local([{}]), StudyProgress(study, quiet=True))
+    (state,) = drive([study], counting / "study", Local([{}]), StudyProgress(quiet=True))
     assert (state.status, state.failure.times) == ("failed", 3)
     assert state.failure.reason == "its process was killed (SIGKILL; out of memory?)"
     assert "step 7\nstep 7\nstep 7" in (first.folder(counting / "study") / "failure.txt").read_text()

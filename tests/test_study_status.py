@@ -64,7 +64,7 @@ def folder(tmp_path):
 
 
 def look(folder, study=SMALL):
-    return Survey(study, folder).look()
+    return Survey([study], folder).look()
 
 
 def status(folder, *more):
@@ -157,13 +157,13 @@ def test_networks_that_wait_for_their_learning_rate_are_waiting(tmp_path):
         finish(run, tmp_path, top1=100 * run.arguments.lr)
     chosen = [state.run.arguments.lr for state in look(tmp_path, study) if state.run and not state.run.tuning]
     assert chosen == [0.002, 0.002]
-    assert "2 learning rates" in report(study, look(tmp_path, study), tmp_path, 100)
+    assert "2 learning rates" in report([study], look(tmp_path, study), tmp_path, 100)
 
 
 @pytest.mark.parametrize(("running", "seconds"), [(1, 360), (2, 180), (8, 80)])
 def test_time_to_go_is_from_epochs_and_what_networks_took(tmp_path, running, seconds):
     runs, now = SMALL.runs(), time.time()
-    assert seconds_left(look(tmp_path), SMALL) is None
+    assert seconds_left(look(tmp_path)) is None
     finish(runs[0], tmp_path, seconds=10.0)
     finish(runs[4], tmp_path, seconds=80.0)
     states = look(tmp_path)
@@ -171,7 +171,7 @@ def test_time_to_go_is_from_epochs_and_what_networks_took(tmp_path, running, sec
     for number in waiting[:running]:
         states[number] = replace(states[number], status="running", holder=Holder("here", now))
     # 10 s and 80 s for those two networks, 6 x 45 s for the others; the longest run takes 80 s
-    assert seconds_left(states, SMALL) == pytest.approx(seconds, abs=0.1)
+    assert seconds_left(states) == pytest.approx(seconds, abs=0.1)
 
 
 def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
@@ -179,7 +179,7 @@ def test_time_to_go_is_from_a_running_run_before_one_is_done(tmp_path):
     train(run, tmp_path, 5)
     os.utime(run.folder(tmp_path) / "summary.csv", (now + 50, now + 50))
     with held(run.folder(tmp_path)):
-        assert seconds_left(look(tmp_path), SMALL) == pytest.approx(950, abs=10)
+        assert seconds_left(look(tmp_path)) == pytest.approx(950, abs=10)
 
 
 def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_path):
@@ -197,7 +197,7 @@ def test_a_thousand_runs_are_looked_at_within_a_second_and_without_torch(tmp_pat
 
 
 def test_progress_in_a_log_is_a_line_for_each_change(folder, capsys):
-    progress = StudyProgress(SMALL)
+    progress = StudyProgress()
     progress.show(look(folder))
     runs = SMALL.runs()
     finish(runs[3], folder, top1=60.0)

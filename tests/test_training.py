@@ -11,10 +11,10 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.checkpoints import BEST, load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.evaluation import merge, predict
-from convnext_ablation.training.history import SUMMARY
+from convnext_ablation.training.history import BEST, SUMMARY
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions

@@ -10,8 +10,9 @@ from two_processes import finished, start, train, train_cases
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import LAST, load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import make_deterministic
+from convnext_ablation.training.history import LAST
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import read_recipe

@@ -17,8 +17,8 @@ from conftest import ONE_THREAD
 from two_processes import finished, start, train, wait_for
 
 from convnext_ablation.cli import train as train_command
-from convnext_ablation.training.checkpoints import LAST, load_checkpoint
-from convnext_ablation.training.history import SUMMARY
+from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.history import LAST, SUMMARY
 
 ROOT = Path(__file__).parents[1]
 # seconds after the first line of a run; more by hand: KILLS=20 pytest tests/test_training_killed.py

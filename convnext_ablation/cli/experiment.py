@@ -6,26 +6,39 @@ import argparse
 
 from convnext_ablation.data.prepare import BUILT_IN
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS
+from convnext_ablation.study.experiment_file import PHASE_KEYS, experiment_names
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that `plan_study` reads."""
     add = parser.add_argument
+    experiment = f"an experiment of several phases: {', '.join(experiment_names())}, or a YAML file"
+    add("experiment", nargs="?", metavar="EXPERIMENT", help=experiment)
     add(
         "--data",
-        required=True,
+        nargs="+",
+        action="append",
+        default=[],
         metavar="NAME|FOLDER",
         help=f"a built-in data set ({', '.join(BUILT_IN)}; made in data/NAME if it isn't there), "
-        "or an image folder with train/, val/ and test/",
+        "or an image folder with train/, val/ and test/; of an experiment, NAME=FOLDER for each set that is "
+        "not built in",
+    )
+    phase = (
+        "a phase, or what is to be otherwise in one of the experiment's: a name, then KEY=VALUE, with KEY "
+    )
+    add(
+        "--phase", nargs="+", action="append", default=[], metavar="PHASE", help=phase + ", ".join(PHASE_KEYS)
     )
     networks = f"networks to compare: {', '.join(DESIGNS)}, or a YAML file"
-    add("--design", default="stages", metavar="NAME|FILE", help=networks)
+    add("--design", metavar="NAME|FILE", help=f"{networks}; default: stages")
     together = f"components that are switched together, for the designs {', '.join(GROUPED)}"
     add("--groups", nargs="+", metavar="NAME=COMPONENT,...", help=together)
-    add("--width", default="atto", help=f"width of the networks: {', '.join(WIDTHS)}")
-    add(
-        "--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="one run of each network each"
-    )
+    add("--width", help=f"width of the networks: {', '.join(WIDTHS)}; default: atto")
+    others = "timm's models that are trained and tested too; the effects of components leave them out"
+    add("--models", nargs="+", default=[], metavar="MODEL", help=others)
+    each = "one run of each network each; default: 0 1 2"
+    add("--seeds", type=int, nargs="+", default=[], metavar="SEED", help=each)
     add(
         "--init",
         metavar="PATTERN",

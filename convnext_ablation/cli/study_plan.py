@@ -11,10 +11,9 @@ from pathlib import Path
 from convnext_ablation.cli.experiment import add_plan_arguments
 from convnext_ablation.console import counted, duration, table
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.engine import local_places
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.forecast import Timing, read_scatter, time_networks
-from convnext_ablation.study.setup import plan_study
+from convnext_ablation.study.setup import local_places, plan_phases
 from convnext_ablation.study.stats.power import MOST_SEEDS, POWER, detectable, level_of, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter
 
@@ -49,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
     assumed = assumed_scatter(args.accuracy / 100, args.seed_sd / 100)
     scatter = read_scatter(args.like) if args.like else assumed
-    study, data = plan_study(args)
+    (study, data), *_ = plan_phases(args)
     images = data.counts["test"]
     print(
         f"{study.design.name} on {study.data_name} ({counted(images, 'test image')}): {study.size} = "

@@ -11,13 +11,14 @@ from convnext_ablation.cli.experiment import add_plan_arguments
 from convnext_ablation.cli.study_report import report
 from convnext_ablation.console import counted, duration
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.engine import Engine, Local, drive, local_places
+from convnext_ablation.study.engine import Engine, Local, drive
 from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.phases import folder_of, save_phases
 from convnext_ablation.study.ray_cluster import RayCluster
-from convnext_ablation.study.setup import plan_study
+from convnext_ablation.study.setup import local_places, plan_phases
 from convnext_ablation.study.slurm import Slurm
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
-from convnext_ablation.study.store import FAILURE, HeldError, held, save_study
+from convnext_ablation.study.store import FAILURE, HeldError, held
 from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
 
 
@@ -52,17 +53,20 @@ def run(args: argparse.Namespace) -> None:
     for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
         if value and args.engine != needed:
             raise UserError(f"--{option}: is for --engine {needed}")
-    study = plan_study(args)[0]
-    engine = engine_of(args, study)
+    phases = [study for study, _ in plan_phases(args)]
+    engine = engine_of(args, phases[0])
     try:
         with held(args.output):
-            study = save_study(args.output, study)
-            states = _do_runs(study, args.output, engine, args.retry_failed)
-            if study.tuning:
-                write_tuning(study, args.output)
-                print(f"learning rates: {args.output / TUNING_FILE}")
+            phases = save_phases(args.output, phases)
+            states = _do_runs(phases, args.output, engine, args.retry_failed)
+            for phase in phases:
+                folder = folder_of(phase, args.output)
+                if phase.tuning:
+                    write_tuning(phase, folder)
+                    print(f"learning rates: {folder / TUNING_FILE}")
             _check_all_done(states)
-            report(study, args.output)
+            for phase in phases:
+                report(phase, folder_of(phase, args.output))
     except HeldError as error:
         since = duration(time.time() - error.holder.since)
         raise UserError(
@@ -81,16 +85,16 @@ def engine_of(args: argparse.Namespace, study: Study) -> Engine:
     return Local(local_places(study.device, args.jobs, study.threads, study.processes))
 
 
-def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> list[RunState]:
-    progress = StudyProgress(study)
+def _do_runs(phases: Sequence[Study], folder: Path, engine: Engine, retry_failed: bool) -> list[RunState]:
+    progress = StudyProgress()
     try:
-        states = Survey(study, folder).look()
-        failed = [state.run for state in states if state.status == "failed" and state.run]
+        states = Survey(phases, folder).look()
+        failed = [state for state in states if state.status == "failed"]
         if retry_failed:
             for each in failed:
-                (each.folder(folder) / FAILURE).unlink(missing_ok=True)
-        _introduce(study, states, len(failed), retry_failed)
-        return drive(study, folder, engine, progress)
+                (each.folder / FAILURE).unlink(missing_ok=True)
+        _introduce(phases, states, len(failed), retry_failed)
+        return drive(phases, folder, engine, progress)
     except KeyboardInterrupt:
         if engine.leave:
             print(
@@ -103,12 +107,14 @@ def _do_runs(study: Study, folder: Path, engine: Engine, retry_failed: bool) -> 
         progress.bar.close()
 
 
-def _introduce(study: Study, states: Sequence[RunState], failed: int, retried: bool) -> None:
+def _introduce(phases: Sequence[Study], states: Sequence[RunState], failed: int, retried: bool) -> None:
     counts = totals(states)
-    parts = [f"{counted(len(states), 'run')} ({study.size})", f"{counts['done']} done before"]
+    sizes = "; ".join(f"{phase.phase}: {phase.size}" if phase.phase else phase.size for phase in phases)
+    parts = [f"{counted(len(states), 'run')} ({sizes})", f"{counts['done']} done before"]
     parts += [f"{counts['running']} running already"] if counts["running"] else []
     parts += [f"{failed} that failed {'tried again' if retried else 'left out'}"] if failed else []
-    print(f"{', '.join(parts)}; {study.precision}", flush=True)
+    precisions = ", ".join(dict.fromkeys(phase.precision for phase in phases))
+    print(f"{', '.join(parts)}; {precisions}", flush=True)
 
 
 def _check_all_done(states: Sequence[RunState]) -> None:

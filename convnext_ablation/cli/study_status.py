@@ -11,9 +11,10 @@ from pathlib import Path
 
 from convnext_ablation.console import counted, duration, table
 from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.slurm import queue_of
 from convnext_ablation.study.status import RunState, Survey, seconds_left, totals
-from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of, read_study
+from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of
 
 SOME_FAILED, WORK_LEFT = 1, 3
 _EXIT_CODES = "exit code: 0 if all runs are done, 1 if some have failed, 3 if work is left, 2 for an error"
@@ -32,26 +33,25 @@ def run(args: argparse.Namespace) -> None:
         UserError: There is no such study.
         SystemExit: Runs are left (3), or have failed (1).
     """
-    study = read_study(args.study)
-    states = Survey(study, args.study).look()
-    print(report(study, states, args.study, shutil.get_terminal_size((110, 24)).columns), flush=True)
+    phases = read_phases(args.study)
+    states = Survey(phases, args.study).look()
+    print(report(phases, states, args.study, shutil.get_terminal_size((110, 24)).columns), flush=True)
     if totals(states)["failed"]:
         sys.exit(SOME_FAILED)
     if any(state.is_open for state in states):
         sys.exit(WORK_LEFT)
 
 
-def report(study: Study, states: Sequence[RunState], folder: Path, width: int) -> str:
+def report(phases: Sequence[Study], states: Sequence[RunState], folder: Path, width: int) -> str:
     """What the command prints on a terminal of so many columns."""
     now = time.time()
-    parts = [_heading(study, states, folder, now)]
-    if seeds := _by_seed(study, states, width):
-        parts.append(seeds)
-    running = [_running_line(state, state.holder, study, now) for state in states if state.holder]
+    seeds = [_by_seed(phase, [s for s in states if s.phase == phase.phase], width) for phase in phases]
+    parts = [_heading(phases, states, folder, now), *filter(None, seeds)]
+    running = [_running_line(state, state.holder, now) for state in states if state.holder]
     if running:
         parts.append("\n".join(["running:", *running]))
     failed = [
-        _failed_line(state.title, state.failure, state.run.folder(folder))
+        _failed_line(state.title, state.failure, state.folder)
         for state in states
         if state.failure and state.run
     ]
@@ -60,23 +60,33 @@ def report(study: Study, states: Sequence[RunState], folder: Path, width: int) -
     return "\n\n".join(parts)
 
 
-def _heading(study: Study, states: Sequence[RunState], folder: Path, now: float) -> str:
+def _heading(phases: Sequence[Study], states: Sequence[RunState], folder: Path, now: float) -> str:
     counts = totals(states)
-    lines = [
-        f"{folder}: {study.design.name} on {study.data_name}, {study.size}",
-        f"{counted(len(states), 'run')}: " + ", ".join(f"{count} {name}" for name, count in counts.items()),
-    ]
+    lines = [f"{folder}: {_title(phases[0])}"] if len(phases) == 1 else [f"{folder}:"]
+    if len(phases) > 1:
+        lines += [_phase_line(phase, [s for s in states if s.phase == phase.phase]) for phase in phases]
+    lines.append(
+        f"{counted(len(states), 'run')}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
+    )
     if counts["waiting"] or counts["running"]:
         driver = holder_of(folder)
         by = f", driven by {driver.where} for {duration(now - driver.since)}" if driver else ""
-        lines.append(_time_to_go(study, states, counts["running"]) + by)
+        lines.append(_time_to_go(states, counts["running"]) + by)
         if queue := queue_of(folder):
             lines.append(f"Slurm: {queue}")
     return "\n".join(lines)
 
 
-def _time_to_go(study: Study, states: Sequence[RunState], running: int) -> str:
-    seconds = seconds_left(states, study)
+def _phase_line(phase: Study, states: Sequence[RunState]) -> str:
+    return f"  {phase.phase}: {_title(phase)}; {totals(states)['done']} of {len(states)} done"
+
+
+def _title(study: Study) -> str:
+    return f"{study.design.name} on {study.data_name}, {study.size}"
+
+
+def _time_to_go(states: Sequence[RunState], running: int) -> str:
+    seconds = seconds_left(states)
     if seconds is None:
         return "time to go: not known before an epoch is finished"
     if not running:
@@ -86,25 +96,26 @@ def _time_to_go(study: Study, states: Sequence[RunState], running: int) -> str:
 
 def _by_seed(study: Study, states: Sequence[RunState], width: int) -> str:
     """Networks x seeds with the top-1 on validation of what is done; nothing if it doesn't fit."""
-    states = [state for state in states if not (state.run and state.run.tuning)]
+    states = [state for state in states if not state.tuning]
     columns = list(dict.fromkeys(state.seed for state in states))
-    cells = {(state.network, state.seed): _cell(state, study.epochs) for state in states}
+    cells = {(state.network, state.seed): _cell(state) for state in states}
     rows = [[point.label, *(cells.get((point.key, seed), "") for seed in columns)] for point in study.points]
-    text = table(["val top-1 %, by seed", *columns], rows)
+    of = f"{study.phase}, " if study.phase else ""
+    text = table([f"{of}val top-1 %, by seed", *columns], rows)
     return text if max(map(len, text.splitlines())) <= width else ""
 
 
-def _cell(state: RunState, epochs: int) -> str:
+def _cell(state: RunState) -> str:
     if state.status == "done":
         return f"{state.result['val_top1_percent']:.2f}"
     if state.status == "failed":
         return "failed"
-    return f"{state.epochs}/{epochs}" if state.epochs or state.status == "running" else "."
+    return f"{state.epochs}/{state.due}" if state.epochs or state.status == "running" else "."
 
 
-def _running_line(state: RunState, holder: Holder, study: Study, now: float) -> str:
+def _running_line(state: RunState, holder: Holder, now: float) -> str:
     return (
-        f"  {state.title}: {state.epochs} of {counted(study.epochs, 'epoch')}, on {holder.where} for "
+        f"  {state.title}: {state.epochs} of {counted(state.due, 'epoch')}, on {holder.where} for "
         f"{duration(max(0.0, now - holder.since))}"
     )
 

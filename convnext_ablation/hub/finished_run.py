@@ -17,8 +17,8 @@ from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import BEST, OURS, load_checkpoint
-from convnext_ablation.training.history import SUMMARY, Epoch, best_of, read_summary
+from convnext_ablation.training.checkpoints import OURS, load_checkpoint
+from convnext_ablation.training.history import BEST, SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.training.predictions import Predictions

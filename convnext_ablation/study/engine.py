@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from convnext_ablation import machine
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.phases import folder_of
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, look_at
 from convnext_ablation.study.store import LOGS, note_failure, remove_what_resumes
 
@@ -108,19 +109,6 @@ def how_it_ended(code: int) -> str:
     return f"its process ended with code {code}" if code else ""
 
 
-def local_places(device: str, jobs: int | None, threads: int, each: int = 1) -> list[dict[str, str]]:
-    """The environment of each slot of this machine: `each` GPUs, or as many slots as cores allow."""
-    if device != "cuda":
-        cores = machine.available_cores() if device == "cpu" else 1
-        return [{}] * (jobs or max(1, cores // (threads * each)))
-    gpus = machine.available_gpus()
-    groups = [",".join(gpus[last - each : last]) for last in range(each, len(gpus) + 1, each)]
-    if len(groups) < (jobs or 1):
-        takes = f"--jobs {jobs or 1}: a run takes {'a GPU' if each == 1 else f'{each} GPUs'}"
-        raise UserError(f"{takes}, and {len(gpus)} can be used here; give fewer")
-    return [{machine.VISIBLE_GPUS: group} for group in groups[:jobs]]
-
-
 def imported(name: str, extra: str, pickler: str, module: str) -> Any:
     """Imports what an engine needs, and has what a module of ours defines be pickled with its code."""
     try:
@@ -137,15 +125,16 @@ def name_of(folder: Path) -> str:
     return f"study-{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
 
 
-def drive(study: Study, folder: Path, engine: Engine, progress: StudyProgress) -> list[RunState]:
-    """Has an engine do all runs of a study that are left, and returns the state of each.
+def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: StudyProgress) -> list[RunState]:
+    """Has an engine do all runs of an experiment that are left, and returns the state of each.
 
     A run that fails is tried again until its failure is final; others are done meanwhile. SIGTERM does what
     Ctrl-C does.
     """
     folder = folder.absolute()  # engines may work in another
-    (folder / LOGS).mkdir(parents=True, exist_ok=True)
-    survey = Survey(study, folder)
+    for phase in phases:
+        (folder_of(phase, folder) / LOGS).mkdir(parents=True, exist_ok=True)
+    survey = Survey(phases, folder)
     states = survey.look()
     for state in states:
         if state.status == "done":  # its process may have been killed a moment too early
@@ -173,7 +162,7 @@ def _note_end(before: RunState, ending: str) -> None:
     """Notes a failure that the run could not note itself."""
     if before.run is None:
         return
-    after = look_at(before.run, before.folder)
+    after = look_at(before.run, before.folder, before.due)
     if after.is_open and after.failure == before.failure:
         lines = before.log.read_text(errors="replace").splitlines() if before.log.is_file() else []
         last = next((line for line in reversed(lines) if line.strip()), "")

@@ -15,7 +15,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Design, Point
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
-TEST_SPLIT = "test"
+TEST_SPLIT, VALIDATION_SPLIT = "test", "val"
 # of the runs that a learning rate is chosen by; no seed of a study's own runs
 TUNING_SEED = 1_000_003
 # where files lie, how many processes load data, and how a run is logged change nothing about its result
@@ -43,6 +43,7 @@ class Weights:
     Attributes:
         network: Its key in the design.
         pretraining_seed: None where there is one pre-training.
+        sha256: Of the file, or what identifies the run that made it.
         origin: How it was pre-trained, as far as the file tells.
     """
 
@@ -60,8 +61,11 @@ class Run:
     Attributes:
         data_fingerprint: SHA-256 that stands for the data set's contents.
         threads: Threads of one operation; another number rounds otherwise.
-        weights: SHA-256 of the file that it starts from; empty if it starts from none.
+        weights: SHA-256 of the file that it starts from, or the identity of the run that made it, of another
+            phase; empty if it starts from none.
         pretraining_seed: Seed of the pre-training that it starts from.
+        phase: The experiment's phase that it is of; empty for a study of its own.
+        after: Task of another phase's run whose weights it starts from, where these are not there yet.
         script: timm's script, if that trains it.
         tuning: Whether it is for choosing a learning rate; such a run is not tested.
         processes: Processes that train it together, each with its `share` of the arguments' batch.
@@ -76,6 +80,13 @@ class Run:
     script: Script | None = None
     tuning: bool = False
     processes: int = 1
+    phase: str = ""
+    after: str = ""
+
+    @property
+    def tests_last(self) -> bool:
+        """Whether the last epoch is tested: the best epoch is picked on the images of the test."""
+        return self.arguments.test_split == self.arguments.val_split
 
     @cached_property
     def identity(self) -> str:
@@ -84,7 +95,7 @@ class Run:
         without = _NOT_IDENTITY + tuple(name for name in _SINCE if arguments[name] == _SINCE[name])
         determining: dict[str, Any] = {
             "arguments": {name: arguments[name] for name in arguments if name not in without},
-            "components": asdict(self.point.components),
+            "components": asdict(self.point.components) if self.point.components else None,
             "data": self.data_fingerprint,
             "threads": self.threads,
             "weights": self.weights,
@@ -112,11 +123,12 @@ class Run:
 
     @property
     def task(self) -> str:
-        """What tells it from the study's other runs, whatever learning rate is chosen for it."""
+        """What tells it from the experiment's other runs, whatever is chosen for it."""
+        of = f"{self.phase}." if self.phase else ""
         if self.tuning:
-            return f"{self.point.key}-lr{self.arguments.lr:g}"
+            return f"{of}{self.point.key}-lr{self.arguments.lr:g}"
         start = "" if self.pretraining_seed is None else f"-from{self.pretraining_seed}"
-        return f"{self.point.key}-seed{self.arguments.seed}{start}"
+        return f"{of}{self.point.key}-seed{self.arguments.seed}{start}"
 
     @cached_property
     def name(self) -> str:
@@ -131,7 +143,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """Design x data set x seeds.
+    """Design x data set x seeds: a study of its own, or a phase of an experiment.
 
     Attributes:
         data_fingerprint: SHA-256 that stands for the data set's contents.
@@ -145,6 +157,9 @@ class Study:
         command: The command line that planned it.
         processes: Processes that train a run together, one a GPU.
         workers: Processes that load data, for each of those; they change no result.
+        test_split: Images that accuracies are of; ``val`` for data without a test split.
+        phase: Its name in an experiment, and its folder; empty for a study of its own.
+        start: The phase whose networks its own start from: each of its seeds is a pre-training seed.
     """
 
     design: Design
@@ -164,6 +179,9 @@ class Study:
     command: str = ""
     processes: int = 1
     workers: int = 0
+    test_split: str = TEST_SPLIT
+    phase: str = ""
+    start: Study | None = None
 
     @property
     def points(self) -> Sequence[Point]:
@@ -173,6 +191,8 @@ class Study:
     @property
     def pretraining_seeds(self) -> list[int]:
         """Seeds of the pre-trainings, none where there is one pre-training or none."""
+        if self.start is not None:
+            return list(self.start.seeds)
         return list(dict.fromkeys(w.pretraining_seed for w in self.weights if w.pretraining_seed is not None))
 
     @property
@@ -183,7 +203,7 @@ class Study:
     @property
     def is_pretrained(self) -> bool:
         """Whether the networks start from weights."""
-        return bool(self.weights or self.recipe.get("pretrained"))
+        return bool(self.weights or self.start or self.recipe.get("pretrained"))
 
     @property
     def epochs(self) -> int:
@@ -208,17 +228,21 @@ class Study:
     def one_run_each(self) -> list[Run]:
         """A run of each network, at any learning rate where it is yet to be chosen."""
         rates = self.learning_rates or {point.key: self.tuning[0] for point in self.points}
-        return self.runs(rates)[: len(self.points)]
+        return self.planned_runs(rates)[: len(self.points)]
 
     def runs(self, learning_rates: Mapping[str, float] | None = None) -> list[Run]:
-        """All runs whose learning rate is given or known, one seed of every network before the next seed."""
+        """All runs whose learning rate is given or known, and whose weights to start from are there."""
         rates = self.learning_rates if learning_rates is None else learning_rates
+        return [run for run in self.planned_runs(rates) if not run.after]
+
+    def planned_runs(self, learning_rates: Mapping[str, float]) -> list[Run]:
+        """The runs of networks with these learning rates, one seed of every network before the next seed."""
         return [
-            self._run(point, rates[point.key], seed, start)
+            self._run(point, learning_rates[point.key], seed, start)
             for seed in self.seeds
             for start in self.starts
             for point in self.points
-            if point.key in rates
+            if point.key in learning_rates
         ]
 
     def tuning_runs(self) -> list[Run]:
@@ -230,16 +254,17 @@ class Study:
         ]
 
     def all_runs(self, learning_rates: Mapping[str, float]) -> list[Run]:
-        """The tuning runs, and those whose learning rate is known."""
-        return self.tuning_runs() + self.runs(learning_rates)
+        """The tuning runs, and those whose learning rate is known, but for those without weights yet."""
+        return [run for run in self.tuning_runs() if not run.after] + self.runs(learning_rates)
 
     def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
         mine = [each for each in self.weights if (each.network, each.pretraining_seed) == (point.key, start)]
+        ours = point.components is not None
         amp = self.precision not in ("float32", self.recipe.get("model_dtype"))
         arguments = {
             **self.recipe,
             "model": point.model,
-            "model_kwargs": {**self.recipe.get("model_kwargs", {}), **point.model_kwargs},
+            "model_kwargs": {**(self.recipe.get("model_kwargs", {}) if ours else {}), **point.model_kwargs},
             "lr": rate,
             "seed": seed,
             "data_dir": self.data_dir,
@@ -247,7 +272,7 @@ class Study:
             "amp": amp,
             "amp_dtype": self.precision if amp else "bfloat16",
             "workers": self.workers,
-            "test_split": None if tuning else TEST_SPLIT,
+            "test_split": None if tuning else self.test_split,
             "resume": "auto",
             "checkpoint_hist": 0,
         }
@@ -263,7 +288,15 @@ class Study:
             self.script,
             tuning,
             self.processes,
+            self.phase,
+            self._task_before(point, start) if not mine else "",
         )
+
+    def _task_before(self, point: Point, seed: int | None) -> str:
+        """The run of the phase before that makes a network's weights; empty if there is none."""
+        if self.start is None or seed is None or point.key not in {each.key for each in self.start.points}:
+            return ""
+        return self.start._run(point, 1.0, seed, self.start.starts[0]).task
 
     def description(self) -> dict[str, Any]:
         """What must be the same for two calls to work on one study; seeds may be added."""
@@ -277,10 +310,11 @@ class Study:
             "recipe": dict(self.recipe),
             "learning rates": dict(self.learning_rates),
             "tuned learning rates": list(self.tuning),
-            "start": "weights" if self.weights else "recipe",
+            "start": self.start.phase if self.start else "weights" if self.weights else "recipe",
             "training script": asdict(self.script) | {"path": None} if self.script else None,
             "precision": self.precision,
             "device": self.device,
             "threads": self.threads,
             "processes": self.processes,
+            "test split": self.test_split,
         }

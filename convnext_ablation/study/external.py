@@ -20,7 +20,8 @@ from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.study.experiment import Run, Script
-from convnext_ablation.training.checkpoints import BEST, LAST, load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.history import BEST, LAST
 from convnext_ablation.training.loop import StoppedError, Trainer
 
 LOG, ARGUMENTS = "train.log", "script_args.yaml"

@@ -18,7 +18,8 @@ from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import TEST_SPLIT, Study
+from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.phases import started
 from convnext_ablation.study.pretrained import mixed_origins
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import StudyFacts
@@ -49,7 +50,7 @@ class StudyResults:
     @property
     def evidence(self) -> Evidence:
         """The runs, and the images that they were tested on."""
-        return Evidence(self.runs, self.ids, self.classes, Path(self.study.data_dir) / TEST_SPLIT)
+        return Evidence(self.runs, self.ids, self.classes, Path(self.study.data_dir) / self.study.test_split)
 
     def networks(self) -> list[NetworkResult]:
         """One result for each network that has a finished run."""
@@ -98,7 +99,7 @@ class StudyResults:
 
 def read_results(study: Study, folder: Path) -> StudyResults:
     """Reads all finished runs; refuses runs that were tested on different images."""
-    planned = study.runs(chosen_rates(study, folder))
+    planned = started(study, folder).runs(chosen_rates(study, folder))
     runs: list[FinishedRun] = []
     first: Predictions | None = None
     for run in planned:

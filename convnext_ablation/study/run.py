@@ -23,12 +23,12 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import device_name
 from convnext_ablation.models.cost import count_gmacs, count_parameters
-from convnext_ablation.study.experiment import TEST_SPLIT, Run
+from convnext_ablation.study.experiment import Run
 from convnext_ablation.study.external import train_elsewhere
+from convnext_ablation.study.phases import started
 from convnext_ablation.study.store import (
     PREDICTIONS,
     RESULT,
-    SUMMARY,
     HeldError,
     finished_epochs,
     held,
@@ -37,10 +37,10 @@ from convnext_ablation.study.store import (
     remove_what_resumes,
 )
 from convnext_ablation.study.tuning import chosen_rates
-from convnext_ablation.training.checkpoints import BEST, load_checkpoint, without_optimizer
+from convnext_ablation.training.checkpoints import copy_whole, load_checkpoint, without_optimizer
 from convnext_ablation.training.distributed import StopRequest, prepare_torch
 from convnext_ablation.training.evaluation import EvaluationStoppedError
-from convnext_ablation.training.history import Epoch, best_of, read_summary
+from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.version import __version__
 
@@ -73,11 +73,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _find(folder: Path) -> Run:
-    study = read_study(folder.parents[1])
+    study = started(read_study(folder.parents[1]), folder.parents[1])
     for run in study.all_runs(chosen_rates(study, folder.parents[1])):
         if folder.name in (run.task, run.name):
             return run
-    raise UserError(f"{folder}: no run of the study, or its learning rate is not chosen yet")
+    raise UserError(f"{folder}: no run of the study, or what it needs of other runs is not there yet")
 
 
 def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -108,6 +108,9 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
             raise
         history, timed, seconds = [], 0, 0.0  # a learning rate that is too high is a finding
     best = best_of(history, trainer.metric, run.arguments.decreasing_metric)
+    if run.tests_last:
+        best = history[-1]
+        copy_whole(folder / LAST, folder / BEST)
     result = {
         "identity": run.identity,
         "network": run.point.key,
@@ -118,7 +121,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         "best_epoch": best.epoch if best else None,
         "val_top1_percent": best.eval_top1 if best else None,
         "val_loss": best.eval_loss if best else None,
-        **({} if run.tuning else _tested(trainer, folder, best)),
+        **({} if run.tuning else _tested(run, trainer, folder, best)),
         "parameters": count_parameters(trainer.model),
         "gmacs": count_gmacs(trainer.model, trainer.data_config["input_size"]),
         "train_images_per_second": images * timed / seconds if seconds else None,
@@ -139,7 +142,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
 
 
-def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
+def _tested(run: Run, trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
     """Predicts the test images with the best epoch's weights."""
     kept, best_epoch = load_checkpoint(folder / BEST)["epoch"], best.epoch if best else None
     if kept != best_epoch:
@@ -148,7 +151,7 @@ def _tested(trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any
             "this folder; delete it to do the run again"
         )
     trainer.load_best()
-    test = trainer.evaluate(TEST_SPLIT)
+    test = trainer.evaluate(str(run.arguments.test_split))
     test.save(folder / PREDICTIONS)
     return {
         "test_top1_percent": test.top1,

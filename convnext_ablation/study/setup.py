@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_data_config
 
-from convnext_ablation.data.folder import FolderSummary, check_folder
+from convnext_ablation import machine
+from convnext_ablation.data.folder import SPLITS, FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
-from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment import TUNING_SEED, Study
+from convnext_ablation.study.designs.design import Design, design_of, with_models
+from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study
+from convnext_ablation.study.experiment_file import phases_of
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.overrides import overridden
 from convnext_ablation.study.pretrained import check_published, find_weights, mixed_origins
@@ -36,12 +41,31 @@ from convnext_ablation.training.splits import open_split
 _GPU_WORKERS = 4  # timm's default; on a CPU, workers take cores from other runs
 
 
-def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
-    """Makes a study of a command line's arguments, having checked all that can be."""
+def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
+    """Makes an experiment's phases of a command line's arguments, having checked all that can be."""
+    planned: dict[str, tuple[Study, FolderSummary]] = {}
+    for phase in phases_of(args):
+        with _named(phase.phase):
+            planned[phase.phase] = plan_study(phase, planned[phase.start][0] if phase.start else None)
+    return list(planned.values())
+
+
+@contextmanager
+def _named(phase: str) -> Iterator[None]:
+    """Has an error say which phase it is about."""
+    try:
+        yield
+    except UserError as error:
+        if not phase:
+            raise
+        raise UserError(f"phase {phase}: {error}") from error
+
+
+def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[Study, FolderSummary]:
+    """Makes a study of the arguments of a phase, which may start from the networks of another."""
     _check_numbers(args)
     _check_device(args)
     _check_data(args.data, args.recipe)
-    design = design_of(args.design, args.width, parse_groups(args.groups) if args.groups else None)
     recipe_name = args.recipe or args.data.replace("-", "_")
     recipe, given = overridden(read_recipe(recipe_name), args)
     for name in ("pretrained_path", "initial_checkpoint"):
@@ -49,23 +73,28 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
             raise UserError(
                 f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
             )
+    design = _design(args, TrainingArguments(**recipe))
+    if start is not None:
+        _check_start(args, design, start)
     precision = _precision(args, recipe_name, TrainingArguments(**recipe))
     tuning = parse_tuning(args.tune) if args.tune else ()
     rates = {} if tuning else learning_rates(design.points, recipe_name, recipe, given)
     script = find_script(args.train_script) if args.train_script else None
     if args.from_scratch:
         recipe.pop("pretrained", None)
-    weights = find_weights(args.init, design.points, args.pretraining_seeds)
-    if recipe.get("pretrained") and not weights:
-        check_published(design.points, recipe_name)
+    ours = [point for point in design.points if point.components is not None]
+    weights = find_weights(args.init, ours, args.pretraining_seeds)
+    if recipe.get("pretrained"):
+        given_weights = ours if weights or start else []
+        check_published([point for point in design.points if point not in given_weights], recipe_name)
     if warning := mixed_origins(weights):
         print(warning, file=sys.stderr)
     builtin = args.data in BUILT_IN
-    data = prepare(args.data, Path("data") / args.data) if builtin else check_folder(Path(args.data))
+    data = prepare(args.data, Path("data") / args.data) if builtin else _check_folder(args)
     on_gpu = torch.device(args.device).type == "cuda"
     study = Study(
         design=design,
-        data_name=Path(args.data).name,
+        data_name=args.data_name or Path(args.data).name,
         data_dir=str(data.root.resolve()),
         data_fingerprint=data.fingerprint,
         recipe_name=recipe_name,
@@ -81,6 +110,9 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
         command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
         processes=args.gpus_per_run,
         workers=_GPU_WORKERS * on_gpu if args.workers is None else args.workers,
+        test_split=TEST_SPLIT if TEST_SPLIT in data.counts else VALIDATION_SPLIT,
+        phase=args.phase,
+        start=start,
     )
     first, images = study.one_run_each()[0], data.counts["train"]
     batch = first.arguments.global_batch or first.arguments.batch_size
@@ -89,6 +121,69 @@ def plan_study(args: argparse.Namespace) -> tuple[Study, FolderSummary]:
     _check_images(args, first.arguments, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
     return study, data
+
+
+def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
+    """The networks of a phase: the design's, other models, or both."""
+    design = design_of(args.design, args.width, parse_groups(args.groups) if args.groups else None)
+    if not args.models and args.networks == "models":
+        raise UserError("networks: models, but there are none; give --models NAME ...")
+    if not args.models or args.networks == "design":
+        return design
+    models = {name: _model_kwargs(name, arguments) for name in args.models}
+    return with_models(design, models, alone=args.networks == "models")
+
+
+def _model_kwargs(name: str, arguments: TrainingArguments) -> dict[str, Any]:
+    """What a model of timm needs for the recipe's images: those of one size only are made for another."""
+    try:
+        known = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # no such tag
+        raise UserError(f"--models {name}: {error}") from error
+    if known is None:
+        raise unknown_name("model of timm", name, timm.list_models())
+    size = arguments.input_size or known.input_size
+    return {"img_size": size[-1]} if known.fixed_input_size and known.input_size[-1] != size[-1] else {}
+
+
+def _check_start(args: argparse.Namespace, design: Design, start: Study) -> None:
+    if args.init or args.pretraining_seeds:
+        raise UserError(f"starts from phase {start.phase}, and from --init too; give one")
+    if len(start.starts) > 1:
+        raise UserError(
+            f"starts from phase {start.phase}, which has several pre-trainings itself; start from "
+            f"{start.start.phase if start.start else 'one'}"
+        )
+    trained = {point.key for point in start.points}
+    for point in design.points:
+        if point.components is not None and point.key not in trained:
+            raise UserError(f"starts from phase {start.phase}, which does not train {point.key}")
+
+
+def _check_folder(args: argparse.Namespace) -> FolderSummary:
+    """Checks an image folder; without a test split, the last epoch is tested on the validation split."""
+    root = Path(args.data)
+    if (root / TEST_SPLIT).exists() or not (root / VALIDATION_SPLIT).exists():
+        return check_folder(root)
+    if args.tune:
+        raise UserError(
+            f"{root} has no folder 'test': learning rates would be chosen on the images of the test"
+        )
+    print(f"{root}: no test split; accuracies are on val, after the last epoch, which is not picked on it")
+    return check_folder(root, (SPLITS[0], VALIDATION_SPLIT))
+
+
+def local_places(device: str, jobs: int | None, threads: int, each: int = 1) -> list[dict[str, str]]:
+    """The environment of each slot of this machine: `each` GPUs, or as many slots as cores allow."""
+    if device != "cuda":
+        cores = machine.available_cores() if device == "cpu" else 1
+        return [{}] * (jobs or max(1, cores // (threads * each)))
+    gpus = machine.available_gpus()
+    groups = [",".join(gpus[last - each : last]) for last in range(each, len(gpus) + 1, each)]
+    if len(groups) < (jobs or 1):
+        takes = f"--jobs {jobs or 1}: a run takes {'a GPU' if each == 1 else f'{each} GPUs'}"
+        raise UserError(f"{takes}, and {len(gpus)} can be used here; give fewer")
+    return [{machine.VISIBLE_GPUS: group} for group in groups[:jobs]]
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

@@ -83,14 +83,19 @@ class Slurm:
                 self._ids[utils.DelayedSubmission.load(path).function.task] = job
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
-        """Submits an array of the runs that can begin, and one of those that wait for these.
+        """Submits arrays of the runs that can begin, and of those that wait for the same runs.
 
-        A limit of jobs at a time is each array's own, so with one, the next comes when the last has ended.
+        A limit of jobs at a time is each array's own. So with one, each array waits for all of the last, and
+        the next ones come when all have ended.
         """
-        if not (self._jobs and self._ids):
-            new = [run for run in runs if run.task not in self._ids]
-            self._submit([run for run in new if not run.after])
-            self._submit([run for run in new if run.after and self._ids.keys() >= set(run.after)])
+        new = [] if self._jobs and self._ids else [run for run in runs if run.task not in self._ids]
+        levels: dict[str, int] = {}
+        arrays: dict[object, list[RunState]] = {}
+        for run in new:
+            levels[run.task] = max((levels.get(task, -1) + 1 for task in run.after), default=0)
+            arrays.setdefault(levels[run.task] if self._jobs else run.after, []).append(run)
+        for array in arrays.values():
+            self._submit([run for run in array if self._ids.keys() >= set(run.after)])
         return [run for run in runs if run.task in self._ids]
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
@@ -108,18 +113,19 @@ class Slurm:
     def _submit(self, runs: Sequence[RunState]) -> None:
         if not runs:
             return
-        arrays = {self._ids[task].partition("_")[0] for run in runs for task in run.after}
-        options = self._options | ({"dependency": f"afterany:{':'.join(arrays)}"} if arrays else {})
+        before = [self._ids[task] for run in runs for task in run.after]
+        jobs = dict.fromkeys(job.partition("_")[0] if self._jobs else job for job in before)
+        options = self._options | ({"dependency": f"afterany:{':'.join(jobs)}"} if jobs else {})
         self._executor.update_parameters(additional_parameters=options)
         try:
             with redirect_stderr(StringIO()):  # submitit prints what it raises
-                jobs = self._executor.submit_array([Attempt(r.task, command_of(r), str(r.log)) for r in runs])
+                made = self._executor.submit_array([Attempt(r.task, command_of(r), str(r.log)) for r in runs])
         except self._submitit.core.utils.FailedJobError as error:
             if len(runs) == 1:
                 raise _refused(str(error)) from error
             self._submit(runs[: len(runs) // 2])  # Slurm limits arrays; the rest is for the next call
         else:
-            self._ids |= {run.task: job.job_id for run, job in zip(runs, jobs, strict=True)}
+            self._ids |= {run.task: job.job_id for run, job in zip(runs, made, strict=True)}
 
 
 def queue_of(folder: Path) -> str:

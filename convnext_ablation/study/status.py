@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
 from convnext_ablation.console import Progress, duration
 from convnext_ablation.study.experiment import Run, Study
+from convnext_ablation.study.phases import folder_of, with_weights
 from convnext_ablation.study.store import (
     FAILURE,
     LOCK,
     LOGS,
     RESULT,
-    SUMMARY,
     Failure,
     Holder,
     finished_epochs,
@@ -26,6 +26,7 @@ from convnext_ablation.study.store import (
     read_failure,
 )
 from convnext_ablation.study.tuning import chosen_rates
+from convnext_ablation.training.history import SUMMARY
 
 Status = Literal["done", "running", "failed", "waiting"]
 
@@ -35,12 +36,13 @@ class RunState:
     """Where a run is.
 
     Attributes:
-        task: What tells it from the study's other runs.
+        task: What tells it from the experiment's other runs.
         seed: Its seed; of a tuning run, the learning rate.
-        folder: Its folder; where its learning rate is not known yet, the name lacks the identity.
-        after: Tasks that are left of those that its learning rate is chosen by.
+        folder: Its folder; while its learning rate or weights are not known, its name lacks the identity.
+        due: Epochs that it has in all.
+        after: Tasks that are left of those that its learning rate is chosen by, or that make its weights.
         epochs: Epochs that are finished.
-        run: The run; None where its learning rate is not known yet.
+        run: The run; None where its learning rate or its weights are not known yet.
         holder: The process that does it.
         last_epoch: When the last epoch was finished, seconds since 1970 by the file system's clock.
     """
@@ -50,6 +52,9 @@ class RunState:
     seed: str
     status: Status
     folder: Path
+    due: int = 1
+    phase: str = ""
+    tuning: bool = False
     after: tuple[str, ...] = ()
     epochs: int = 0
     run: Run | None = None
@@ -61,7 +66,8 @@ class RunState:
     @property
     def title(self) -> str:
         """Its name for people."""
-        return f"{self.network} {'tuning' if self.run and self.run.tuning else 'seed'} {self.seed}"
+        of = f"{self.phase}: " if self.phase else ""
+        return f"{of}{self.network} {'tuning' if self.tuning else 'seed'} {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -80,56 +86,101 @@ class RunState:
 
 
 class Survey:
-    """Looks at a study's folder; not again at runs that were done, or have no folder yet."""
+    """Looks at an experiment's folder; not again at runs that were done, or have no folder yet."""
 
-    def __init__(self, study: Study, folder: Path) -> None:
-        self.study, self.folder = study, folder
-        self._known: dict[str, RunState] = {}
-        self._planned: tuple[dict[str, float], list[Run]] | None = None
+    def __init__(self, phases: Sequence[Study], folder: Path) -> None:
+        self._phases = [_Phase(phase, folder_of(phase, folder)) for phase in phases]
 
     def look(self) -> list[RunState]:
-        """Returns the state of every run, tuning first."""
-        rates = chosen_rates(self.study, self.folder)
-        if self._planned is None or self._planned[0] != rates:
-            self._planned = rates, self.study.all_runs(rates)
+        """Returns the state of every run, phase by phase, of each the tuning first."""
+        states: dict[str, RunState] = {}
+        for phase in self._phases:
+            states |= {state.task: state for state in phase.look(states)}
+        return list(states.values())
+
+
+class _Phase:
+    """Looks at a phase's folder."""
+
+    def __init__(self, study: Study, folder: Path) -> None:
+        self.study, self.folder, self._due = study, folder, study.epochs
+        self._known: dict[str, RunState] = {}
+        self._rates: dict[str, float] | None = None
+        self._planned: list[Run] = []
+        self._pending: list[Run] = []
+
+    def look(self, earlier: Mapping[str, RunState]) -> list[RunState]:
+        """Returns the state of every run; `earlier` are those of the phases before, by task."""
+        study, rates = self._started(earlier), chosen_rates(self.study, self.folder)
+        if self._rates != rates or self.study is not study:
+            self.study, self._rates = study, rates
+            self._planned = study.all_runs(rates)
+            any_rates = {point.key: study.tuning[0] for point in study.points if study.tuning} | rates
+            self._pending = [run for run in study.tuning_runs() if run.after] + [
+                run for run in study.planned_runs(any_rates) if run.after or run.point.key not in rates
+            ]
         begun: set[str] = set()
         for part in ("tuning", "runs"):
             with suppress(FileNotFoundError):
                 begun.update(os.listdir(self.folder / part))
-        states = [self._state(run, run.name in begun) for run in self._planned[1]]
-        open_tuning = [state for state in states if state.is_open and state.run and state.run.tuning]
-        unchosen = {point.key: self.study.tuning[0] for point in self.study.points if point.key not in rates}
-        for run in self.study.runs(unchosen):
-            after = tuple(each.task for each in open_tuning if each.network == run.point.key)
-            folder = self.folder / "runs" / run.task
-            states.append(RunState(run.task, run.point.key, _seed_text(run), "waiting", folder, after))
+        states = [self._state(run, run.name in begun) for run in self._planned]
+        for run in self._pending:
+            tuning = [] if run.tuning else [state for state in states if state.is_open and state.tuning]
+            states.append(self._waiting(run, tuning, earlier))
         return states
+
+    def _started(self, earlier: Mapping[str, RunState]) -> Study:
+        start = self.study.start
+        if start is None:
+            return self.study
+        done = [
+            state.run
+            for state in earlier.values()
+            if state.phase == start.phase and state.status == "done" and state.run and not state.tuning
+        ]
+        if len(done) == len(self.study.weights):
+            return self.study
+        return with_weights(self.study, done, self.folder.parent / start.phase)
+
+    def _waiting(self, run: Run, tuning: Sequence[RunState], earlier: Mapping[str, RunState]) -> RunState:
+        after = [state.task for state in tuning if state.network == run.point.key]
+        if run.after and earlier[run.after].can_begin:
+            after.append(run.after)
+        elif run.after:  # that has failed
+            after = []
+        folder = self.folder / ("tuning" if run.tuning else "runs") / run.task
+        return RunState(
+            *(run.task, run.point.key, _seed_text(run), "waiting", folder, self._due, run.phase, run.tuning),
+            after=tuple(after),
+        )
 
     def _state(self, run: Run, begun: bool) -> RunState:
         state = self._known.get(run.name)
         if state is None or (begun and state.status != "done"):
-            state = look_at(run, run.folder(self.folder))
+            state = look_at(run, run.folder(self.folder), self._due)
             if state.status == "done" or not begun:
                 self._known[run.name] = state
         return state
 
 
-def look_at(run: Run, folder: Path) -> RunState:
-    """The state of one run by what its folder holds."""
-    seed = _seed_text(run)
+def look_at(run: Run, folder: Path, due: int) -> RunState:
+    """The state of one run, of so many epochs in all, by what its folder holds."""
     names: list[str] = []
     with suppress(FileNotFoundError):
         names = os.listdir(folder)
-    if RESULT in names:
-        result = load_result(folder / RESULT)
-        return RunState(run.task, run.point.key, seed, "done", folder, run=run, result=result)
+    is_done = RESULT in names
+    state = RunState(
+        *(run.task, run.point.key, _seed_text(run), "done" if is_done else "waiting"),
+        *(folder, due, run.phase, run.tuning),
+        run=run,
+    )
+    if is_done:
+        return replace(state, result=load_result(folder / RESULT))
     epochs, last_epoch = finished_epochs(folder) if SUMMARY in names else (0, 0.0)
     holder = holder_of(folder) if LOCK in names else None
     failure = read_failure(folder) if FAILURE in names else None
     status: Status = "running" if holder else "failed" if failure and failure.final else "waiting"
-    return RunState(
-        run.task, run.point.key, seed, status, folder, (), epochs, run, holder, last_epoch, failure
-    )
+    return replace(state, status=status, epochs=epochs, holder=holder, last_epoch=last_epoch, failure=failure)
 
 
 def _seed_text(run: Run) -> str:
@@ -147,18 +198,23 @@ def totals(states: Iterable[RunState]) -> dict[Status, int]:
     return counts
 
 
-def seconds_left(states: Sequence[RunState], study: Study) -> float | None:
-    """How long the processes that are at work now will take for what is left; None if nothing tells yet."""
-    taken: dict[str, list[float]] = {}  # by an epoch of a network
+def seconds_left(states: Sequence[RunState]) -> float | None:
+    """How long the processes that are at work now will take for what is left; None if nothing tells yet.
+
+    Epochs of a network in a phase of which none is finished are taken to last as long as those of others.
+    """
+    taken: dict[tuple[str, str], list[float]] = {}  # by an epoch of a network in a phase
     for state in states:
         if seconds := _epoch_seconds(state):
-            taken.setdefault(state.network, []).append(seconds)
+            taken.setdefault((state.phase, state.network), []).append(seconds)
     if not taken:
         return None
-    known = {network: fmean(each) for network, each in taken.items()}
+    known = {place: fmean(each) for place, each in taken.items()}
     average = fmean(known.values())
     left = [
-        (study.epochs - state.epochs) * known.get(state.network, average) for state in states if state.is_open
+        (state.due - state.epochs) * known.get((state.phase, state.network), average)
+        for state in states
+        if state.is_open
     ]
     workers = max(1, sum(state.status == "running" for state in states))
     return max(sum(left) / workers, max(left, default=0.0))
@@ -178,8 +234,7 @@ def _epoch_seconds(state: RunState) -> float:
 class StudyProgress:
     """Prints what becomes of a study: a bar with the time left on a terminal, plain lines elsewhere."""
 
-    def __init__(self, study: Study, quiet: bool = False) -> None:
-        self.study = study
+    def __init__(self, quiet: bool = False) -> None:
         self.bar = Progress("training", 100, "%", quiet=quiet, lines=False)
         self._told: dict[str, RunState] | None = None
 
@@ -187,7 +242,7 @@ class StudyProgress:
         """Prints what has changed; what was so at the first look is not news."""
         told = self._told
         self._told = {state.task: state for state in states}
-        seconds = seconds_left(states, self.study)
+        seconds = seconds_left(states)
         left = f"; about {duration(seconds)} left" if seconds else ""
         if told is not None:
             done = sum(state.status == "done" for state in told.values())
@@ -200,7 +255,7 @@ class StudyProgress:
                     again = "" if state.failure.final else "; it is tried again"
                     self.bar.line(f"{state.title} failed: {state.failure.reason}{again}")
         if self.bar.on_terminal:
-            shares = [1.0 if s.status == "done" else s.epochs / self.study.epochs for s in states]
+            shares = [1.0 if s.status == "done" else s.epochs / s.due for s in states]
             self.bar.move(round(100 * fmean(shares)))
             self.bar.note(f"{totals(states)['done']}/{len(states)} runs{left}")
 

@@ -14,20 +14,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.models.components import Components
 from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
-from convnext_ablation.study.experiment import TUNING_SEED, Run, Script, Study, Weights
+from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, Run, Script, Study, Weights
+from convnext_ablation.training.history import LAST, SUMMARY
 
 STUDY_FILE = "study.json"
 FORMAT = 2  # 1 held what must not change, and not what the runs are made from
 RESULT, PREDICTIONS, FAILURE = "result.json", "predictions.npz", "failure.txt"
-SUMMARY = "summary.csv"
 LOCK = ".lock"
 LOGS = "logs"  # folder of what each run printed
 _WITHOUT_UNIT = {"val_top1", "test_top1", "test_top5", "top1", "top5"}  # names in results of earlier versions
-_ONLY_WHILE_OPEN = ("last.pth.tar", FAILURE, LOCK)
+_ONLY_WHILE_OPEN = (LAST, FAILURE, LOCK)
 # how often a run may fail before `--retry-failed`, with no epoch finished in between
 MOST_FAILURES, MOST_DEATHS = 2, 3
 
@@ -106,7 +107,7 @@ def save_study(folder: Path, study: Study) -> Study:
     saved = read_content(folder)
     if saved is not None:
         _check_same(folder, saved, study)
-        study = _with_seeds(folder, _study(saved), study)
+        study = _with_seeds(folder, _study(saved, folder), study)
     if saved is None or _content(study) != saved:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / STUDY_FILE, json.dumps(_content(study), indent=1) + "\n")
@@ -121,7 +122,7 @@ def read_study(folder: Path) -> Study:
             f"{folder}: no study is there; `convnext-ablation study --output {folder} ...` begins one"
         )
     try:
-        return _study(content)
+        return _study(content, folder)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / STUDY_FILE}: damaged ({error!r}); give another --output") from error
 
@@ -147,13 +148,24 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
+    old = {"processes": 1, "test split": TEST_SPLIT, **saved["study"]}  # of what earlier versions did not say
     for key, value in _plain(study.description()).items():
-        old = {"processes": 1, **saved["study"]}.get(key)  # an earlier version knew no other number
-        if old != value:
-            raise UserError(
-                f"{folder}: holds another study: its {key} is {_brief(old)}, not {_brief(value)}; "
-                "give another --output"
-            )
+        if old.get(key) == value:
+            continue
+        done = counted(len([*folder.glob("runs/*/result.json")]), "finished run")
+        lost = f"{done}, and what starts from them, would not" if study.phase else f"{done} would not"
+        raise UserError(
+            f"{folder}: holds another study: {_changed(key, old.get(key), value)}; its {lost} count; "
+            "give another --output"
+        )
+
+
+def _changed(key: str, old: Any, new: Any) -> str:
+    """What of a study has changed, of several things the first."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        name = next(name for name in {**old, **new} if old.get(name) != new.get(name))
+        return f"{name} of its {key} is {_brief(old.get(name))}, not {_brief(new.get(name))}"
+    return f"its {key} is {_brief(old)}, not {_brief(new)}"
 
 
 def _with_seeds(folder: Path, saved: Study, study: Study) -> Study:
@@ -186,6 +198,8 @@ def _content(study: Study) -> dict[str, Any]:
             "tuning seed": TUNING_SEED,
             "command": study.command,
             "workers": study.workers,
+            "phase": study.phase,
+            "starts from phase": study.start.phase if study.start else "",
         }
     )
 
@@ -195,12 +209,13 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(value)))
 
 
-def _study(content: Mapping[str, Any]) -> Study:
-    fixed = content["study"]
+def _study(content: Mapping[str, Any], folder: Path) -> Study:
+    fixed, start = content["study"], content.get("starts from phase")
     design = Design(
         name=fixed["design"],
         points=tuple(
-            Point(**{**point, "components": Components(**point["components"])}) for point in fixed["networks"]
+            Point(**{**point, "components": point["components"] and Components(**point["components"])})
+            for point in fixed["networks"]
         ),
         contrasts=tuple(Contrast(**contrast) for contrast in fixed["questions"]),
         notes=tuple(fixed["notes"]),
@@ -224,6 +239,9 @@ def _study(content: Mapping[str, Any]) -> Study:
         command=content["command"],
         processes=fixed.get("processes", 1),
         workers=content.get("workers", 0),
+        test_split=fixed.get("test split", TEST_SPLIT),
+        phase=content.get("phase", ""),
+        start=read_study(folder.parent / start) if start else None,
     )
 
 

@@ -16,10 +16,9 @@ from timm.models import clean_state_dict
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
 from convnext_ablation.models.checkpoint_files import read_pickle
-from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
+from convnext_ablation.training.history import LAST, SUMMARY, Epoch, read_summary
 from convnext_ablation.training.parts import Losses, Parts
 
-LAST, BEST = "last.pth.tar", "model_best.pth.tar"
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
 # where a checkpoint keeps what timm's script has no place for
 OURS = "convnext_ablation"

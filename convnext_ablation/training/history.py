@@ -1,4 +1,4 @@
-"""The epochs of a run, and `summary.csv`, where timm's script writes them too."""
+"""The epochs of a run, and the files of it that timm's script writes, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 
-SUMMARY = "summary.csv"
+SUMMARY, LAST, BEST = "summary.csv", "last.pth.tar", "model_best.pth.tar"
 _TRAINED = ("epoch", "train_loss")
 _EVALUATED = ("eval_loss", "eval_top1", "eval_top5")
 

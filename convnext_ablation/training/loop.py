@@ -14,8 +14,6 @@ from timm.utils import dispatch_clip_grad, distribute_bn
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.training.checkpoints import (
-    BEST,
-    LAST,
     copy_whole,
     keep_epochs,
     load_checkpoint,
@@ -27,7 +25,7 @@ from convnext_ablation.training.checkpoints import (
 )
 from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
-from convnext_ablation.training.history import SUMMARY, Epoch, ranked, write_summary
+from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, ranked, write_summary
 from convnext_ablation.training.parts import Losses, Parts, memory_format
 from convnext_ablation.training.predictions import Predictions
 

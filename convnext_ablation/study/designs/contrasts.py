@@ -41,7 +41,7 @@ class Point:
     model: str  # its name in timm's registry; of a network without a name of its own, the free network's
     label: str  # its name for people
     adds: str  # what it changes, in a few words
-    components: Components
+    components: Components | None  # None for a model that is not of the road
     # switches of a free network that differ from ResNet-50's; empty for a registered one
     model_kwargs: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -71,7 +71,7 @@ class Design:
     def __post_init__(self) -> None:
         """Checks that names are unique and that contrasts are contrasts, of networks that are there."""
         keys = [point.key for point in self.points]
-        if same := repeated([point.components for point in self.points]):
+        if same := repeated([point.components for point in self.points if point.components is not None]):
             one, other = [point.label for point in self.points if point.components == same][:2]
             raise UserError(f"{other!r} and {one!r} are the same network; leave one")
         for what, names in (("network", keys), ("contrast", [each.name for each in self.contrasts])):
@@ -109,7 +109,9 @@ def make_point(components: Components, suffix: str, key: str, label: str, adds: 
 
 def make_difference(treated: Point, baseline: Point, label: str) -> Contrast:
     """Makes the contrast of a network with another."""
-    changed = list(treated.components.changed_from(baseline.components))
+    changed = []
+    if treated.components and baseline.components:
+        changed = list(treated.components.changed_from(baseline.components))
     return Contrast(
         name=f"{treated.key}-{baseline.key}",
         label=label,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.components import (
@@ -79,6 +81,23 @@ def _add_one_in(suffix: str) -> Design:
     labels = [f"{words.convnext} in ResNet-50" for words in WORDS.values()]
     contrasts = map(make_difference, points, itertools.repeat(bare), labels)
     return Design("add-one-in", (bare, *points), tuple(contrasts), (_GAINED,))
+
+
+def with_models(design: Design, models: Mapping[str, Mapping[str, Any]], alone: bool = False) -> Design:
+    """A design with models of timm beside its networks, or `alone`: trained and tested, in no contrast.
+
+    Args:
+        design: The networks of the road.
+        models: Each one's model kwargs, by its name.
+        alone: Whether to leave those networks out.
+
+    Raises:
+        UserError: The design has one of them.
+    """
+    others = tuple(Point(name, name, name, "", None, kwargs) for name, kwargs in models.items())
+    if alone:
+        return Design(f"{design.name}, other models", others, ())
+    return replace(design, points=(*design.points, *others))
 
 
 _FIXED: Mapping[str, Callable[[str], Design]] = {

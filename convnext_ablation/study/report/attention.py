@@ -26,7 +26,8 @@ from torchvision.transforms.functional import to_pil_image
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import BEST, load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.history import BEST
 
 SIDE = 160  # pixels of a picture
 _SMALLEST = 4  # positions of a side, below which a map says nothing

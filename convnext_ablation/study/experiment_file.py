@@ -1,0 +1,240 @@
+"""What an experiment consists of: a file, or flags, that name phases, each with the arguments of a study."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from graphlib import CycleError, TopologicalSorter
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from convnext_ablation.errors import UserError, unknown_name
+
+# what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
+PHASE_KEYS = (
+    "data", "recipe", "start", "networks", "seeds", "tune", "epochs", "batch_size", "precision", "init",
+    "pretraining_seeds", "set",
+)  # fmt: skip
+NETWORKS = ("design", "models", "all")
+_TOP_KEYS = ("design", "width", "groups", "models", "phases")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_RESERVED = (
+    "runs",
+    "tuning",
+    "logs",
+    "report",
+    "slurm",
+    "weights",
+    "recipe",
+)  # folders, and what else starts
+# phases are combined with what their values may be: a list may be written 0,1,2 on the command line
+_LISTS = ("seeds", "pretraining_seeds")
+
+Phase = Mapping[str, Any]
+
+
+def experiment_names() -> list[str]:
+    """Names of the experiments that come with the package."""
+    return sorted(path.stem for path in _folder().glob("*.yaml"))
+
+
+def experiment_path(name: str) -> Path:
+    """The file of an experiment of the package."""
+    if name not in experiment_names():
+        raise unknown_name("experiment", name, experiment_names())
+    return _folder() / f"{name}.yaml"
+
+
+def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
+    """The arguments of each phase's study, none before the one that it starts from.
+
+    A command line without an experiment is one phase without a name.
+
+    Raises:
+        UserError: A phase can't be told from what is given, or phases start from one another.
+    """
+    asked = _read(args.experiment) if args.experiment else {}
+    phases: dict[str, dict[str, Any]] = {}
+    for name, said in (asked.get("phases") or {}).items():
+        phases[_checked_name(str(name))] = _checked(str(name), said)
+    for words in args.phase:
+        name = _checked_name(words[0])
+        phases[name] = {**phases.get(name, {}), **_checked(name, dict(_pair(word) for word in words[1:]))}
+    if not phases:
+        if args.experiment:
+            raise UserError(f"{args.experiment}: names no phases")
+        return [_alone(args)]
+    shared = copy(args)
+    shared.design, shared.width = args.design or asked.get("design"), args.width or asked.get("width")
+    shared.models = args.models or asked.get("models") or []
+    if asked.get("groups") and not args.groups:
+        shared.groups = [f"{name}={','.join(components)}" for name, components in asked["groups"].items()]
+    folders = _folders([word for words in args.data for word in words], phases)
+    settings = _settings(args.set, phases)
+    return [_arguments(shared, name, phases[name], folders, settings) for name in _in_order(phases)]
+
+
+def _alone(args: argparse.Namespace) -> argparse.Namespace:
+    data = args.data[-1] if args.data else []
+    if len(data) != 1:
+        raise UserError(
+            "--data: name one data set or folder, or an experiment and the folder of each, NAME=FOLDER"
+        )
+    alone = copy(args)
+    alone.data, alone.data_name, alone.phase, alone.start, alone.networks = data[0], "", "", "", "all"
+    return _with_defaults(alone)
+
+
+def _arguments(
+    shared: argparse.Namespace,
+    name: str,
+    said: Phase,
+    folders: Mapping[str, str],
+    settings: Mapping[str, Sequence[str]],
+) -> argparse.Namespace:
+    phase = copy(shared)
+    phase.phase, phase.start, phase.networks = name, said.get("start") or "", said.get("networks")
+    if "data" not in said:
+        raise UserError(f"phase {name}: names no data; give it data: NAME")
+    phase.data_name = str(said["data"])
+    phase.data = folders.get(phase.data_name, phase.data_name)
+    phase.recipe = said.get("recipe") or phase.recipe
+    for key in ("seeds", "tune", "epochs", "batch_size", "precision", "init", "pretraining_seeds"):
+        if key in said and not getattr(shared, key):
+            setattr(phase, key, said[key])
+    own = [f"{key}={_flow(value)}" for key, value in (said.get("set") or {}).items()]
+    replaced = {word.partition("=")[0].replace("-", "_") for word in settings[name]}
+    phase.set = [word for word in own if word.partition("=")[0] not in replaced] + list(settings[name])
+    return _with_defaults(phase)
+
+
+def _with_defaults(phase: argparse.Namespace) -> argparse.Namespace:
+    phase.design, phase.width = phase.design or "stages", phase.width or "atto"
+    phase.seeds, phase.models = phase.seeds or [0, 1, 2], phase.models or []
+    return phase
+
+
+def _read(name_or_file: str) -> dict[str, Any]:
+    is_file = name_or_file.endswith((".yaml", ".yml"))
+    path = Path(name_or_file) if is_file else experiment_path(name_or_file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{name_or_file}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name_or_file}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("phases"), dict):
+        raise UserError(f"{name_or_file}: an experiment has `phases:`, a name and settings for each")
+    for key in content:
+        if key not in _TOP_KEYS:
+            raise unknown_name(f"key in {name_or_file}", str(key), _TOP_KEYS)
+    return content
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name) or name in _RESERVED:
+        raise UserError(
+            f"phase {name!r}: write its name in small letters, digits, - and _, and not one of "
+            f"{', '.join(_RESERVED)}"
+        )
+    return name
+
+
+def _checked(name: str, said: object) -> dict[str, Any]:
+    """What is said of a phase, lists as lists."""
+    if not isinstance(said, Mapping):
+        raise UserError(f"phase {name}: write its settings as `key: value` lines")
+    phase = dict(said)
+    for key, value in phase.items():
+        if key not in PHASE_KEYS:
+            raise unknown_name(f"key in phase {name}", str(key), PHASE_KEYS)
+        if key in _LISTS:
+            phase[key] = _numbers(name, key, value)
+    if phase.get("networks", "all") not in NETWORKS:
+        raise unknown_name(f"networks in phase {name}", str(phase["networks"]), NETWORKS)
+    if not isinstance(phase.get("set") or {}, Mapping):
+        raise UserError(f"phase {name}: `set` takes `argument: value` lines")
+    return phase
+
+
+def _numbers(name: str, key: str, value: object) -> list[int]:
+    values = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [value]
+    try:
+        numbers = [int(str(each)) for each in values]
+    except ValueError:
+        numbers = []
+    if not numbers:
+        raise UserError(f"phase {name}: {key} is {value!r}; give whole numbers, such as [0, 1, 2]")
+    return numbers
+
+
+def _pair(word: str) -> tuple[str, Any]:
+    key, equals, text = word.partition("=")
+    if not equals:
+        raise UserError(f"--phase {word}: write KEY=VALUE, such as data=imagenet recipe=in1k_112")
+    key = key.replace("-", "_")
+    try:
+        return key, text if key in _LISTS else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--phase {word}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def _flow(value: object) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
+    )
+
+
+def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str]:
+    """The folders of data sets by name, of ``NAME=FOLDER`` words."""
+    used = [str(phase["data"]) for phase in phases.values() if "data" in phase]
+    folders: dict[str, str] = {}
+    for word in words:
+        name, equals, folder = word.partition("=")
+        if not equals or not folder:
+            raise UserError(
+                f"--data {word}: an experiment takes NAME=FOLDER, with a name of {', '.join(used)}"
+            )
+        if name in folders:
+            raise UserError(f"--data {name}: is given twice, {folders[name]} and {folder}; give one")
+        if name not in used:
+            raise unknown_name("data set that no phase uses:", name, used)
+        folders[name] = folder
+    return folders
+
+
+def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, list[str]]:
+    """What `--set` says for each phase: ``PHASE.NAME=VALUE``, or ``NAME=VALUE`` for all."""
+    found: dict[str, list[str]] = {name: [] for name in phases}
+    for word in words:
+        name, dot, rest = word.partition("=")[0].partition(".")
+        if not dot:
+            for each in found.values():
+                each.append(word)
+        elif name not in phases:
+            raise unknown_name("phase in --set", name, phases)
+        else:
+            found[name].append(f"{rest}={word.partition('=')[2]}")
+    return found
+
+
+def _in_order(phases: Mapping[str, Phase]) -> list[str]:
+    before: dict[str, list[str]] = {}
+    for name, phase in phases.items():
+        start = phase.get("start")
+        if start and start not in phases:
+            raise unknown_name(f"phase that {name} starts from:", str(start), phases)
+        before[name] = [start] if start else []
+    try:
+        return list(TopologicalSorter(before).static_order())
+    except CycleError as error:
+        raise UserError(f"phases start from one another: {' <- '.join(error.args[1])}") from error
+
+
+def _folder() -> Path:
+    return Path(str(resources.files("convnext_ablation") / "experiments"))
