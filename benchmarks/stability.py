@@ -37,7 +37,7 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from convnext_ablation.data.typefaces import Typefaces
+from convnext_ablation.data.drawn import Typefaces
 from convnext_ablation.machine import KEEP_MEMORY, processor_name
 from convnext_ablation.models.components import DOWNSAMPLINGS, FAMILIES, RESNET_50, SWITCHES, Components
 from convnext_ablation.models.network import ResNetToConvNeXt

@@ -20,6 +20,7 @@ from typing import Any
 from PIL import features
 
 from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.drawn import Characters, Diacritics, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
     CLASSES,
@@ -39,17 +40,17 @@ from convnext_ablation.data.imagenet import ImageNet
 from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
 from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.stanford_dogs import StanfordDogs
-from convnext_ablation.data.typefaces import Typefaces
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
-_DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, Typefaces, ImageFolder, ImageList, HubPhotographs)
+_DRAWN = (Characters, Typefaces, Diacritics)
+_DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, *_DRAWN, ImageFolder, ImageList, HubPhotographs)
 DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
-BUILT_IN = (FashionMNIST.name, Typefaces.name)
+BUILT_IN = tuple(dataset.name for dataset in (FashionMNIST, *_DRAWN))
 
 
 def prepare(

@@ -1,0 +1,164 @@
+"""The built-in sets that are drawn here: nothing is downloaded, and no image is like another.
+
+`characters` is a general set, for pre-training. The other two are fine-grained. The classes of `typefaces`
+share all but small shapes: regular and bold, upright and oblique of a family, italics of two families. Those
+of `diacritics` differ by a mark of a few pixels. All splits draw from the same texts; size, place, tilt,
+greys, blur and noise are each image's own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import string
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from convnext_ablation.data.folder import SPLITS, Record
+from convnext_ablation.data.photographs import DataSet
+from convnext_ablation.data.rendering import FACES, Rendering, draw, font_file
+from convnext_ablation.dataclass_options import option
+
+# Two letters, so that they stand large in a small image: most beginnings of short English words.
+WORDS = tuple(
+    """
+ac ad ag ai an ap ar as ax ba be bi bo bu ca co cr cu da de di do dr du ea eb ee eg el en ev ey fa fe fi
+fl fo fr fu ga ge gi gu gy ha he hi ho hu ic im in iv ja je jo ju ke ki la le li lo ma mi mo mu na ne no
+nu oa od of oi ol on or ou ow pa pe pi po pu qu ra re ri ro ru ry sa se sh si sk sl so sp su ta te ti to
+tr tu tw ur us va ve vo wa we wh wi ya ye yo za zi zo
+""".split()
+)
+
+_side = partial(option, help="side of the square images in pixels")
+_train = partial(option, help="training images per class")
+_val = partial(option, help="validation images per class")
+_test = partial(option, help="test images per class")
+
+
+@dataclass(frozen=True)
+class DrawnSet(DataSet):
+    """A set as its parameters give it; all but `rendering` are options of the command line."""
+
+    classes: ClassVar[Sequence[str]]
+    faces: ClassVar[Sequence[str]] = FACES
+
+    seed: int = option(0, "seed of all that is random")
+    size: int = _side(32)
+    train: int = _train(600)
+    val: int = _val(40)
+    test: int = _test(100)
+    rendering: Rendering = field(default_factory=Rendering)
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        self.check_least(seed=0, size=16, train=1, val=1, test=1)
+
+    def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
+        """Draws what an image of a class shows: a text and its typeface."""
+        raise NotImplementedError
+
+    def records(self, scratch: Path) -> Iterator[tuple[Record, tuple[str, str, int]]]:
+        """All images of the set, each as its record and what `encode` needs to draw it."""
+        for face in self.faces:
+            font_file(face)  # a font that is missing shall be found before anything is drawn
+        for split, class_name in itertools.product(SPLITS, self.classes):
+            for index in range(getattr(self, split)):
+                text, face = self.subject(self._rng(split, class_name, index), class_name)
+                source = text if face == class_name else f"{text} in {face}"
+                id_ = f"{split}/{class_name}/{index:05d}.png"
+                yield Record(id_, split, class_name, source), (split, class_name, index)
+
+    def encode(self, key: tuple[str, str, int], file: BinaryIO) -> None:
+        """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
+        rng = self._rng(*key)
+        text, face = self.subject(rng, key[1])
+        pixels = draw(rng, text, face, self.size, self.rendering)
+        # Noise doesn't compress: the fastest level gives up a few per cent of size.
+        Image.fromarray(pixels).save(file, "png", compress_level=1)
+
+    def _rng(self, split: str, class_name: str, index: int) -> np.random.Generator:
+        # Names enter by their checksum: a class more or less leaves the images of the others as they are.
+        entropy = [self.seed, zlib.crc32(split.encode()), zlib.crc32(class_name.encode()), index]
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+
+
+@dataclass(frozen=True)
+class Typefaces(DrawnSet):
+    """Which typeface is a word set in?"""
+
+    name: ClassVar[str] = "typefaces"
+    summary: ClassVar[str] = "words in 20 typefaces, rendered here; nothing is downloaded"
+    classes: ClassVar[Sequence[str]] = FACES
+
+    def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
+        """Any word, in the typeface that is the class."""
+        return _any_of(rng, WORDS), class_name
+
+
+STYLES = {
+    "upright": "DejaVuSans DejaVuSansMono DejaVuSerif STIXGeneral cmr10 cmss10 cmtt10".split(),
+    "italic": "DejaVuSans-Oblique DejaVuSerif-Italic STIXGeneralItalic cmmi10 cmti10".split(),
+    "bold": "DejaVuSans-Bold DejaVuSansMono-Bold DejaVuSerif-Bold STIXGeneralBol cmb10".split(),
+    "bold-italic": "DejaVuSans-BoldOblique DejaVuSerif-BoldItalic STIXGeneralBolIta".split(),
+}
+
+
+@dataclass(frozen=True)
+class Characters(DrawnSet):
+    """Which letter is it, and in which of four styles, in any typeface?"""
+
+    name: ClassVar[str] = "characters"
+    summary: ClassVar[str] = "26 letters in four styles of 20 typefaces, rendered here"
+    classes: ClassVar[Sequence[str]] = tuple(
+        f"{letter}-{style}" for letter in string.ascii_lowercase for style in STYLES
+    )
+
+    size: int = _side(16)
+    train: int = _train(48)
+    val: int = _val(3)
+    test: int = _test(10)
+
+    def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
+        """The letter that the class names, in any typeface of its style."""
+        letter, _, style = class_name.partition("-")
+        return letter, _any_of(rng, STYLES[style])
+
+
+# what the fonts have on all of `BASES`, as combining characters
+MARKS = {
+    "none": "", "grave": "\u0300", "acute": "\u0301", "circumflex": "\u0302", "tilde": "\u0303",
+    "macron": "\u0304", "breve": "\u0306", "dot-above": "\u0307", "diaeresis": "\u0308", "caron": "\u030c",
+    "dot-below": "\u0323", "ogonek": "\u0328",
+}  # fmt: skip
+BASES = "aeoAEIO"
+
+
+@dataclass(frozen=True)
+class Diacritics(DrawnSet):
+    """Which diacritic does a letter bear? Letters and typefaces are the same in all classes."""
+
+    name: ClassVar[str] = "diacritics"
+    summary: ClassVar[str] = "7 letters with one of 11 diacritics, or none, in 10 typefaces, rendered here"
+    classes: ClassVar[Sequence[str]] = tuple(MARKS)
+    # the others lack letters with marks
+    faces: ClassVar[Sequence[str]] = tuple(face for face in FACES if face.startswith("DejaVu"))
+
+    train: int = _train(200)
+    val: int = _val(10)
+    rendering: Rendering = field(default_factory=lambda: Rendering(em=(1.0, 1.2)))
+
+    def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
+        """Any letter with the mark that is the class, in any typeface."""
+        letter, face = _any_of(rng, BASES), _any_of(rng, self.faces)
+        return unicodedata.normalize("NFC", letter + MARKS[class_name]), face
+
+
+def _any_of(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    return choices[int(rng.integers(len(choices)))]
