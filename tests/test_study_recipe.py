@@ -11,7 +11,7 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
-from convnext_ablation.study import setup
+from convnext_ablation.study import external, setup
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.overrides import overridden, scaled
 from convnext_ablation.study.setup import plan_phases
@@ -351,3 +351,13 @@ def test_too_small_or_too_few_photographs_are_refused(planned, pictures, network
         planned(
             "", pictures(*size, number=number), *networks("model_i", "model_v"), "--recipe=photographs_224"
         )
+
+
+@pytest.mark.parametrize("lines", ["", FINE_TUNING])
+def test_timms_script_is_told_to_start_from_the_weights(planned, tmp_path, lines):
+    for point in design_of("stages", "atto").points:
+        torch.save({"state_dict": {}, "arch": point.model}, tmp_path / f"{point.key}.pth")
+    run = planned(lines, f"--init={tmp_path}/{{model}}.pth").runs()[0]
+    told = external._arguments(run, 3)
+    assert (told["pretrained"], told["pretrained_path"]) == (True, str(tmp_path / "model_i_atto.pth"))
+    assert external._arguments(planned("").runs()[0], 3)["pretrained"] is False

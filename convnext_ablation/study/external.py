@@ -114,6 +114,8 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:
     values = {**run.share().to_dict(), "num_classes": classes}
+    if run.arguments.pretrained_path:
+        values["pretrained"] = True  # without it, timm's script ignores the path
     listed = Path(str(run.arguments.data_dir)) / CLASSES
     if not run.arguments.class_map and listed.is_file():
         values["class_map"] = str(listed)
