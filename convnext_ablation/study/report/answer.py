@@ -158,16 +158,16 @@ def missed_text(missed: Mapping[str, Power], of: int, what: str = "effects", tri
         trials: What finds them, in the plural.
     """
     low, high = (f"{100 * end(power.detectable for power in missed.values()):.1f}" for end in (min, max))
-    needed = {
-        label: counted(power.seeds_needed, power.unit) if power.seeds_needed else "more test images"
-        for label, power in missed.items()
-    }
-    label, power = next(iter(missed.items()))
+    labels: dict[str, list[str]] = {}  # by what they take
+    for label, power in missed.items():
+        needed = counted(power.seeds_needed, power.unit) if power.seeds_needed else "more test images"
+        labels.setdefault(needed, []).append(label)
     if len(missed) == 1:
-        subject, takes = "it" if of == 1 else label, f"one of the size seen takes {needed[label]}"
+        subject, takes = "it" if of == 1 else label, f"one of the size seen takes {needed}"
     else:
         subject = "they" if len(missed) == of else f"{len(missed)} of them"
-        takes = f"{what} of the sizes seen take {joined([f'{n} for {each}' for each, n in needed.items()])}"
+        each = [f"{needed} for {joined(those)}" for needed, those in labels.items()]
+        takes = f"{what} of the sizes seen take {joined(each)}"
     sizes = low if low == high else f"{low} to {high}"
     return (
         f"{subject} could not be detected: with {counted(power.draws, power.unit)} only {what} above {sizes} "
