@@ -122,7 +122,7 @@ def set_up(study, folder):
 
 def begin(local, run, folder):
     (folder / "logs").mkdir()
-    assert local.submit([look_at(run, run.folder(folder), 1)])
+    assert local.submit([look_at(run, run.folder(folder))])
 
 
 def at_work(folder):

@@ -162,7 +162,7 @@ def _note_end(before: RunState, ending: str) -> None:
     """Notes a failure that the run could not note itself."""
     if before.run is None:
         return
-    after = look_at(before.run, before.folder, before.due)
+    after = look_at(before.run, before.folder)
     if after.is_open and after.failure == before.failure:
         lines = before.log.read_text(errors="replace").splitlines() if before.log.is_file() else []
         last = next((line for line in reversed(lines) if line.strip()), "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,7 @@ class Study:
         test_split: Images that accuracies are of; ``val`` for data without a test split.
         phase: Its name in an experiment, and its folder; empty for a study of its own.
         start: The phase whose networks its own start from: each of its seeds is a pre-training seed.
+        own_recipes: The arguments of networks that have a recipe of their own, by key.
     """
 
     design: Design
@@ -182,6 +183,7 @@ class Study:
     test_split: str = TEST_SPLIT
     phase: str = ""
     start: Study | None = None
+    own_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def points(self) -> Sequence[Point]:
@@ -207,8 +209,8 @@ class Study:
 
     @property
     def epochs(self) -> int:
-        """Epochs of a run."""
-        return self._run(self.points[0], 1e-3, 0, None).arguments.epochs_in_all
+        """Epochs of a run, of the longest where networks have recipes of their own."""
+        return max(self._run(point, 1e-3, 0, None).arguments.epochs_in_all for point in self.points)
 
     @property
     def runs_each(self) -> int:
@@ -259,12 +261,12 @@ class Study:
 
     def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
         mine = [each for each in self.weights if (each.network, each.pretraining_seed) == (point.key, start)]
-        ours = point.components is not None
-        amp = self.precision not in ("float32", self.recipe.get("model_dtype"))
+        recipe, ours = self.own_recipes.get(point.key, self.recipe), point.components is not None
+        amp = self.precision not in ("float32", recipe.get("model_dtype"))
         arguments = {
-            **self.recipe,
+            **recipe,
             "model": point.model,
-            "model_kwargs": {**(self.recipe.get("model_kwargs", {}) if ours else {}), **point.model_kwargs},
+            "model_kwargs": {**(recipe.get("model_kwargs", {}) if ours else {}), **point.model_kwargs},
             "lr": rate,
             "seed": seed,
             "data_dir": self.data_dir,
@@ -308,6 +310,7 @@ class Study:
             "data set": self.data_name,
             "data fingerprint": self.data_fingerprint,
             "recipe": dict(self.recipe),
+            "recipes of networks": {key: dict(recipe) for key, recipe in self.own_recipes.items()},
             "learning rates": dict(self.learning_rates),
             "tuned learning rates": list(self.tuning),
             "start": self.start.phase if self.start else "weights" if self.weights else "recipe",

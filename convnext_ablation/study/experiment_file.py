@@ -6,7 +6,6 @@ import argparse
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
-from graphlib import CycleError, TopologicalSorter
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from convnext_ablation.errors import UserError, unknown_name
 # what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
 PHASE_KEYS = (
     "data", "recipe", "start", "networks", "seeds", "tune", "epochs", "batch_size", "precision", "init",
-    "pretraining_seeds", "set",
+    "pretraining_seeds", "set", "by_network",
 )  # fmt: skip
 NETWORKS = ("design", "models", "all")
 _TOP_KEYS = ("design", "width", "groups", "models", "phases")
@@ -32,7 +31,7 @@ _RESERVED = (
     "weights",
     "recipe",
 )  # folders, and what else starts
-# phases are combined with what their values may be: a list may be written 0,1,2 on the command line
+# written 0,1,2 on the command line
 _LISTS = ("seeds", "pretraining_seeds")
 
 Phase = Mapping[str, Any]
@@ -74,6 +73,9 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
     shared.models = args.models or asked.get("models") or []
     if asked.get("groups") and not args.groups:
         shared.groups = [f"{name}={','.join(components)}" for name, components in asked["groups"].items()]
+    for name, said in phases.items():
+        if said.get("data") is None:
+            raise UserError(f"phase {name}: names no data; give it data: NAME")
     folders = _folders([word for words in args.data for word in words], phases)
     settings = _settings(args.set, phases)
     return [_arguments(shared, name, phases[name], folders, settings) for name in _in_order(phases)]
@@ -87,6 +89,7 @@ def _alone(args: argparse.Namespace) -> argparse.Namespace:
         )
     alone = copy(args)
     alone.data, alone.data_name, alone.phase, alone.start, alone.networks = data[0], "", "", "", "all"
+    alone.by_network = {}
     return _with_defaults(alone)
 
 
@@ -99,15 +102,16 @@ def _arguments(
 ) -> argparse.Namespace:
     phase = copy(shared)
     phase.phase, phase.start, phase.networks = name, said.get("start") or "", said.get("networks")
-    if "data" not in said:
-        raise UserError(f"phase {name}: names no data; give it data: NAME")
     phase.data_name = str(said["data"])
     phase.data = folders.get(phase.data_name, phase.data_name)
     phase.recipe = said.get("recipe") or phase.recipe
+    phase.by_network = {
+        str(network): (own.get("recipe"), _words(own.get("set"))) for network, own in _own(name, said).items()
+    }
     for key in ("seeds", "tune", "epochs", "batch_size", "precision", "init", "pretraining_seeds"):
         if key in said and not getattr(shared, key):
             setattr(phase, key, said[key])
-    own = [f"{key}={_flow(value)}" for key, value in (said.get("set") or {}).items()]
+    own = _words(said.get("set"))
     replaced = {word.partition("=")[0].replace("-", "_") for word in settings[name]}
     phase.set = [word for word in own if word.partition("=")[0] not in replaced] + list(settings[name])
     return _with_defaults(phase)
@@ -184,6 +188,23 @@ def _pair(word: str) -> tuple[str, Any]:
         raise UserError(f"--phase {word}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
 
 
+def _own(name: str, said: Phase) -> dict[str, Mapping[str, Any]]:
+    """What a phase says of single networks."""
+    own = said.get("by_network") or {}
+    if not isinstance(own, Mapping) or not all(isinstance(each, Mapping) for each in own.values()):
+        raise UserError(f"phase {name}: by_network takes `NETWORK: {{recipe: NAME, set: {{...}}}}` lines")
+    for network, each in own.items():
+        for key in each:
+            if key not in ("recipe", "set"):
+                raise unknown_name(f"key for {network} in phase {name}", str(key), ("recipe", "set"))
+    return dict(own)
+
+
+def _words(values: Mapping[str, Any] | None) -> list[str]:
+    """Values of a recipe as the words of `--set`."""
+    return [f"{key}={_flow(value)}" for key, value in (values or {}).items()]
+
+
 def _flow(value: object) -> str:
     return (
         yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
@@ -192,7 +213,7 @@ def _flow(value: object) -> str:
 
 def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str]:
     """The folders of data sets by name, of ``NAME=FOLDER`` words."""
-    used = [str(phase["data"]) for phase in phases.values() if "data" in phase]
+    used = [str(phase["data"]) for phase in phases.values()]
     folders: dict[str, str] = {}
     for word in words:
         name, equals, folder = word.partition("=")
@@ -224,16 +245,25 @@ def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, li
 
 
 def _in_order(phases: Mapping[str, Phase]) -> list[str]:
-    before: dict[str, list[str]] = {}
-    for name, phase in phases.items():
-        start = phase.get("start")
+    """Names of phases as they stand there, but for those that others start from, which come before these."""
+    order: list[str] = []
+
+    def add(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise UserError(
+                f"phases start from one another: {' <- '.join((*path[path.index(name) :], name))}"
+            )
+        start = phases[name].get("start")
         if start and start not in phases:
             raise unknown_name(f"phase that {name} starts from:", str(start), phases)
-        before[name] = [start] if start else []
-    try:
-        return list(TopologicalSorter(before).static_order())
-    except CycleError as error:
-        raise UserError(f"phases start from one another: {' <- '.join(error.args[1])}") from error
+        if start:
+            add(start, (*path, name))
+        if name not in order:
+            order.append(name)
+
+    for name in phases:
+        add(name, ())
+    return order
 
 
 def _folder() -> Path:

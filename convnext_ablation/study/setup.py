@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from convnext_ablation.data.folder import SPLITS, FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
-from convnext_ablation.study.designs.design import Design, design_of, with_models
+from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study
 from convnext_ablation.study.experiment_file import phases_of
 from convnext_ablation.study.external import find_script
@@ -79,6 +79,14 @@ def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[St
     precision = _precision(args, recipe_name, TrainingArguments(**recipe))
     tuning = parse_tuning(args.tune) if args.tune else ()
     rates = {} if tuning else learning_rates(design.points, recipe_name, recipe, given)
+    own_recipes: dict[str, Mapping[str, Any]] = {}
+    for key, (own, values) in _by_key(args, design).items():
+        own_name = own or recipe_name
+        own_args = argparse.Namespace(**{**vars(args), "set": [*args.set, *values]})
+        own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
+        if not tuning:
+            mine = [point for point in design.points if point.key == key]
+            rates |= learning_rates(mine, own_name, own_recipes[key], own_given)
     script = find_script(args.train_script) if args.train_script else None
     if args.from_scratch:
         recipe.pop("pretrained", None)
@@ -113,6 +121,7 @@ def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[St
         test_split=TEST_SPLIT if TEST_SPLIT in data.counts else VALIDATION_SPLIT,
         phase=args.phase,
         start=start,
+        own_recipes=own_recipes,
     )
     first, images = study.one_run_each()[0], data.counts["train"]
     batch = first.arguments.global_batch or first.arguments.batch_size
@@ -132,6 +141,17 @@ def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
         return design
     models = {name: _model_kwargs(name, arguments) for name in args.models}
     return with_models(design, models, alone=args.networks == "models")
+
+
+def _by_key(args: argparse.Namespace, design: Design) -> dict[str, tuple[str | None, list[str]]]:
+    """What is said of single networks, by their key; without the width's suffix they are meant, too."""
+    keys, found = {point.key for point in design.points}, {}
+    for name, said in args.by_network.items():
+        key = name if name in keys else f"{name}{WIDTHS[args.width]}"
+        if key not in keys:
+            raise unknown_name("network in by_network", name, sorted(keys))
+        found[key] = said
+    return found
 
 
 def _model_kwargs(name: str, arguments: TrainingArguments) -> dict[str, Any]:

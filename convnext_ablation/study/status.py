@@ -103,7 +103,7 @@ class _Phase:
     """Looks at a phase's folder."""
 
     def __init__(self, study: Study, folder: Path) -> None:
-        self.study, self.folder, self._due = study, folder, study.epochs
+        self.study, self.folder = study, folder
         self._known: dict[str, RunState] = {}
         self._rates: dict[str, float] | None = None
         self._planned: list[Run] = []
@@ -150,28 +150,30 @@ class _Phase:
             after = []
         folder = self.folder / ("tuning" if run.tuning else "runs") / run.task
         return RunState(
-            *(run.task, run.point.key, _seed_text(run), "waiting", folder, self._due, run.phase, run.tuning),
+            *(run.task, run.point.key, _seed_text(run), "waiting", folder, run.arguments.epochs_in_all),
+            phase=run.phase,
+            tuning=run.tuning,
             after=tuple(after),
         )
 
     def _state(self, run: Run, begun: bool) -> RunState:
         state = self._known.get(run.name)
         if state is None or (begun and state.status != "done"):
-            state = look_at(run, run.folder(self.folder), self._due)
+            state = look_at(run, run.folder(self.folder))
             if state.status == "done" or not begun:
                 self._known[run.name] = state
         return state
 
 
-def look_at(run: Run, folder: Path, due: int) -> RunState:
-    """The state of one run, of so many epochs in all, by what its folder holds."""
+def look_at(run: Run, folder: Path) -> RunState:
+    """The state of one run, by what its folder holds."""
     names: list[str] = []
     with suppress(FileNotFoundError):
         names = os.listdir(folder)
     is_done = RESULT in names
     state = RunState(
         *(run.task, run.point.key, _seed_text(run), "done" if is_done else "waiting"),
-        *(folder, due, run.phase, run.tuning),
+        *(folder, run.arguments.epochs_in_all, run.phase, run.tuning),
         run=run,
     )
     if is_done:

@@ -29,6 +29,8 @@ LOCK = ".lock"
 LOGS = "logs"  # folder of what each run printed
 _WITHOUT_UNIT = {"val_top1", "test_top1", "test_top5", "top1", "top5"}  # names in results of earlier versions
 _ONLY_WHILE_OPEN = (LAST, FAILURE, LOCK)
+# of what an earlier version did not say in `study.json`
+_NOT_SAID: Mapping[str, Any] = {"processes": 1, "test split": TEST_SPLIT, "recipes of networks": {}}
 # how often a run may fail before `--retry-failed`, with no epoch finished in between
 MOST_FAILURES, MOST_DEATHS = 2, 3
 
@@ -148,7 +150,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
-    old = {"processes": 1, "test split": TEST_SPLIT, **saved["study"]}  # of what earlier versions did not say
+    old = {**_NOT_SAID, **saved["study"]}
     for key, value in _plain(study.description()).items():
         if old.get(key) == value:
             continue
@@ -241,6 +243,7 @@ def _study(content: Mapping[str, Any], folder: Path) -> Study:
         workers=content.get("workers", 0),
         test_split=fixed.get("test split", TEST_SPLIT),
         phase=content.get("phase", ""),
+        own_recipes=fixed.get("recipes of networks", {}),
         start=read_study(folder.parent / start) if start else None,
     )
 

@@ -1,0 +1,301 @@
+"""An experiment of several phases: each network is fine-tuned as soon as its own pre-training is done."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import yaml
+from conftest import RECIPE
+from inline_engine import Inline, do_all
+
+from convnext_ablation.cli import main as cli
+from convnext_ablation.data.prepare import BUILT_IN
+from convnext_ablation.errors import UserError
+from convnext_ablation.study.engine import drive
+from convnext_ablation.study.experiment_file import experiment_names, experiment_path, phases_of
+from convnext_ablation.study.phases import read_phases, save_phases
+from convnext_ablation.study.setup import plan_phases
+from convnext_ablation.study.status import StudyProgress, Survey
+from convnext_ablation.training.checkpoints import load_checkpoint
+
+PHASES = {
+    "general": {"data": "letters", "recipe": "RECIPE", "seeds": [0, 1], "set": {"epochs": 1}},
+    "fine": {"data": "birds", "recipe": "RECIPE", "start": "general", "seeds": [0, 1], "set": {"epochs": 1}},
+    "finer": {"data": "dogs", "recipe": "RECIPE", "start": "general", "seeds": 5, "set": {"epochs": 1}},
+}
+DESIGN = {"networks": ["model_i", "model_v"]}
+
+
+@pytest.fixture(scope="module")
+def folders(image_folder, tmp_path_factory):
+    """Three data sets; the general one has no test split."""
+    root = tmp_path_factory.mktemp("sets")
+    for name in ("letters", "birds", "dogs"):
+        shutil.copytree(image_folder, root / name)
+    shutil.rmtree(root / "letters" / "test")
+    (root / "recipe.yaml").write_text(RECIPE)
+    (root / "design.yaml").write_text(yaml.safe_dump(DESIGN))
+    return root
+
+
+@pytest.fixture
+def command(folders, tmp_path):
+    """The command line of an experiment whose phases are changed a little, by their names."""
+
+    def make(changes=None, **top):
+        phases = {name: {**said} for name, said in PHASES.items()}
+        for name, change in (changes or {}).items():
+            phases[name] = {**phases.get(name, {}), **change} if change is not None else None
+        phases = {name: said for name, said in phases.items() if said is not None}
+        for said in phases.values():
+            if said.get("recipe") == "RECIPE":
+                said["recipe"] = str(folders / "recipe.yaml")
+        content = {"design": str(folders / "design.yaml"), "phases": phases, **top}
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+        data = [f"{name}={folders / name}" for name in ("letters", "birds", "dogs")]
+        return ["study", "run", str(tmp_path / "mine.yaml"), f"--output={tmp_path / 'out'}", "--data", *data]
+
+    return make
+
+
+def planned(call):
+    return [study for study, _ in plan_phases(cli._parser(call).parse_args(call))]
+
+
+def results(folder):
+    """What runs came to, by phase and run; of times, nothing."""
+    timed = ("train_images_per_second", "train_seconds", "elapsed_seconds", "elapsed_epochs")
+    found = {}
+    for path in folder.glob("*/runs/*/result.json"):
+        result = json.loads(path.read_text())
+        found[str(path.parent.relative_to(folder))] = {k: v for k, v in result.items() if k not in timed}
+    return found
+
+
+@pytest.fixture(scope="module")
+def finished(folders, tmp_path_factory):
+    """The experiment's folder when all is done, and the order in which it was."""
+    out = tmp_path_factory.mktemp("experiment")
+    phases = {name: {**said, "recipe": str(folders / "recipe.yaml")} for name, said in PHASES.items()}
+    (out / "mine.yaml").write_text(yaml.safe_dump({"design": str(folders / "design.yaml"), "phases": phases}))
+    call = ["study", "run", str(out / "mine.yaml"), f"--output={out / 'out'}"]
+    call += ["--data", *(f"{name}={folders / name}" for name in ("letters", "birds", "dogs"))]
+    phases, engine = save_phases(out / "out", planned(call)), Inline()
+    drive(phases, out / "out", engine, StudyProgress(quiet=True))
+    return out / "out", engine.done
+
+
+def test_a_network_starts_from_its_own_pre_training_of_each_seed(finished):
+    folder, order = finished
+    general, fine, finer = read_phases(folder)
+    assert len(order) == len(set(order)) == 4 + 8 + 4
+    assert fine.pretraining_seeds == [0, 1]
+    for path in folder.glob("fine*/runs/*/args.yaml"):
+        arguments = yaml.safe_load(path.read_text())
+        result = json.loads(path.with_name("result.json").read_text())
+        before = next(
+            run
+            for run in general.runs()
+            if (run.point.key, run.arguments.seed) == (result["network"], result["pretraining_seed"])
+        )
+        assert arguments["pretrained_path"] == str(before.folder(folder / "general") / "model_best.pth.tar")
+        task = f"{path.parts[-4]}.{result['network']}-seed{result['seed']}-from{result['pretraining_seed']}"
+        assert order.index(task) > order.index(before.task)
+    assert finer.seeds == [5]
+
+
+def test_data_without_a_test_split_are_tested_on_val_after_the_last_epoch(finished, folders):
+    folder, _ = finished
+    for path in folder.glob("general/runs/*/result.json"):
+        result = json.loads(path.read_text())
+        assert result["test_images"] == 15
+        assert result["best_epoch"] == 0
+        predictions = np.load(path.with_name("predictions.npz"))
+        assert {str(name).partition("/")[0] for name in predictions["ids"]} == {"dark", "grey", "light"}
+        assert result["test_top1_percent"] == result["val_top1_percent"]
+    assert not (folders / "letters" / "test").exists()
+
+
+def test_what_the_last_epoch_left_is_tested_though_another_was_better(command, tmp_path, monkeypatch):
+    """On the images of the test no epoch is picked."""
+    from convnext_ablation.training import loop
+
+    call = command({"fine": None, "finer": None, "general": {"seeds": [0], "set": {"epochs": 3}}})
+    call = [*call[: call.index("--data")], "--data", call[call.index("--data") + 1]]
+    kept = []
+
+    def kept_best(self, count):  # whatever is measured, the first epoch was the best
+        kept.append(self.history)
+        return self.history[:count]
+
+    monkeypatch.setattr(loop.Trainer, "best_epochs", kept_best)
+    save_phases(tmp_path / "out", planned(call))
+    do_all(tmp_path / "out")
+    (first, *_) = (tmp_path / "out" / "general" / "runs").iterdir()
+    assert kept
+    assert json.loads((first / "result.json").read_text())["best_epoch"] == 2
+    assert load_checkpoint(first / "model_best.pth.tar")["epoch"] == 2
+
+
+def test_a_phase_alone_has_the_identities_of_a_study_of_its_own(command, folders):
+    call = command({"fine": None, "finer": None, "general": {"data": "birds"}})
+    (phase,) = planned([*call[: call.index("--data")], "--data", f"birds={folders / 'birds'}"])
+    alone = ["study", "run", f"--data={folders / 'birds'}", f"--recipe={folders / 'recipe.yaml'}"]
+    alone += [f"--design={folders / 'design.yaml'}", "--seeds", "0", "1", "--set", "epochs=1", "--output=x"]
+    (study,) = planned(alone)
+    assert [run.identity for run in phase.runs()] == [run.identity for run in study.runs()]
+
+
+def test_identities_hold_those_of_the_runs_before(command):
+    fine = planned(command())[1]
+    other = planned(command({"general": {"set": {"epochs": 2}}}))[1]
+    assert fine.runs() == []
+    runs = [replace(each, start=None, weights=()).runs()[0] for each in (fine, other)]
+    assert runs[0].identity == runs[1].identity, "but for what they start from they are the same"
+
+
+def test_what_was_killed_anywhere_ends_with_the_same_results(finished, command, tmp_path):
+    folder, order = finished
+    phases = save_phases(tmp_path / "out", planned(command()))
+
+    class Killed(Inline):
+        def wait(self, seconds):
+            if len(self.done) == 3:
+                raise KeyboardInterrupt
+            return super().wait(seconds)
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            drive(phases, tmp_path / "out", Killed(), StudyProgress(quiet=True))
+    do_all(tmp_path / "out")
+    assert results(tmp_path / "out") == results(folder)
+    assert len(results(folder)) == len(order)
+
+
+def test_fine_tuning_waits_for_its_own_pre_training_only(command, tmp_path):
+    phases = save_phases(tmp_path / "out", planned(command()))
+    states = {state.task: state for state in Survey(phases, tmp_path / "out").look()}
+    waiting = states["fine.model_v_atto-seed1-from0"]
+    assert waiting.after == ("general.model_v_atto-seed0",)
+    assert waiting.run is None
+    assert waiting.can_begin
+    first = Inline()
+    first.submit([states["general.model_v_atto-seed0"]])
+    assert first.wait(0) == [("general.model_v_atto-seed0", "")]
+    states = {state.task: state for state in Survey(phases, tmp_path / "out").look()}
+    assert states["fine.model_v_atto-seed1-from0"].run is not None
+    assert states["fine.model_v_atto-seed1-from1"].run is None
+
+
+def test_what_starts_from_a_failed_run_is_left_and_the_others_go_on(command, tmp_path, capsys):
+    bad = {"model_v": {"set": {"lr": 1e30}}}
+    call = command({"general": {"by_network": bad, "seeds": [0]}, "finer": None})
+    call.remove(next(word for word in call if word.startswith("dogs=")))
+    phases = save_phases(tmp_path / "out", planned(call))
+    ended = drive(phases, tmp_path / "out", Inline(), StudyProgress(quiet=True))
+    states = {state.task: state for state in ended}
+    assert states["general.model_v_atto-seed0"].status == "failed"
+    assert states["fine.model_v_atto-seed0-from0"].status == "waiting"
+    assert not states["fine.model_v_atto-seed0-from0"].can_begin
+    assert states["fine.model_i_atto-seed0-from0"].status == "done"
+
+
+def test_models_of_timm_are_rows_beside_the_networks(command, tmp_path):
+    call = command({"finer": None}, models=["resnet18", "vit_tiny_patch16_224"])
+    call.remove(next(word for word in call if word.startswith("dogs=")))
+    general, fine = planned([*call, "--phase", "general", "networks=design"])
+    assert [point.key for point in general.points] == ["model_i_atto", "model_v_atto"]
+    assert [point.key for point in fine.points[2:]] == ["resnet18", "vit_tiny_patch16_224"]
+    assert fine.points[3].model_kwargs == {"img_size": 32}
+    assert all("resnet18" not in contrast.weights for contrast in fine.design.contrasts)
+    assert [run.point.key for run in fine.runs()] == ["resnet18", "vit_tiny_patch16_224"] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "more", "message"),
+    [
+        ({"fine": {"data": None}}, (), "phase fine: names no data; give it data: NAME"),
+        ({"general": {"start": "finer"}}, (), "phases start from one another: "),
+        ({"fine": {"start": "generel"}}, (), "did you mean 'general'?"),
+        ({"Fine": {"data": "birds"}}, (), "phase 'Fine': write its name in small letters"),
+        ({"runs": {"data": "birds"}}, (), "phase 'runs': write its name"),
+        ({"fine": {"colour": 1}}, (), "unknown key in phase fine 'colour'"),
+        ({"fine": {"seeds": "a,b"}}, (), "phase fine: seeds is 'a,b'; give whole numbers"),
+        ({"fine": {"seeds": [0, 0]}}, (), "phase fine: --seeds 0 0: a seed is given twice"),
+        ({"fine": {"init": "x"}}, (), "phase fine: starts from phase general, and from --init too"),
+        (
+            {"finer": {"start": "fine"}},
+            (),
+            "phase finer: starts from phase fine, which has several",
+        ),
+        ({"fine": {"networks": "models"}}, (), "phase fine: networks: models, but there are none"),
+        (
+            {"fine": {"by_network": {"model_iv": {}}}},
+            (),
+            "unknown network in by_network 'model_iv'",
+        ),
+        ({"fine": {"set": {"num_classes": 4}}}, (), "phase fine: "),
+        ({"general": {"tune": "lr=0.1,0.2"}}, (), "phase general: "),
+        ({}, ("--data", "birds=elsewhere"), "data birds: is given twice"),
+        ({}, ("--data", "cats=elsewhere"), "unknown data set that no phase uses: 'cats'"),
+        ({}, ("--set", "fien.epochs=2"), "unknown phase in --set 'fien'; did you mean 'fine'?"),
+        ({}, ("--phase", "fine", "epochs"), "--phase epochs: write KEY=VALUE"),
+        ({}, ("--models", "resnet19"), "unknown model of timm 'resnet19'"),
+    ],
+)
+def test_what_makes_no_experiment_is_one_line_before_anything_is_trained(
+    command, tmp_path, capsys, changes, more, message
+):
+    assert cli.main([*command(changes), *more]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_experiment_is_refused_and_what_it_would_cost_is_said(finished, command, tmp_path, capsys):
+    folder, _ = finished
+    shutil.copytree(folder, tmp_path / "out")
+    assert cli.main(command({"general": {"set": {"epochs": 2}}})) == 2
+    error = capsys.readouterr().err
+    assert (
+        "epochs of its recipe is 1, not 2; its 4 finished runs, and what starts from them, would not" in error
+    )
+    with pytest.raises(UserError, match="with the phases general, fine, finer, not general, fine"):
+        save_phases(tmp_path / "out", planned(command())[:2])
+
+
+def test_parts_of_an_experiment_are_flags_too(command, folders):
+    call = command()
+    flags = [
+        "study",
+        "run",
+        "--output=x",
+        f"--design={folders / 'design.yaml'}",
+        *call[call.index("--data") :],
+    ]
+    for name, said in PHASES.items():
+        words = {**said, "recipe": folders / "recipe.yaml", "set": "{epochs: 1}"}
+        words["seeds"] = (
+            ",".join(map(str, said["seeds"])) if isinstance(said["seeds"], list) else said["seeds"]
+        )
+        flags += ["--phase", name, *(f"{key}={value}" for key, value in words.items())]
+    assert [each.description() for each in planned(flags)] == [each.description() for each in planned(call)]
+    two = planned([*call, "--set", "fine.lr=0.5", "epochs=2"])
+    assert [each.recipe["epochs"] for each in two] == [2, 2, 2]
+    assert [each.learning_rates["model_i_atto"] for each in two] == [2e-3, 0.5, 2e-3]
+
+
+@pytest.mark.parametrize("name", experiment_names())
+def test_the_shipped_experiments_name_recipes_and_networks_that_there_are(name):
+    content = yaml.safe_load(experiment_path(name).read_text())
+    data = {str(phase["data"]) for phase in content["phases"].values()}
+    given = [f"{each}=somewhere" for each in sorted(data - {*BUILT_IN})]
+    call = ["study", "run", name, "--output=x", *(["--data", *given] if given else [])]
+    phases = phases_of(cli._parser(call).parse_args(call))
+    assert [phase.phase for phase in phases] == [*content["phases"]]
+    for phase in phases:
+        for recipe in (phase.recipe, *(own for own, _ in phase.by_network.values())):
+            assert recipe is None or cli.main(["recipes", recipe, "--path"]) == 0
