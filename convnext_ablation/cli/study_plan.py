@@ -1,38 +1,55 @@
-"""`convnext-ablation study plan`: what a study would cost and could show, before anything is trained."""
+"""`convnext-ablation study plan`: what an experiment would cost and show, before anything is trained."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import shlex
-import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from convnext_ablation.cli.experiment import add_plan_arguments
-from convnext_ablation.console import counted, duration, table
-from convnext_ablation.errors import UserError
+from convnext_ablation.cli.plan_text import cost_text, disk_text, effects_text, experiment_text, runs_text
+from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.forecast import Timing, read_scatter, time_networks
-from convnext_ablation.study.setup import local_places, plan_phases
-from convnext_ablation.study.stats.power import MOST_SEEDS, POWER, detectable, level_of, seeds_needed
-from convnext_ablation.study.stats.variance import Scatter, assumed_scatter
-
-WIDTH = 80  # characters
+from convnext_ablation.study.forecast import (
+    PlannedPhase,
+    counts_of,
+    read_scatter,
+    reckoned,
+    time_networks,
+)
+from convnext_ablation.study.setup import plan_phases
+from convnext_ablation.study.stats.variance import ACCURACY, SEED_SD, Scatter, assumed_scatter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study plan` command: those of `study`, and what to assume."""
     add_plan_arguments(parser)
     _add_own(parser)
+    parser.set_defaults(device=None)
 
 
 def _add_own(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--no-timing", action="store_true", help="leave out the cost, which takes a minute")
-    group = parser.add_argument_group("assumptions, in percent or percentage points")
+    parser.add_argument(
+        "--no-timing", action="store_true", help="leave out the cost, which takes a minute a phase"
+    )
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # each may name its phase
+    parser.add_argument(
+        "--seconds-per-image",
+        metavar="[PHASE=]SECONDS",
+        help="of a training step on a device that the runs will have, instead of a timing here: of the "
+        "network with most multiply-accumulates in that phase, or in all; others are reckoned in "
+        "proportion. --device is then cuda by default, and published data sets need not be here",
+        **many,
+    )
+    group = parser.add_argument_group("assumptions, in percent or percentage points, of a phase or of all")
     group.add_argument("--like", type=Path, metavar="STUDY", help="measure them in a study's finished runs")
-    group.add_argument("--accuracy", type=float, default=80, help="top-1 without --like (default 80)")
-    seed_sd = "SD of a network's true top-1 between seeds without --like (default 0.3)"
-    group.add_argument("--seed-sd", type=float, default=0.3, help=seed_sd)
+    top1 = f"top-1 without --like (default {100 * ACCURACY:g})"
+    group.add_argument("--accuracy", metavar="[PHASE=]PERCENT", help=top1, **many)
+    seed_sd = f"SD of a network's true top-1 between seeds without --like (default {100 * SEED_SD:g})"
+    group.add_argument("--seed-sd", metavar="[PHASE=]POINTS", help=seed_sd, **many)
     group.add_argument(
         "--resolve",
         type=float,
@@ -43,104 +60,93 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints what the study would cost and what it could show."""
+    """Prints what the experiment would cost and what it could show."""
     if not args.resolve > 0:
         raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
-    assumed = assumed_scatter(args.accuracy / 100, args.seed_sd / 100)
-    scatter = read_scatter(args.like) if args.like else assumed
-    (study, data), *_ = plan_phases(args)
-    images = data.counts["test"]
-    print(
-        f"{study.design.name} on {study.data_name} ({counted(images, 'test image')}): {study.size} = "
-        + counted(len(study.points) * study.runs_each, "run")
-    )
+    seconds = _by_phase("--seconds-per-image", args.seconds_per_image)
+    if any(not value > 0 for value in seconds.values()):
+        raise UserError("--seconds-per-image: give a number above 0, such as 0.004")
+    if seconds and args.no_timing:
+        raise UserError("--no-timing and --seconds-per-image are both given; give one")
+    args.only_counts = bool(seconds) or args.no_timing
+    further = " --device cuda" if seconds and args.device is None else ""
+    args.device = args.device or ("cuda" if seconds else "cpu")
+    phases = _planned(args, seconds)
+    timings, told = reckoned(phases, seconds) if seconds else ([], [])
+    print(runs_text(phases))
     if not args.no_timing:
-        print("timing training steps, about a minute ...", flush=True)
-        timing = time_networks(study, data.counts)
-        print(f"\n{cost_text(study, timing, args.jobs)}")
-    print(f"\n{effects_text(study, scatter, images, args.resolve)}")
-    print("\nThe same runs by each engine:\n" + "\n".join(commands(study)))
+        if not seconds:
+            minutes = "a minute" if len(phases) == 1 else f"{len(phases)} minutes"
+            print(f"timing training steps, about {minutes} ...", flush=True)
+            timings = [time_networks(phase.study, counts_of(phase)) for phase in phases]
+        print(f"\n{cost_text([phase.study for phase in phases], timings, args.jobs, told)}")
+    if not phases[0].study.phase:
+        print(f"\n{effects_text(phases[0], args.resolve)}")
+    else:
+        print(f"\n{disk_text(phases)}\n\n{experiment_text(phases, args.resolve)}")
+    absent = [phase.study for phase in phases if not phase.data.root.exists()]
+    if words := dict.fromkeys(f"{each.data_name}=FOLDER" if each.phase else "FOLDER" for each in absent):
+        further += f" --data {' '.join(words)}"
+    print("\nThe same runs by each engine:\n" + "\n".join(commands(phases[0].study, further)))
 
 
-def commands(study: Study) -> list[str]:
-    """What to give to have each engine do a study that was planned."""
+def _planned(args: argparse.Namespace, seconds: Mapping[str, float]) -> list[PlannedPhase]:
+    """The phases, with what is assumed of each or measured."""
+    accuracy, seed_sd = _by_phase("--accuracy", args.accuracy), _by_phase("--seed-sd", args.seed_sd)
+    if (
+        not args.experiment and not args.phase
+    ):  # a study of its own: bad numbers are told before data are made
+        scatter = _scatter(args.like, "", False, accuracy, seed_sd)
+    planned = plan_phases(args)
+    names = [study.phase for study, _ in planned]
+    for option, given in (("seconds-per-image", seconds), ("accuracy", accuracy), ("seed-sd", seed_sd)):
+        for name in given:
+            if name and name not in names:
+                raise unknown_name(f"phase in --{option}:", name, names)
+    found = []
+    for study, data in planned:
+        if study.phase:
+            scatter = _scatter(args.like, study.phase, len(study.seeds) == 1, accuracy, seed_sd)
+        found.append(PlannedPhase(study, data, scatter))
+    return found
+
+
+def _by_phase(option: str, words: Sequence[str]) -> dict[str, float]:
+    """Numbers by the phase that they are for; under "" the one for all."""
+    found: dict[str, float] = {}
+    for word in words:
+        name, equals, text = word.rpartition("=")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or (equals and not name):
+            raise UserError(f"{option} {word}: give a number, or PHASE=NUMBER")
+        if name in found:
+            raise UserError(f"{option} {word}: is given twice{f' for {name}' if name else ''}; give one")
+        found[name] = value
+    return found
+
+
+def _scatter(
+    like: Path | None,
+    phase: str,
+    single: bool,
+    accuracy: Mapping[str, float],
+    seed_sd: Mapping[str, float],
+) -> Scatter:
+    """What is assumed of a phase, or measured."""
+    top1 = accuracy.get(phase, accuracy.get("", 100 * ACCURACY)) / 100
+    sd = seed_sd.get(phase, seed_sd.get("", 100 * SEED_SD)) / 100
+    assumed = assumed_scatter(top1, sd)
+    return read_scatter(like, phase, single) if like else assumed
+
+
+def commands(study: Study, further: str = "") -> list[str]:
+    """What to give to have each engine do what was planned, with `further` options."""
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_own(own)
     words = own.parse_known_args(shlex.split(study.command))[1]
-    command = shlex.join(word for word in words if word != "plan") + " --output FOLDER"
+    command = shlex.join(word for word in words if word != "plan") + further + " --output FOLDER"
     engines = ("", " --engine slurm --sbatch partition=NAME", " --engine ray --ray-address auto")
     return [command + engine for engine in engines]
-
-
-def cost_text(study: Study, timing: Timing, jobs: int | None) -> str:
-    """What the runs take: a table of networks, and all together."""
-    rows = []
-    for key, step in timing.steps.items():
-        rows.append([key, _short(step), _short(timing.runs[key] / study.processes), str(study.runs_each)])
-    kind, threads = ("CPU", study.threads) if study.device == "cpu" else ("GPU", 1)
-    total = sum(timing.runs.values()) * study.runs_each
-    at_once = len(local_places(study.device, jobs, study.threads, study.processes))
-    shared = f" It is told as if {study.processes} processes were {study.processes} times as fast as one."
-    said = (
-        f"Together {total * threads / 3600:.2g} {kind}-hours; with {at_once} at a time "
-        f"{_short(total / at_once / study.processes)}, longer if they slow one another down. "
-        f"Steps are in {study.precision}. "
-        f"A run includes loading ({_short(timing.loading)} an image), validation, test."
-    )
-    said += shared if study.processes > 1 else ""
-    return table(["network", "step", "run", "runs"], rows) + "\n" + _wrapped(said)
-
-
-def effects_text(study: Study, scatter: Scatter, images: int, resolve: float) -> str:
-    """What the study can detect: a table of effects, what it rests on, and the design's notes.
-
-    Args:
-        study: Its design and seeds.
-        scatter: How much seeds and images vary.
-        images: Test images.
-        resolve: Size of an effect to say the seeds for, in points.
-    """
-    # where there are several pre-trainings, these are the draws: see stats/effects.py
-    units = len(study.pretraining_seeds) if len(study.pretraining_seeds) > 1 else len(study.seeds)
-    primary, rows, too_few_images = study.design.family, [], False
-    for contrast in study.design.contrasts:
-        level, weights = level_of(contrast.primary, primary), list(contrast.weights.values())
-        smallest = detectable(scatter, units, images, weights, level)
-        seeds = seeds_needed(resolve / 100, scatter, images, weights, level)
-        too_few_images |= seeds is None
-        rows.append([contrast.label, contrast.kind, _points(smallest), str(seeds or f"over {MOST_SEEDS}")])
-    others = len(rows) - primary
-    said = [
-        f"Detectable: the smallest true effect, in percentage points, that {100 * POWER:.0f} of 100 such "
-        f"studies find with {counted(units, 'seed')}, at an adjusted p below 0.05 (Holm, "
-        + counted(primary, "effect")
-        + (f"; the other {others} are not adjusted)." if others else ").")
-    ]
-    if units == 1:
-        said.append("One seed supports no claim, so no effect is detectable.")
-    if too_few_images:
-        said.append(f"Where over {MOST_SEEDS} seeds would be needed, there are too few test images.")
-    said.append(
-        f"Assumed: top-1 {100 * scatter.accuracy:.3g} %, seed SD {100 * scatter.seed_sd:.2g} points; "
-        f"{100 * scatter.seed_disagreement:.3g} % of the images classified otherwise by another seed and "
-        f"{100 * scatter.network_disagreement:.3g} % by another network. Source: {scatter.source}."
-    )
-    if len(study.pretraining_seeds) > 1:
-        said.append("A seed is a pre-training seed here; fine-tuning seeds only make effects easier to find.")
-    header = ["effect", "kind", "detectable", f"seeds for {resolve:g}"]
-    text = table(header, rows, words=(0, 1), wrap={0: WIDTH - 42})
-    return "\n".join([text, *map(_wrapped, said), *(_wrapped(f"- {note}") for note in study.design.notes)])
-
-
-def _wrapped(text: str) -> str:
-    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
-
-
-def _points(size: float) -> str:
-    if math.isnan(size):
-        return "none"
-    return f"{100 * size:.2f}" if size < 1 else "over 100"
-
-
-def _short(seconds: float) -> str:
-    return f"{1000 * seconds:.4g} ms" if seconds < 10 else duration(seconds)

@@ -48,6 +48,11 @@ class ImageNet(Photographs):
     )
     unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
 
+    @classmethod
+    def published_size(cls) -> tuple[dict[str, int], int]:
+        """Images of each split, and classes."""
+        return dict(OFFICIAL), CLASSES
+
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()

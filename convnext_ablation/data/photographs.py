@@ -46,6 +46,11 @@ class DataSet:
     splits: ClassVar[tuple[str, ...]] = SPLITS
     published: ClassVar[Mapping[str, Published]] = {}  # its archives, by the fields that name them
 
+    @classmethod
+    def published_size(cls) -> tuple[dict[str, int], int] | None:
+        """Images of each split, and classes, that the defaults make; None where nothing tells beforehand."""
+        return None
+
     def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
         """All images, each as its record, without a hash, and what `encode` needs; may use `scratch`."""
         raise NotImplementedError
@@ -205,6 +210,13 @@ class OfficialPhotographs(Photographs):
     val: int = option(1, "validation images per class, held out of the official training images")
     crop_to_box: bool = option(False, "crop to the bounding box first, one around all of an image")
     unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
+
+    @classmethod
+    def published_size(cls) -> tuple[dict[str, int], int]:
+        """Images of each split, and classes, that the defaults make."""
+        held_out = cls.val * cls.classes
+        counts = {"train": cls.official["train"] - held_out, "val": held_out, "test": cls.official["test"]}
+        return counts, cls.classes
 
     def __post_init__(self) -> None:
         """Checks the options."""

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -81,6 +82,17 @@ def prepare(
         raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
     print(f"{out} already holds {name} with these parameters; nothing to do")
     return check_folder(out, dataset.splits)
+
+
+def as_published(name: str) -> FolderSummary | None:
+    """What a published set will hold once it is prepared with the defaults; None if nothing tells that.
+
+    The names of its classes and its fingerprint are left empty. A name may end in the size of the images,
+    such as ``cub200_512``, which changes no numbers.
+    """
+    dataset = DATASETS.get(re.sub(r"_\d+$", "", name))
+    size = dataset.published_size() if dataset else None
+    return FolderSummary(Path(name), [""] * size[1], size[0], "") if size else None
 
 
 def verify(out: Path) -> None:

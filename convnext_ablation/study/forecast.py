@@ -1,20 +1,29 @@
-"""What a study's runs will take, by a short measurement; and how much chance is in a finished study."""
+"""What an experiment's runs will take and leave on disk, and which effects and differences it can find."""
 
 from __future__ import annotations
 
+import functools
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
+from timm.data import resolve_data_config
 
 from convnext_ablation.console import counted, track
+from convnext_ablation.data.folder import FolderSummary
+from convnext_ablation.errors import UserError
+from convnext_ablation.models.cost import count_gmacs
+from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.results import read_results
-from convnext_ablation.study.stats.variance import Scatter, measured_scatter
-from convnext_ablation.study.store import read_study
+from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
+from convnext_ablation.study.stats.variance import Scatter, measured_scatter, scatter_of_single_runs
+from convnext_ablation.study.store import STUDY_FILE, read_study
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 
@@ -22,21 +31,215 @@ _SECONDS = 30.0  # that the steps of all networks may take, about
 _FEW_IMAGES = 4  # half of it is enough for BatchNorm
 _FORWARD = 1 / 3  # of a training step
 _LOADING_SECONDS = 3.0
+# bytes that a run leaves: of a test image's prediction, of an epoch's row, of a line of the log
+_PREDICTION, _EPOCH, _LOG_LINE = 25, 150, 120
+# while a run is at work: the last and the best epoch, weights and two moments of the optimizer each
+_AT_WORK = 2 * 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a measurement found.
+    """What a run of each network takes.
 
     Attributes:
         steps: Seconds of a training step of a whole batch, images at hand, by the network's key.
         runs: Seconds of a run: training, validation after each epoch, and the test; with loading.
-        loading: Seconds to read and prepare one image.
+        loading: Seconds to read and prepare one image; 0 where only the steps are known.
     """
 
     steps: Mapping[str, float]
     runs: Mapping[str, float]
     loading: float
+
+
+@dataclass(frozen=True)
+class PlannedPhase:
+    """A phase of an experiment, or a study of its own, with its images and what is assumed of its answers."""
+
+    study: Study
+    data: FolderSummary
+    scatter: Scatter
+
+    @property
+    def images(self) -> int:
+        """Images that accuracies are of."""
+        return self.data.counts[self.study.test_split]
+
+    @property
+    def units(self) -> int:
+        """Draws that an effect is measured over: pre-trainings where there are several (see `effects`)."""
+        pretrainings = len(self.study.pretraining_seeds)
+        return pretrainings if pretrainings > 1 else len(self.study.seeds)
+
+
+@dataclass(frozen=True)
+class PlannedEffect:
+    """An effect, or how it differs between data sets, and the draws that it will be measured over."""
+
+    contrast: Contrast
+    asked: Asked
+    draws: int
+
+
+def effects_of(phase: PlannedPhase) -> list[PlannedEffect]:
+    """The effects of a phase's design on its data set."""
+    design, one_set = phase.study.design, [PlannedSet(1.0, phase.scatter, phase.images)]
+    return [
+        PlannedEffect(
+            contrast,
+            Asked(one_set, list(contrast.weights.values()), level_of(contrast.primary, design.family)),
+            phase.units,
+        )
+        for contrast in design.contrasts
+    ]
+
+
+def differences(phases: Sequence[PlannedPhase]) -> dict[str, list[PlannedEffect]]:
+    """How each effect differs between a phase and those that start from it, by what is compared.
+
+    Each phase is compared with the one that it starts from, and so is the mean of those that share their
+    start. Holm's correction is over all of these differences, as in `report.across`.
+    """
+    found = {}
+    for general in phases:
+        tuned = [
+            each for each in phases if each.study.start and each.study.start.phase == general.study.phase
+        ]
+        tuned = [each for each in tuned if each.study.design.contrasts]
+        asked = [
+            contrast
+            for contrast in general.study.design.contrasts
+            if tuned and all(contrast in each.study.design.contrasts for each in tuned)
+        ]
+        choices = [[each] for each in tuned] + ([tuned] if len(tuned) > 1 else [])
+        family = len(choices) * sum(contrast.primary for contrast in asked)
+        for chosen in choices if asked else []:
+            name = chosen[0].study.phase if len(chosen) == 1 else "mean"
+            gaps = [_difference(general, chosen, contrast, family) for contrast in asked]
+            found[f"{name} - {general.study.phase}"] = gaps
+    return found
+
+
+def _difference(
+    general: PlannedPhase, tuned: Sequence[PlannedPhase], contrast: Contrast, family: int
+) -> PlannedEffect:
+    several = len(general.study.seeds) > 1
+    sets = [PlannedSet(-1.0, general.scatter, general.images, drawn=several)]
+    sets += [PlannedSet(1 / len(tuned), each.scatter, each.images) for each in tuned]
+    level, weights = level_of(contrast.primary, family), list(contrast.weights.values())
+    return PlannedEffect(
+        contrast, Asked(sets, weights, level, shared=several), min(each.units for each in tuned)
+    )
+
+
+@dataclass(frozen=True)
+class NetworkCost:
+    """What a network costs, by its layers alone."""
+
+    gmacs: float  # billions of multiply-accumulates for one image of the recipe's size
+    size: int  # bytes of its weights and statistics
+
+
+@functools.cache
+def _network_cost(model: str, kwargs: str, classes: int, input_size: tuple[int, ...]) -> NetworkCost:
+    network = timm.create_model(
+        model, num_classes=classes, in_chans=input_size[0], device="meta", **json.loads(kwargs)
+    )
+    size = sum(value.numel() * value.element_size() for value in network.state_dict().values())
+    return NetworkCost(count_gmacs(network, input_size), size)
+
+
+def network_costs(phase: PlannedPhase) -> dict[str, NetworkCost]:
+    """What a phase's networks cost, by key; no image is needed."""
+    costs = {}
+    for run in phase.study.one_run_each():
+        arguments = run.arguments
+        config = timm.get_pretrained_cfg(arguments.model, allow_unregistered=True)
+        size = resolve_data_config(arguments.preprocessing(), pretrained_cfg=config.to_dict())["input_size"]
+        kwargs = json.dumps(dict(arguments.model_kwargs), sort_keys=True)
+        costs[run.point.key] = _network_cost(arguments.model, kwargs, len(phase.data.classes), tuple(size))
+    return costs
+
+
+def reckoned(phases: Sequence[PlannedPhase], seconds: Mapping[str, float]) -> tuple[list[Timing], list[str]]:
+    """Tells what runs take from the seconds of a training step for each image, where these are known.
+
+    Steps take as long as a network's multiply-accumulates, which networks of different layers keep to within
+    a factor of two or so. Loading isn't reckoned with.
+
+    Args:
+        phases: What is to be run.
+        seconds: By phase, of its network of most multiply-accumulates; under "", of the one among all phases
+            that aren't named.
+
+    Returns:
+        What a run of each phase's networks takes, and which network each number was taken to be of.
+
+    Raises:
+        UserError: Nothing is said of a phase.
+    """
+    costs = [network_costs(phase) for phase in phases]
+    most = [max(each, key=lambda key: each[key].gmacs) for each in costs]
+    names = [phase.study.phase for phase in phases]
+    unnamed = [place for place, name in enumerate(names) if not name or name not in seconds]
+    if unnamed and "" not in seconds:
+        missing = ", ".join(names[place] for place in unnamed)
+        raise UserError(
+            f"--seconds-per-image: nothing is said of {missing}; name it too, or give one for all"
+        )
+    largest = max(unnamed, key=lambda place: costs[place][most[place]].gmacs, default=0)
+    timings, said = [], []
+    for place, (phase, cost) in enumerate(zip(phases, costs, strict=True)):
+        of = largest if place in unnamed else place
+        given, reference = seconds["" if place in unnamed else names[place]], costs[of][most[of]].gmacs
+        if place == of:
+            where = f" in {names[place]}" if names[place] else ""
+            said.append(f"{given:g} s an image of {most[place]}{where}")
+        steps, runs = {}, {}
+        for run in phase.study.one_run_each():
+            key, arguments = run.point.key, run.arguments
+            steps[key] = given * cost[key].gmacs / reference * arguments.batch_size
+            runs[key] = run_seconds(arguments, arguments.epochs_in_all, steps[key], 0.0, counts_of(phase))
+        timings.append(Timing(steps, runs, 0.0))
+    return timings, said
+
+
+@dataclass(frozen=True)
+class Disk:
+    """Bytes that runs leave, and what one needs besides while it is at work."""
+
+    checkpoints: int
+    predictions: int
+    logs: int
+    at_work: int  # at most, for each run that is at work
+
+    @property
+    def total(self) -> int:
+        """Bytes that stay."""
+        return self.checkpoints + self.predictions + self.logs
+
+
+def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
+    """Tells from parameters, test images and epochs what the runs will leave on disk, without reports."""
+    checkpoints = predictions = logs = at_work = 0
+    for phase in phases:
+        costs, study = network_costs(phase), phase.study
+        tested = study.runs_each - len(study.tuning)
+        for run in study.one_run_each():
+            arguments = run.arguments
+            weights = costs[run.point.key].size * (2 if arguments.model_ema else 1)
+            updates = phase.data.counts["train"] // (arguments.global_batch or arguments.batch_size)
+            lines = arguments.epochs_in_all * (2 + updates // max(1, arguments.log_interval))
+            checkpoints += study.runs_each * weights
+            predictions += tested * phase.images * _PREDICTION
+            logs += study.runs_each * (arguments.epochs_in_all * _EPOCH + lines * _LOG_LINE)
+            at_work = max(at_work, _AT_WORK * weights)
+    return Disk(checkpoints, predictions, logs, at_work)
+
+
+def counts_of(phase: PlannedPhase) -> dict[str, int]:
+    """Images of ``train``, ``val`` and ``test``, which is the split that accuracies are of."""
+    return {**phase.data.counts, "test": phase.images}
 
 
 def time_networks(study: Study, counts: Mapping[str, int]) -> Timing:
@@ -54,7 +257,7 @@ def time_networks(study: Study, counts: Mapping[str, int]) -> Timing:
         for key in track(arguments, "timing", len(arguments), "networks"):
             trainer = _trainer(arguments[key])
             steps[key] = _step_seconds(trainer, images, targets, _SECONDS / len(arguments))
-            runs[key] = run_seconds(arguments[key], study.epochs, steps[key], loading, counts)
+            runs[key] = run_seconds(arguments[key], arguments[key].epochs_in_all, steps[key], loading, counts)
     finally:
         torch.set_num_threads(before)
     return Timing(steps, runs, loading)
@@ -103,11 +306,21 @@ def run_seconds(
     return epochs * training + (validations * counts["val"] + counts["test"]) * evaluated
 
 
-def read_scatter(folder: Path) -> Scatter:
-    """Estimates how much chance there is from the finished runs of a study."""
+def read_scatter(folder: Path, phase: str = "", single: bool = False) -> Scatter:
+    """Estimates how much chance there is from the finished runs of a study.
+
+    Args:
+        folder: Of the study, or of an experiment that has the phase.
+        phase: Its name.
+        single: Of networks that will be trained with one seed, where one is enough: of the images alone.
+    """
+    if phase and (folder / phase / STUDY_FILE).is_file():
+        folder = folder / phase
     networks = read_results(read_study(folder), folder).networks()
     correct = [{run.seeds: run.correct for run in network.runs} for network in networks]
     shared = sorted(set.intersection(*(set(each) for each in correct)))
     tables = [np.stack([each[seeds] for seeds in shared]) for each in correct if shared]
     source = f"measured in {folder} ({counted(len(networks), 'network')}, {counted(len(shared), 'seed')})"
+    if single and len(shared) == 1:
+        return scatter_of_single_runs([table[0] for table in tables], source)
     return measured_scatter(tables, source)

@@ -16,7 +16,7 @@ from timm.data import resolve_data_config
 
 from convnext_ablation import machine
 from convnext_ablation.data.folder import SPLITS, FolderSummary, check_folder
-from convnext_ablation.data.prepare import BUILT_IN, DATASETS, prepare
+from convnext_ablation.data.prepare import BUILT_IN, DATASETS, as_published, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
@@ -65,7 +65,7 @@ def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[St
     """Makes a study of the arguments of a phase, which may start from the networks of another."""
     _check_numbers(args)
     _check_device(args)
-    _check_data(args.data, args.recipe)
+    _check_data(args)
     recipe_name = args.recipe or args.data.replace("-", "_")
     recipe, given = overridden(read_recipe(recipe_name), args)
     for name in ("pretrained_path", "initial_checkpoint"):
@@ -97,8 +97,7 @@ def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[St
         check_published([point for point in design.points if point not in given_weights], recipe_name)
     if warning := mixed_origins(weights):
         print(warning, file=sys.stderr)
-    builtin = args.data in BUILT_IN
-    data = prepare(args.data, Path("data") / args.data) if builtin else _check_folder(args)
+    data = _data(args)
     on_gpu = torch.device(args.device).type == "cuda"
     study = Study(
         design=design,
@@ -180,6 +179,14 @@ def _check_start(args: argparse.Namespace, design: Design, start: Study) -> None
             raise UserError(f"starts from phase {start.phase}, which does not train {point.key}")
 
 
+def _data(args: argparse.Namespace) -> FolderSummary:
+    """The images of a folder, made or checked, or those of a published set that is to be prepared yet."""
+    if args.data in BUILT_IN:
+        return prepare(args.data, Path("data") / args.data)
+    published = None if Path(args.data).exists() else as_published(args.data)
+    return published or _check_folder(args)
+
+
 def _check_folder(args: argparse.Namespace) -> FolderSummary:
     """Checks an image folder; without a test split, the last epoch is tested on the validation split."""
     root = Path(args.data)
@@ -229,10 +236,15 @@ def _check_device(args: argparse.Namespace) -> None:
         raise UserError(
             "--train-script: timm's script trains in one process on a CPU; leave out --gpus-per-run"
         )
-    if getattr(args, "engine", "local") == "local":
+    if getattr(args, "engine", "local") == "local" and not _trains_elsewhere(args):
         check_device(args.device)
     elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
+
+
+def _trains_elsewhere(args: argparse.Namespace) -> bool:
+    """Whether nothing is trained or timed here: neither its device nor a published set need be here."""
+    return bool(getattr(args, "only_counts", False))
 
 
 def _check_images(
@@ -245,6 +257,8 @@ def _check_images(
             f"{data.root}: has {classes} classes, and the recipe {recipe_name} is for {meant}; take another "
             f"recipe, or give --set num_classes={classes}"
         )
+    if not data.root.exists():  # a published set that isn't prepared yet
+        return
     images = open_split(arguments, arguments.train_split)
     sample = look_at(images)
     check_colour(images, sample, arguments, "--set input_img_mode=L")
@@ -278,10 +292,13 @@ def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingAr
     return str(precision)
 
 
-def _check_data(name_or_folder: str, recipe: str | None) -> None:
+def _check_data(args: argparse.Namespace) -> None:
+    name_or_folder, recipe = args.data, args.recipe
     if name_or_folder in BUILT_IN:
         return
     if not Path(name_or_folder).exists():
+        if _trains_elsewhere(args) and as_published(name_or_folder):
+            return
         if name_or_folder in DATASETS:
             raise UserError(
                 f"--data {name_or_folder}: make its folder first with `convnext-ablation prepare "
