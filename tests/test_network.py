@@ -16,8 +16,6 @@ from convnext_ablation.models.convert import checkpoint_filter_fn
 
 # BatchNorm and ReLU, and LayerNorm and GELU; timm's own tests run on all networks
 KINDS = ["model_iv_atto", "model_v_atto"]
-# torch's own Python runs for seconds in these, and counting its lines would take as long again
-uncounted = pytest.mark.no_cover
 
 
 @pytest.fixture(autouse=True)
@@ -218,8 +216,6 @@ def test_layer_decay_slows_the_layers_near_the_image():
     assert scales["head.fc.weight"] == 1.0
 
 
-@pytest.mark.no_cover
-@uncounted
 # of the exporter's own code
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", KINDS)
@@ -247,8 +243,6 @@ def test_conv_of_few_channels_is_the_strided_conv(side):
     assert type(Layers(RESNET_50).conv(16, 8, stride=2)) is nn.Conv2d  # the same bits as ever
 
 
-@pytest.mark.no_cover
-@uncounted
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
 @pytest.mark.parametrize(("name", "width_factor"), [("model_v", 1 / 4), ("resnet50_with_inverted", 1 / 8)])
 def test_network_is_traced_scripted_compiled_exported_and_folded(name, width_factor, images):

@@ -92,7 +92,6 @@ def add_block(cost, s, channels, hidden, out, side, side_out):
         cost.parameters += out
 
 
-@pytest.mark.no_cover  # what runs here runs in other tests too, and counting lines takes time
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(COMBINATIONS)
 def test_any_combination_costs_what_a_closed_formula_says(switches):
@@ -102,7 +101,6 @@ def test_any_combination_costs_what_a_closed_formula_says(switches):
     assert round(count_gmacs(model, (3, SIDE, SIDE)) * 1e9) == macs
 
 
-@pytest.mark.no_cover
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(COMBINATIONS)
 def test_any_combination_is_a_network_that_trains(switches):
@@ -125,7 +123,6 @@ def test_any_combination_is_a_network_that_trains(switches):
         assert model(images).shape == (2, 3)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("isa", "threads"), [("AVX2", 2), ("DEFAULT", 1)])
 def test_strided_convs_of_few_channels_have_the_gradients_of_double_precision(isa, threads):
     script = Path(__file__).with_name("narrow_convs.py")

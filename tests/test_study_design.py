@@ -50,7 +50,6 @@ def test_a_design_has_so_many_networks_and_contrasts(name, groups, networks, con
     assert (len(design.contrasts), design.family) == (contrasts, family)
 
 
-@pytest.mark.no_cover
 def test_every_network_of_every_design_is_what_it_says_and_builds():
     points = {point.components: point for name in DESIGNS for point in design_of(name, "atto").points}
     assert len(points) == 5 + 13 + 13 + 12 + 9 + 30  # those of a design that none before has

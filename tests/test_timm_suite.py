@@ -15,7 +15,7 @@ DISTINCT = list({zoo.components_of(name): name for name in ATTO}.values())
 if timm.__version__ == "1.0.20":  # the oldest; it has no test of pruning yet
     TESTS_PER_MODEL, GROUPS = 10, {"stages": [f"{name}_atto" for name in STAGES]}
 else:
-    TESTS_PER_MODEL, GROUPS = 11, {f"atto {part}": DISTINCT[part::2] for part in range(2)}
+    TESTS_PER_MODEL, GROUPS = 11, {"atto": DISTINCT}
 if "CONVNEXT_ABLATION_SLOW_TESTS" in os.environ:
     GROUPS["full"] = list(STAGES)
 
