@@ -24,9 +24,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
         "or an image folder with train/, val/ and test/; of an experiment, NAME=FOLDER for each set that is "
         "not built in",
     )
-    phase = (
-        "a phase, or what is to be otherwise in one of the experiment's: a name, then KEY=VALUE, with KEY "
-    )
+    phase = "add a phase, or change one of the experiment's: its name, then KEY=VALUE; keys: "
     add(
         "--phase", nargs="+", action="append", default=[], metavar="PHASE", help=phase + ", ".join(PHASE_KEYS)
     )
@@ -35,7 +33,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     together = f"components that are switched together, for the designs {', '.join(GROUPED)}"
     add("--groups", nargs="+", metavar="NAME=COMPONENT,...", help=together)
     add("--width", help=f"width of the networks: {', '.join(WIDTHS)}; default: atto")
-    others = "timm's models that are trained and tested too; the effects of components leave them out"
+    others = "models of timm to train and test beside the networks; no effect of a component includes them"
     add("--models", nargs="+", default=[], metavar="MODEL", help=others)
     each = "one run of each network each; default: 0 1 2"
     add("--seeds", type=int, nargs="+", default=[], metavar="SEED", help=each)
