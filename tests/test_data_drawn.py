@@ -12,17 +12,27 @@ from official_archives import encoded
 from PIL import Image
 
 from convnext_ablation.data import rendering
-from convnext_ablation.data.drawn import BASES, MARKS, STYLES, WORDS, Characters, Diacritics, Typefaces
+from convnext_ablation.data.drawn import (
+    BASES,
+    MARKS,
+    STYLES,
+    WORDS,
+    Characters,
+    Diacritics,
+    FewTypefaces,
+    Typefaces,
+)
 from convnext_ablation.data.prepare import BUILT_IN, library_versions
 from convnext_ablation.data.rendering import FACES
 from convnext_ablation.errors import UserError
 
-SETS = (Characters, Typefaces, Diacritics)
+SETS = (Characters, Typefaces, FewTypefaces, Diacritics)
 # of the first image of each class in each split
 HASHES = {
-    Characters: "f58da88a0f5d457068bb844eaae33d47823353529ba29618c089374dc9eed9bc",
+    Characters: "31b1540924e17fd600d0b90989bac53e6a6ad0afb956a29f199fa2d077af1913",
     Typefaces: "03e3ff8916b35a9f6813d6345803b1a8b4ce46bccaef1977d82680b206a04ed0",
-    Diacritics: "292431c5c53b1216ed456510003bab2ed15fc9062b9db0c90d1c0f2f4617e2f1",
+    FewTypefaces: "ebef54db7edc621c4823b716e35e0f305002ca177f98153f3c6dec7feb750273",
+    Diacritics: "723decac50238fd175b70e34c4b7d7d9f9f2305aee5c876965fdf9a070b10e76",
 }
 
 

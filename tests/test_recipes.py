@@ -22,7 +22,7 @@ from convnext_ablation.training.splits import open_split
 STAGES = ("model_i", "model_ii", "model_iii", "model_iv", "model_v")
 AS_REPORTED = tuple(f"in1k_112_as_reported_{stage}" for stage in STAGES)
 FINE_TUNING = {name: size for size in (224, 448) for name in (f"cub200_{size}", f"stanford_dogs_{size}")}
-DRAWN = ("characters", "diacritics", "drawn_32", "typefaces")
+DRAWN = ("characters", "diacritics", "typefaces", "typefaces_64")
 NAMES = ("fashion_mnist", "in1k_112", "photographs_224", *DRAWN, *AS_REPORTED, *FINE_TUNING)
 
 
@@ -86,11 +86,11 @@ def test_fine_tuning_differs_only_in_size_and_classes(name):
     assert recipe == {key: other[key] for key in other.keys() - {"input_size", "num_classes"}}
 
 
-@pytest.mark.parametrize("name", DRAWN)
-def test_recipes_for_drawn_sets_differ_in_epochs_and_start_alone(name):
-    recipe, typefaces = read_recipe(name), read_recipe("typefaces")
-    assert recipe.pop("pretrained", False) == (name == "drawn_32")
-    assert recipe == {**typefaces, "epochs": 2 if name == "typefaces" else 1}
+def test_recipes_for_drawn_sets_differ_in_size_batch_epochs_and_start_alone():
+    fine_tuning = {"input_size": [1, 64, 64], "batch_size": 16, "epochs": 1, "pretrained": True}
+    typefaces = read_recipe("typefaces")
+    assert read_recipe("characters") == {**typefaces, "epochs": 1}
+    assert read_recipe("typefaces_64") == {**typefaces, **fine_tuning} == read_recipe("diacritics")
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """The built-in sets that are drawn here: nothing is downloaded, and no image is like another.
 
-`characters` is a general set, for pre-training. The other two are fine-grained. The classes of `typefaces`
+`characters` is a general set, for pre-training. The others are fine-grained. The classes of `typefaces`
 share all but small shapes: regular and bold, upright and oblique of a family, italics of two families. Those
-of `diacritics` differ by a mark of a few pixels. All splits draw from the same texts; size, place, tilt,
-greys, blur and noise are each image's own.
+of `diacritics` differ by a small mark. All splits draw from the same texts; size, place, tilt, greys, blur
+and noise are each image's own.
 """
 
 from __future__ import annotations
@@ -102,6 +102,19 @@ class Typefaces(DrawnSet):
         return _any_of(rng, WORDS), class_name
 
 
+@dataclass(frozen=True)
+class FewTypefaces(Typefaces):
+    """Words at twice the size, and fewer of them: for networks that have been pre-trained."""
+
+    name: ClassVar[str] = "typefaces-64"
+    summary: ClassVar[str] = "the same at 64 pixels, 100 training images per class, to fine-tune on"
+
+    size: int = _side(64)
+    train: int = _train(100)
+    val: int = _val(5)
+    test: int = _test(50)
+
+
 STYLES = {
     "upright": "DejaVuSans DejaVuSansMono DejaVuSerif STIXGeneral cmr10 cmss10 cmtt10".split(),
     "italic": "DejaVuSans-Oblique DejaVuSerif-Italic STIXGeneralItalic cmmi10 cmti10".split(),
@@ -120,10 +133,10 @@ class Characters(DrawnSet):
         f"{letter}-{style}" for letter in string.ascii_lowercase for style in STYLES
     )
 
-    size: int = _side(16)
     train: int = _train(48)
     val: int = _val(3)
     test: int = _test(10)
+    rendering: Rendering = field(default_factory=lambda: Rendering(em=(1.1, 1.4)))
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
         """The letter that the class names, in any typeface of its style."""
@@ -150,8 +163,10 @@ class Diacritics(DrawnSet):
     # the others lack letters with marks
     faces: ClassVar[Sequence[str]] = tuple(face for face in FACES if face.startswith("DejaVu"))
 
-    train: int = _train(200)
+    size: int = _side(64)
+    train: int = _train(120)
     val: int = _val(10)
+    test: int = _test(50)
     rendering: Rendering = field(default_factory=lambda: Rendering(em=(1.0, 1.2)))
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 from PIL import features
 
 from convnext_ablation.data.cub200 import CUB200
-from convnext_ablation.data.drawn import Characters, Diacritics, Typefaces
+from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
     CLASSES,
@@ -47,7 +47,7 @@ from convnext_ablation.errors import UserError, in_one_line, unknown_name
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
-_DRAWN = (Characters, Typefaces, Diacritics)
+_DRAWN = (Characters, Typefaces, FewTypefaces, Diacritics)
 _DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, *_DRAWN, ImageFolder, ImageList, HubPhotographs)
 DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
