@@ -6,8 +6,9 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 __all__ = [
     "Progress", "counted", "duration", "latex_text", "markdown_text", "printable", "seeds_text", "table",
@@ -16,6 +17,7 @@ __all__ = [
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
+_bars: list[Any] = []  # tqdm's, those that a terminal shows now
 _FORMATS = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # tabulate's names
 _BAR = re.compile(r"\|")
 # what Markdown would take for its own: in running text, and in words of a table
@@ -23,15 +25,70 @@ _LINKS = re.compile(r"<(?=[a-z/!?])|\](?=[(\[])", re.IGNORECASE)
 _MARKUP = re.compile(r"<(?=[a-z/!?])|[\\`*|\[\]]", re.IGNORECASE)
 
 
+class _AboveBars:
+    """Stands for a terminal's stream while it shows bars: what is printed has lines of its own."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.begun = stream, ""
+
+    def write(self, text: str) -> int:
+        """Prints whole lines; holds what has begun one."""
+        *lines, self.begun = (self.begun + text).split("\n")
+        if lines:
+            with _without_bars():
+                self.stream.write("".join(f"{line}\n" for line in lines))
+                self.stream.flush()
+        return len(text)
+
+    def end(self) -> TextIO:
+        """Prints what is left; gives the stream back."""
+        self.stream.write(self.begun)
+        self.begun = ""
+        return self.stream
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the stream's."""
+        return getattr(self.stream, name)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    for bar in _bars:
+        bar.clear()
+    yield
+    for bar in _bars:
+        bar.refresh()
+
+
+def _show_bar(bar: Any) -> None:
+    if not _bars:
+        # a file in the place of either is not in a bar's way
+        sys.stdout = _AboveBars(sys.stdout) if sys.stdout.isatty() else sys.stdout
+        sys.stderr = _AboveBars(sys.stderr)
+    _bars.append(bar)
+
+
+def _hide_bar(bar: Any) -> None:
+    bar.close()
+    if bar in _bars:
+        _bars.remove(bar)
+    if not _bars:
+        sys.stdout, sys.stderr = (
+            stream.end() if isinstance(stream, _AboveBars) else stream for stream in (sys.stdout, sys.stderr)
+        )
+
+
 class Progress:
     """How far long work is: a bar with the time left on a terminal, a line now and then elsewhere.
+
+    Elsewhere there is a line whenever there was none for half a minute. On a terminal the bar makes room for
+    all that is printed meanwhile.
 
     Args:
         what: What is being done, such as ``checking images``; the bar's title.
         total: How much there is to do; None if that is not known.
         unit: What is counted, in the plural, such as ``images``; ``B`` for bytes.
         quiet: Show nothing.
-        lines: Elsewhere than on a terminal, print a line every half minute.
     """
 
     def __init__(
@@ -40,7 +97,6 @@ class Progress:
         total: float | None = None,
         unit: str = "images",
         quiet: bool = False,
-        lines: bool = True,
     ) -> None:
         from tqdm import tqdm  # the commands that print help need none
 
@@ -48,16 +104,20 @@ class Progress:
         self.done: float = 0  # an int where whole things are counted, which the bar then shows as such
         self.begun: float = 0
         self.start = time.monotonic()
-        self._lines, self._told = lines and not quiet, self.start
+        self._told, self._noted = self.start, ""
+        stream = sys.stderr.stream if isinstance(sys.stderr, _AboveBars) else sys.stderr
         self.bar = tqdm(
             desc=what,
+            file=stream,
             total=total,
             unit=unit if unit == "B" else f" {unit}",
             unit_scale=unit == "B",
-            disable=quiet or not sys.stderr.isatty(),
+            disable=quiet or not stream.isatty(),
             leave=False,
             dynamic_ncols=True,
         )
+        if self.on_terminal:
+            _show_bar(self.bar)
 
     @property
     def on_terminal(self) -> bool:
@@ -82,12 +142,19 @@ class Progress:
         if self.on_terminal:
             self.bar.total = self.total
             self.bar.update(done - self.bar.n)
-        elif self._lines and time.monotonic() - self._told > _SECONDS_BETWEEN_LINES:
-            self._told = time.monotonic()
+        elif self.is_due:
             of = f" of {self.total:,.0f}" if self.total else ""
             seconds = self.seconds_left()
             left = f", about {duration(seconds)} left" if seconds else ""
-            print(f"{self.what}: {self.done:,.0f}{of} {self.unit}{left}", file=sys.stderr, flush=True)
+            noted = f"; {self._noted}" if self._noted else ""
+            print(f"{self.what}: {self.done:,.0f}{of} {self.unit}{left}{noted}", file=sys.stderr, flush=True)
+            self._told, self._noted = time.monotonic(), ""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time for a line: there is no bar, and was no line for half a minute."""
+        silent = time.monotonic() - self._told
+        return not self.quiet and not self.on_terminal and silent > _SECONDS_BETWEEN_LINES
 
     def seconds_left(self) -> float | None:
         """How long the rest takes at the speed so far; None if nothing tells yet."""
@@ -97,22 +164,22 @@ class Progress:
         return (time.monotonic() - self.start) * (self.total - self.done) / done
 
     def note(self, text: str) -> None:
-        """Shows a text behind the bar."""
+        """Shows a text behind the bar, or at the end of the next line."""
         if self.on_terminal:
             self.bar.set_postfix_str(text)
+        else:
+            self._noted = text
+            self.move(self.done)
 
     def line(self, text: str) -> None:
         """Prints a line, above the bar if there is one."""
-        if self.quiet:
-            return
-        if self.on_terminal:
-            self.bar.write(text)
-        else:
+        if not self.quiet:
             print(text, flush=True)
+            self._told, self._noted = time.monotonic(), ""
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
-        self.bar.close()
+        _hide_bar(self.bar)
 
     def __enter__(self) -> Progress:
         """Returns itself."""

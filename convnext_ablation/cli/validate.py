@@ -36,7 +36,7 @@ def _validate(argv: Sequence[str] | None) -> int:
     processes = start_processes(arguments.run.device)
     prepare_torch(processes.device)
     validation: Validation = processes.together(partial(Validation, arguments, processes))
-    with Progress("evaluating", quiet=not processes.is_first, lines=False) as progress:
+    with Progress("evaluating", quiet=not processes.is_first) as progress:
         validation.evaluate(progress.move, optimize_for_inference)
     if processes.is_first:
         _print(validation)

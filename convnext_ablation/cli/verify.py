@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         workers=args.workers,
     )
-    with Progress("evaluating", lines=False) as progress:
+    with Progress("evaluating") as progress:
         images, found = differences(release, claim, arguments, args.tolerance, progress.move)
     print(f"{release.name}: weights as published, SHA-256 {release.sha256}")
     for difference in found:

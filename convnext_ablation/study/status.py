@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from convnext_ablation.console import Progress, duration
+from convnext_ablation.console import Progress, counted, duration
 from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.phases import folder_of, with_weights
 from convnext_ablation.study.store import (
@@ -28,6 +28,7 @@ from convnext_ablation.study.store import (
 from convnext_ablation.study.tuning import chosen_rates
 from convnext_ablation.training.history import SUMMARY
 
+_MOST_NAMED = 8  # running runs that a line names
 Status = Literal["done", "running", "failed", "waiting"]
 
 
@@ -234,10 +235,13 @@ def _epoch_seconds(state: RunState) -> float:
 
 
 class StudyProgress:
-    """Prints what becomes of a study: a bar with the time left on a terminal, plain lines elsewhere."""
+    """Prints what becomes of a study: a bar with the time left on a terminal, plain lines elsewhere.
+
+    Each end of a run is a line. Elsewhere another says every half minute without one which runs are at work.
+    """
 
     def __init__(self, quiet: bool = False) -> None:
-        self.bar = Progress("training", 100, "%", quiet=quiet, lines=False)
+        self.bar = Progress("training", 100, "%", quiet=quiet)
         self._told: dict[str, RunState] | None = None
 
     def show(self, states: Sequence[RunState]) -> None:
@@ -260,6 +264,17 @@ class StudyProgress:
             shares = [1.0 if s.status == "done" else s.epochs / s.due for s in states]
             self.bar.move(round(100 * fmean(shares)))
             self.bar.note(f"{totals(states)['done']}/{len(states)} runs{left}")
+        elif self.bar.is_due:
+            self.bar.line(
+                f"{totals(states)['done']} of {counted(len(states), 'run')} done; {_at_work(states)}{left}"
+            )
+
+
+def _at_work(states: Sequence[RunState]) -> str:
+    """Which runs are at which epoch."""
+    running = [f"{s.title} {s.epochs}/{s.due} epochs" for s in states if s.status == "running"]
+    more = f" and {len(running) - _MOST_NAMED} more" if len(running) > _MOST_NAMED else ""
+    return f"running: {', '.join(running[:_MOST_NAMED])}{more}" if running else "none is running"
 
 
 def _result_text(result: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ class Log:
         self.steps = self.first = self.images = 0
         self.since = time.perf_counter()
         self.wandb = wandb
-        self.progress = Progress("training", unit="batches", quiet=quiet, lines=False)
+        self.progress = Progress("training", unit="batches", quiet=quiet)
 
     def started(self, epochs: int, steps: int, done: int) -> None:
         """The run begins: its epochs, the batches of an epoch, and the batches that were done before."""
