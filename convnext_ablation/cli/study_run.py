@@ -14,6 +14,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import Engine, Local, drive
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.phases import folder_of, save_phases
+from convnext_ablation.study.pretrained import fetch_published
 from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.setup import local_places, plan_phases
 from convnext_ablation.study.slurm import Slurm
@@ -54,6 +55,7 @@ def run(args: argparse.Namespace) -> None:
         if value and args.engine != needed:
             raise UserError(f"--{option}: is for --engine {needed}")
     phases = [study for study, _ in plan_phases(args)]
+    fetch_published(phases)
     engine = engine_of(args, phases[0])
     try:
         with held(args.output):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from copy import copy
 from importlib import resources
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.study.overrides import SAME_AS
 
 # what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
 PHASE_KEYS = (
@@ -105,15 +106,16 @@ def _arguments(
     phase.data_name = str(said["data"])
     phase.data = folders.get(phase.data_name, phase.data_name)
     phase.recipe = said.get("recipe") or phase.recipe
+    replaced = {word.partition("=")[0].replace("-", "_") for word in settings[name]}
+    replaced |= {argument for argument, option in SAME_AS.items() if getattr(shared, option)}
     phase.by_network = {
-        str(network): (own.get("recipe"), _words(own.get("set"))) for network, own in _own(name, said).items()
+        str(network): (own.get("recipe"), _words(own.get("set"), replaced))
+        for network, own in _own(name, said).items()
     }
     for key in ("seeds", "tune", "epochs", "batch_size", "precision", "init", "pretraining_seeds"):
         if key in said and not getattr(shared, key):
             setattr(phase, key, said[key])
-    own = _words(said.get("set"))
-    replaced = {word.partition("=")[0].replace("-", "_") for word in settings[name]}
-    phase.set = [word for word in own if word.partition("=")[0] not in replaced] + list(settings[name])
+    phase.set = _words(said.get("set"), replaced) + list(settings[name])
     return _with_defaults(phase)
 
 
@@ -200,9 +202,9 @@ def _own(name: str, said: Phase) -> dict[str, Mapping[str, Any]]:
     return dict(own)
 
 
-def _words(values: Mapping[str, Any] | None) -> list[str]:
-    """Values of a recipe as the words of `--set`."""
-    return [f"{key}={_flow(value)}" for key, value in (values or {}).items()]
+def _words(values: Mapping[str, Any] | None, replaced: Collection[str]) -> list[str]:
+    """Values of a recipe as the words of `--set`, but for those that the command line replaces."""
+    return [f"{key}={_flow(value)}" for key, value in (values or {}).items() if key not in replaced]
 
 
 def _flow(value: object) -> str:

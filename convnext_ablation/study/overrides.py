@@ -20,7 +20,7 @@ _SET_BY_STUDY = {
     "experiment": "", "test_split": "", "resume": "", "checkpoint_hist": "",
 }  # fmt: skip
 # what says the same as an option of its own
-_SAME = {
+SAME_AS = {
     "epochs": "epochs", "batch_size": "batch_size", "amp": "precision", "amp_dtype": "precision",
     "model_dtype": "precision", "lr": "tune", "pretrained": "from_scratch",
 }  # fmt: skip
@@ -34,7 +34,7 @@ def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dic
     """
     given = _parsed(args.set)
     for name in given:
-        option = _SAME.get(name, "")
+        option = SAME_AS.get(name, "")
         if option and getattr(args, option):
             raise UserError(f"--set {name} and --{option.replace('_', '-')} are both given; give one")
     changed = {**recipe, **given}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError
@@ -17,7 +18,8 @@ from convnext_ablation.models import zoo
 from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.models.components import SWITCHES
 from convnext_ablation.study.designs.contrasts import Point
-from convnext_ablation.study.experiment import Weights
+from convnext_ablation.study.experiment import Study, Weights
+from convnext_ablation.weights.download import fetch
 
 MODEL, SEED = "{model}", "{pretraining_seed}"
 # arguments in which pre-trainings may differ and still be of one origin
@@ -63,6 +65,21 @@ def check_published(points: Sequence[Point], recipe_name: str) -> None:
             f"the recipe {recipe_name} fine-tunes, and no weights are published of "
             f"{', '.join(missing[:5])}{more}; give --init PATTERN, or --from-scratch"
         )
+
+
+def fetch_published(studies: Iterable[Study]) -> None:
+    """Has the weights that `pretrained=True` finds in the hub's cache, before anything is trained.
+
+    Raises:
+        UserError: There are some that can't be fetched.
+    """
+    runs = [run for study in studies for run in study.one_run_each()]
+    downloaded = (run for run in runs if run.arguments.pretrained and not (run.weights or run.after))
+    for name in dict.fromkeys(run.point.model for run in downloaded):
+        if name.partition(".")[0] in zoo.model_names():
+            timm.create_model(name, pretrained=True)
+        elif repository := timm.get_pretrained_cfg(name).hf_hub_id:
+            fetch(repository, "model.safetensors")
 
 
 def mixed_origins(weights: Sequence[Weights]) -> str:

@@ -82,7 +82,9 @@ def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[St
     own_recipes: dict[str, Mapping[str, Any]] = {}
     for key, (own, values) in _by_key(args, design).items():
         own_name = own or recipe_name
-        own_args = argparse.Namespace(**{**vars(args), "set": [*args.set, *values]})
+        names = {word.partition("=")[0] for word in values}
+        of_all = [word for word in args.set if word.partition("=")[0].replace("-", "_") not in names]
+        own_args = argparse.Namespace(**{**vars(args), "set": [*of_all, *values]})
         own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
         if not tuning:
             mine = [point for point in design.points if point.key == key]
@@ -125,7 +127,10 @@ def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[St
     first, images = study.one_run_each()[0], data.counts["train"]
     batch = first.arguments.global_batch or first.arguments.batch_size
     if batch > images:
-        raise UserError(f"{data.root}: {images} training images are fewer than one batch of {batch}")
+        raise UserError(
+            f"{data.root}: {images} training images are fewer than one batch of {batch}; give "
+            + ("--set global_batch=N" if first.arguments.global_batch else "--batch-size N")
+        )
     _check_images(args, first.arguments, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
     return study, data
@@ -293,19 +298,17 @@ def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingAr
 
 
 def _check_data(args: argparse.Namespace) -> None:
-    name_or_folder, recipe = args.data, args.recipe
-    if name_or_folder in BUILT_IN:
+    if args.data in BUILT_IN:
         return
-    if not Path(name_or_folder).exists():
-        if _trains_elsewhere(args) and as_published(name_or_folder):
+    if not Path(args.data).exists():
+        if _trains_elsewhere(args) and as_published(args.data):
             return
-        if name_or_folder in DATASETS:
+        if args.data in DATASETS:
+            name_it = f"give --data {args.data_name}=OUT" if args.phase else "name that folder"
             raise UserError(
-                f"--data {name_or_folder}: make its folder first with `convnext-ablation prepare "
-                f"{name_or_folder} OUT`, and name that folder"
+                f"--data {args.data}: make its folder first with `convnext-ablation prepare "
+                f"{args.data} OUT`, and {name_it}"
             )
-        raise unknown_name("data set or folder", name_or_folder, BUILT_IN)
-    if not recipe:
-        raise UserError(
-            f"--data {name_or_folder}: a folder of your own needs --recipe NAME or --recipe FILE.yaml"
-        )
+        raise unknown_name("data set or folder", args.data, BUILT_IN)
+    if not args.recipe:
+        raise UserError(f"--data {args.data}: a folder of your own needs --recipe NAME or --recipe FILE.yaml")
