@@ -12,11 +12,12 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.forecast import read_scatter
 from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import contrast, holm
+from convnext_ablation.study.stats.effects import contrast, holm, seed_freedom
 from convnext_ablation.study.stats.power import (
     Asked,
     PlannedSet,
     detectable,
+    judged_freedom,
     level_of,
     power,
     seeds_needed,
@@ -67,7 +68,7 @@ def simulated(rng, scatter, gains, seeds, images, correlations):
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize(("name", "seeds"), [("stages", 3), ("screening", 3)])
+@pytest.mark.parametrize(("name", "seeds"), [("stages", 3), ("screening", 2), ("screening", 3)])
 def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, seeds):
     """One effect is real and alone; it is found if its p-value adjusted by Holm's method is below 0.05."""
     studies, images = 300, 2000
@@ -171,6 +172,19 @@ def test_a_main_effect_of_16_networks_is_told_from_8_times_less_variance_than_a_
     for name, squares in {"stages": 2, "screening": 1 / 4, "screening-fold-over": 1 / 8}.items():
         for asked in design_of(name, "atto").contrasts:
             assert sum(weight**2 for weight in asked.weights.values()) == squares
+
+
+@pytest.mark.parametrize(("networks", "seeds"), [(4, 2), (4, 3), (16, 2), (16, 3), (16, 10)])
+def test_degrees_of_freedom_are_those_that_a_study_of_few_seeds_is_judged_by(networks, seeds):
+    variances = np.random.default_rng(3).chisquare(seeds - 1, (4000, networks))
+    found = np.mean([seed_freedom(each, seeds) for each in variances])
+    true = seed_freedom(np.ones(networks), seeds)
+    assert true == networks * (seeds - 1)
+    # a ratio of means, not the mean of a ratio: near it for many networks
+    judged = judged_freedom(true, networks, seeds)
+    assert judged == pytest.approx(found, rel=0.2 if networks < 16 else 0.1)
+    assert judged < found + 0.1 < true
+    assert judged_freedom(2.0, 2, 3) == 2.0
 
 
 def test_fewest_seeds_do_and_one_fewer_does_not():

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from convnext_ablation.study.stats.effects import ALPHA, FloatArray, seed_freedom
+from convnext_ablation.study.stats.effects import ALPHA, MANY, FloatArray, seed_freedom
 from convnext_ablation.study.stats.variance import Scatter
 
 POWER = 0.8
@@ -103,7 +103,8 @@ class Asked:
         freedom, expected = seed_freedom(cells, seeds), float(by_seed.sum())
         # special.chdtri takes the chance of a larger value
         drawn = expected * special.chdtri(freedom, 1 - _QUANTILES) / freedom
-        reach, variance = drawn * _quantile(freedom, self.level) ** 2, expected
+        judged = judged_freedom(freedom, len(cells), seeds)
+        reach, variance = drawn * _quantile(judged, self.level) ** 2, expected
         for each in self.sets:
             by_image = _by_image(each)
             # variance that `effects` takes where nothing varies
@@ -131,6 +132,18 @@ def seeds_needed(
 ) -> int | None:
     """Fewest seeds with which an effect on one data set is found with a chance of `POWER`: see `Asked`."""
     return Asked([PlannedSet(1.0, scatter, images)], weights, level).seeds_needed(effect)
+
+
+def judged_freedom(freedom: float, networks: int, seeds: int) -> float:
+    """Degrees of freedom that Satterthwaite's rule comes to from variances that are estimated themselves.
+
+    The rule squares them, and the square of a variance from few seeds is too large on average: by a factor of
+    1 + 2 / (seeds - 1). So it comes to fewer than the `freedom` that the true variances have.
+    """
+    if networks < MANY:
+        return freedom
+    excess, ratio = 2 / (seeds - 1), freedom / (seeds - 1)
+    return (seeds - 1) * (ratio + excess) / (1 + excess)
 
 
 def _by_seed(each: PlannedSet, seeds: int) -> float:
