@@ -210,7 +210,8 @@ def test_models_of_timm_are_rows_beside_the_networks(command, tmp_path):
     assert [point.key for point in fine.points[2:]] == ["resnet18", "vit_tiny_patch16_224"]
     assert fine.points[3].model_kwargs == {"img_size": 32}
     assert all("resnet18" not in contrast.weights for contrast in fine.design.contrasts)
-    assert [run.point.key for run in fine.runs()] == ["resnet18", "vit_tiny_patch16_224"] * 4
+    assert [run.point.key for run in fine.runs()] == ["resnet18", "vit_tiny_patch16_224"] * 2
+    assert {run.arguments.seed for run in fine.runs()} == {0, 1}, "once, not for each pre-training"
 
 
 @pytest.mark.parametrize(

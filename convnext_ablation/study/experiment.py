@@ -202,6 +202,11 @@ class Study:
         """The same, with a place for runs that have none."""
         return [*self.pretraining_seeds] or [None]
 
+    def starts_of(self, point: Point) -> list[int | None]:
+        """The pre-trainings that a network starts from; a model with weights of its own has none of them."""
+        before = {each.key for each in self.start.points} if self.start else set()
+        return self.starts if point.key in before | {each.network for each in self.weights} else [None]
+
     @property
     def is_pretrained(self) -> bool:
         """Whether the networks start from weights."""
@@ -240,11 +245,11 @@ class Study:
     def planned_runs(self, learning_rates: Mapping[str, float]) -> list[Run]:
         """The runs of networks with these learning rates, one seed of every network before the next seed."""
         return [
-            self._run(point, learning_rates[point.key], seed, start)
+            self._run(point, learning_rates[point.key], seed, self.starts_of(point)[place])
             for seed in self.seeds
-            for start in self.starts
+            for place in range(len(self.starts))
             for point in self.points
-            if point.key in learning_rates
+            if point.key in learning_rates and place < len(self.starts_of(point))
         ]
 
     def tuning_runs(self) -> list[Run]:

@@ -28,6 +28,10 @@ from convnext_ablation.study.tuning import chosen_rates, tuning_notes
 from convnext_ablation.training.predictions import Predictions
 
 
+class NothingFinishedError(UserError):
+    """No run of a study is finished."""
+
+
 @dataclass(frozen=True, eq=False)
 class StudyResults:
     """All finished runs of a study, tested on the same images in the same order."""
@@ -117,9 +121,9 @@ def read_results(study: Study, folder: Path) -> StudyResults:
         key, seed = run.point.key, run.arguments.seed
         runs.append(FinishedRun(key, seed, where, predicted, first.targets, result, run.pretraining_seed))
     if first is None:
-        raise UserError(f"{folder}: no run of this study is finished; nothing to report")
+        raise NothingFinishedError(f"{folder}: no run of this study is finished; nothing to report")
     size = (planned[0].arguments.input_size or (3, 224, 224))[-1]
-    expected = len(study.points) * len(study.seeds) * len(study.starts)
+    expected = len(study.seeds) * sum(len(study.starts_of(point)) for point in study.points)
     return StudyResults(study, folder, runs, expected, first.ids, size)
 
 
