@@ -18,8 +18,8 @@ EXPERIMENT_FILE = "experiment.json"
 
 
 def folder_of(phase: Study, folder: Path) -> Path:
-    """Where a phase's files go: a folder of its own, unless it is all there is."""
-    return folder / phase.phase
+    """Where a phase's files go: a folder of its own, unless `folder` itself is that of the study."""
+    return folder if (folder / STUDY_FILE).is_file() else folder / phase.phase
 
 
 def save_phases(folder: Path, phases: Sequence[Study]) -> list[Study]:
