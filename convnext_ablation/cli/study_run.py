@@ -67,8 +67,7 @@ def run(args: argparse.Namespace) -> None:
                     write_tuning(phase, folder)
                     print(f"learning rates: {folder / TUNING_FILE}")
             _check_all_done(states)
-            for phase in phases:
-                report(phase, folder_of(phase, args.output))
+            report(phases, args.output)
     except HeldError as error:
         since = duration(time.time() - error.holder.since)
         raise UserError(

@@ -272,6 +272,11 @@ def answer_across(findings: AcrossFindings) -> str:
     return f"For {joined(others)}, compared with {general}: {'; '.join(clauses)}.{reach}"
 
 
+def set_name(sets: Sequence[str]) -> str:
+    """What a set is called, or the mean of several."""
+    return sets[0] if len(sets) == 1 else f"mean of {joined(sets)}"
+
+
 def _gap_text(each: EffectAcross, sets: Sequence[str]) -> str:
     """Says how much more or less an effect is on the fine-tuned sets, and what it is on each."""
     d = each.whole.difference

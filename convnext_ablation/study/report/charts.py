@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from convnext_ablation.console import counted, printable
 from convnext_ablation.files import written_whole
+from convnext_ablation.study.report.across import AcrossFindings, set_name
 from convnext_ablation.study.report.answer import p_text, percent_points, verdict
 from convnext_ablation.study.report.classes import ClassGain, surest
 from convnext_ablation.study.report.contents import Contents, CurvePoint
@@ -46,8 +47,10 @@ _SAVED: Any = {
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _ROW, _BAR_ROW = 0.24, 0.56  # inches
 _LEFT = 3.2  # inches between a figure's title and the axes
+_FOREST = 4.6  # inches of the axes of differences
 _PANELS = 4  # in a row of learning curves
 _LONGEST = 50  # characters of a label
+_REMARK = 120  # characters in a line of remarks below a figure
 _TITLE = 36  # characters in a line above a panel
 _CONTRASTS, _CLASSES = 4, 5  # contrasts in the chart of classes, and classes at either end of each
 # Right of the roadmap's bars, each column's right edge in inches from their left.
@@ -64,21 +67,23 @@ _FILLS: dict[str, dict[str, Any]] = {
 
 def write_charts(contents: Contents) -> list[Path]:
     """Draws the charts that there is something for, as SVG and PDF; returns the SVG files."""
+    return [write_chart(contents.folder, name, draw) for name, draw in _charts(contents).items()]
+
+
+def write_chart(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
+    """Draws a chart as SVG and PDF into a folder; returns the SVG file."""
     import matplotlib
 
-    contents.folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, draw in _charts(contents).items():
-        # The user's own settings must not change the bytes, nor ours the user's.
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": name})
-            figure = draw()
-            for kind, metadata in _SAVED.items():
-                with written_whole(contents.folder / f"{name}.{kind}") as temporary:
-                    figure.savefig(temporary, format=kind, bbox_inches="tight", metadata=metadata)
-        paths.append(contents.folder / f"{name}.svg")
-    return paths
+    folder.mkdir(parents=True, exist_ok=True)
+    # The user's own settings must not change the bytes, nor ours the user's.
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": name})
+        figure = draw()
+        for kind, metadata in _SAVED.items():
+            with written_whole(folder / f"{name}.{kind}") as temporary:
+                figure.savefig(temporary, format=kind, bbox_inches="tight", metadata=metadata)
+    return folder / f"{name}.svg"
 
 
 def _charts(contents: Contents) -> dict[str, Callable[[], Figure]]:
@@ -203,25 +208,54 @@ def _draw_legend(figure: Figure, present: set[str]) -> None:
 
 def draw_effects(effects: Sequence[Effect]) -> Figure:
     """The effects with their intervals, one below the other; significant ones have a filled mark."""
-    middle = 4.6
-    points, p = middle + 0.11, middle + 1.8
-    figure, axes = _rows(middle, len(effects))
-    axes.axvline(0, color=INK, linewidth=0.8)
+    figure, axes = _forest(len(effects))
     for place, effect in enumerate(effects):
-        d = effect.difference
-        holds = d.p_holm < ALPHA
-        marker, face = "D" if effect.contrast.primary else "o", INK if holds else "white"
-        axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
-        axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
         _beside(axes, place, -0.11, _short(effect.label))
-        _beside(axes, place, points, _interval(d), "left")
-        _beside(axes, place, p, p_text(d.p_holm), "left")
-    _beside(axes, -1, points, "points [95 %]", "left", color=SOFT)
-    _beside(axes, -1, p, "p (Holm)", "left", color=SOFT)
+        _draw_difference(axes, place, effect.difference, "D" if effect.contrast.primary else "o")
+    return figure
+
+
+def draw_across(findings: AcrossFindings, remarks: Sequence[str] = ()) -> Figure:
+    """Each effect on each data set, and how it differs from the general one; `remarks` stand below."""
+    rows = len(findings.sets) + 3  # of an effect: its name, the sets, the difference, and an empty one
+    figure, axes = _forest(rows * len(findings.effects) - 1)
+    for number, each in enumerate(findings.effects):
+        place = rows * number
+        _beside(axes, place, -0.11, _short(each.contrast.label), fontweight="bold")
+        for name, effect in zip(findings.sets, each.effects, strict=True):
+            place += 1
+            _beside(axes, place, -0.11, _short(name))
+            _draw_difference(axes, place, effect.difference if effect else None, "o")
+        _beside(axes, place + 1, -0.11, _short(f"{set_name(each.whole.sets)} − {findings.sets[0]}"))
+        _draw_difference(axes, place + 1, each.whole.difference, "D")
+    text = "\n".join(fill(remark, _REMARK) for remark in remarks)
+    _beside(axes, rows * len(findings.effects) - 1.5, -_LEFT, text, "left", nudge=-60, va="top")
+    return figure
+
+
+def _forest(rows: int) -> tuple[Figure, Axes]:
+    """A figure of differences with their intervals, one below the other."""
+    figure, axes = _rows(_FOREST, rows)
+    axes.axvline(0, color=INK, linewidth=0.8)
+    _beside(axes, -1, _FOREST + 0.11, "points [95 %]", "left", color=SOFT)
+    _beside(axes, -1, _FOREST + 1.8, "p (Holm)", "left", color=SOFT)
     axes.set_xlabel("effect on top-1, percentage points, with its 95 % interval")
     legend = "filled: adjusted p < 0.05;  open: not significant, or not tested"
-    _beside(axes, len(effects) - 0.5, middle / 2, legend, "center", nudge=-46, color=SOFT)
-    return figure
+    _beside(axes, rows - 0.5, _FOREST / 2, legend, "center", nudge=-46, color=SOFT)
+    return figure, axes
+
+
+def _draw_difference(axes: Axes, place: int, d: Difference | None, marker: str) -> None:
+    """Draws a difference; a significant one has a filled mark, and one that isn't known a dash."""
+    if d is None:
+        _beside(axes, place, _FOREST + 0.11, "–", "left")
+        return
+    holds = d.p_holm < ALPHA
+    axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
+    face = INK if holds else "white"
+    axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
+    _beside(axes, place, _FOREST + 0.11, _interval(d), "left")
+    _beside(axes, place, _FOREST + 1.8, p_text(d.p_holm), "left")
 
 
 def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,10 @@ class FinishedRun:
         """Whether each test image is classified rightly, (N,)."""
         return self.predicted == self.targets
 
+    def on(self, kept: BoolArray) -> FinishedRun:
+        """The same run on some of the test images: `kept` says of each whether, (N,)."""
+        return replace(self, predicted=self.predicted[kept], targets=self.targets[kept])
+
     @property
     def test_top1_percent(self) -> float:
         """Top-1 on the test images."""
@@ -65,6 +69,10 @@ class NetworkResult:
     label: str  # its name for people, such as ``"Model III"``
     adds: str  # what it changes of its baseline, such as ``"inverted bottleneck"``
     runs: Sequence[FinishedRun]
+
+    def on(self, kept: BoolArray) -> NetworkResult:
+        """The same on some of the test images; see `FinishedRun.on`."""
+        return replace(self, runs=[run.on(kept) for run in self.runs])
 
     @property
     def learning_rate(self) -> float:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from operator import attrgetter as get
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
 from convnext_ablation.files import write_text
 from convnext_ablation.page import render
 from convnext_ablation.study.report.answer import answer, caveats, method
 from convnext_ablation.study.report.contents import Contents
+from convnext_ablation.study.report.experiment_findings import ExperimentReport
+from convnext_ablation.study.report.experiment_tables import (
+    accuracy_columns,
+    effect_columns_across,
+    gap_columns,
+)
 from convnext_ablation.study.report.pictures import attention_maps, confusion_pictures
 from convnext_ablation.study.report.tables import Column, effect_columns, network_columns
 
@@ -47,6 +56,48 @@ def write_page(contents: Contents, charts: Sequence[Path]) -> Path:
     )
     write_text(path, text)
     return path
+
+
+def write_experiment_page(report: ExperimentReport, chart: Path | None) -> Path:
+    """Writes the page of a whole experiment, which links those of its phases; its chart has been drawn."""
+    across, path = report.across, report.folder / "index.html"
+    tables: list[tuple[str, list[Column], Iterable[Any]]] = [
+        ("Top-1 on the test images (data_sets.csv)", accuracy_columns(report, 2), report.lines)
+    ]
+    if across and chart:
+        tables += [
+            (
+                "Effects on each data set (effects_across.csv)",
+                effect_columns_across(across, 2),
+                across.effects,
+            ),
+            ("Differences between data sets (effects_across.csv)", gap_columns(across, 2), across.effects),
+        ]
+    texts = report.phase_texts()
+    links = [(phase.name, texts[phase.name], _link(phase.page, report.folder)) for phase in report.phases]
+    text = render(
+        "experiment.html",
+        title=report.title,
+        answer=report.answer.split("\n\n"),
+        tables=[_shown(*table) for table in tables],
+        chart=_uri(chart) if chart else "",
+        faults=report.faults,
+        warnings=report.warnings,
+        phases=links,
+        command=report.command,
+    )
+    write_text(path, text)
+    return path
+
+
+def _shown(caption: str, columns: Sequence[Column], lines: Iterable[Any]) -> dict[str, Any]:
+    """A table as `parts.html` takes it."""
+    cells = [[column.cell(line) for column in columns] for line in lines]
+    return {"caption": caption, "head": [column.heading for column in columns], "rows": cells}
+
+
+def _link(page: Path, folder: Path) -> str:
+    return quote(Path(os.path.relpath(page, folder)).as_posix())
 
 
 def _uri(svg: Path) -> str:

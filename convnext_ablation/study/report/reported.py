@@ -113,7 +113,7 @@ def beside_reported(measured: Iterable[Measured]) -> dict[str, list[Line]]:
     found: dict[tuple[str, str, int], Measured] = {}
     for each in measured:
         where = f"{each.network} on {each.data} at {each.image_size} px"
-        key = _key(each.network, each.data, each.image_size)
+        key = key_of(each.network, each.data, each.image_size)
         if not is_reported(*key):
             raise UserError(f"{where}: {PROJECT} reported no such accuracy; leave it out of its tables")
         if key in found:
@@ -129,7 +129,7 @@ def beside_reported(measured: Iterable[Measured]) -> dict[str, list[Line]]:
 
 def is_reported(network: str, data: str, image_size: int) -> bool:
     """Says whether the project reported the accuracy of a network on a data set; see `Measured`."""
-    key = _key(network, data, image_size)
+    key = key_of(network, data, image_size)
     return any(key == _row_key(row) for name in TABLES for row in reported_rows(name))
 
 
@@ -139,8 +139,8 @@ def reported_rows(table: str) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def _key(network: str, data: str, image_size: int) -> tuple[str, str, int]:
-    """Names as the project's: without timm's tag, nor the size that a ViT's name has."""
+def key_of(network: str, data: str, image_size: int) -> tuple[str, str, int]:
+    """Which of the project's accuracies one stands beside: its names have no timm tag, nor a ViT's size."""
     name = re.sub(r"(patch16)_\d+$", r"\1", network.partition(".")[0])
     return name, data.replace("-", "_"), image_size
 

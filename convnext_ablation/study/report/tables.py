@@ -83,8 +83,8 @@ def network_columns(rows: Sequence[Row], decimals: int) -> list[Column]:
         Column("adds", get("network.adds")),
         Column("against", lambda row: row.baseline or None),
         Column("seeds", get("seeds"), str),
-        Column("top-1 % [95 %]", get("top1"), partial(_interval, form=f".{decimals}f")),
-        Column("change [95 %]", get("difference"), partial(_interval, form=f"+.{decimals}f")),
+        Column("top-1 % [95 %]", get("top1"), partial(interval, form=f".{decimals}f")),
+        Column("change [95 %]", get("difference"), partial(interval, form=f"+.{decimals}f")),
         Column("p (Holm)", lambda row: row.difference and row.difference.p_holm, p_text),
         Column("lr", get("network.learning_rate"), "{:g}".format),
         Column("M par.", get("network.parameters"), lambda count: f"{count / 1e6:.2f}"),
@@ -101,7 +101,7 @@ def effect_columns(decimals: int) -> list[Column]:
         Column("effect", get("label")),
         Column("kind", get("contrast.kind")),
         Column("runs", get("runs"), str),
-        Column("points [95 %]", get("difference"), partial(_interval, form=f"+.{decimals}f")),
+        Column("points [95 %]", get("difference"), partial(interval, form=f"+.{decimals}f")),
         Column("p (Holm)", lambda each: each.difference.p_holm if each.contrast.primary else None, p_text),
         Column("p", get("difference.p_value"), p_text),
         Column("P(better)", get("difference.p_better"), "{:.3f}".format),
@@ -116,26 +116,27 @@ def _shows_baseline(rows: Sequence[Row]) -> bool:
 def terminal_table(rows: Sequence[Row], width: int) -> str:
     """The networks as plain text, words wrapped; cost is left to the files where `width` is too little."""
     columns = network_columns(rows, 1)
-    text = _fitted(columns, rows, width)
-    return text if _width(text) <= width else _fitted(columns[:-COST], rows, width)
+    text = fitted(columns, rows, width)
+    return text if width_of(text) <= width else fitted(columns[:-COST], rows, width)
 
 
 def terminal_effects(effects: Sequence[Effect], width: int) -> str:
     """The effects as plain text, words wrapped."""
-    return _fitted(effect_columns(1), effects, width)
+    return fitted(effect_columns(1), effects, width)
 
 
-def _fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
-    """Wraps the widest columns of words until a table fits, or they are as narrow as can be read."""
+def fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
+    """A table for a terminal: the widest words are wrapped until it fits, or they can't be narrower."""
     text = laid_out(columns, lines)
     limits = {place: max(len(columns[place].cell(line)) for line in lines) for place in _words(columns)}
-    for _ in range(_width(text) - width):
+    for _ in range(width_of(text) - width):
         widest = max(limits, key=limits.__getitem__)
         limits[widest] = max(NARROWEST, limits[widest] - 1)
     return laid_out(columns, lines, wrap=limits)
 
 
-def _width(text: str) -> int:
+def width_of(text: str) -> int:
+    """The characters of a text's longest line."""
     return max(map(len, text.splitlines()))
 
 
@@ -157,13 +158,13 @@ def write_tables(contents: Contents) -> None:
     write_text(folder / "table.md", _markdown(contents))
     write_text(folder / "networks.tex", _latex(network_columns(findings.rows, 2), findings.rows))
     write_text(folder / "effects.tex", _latex(effect_columns(2), findings.effects))
-    _csv(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs))
-    _csv(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows))
-    _csv(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects))
-    _csv(folder / "curves.csv", CurvePoint._fields, contents.curves)
-    _csv(folder / "classes.csv", ClassGain._fields, contents.class_gains)
-    _csv(folder / "confusions.csv", Confusion._fields, contents.confusions)
-    _csv(folder / "runs.csv", RunLine._fields, contents.runs)
+    csv_file(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs))
+    csv_file(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows))
+    csv_file(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects))
+    csv_file(folder / "curves.csv", CurvePoint._fields, contents.curves)
+    csv_file(folder / "classes.csv", ClassGain._fields, contents.class_gains)
+    csv_file(folder / "confusions.csv", Confusion._fields, contents.confusions)
+    csv_file(folder / "runs.csv", RunLine._fields, contents.runs)
 
 
 def _markdown(contents: Contents) -> str:
@@ -182,17 +183,18 @@ def _markdown(contents: Contents) -> str:
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
         *([] if findings.shown_by_rows else [laid_out(effect_columns(2), effects, form="markdown"), _LEGEND]),
-        *([_bullets(facts.notes)] if facts.notes else []),
+        *([bullets(facts.notes)] if facts.notes else []),
         "## What was done",
-        _bullets(f"{what}: {value}" for what, value in method(findings, facts).items()),
+        bullets(f"{what}: {value}" for what, value in method(findings, facts).items()),
         f"```\n{facts.command}\n```",
         "## What these figures don't say",
-        _bullets(caveats(findings, facts)),
+        bullets(caveats(findings, facts)),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _bullets(lines: Iterable[str]) -> str:
+def bullets(lines: Iterable[str]) -> str:
+    """A list in Markdown, of texts that stand there as they are."""
     return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
@@ -200,7 +202,8 @@ def _latex(columns: Sequence[Column], lines: Iterable[Any]) -> str:
     return laid_out(columns, lines, form="latex") + "\n"
 
 
-def _csv(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> None:
+def csv_file(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> None:
+    """Writes a CSV file in full precision."""
     write_csv(path, list(header), ([exact(value) for value in line] for line in lines))
 
 
@@ -229,6 +232,7 @@ def exact(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _interval(found: Interval | Difference, form: str) -> str:
+def interval(found: Interval | Difference, form: str) -> str:
+    """Writes a fraction with its interval in percent, each number as `form` says, such as ``+.2f``."""
     estimate, low, high = (format(100 * x, form) for x in (found.estimate, found.low, found.high))
     return f"{estimate} [{low}, {high}]"

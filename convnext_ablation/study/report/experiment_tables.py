@@ -1,0 +1,211 @@
+"""The tables of a whole experiment: accuracies, effects on each data set, and how these differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from convnext_ablation.console import counted, latex_text, markdown_text
+from convnext_ablation.files import write_text
+from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.report.across import AcrossFindings, EffectAcross, Gap, set_name
+from convnext_ablation.study.report.answer import p_text
+from convnext_ablation.study.report.experiment_findings import ExperimentReport, Line, PhaseReport
+from convnext_ablation.study.report.findings import Effect
+from convnext_ablation.study.report.reported import write_reported_tables
+from convnext_ablation.study.report.tables import (
+    Column,
+    bullets,
+    csv_file,
+    fitted,
+    interval,
+    laid_out,
+    width_of,
+)
+from convnext_ablation.study.stats.effects import Difference, Interval
+
+ALL, KEPT = "all", "without excluded"  # test images
+_LEGEND = "Top-1 on the test images in percent, with 95 % intervals over seeds and images."
+_EFFECTS = (
+    "Effects in percentage points of top-1, with 95 % intervals over seeds and images; p of primary ones is "
+    "adjusted (Holm) over those on the set."
+)
+_GAPS = (
+    "How much larger each effect is on one set than on the other, in percentage points, with 95 % intervals; "
+    "p of primary effects is adjusted (Holm) over those in all columns."
+)
+
+
+def accuracy_columns(report: ExperimentReport, decimals: int, with_interval: bool = True) -> list[Column]:
+    """The columns of the table of accuracies: a phase each, and one without the images that are excluded."""
+
+    def top1(rows: str, phase: PhaseReport, line: Line) -> Interval | None:
+        row = getattr(line, rows).get(phase.name)
+        return None if row is None else row.top1
+
+    def text(found: Interval) -> str:
+        form = f".{decimals}f"
+        return interval(found, form) if with_interval else format(100 * found.estimate, form)
+
+    columns = [Column("network", lambda line: line.label)]
+    for phase in report.phases:
+        columns.append(
+            Column(f"{phase.name}, {phase.facts.image_size} px", partial(top1, "rows", phase), text)
+        )
+        if phase.kept:
+            heading = f"{phase.name} without {counted(phase.excluded, 'image')}"
+            columns.append(Column(heading, partial(top1, "kept", phase), text))
+    return columns
+
+
+def effect_columns_across(findings: AcrossFindings, decimals: int) -> list[Column]:
+    """The columns of the table of effects: a set each."""
+
+    def size(place: int, each: EffectAcross) -> Difference | None:
+        effect = each.effects[place]
+        return None if effect is None else effect.difference
+
+    return _columns(enumerate(findings.sets), size, decimals)
+
+
+def gap_columns(findings: AcrossFindings, decimals: int) -> list[Column]:
+    """The columns of the table of differences: a set each, and the mean of all, minus the general one."""
+
+    def size(sets: tuple[str, ...], each: EffectAcross) -> Difference | None:
+        return next((gap.difference for gap in each.gaps if gap.sets == sets), None)
+
+    general, *others = findings.sets
+    choices = [(name,) for name in others] + ([tuple(others)] if len(others) > 1 else [])
+    return _columns([(sets, f"{set_name(sets)} − {general}") for sets in choices], size, decimals)
+
+
+def _columns(
+    headings: Iterable[tuple[Any, str]], size: Callable[[Any, Any], Difference | None], decimals: int
+) -> list[Column]:
+    def text(found: Difference) -> str:
+        return f"{interval(found, f'+.{decimals}f')}, p {p_text(found.p_holm)}"
+
+    effect = Column("effect", lambda each: each.contrast.label)
+    return [effect, *(Column(heading, partial(size, key), text) for key, heading in headings)]
+
+
+def terminal_accuracies(report: ExperimentReport, width: int) -> str:
+    """The accuracies as plain text; intervals are left to the files where `width` is too little."""
+    text = fitted(accuracy_columns(report, 1), report.lines, width)
+    if width_of(text) <= width:
+        return text
+    return fitted(accuracy_columns(report, 1, with_interval=False), report.lines, width)
+
+
+def write_experiment_tables(report: ExperimentReport) -> None:
+    """Writes the tables and the answer into the report's folder, and the 11785-FGVC project's tables."""
+    folder, across = report.folder, report.across
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "answer.txt", report.answer + "\n")
+    write_text(folder / "table.md", _markdown(report))
+    csv_file(folder / "data_sets.csv", AccuracyLine._fields, _accuracy_lines(report))
+    write_text(folder / "data_sets.tex", _latex(report, accuracy_columns(report, 2), report.lines, _LEGEND))
+    if across and across.effects:
+        csv_file(folder / "effects_across.csv", EffectLine._fields, _effect_lines(report))
+        effects, gaps = effect_columns_across(across, 2), gap_columns(across, 2)
+        write_text(folder / "effects_across.tex", _latex(report, effects, across.effects, _EFFECTS))
+        write_text(folder / "differences_across.tex", _latex(report, gaps, across.effects, _GAPS))
+    if report.measured:
+        write_reported_tables(folder, report.measured)
+
+
+def _markdown(report: ExperimentReport) -> str:
+    across, beside = report.across, [bullets(report.faults)] if report.faults else []
+    parts = [markdown_text(f"# {report.title}"), *map(markdown_text, report.answer.split("\n\n"))]
+    parts += [laid_out(accuracy_columns(report, 2), report.lines, form="markdown"), _LEGEND, *beside]
+    if across and across.effects:
+        tables = (effect_columns_across(across, 2), _EFFECTS), (gap_columns(across, 2), _GAPS)
+        parts += ["![Each effect on each data set](effects_across.svg)", *beside]
+        for columns, legend in tables:
+            parts += [laid_out(columns, across.effects, form="markdown"), legend, *beside]
+    if report.measured:
+        parts.append("Beside the figures of the 11785-FGVC project: [fgvc_11785.md](fgvc_11785.md).")
+    parts += ["## What was done", bullets(f"{name}: {text}" for name, text in report.phase_texts().items())]
+    parts.append(f"```\n{report.command}\n```")
+    if report.warnings:
+        parts += ["## What these figures don't say", bullets(report.warnings)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _latex(report: ExperimentReport, columns: Sequence[Column], lines: Iterable[Any], legend: str) -> str:
+    """A table, and below it a paragraph that says how to read it and what is wrong with its data."""
+    notes = " ".join(latex_text(note.replace("`", "")) for note in [legend, *report.faults])
+    return f"{laid_out(columns, lines, form='latex')}\n\n\\smallskip\n{{\\footnotesize {notes}\\par}}\n"
+
+
+class AccuracyLine(NamedTuple):
+    """A line of data_sets.csv: a network in a phase, on all images or without those that are excluded."""
+
+    phase: str
+    data: str
+    image_size: int
+    network: str
+    label: str
+    runs: int
+    images: str  # `ALL` or `KEPT`
+    test_images: int  # how many these are
+    top1_percent: float
+    top1_low_percent: float
+    top1_high_percent: float
+
+
+def _accuracy_lines(report: ExperimentReport) -> Iterator[AccuracyLine]:
+    for phase in report.phases:
+        for images, results in ((ALL, phase.results), (KEPT, phase.kept)):
+            for row in results.findings.rows if results else ():
+                found, network = row.top1, row.network
+                yield AccuracyLine(
+                    *(phase.name, phase.data, phase.facts.image_size, network.name, row.label, row.seeds),
+                    *(images, len(network.runs[0].correct)),
+                    *(100 * found.estimate, 100 * found.low, 100 * found.high),
+                )
+
+
+class EffectLine(NamedTuple):
+    """A line of effects_across.csv: an effect on a set, or what it differs in from the general set."""
+
+    contrast: str
+    label: str
+    kind: str
+    primary: bool
+    images: str  # `ALL` or `KEPT`
+    what: str  # effect, difference
+    sets: str  # joined by ``+`` where it is the mean of several
+    minus: str  # the general set, of a difference
+    runs: int  # of each network on these sets, that it is over
+    estimate_points: float
+    low_points: float
+    high_points: float
+    p_value: float
+    p_holm: float
+    p_better: float
+
+
+def _effect_lines(report: ExperimentReport) -> Iterator[EffectLine]:
+    for images, findings in ((ALL, report.across), (KEPT, report.across_kept)):
+        if findings is None:
+            continue
+        for each in findings.effects:
+            for name, effect in zip(findings.sets, each.effects, strict=True):
+                if effect:
+                    yield _effect_line(each.contrast, images, ("effect", name, ""), effect)
+            for gap in each.gaps:
+                yield _effect_line(
+                    each.contrast, images, ("difference", "+".join(gap.sets), findings.sets[0]), gap
+                )
+
+
+def _effect_line(
+    contrast: Contrast, images: str, what: tuple[str, str, str], found: Effect | Gap
+) -> EffectLine:
+    d = found.difference
+    return EffectLine(
+        *(contrast.name, contrast.label, contrast.kind, contrast.primary, images, *what, found.runs),
+        *(100 * d.estimate, 100 * d.low, 100 * d.high, d.p_value, d.p_holm, d.p_better),
+    )
