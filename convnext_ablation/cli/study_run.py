@@ -26,7 +26,8 @@ from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study` command."""
     add_plan_arguments(parser)
-    parser.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="the study's folder")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; required")
+    parser.set_defaults(misused=parser.error)
     parser.add_argument(
         "--engine",
         choices=("local", "slurm", "ray"),
@@ -51,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Does what is left of the study, prints its table and answer, and writes its report."""
     start = time.monotonic()
+    if not (args.experiment or args.phase or args.data):
+        args.misused("name an experiment, or the data of a study with --data")
+    if args.output is None:
+        args.misused("name the study's folder with --output")
     for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
         if value and args.engine != needed:
             raise UserError(f"--{option}: is for --engine {needed}")
