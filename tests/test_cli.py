@@ -21,7 +21,7 @@ def test_version(capsys):
     [
         ([], "COMMAND"),
         (["studi"], "did you mean 'study'?"),
-        (["study"], "--output"),
+        (["study"], "--data"),
         (["prepare", "typeface", "out"], "did you mean 'typefaces'?"),
     ],
 )
