@@ -1,6 +1,7 @@
 """A study on real clusters, a Slurm and a Ray of two nodes each on loopback, which outlive a driver."""
 
 import _thread
+import itertools
 import json
 import os
 import platform
@@ -24,6 +25,7 @@ from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.phases import read_phases, save_phases
 from convnext_ablation.study.slurm import Slurm, queue_of
 from convnext_ablation.study.status import RunState
 from convnext_ablation.study.store import finished_epochs, holder_of, read_study, save_study
@@ -54,6 +56,7 @@ NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 State=
 PartitionName=test Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 EPOCHS = 5
+SLOW = pytest.mark.skipif(not os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"), reason="takes minutes")
 
 
 @pytest.fixture
@@ -336,7 +339,7 @@ def test_a_cluster_that_does_not_answer_or_has_no_gpus_is_one_line(cluster, argu
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.skipif(not os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"), reason="takes minutes")
+@SLOW
 @pytest.mark.parametrize("engine", ["slurm", "ray"])
 def test_processes_of_a_run_that_is_killed_end_and_resume(engine, request, arguments, tmp_path):
     folder, made = tmp_path / "study", request.getfixturevalue({"ray": "cluster"}.get(engine, engine))
@@ -352,3 +355,76 @@ def test_processes_of_a_run_that_is_killed_end_and_resume(engine, request, argum
     assert not ask("pgrep", "-f", str(folder))
     assert epochs_done(folder)[killed] == left < EPOCHS
     assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)
+
+
+PHASES = """
+general: {data: letters, recipe: RECIPE, seeds: [0]}
+fine: {data: birds, recipe: RECIPE, start: general, seeds: [0]}
+finer: {data: dogs, recipe: RECIPE, start: general, seeds: [1]}
+"""
+
+
+@pytest.fixture
+def experiment(image_folder, recipe_file, tmp_path):
+    """Two networks in three phases: six runs, four of which start from the others, without a test split."""
+    shutil.copytree(image_folder, tmp_path / "letters", ignore=shutil.ignore_patterns("test"))
+    (tmp_path / "design.yaml").write_text(DESIGN)
+    phases = "".join(f"  {line}\n" for line in PHASES.replace("RECIPE", str(recipe_file)).splitlines())
+    (tmp_path / "mine.yaml").write_text(f"design: {tmp_path / 'design.yaml'}\nphases:\n{phases}")
+    data = [f"letters={tmp_path / 'letters'}", f"birds={image_folder}", f"dogs={image_folder}"]
+    return ["run", str(tmp_path / "mine.yaml"), f"--output={tmp_path / 'study'}", "--data", *data]
+
+
+def undisturbed_phases(folder, like):
+    save_phases(folder, read_phases(like))
+    do_all(folder)
+    return outcomes(folder)
+
+
+def tasks_of_jobs(folder):
+    """What each job does, by its id, and which jobs it waits for."""
+    from submitit.core.utils import DelayedSubmission
+
+    waits = [line.partition("|") for line in ask("squeue", "-h", "-r", "-o", "%i|%E")]
+    after = {job: re.findall(r"afterany:(\d+(?:_[\d*]+)?)", reason) for job, _, reason in waits}
+    path = "{}/slurm/{}_submitted.pkl"
+    tasks = {job: DelayedSubmission.load(path.format(folder, job)).function.task for job in after}
+    return {task: sorted(tasks.get(each, each) for each in after[job]) for job, task in tasks.items()}
+
+
+@SLOW
+def test_on_slurm_fine_tuning_waits_for_its_own_pre_training_only(slurm, experiment, tmp_path):
+    folder, networks = tmp_path / "study", ("model_i_atto", "kernel_5_atto")
+    first = start(*experiment, "--engine=slurm", "--sbatch", "hold")
+    wait_for(lambda: len(ask("squeue", "-h", "-r", "-o", "%i")) == 6, first)
+    first.kill()
+    first.communicate()
+    expected = {f"general.{network}-seed0": [] for network in networks}
+    for network, of in itertools.product(networks, ("fine.{}-seed0-from0", "finer.{}-seed1-from0")):
+        expected[of.format(network)] = [f"general.{network}-seed0"]
+    assert tasks_of_jobs(folder) == expected
+    ask("scontrol", "release", ",".join(ask("squeue", "-h", "-o", "%A")))
+    assert cli.main(["study", *experiment, "--engine=slurm"]) == 0
+    assert len(outcomes(folder)) == 6
+    assert outcomes(folder) == undisturbed_phases(tmp_path / "undisturbed", folder)
+    assert len(list((folder / "slurm").glob("*_submission.sh"))) == 3, "no run is submitted twice"
+
+
+@SLOW
+def test_phases_on_slurm_keep_the_limit_of_jobs(slurm, experiment, tmp_path):
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        watching = threads.submit(watch, over)
+        code = cli.main(["study", *experiment, "--engine=slurm", "--jobs=1"])
+        over.set()
+    assert code == 0
+    assert watching.result() == 1
+    assert outcomes(tmp_path / "study") == undisturbed_phases(tmp_path / "undisturbed", tmp_path / "study")
+
+
+@SLOW
+def test_phases_on_ray_end_complete(cluster, experiment, tmp_path):
+    given = ["--engine=ray", f"--ray-address={cluster.address}"]
+    assert cli.main(["study", *experiment, *given]) == 0
+    assert len(outcomes(tmp_path / "study")) == 6
+    assert outcomes(tmp_path / "study") == undisturbed_phases(tmp_path / "undisturbed", tmp_path / "study")

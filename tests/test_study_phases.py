@@ -1,7 +1,11 @@
 """An experiment of several phases: each network is fine-tuned as soon as its own pre-training is done."""
 
+import csv
 import json
+import os
+import random
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +13,8 @@ import pytest
 import yaml
 from conftest import RECIPE
 from inline_engine import Inline, do_all
+from test_study_running import at_work, kill, start, wait_for
+from test_study_running import finished as times_of_results
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.data.prepare import BUILT_IN
@@ -18,6 +24,7 @@ from convnext_ablation.study.experiment_file import experiment_names, experiment
 from convnext_ablation.study.phases import read_phases, save_phases
 from convnext_ablation.study.setup import plan_phases
 from convnext_ablation.study.status import StudyProgress, Survey
+from convnext_ablation.study.store import finished_epochs
 from convnext_ablation.training.checkpoints import load_checkpoint
 
 PHASES = {
@@ -172,6 +179,54 @@ def test_what_was_killed_anywhere_ends_with_the_same_results(finished, command, 
     do_all(tmp_path / "out")
     assert results(tmp_path / "out") == results(folder)
     assert len(results(folder)) == len(order)
+
+
+TIMED = ("train_images_per_second", "train_seconds", "seconds", "images_per_second")
+
+
+def tables(folder):
+    """All tables of the reports, without what was timed and where it lies."""
+    found = {}
+    for path in folder.glob("**/report/*.csv"):
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        kept = [{k: v for k, v in row.items() if k not in TIMED} for row in rows]
+        found[str(path.relative_to(folder))] = kept
+    return found
+
+
+@pytest.mark.skipif(not os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"), reason="takes minutes")
+def test_processes_and_drivers_that_are_killed_at_any_moment_end_with_the_undisturbed_tables(
+    command, tmp_path, monkeypatch, capfd
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    kinds, epochs = ["run", "driver", "both", "run", "driver", "run", "run", "both"], 10
+    seed = time.time_ns() % 1_000_000
+    print("seed of the moments:", seed)
+    rng = random.Random(seed)
+    call = [*command({"general": {"seeds": [0]}, "fine": {"seeds": [0]}}), f"--epochs={epochs}"]
+    folder, driver, done = tmp_path / "out", None, {}
+    begun = {}  # epochs that each run's next process finds
+    for kind in kinds:
+        if driver is None or driver.poll() is not None:
+            driver = start(*call[1:], "--jobs=2", "--retry-failed")
+        wait_for(lambda: at_work(folder), driver)
+        time.sleep(rng.uniform(0, 1.5))
+        begun |= {each: finished_epochs(each)[0] for each in kill(kind, folder, driver, rng)}
+        assert done.items() <= times_of_results(folder).items(), "what is finished stays as it is"
+        done = times_of_results(folder)
+    assert cli.main([*call, "--jobs=2", "--retry-failed"]) == 0
+    for path in folder.glob("*/runs/*/result.json"):
+        trained = json.loads(path.read_text())["elapsed_epochs"]
+        assert trained == epochs - begun.get(path.parent, 0), "no epoch is trained twice"
+    undisturbed = [word.replace(str(folder), str(tmp_path / "undisturbed")) for word in call]
+    save_phases(tmp_path / "undisturbed", planned(undisturbed))
+    do_all(tmp_path / "undisturbed")
+    assert cli.main(undisturbed) == 0
+    assert len(results(folder)) == 6
+    assert results(folder) == results(tmp_path / "undisturbed")
+    assert tables(folder) == tables(tmp_path / "undisturbed")
+    assert len(tables(folder)) > 6
 
 
 def test_fine_tuning_waits_for_its_own_pre_training_only(command, tmp_path):

@@ -95,13 +95,15 @@ def start(*arguments):
 
 
 def finished(folder):
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("**/runs/*/result.json")}
 
 
 def outcomes(folder):
     """What each run came to, without what was timed or is another process's."""
     same = ("identity", "learning_rate", "best_epoch", "val_top1_percent", "val_loss", "test_loss", "gmacs")
-    results = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("runs/*/result.json")}
+    results = {
+        path.parent.name: json.loads(path.read_text()) for path in folder.glob("**/runs/*/result.json")
+    }
     return {name: [result[each] for each in same] for name, result in results.items()}
 
 
@@ -127,7 +129,7 @@ def begin(local, run, folder):
 
 def at_work(folder):
     """The process of each run that is being done."""
-    holders = {each: holder_of(each) for each in folder.glob("runs/*")}
+    holders = {each: holder_of(each) for each in folder.glob("**/runs/*")}
     found = {each: re.search(r"process (\d+)", holder.where) for each, holder in holders.items() if holder}
     return {each: int(process[1]) for each, process in found.items() if process}
 
