@@ -10,7 +10,7 @@ from convnext_ablation.study.experiment_file import PHASE_KEYS, experiment_names
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that `plan_study` reads."""
+    """Adds the arguments that `plan_phases` reads."""
     add = parser.add_argument
     experiment = f"an experiment of several phases: {', '.join(experiment_names())}, or a YAML file"
     add("experiment", nargs="?", metavar="EXPERIMENT", help=experiment)

@@ -215,7 +215,7 @@ def _flow(value: object) -> str:
 
 def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str]:
     """The folders of data sets by name, of ``NAME=FOLDER`` words."""
-    used = [str(phase["data"]) for phase in phases.values()]
+    used = list(dict.fromkeys(str(phase["data"]) for phase in phases.values()))
     folders: dict[str, str] = {}
     for word in words:
         name, equals, folder = word.partition("=")

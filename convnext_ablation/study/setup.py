@@ -44,9 +44,15 @@ _GPU_WORKERS = 4  # timm's default; on a CPU, workers take cores from other runs
 def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
     """Makes an experiment's phases of a command line's arguments, having checked all that can be."""
     planned: dict[str, tuple[Study, FolderSummary]] = {}
-    for phase in phases_of(args):
+    phases = phases_of(args)
+    for phase in phases:  # what is quick to tell, of all of them
         with _named(phase.phase):
-            planned[phase.phase] = plan_study(phase, planned[phase.start][0] if phase.start else None)
+            _check_numbers(phase)
+            _check_device(phase)
+            _check_data(phase)
+    for phase in phases:
+        with _named(phase.phase):
+            planned[phase.phase] = _plan_study(phase, planned[phase.start][0] if phase.start else None)
     return list(planned.values())
 
 
@@ -61,11 +67,8 @@ def _named(phase: str) -> Iterator[None]:
         raise UserError(f"phase {phase}: {error}") from error
 
 
-def plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[Study, FolderSummary]:
+def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[Study, FolderSummary]:
     """Makes a study of the arguments of a phase, which may start from the networks of another."""
-    _check_numbers(args)
-    _check_device(args)
-    _check_data(args)
     recipe_name = args.recipe or args.data.replace("-", "_")
     recipe, given = overridden(read_recipe(recipe_name), args)
     for name in ("pretrained_path", "initial_checkpoint"):
