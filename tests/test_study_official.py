@@ -1,5 +1,6 @@
 """From official archives to finished phases, by the commands in the header of a shipped experiment."""
 
+import csv
 import json
 import os
 import re
@@ -9,7 +10,6 @@ from pathlib import Path
 import pytest
 import timm
 import yaml
-from hub_server import TOKEN
 from huggingface_hub import constants
 from inline_engine import Inline
 from official_archives import bird_files, dog_files, write_imagenet, write_tar
@@ -18,13 +18,13 @@ from safetensors.torch import save
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run
 from convnext_ablation.study.experiment_file import experiment_names, experiment_path
-from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.setup import plan_phases
-from convnext_ablation.study.status import Survey
 
-MODEL = "test_vit.r160_in1k"  # of timm; for images of one size only
 CLASSES = {"imagenet": 2, "cub200": 3, "stanford-dogs": 2}
 SLOW = bool(os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"))
+BASELINES = ["resnet50.tv_in1k", "convnext_tiny.fb_in1k", "vit_small_patch16_224.augreg_in1k"]
+# of timm; the last is for images of one size only
+WIDTH, MODELS = ("full", BASELINES) if SLOW else ("atto", ["test_vit.r160_in1k"])
 
 
 def commands_of(name):
@@ -49,12 +49,10 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def hub_with_weights(hub, monkeypatch, tmp_path):
-    """The hub has the weights of one model of timm; nothing is in the cache."""
-    for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "hub")}.items():
-        monkeypatch.setenv(name, value)  # for processes
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    """The hub has weights of the models of timm; nothing is in the cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    hub.add(f"timm/{MODEL}", {"model.safetensors": save(timm.create_model(MODEL).state_dict())})
+    for name in MODELS:
+        hub.add(f"timm/{name}", {"model.safetensors": save(timm.create_model(name).state_dict())})
     return hub
 
 
@@ -67,9 +65,14 @@ def prepared(name):
     phases = yaml.safe_load(experiment_path(name).read_text())["phases"]
     data = {phase: said["data"].partition("_")[0] for phase, said in phases.items()}
     classes = [f"{phase}.num_classes={CLASSES[each]}" for phase, each in data.items()]
-    small = ["--width=atto", "--precision=float32", "--device=cpu", "--enlarge", "--epochs=1"]
-    small += ["--batch-size=2", "--set", "global_batch=2", *classes, "--models", MODEL]
-    return [*study, *small, *([] if SLOW else ["--seeds", "0"])]
+    small = [f"--width={WIDTH}", "--precision=float32", "--device=cpu", "--enlarge", "--epochs=1"]
+    small += ["--batch-size=2", "--set", "global_batch=2", *classes, "--seeds", "0"]
+    return [*study, *small, "--models", *MODELS]
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def results(folder, phase):
@@ -78,31 +81,31 @@ def results(folder, phase):
     return list(zip([json.loads(path.read_text()) for path in paths], arguments, strict=True))
 
 
-def test_the_documented_commands_take_official_archives_to_finished_phases(
+def test_the_documented_commands_take_official_archives_to_the_tables(
     here, hub_with_weights, monkeypatch, capsys
 ):
-    """With CONVNEXT_ABLATION_SLOW_TESTS set, all seeds, in processes of their own."""
-    if not SLOW:
-        monkeypatch.setattr(study_run, "engine_of", lambda *_: Inline())
-    command, seeds = prepared("fgvc_11785"), 3 if SLOW else 1
-    assert cli.main(command) == 0
+    """With CONVNEXT_ABLATION_SLOW_TESTS set, of networks and baselines that the project reported."""
+    monkeypatch.setattr(study_run, "engine_of", lambda *_: Inline())
+    assert cli.main(prepared("fgvc_11785")) == 0
     told = capsys.readouterr()
     assert "DATA/imagenet: no test split; accuracies are on val, after the last epoch" in told.out
     assert re.findall(r"WARNING: (\S+?)/\w+: the images are enlarged", told.err) == [f"{here}/DATA/imagenet"]
     folder = here / "runs" / "fgvc"
     assert [result["test_images"] for result, _ in results(folder, "imagenet")] == [4] * 5
     for phase in ("cub200", "stanford-dogs"):
-        assert len(results(folder, phase)) == 6 * seeds
+        assert len(results(folder, phase)) == 5 + len(MODELS)
         for result, arguments in results(folder, phase):
             assert result["test_images"] == 3
             start = f"{folder}/imagenet/runs/{result['network']}-seed0-"
-            assert result["model"] == MODEL or arguments["pretrained_path"].startswith(start)
-        for result, arguments in results(folder, f"{phase}_448"):
-            assert (result["model"], result["test_images"]) == (MODEL, 3)
-            assert arguments["model_kwargs"] == {"img_size": 448}
-    assert len(hub_with_weights.said("GET /storage")) == 1
-    states = Survey(read_phases(folder), folder).look()
-    assert [state.status for state in states] == ["done"] * (5 + 2 * 7 * seeds)
+            assert result["model"] in MODELS or arguments["pretrained_path"].startswith(start)
+        sizes = {result["model"]: run["model_kwargs"] for result, run in results(folder, f"{phase}_448")}
+        assert sizes == {**{model: {} for model in MODELS}, MODELS[-1]: {"img_size": 448}}
+    assert len(hub_with_weights.said("GET /storage")) == len(MODELS)
+    accuracies = rows(folder / "report" / "data_sets.csv")
+    assert len(accuracies) == 5 + 2 * (5 + 2 * len(MODELS))
+    tables = {path.stem: rows(path) for path in (folder / "report").glob("fgvc_11785*.csv")}
+    measured = {name: sum(bool(row["measured"]) for row in table) for name, table in tables.items()}
+    assert sorted(measured.values()) == ([5, 10, 12] if SLOW else [])
 
 
 def test_the_documented_commands_of_what_was_reported_fit_together(here, hub_with_weights):
@@ -124,7 +127,7 @@ def test_published_weights_that_cannot_be_fetched_are_missed_before_anything_is_
     hub_with_weights.faults.append(("model.safetensors", 404)) if fault else hub_with_weights.close()
     assert cli.main(command) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"convnext-ablation: error: timm/{MODEL}: model.safetensors: ")
+    assert line.startswith(f"convnext-ablation: error: timm/{MODELS[0]}: model.safetensors: ")
     assert not (here / "runs").exists()
 
 
