@@ -56,7 +56,7 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
     A command line without an experiment is one phase without a name.
 
     Raises:
-        UserError: A phase can't be told from what is given, or phases start from one another.
+        UserError: What is given does not define a phase, or phases start from one another.
     """
     asked = _read(args.experiment) if args.experiment else {}
     phases: dict[str, dict[str, Any]] = {}

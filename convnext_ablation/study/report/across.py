@@ -241,7 +241,7 @@ def _scatter(each: SetResults, asked: set[str]) -> Scatter | None:
 
 
 def answer_across(findings: AcrossFindings) -> str:
-    """Says which components matter more on the fine-tuned sets, which less, and which can't be told."""
+    """Says which components matter more on the fine-tuned sets, which less, and which are not significant."""
     general, *others = findings.sets
     groups: dict[str, list[EffectAcross]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
     for each in findings.effects:
