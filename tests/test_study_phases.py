@@ -319,8 +319,20 @@ def test_a_changed_experiment_is_refused_and_what_it_would_cost_is_said(finished
     assert (
         "epochs of its recipe is 1, not 2; its 4 finished runs, and what starts from them, would not" in error
     )
-    with pytest.raises(UserError, match="with the phases general, fine, finer, not general, fine"):
+    with pytest.raises(UserError, match=r"phases general, fine, finer, not an experiment .* general, fine;"):
         save_phases(tmp_path / "out", planned(command())[:2])
+    alone = replace(planned(command())[0], phase="")
+    with pytest.raises(UserError, match="phases general, fine, finer, not a single study; give another"):
+        save_phases(tmp_path / "out", [alone])
+
+
+def test_an_experiment_leaves_a_study_that_is_there_as_it_is(command, tmp_path):
+    phases = planned(command())
+    save_phases(tmp_path / "out", [replace(phases[0], phase="")])
+    before = (tmp_path / "out" / "study.json").read_text()
+    with pytest.raises(UserError, match="holds a single study, not an experiment with the phases general, "):
+        save_phases(tmp_path / "out", phases)
+    assert (tmp_path / "out" / "study.json").read_text() == before
 
 
 def test_parts_of_an_experiment_are_flags_too(command, folders):

@@ -29,12 +29,10 @@ def save_phases(folder: Path, phases: Sequence[Study]) -> list[Study]:
         UserError: It holds another experiment; the message says what differs.
     """
     names = [phase.phase for phase in phases]
-    known = _names(folder)
+    known = [""] if (folder / STUDY_FILE).exists() else _names(folder)
     if known is not None and known != names:
-        raise UserError(
-            f"{folder}: holds an experiment with the phases {', '.join(known)}, not {', '.join(names)}; "
-            "give another --output"
-        )
+        held, asked = (_title(each) for each in (known, names))
+        raise UserError(f"{folder}: holds {held}, not {asked}; give another --output")
     saved: list[Study] = []
     for phase in phases:
         start = next((each for each in saved if phase.start and each.phase == phase.start.phase), None)
@@ -48,6 +46,10 @@ def read_phases(folder: Path) -> list[Study]:
     """Reads the phases of an experiment, or the one study that a folder holds."""
     names = _names(folder)
     return [read_study(folder / name) for name in names] if names else [read_study(folder)]
+
+
+def _title(names: Sequence[str]) -> str:
+    return f"an experiment with the phases {', '.join(names)}" if names != [""] else "a single study"
 
 
 def _names(folder: Path) -> list[str] | None:
