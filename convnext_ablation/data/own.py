@@ -1,4 +1,4 @@
-"""Anyone's own photographs: a folder of classes, a list in a CSV file, or a data set of the Hugging Face hub.
+"""Anyone's own photographs: a folder of classes, and what lists and data sets of the hub share with it.
 
 Splits that are there are kept; a val or test split that isn't is held out of train, so many images of each
 class, always the same.
@@ -6,18 +6,17 @@ class, always the same.
 
 from __future__ import annotations
 
-import csv
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from convnext_ablation.data.archives import Piece, Source, open_source
+from convnext_ablation.data.archives import Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError
 
 _IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
@@ -98,118 +97,6 @@ def _without_top(source: Source) -> Source:
     return Source(source.path, {name.removeprefix(top): source[name] for name in source})
 
 
-@dataclass(frozen=True)
-class ImageList(OwnPhotographs):
-    """Images that a CSV file lists with the columns ``path`` and ``class``, and ``split`` if it says so."""
-
-    name: ClassVar[str] = "csv"
-    summary: ClassVar[str] = "your own images, listed in a CSV file: path, class and, if you like, split"
-    required: ClassVar[str] = "file"
-
-    file: Path | None = option(None, "the CSV file", identity=False)
-    root: Path | None = option(
-        None, "folder that the paths are below, if not that of the file", identity=False
-    )
-
-    def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals in the class of their line."""
-        assert self.file is not None
-        return self.completed(_listed(self.file, self.root or self.file.parent), str(self.file))
-
-
-def _listed(path: Path, root: Path) -> Iterator[Photograph]:
-    seen = set()
-    for where, row in _read_rows(path):
-        name, label = row["path"] or "", row["class"] or ""
-        split = SPLIT_OF.get((row.get("split") or "train").strip().lower(), "")
-        if not name or not label:
-            raise UserError(f"{where} has no {'class' if name else 'path'}; complete or remove it")
-        if not split:
-            raise UserError(f"{where} has the split {row['split']!r}; write train, val or test")
-        if name in seen:
-            raise UserError(f"{where} lists {name} a second time; remove one")
-        seen.add(name)
-        with in_one_line(f"{where}: {root / name} can't be read"):
-            size = (root / name).stat().st_size
-        yield Photograph(name, name, class_folder(label), split, Piece(root / name, 0, size))
-
-
-def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            if missing := sorted({"path", "class"} - set(rows.fieldnames or ())):
-                raise UserError(f"{path} has no column {missing[0]!r} in its first line; add it")
-            for row in rows:
-                yield f"{path} line {rows.line_num}", row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); mend it") from error
-
-
 def class_folder(name: str) -> str:
     """The name of a class as that of a folder."""
     return re.sub(r"[/\\\0\n]", "_", name.strip()).lstrip(".") or "_"
-
-
-@dataclass(frozen=True)
-class HubPhotographs(OwnPhotographs):
-    """A data set of the Hugging Face hub, or a folder in one of its formats, loaded by `datasets`."""
-
-    name: ClassVar[str] = "hfds"
-    summary: ClassVar[str] = "a data set of the Hugging Face hub, or a folder in one of its formats"
-    required: ClassVar[str] = "source"
-
-    source: str = option("", "its name on the hub, or the folder")
-    config: str = option("", "which of its configurations")
-    revision: str = option("", "commit, tag or branch; the newest if not given")
-    image_key: str = option("image", "column of the images")
-    target_key: str = option("label", "column of the labels")
-
-    def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals of its splits."""
-        try:
-            import datasets
-        except ImportError as error:
-            raise UserError(f"hfds: {error.name} is missing; pip install datasets") from error
-        try:
-            found = datasets.load_dataset(self.source, self.config or None, revision=self.revision or None)
-            image = datasets.Image(decode=False)
-            tables = {split: table.cast_column(self.image_key, image) for split, table in found.items()}
-        except Exception as error:  # it raises anything
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"hfds: {self.source} can't be loaded: {reason}") from error
-        return self.completed(self._rows(tables), self.source)
-
-    def _rows(self, tables: Mapping[str, Any]) -> Iterator[Photograph]:
-        for name, table in tables.items():
-            split = SPLIT_OF.get(name)
-            if split is None:
-                print(f"{self.source}: the split {name!r} is none of train, val and test; left out")
-                continue
-            if self.target_key not in table.column_names:
-                known = ", ".join(table.column_names)
-                raise UserError(
-                    f"hfds: there is no column {self.target_key!r} but {known}; give --target-key"
-                )
-            names = getattr(table.features[self.target_key], "names", None)
-            width = len(str(len(table)))
-            for number, label in enumerate(table[self.target_key]):
-                class_name = class_folder(names[label] if names else str(label))
-                file = f"{name}_{number:0{width}d}.jpg"
-                yield Photograph(file, file, class_name, split, _Row(table, number, self.image_key))
-
-
-@dataclass(frozen=True)
-class _Row:
-    """An image in a table."""
-
-    table: Any
-    number: int
-    column: str
-
-    def read(self) -> bytes:
-        """Its file."""
-        image = self.table[self.number][self.column]
-        if image is None:
-            raise UserError(f"hfds: row {self.number} has no image in {self.column!r}; give --image-key")
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()

@@ -37,8 +37,10 @@ from convnext_ablation.data.folder import (
     sort_classes,
     write_manifest,
 )
+from convnext_ablation.data.hub_images import HubPhotographs
+from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
-from convnext_ablation.data.own import HubPhotographs, ImageFolder, ImageList
+from convnext_ablation.data.own import ImageFolder
 from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
