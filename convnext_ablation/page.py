@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-__all__ = ["picture_uri", "render", "uri_of"]
+__all__ = ["render", "uri_of"]
 
 _QUALITY = 75
 
@@ -36,22 +35,6 @@ def render(template: str, **context: Any) -> str:
     )
     environment.filters["sha256"] = _sha256
     return environment.get_template(template).render(**context)
-
-
-def picture_uri(path: Path, side: int) -> str:
-    """An image as a small JPEG in a data URI; empty if it can't be decoded.
-
-    Args:
-        path: The file.
-        side: Width and height are at most so many pixels.
-    """
-    try:
-        with Image.open(path) as image:
-            small = image.convert("RGB")
-    except Exception:  # decoders raise anything
-        return ""
-    small.thumbnail((side, side))
-    return uri_of(small)
 
 
 def uri_of(picture: Image.Image) -> str:

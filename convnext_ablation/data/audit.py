@@ -19,9 +19,10 @@ from convnext_ablation.data.overlap import (
     near_duplicates,
     pretraining_overlap,
 )
+from convnext_ablation.data.pictures import picture_uri
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv, write_text
-from convnext_ablation.page import picture_uri, render
+from convnext_ablation.page import render
 
 SHOWN = 50  # pairs of a kind on the page
 _CACHE, _MEASURED = "cache", "measured.jsonl"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
 import itertools
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import track
+from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import available_cores
 
@@ -106,9 +106,9 @@ def decode(data: bytes, checksums: bool = True) -> Image.Image:
     """
     try:
         if checksums:
-            with Image.open(io.BytesIO(data)) as image:
+            with open_picture(data) as image:
                 image.verify()
-        whole = Image.open(io.BytesIO(data))
+        whole = open_picture(data)
         whole.load()
     except Exception as error:  # Pillow's decoders raise many kinds
         # without the address of the buffer that Pillow read from, which differs each time

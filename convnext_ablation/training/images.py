@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.distributed import seed_stream
 
@@ -67,7 +68,7 @@ class Images(Dataset):
         """
         try:
             file, target = self.reader[index]  # torchvision has opened it
-            with file, file if isinstance(file, Image.Image) else Image.open(file) as image:
+            with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
                 return image.convert(self.mode), int(target)
         except Exception as error:  # decoders raise anything
             path, reason = os.path.join(self.name, self.id(index)), " ".join(str(error).split())

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
@@ -42,7 +43,7 @@ def look_at(images: Images) -> Sample:
     for index in range(0, len(images), math.ceil(len(images) / _SAMPLE)):
         with suppress(Exception):  # a decoder raises anything; training names the image
             file, _ = images.reader[index]
-            with file, file if isinstance(file, Image.Image) else Image.open(file) as image:
+            with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
                 side = min(image.size)
                 image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # what a JPEG can be decoded small by
                 image.thumbnail((_THUMBNAIL, _THUMBNAIL))

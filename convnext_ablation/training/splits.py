@@ -8,6 +8,7 @@ from PIL import ImageMode
 from timm.data import create_dataset, get_img_extensions
 
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
+from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
@@ -56,6 +57,8 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
             target_key=arguments.target_key,
             trust_remote_code=arguments.dataset_trust_remote_code,
         )
+    if hasattr(dataset, "loader"):  # torchvision's own opens any format
+        dataset.loader = open_picture
     images = Images(getattr(dataset, "reader", dataset), mode, called)
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")

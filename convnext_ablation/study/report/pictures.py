@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from convnext_ablation.console import track
+from convnext_ablation.data.pictures import picture_uri
 from convnext_ablation.errors import UserError
-from convnext_ablation.page import picture_uri, uri_of
+from convnext_ablation.page import uri_of
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.answer import percent_points, verdict
 from convnext_ablation.study.report.classes import Confusion, examples, surest
