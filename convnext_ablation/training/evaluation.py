@@ -11,11 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.distributed import Processes, SharedError
 from convnext_ablation.training.images import EvaluatedImages, Images
-from convnext_ablation.training.loaders import evaluation_loader
+from convnext_ablation.training.loaders import evaluation_loader, worker_errors
 from convnext_ablation.training.parts import Precision, memory_format
 from convnext_ablation.training.predictions import Predictions
 
@@ -60,7 +59,9 @@ def predict(
                 logits = model(images.contiguous(memory_format=memory_format)).float()
             probability, classes = logits.softmax(dim=1).topk(min(5, logits.shape[1]), dim=1)
             losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-            parts.append(tuple(each.cpu() for each in (targets, classes, probability[:, 0], losses)))
+            # copies: the targets of a worker lie in shared memory, which takes a file descriptor a batch
+            kept = (targets.clone(), classes, probability[:, 0], losses)
+            parts.append(tuple(each.cpu() for each in kept))
             on_batch(number, len(targets))
     finally:
         model.train(training)
@@ -80,7 +81,7 @@ def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
     """
     read = sum(len(part["targets"]) for part in parts)
     if read != len(ids):
-        raise UserError(f"{len(ids)} images listed but {read} read; the folder changed meanwhile")
+        raise SharedError(f"{len(ids)} images listed but {read} read; the folder changed meanwhile")
     whole = {}
     for name in _EMPTY:
         values = [part[name] for part in parts]
@@ -88,7 +89,13 @@ def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
         for rank, value in enumerate(values):
             if len(value):
                 whole[name][rank :: len(parts)] = value
-    loss = float(whole.pop("losses").mean(dtype=np.float64))
+    losses = whole.pop("losses")
+    if len(wrong := np.flatnonzero(~np.isfinite(losses + whole["probability"]))):
+        raise SharedError(
+            f"{ids[wrong[0]]}: the network's logits aren't finite, as for {len(wrong)} of {read} images; "
+            "evaluate other weights, or in float32"
+        )
+    loss = float(losses.mean(dtype=np.float64))
     return Predictions(ids=np.array(ids, dtype=np.str_), **whole, loss=loss)
 
 
@@ -111,7 +118,7 @@ def evaluate(
         data_config: How images are prepared, as `resolve_data_config` gives it.
         processes: This process and the others.
         precision: Context that the network runs in.
-        on_progress: Called with the images done by this process, and its images in all.
+        on_progress: Called with the images done by all processes, and the images in all.
         should_stop: Whether to give up, asked after each batch; it then raises `EvaluationStoppedError`.
     """
     dataset = EvaluatedImages(images, processes.rank, processes.world_size)
@@ -122,10 +129,11 @@ def evaluate(
     def counted(number: int, batch: int) -> None:
         nonlocal done
         done += batch
-        on_progress(done, len(dataset))
+        on_progress(min(done * processes.world_size, len(images)), len(images))
         if number < common and processes.any(should_stop()):  # some processes have one batch more
             raise EvaluationStoppedError
 
     loader = evaluation_loader(dataset, arguments, data_config, processes.device)
-    part = predict(model, loader, memory_format(arguments), precision, counted)
+    with worker_errors():
+        part = predict(model, loader, memory_format(arguments), precision, counted)
     return merge(processes.gather(part), images.ids())

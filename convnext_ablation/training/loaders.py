@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from timm.data import FastCollateMixup, create_loader
+from torch.utils.data import get_worker_info
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
@@ -18,6 +22,10 @@ from convnext_ablation.training.images import EvaluatedImages, TrainingImages, U
 
 # well below the 30 seconds that torchrun waits before it kills
 _SECONDS_TO_END = 10.0
+# a batch may take longer: workers have stalled when none of them has read an image for so many waits
+_SECONDS_A_WAIT, _MOST_WAITS = 8.0, 3
+_SHARED_MEMORY = "/dev/shm"
+_END = object()
 
 
 def training_loader(
@@ -99,6 +107,11 @@ def _loader(
             worker_seeding=_start_worker,
             **options,
         )
+    if arguments.workers:
+        with worker_errors():
+            dataset.transform = counted = _Counted(dataset.transform)
+        loader.loader.collate_fn = _Shared(loader.loader.collate_fn)
+        loader.loader = _Watched(loader.loader, counted.read)
     return _Batches(loader)
 
 
@@ -114,6 +127,102 @@ class _Batches:
         except UnreadableImageError as error:
             error.__traceback__ = None  # it keeps workers alive, which then wait for work
             raise UserError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+
+
+class _Shared:
+    """Puts a batch into shared memory in the worker's main thread: an error in another would be lost."""
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, images: Any) -> Any:
+        batch = self.collate(images)
+        return [tensor.share_memory_() for tensor in batch] if get_worker_info() else batch
+
+
+class _Counted:
+    """Prepares images, and counts them where the main process sees it; of use as a sign of life only."""
+
+    def __init__(self, prepare: Callable[[Any], Any]) -> None:
+        self.prepare = prepare
+        self.read = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def __call__(self, image: Any) -> Any:
+        self.read += 1
+        return self.prepare(image)
+
+
+class _Watched:
+    """torch's loader, which gives up when its workers have stalled."""
+
+    def __init__(self, loader: Any, read: torch.Tensor) -> None:
+        self.loader, self.read = loader, read
+        loader.timeout = _SECONDS_A_WAIT  # timm's function has no argument for it
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = iter(self.loader)
+        waits, read = 0, int(self.read)
+        while (batch := _next(batches)) is not _END:
+            if batch is not None:
+                waits = 0
+                yield batch
+                continue
+            waits, read = waits + 1 if read == int(self.read) else 0, int(self.read)
+            if waits == _MOST_WAITS:
+                _kill_children()
+                raise UserError(
+                    f"the workers that load data stand still: no image for {_SECONDS_A_WAIT * waits:.0f} s; "
+                    "look at the disk and at its files, or load with --workers 0 to see which one it is"
+                )
+
+
+def _next(batches: Iterator[Any]) -> Any:
+    """The next batch, `_END` behind the last, or None if none came within a wait."""
+    try:
+        return next(batches, _END)
+    except RuntimeError as error:
+        if "timed out" not in str(error):
+            raise
+        return None
+
+
+def _kill_children() -> None:
+    """Ends workers that hang: they would hold up the end of this process."""
+    for worker in multiprocessing.active_children():
+        with suppress(RuntimeError):  # torch says that they have died
+            worker.kill()
+            worker.join(_SECONDS_A_WAIT)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Makes one line of a worker that fails or dies; torch says so wherever the main process just is.
+
+    Raises:
+        UserError: One does.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        text = str(error)
+        if "killed by signal" in str(error.__cause__):  # of which torch makes "exited unexpectedly"
+            text = str(error.__cause__)
+        known = ("DataLoader worker", "with the workers", "shared memory", "torch_")
+        if isinstance(error, UserError) or not any(words in text for words in known):
+            raise
+        error.__traceback__ = None  # it keeps workers alive
+        reason = text.strip().splitlines()[-1]
+        hint = "give fewer --workers, or --workers 0 to see where it fails"
+        if any(words in text for words in ("shared memory", "shm", "torch_", "Bus error")):
+            size = shutil.disk_usage(_SHARED_MEMORY).total >> 20 if os.path.isdir(_SHARED_MEMORY) else 0
+            hint = (
+                f"shared memory ({_SHARED_MEMORY}, {size:,} MiB) is too small: start the container with a "
+                "larger --shm-size, or load with --workers 0"
+            )
+        raise UserError(f"a worker that loads data failed: {reason[:200]}; {hint}") from None
 
 
 def _start_worker(worker: Any) -> int:

@@ -26,7 +26,8 @@ from convnext_ablation.training.checkpoints import (
 from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
 from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, ranked, write_summary
-from convnext_ablation.training.parts import Losses, Parts, memory_format
+from convnext_ablation.training.loaders import worker_errors
+from convnext_ablation.training.parts import Losses, Parts, check_finite, memory_format
 from convnext_ablation.training.predictions import Predictions
 
 ARGUMENTS_FILE = "args.yaml"
@@ -47,6 +48,7 @@ class Trainer(Parts):
     def run(self) -> list[Epoch]:
         """Trains to the end, from the start or from where a checkpoint is."""
         epoch, step, losses = resume(self)
+        self._check_weights("at the start")
         if self.processes.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
@@ -128,15 +130,19 @@ class Trainer(Parts):
         self.optimizer.zero_grad()
         self.train_images.start_at(epoch, first)
         # none are left where an evaluation was stopped, and timm's loader fails on none
-        batches = self.train_batches if first < self.steps else ()
-        for step, (images, targets) in enumerate(batches, first):
-            seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
-            updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
-            share = accumulate if step < whole else self.steps % accumulate
-            losses.add(step, self.step(images, targets, share, updates))
-            self.log.trained(epoch, step, len(targets) * self.processes.world_size)
-            if updates:
-                self._after_update(epoch, step, losses)
+        batches, done = self.train_batches if first < self.steps else (), first
+        with worker_errors():
+            for step, (images, targets) in enumerate(batches, first):
+                seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
+                updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
+                share = accumulate if step < whole else self.steps % accumulate
+                losses.add(step, self.step(images, targets, share, updates))
+                self.log.trained(epoch, step, len(targets) * self.processes.world_size)
+                if updates:
+                    self._after_update(epoch, step, losses)
+                done = step + 1
+        if done != self.steps:
+            raise UserError(f"epoch {epoch}: {done} of {self.steps} batches came; resume with --workers 0")
 
     def _after_update(self, epoch: int, step: int, losses: Losses) -> None:
         """Brings average and learning rate along; reports, saves or stops where it is time to."""
@@ -192,6 +198,7 @@ class Trainer(Parts):
         """Evaluates, and writes down what the epoch came to."""
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
+        self._check_weights(f"after epoch {number}")
         if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
             for model in dict.fromkeys((self.model, self.evaluated_model)):
                 distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
@@ -222,6 +229,16 @@ class Trainer(Parts):
         if self.processes.any(self.should_stop()) and number + 1 < self.epochs:
             raise StoppedError(self.folder / LAST, number + 1, 0)
 
+    def _check_weights(self, when: str) -> None:
+        """Stops all processes at a weight, or an averaged weight, that isn't finite in any of them."""
+
+        def check() -> None:
+            check_finite(self.model, f"{self.arguments.model} {when}")
+            if self.average is not None:
+                check_finite(self.average.module, f"averaged weights of {self.arguments.model} {when}")
+
+        self.processes.together(check)
+
     def _write_history(self) -> None:
         """Writes the summary, and links the last checkpoint to its other names; may be done twice."""
         write_summary(self.folder / SUMMARY, self.history, bool(self.arguments.val_split))
@@ -237,7 +254,8 @@ class Trainer(Parts):
 
     def _save_recovery(self, epoch: int, step: int, losses: Losses) -> Path:
         """Saves the state within an epoch; to timm's script it is the state after the epoch before."""
-        losses.mean(self._named(epoch))  # nothing is saved behind a loss that isn't finite
+        losses.mean(self._named(epoch))  # nothing is saved behind a loss or weights that aren't finite
+        self._check_weights(f"in epoch {epoch} after {step} batches")
         path = recovery_path(self.folder, epoch, step)
         state = state_of(self, epoch - 1, step, losses)
         if self.processes.is_first:

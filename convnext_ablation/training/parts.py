@@ -206,6 +206,20 @@ def _change_head(model: nn.Module, arguments: TrainingArguments) -> None:
         nn.init.constant_(model.get_classifier().bias, arguments.head_init_bias)  # type: ignore[operator]
 
 
+def check_finite(model: nn.Module, where: str) -> None:
+    """Looks for a weight or a BatchNorm statistic that is NaN or infinite.
+
+    Raises:
+        UserError: One is; the message names it.
+    """
+    statistics = [(name, each) for name, each in model.named_buffers() if "running_" in name]
+    for name, values in (*model.named_parameters(), *statistics):
+        if not torch.isfinite(values.detach()).all():
+            raise UserError(
+                f"{where}: {name} isn't finite; begin from other weights, or with a lower learning rate"
+            )
+
+
 def memory_format(arguments: TrainingArguments) -> torch.memory_format:
     """The layout of images and weights in memory."""
     return torch.channels_last if arguments.channels_last else torch.contiguous_format

@@ -19,7 +19,7 @@ from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.parts import create_network, create_precision
+from convnext_ablation.training.parts import check_finite, create_network, create_precision
 from convnext_ablation.training.predictions import (
     Predictions,
     excluded_ids,
@@ -135,6 +135,7 @@ class Validation:
         if arguments.checkpoint:
             with in_one_line(f"{arguments.checkpoint}: can't be loaded"):
                 load_weights(self.model, arguments.checkpoint, use_ema=arguments.use_ema)
+        check_finite(self.model, arguments.checkpoint or self.run.model)
         if arguments.reparam:
             self.model = reparameterize_model(self.model)
         config = self.run.preprocessing()
@@ -152,7 +153,7 @@ class Validation:
         """Predicts every image once, by all processes together, and writes the files asked for.
 
         Args:
-            on_progress: Called with the images done by this process, and its images in all.
+            on_progress: Called with the images done by all processes, and the images in all.
             optimize: Finds a network's fastest form for images like an example.
         """
         model: Any = self.model
