@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from convnext_ablation.errors import UserError
 def written_whole(path: Path) -> Iterator[Path]:
     """Gives a temporary path to write to, and puts it in place of `path` once it is safely on disk.
 
-    If the body raises, or the process dies, whatever stood at `path` before stands there still.
+    If the body raises, or the process dies, whatever stood at `path` before stands there still. The file gets
+    the permissions that the umask gives, whatever the writer sets: safetensors lets the owner alone read.
 
     Raises:
         UserError: The disk is full.
@@ -27,12 +29,23 @@ def written_whole(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with told_of_full_disk(path):
+            temporary.touch()
+            mode = temporary.stat().st_mode
             yield temporary
+            if temporary.stat().st_mode != mode:
+                temporary.chmod(mode)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what `written_whole` leaves when its process is killed; nobody may write there now."""
+    for path in folder.glob(".*.tmp"):
+        if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

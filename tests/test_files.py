@@ -4,9 +4,11 @@ import errno
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.files import write_text, written_whole
+from convnext_ablation.files import remove_unfinished, write_text, written_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -56,3 +58,26 @@ def test_unknown_names_come_with_the_nearest_or_with_all():
         str(unknown_name("design", "stage", ["stages"])) == "unknown design 'stage'; did you mean 'stages'?"
     )
     assert str(unknown_name("design", "x", ["b", "a"])) == "unknown design 'x'; known: a, b"
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+@pytest.mark.parametrize("how", ["text", "safetensors"])
+def test_files_get_what_the_umask_gives(tmp_path, umask, how):
+    path, before = tmp_path / "file", os.umask(umask)
+    try:
+        if how == "text":
+            write_text(path, "new")
+        else:
+            with written_whole(path) as temporary:
+                save_file({"weight": torch.zeros(1)}, temporary)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path):
+    left, others = ".last.pth.tar.123.tmp", ["last.pth.tar", ".notes.tmp", "a.1.tmp"]
+    for name in (left, *others):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(others)

@@ -205,6 +205,11 @@ def test_every_figure_of_the_card_is_one_of_the_runs_files(finished, released, d
 def test_a_release_in_a_folder_stays(tiny, tmp_path, capsys):
     publish(tiny, "--to", tmp_path / NAME)
     before = (tmp_path / NAME / "model.safetensors").stat()
+    (tmp_path / "other").touch()
+    assert {path.stat().st_mode for path in (tmp_path / NAME).iterdir()} == {
+        (tmp_path / "other").stat().st_mode
+    }
+    (tmp_path / "other").unlink()
     publish(tiny, "--to", tmp_path / NAME)
     assert "nothing to do" in capsys.readouterr().out
     refused("holds another release; remove it", tiny, "--to", tmp_path / NAME, "--license", "mit")

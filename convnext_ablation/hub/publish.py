@@ -121,6 +121,7 @@ def _save(
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is one of them
         raise UserError(f"the release can't be written: {first_line(error)}") from error
     path, config = folder / WEIGHTS, json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    path.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets the owner alone read
     config["weights"] = {"file": WEIGHTS, "sha256": sha256_of(path), "size": path.stat().st_size}
     config["trained"] = _trained(run)
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")

@@ -12,7 +12,7 @@ from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad, distribute_bn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
+from convnext_ablation.files import remove_unfinished, write_text
 from convnext_ablation.training.checkpoints import (
     copy_whole,
     keep_epochs,
@@ -52,6 +52,7 @@ class Trainer(Parts):
         if self.processes.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
+            remove_unfinished(self.folder)
             remove_recoveries(self.folder, but=recovery_path(self.folder, epoch, step))
             last = self.folder / LAST  # a run that began from a checkpoint of timm's may have none yet
             if self.history and last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch:
