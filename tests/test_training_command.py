@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 from convnext_ablation.cli import train as train_command
@@ -88,6 +89,14 @@ def test_a_run_does_not_overwrite_another(finished, train, capsys):
     assert train(finished.parent, *FINISHED) == 2
     one_line(capsys, "train.py", "holds a run already; resume it with --resume auto")
     assert (finished / "summary.csv").read_text() == before
+
+
+def test_two_cannot_train_in_one_folder(train, tmp_path, capsys):
+    (tmp_path / "run").mkdir()
+    with FileLock(tmp_path / "run" / ".train.lock"):
+        assert train(tmp_path, "--experiment", "run") == 2
+    assert "another train.py works there" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "args.yaml").exists()
 
 
 def test_the_best_epochs_that_were_evaluated_are_kept_and_in_the_summary(train, tmp_path, capsys):

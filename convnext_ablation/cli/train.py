@@ -6,11 +6,13 @@ import importlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 import torch.distributed as dist
+from filelock import FileLock, Timeout
 
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
@@ -27,6 +29,8 @@ from convnext_ablation.training.logs import Log, start_wandb
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.mismatches import check_colour, look_at, needed_side, remarks
 from convnext_ablation.training.settings import parse_arguments
+
+_LOCK = ".train.lock"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -86,16 +90,42 @@ def _train(arguments: TrainingArguments) -> int:
             log.line(
                 "WARNING: float16 is slow on a CPU, and gradients aren't scaled; --amp-dtype bfloat16 is fast"
             )
-        try:
-            trainer.run()
-        except StoppedError as stopped:
-            if processes.is_first:
-                _say_how_to_resume(stopped, trainer)
-            return 128 + stop.signal
-        trainer.test()
+        with ExitStack() as until_done:
+            processes.together(lambda: processes.is_first and until_done.enter_context(_locked(folder)))
+            try:
+                trainer.run()
+            except StoppedError as stopped:
+                if processes.is_first:
+                    _say_how_to_resume(stopped, trainer)
+                return 128 + stop.signal
+            trainer.test()
     log.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
     log.line(f"--result\n{_results(trainer)}")
     return 0
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder to this process; two that write there would mix two runs.
+
+    Raises:
+        UserError: Another process trains there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / _LOCK)
+    try:
+        with lock.acquire(timeout=0):
+            try:
+                yield
+            finally:
+                (folder / _LOCK).unlink(missing_ok=True)
+    except Timeout:
+        raise UserError(
+            f"{folder}: another train.py works there; wait for it, or give another --experiment"
+        ) from None
+    finally:
+        with suppress(OSError):
+            folder.rmdir()  # where nothing was begun
 
 
 def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
