@@ -99,7 +99,11 @@ def test_list_gives_class_and_split(tmp_path):
         ([("ash/0.jpg",)], ("path",), "has no column 'class'"),
         ([("", "ash")], ("path", "class"), "line 2 has no path"),
         ([("ash/0.jpg", "ash", "all")], ("path", "class", "split"), "line 2 has the split 'all'"),
-        ([("ash/0.jpg", "ash")] * 2, ("path", "class"), "line 3 lists ash/0.jpg a second time"),
+        (
+            [("ash/0.jpg", "ash"), ("ash/0.jpg", "oak")],
+            ("path", "class"),
+            "line 3 lists ash/0.jpg a second time",
+        ),
         ([("ash/9.jpg", "ash")], ("path", "class"), r"line 2: .*9\.jpg can't be read"),
     ],
 )
@@ -135,5 +139,5 @@ def test_data_set_that_is_not_there_is_named(hub, tmp_path):
     folder = write_folder(tmp_path / "mine", {f"train/{name}": data for name, data in plain(4).items()})
     with pytest.raises(UserError, match="no column 'breed' but image, label; give --target-key"):
         prepare("hfds", tmp_path / "out", source=str(folder), target_key="breed")
-    with pytest.raises(UserError, match="has no image in 'photo'; give --image-key"):
+    with pytest.raises(UserError, match="no column 'photo' but image, label; give --image-key"):
         prepare("hfds", tmp_path / "out", source=str(folder), image_key="photo")

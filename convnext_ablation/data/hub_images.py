@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.folder import SPLIT_OF
-from convnext_ablation.data.own import OwnPhotographs, class_folder
+from convnext_ablation.data.image_list import CLASSES
+from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
@@ -25,41 +26,93 @@ class HubPhotographs(OwnPhotographs):
     source: str = option("", "its name on the hub, or the folder")
     config: str = option("", "which of its configurations")
     revision: str = option("", "commit, tag or branch; the newest if not given")
-    image_key: str = option("image", "column of the images")
-    target_key: str = option("label", "column of the labels")
+    image_key: str = option("image", "column of the images, or the only one with images")
+    target_key: str = option("label", "column of the labels, or the only one with classes")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals of its splits."""
+        """All originals of its splits that have a label."""
         try:
             import datasets
         except ImportError as error:
             raise UserError(f"hfds: {error.name} is missing; pip install datasets") from error
         try:
             found = datasets.load_dataset(self.source, self.config or None, revision=self.revision or None)
-            image = datasets.Image(decode=False)
-            tables = {split: table.cast_column(self.image_key, image) for split, table in found.items()}
         except Exception as error:  # it raises anything
-            reason = " ".join(str(error).split())[:300]
-            raise UserError(f"hfds: {self.source} can't be loaded: {reason}") from error
-        return self.completed(self._rows(tables), self.source)
+            raise self._not_loaded(error) from error
+        tables = {split: table for split, table in found.items() if split in SPLIT_OF}
+        for split in found.keys() - tables.keys():
+            print(f"{self.source}: the split {split!r} is none of train, val and test; left out")
+        if not tables:
+            raise UserError(f"hfds: {self.source} has no train split; it needs images to train on")
+        columns = next(iter(tables.values())).features
+        image = self._column("image_key", columns, lambda each: isinstance(each[1], datasets.Image))
+        target = self._column(
+            "target_key",
+            columns,
+            lambda each: isinstance(each[1], datasets.ClassLabel),
+            lambda each: each[0].lower() in CLASSES,
+        )
+        try:
+            undecoded = datasets.Image(decode=False)
+            tables = {split: table.cast_column(image, undecoded) for split, table in tables.items()}
+        except Exception as error:
+            raise self._not_loaded(error) from error
+        return self.completed(self._rows(tables, image, target), self.source)
 
-    def _rows(self, tables: Mapping[str, Any]) -> Iterator[Photograph]:
+    def _not_loaded(self, error: Exception) -> UserError:
+        reason = " ".join(str(error).split())[:300]
+        return UserError(f"hfds: {self.source} can't be loaded: {reason}")
+
+    def _column(self, key: str, columns: Mapping[str, Any], *kinds: Callable[[Any], bool]) -> str:
+        """The column that an option names, or else the only one of the first kind that there is any of."""
+        asked = getattr(self, key)
+        if asked in columns:
+            return asked
+        known = ", ".join(columns)
+        if asked == next(each.default for each in fields(self) if each.name == key):
+            found: list[str] = []
+            for is_one in kinds:
+                found = found or [name for name, kind in columns.items() if is_one((name, kind))]
+            if len(found) == 1:
+                print(f"{self.source}: {key.partition('_')[0]}s in column {found[0]!r}")
+                return found[0]
+        option_name = key.replace("_", "-")
+        raise UserError(f"hfds: there is no column {asked!r} but {known}; give --{option_name}")
+
+    def _rows(self, tables: Mapping[str, Any], image: str, target: str) -> Iterator[Photograph]:
+        labels = {name: list(table[target]) for name, table in tables.items()}
+        # the names of every split, so that two of them can't become one class
+        names = {name: getattr(table.features[target], "names", None) for name, table in tables.items()}
+        written = {str(each) for found in names.values() for each in found or ()}
+        plain = [label for name, found in labels.items() if not names[name] for label in found]
+        written |= {str(label) for label in plain if _is_label(label)}
+        folders = class_folders(sorted(written), self.source)
         for name, table in tables.items():
-            split = SPLIT_OF.get(name)
-            if split is None:
-                print(f"{self.source}: the split {name!r} is none of train, val and test; left out")
-                continue
-            if self.target_key not in table.column_names:
-                known = ", ".join(table.column_names)
-                raise UserError(
-                    f"hfds: there is no column {self.target_key!r} but {known}; give --target-key"
-                )
-            names = getattr(table.features[self.target_key], "names", None)
+            known = names[name]
+            unlabelled = [number for number, label in enumerate(labels[name]) if not _is_label(label)]
+            if unlabelled:
+                shown = ", ".join(str(number) for number in unlabelled[:10])
+                what = f"{len(unlabelled)} of {len(table)} rows have no label (-1 or None)"
+                print(f"{self.source}: in {name!r} {what}; left out: rows {shown}")
             width = len(str(len(table)))
-            for number, label in enumerate(table[self.target_key]):
-                class_name = class_folder(names[label] if names else str(label))
+            for number, label in enumerate(labels[name]):
+                if not _is_label(label):
+                    continue
+                if not isinstance(label, (int, str)) or (known and int(label) >= len(known)):
+                    raise UserError(
+                        f"hfds: row {number} of {name!r} has {str(label)[:50]!r} in {target!r}, which is no "
+                        "class; give --target-key"
+                    )
                 file = f"{name}_{number:0{width}d}.jpg"
-                yield Photograph(file, file, class_name, split, _Row(table, number, self.image_key))
+                folder = folders[str(known[label] if known else label)]
+                yield Photograph(file, file, folder, SPLIT_OF[name], _Row(table, number, image))
+
+
+def _is_label(label: Any) -> bool:
+    """Whether there is one: None, nothing and a negative number mean that there isn't."""
+    if isinstance(label, (int, float)):
+        return label >= 0
+    return label is not None and (not isinstance(label, str) or bool(label.strip()))
 
 
 @dataclass(frozen=True)

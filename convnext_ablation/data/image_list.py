@@ -1,64 +1,296 @@
-"""Photographs that a CSV file lists."""
+"""Photographs that lists name: one for all, or one for each split."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from convnext_ablation.data.archives import Piece
-from convnext_ablation.data.folder import SPLIT_OF
-from convnext_ablation.data.own import OwnPhotographs, class_folder
+from PIL import Image
+
+from convnext_ablation.data.archives import Piece, Source, open_source
+from convnext_ablation.data.folder import SPLIT_OF, SPLITS, Record
+from convnext_ablation.data.groups import check_groups, fold_out
+from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
+from convnext_ablation.data.tables import DELIMITERS, Table, read_table
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError
+
+# what columns are usually called, the likeliest first
+PATHS = "path file filename file_name filepath file_path image_path image image_name image_id id dir".split()
+CLASSES = "class label class_name class_id category category_id target".split()
+_SPLITS = "split subset is_test is_train".split()
+_FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
 @dataclass(frozen=True)
 class ImageList(OwnPhotographs):
-    """Images that a CSV file lists with the columns ``path`` and ``class``, and ``split`` if it says so."""
+    """Images that a table lists with their classes, and with splits and groups if it says so."""
 
     name: ClassVar[str] = "csv"
-    summary: ClassVar[str] = "your own images, listed in a CSV file: path, class and, if you like, split"
+    summary: ClassVar[str] = "your own images, listed in CSV files: path, class and, if you like, split"
     required: ClassVar[str] = "file"
 
-    file: Path | None = option(None, "the CSV file", identity=False)
+    file: Path | None = option(None, "the list: CSV or any other delimited text", identity=False)
+    train_file: Path | None = option(None, "a list for each split instead: training", identity=False)
+    val_file: Path | None = option(None, "that of the validation images, if there is one", identity=False)
+    test_file: Path | None = option(None, "that of the test images, if there is one", identity=False)
     root: Path | None = option(
         None, "folder that the paths are below, if not that of the file", identity=False
     )
+    names: Path | None = option(
+        None, "file with the names of numbered classes: number and name, or a name per line", identity=False
+    )
+    path_column: str | None = option(None, f"column of the paths; if not given, {', '.join(PATHS[:4])}, ...")
+    class_column: str | None = option(None, f"column of the classes; else {', '.join(CLASSES[:4])}, ...")
+    split_column: str | None = option(None, f"column of the splits; else {', '.join(_SPLITS)}")
+    group_column: str | None = option(
+        None, "column of groups, such as a site, each of which stays in one split"
+    )
+    folds: int | None = option(None, "deal the images out in so many folds, one of which is the test split")
+    fold: int | None = option(None, "which of them, from 1")
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        if self.file and self.lists().keys() != {""}:
+            raise UserError("csv: give --file, or --train-file, --val-file and --test-file, not both")
+        if (self.folds is None) != (self.fold is None):
+            raise UserError("csv: --folds and --fold go together; give both")
+        self.check_least(folds=2, fold=1)
+        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+            raise UserError(f"csv: fold is {self.fold}; give at most {self.folds}, the number of folds")
+
+    def lists(self) -> dict[str, Path]:
+        """The lists by the splits that they are for; one for all has none."""
+        paths = {"": self.file, **{split: getattr(self, f"{split}_file") for split in SPLITS}}
+        return {split: path for split, path in paths.items() if path is not None}
+
+    def is_named(self) -> bool:
+        """Whether it is said where the images are."""
+        return bool(self.lists())
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals in the class of their line."""
-        assert self.file is not None
-        return self.completed(_listed(self.file, self.root or self.file.parent), str(self.file))
+        lists = self.lists()
+        where = ", ".join(str(path) for path in lists.values())
+        files = _Files(open_source(self.root or next(iter(lists.values())).parent, scratch))
+        rows: dict[str, _Row] = {}
+        twice, shortened = [], []
+        for split, path in lists.items():
+            for row in self._rows(path, split):
+                listed, (row.path, row.piece) = row.path, files.find(row.path, row.where)
+                if listed in files.short and listed != row.path:
+                    shortened.append(f"{listed!r} for {row.path!r}")
+                first = rows.setdefault(row.path, row)
+                if first is row:
+                    continue
+                for what in ("label", "split", "group"):
+                    one, other = getattr(first, what), getattr(row, what)
+                    if one != other:
+                        again = f"{row.where} lists {row.path} a second time"
+                        raise UserError(f"{again}, as {other!r} and not {one!r} ({first.where}); remove one")
+                twice.append(row.path)
+        if shortened:
+            what = "rows that name an image in short, without folder or ending"
+            print(f"{where}: {what}: {len(shortened)}, such as {shortened[0]}")
+        if twice:
+            print(f"{where}: rows that repeat another one, used once: {len(twice)}, such as {twice[0]!r}")
+        files.say_unlisted(rows, where)
+        named = self._named({row.label for row in rows.values()})
+        folders = class_folders(sorted(named.values()), where)
+        found = [
+            Photograph(row.path, row.path, folders[named[row.label]], row.split, row.piece, group=row.group)
+            for row in rows.values()
+        ]
+        check_groups(found, where)
+        if self.folds is not None and self.fold is not None:
+            if others := sorted({original.split for original in found} - {"train"}):
+                raise UserError(f"{where} has a {others[0]} split already; leave that out, or --folds")
+            found = fold_out(found, self.folds, self.fold, self.seed)
+        return self.completed(found, where)
+
+    def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
+        """All images; where files of different folders have one name, the stored one is made of the path."""
+        records = list(super().records(scratch))
+        same: dict[str, list[Record]] = defaultdict(list)
+        for record, _ in records:
+            same[record.id.casefold()].append(record)
+        for record, original in records:
+            if len(same[record.id.casefold()]) > 1:
+                folder, _, name = record.id.rpartition("/")
+                joined = "_".join(PurePosixPath(original.path).parts)
+                suffix = PurePosixPath(name).suffix
+                joined = joined if joined.endswith(suffix) else f"{joined}{suffix}"
+                record = replace(record, id=f"{folder}/{joined}")
+            yield record, original
+
+    def _rows(self, path: Path, list_split: str) -> Iterator[_Row]:
+        asked = [self.path_column, self.class_column, self.split_column, self.group_column]
+        table = read_table(path, {*PATHS, *CLASSES, *_SPLITS, *(name.lower() for name in asked if name)})
+        path_at = _column(table, self.path_column, PATHS, "path")
+        class_at = _column(table, self.class_column, CLASSES, "class")
+        split_at = _column(table, self.split_column, _SPLITS, "split", needed=False)
+        group_at = _column(table, self.group_column, [], "group") if self.group_column else None
+        columns = {"path": path_at, "class": class_at, "split": split_at, "group": group_at}
+        _say(table, columns)
+        for line, fields in table.rows.items():
+            where = f"{path} line {line}"
+            for what, at in columns.items():
+                if at is not None and not fields[at]:
+                    raise UserError(f"{where} has no {what}; complete or remove it")
+            if re.fullmatch(r"-\d+(\.0+)?", label := fields[class_at]):
+                raise UserError(f"{where} has the class {label}, which means no label; complete or remove it")
+            split = list_split or "train"
+            if split_at is not None:
+                split = _split(fields[split_at], table.columns[split_at], where)
+                if list_split not in ("", split):
+                    raise UserError(f"{where} has the split {split!r} in the list for {list_split}; mend it")
+            yield _Row(where, fields[path_at], label, split, "" if group_at is None else fields[group_at])
+
+    def _named(self, labels: Iterable[str]) -> dict[str, str]:
+        """The name of the class that each label stands for."""
+        if self.names is None:
+            return {label: label for label in labels}
+        wanted = {label: _plain(label) for label in labels}
+        names = _read_names(self.names, set(wanted.values()))
+        for label, plain in wanted.items():
+            if not names.get(plain):
+                raise UserError(f"{self.names} has no name for the class {label!r}; add it")
+        return {label: names[plain] for label, plain in wanted.items()}
 
 
-def _listed(path: Path, root: Path) -> Iterator[Photograph]:
-    seen = set()
-    for where, row in _read_rows(path):
-        name, label = row["path"] or "", row["class"] or ""
-        split = SPLIT_OF.get((row.get("split") or "train").strip().lower(), "")
-        if not name or not label:
-            raise UserError(f"{where} has no {'class' if name else 'path'}; complete or remove it")
-        if not split:
-            raise UserError(f"{where} has the split {row['split']!r}; write train, val or test")
-        if name in seen:
-            raise UserError(f"{where} lists {name} a second time; remove one")
-        seen.add(name)
-        with in_one_line(f"{where}: {root / name} can't be read"):
-            size = (root / name).stat().st_size
-        yield Photograph(name, name, class_folder(label), split, Piece(root / name, 0, size))
+@dataclass
+class _Row:
+    """An image in a list."""
+
+    where: str
+    path: str
+    label: str
+    split: str
+    group: str
+    piece: Any = None
 
 
-def _read_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
-            if missing := sorted({"path", "class"} - set(rows.fieldnames or ())):
-                raise UserError(f"{path} has no column {missing[0]!r} in its first line; add it")
-            for row in rows:
-                yield f"{path} line {rows.line_num}", row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); mend it") from error
+@dataclass
+class _Files:
+    """The files that lists name, by all that they may be called."""
+
+    source: Source
+    short: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        for name in self.source:
+            if _is_picture(name):
+                path = PurePosixPath(name)
+                for other in {str(path.with_suffix("")), path.name, path.stem} - {name}:
+                    self.short[other].append(name)
+
+    def find(self, listed: str, where: str) -> tuple[str, Any]:
+        """A file by its path, or by its name or stem if only one has it; with the path that it has here."""
+        root = self.source.path.expanduser()
+        for name in dict.fromkeys([listed, listed.replace("\\", "/")]):
+            path = PurePosixPath(name)
+            if path.is_absolute():
+                with_root = PurePosixPath(unicodedata.normalize("NFC", str(root.absolute())))
+                path = path.relative_to(with_root) if path.is_relative_to(with_root) else path
+            if str(path) in self.source:
+                return str(path), self.source[str(path)]
+            file = root / path
+            try:
+                if file.is_file():  # through a link, or outside
+                    return str(path).lstrip("/"), Piece(file, 0, file.stat().st_size)
+            except (OSError, ValueError):
+                continue
+            found = self.short.get(str(path), [])
+            if len(found) > 1:
+                what = f"{where}: {listed!r} may be {found[0]!r} or {found[1]!r}"
+                raise UserError(f"{what}; write the path, or give their folder with --root")
+            if found:
+                return found[0], self.source[found[0]]
+        raise UserError(
+            f"{where}: {root / listed} can't be read, there is no such file; mend the line, or give the "
+            "folder that the paths are below with --root"
+        )
+
+    def say_unlisted(self, listed: Mapping[str, Any], where: str) -> None:
+        """Says how many images below the folder no list names."""
+        others = [name for name in self.source if name not in listed and _is_picture(name)]
+        if others:
+            shown = ", ".join(repr(name) for name in sorted(others)[:10])
+            print(f"{where}: images below {self.source.path} that are not listed: {len(others)} ({shown})")
+
+
+def _is_picture(name: str) -> bool:
+    Image.init()
+    return Image.registered_extensions().get(PurePosixPath(name).suffix.lower()) in Image.OPEN
+
+
+def _column(table: Table, asked: str | None, usual: Iterable[str], what: str, needed: bool = True) -> Any:
+    """The place of a column; None if there is none and none is needed."""
+    lowered = [name.lower() for name in table.columns]
+    if asked is not None:
+        for names, name in ((table.columns, asked.strip()), (lowered, asked.strip().lower())):
+            if name in names:
+                return names.index(name)
+    elif found := [name for name in usual if name in lowered]:
+        return lowered.index(found[0])
+    elif not needed:
+        return None
+    there = ", ".join(repr(name) for name in table.columns)
+    missing = repr(asked or what)
+    raise UserError(
+        f"{table.path} has no column {missing} in its first line, only {there}; name it with --{what}-column"
+    )
+
+
+def _say(table: Table, columns: Mapping[str, int | None]) -> None:
+    """Says how a table was read, where that isn't just as it is called."""
+    taken = {what: table.columns[at] for what, at in columns.items() if at is not None}
+    said = [f"{what} in column {name!r}" for what, name in taken.items() if name != what]
+    if table.delimiter != ",":
+        delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))
+        said.insert(0, f"{delimiter} between fields")
+    if said:
+        unused = [name for name in table.columns if name and name not in taken.values()]
+        rest = f"; not used: {', '.join(repr(name) for name in unused)}" if unused else ""
+        print(f"{table.path}: {', '.join(said)}{rest}")
+
+
+def _split(value: str, column: str, where: str) -> str:
+    """The split that a field stands for; in a column like is_test it is yes or no."""
+    flagged = SPLIT_OF.get(column.lower().replace("_", "").removeprefix("is"))
+    if flagged and (flag := _FLAGS.get(value.lower().removesuffix(".0"))) is not None:
+        return flagged if flag else ("test" if flagged == "train" else "train")
+    if value.lower() not in SPLIT_OF:
+        raise UserError(f"{where} has the split {value!r}; write train, val or test")
+    return SPLIT_OF[value.lower()]
+
+
+def _plain(label: str) -> str:
+    """A number without what doesn't count, as pandas or a person may write it: 3, 03, 3.0."""
+    return str(int(float(label))) if re.fullmatch(r"[0-9]{1,9}(\.0+)?", label) else label
+
+
+def _read_names(path: Path, labels: set[str]) -> dict[str, str]:
+    """Names by labels: from the column that has all labels and the next one, or numbered from 0."""
+    table = read_table(path, {*CLASSES, "name"})
+    rows = [table.columns, *table.rows.values()]
+    if len(table.columns) == 1:
+        lines = [row[0] for row in rows]
+        worded = [line.partition(" ") for line in lines]
+        spaced = {_plain(word): name.strip() for word, _, name in worded}
+        return spaced if labels <= spaced.keys() else {str(at): line for at, line in enumerate(lines)}
+    keys = [{_plain(row[at]) for row in rows} for at in range(len(table.columns))]
+    at = next((at for at, found in enumerate(keys) if labels <= found), 0)
+    name_at = 1 if at == 0 else 0
+    names: dict[str, str] = {}
+    for row in rows:
+        if names.setdefault(_plain(row[at]), row[name_at]) != row[name_at]:
+            raise UserError(f"{path} has two names for the class {row[at]!r}; remove one")
+    return names

@@ -7,6 +7,7 @@ class, always the same.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import ClassVar
 
 from convnext_ablation.data.archives import Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF
+from convnext_ablation.data.groups import hold_out_groups
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
@@ -37,8 +39,12 @@ class OwnPhotographs(Photographs):
         """Checks the options."""
         super().__post_init__()
         self.check_least(val=1, test=1)
-        if not getattr(self, self.required):
+        if not self.is_named():
             raise UserError(f"{self.name}: say where the images are with --{self.required}")
+
+    def is_named(self) -> bool:
+        """Whether it is said where the images are."""
+        return bool(getattr(self, self.required))
 
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
         """Holds out the splits that aren't there."""
@@ -47,9 +53,10 @@ class OwnPhotographs(Photographs):
         if "train" not in splits:
             there = f"only {', '.join(sorted(splits))}" if splits else "no image"
             raise UserError(f"{where} has {there}; it needs images to train on")
+        hold = hold_out_groups if any(original.group for original in found) else hold_out
         for split in ("test", "val"):
             if split not in splits:
-                found = hold_out(found, getattr(self, split), self.seed, split)
+                found = hold(found, getattr(self, split), self.seed, split)
                 if all(original.split != split for original in found):
                     raise UserError(f"{where} has too few images to hold any out for {split}; add some")
         return found
@@ -97,6 +104,18 @@ def _without_top(source: Source) -> Source:
     return Source(source.path, {name.removeprefix(top): source[name] for name in source})
 
 
+def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
+    """The folder of each class; a `UserError` if two classes would have the same."""
+    folders: dict[str, str] = {}
+    for name in names:
+        folder = class_folder(name)
+        if folders.setdefault(folder, name) != name:
+            both = f"the classes {folders[folder]!r} and {name!r} would both become {folder!r}"
+            raise UserError(f"{where}: {both}; rename one")
+    return {name: folder for folder, name in folders.items()}
+
+
 def class_folder(name: str) -> str:
-    """The name of a class as that of a folder."""
-    return re.sub(r"[/\\\0\n]", "_", name.strip()).lstrip(".") or "_"
+    """The name of a class as that of a folder, in NFC."""
+    name = unicodedata.normalize("NFC", name).strip()
+    return re.sub(r"[/\\\x00-\x1f\x7f]", "_", name).lstrip(".") or "_"

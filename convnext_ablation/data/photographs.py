@@ -84,6 +84,7 @@ class Photograph:
     split: str
     piece: Any  # its method `read` gives the file
     box: Box | None = None
+    group: str = ""  # those of one stay in one split
 
 
 def pixels(text: str) -> int | None:

@@ -1,0 +1,219 @@
+"""Lists as people bring them, and labels of the hub."""
+
+# ruff: noqa: F811
+
+import unicodedata
+from collections import Counter
+
+import pytest
+from official_archives import jpeg, refused, write_folder
+from test_data_own import by_split, hub  # noqa: F401
+
+from convnext_ablation.data.folder import read_manifest
+from convnext_ablation.data.prepare import prepare
+from convnext_ablation.errors import UserError
+
+NAMES = [f"{name}/{index}.jpg" for name in ("ash", "birch") for index in range(6)]
+
+
+@pytest.fixture
+def images(tmp_path):
+    return write_folder(tmp_path, {name: jpeg(at, size=(12, 12)) for at, name in enumerate(NAMES)})
+
+
+def lines(row, header="path,class"):
+    rows = [row.format(name=name, at=at, label=name.split("/")[0]) for at, name in enumerate(NAMES)]
+    return "\n".join([header, *rows, ""])
+
+
+def classes_by_source(out):
+    return {record.source: record.class_name for record in read_manifest(out)}
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (lines("{name};{label}", "path;class"), "utf-8"),
+        (lines("{name}, {label}", "path, class"), "utf-8"),
+        (lines("{name}\t{label}", "filename\tlabel"), "utf-16"),
+        (lines("{name}|{label}", "file_name|category_id"), "utf-8-sig"),
+        ("sep=;\r\n" + lines("{name};{label};;", "path;class;;").replace("\n", "\r\n"), "utf-8"),
+        (lines('"{name}","{label}"', '"path","class"') + ",\n", "utf-8"),
+        (lines("{at},./{name},{label}", "number,image,target"), "utf-8"),
+        (lines("{label},{name}", "class_id,dir"), "utf-8"),
+        (lines("{name},{label}").replace("/", "\\"), "utf-8"),
+        (lines("{name},{label}").replace(".jpg", ""), "utf-8"),
+    ],
+    ids="semicolon blank tab-utf16 bar-bom excel quotes dot-slash fgir windows stems".split(),
+)
+def test_list_is_read_however_it_was_written(tmp_path, images, text, encoding):
+    path = images / "list.csv"
+    path.write_bytes(text.encode(encoding))
+    prepare("csv", tmp_path / "out", file=path, size=16)
+    assert classes_by_source(tmp_path / "out") == {name: name.split("/")[0] for name in NAMES}
+
+
+@pytest.mark.parametrize(("listed", "stored"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_match_in_either_unicode_form(tmp_path, listed, stored):
+    names = [f"Müller/{index}.jpg" for index in range(6)]
+    files = {unicodedata.normalize(stored, name): jpeg(at) for at, name in enumerate(names)}
+    folder = write_folder(tmp_path / "images", files)
+    rows = [f"{unicodedata.normalize(listed, name)},Müller" for name in names]
+    (tmp_path / "list.csv").write_text("\n".join(["path,class", *rows]), encoding="utf-8")
+    prepare("csv", tmp_path / "out", file=tmp_path / "list.csv", root=folder, size=16)
+    assert classes_by_source(tmp_path / "out") == dict.fromkeys(names, "Müller")
+
+
+def test_absolute_paths_and_columns_by_option(tmp_path, images):
+    path = tmp_path / "list.txt"
+    path.write_text(lines(f"{images}/{{name}},{{label}},{{at}}", "where,What,is_test").replace(",11", ",1"))
+    text = path.read_text().splitlines()
+    rows = [f"{line.rpartition(',')[0]},{int(at % 3 == 0)}" for at, line in enumerate(text[1:])]
+    path.write_text("\n".join([text[0], *rows]))
+    options = {"path_column": "where", "class_column": "what"}
+    prepare("csv", tmp_path / "out", file=path, size=16, **options)
+    assert set(by_split(tmp_path / "out")["test"]) == set(NAMES[::3])
+    assert set(classes_by_source(tmp_path / "out")) == set(NAMES)
+
+
+@pytest.mark.parametrize("names", ["class_id,class_name\n0,Ash tree\n1,Birch\n", "Ash tree\nBirch\n"])
+def test_list_for_each_split_with_numbered_classes(tmp_path, images, names):
+    number = {"ash": 0, "birch": 1}
+    lists = {"train_file": (0, 1, 2), "val_file": (3,), "test_file": (4, 5)}
+    for name, indices in lists.items():
+        rows = [f"{number[label]},{label}/{at}.jpg" for at in indices for label in number]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["class_id,dir", *rows]))
+    (tmp_path / "names.csv").write_text(names)
+    given = {name: tmp_path / f"{name}.csv" for name in lists}
+    summary = prepare("csv", tmp_path / "out", **given, names=tmp_path / "names.csv", size=16)
+    assert summary.classes == ["Ash tree", "Birch"]
+    assert summary.counts == {"train": 6, "val": 2, "test": 4}
+    assert by_split(tmp_path / "out")["val"] == {"ash/3.jpg": "Ash tree", "birch/3.jpg": "Birch"}
+
+
+def test_equal_file_names_are_kept_apart(tmp_path):
+    names = [f"site{site}/{index}.jpg" for site in (1, 2) for index in range(6)]
+    folder = write_folder(tmp_path / "images", {name: jpeg(at) for at, name in enumerate(names)})
+    text = "\n".join(["path,class,split", *(f"{name},ash,{s}" for name in names for s in [_of(name)])])
+    (folder / "list.csv").write_text(text)
+    prepare("csv", tmp_path / "out", file=folder / "list.csv", size=16)
+    records = read_manifest(tmp_path / "out")
+    assert {record.source for record in records} == set(names)
+    assert "train/ash/site1_0.jpg" in {record.id for record in records}
+
+
+def _of(name):
+    return {"4": "val", "5": "test"}.get(name[-5], "train")
+
+
+def grouped(tmp_path, split=""):
+    names = [f"{label}/{index}.jpg" for label in ("ash", "birch") for index in range(30)]
+    write_folder(tmp_path, {name: jpeg(at, size=(8, 8)) for at, name in enumerate(names)})
+    site = {name: f"site{int(name.split('/')[1][:-4]) // 3}" for name in names}
+    text = [f"{name},{name.split('/')[0]},{site[name]}" for name in names]
+    (tmp_path / "list.csv").write_text("\n".join(["path,class,site", *text]))
+    return site
+
+
+def test_groups_stay_in_one_split(tmp_path):
+    site = grouped(tmp_path)
+    options = {"file": tmp_path / "list.csv", "group_column": "site", "size": 8}
+    summary = prepare("csv", tmp_path / "out", **options)
+    assert summary.counts == {"train": 48, "val": 6, "test": 6}
+    sites = [{site[name] for name in found} for found in by_split(tmp_path / "out").values()]
+    assert sum(map(len, sites)) == len(set.union(*sites)) == 10
+
+
+@pytest.mark.parametrize("group_column", [None, "site"])
+def test_folds_are_stratified_and_hold_each_image_once(tmp_path, group_column):
+    site = grouped(tmp_path)
+    options = {"file": tmp_path / "list.csv", "group_column": group_column, "size": 8, "folds": 5}
+    tested = Counter()
+    for fold in range(1, 6):
+        prepare("csv", tmp_path / f"out{fold}", **options, fold=fold)
+        found = by_split(tmp_path / f"out{fold}")
+        assert Counter(found["test"].values()) == {"ash": 6, "birch": 6}
+        if group_column:
+            others = {site[name] for split in ("train", "val") for name in found[split]}
+            assert not others & {site[name] for name in found["test"]}
+        tested.update(found["test"].keys())
+    assert tested == Counter(site.keys())
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("path,class\nash/0.jpg,a/b\nash/1.jpg,a_b\n", {}, "'a/b' and 'a_b' would both become 'a_b'"),
+        ("path,class\nash/0.jpg,.net\nash/1.jpg,net\n", {}, "would both become 'net'"),
+        ("path,class\nash/0.jpg,-1\n", {}, "line 2 has the class -1, which means no label"),
+        ("image,kind\nash/0.jpg,ash\n", {}, "no column 'class' .* 'kind'; name it with --class-column"),
+        ("path,class\nash/0.jpg,ash\n", {"path_column": "p"}, "no column 'p'.*--path-column"),
+        ("path,class\n0,ash\n", {}, r"'0' may be 'ash/0.jpg' or 'birch/0.jpg'"),
+        ("path,class\nash/0.jpg,a,b\n", {}, "line 2 has 3 fields, more than the first line's 2"),
+        ("path,class,split\nash/0.jpg,ash,\n", {}, "line 2 has no split"),
+        ("path,class,split\nash/0.jpg,ash,train\nash/0.jpg,ash,test\n", {}, "as 'test' and not 'train'"),
+        ("p\0a\0", {}, "perhaps in UTF-16"),
+        ("PK\3\4", {}, "is a workbook"),
+        ("", {}, "is empty"),
+        (
+            "path,class,split,site\nash/0.jpg,a,train,x\nash/1.jpg,a,test,x\n",
+            {"group_column": "site"},
+            "the group 'x' is in train and in test",
+        ),
+        (lines("{name},{label}"), {"folds": 3}, "--folds and --fold go together"),
+        (lines("{name},{label}"), {"folds": 3, "fold": 4}, "fold is 4; give at most 3"),
+        (lines("{name},{label}"), {"folds": 99, "fold": 1}, "12 groups for 99 folds"),
+    ],
+)
+def test_list_that_is_wrong_is_refused_in_one_line(tmp_path, images, text, options, message):
+    path = images / "list.csv"
+    path.write_bytes(text.encode())
+    refused("csv", tmp_path, message or "", file=path, **options)
+
+
+def test_what_is_not_listed_or_listed_twice_is_said(tmp_path, images, capsys):
+    (images / "list.csv").write_text(lines("{name},{label}").replace("ash/0", "ash/1"))
+    prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)
+    said = capsys.readouterr().out
+    assert "rows that repeat another one, used once: 1, such as 'ash/1.jpg'" in said
+    assert "not listed: 1 ('ash/0.jpg')" in said
+
+
+def hub_folder(hub, folder, labels, image="image", label="label", names=("ash", "oak")):
+    folder.mkdir()
+    features = hub.Features({image: hub.Image(), label: hub.ClassLabel(names=list(names))})
+    for split, numbers in labels.items():
+        pictures = [{"bytes": jpeg(at), "path": None} for at in range(len(numbers))]
+        table = hub.Dataset.from_dict({image: pictures, label: numbers}, features=features)
+        table.to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("nothing", [-1, None])
+def test_unlabelled_rows_of_the_hub_are_left_out_by_name(hub, tmp_path, capsys, nothing):
+    labels = {"train": [0, 1] * 6, "test": [nothing] * 4, "validation": [0, nothing, 1]}
+    source = hub_folder(hub, tmp_path / "set", labels)
+    summary = prepare("hfds", tmp_path / "out", source=source, size=16)
+    assert summary.counts == {"train": 10, "val": 2, "test": 2}
+    assert "'validation' 1 of 3 rows have no label (-1 or None); left out: rows 1" in capsys.readouterr().out
+    found = {record.source: record.class_name for record in read_manifest(tmp_path / "out")}
+    assert {name: found[name] for name in ("validation_0.jpg", "validation_2.jpg", "train_01.jpg")} == {
+        "validation_0.jpg": "ash",
+        "validation_2.jpg": "oak",
+        "train_01.jpg": "oak",
+    }
+
+
+def test_columns_of_the_hub_are_guessed_and_said(hub, tmp_path, capsys):
+    source = hub_folder(hub, tmp_path / "set", {"train": [0, 1] * 6}, image="img", label="fine_label")
+    summary = prepare("hfds", tmp_path / "out", source=source, size=16)
+    assert summary.classes == ["ash", "oak"]
+    said = capsys.readouterr().out
+    assert "images in column 'img'" in said
+    assert "targets in column 'fine_label'" in said
+
+
+def test_classes_of_the_hub_that_become_one_are_refused(hub, tmp_path):
+    source = hub_folder(hub, tmp_path / "set", {"train": [0, 1] * 6}, names=("a/b", "a_b"))
+    with pytest.raises(UserError, match="'a/b' and 'a_b' would both become 'a_b'"):
+        prepare("hfds", tmp_path / "out", source=source)
