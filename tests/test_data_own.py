@@ -40,6 +40,15 @@ def test_folder_of_classes_is_split_evenly(tmp_path, kind):
         assert all(source.startswith(f"{name}/") for source, name in sources.items())
 
 
+@pytest.mark.parametrize("ending", ["jfif", "JPE", "tif", "pgm", "avif", "bmp", "gif"])
+def test_a_class_of_any_picture_format_is_prepared(tmp_path, ending):
+    files = {f"oak/{index}.{ending}": jpeg(index) for index in range(6)}
+    images = write_folder(tmp_path / "mine", {**plain(), **files, "oak/drawing.eps": b"x", "oak/a.txt": b"x"})
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    found = by_split(tmp_path / "out")
+    assert set().union(*found.values()) == set(plain()) | set(files)
+
+
 def test_splits_that_are_there_are_kept(tmp_path):
     files = {f"{split}/{name}": data for split in ("training", "valid") for name, data in plain(4).items()}
     images = write_folder(tmp_path / "mine", files)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from convnext_ablation.data.measure import measure_image
-from convnext_ablation.data.pictures import FORMATS, HEAD, open_picture, picture_format
+from convnext_ablation.data.pictures import FORMATS, open_picture
 from convnext_ablation.data.prepare import prepare
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.splits import open_split
@@ -30,7 +30,6 @@ def test_a_format_is_told_by_its_content(kind):
     if kind == "QOI" and "QOI" not in Image.SAVE:
         pytest.skip("this Pillow doesn't write QOI")
     data = encoded(rgb, kind)
-    assert picture_format(data[:HEAD]) == ("JPEG" if kind == "MPO" else kind)
     with open_picture(data) as image:
         assert image.size == (32, 32)
 
@@ -38,21 +37,20 @@ def test_a_format_is_told_by_its_content(kind):
 @pytest.mark.parametrize("mode", ["1", "L", "I", "F", "RGB"])
 def test_the_family_of_ppm_is_one_format(mode):
     data = encoded(Image.fromarray(GRADIENT).convert(mode), "PPM")
-    assert picture_format(data[:HEAD]) == "PPM"
     assert open_picture(data).size == (32, 32)
 
 
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA", "IM"])
 def test_what_is_not_on_the_list_is_no_picture(kind):
     data = encoded(Image.fromarray(GRADIENT).convert("RGB"), kind)
-    assert picture_format(data[:HEAD]) is None
     with pytest.raises(ValueError, match=r"^cannot identify image file$"):
         open_picture(data)
 
 
 @pytest.mark.parametrize("text", [b"", b"Python", b"Pictures by us", b"BMW is a class", b"GIF", b"RIFF" * 9])
 def test_a_text_is_no_picture(text):
-    assert picture_format(text) is None
+    with pytest.raises(ValueError, match=r"^cannot identify image file$"):
+        open_picture(text)
 
 
 def test_a_picture_of_another_ending_starts_no_program(tmp_path, monkeypatch, image_folder, arguments):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from convnext_ablation.data.photographs import Photograph
+from convnext_ablation.data.photographs import Photograph, rank
 from convnext_ablation.errors import UserError
 
 
@@ -21,12 +20,12 @@ def hold_out_groups(
     """
     found = list(originals)
     groups = _grouped(original for original in found if original.split == "train")
-    left = _total(groups)
+    left = sum(groups.values(), Counter[str]())
     wanted = {
         name: max(1, round(count / 10)) if per_class is None else per_class for name, count in left.items()
     }
     taken: set[str] = set()
-    for group in sorted(groups, key=lambda group: _rank(seed, group)):
+    for group in sorted(groups, key=lambda group: rank(seed, group)):
         counts = groups[group]
         change = sum(
             abs(wanted[name] - count) - abs(wanted[name]) if wanted[name] > 0 else count
@@ -53,11 +52,11 @@ def fold_out(originals: Sequence[Photograph], folds: int, fold: int, seed: int) 
     groups = _grouped(originals)
     if len(groups) < folds:
         raise UserError(f"there are {len(groups)} groups for {folds} folds; give fewer")
-    totals = _total(groups)
+    totals = sum(groups.values(), Counter[str]())
     dealt = [Counter[str]() for _ in range(folds)]
     sizes = [0] * folds
     place: dict[str, int] = {}
-    for group in sorted(groups, key=lambda group: (-groups[group].total(), _rank(seed, group))):
+    for group in sorted(groups, key=lambda group: (-groups[group].total(), rank(seed, group))):
         counts = groups[group]
 
         def cost(index: int, counts: Counter[str] = counts) -> tuple[float, int]:
@@ -88,16 +87,5 @@ def _grouped(originals: Iterable[Photograph]) -> dict[str, Counter[str]]:
     return groups
 
 
-def _total(groups: Mapping[str, Counter[str]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for counts in groups.values():
-        total.update(counts)
-    return total
-
-
 def _group(original: Photograph) -> str:
     return original.group or original.id
-
-
-def _rank(seed: int, group: str) -> bytes:
-    return hashlib.sha256(f"{seed} {group}".encode()).digest()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.folder import SPLIT_OF
-from convnext_ablation.data.image_list import CLASSES
+from convnext_ablation.data.image_list import CLASS_COLUMNS
 from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option
@@ -45,12 +45,12 @@ class HubPhotographs(OwnPhotographs):
         if not tables:
             raise UserError(f"hfds: {self.source} has no train split; it needs images to train on")
         columns = next(iter(tables.values())).features
-        image = self._column("image_key", columns, lambda each: isinstance(each[1], datasets.Image))
+        image = self._column("image_key", columns, lambda _, kind: isinstance(kind, datasets.Image))
         target = self._column(
             "target_key",
             columns,
-            lambda each: isinstance(each[1], datasets.ClassLabel),
-            lambda each: each[0].lower() in CLASSES,
+            lambda _, kind: isinstance(kind, datasets.ClassLabel),
+            lambda name, _: name.lower() in CLASS_COLUMNS,
         )
         try:
             undecoded = datasets.Image(decode=False)
@@ -63,16 +63,16 @@ class HubPhotographs(OwnPhotographs):
         reason = " ".join(str(error).split())[:300]
         return UserError(f"hfds: {self.source} can't be loaded: {reason}")
 
-    def _column(self, key: str, columns: Mapping[str, Any], *kinds: Callable[[Any], bool]) -> str:
+    def _column(self, key: str, columns: Mapping[str, Any], *kinds: Callable[[str, Any], bool]) -> str:
         """The column that an option names, or else the only one of the first kind that there is any of."""
         asked = getattr(self, key)
         if asked in columns:
             return asked
         known = ", ".join(columns)
-        if asked == next(each.default for each in fields(self) if each.name == key):
+        if asked == getattr(type(self), key):  # its default
             found: list[str] = []
             for is_one in kinds:
-                found = found or [name for name, kind in columns.items() if is_one((name, kind))]
+                found = found or [name for name, kind in columns.items() if is_one(name, kind)]
             if len(found) == 1:
                 print(f"{self.source}: {key.partition('_')[0]}s in column {found[0]!r}")
                 return found[0]

@@ -10,21 +10,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from PIL import Image
-
 from convnext_ablation.data.archives import Piece, Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF, SPLITS, Record
 from convnext_ablation.data.groups import check_groups, fold_out
 from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
+from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.tables import DELIMITERS, Table, read_table
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 # what columns are usually called, the likeliest first
-PATHS = "path file filename file_name filepath file_path image_path image image_name image_id id dir".split()
-CLASSES = "class label class_name class_id category category_id target".split()
-_SPLITS = "split subset is_test is_train".split()
+_PATH_COLUMNS = (
+    "path file filename file_name filepath file_path image_path image image_name image_id id dir".split()
+)
+CLASS_COLUMNS = "class label class_name class_id category category_id target".split()
+_SPLIT_COLUMNS = "split subset is_test is_train".split()
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
@@ -46,9 +47,13 @@ class ImageList(OwnPhotographs):
     names: Path | None = option(
         None, "file with the names of numbered classes: number and name, or a name per line", identity=False
     )
-    path_column: str | None = option(None, f"column of the paths; if not given, {', '.join(PATHS[:4])}, ...")
-    class_column: str | None = option(None, f"column of the classes; else {', '.join(CLASSES[:4])}, ...")
-    split_column: str | None = option(None, f"column of the splits; else {', '.join(_SPLITS)}")
+    path_column: str | None = option(
+        None, f"column of the paths; if not given, {', '.join(_PATH_COLUMNS[:4])}, ..."
+    )
+    class_column: str | None = option(
+        None, f"column of the classes; else {', '.join(CLASS_COLUMNS[:4])}, ..."
+    )
+    split_column: str | None = option(None, f"column of the splits; else {', '.join(_SPLIT_COLUMNS)}")
     group_column: str | None = option(
         None, "column of groups, such as a site, each of which stays in one split"
     )
@@ -132,10 +137,12 @@ class ImageList(OwnPhotographs):
 
     def _rows(self, path: Path, list_split: str) -> Iterator[_Row]:
         asked = [self.path_column, self.class_column, self.split_column, self.group_column]
-        table = read_table(path, {*PATHS, *CLASSES, *_SPLITS, *(name.lower() for name in asked if name)})
-        path_at = _column(table, self.path_column, PATHS, "path")
-        class_at = _column(table, self.class_column, CLASSES, "class")
-        split_at = _column(table, self.split_column, _SPLITS, "split", needed=False)
+        table = read_table(
+            path, {*_PATH_COLUMNS, *CLASS_COLUMNS, *_SPLIT_COLUMNS, *(name.lower() for name in asked if name)}
+        )
+        path_at = _column(table, self.path_column, _PATH_COLUMNS, "path")
+        class_at = _column(table, self.class_column, CLASS_COLUMNS, "class")
+        split_at = _column(table, self.split_column, _SPLIT_COLUMNS, "split", needed=False)
         group_at = _column(table, self.group_column, [], "group") if self.group_column else None
         columns = {"path": path_at, "class": class_at, "split": split_at, "group": group_at}
         _say(table, columns)
@@ -186,7 +193,7 @@ class _Files:
 
     def __post_init__(self) -> None:
         for name in self.source:
-            if _is_picture(name):
+            if is_called_picture(name):
                 path = PurePosixPath(name)
                 for other in {str(path.with_suffix("")), path.name, path.stem} - {name}:
                     self.short[other].append(name)
@@ -220,15 +227,10 @@ class _Files:
 
     def say_unlisted(self, listed: Mapping[str, Any], where: str) -> None:
         """Says how many images below the folder no list names."""
-        others = [name for name in self.source if name not in listed and _is_picture(name)]
+        others = [name for name in self.source if name not in listed and is_called_picture(name)]
         if others:
             shown = ", ".join(repr(name) for name in sorted(others)[:10])
             print(f"{where}: images below {self.source.path} that are not listed: {len(others)} ({shown})")
-
-
-def _is_picture(name: str) -> bool:
-    Image.init()
-    return Image.registered_extensions().get(PurePosixPath(name).suffix.lower()) in Image.OPEN
 
 
 def _column(table: Table, asked: str | None, usual: Iterable[str], what: str, needed: bool = True) -> Any:
@@ -279,7 +281,7 @@ def _plain(label: str) -> str:
 
 def _read_names(path: Path, labels: set[str]) -> dict[str, str]:
     """Names by labels: from the column that has all labels and the next one, or numbered from 0."""
-    table = read_table(path, {*CLASSES, "name"})
+    table = read_table(path, {*CLASS_COLUMNS, "name"})
     rows = [table.columns, *table.rows.values()]
     if len(table.columns) == 1:
         lines = [row[0] for row in rows]

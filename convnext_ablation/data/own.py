@@ -17,10 +17,9 @@ from convnext_ablation.data.archives import Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.data.groups import hold_out_groups
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
+from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
-
-_IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class ImageFolder(OwnPhotographs):
 
 
 def _in_folders(source: Source) -> Iterator[Photograph]:
-    names = [name for name in sorted(source) if name.lower().endswith(_IMAGES)]
+    names = [name for name in sorted(source) if is_called_picture(name)]
     names = [name for name in names if "/." not in f"/{name}"]  # none that is hidden
     tops = {name.split("/")[0] for name in names}
     has_splits = tops <= SPLIT_OF.keys()

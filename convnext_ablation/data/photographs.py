@@ -162,20 +162,21 @@ def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, 
     return left, top, right, bottom
 
 
+def rank(seed: int, name: str) -> bytes:
+    """Puts names in an order that depends on the seed alone."""
+    return hashlib.sha256(f"{seed} {name}".encode()).digest()
+
+
 def hold_out(
     originals: Iterable[Photograph], per_class: int | None, seed: int, split: str = "val"
 ) -> list[Photograph]:
     """Moves so many training images of each class to another split, None for a tenth; at least one stays."""
-
-    def rank(original: Photograph) -> bytes:
-        return hashlib.sha256(f"{seed} {original.id}".encode()).digest()
-
     classes: dict[str, list[Photograph]] = defaultdict(list)
     for original in originals:
         classes[original.class_name if original.split == "train" else ""].append(original)
     done = classes.pop("", [])
     for members in classes.values():
-        members.sort(key=rank)
+        members.sort(key=lambda original: rank(seed, original.id))
         wanted = max(1, round(len(members) / 10)) if per_class is None else per_class
         count = min(wanted, len(members) - 1)
         done += [replace(original, split=split) for original in members[:count]]
