@@ -176,7 +176,7 @@ def test_what_is_not_listed_or_listed_twice_is_said(tmp_path, images, capsys):
     prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)
     said = capsys.readouterr().out
     assert "rows that repeat another one, used once: 1, such as 'ash/1.jpg'" in said
-    assert "not listed: 1 ('ash/0.jpg')" in said
+    assert "not listed: 1 .jpg ('ash/0.jpg')" in said
 
 
 def hub_folder(hub, folder, labels, image="image", label="label", names=("ash", "oak")):
@@ -195,7 +195,11 @@ def test_unlabelled_rows_of_the_hub_are_left_out_by_name(hub, tmp_path, capsys, 
     source = hub_folder(hub, tmp_path / "set", labels)
     summary = prepare("hfds", tmp_path / "out", source=source, size=16)
     assert summary.counts == {"train": 10, "val": 2, "test": 2}
-    assert "'validation' 1 of 3 rows have no label (-1 or None); left out: rows 1" in capsys.readouterr().out
+    assert (
+        "no label: 5 ('test[0]', 'test[1]', 'test[2]', 'test[3]', 'validation[1]')" in capsys.readouterr().out
+    )
+    skipped = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
+    assert (len(skipped), skipped[-1]) == (6, "validation[1],no label")
     found = {record.source: record.class_name for record in read_manifest(tmp_path / "out")}
     assert {name: found[name] for name in ("validation_0.jpg", "validation_2.jpg", "train_01.jpg")} == {
         "validation_0.jpg": "ash",

@@ -114,6 +114,11 @@ def test_list_gives_class_and_split(tmp_path):
             "line 3 lists ash/0.jpg a second time",
         ),
         ([("ash/9.jpg", "ash")], ("path", "class"), r"line 2: .*9\.jpg can't be read"),
+        (
+            [(f"ash/{at}.jpg", "a" * 300, split) for at, split in enumerate(("train", "val", "test"))],
+            ("path", "class", "split"),
+            r"ash/0\.jpg: a name of more than 250 bytes, 'a{40}'",
+        ),
     ],
 )
 def test_broken_list_is_refused(tmp_path, rows, columns, message):

@@ -41,7 +41,8 @@ class HubPhotographs(OwnPhotographs):
             raise self._not_loaded(error) from error
         tables = {split: table for split, table in found.items() if split in SPLIT_OF}
         for split in found.keys() - tables.keys():
-            print(f"{self.source}: the split {split!r} is none of train, val and test; left out")
+            rows = (f"{split}[{number}]" for number in range(len(found[split])))
+            self.skipped.update(dict.fromkeys(rows, "in no split train, val or test"))
         if not tables:
             raise UserError(f"hfds: {self.source} has no train split; it needs images to train on")
         columns = next(iter(tables.values())).features
@@ -89,14 +90,10 @@ class HubPhotographs(OwnPhotographs):
         folders = class_folders(sorted(written), self.source)
         for name, table in tables.items():
             known = names[name]
-            unlabelled = [number for number, label in enumerate(labels[name]) if not _is_label(label)]
-            if unlabelled:
-                shown = ", ".join(str(number) for number in unlabelled[:10])
-                what = f"{len(unlabelled)} of {len(table)} rows have no label (-1 or None)"
-                print(f"{self.source}: in {name!r} {what}; left out: rows {shown}")
             width = len(str(len(table)))
             for number, label in enumerate(labels[name]):
                 if not _is_label(label):
+                    self.skipped[f"{name}[{number}]"] = "no label"
                     continue
                 if not isinstance(label, (int, str)) or (known and int(label) >= len(known)):
                     raise UserError(

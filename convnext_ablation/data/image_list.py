@@ -106,7 +106,8 @@ class ImageList(OwnPhotographs):
             print(f"{where}: {what}: {len(shortened)}, such as {shortened[0]}")
         if twice:
             print(f"{where}: rows that repeat another one, used once: {len(twice)}, such as {twice[0]!r}")
-        files.say_unlisted(rows, where)
+        listed_nowhere = (name for name in files.source if name not in rows and is_called_picture(name))
+        self.skipped.update(dict.fromkeys(listed_nowhere, "not listed"))
         named = self._named({row.label for row in rows.values()})
         folders = class_folders(sorted(named.values()), where)
         found = [
@@ -224,13 +225,6 @@ class _Files:
             f"{where}: {root / listed} can't be read, there is no such file; mend the line, or give the "
             "folder that the paths are below with --root"
         )
-
-    def say_unlisted(self, listed: Mapping[str, Any], where: str) -> None:
-        """Says how many images below the folder no list names."""
-        others = [name for name in self.source if name not in listed and is_called_picture(name)]
-        if others:
-            shown = ", ".join(repr(name) for name in sorted(others)[:10])
-            print(f"{where}: images below {self.source.path} that are not listed: {len(others)} ({shown})")
 
 
 def _column(table: Table, asked: str | None, usual: Iterable[str], what: str, needed: bool = True) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
@@ -102,6 +102,10 @@ class Photographs(DataSet):
     fit: str = option("squash", "whether that is both sides, or the shorter one", choices=FITS)
     format: str = option(
         "jpeg", "how they are stored: jpeg at quality 95, or lossless", choices=tuple(FORMATS)
+    )
+    # why files and rows are left out, by their names; filled by `photographs` and `encode`
+    skipped: dict[str, str] = field(
+        default_factory=dict, init=False, compare=False, metadata={"identity": False}
     )
 
     def __post_init__(self) -> None:

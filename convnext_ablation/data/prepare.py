@@ -42,11 +42,13 @@ from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
 from convnext_ablation.data.own import ImageFolder
 from convnext_ablation.data.photographs import DataSet
+from convnext_ablation.data.skipped import SKIPPED, skipped_lines, write_skipped
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
+_LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DRAWN = (Characters, Typefaces, FewTypefaces, Diacritics)
@@ -148,6 +150,8 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         records = _write_images(dataset, partial, images, workers)
         write_manifest(partial, records)
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+        skipped = getattr(dataset, "skipped", {})
+        write_skipped(partial, skipped)
         shutil.rmtree(partial / _SCRATCH)
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
@@ -157,6 +161,12 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
+    if skipped:
+        print(
+            f"used {len(records)}, skipped {len(skipped)} (all in {out / SKIPPED}):",
+            *skipped_lines(skipped),
+            sep="\n  ",
+        )
     for split in dataset.splits:
         found = {record.class_name for record in records if record.split == split}
         if missing := [name for name in classes if name not in found]:
@@ -176,6 +186,10 @@ def _write_images(
         other = seen.setdefault(record.id.casefold(), record)
         if other is not record:
             raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")
+        if long := [part for part in record.id.split("/") if len(os.fsencode(part)) > _LONGEST]:
+            raise UserError(
+                f"{record.source[:99]}: a name of more than {_LONGEST} bytes, {long[0][:40]!r}...; shorten it"
+            )
     for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
     print(f"{dataset.name}: writing {len(images)} images", flush=True)

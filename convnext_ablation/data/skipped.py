@@ -1,0 +1,42 @@
+"""What `prepare` leaves out: told by reason and ending, and listed whole in ``skipped.csv``."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from convnext_ablation.files import write_csv
+
+SKIPPED = "skipped.csv"
+_NAMED = 10  # of each reason
+
+
+def write_skipped(folder: Path, skipped: Mapping[str, str]) -> None:
+    """Writes ``skipped.csv`` with names and reasons, if there are any."""
+    if skipped:
+        write_csv(folder / SKIPPED, ("name", "reason"), sorted(skipped.items()))
+
+
+def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
+    """A line for each reason: how many of each ending, and some of their names."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in sorted(skipped.items()):
+        by_reason[reason].append(name)
+    lines = []
+    for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+        endings = Counter(_ending(name) for name in names)
+        counts = ", ".join(f"{count} {ending}".strip() for ending, count in endings.most_common())
+        more = ", ..." if len(names) > _NAMED else ""
+        lines.append(f"{reason}: {counts} ({', '.join(map(_shown, names[:_NAMED]))}{more})")
+    return lines
+
+
+def _ending(name: str) -> str:
+    return ascii(os.path.splitext(name)[1].lower())[1:-1][:20]
+
+
+def _shown(name: str) -> str:
+    """A name on one line of any terminal."""
+    return repr(name) if name.isprintable() else ascii(name)
