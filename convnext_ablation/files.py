@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and names from outside that stay below their folder."""
 
 from __future__ import annotations
 
@@ -10,10 +10,76 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from convnext_ablation.errors import UserError
+
+_LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
+_OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # a drive, a home, Windows' own slash
+_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+
+
+def leads_out(name: str) -> bool:
+    """Whether a path with forward slashes may lead out of the folder that it is joined to, on any system."""
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or bool(_OUTSIDE.match(name))
+
+
+def check_path(name: str, where: str) -> str:
+    """Returns a path from outside, with forward slashes, if every system can have such a file below a folder.
+
+    Args:
+        name: What a hub, an archive, a list, a release or a YAML file calls a file.
+        where: What says so; the message begins with it.
+
+    Raises:
+        UserError: It is empty, may lead out of its folder, or is no file's name on some system.
+    """
+    parts = PurePosixPath(name).parts
+    faults = {
+        "names no file": not parts,
+        "leads out of its folder": leads_out(name),
+        "holds a control character, or bytes that are not UTF-8": bool(_UNPRINTABLE.search(name)),
+        "is a name that Windows reserves": any(_RESERVED.fullmatch(part) for part in parts),
+        "ends in a dot or a space": any(part[-1] in ". " for part in parts),
+        f"is longer than {_LONGEST} bytes": any(
+            len(part.encode(errors="replace")) > _LONGEST for part in parts
+        ),
+    }
+    for fault, holds in faults.items():
+        if holds:
+            raise UserError(f"{where}: {_shown(name)} {fault}; it needs another name")
+    return name
+
+
+def check_name(name: str, where: str) -> str:
+    """Returns a name from outside that is to be a file's or a folder's; as `check_path`, without slashes."""
+    if "/" in check_path(name, where):
+        raise UserError(f"{where}: {_shown(name)} is a path, and must be a name")
+    return name
+
+
+def below(folder: Path, name: str, where: str) -> Path:
+    """The file below a folder that a name from outside stands for; see `check_path`.
+
+    Raises:
+        UserError: Its path can't be used, or a link leads out of the folder.
+    """
+    path = folder / check_path(name, where)
+    try:
+        inside = path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise UserError(f"{where}: {_shown(name)} can't be followed ({error}); remove the link") from error
+    if not inside:
+        raise UserError(f"{where}: {_shown(name)} is a link that leads out of {folder}; remove the link")
+    return path
+
+
+def _shown(name: str) -> str:
+    shown = ascii(name) if not name.isprintable() else repr(name)
+    return shown if len(shown) <= 80 else f"{shown[:60]}...{shown[-15:]}"
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from filelock import FileLock, Timeout
 
 from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.files import check_path
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import (
@@ -136,7 +137,7 @@ def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
             raise UserError("--resume auto needs the name of the run's folder; give --experiment")
         model = arguments.model.replace("/", "_").replace(":", "_")
         name = processes.gather(f"{datetime.now():%Y%m%d-%H%M%S}-{model}")[0]
-    return Path(arguments.output or "output/train") / name
+    return Path(arguments.output or "output/train") / check_path(name, "--experiment")
 
 
 def _look_at_images(trainer: Trainer) -> list[str]:

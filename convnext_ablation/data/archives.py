@@ -18,12 +18,12 @@ import urllib.request
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from convnext_ablation.console import Progress
 from convnext_ablation.data.folder import walk
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import told_of_full_disk, written_whole
+from convnext_ablation.files import leads_out, told_of_full_disk, written_whole
 
 _BLOCK = 1 << 20
 _SECONDS = 60  # without a byte
@@ -197,8 +197,7 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
 def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
     """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which mends what it can."""
     name = member.name.removeprefix("./")
-    path = PurePosixPath(name)
-    outside = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name
+    outside = leads_out(name)
     if member.isdir() and not outside:
         return
     reasons = {

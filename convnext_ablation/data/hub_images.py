@@ -13,6 +13,7 @@ from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import below
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class HubPhotographs(OwnPhotographs):
                     )
                 file = f"{name}_{number:0{width}d}.jpg"
                 folder = folders[str(known[label] if known else label)]
-                yield Photograph(file, file, folder, SPLIT_OF[name], _Row(table, number, image))
+                row = _Row(table, number, image, self.source)
+                yield Photograph(file, file, folder, SPLIT_OF[name], row)
 
 
 def _is_label(label: Any) -> bool:
@@ -119,10 +121,21 @@ class _Row:
     table: Any
     number: int
     column: str
+    source: str
 
     def read(self) -> bytes:
-        """Its file."""
-        image = self.table[self.number][self.column]
-        if image is None:
-            raise UserError(f"hfds: row {self.number} has no image in {self.column!r}; give --image-key")
-        return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()
+        """Its file, which is in the table, or else in the set's own folder or the cache of `datasets`."""
+        import datasets
+        from huggingface_hub import constants
+
+        image, where = self.table[self.number][self.column], f"hfds: row {self.number}"
+        if image is None or (image["bytes"] is None and not image["path"]):
+            raise UserError(f"{where} has no image in {self.column!r}; give --image-key")
+        if image["bytes"] is not None:
+            return bytes(image["bytes"])
+        path = Path(image["path"])
+        own = map(Path, (self.source, datasets.config.HF_DATASETS_CACHE, constants.HF_HUB_CACHE))
+        for top in (each for folder in own for each in (folder.absolute(), folder.resolve())):
+            if path.is_relative_to(top):
+                return below(top, path.relative_to(top).as_posix(), where).read_bytes()
+        raise UserError(f"{where} names a file outside of the data set, {str(path)[:80]!r}; have it mended")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections import defaultdict
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from convnext_ablation.console import printable
 from convnext_ablation.data.archives import Piece, Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF, SPLITS, Record
 from convnext_ablation.data.groups import check_groups, fold_out
@@ -19,6 +21,7 @@ from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.tables import DELIMITERS, Table, read_table
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import below, leads_out
 
 # what columns are usually called, the likeliest first
 _PATH_COLUMNS = (
@@ -209,21 +212,20 @@ class _Files:
                 path = path.relative_to(with_root) if path.is_relative_to(with_root) else path
             if str(path) in self.source:
                 return str(path), self.source[str(path)]
-            file = root / path
-            try:
-                if file.is_file():  # through a link, or outside
-                    return str(path).lstrip("/"), Piece(file, 0, file.stat().st_size)
-            except (OSError, ValueError):
-                continue
+            if not leads_out(str(path)) and os.path.isfile(root / path):  # through a link
+                file = below(root, str(path), where)
+                return str(path), Piece(file, 0, file.stat().st_size)
             found = self.short.get(str(path), [])
             if len(found) > 1:
                 what = f"{where}: {listed!r} may be {found[0]!r} or {found[1]!r}"
                 raise UserError(f"{what}; write the path, or give their folder with --root")
             if found:
                 return found[0], self.source[found[0]]
+        if leads_out(str(path)):
+            raise UserError(f"{where}: {listed[:200]!r} is not below {root}; give its folder with --root")
         raise UserError(
-            f"{where}: {root / listed} can't be read, there is no such file; mend the line, or give the "
-            "folder that the paths are below with --root"
+            f"{where}: {printable(str(root / listed))[-200:]} can't be read, there is no such file; mend the "
+            "line, or give the folder that the paths are below with --root"
         )
 
 

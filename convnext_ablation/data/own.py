@@ -83,6 +83,7 @@ def _in_folders(source: Source) -> Iterator[Photograph]:
     names = [name for name in names if "/." not in f"/{name}"]  # none that is hidden
     tops = {name.split("/")[0] for name in names}
     has_splits = tops <= SPLIT_OF.keys()
+    folders = class_folders({name.split("/")[-2] for name in names if "/" in name}, str(source.path))
     for name in names:
         if re.search("[\n\r\ud800-\udfff]", name):  # what Python makes of bytes that aren't UTF-8
             raise UserError(f"{source.path}: the name {name!r} is not UTF-8 in one line; change it")
@@ -91,7 +92,7 @@ def _in_folders(source: Source) -> Iterator[Photograph]:
             expected = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
             raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
         split = SPLIT_OF[parts[0]] if has_splits else "train"
-        yield Photograph(name, name, parts[-2], split, source[name])
+        yield Photograph(name, name, folders[parts[-2]], split, source[name])
 
 
 def _without_top(source: Source) -> Source:
@@ -117,4 +118,4 @@ def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
 def class_folder(name: str) -> str:
     """The name of a class as that of a folder, in NFC."""
     name = unicodedata.normalize("NFC", name).strip()
-    return re.sub(r"[/\\\x00-\x1f\x7f]", "_", name).lstrip(".") or "_"
+    return re.sub(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029]", "_", name).lstrip(".").rstrip(". ") or "_"

@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import features
 
+from convnext_ablation.console import printable
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
@@ -46,9 +47,9 @@ from convnext_ablation.data.skipped import SKIPPED, skipped_lines, write_skipped
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.files import check_path
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
-_LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DRAWN = (Characters, Typefaces, FewTypefaces, Diacritics)
@@ -183,13 +184,10 @@ def _write_images(
     """Writes all images below a folder, but for those there; returns records with the hashes of the files."""
     seen: dict[str, Record] = {}
     for record, _ in images:  # files whose names differ only in case are one on many file systems
+        check_path(record.id, printable(record.source)[:99])
         other = seen.setdefault(record.id.casefold(), record)
         if other is not record:
             raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")
-        if long := [part for part in record.id.split("/") if len(os.fsencode(part)) > _LONGEST]:
-            raise UserError(
-                f"{record.source[:99]}: a name of more than {_LONGEST} bytes, {long[0][:40]!r}...; shorten it"
-            )
     for parent in sorted({os.path.dirname(record.id) for record, _ in images}):
         (folder / parent).mkdir(parents=True, exist_ok=True)
     print(f"{dataset.name}: writing {len(images)} images", flush=True)

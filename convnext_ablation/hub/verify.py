@@ -13,6 +13,7 @@ from timm.data import resolve_data_config
 
 from convnext_ablation.data.folder import MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.files import check_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
 from convnext_ablation.training.evaluation import evaluate
@@ -36,6 +37,7 @@ def claim_of(release: Release, split: str = "") -> dict[str, Any]:
         raise UserError(f"{release.name}: has no SHA-256 of the weights; have it published again")
     with in_one_line(f"{release.name}: its figures can't be read; have it published again"):
         figures = {name: float(chosen[0][name]) for name in ("top1_percent", "top5_percent")}
+    check_name(str(chosen[0]["split"]), f"{release.name}: split of its figures")
     return {"images": None, **chosen[0], **figures}
 
 

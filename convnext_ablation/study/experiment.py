@@ -12,6 +12,7 @@ from typing import Any
 
 from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import check_name
 from convnext_ablation.study.designs.contrasts import Design, Point
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
@@ -134,7 +135,7 @@ class Run:
     def name(self) -> str:
         """What its folder is called."""
         what = f"lr{self.arguments.lr:g}" if self.tuning else f"seed{self.arguments.seed}"
-        return f"{self.point.key}-{what}-{self.identity[:8]}"
+        return check_name(f"{self.point.key}-{what}-{self.identity[:8]}", "the folder of a run")
 
     def folder(self, study_folder: Path) -> Path:
         """Where the run's files go."""

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.files import check_name
 from convnext_ablation.study.overrides import SAME_AS
 
 # what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
@@ -148,7 +149,7 @@ def _checked_name(name: str) -> str:
             f"phase {name!r}: write its name in small letters, digits, - and _, and not one of "
             f"{', '.join(_RESERVED)}"
         )
-    return name
+    return check_name(name, "phase")
 
 
 def _checked(name: str, said: object) -> dict[str, Any]:

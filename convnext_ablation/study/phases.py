@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
+from convnext_ablation.files import check_name, write_text
 from convnext_ablation.study.experiment import Run, Study, Weights
 from convnext_ablation.study.store import STUDY_FILE, is_done, read_study, save_study
 from convnext_ablation.study.tuning import chosen_rates
@@ -59,7 +59,10 @@ def _names(folder: Path) -> list[str] | None:
     if (folder / STUDY_FILE).exists():
         raise UserError(f"{folder}: holds an experiment and a study; move one of them away")
     try:
-        return [str(name) for name in json.loads(path.read_text(encoding="utf-8"))["phases"]]
+        return [
+            check_name(str(name), str(path))
+            for name in json.loads(path.read_text(encoding="utf-8"))["phases"]
+        ]
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged ({error!r}); give another --output") from error
 

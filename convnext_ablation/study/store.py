@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_text
+from convnext_ablation.files import check_name, write_text
 from convnext_ablation.models.components import Components
 from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, Run, Script, Study, Weights
@@ -244,7 +244,7 @@ def _study(content: Mapping[str, Any], folder: Path) -> Study:
         test_split=fixed.get("test split", TEST_SPLIT),
         phase=content.get("phase", ""),
         own_recipes=fixed.get("recipes of networks", {}),
-        start=read_study(folder.parent / start) if start else None,
+        start=read_study(folder.parent / check_name(start, str(folder))) if start else None,
     )
 
 

@@ -19,6 +19,7 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -27,7 +28,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError, first_line
-from convnext_ablation.files import sha256_of
+from convnext_ablation.files import below, check_name, check_path, sha256_of
 
 __all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "releases_on_hub"]
 
@@ -66,12 +67,15 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
         Its path in the cache, ``.../snapshots/<commit>/<file>``; another file is refused, and removed.
     """
     name, _, revision = repository.partition("@")
-    at = revision or None
-    with hub_errors(f"{repository}: {file}"):
-        if not isinstance(try_to_load_from_cache(name, file, cache_dir, at), str):
-            # this asks once; where a hub doesn't answer, the download would try again for minutes
-            get_hf_file_metadata(hf_hub_url(name, file, revision=at), timeout=constants.HF_HUB_ETAG_TIMEOUT)
-        path = Path(hf_hub_download(name, file, revision=at, cache_dir=cache_dir))
+    at, what = revision or None, f"{repository}: {file}"
+    for said in (file, at or "main"):
+        check_path(said, name)
+    with hub_errors(what):
+        cached = isinstance(try_to_load_from_cache(name, file, cache_dir, at), str)
+        offline = cached and bool(re.fullmatch("[0-9a-f]{40}", revision))
+        offline = offline or not _answers(hf_hub_url(name, file, revision=at), cached)
+        path = Path(hf_hub_download(name, file, revision=at, cache_dir=cache_dir, local_files_only=offline))
+    _check_place(path, file, what)
     expected = sha256 or _hash_on_hub(path, name, file)
     if expected is None:
         _logger.warning("%s: nothing says which hash %s must have; it is not checked", repository, file)
@@ -79,9 +83,39 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     try:
         check_hash(path, expected, f"{repository}: {file}")
     except UserError as error:
-        _forget(path)
+        path.resolve().unlink(missing_ok=True)  # the link's file, too, so that it is fetched anew
+        path.unlink(missing_ok=True)
         raise UserError(f"{error}; it was removed from the cache, so try again") from error
     return path
+
+
+def _answers(url: str, cached: bool) -> bool:
+    """Whether a hub has a file, asked once: a download would try again for minutes.
+
+    The client's cache names files by what the hub answers, so that is checked beforehand.
+    """
+    try:
+        answer = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+    except EntryNotFoundError:
+        raise
+    except Exception:
+        if cached:
+            return False
+        raise
+    for said in (answer.etag, answer.commit_hash):
+        if said is not None:
+            check_name(said, f"{url}: the hub's name of the file")
+    return True
+
+
+def _check_place(path: Path, file: str, what: str) -> None:
+    """Refuses a file, ``.../snapshots/<commit>/<file>``, that links out of its repository in the cache."""
+    home = path.parents[len(Path(file).parts) + 1]
+    try:
+        below(home, path.relative_to(home).as_posix(), what)
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _hash_on_hub(path: Path, name: str, file: str) -> str | None:
@@ -94,13 +128,6 @@ def _hash_on_hub(path: Path, name: str, file: str) -> str | None:
         with suppress(Exception):
             etag = get_hf_file_metadata(hf_hub_url(name, file, revision=path.parent.name)).etag
     return etag if etag and re.fullmatch("[0-9a-f]{64}|[0-9a-f]{40}", etag) else None
-
-
-def _forget(path: Path) -> None:
-    """Removes a file from the hub's cache, links and all, so that it is fetched anew."""
-    if path.is_symlink():
-        _forget(path.parent / os.readlink(path))
-    path.unlink(missing_ok=True)
 
 
 def check_hash(path: Path, expected: str, name: str) -> None:

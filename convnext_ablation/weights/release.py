@@ -21,6 +21,7 @@ from typing import Any
 from timm.models import PretrainedCfg
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import check_name
 from convnext_ablation.weights.download import check_hash, check_safetensors, fetch, releases_on_hub
 
 __all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
@@ -127,6 +128,7 @@ def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | No
     wrong = [entry for entry, is_valid in valid.items() if not is_valid]
     if wrong:
         raise UserError(f"{name}: {CONFIG} has no valid {wrong[0]}; have it published again")
+    file = check_name(str(weights.get("file", WEIGHTS)), f"{name}: {CONFIG}: the file of the weights")
     return Release(
         name,
         folder,
@@ -135,7 +137,7 @@ def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | No
         num_classes=classes,
         label_names=tuple(labels) if isinstance(labels, list) else None,
         model_args={key: value for key, value in (arguments or {}).items() if key not in _OUR_ARGUMENTS},
-        file=weights.get("file", WEIGHTS),
+        file=file,
         sha256=weights["sha256"] if config.get("weights") is not None else None,
         trained=config.get("trained") or {},
         config=config,

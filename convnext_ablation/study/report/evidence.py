@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import leads_out
 from convnext_ablation.study.stats.effects import BoolArray
 
 Labels = NDArray[np.int64]
@@ -128,5 +130,9 @@ class Evidence:
 
     def image(self, index: int) -> Path | None:
         """The file of a test image, None if it isn't there (any more)."""
-        path = self.data_folder / str(self.ids[index])
+        id_ = str(self.ids[index])
+        if leads_out(id_):
+            where = f"{self.runs[0].folder}: the test image {id_[:80]!r}"
+            raise UserError(f"{where} is outside of the data set's folder; delete the run to do it again")
+        path = self.data_folder / id_
         return path if path.is_file() else None
