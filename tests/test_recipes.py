@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 from PIL import Image
 from scipy import stats
 from timm.data import resolve_data_config
 
 from convnext_ablation.cli import main as cli
+from convnext_ablation.study.experiment_file import experiment_names
 from convnext_ablation.study.report.reported import reported_rows
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
@@ -164,18 +164,24 @@ def test_evaluation_takes_the_exact_centre(name, size, image_folder):
 def test_the_command_lists_what_each_recipe_is_for(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + len(NAMES)
+    assert len(lines) == 2 + len(NAMES) + 3 + len(experiment_names())
+    assert "fgvc_11785 " in "\n".join(lines[-len(experiment_names()) :])
     line = next(line for line in lines if line.startswith("cub200_448 "))
     assert line.split("  ")[-2:] == ["3x448x448", "100 + 5 of warm-up"]
     assert "CUB-200-2011 at 448, fine-tuning" in line
 
 
-def test_the_command_prints_a_recipe_or_where_it_is(capsys):
-    assert cli.main(["recipes", "in1k_112"]) == 0
+@pytest.mark.parametrize("name", ["in1k_112", "fgvc_11785"])
+def test_the_command_prints_a_recipe_or_an_experiment_or_where_it_is(capsys, name):
+    assert cli.main(["recipes", name]) == 0
     printed = capsys.readouterr().out
-    assert cli.main(["recipes", "in1k_112", "--path"]) == 0
-    assert Path(capsys.readouterr().out.strip()).read_text() == printed
-    assert yaml.safe_load(printed) == read_recipe("in1k_112")
+    assert cli.main(["recipes", name, "--path"]) == 0
+    path = Path(capsys.readouterr().out.strip())
+    assert path.read_text() == printed
+    assert (path.name, path.is_absolute()) == (f"{name}.yaml", True)
+
+
+def test_a_recipe_that_is_unknown_is_named(capsys):
     assert cli.main(["recipes", "in1k_122"]) == 2
     error = capsys.readouterr().err
     assert error == "convnext-ablation: error: unknown recipe 'in1k_122'; did you mean 'in1k_112'?\n"

@@ -88,6 +88,11 @@ def of_models(folder, phase):
     }
 
 
+def test_what_is_wrong_with_a_phases_data_stands_below_its_own_answer(folder, report):
+    assert text(folder / "dogs" / "report" / "answer.txt").endswith(f"\n\n{DOGS}\n")
+    assert DOGS not in text(folder / "imagenet" / "report" / "answer.txt")
+
+
 def percents(table):
     found = accuracy(table)
     return [100 * found.estimate, 100 * found.low, 100 * found.high]

@@ -42,7 +42,7 @@ def read(contents, name):
 
 def test_the_tables_say_what_the_csv_files_say(study):
     head, *lines = latex.table_of(read(study, "networks.tex"))
-    assert head[:4] == ["network", "adds", "seeds", r"top-1 \% [95 \%]"]
+    assert head[:4] == ["network", "adds", "runs", r"top-1 \% [95 \%]"]
     for line, row in zip(lines, csv_lines(study, "networks"), strict=True):
         low, high = (float(row[f"top1_{end}_percent"]) for end in ("low", "high"))
         assert line[:3] == [row["label"], row["adds"], row["runs"]]

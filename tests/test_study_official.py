@@ -111,7 +111,9 @@ def test_the_documented_commands_take_official_archives_to_the_tables(
 def test_the_documented_commands_of_what_was_reported_fit_together(here, hub_with_weights):
     command = ["study", "run", *prepared("fgvc_11785_as_reported")[1:]]
     phases = [study for study, _ in plan_phases(cli._parser(command).parse_args(command))]
-    sizes = {phase.phase: (phase.runs_each, phase.recipe["input_size"][-1]) for phase in phases}
+    sizes = {
+        phase.phase: (phase.runs_of(phase.points[0]), phase.recipe["input_size"][-1]) for phase in phases
+    }
     fine = {name: (1, 448 if name.endswith("448") else 224) for name in [*sizes][1:]}
     assert sizes == {"imagenet": (1, 112), **fine}
     assert [Path(phase.data_dir).name for phase in phases] == [

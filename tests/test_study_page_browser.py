@@ -102,7 +102,7 @@ def test_what_is_not_known_is_sorted_last(opened):
     first = page.locator("table.sortable").first
     first.locator("tbody td[data-value]").first.evaluate("(cell) => { cell.dataset.value = 'nan' }")
     for _ in range(2):
-        first.get_by_role("button", name="seeds").click()
+        first.get_by_role("button", name="runs").click()
         assert column(page, "network")[1][-1] == "Model 0"
 
 

@@ -267,6 +267,8 @@ def test_models_of_timm_are_rows_beside_the_networks(command, tmp_path):
     assert all("resnet18" not in contrast.weights for contrast in fine.design.contrasts)
     assert [run.point.key for run in fine.runs()] == ["resnet18", "vit_tiny_patch16_224"] * 2
     assert {run.arguments.seed for run in fine.runs()} == {0, 1}, "once, not for each pre-training"
+    assert fine.size == "2 networks x 2 seeds x 2 pre-training seeds + 2 networks x 2 seeds"
+    assert [fine.runs_of(point) for point in fine.points] == [4, 4, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -298,6 +300,9 @@ def test_models_of_timm_are_rows_beside_the_networks(command, tmp_path):
         ({}, ("--data", "cats=elsewhere"), "unknown data set that no phase uses: 'cats'"),
         ({}, ("--set", "fien.epochs=2"), "unknown phase in --set 'fien'; did you mean 'fine'?"),
         ({}, ("--phase", "fine", "epochs"), "--phase epochs: write KEY=VALUE"),
+        ({}, ("--without", "fien"), "unknown phase in --without 'fien'; did you mean 'fine'?"),
+        ({}, ("--without", "general"), "unknown phase that fine starts from: 'general'"),
+        ({}, ("--without", "general", "fine", "finer"), "mine.yaml: no phase is left"),
         ({}, ("--models", "resnet19"), "unknown model of timm 'resnet19'"),
     ],
 )
@@ -337,6 +342,7 @@ def test_an_experiment_leaves_a_study_that_is_there_as_it_is(command, tmp_path):
 
 def test_parts_of_an_experiment_are_flags_too(command, folders):
     call = command()
+    assert [phase.phase for phase in planned([*call, "--without", "finer"])] == ["general", "fine"]
     flags = [
         "study",
         "run",

@@ -242,6 +242,9 @@ def test_a_folder_without_a_study_that_can_be_read_is_named(tmp_path, content, m
         (tmp_path / "study.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read_study(tmp_path)
+    if content:
+        with pytest.raises(UserError, match=message):
+            save_study(tmp_path, STUDY)
 
 
 def checkpoint(path, arch="model_i_atto", **arguments):

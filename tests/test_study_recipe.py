@@ -313,6 +313,16 @@ def test_images_that_are_much_smaller_than_the_recipe_needs_are_refused(
     assert ("enlarged" in capsys.readouterr().err) == said
 
 
+def test_networks_that_a_recipe_does_not_name_are_said(planned, capsys):
+    planned("model: model_v")
+    others = ", ".join(f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v"))
+    assert capsys.readouterr().err.endswith(f"mine.yaml is for model_v; here it trains {others}\n")
+    planned("model: model_v", "--width=full", "--models=resnet18")
+    assert "is for model_v; here it trains model_i, model_ii, model_iii, model_iv, resnet18\n" in (
+        capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
 def test_photographs_become_grey_only_if_that_is_said(planned, pictures, suffix):
     data = pictures(40, 40, suffix=suffix)

@@ -348,7 +348,7 @@ def test_terminal_table_fits_and_keeps_what_matters(stages, width):
     assert all(heading in lines[0] for heading in ("network", "adds", "top-1 %", "change", "p (Holm)"))
     assert ("GMACs" in lines[0]) == (width >= 120)
     # What a network adds is wrapped, never cut.
-    start, stop = lines[0].index("adds"), lines[0].index("seeds")
+    start, stop = lines[0].index("adds"), lines[0].index("runs")
     assert " ".join(" ".join(line[start:stop] for line in lines[2:]).split()) == " ".join(ADDS)
     assert re.search(r"^Model II .* 80\.0 \[.* \+5\.0 \[.* <0\.001", "\n".join(lines), re.MULTILINE)
 

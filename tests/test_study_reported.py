@@ -50,11 +50,11 @@ def test_each_measurement_stands_beside_its_own_figure_and_nowhere_else():
     lines = [line for table in beside_reported(SOME).values() for line in table]
     found = {key: line[6:] for key, line in by_key(lines).items() if line.measured}
     assert found == {
-        ("model_v", "imagenet", 112): (76.25, 75.5, 77.0, "measured: 1 seed"),
-        ("model_i", "cub200", 224): (74.123456789, 73.0, 75.25, "measured: 3 seeds"),
-        ("model_i", "stanford_dogs", 224): (80.0, 79.0, 81.0, "measured: 5 seeds"),
-        ("resnet50", "cub200", 448): (85.0, 84.0, 86.0, "measured: 3 seeds"),
-        ("vit_small_patch16", "stanford_dogs", 224): (84.0, 83.0, 85.0, "measured: 2 seeds"),
+        ("model_v", "imagenet", 112): (76.25, 75.5, 77.0, "measured: 1 run"),
+        ("model_i", "cub200", 224): (74.123456789, 73.0, 75.25, "measured: 3 runs"),
+        ("model_i", "stanford_dogs", 224): (80.0, 79.0, 81.0, "measured: 5 runs"),
+        ("resnet50", "cub200", 448): (85.0, 84.0, 86.0, "measured: 3 runs"),
+        ("vit_small_patch16", "stanford_dogs", 224): (84.0, 83.0, 85.0, "measured: 2 runs"),
     }
     assert [line[:6] for line in lines] == [
         line[:6] for table in beside_reported([]).values() for line in table
@@ -77,10 +77,10 @@ def test_people_read_reported_beside_measured_with_whose_they_are(tmp_path):
     text = re.sub(" +", " ", (tmp_path / "fgvc_11785.md").read_text(encoding="utf-8"))
     assert REPORTED in text
     assert "| network | px | ImageNet: reported | ImageNet: measured |" in text
-    assert "| Model V | 112 | 77.5 | 76.2 [75.5, 77.0], 1 seed |" in text
-    assert "| Model I | 224 | 75.2 | 74.1 [73.0, 75.2], 3 seeds | 82.5 | 80.0 [79.0, 81.0], 5 seeds |" in text
+    assert "| Model V | 112 | 77.5 | 76.2 [75.5, 77.0], 1 run |" in text
+    assert "| Model I | 224 | 75.2 | 74.1 [73.0, 75.2], 3 runs | 82.5 | 80.0 [79.0, 81.0], 5 runs |" in text
     assert "| Model II | 224 | 79.1 | – | 85.2 | – |" in text
-    assert "| ResNet-50 | 448 | 86.2 | 85.0 [84.0, 86.0], 3 seeds | 85.3 | – |" in text
+    assert "| ResNet-50 | 448 | 86.2 | 85.0 [84.0, 86.0], 3 runs | 85.3 | – |" in text
     assert text.count("Stanford Dogs is made from ImageNet") == 2, "below each table with its figures"
 
 
@@ -88,7 +88,7 @@ def test_latex_says_the_same(tmp_path):
     write_reported_tables(tmp_path, SOME)
     bodies = [(tmp_path / f"fgvc_11785_{name}.tex").read_text(encoding="utf-8") for name in TABLES]
     tables = [body.partition("\n\n")[0] for body in bodies]
-    assert latex.table_of(tables[0])[-1] == ["Model V", "112", "77.5", "76.2 [75.5, 77.0], 1 seed"]
+    assert latex.table_of(tables[0])[-1] == ["Model V", "112", "77.5", "76.2 [75.5, 77.0], 1 run"]
     assert latex.table_of(tables[1])[2] == ["Model II", "224", "79.1", "--", "85.2", "--"]
     assert [len(latex.table_of(table)) - 1 for table in tables] == [5, 5, 6]
     assert all(REPORTED in body for body in bodies)
@@ -112,7 +112,7 @@ def test_latex_says_the_same(tmp_path):
         (SOME[0]._replace(top1_percent=101.0, high_percent=102.0), "is no accuracy"),
         (SOME[0]._replace(low_percent=0.755, top1_percent=0.7625, high_percent=0.75), "is no accuracy"),
         (SOME[0]._replace(top1_percent=float("nan")), "is no accuracy"),
-        (SOME[0]._replace(seeds=0), "over 0 seeds is no accuracy"),
+        (SOME[0]._replace(runs=0), "over 0 runs is no accuracy"),
     ],
 )
 def test_what_has_no_place_in_the_tables_is_refused_before_anything_is_written(wrong, message, tmp_path):

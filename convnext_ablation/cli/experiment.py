@@ -28,6 +28,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--phase", nargs="+", action="append", default=[], metavar="PHASE", help=phase + ", ".join(PHASE_KEYS)
     )
+    add("--without", nargs="+", default=[], metavar="PHASE", help="phases of the experiment to leave out")
     networks = f"networks to compare: {', '.join(DESIGNS)}, or a YAML file"
     add("--design", metavar="NAME|FILE", help=f"{networks}; default: stages")
     together = f"components that are switched together, for the designs {', '.join(GROUPED)}"

@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, str | Mapping[str, str]] = {
     "publish": "release a finished run",
     "verify": "recompute the accuracy that a release claims",
     "convert": "convert another project's checkpoint to safetensors",
-    "recipes": "list the recipes, print one, or locate its file",
+    "recipes": "list recipes and experiments, print one, or locate its file",
 }
 # these need no network, and answer before torch would be imported
 WITHOUT_NETWORKS = {"study status", "prepare", "data-report", "recipes"}

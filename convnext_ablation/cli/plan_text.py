@@ -27,7 +27,7 @@ def runs_text(phases: Sequence[PlannedPhase]) -> str:
     lines, total = [], 0
     for phase in phases:
         study = phase.study
-        runs = len(study.points) * study.runs_each
+        runs = sum(map(study.runs_of, study.points))
         total += runs
         of = f"{study.phase}: " if study.phase else ""
         kind = f"{study.test_split} image"
@@ -54,10 +54,11 @@ def cost_text(
     """
     rows, by_phase, several = [], [], len(studies) > 1
     for study, timing in zip(studies, timings, strict=True):
-        by_phase.append(sum(timing.runs.values()) * study.runs_each)
+        counts = {point.key: study.runs_of(point) for point in study.points}
+        by_phase.append(sum(seconds * counts[key] for key, seconds in timing.runs.items()))
         for key, step in timing.steps.items():
             run = _short(timing.runs[key] / study.processes)
-            rows.append([study.phase] * several + [key, _short(step), run, str(study.runs_each)])
+            rows.append([study.phase] * several + [key, _short(step), run, str(counts[key])])
     study, total = studies[0], sum(by_phase)
     kind, threads = ("CPU", study.threads) if study.device == "cpu" else ("GPU", 1)
     said = f"Together {_computed(total * threads, kind)}"

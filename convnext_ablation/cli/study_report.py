@@ -23,14 +23,18 @@ from convnext_ablation.study.designs.design import DESIGNS, GROUPED
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.phases import folder_of, read_phases, started
 from convnext_ablation.study.report.across import SetResults
-from convnext_ablation.study.report.answer import answer
 from convnext_ablation.study.report.charts import draw_across, write_chart, write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.experiment_findings import ExperimentReport, PhaseReport
 from convnext_ablation.study.report.experiment_tables import terminal_accuracies, write_experiment_tables
 from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.html_page import write_experiment_page, write_page
-from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
+from convnext_ablation.study.report.tables import (
+    answer_text,
+    terminal_effects,
+    terminal_table,
+    write_tables,
+)
 from convnext_ablation.study.results import (
     NothingFinishedError,
     StudyResults,
@@ -164,7 +168,7 @@ def _print(contents: Contents, page: Path) -> None:
     print(f"\n{terminal_table(findings.rows, width)}\n")
     if not findings.shown_by_rows:
         print(f"{terminal_effects(findings.effects, width)}\n")
-    print(f"{answer(findings, contents.facts)}\n")
+    print(f"{answer_text(contents)}\n")
     print(f"report: {page}, with tables and figures beside it")
 
 

@@ -88,8 +88,9 @@ def _train(arguments: TrainingArguments) -> int:
         found: list[str] = processes.together(lambda: _look_at_images(trainer))
         log.line("\n".join([_introduced(trainer), *found]))
         if arguments.precision == "float16" and processes.device.type == "cpu":
+            instead = "--model-dtype" if arguments.model_dtype else "--amp-dtype"
             log.line(
-                "WARNING: float16 is slow on a CPU, and gradients aren't scaled; --amp-dtype bfloat16 is fast"
+                f"WARNING: float16 is slow on a CPU, and gradients aren't scaled; {instead} bfloat16 is fast"
             )
         with ExitStack() as until_done:
             processes.together(lambda: processes.is_first and until_done.enter_context(_locked(folder)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -218,20 +219,25 @@ class Study:
         """Epochs of a run, of the longest where networks have recipes of their own."""
         return max(self._run(point, 1e-3, 0, None).arguments.epochs_in_all for point in self.points)
 
-    @property
-    def runs_each(self) -> int:
+    def tested_runs(self, point: Point) -> int:
+        """Runs of a network that are tested: one of each seed from each of its pre-trainings."""
+        return len(self.seeds) * len(self.starts_of(point))
+
+    def runs_of(self, point: Point) -> int:
         """Runs of a network, those for choosing its learning rate included."""
-        return len(self.seeds) * len(self.starts) + len(self.tuning)
+        return self.tested_runs(point) + len(self.tuning)
 
     @property
     def size(self) -> str:
         """What the number of runs comes from, for people."""
-        text = counted(len(self.seeds), "seed")
-        if self.pretraining_seeds:
-            text += f" x {counted(len(self.pretraining_seeds), 'pre-training seed')}"
-        if self.tuning:
-            text = f"({text} + {len(self.tuning)} learning rates)"
-        return f"{counted(len(self.points), 'network')} x {text}"
+        seeds = counted(len(self.seeds), "seed")
+        started = f"{seeds} x {counted(len(self.pretraining_seeds), 'pre-training seed')}"
+        texts = [seeds if self.starts_of(point) == [None] else started for point in self.points]
+        tuned = f" + {len(self.tuning)} learning rates)" if self.tuning else ""
+        return " + ".join(
+            f"{counted(number, 'network')} x {f'({text}{tuned}' if tuned else text}"
+            for text, number in Counter(texts).items()
+        )
 
     def one_run_each(self) -> list[Run]:
         """A run of each network, at any learning rate where it is yet to be chosen."""
@@ -256,7 +262,7 @@ class Study:
     def tuning_runs(self) -> list[Run]:
         """The runs that learning rates are chosen by: all values for all networks, with one seed."""
         return [
-            self._run(point, rate, TUNING_SEED, self.starts[0], tuning=True)
+            self._run(point, rate, TUNING_SEED, self.starts_of(point)[0], tuning=True)
             for point in self.points
             for rate in self.tuning
         ]

@@ -66,20 +66,24 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
     for words in args.phase:
         name = _checked_name(words[0])
         phases[name] = {**phases.get(name, {}), **_checked(name, dict(_pair(word) for word in words[1:]))}
+    every = dict(phases)
+    for name in args.without:
+        if phases.pop(name, None) is None:
+            raise unknown_name("phase in --without", name, phases)
     if not phases:
         if args.experiment:
-            raise UserError(f"{args.experiment}: names no phases")
+            raise UserError(f"{args.experiment}: {'no phase is left' if args.without else 'names no phases'}")
         return [_alone(args)]
     shared = copy(args)
     shared.design, shared.width = args.design or asked.get("design"), args.width or asked.get("width")
     shared.models = args.models or asked.get("models") or []
     if asked.get("groups") and not args.groups:
         shared.groups = [f"{name}={','.join(components)}" for name, components in asked["groups"].items()]
-    for name, said in phases.items():
+    for name, said in every.items():
         if said.get("data") is None:
             raise UserError(f"phase {name}: names no data; give it data: NAME")
-    folders = _folders([word for words in args.data for word in words], phases)
-    settings = _settings(args.set, phases)
+    folders = _folders([word for words in args.data for word in words], every)
+    settings = _settings(args.set, every)
     return [_arguments(shared, name, phases[name], folders, settings) for name in _in_order(phases)]
 
 

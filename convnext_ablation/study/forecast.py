@@ -224,15 +224,15 @@ def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
     checkpoints = predictions = logs = at_work = 0
     for phase in phases:
         costs, study = network_costs(phase), phase.study
-        tested = study.runs_each - len(study.tuning)
         for run in study.one_run_each():
             arguments = run.arguments
             weights = costs[run.point.key].size * (2 if arguments.model_ema else 1)
             updates = phase.data.counts["train"] // (arguments.global_batch or arguments.batch_size)
             lines = arguments.epochs_in_all * (2 + updates // max(1, arguments.log_interval))
-            checkpoints += study.runs_each * weights
-            predictions += tested * phase.images * _PREDICTION
-            logs += study.runs_each * (arguments.epochs_in_all * _EPOCH + lines * _LOG_LINE)
+            runs = study.runs_of(run.point)
+            checkpoints += runs * weights
+            predictions += study.tested_runs(run.point) * phase.images * _PREDICTION
+            logs += runs * (arguments.epochs_in_all * _EPOCH + lines * _LOG_LINE)
             at_work = max(at_work, _AT_WORK * weights)
     return Disk(checkpoints, predictions, logs, at_work)
 

@@ -82,14 +82,17 @@ class StudyResults:
             command=study.command,
             warnings=self._warnings(),
             pretrained=study.is_pretrained,
+            fault=self._fault(),
             notes=study.design.notes,
         )
 
+    def _fault(self) -> str:
+        """What is known to be wrong with the data, if it concerns networks that start from weights."""
+        data = data_set_name(Path(self.study.data_dir))
+        return KNOWN_FAULTS.get(data, "") if self.study.is_pretrained else ""
+
     def _warnings(self) -> list[str]:
-        warnings = []
-        faults = KNOWN_FAULTS.get(data_set_name(Path(self.study.data_dir)))
-        if faults and self.study.is_pretrained:
-            warnings.append(f"WARNING: {faults}")
+        warnings = [f"WARNING: {self._fault()}"] if self._fault() else []
         if len(self.runs) < self.expected:
             warnings.append(
                 f"WARNING: {len(self.runs)} of {self.expected} runs are finished; what follows is of these."
@@ -123,7 +126,7 @@ def read_results(study: Study, folder: Path) -> StudyResults:
     if first is None:
         raise NothingFinishedError(f"{folder}: no run of this study is finished; nothing to report")
     size = (planned[0].arguments.input_size or (3, 224, 224))[-1]
-    expected = len(study.seeds) * sum(len(study.starts_of(point)) for point in study.points)
+    expected = sum(map(study.tested_runs, study.points))
     return StudyResults(study, folder, runs, expected, first.ids, size)
 
 

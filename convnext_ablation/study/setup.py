@@ -92,6 +92,8 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         if not tuning:
             mine = [point for point in design.points if point.key == key]
             rates |= learning_rates(mine, own_name, own_recipes[key], own_given)
+    for line in _other_models(design, recipe_name, recipe, own_recipes):
+        print(line, file=sys.stderr)
     script = find_script(args.train_script) if args.train_script else None
     if args.from_scratch:
         recipe.pop("pretrained", None)
@@ -159,6 +161,19 @@ def _by_key(args: argparse.Namespace, design: Design) -> dict[str, tuple[str | N
             raise unknown_name("network in by_network", name, sorted(keys))
         found[key] = said
     return found
+
+
+def _other_models(
+    design: Design, name: str, recipe: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
+) -> Iterator[str]:
+    """Says which networks a recipe trains that it does not name."""
+    others: dict[str, list[str]] = {}
+    for point in design.points:
+        meant = own.get(point.key, recipe).get("model")
+        if meant and meant not in (point.key, point.model):
+            others.setdefault(meant, []).append(point.key)
+    for meant, keys in others.items():
+        yield f"the recipe {name} is for {meant}; here it trains {', '.join(keys)}"
 
 
 def _model_kwargs(name: str, arguments: TrainingArguments) -> dict[str, Any]:
@@ -287,15 +302,17 @@ def _check_images(
 def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingArguments) -> str:
     """The precision that is asked for, or else the recipe's."""
     if args.precision and arguments.model_dtype not in (None, "float32", args.precision):
+        instead = f"leave out --precision, or give --set model_dtype={args.precision} instead"
         raise UserError(
             f"--precision {args.precision}: the recipe {recipe_name} sets model_dtype "
-            f"{arguments.model_dtype}; leave out --precision"
+            f"{arguments.model_dtype}; {instead}"
         )
     precision = args.precision or arguments.precision
     if precision == "float16" and torch.device(args.device).type == "cpu":
         whose = "--precision" if args.precision else f"the recipe {recipe_name}"
         raise UserError(
-            f"{whose} says float16, which is for GPUs; on a CPU give --precision bfloat16 or float32"
+            f"{whose} says float16, which is for GPUs; on a CPU give "
+            + ("--set model_dtype=bfloat16" if arguments.model_dtype else "--precision bfloat16 or float32")
         )
     return str(precision)
 

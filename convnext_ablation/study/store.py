@@ -108,8 +108,9 @@ def save_study(folder: Path, study: Study) -> Study:
     """
     saved = read_content(folder)
     if saved is not None:
+        before = _parsed(saved, folder)
         _check_same(folder, saved, study)
-        study = _with_seeds(folder, _study(saved, folder), study)
+        study = _with_seeds(folder, before, study)
     if saved is None or _content(study) != saved:
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / STUDY_FILE, json.dumps(_content(study), indent=1) + "\n")
@@ -123,6 +124,10 @@ def read_study(folder: Path) -> Study:
         raise UserError(
             f"{folder}: no study is there; `convnext-ablation study --output {folder} ...` begins one"
         )
+    return _parsed(content, folder)
+
+
+def _parsed(content: Mapping[str, Any], folder: Path) -> Study:
     try:
         return _study(content, folder)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -47,15 +47,17 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
         f"{elsewhere}."
     )
     named: set[str] = set()
-    if max(row.seeds for row in table) == 1:
+    if max(row.runs for row in table) == 1:
         claim, reach = _nothing(table), ""
     elif findings.primary:
         claim = _claims(findings.primary, 1 / facts.classes)
         named = {label for effect in findings.primary for label in effect.at_chance}
     else:
         claim = "no effect of the design can be estimated yet"
-    counts = sorted({row.seeds for row in table})
-    seeds = counted(counts[0], "seed") if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    counts = sorted({row.runs for row in table})
+    several = len({run.pretraining_seed for row in table for run in row.network.runs}) > 1
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    seeds = f"{number} runs of each network" if several else f"{number} seed{'s' * (counts[-1] > 1)}"
     scene = (
         f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
         f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {seeds})"
@@ -67,7 +69,7 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     """Lists what a reader must bear in mind, the study's own warnings first."""
     table = findings.rows
     found = list(facts.warnings)
-    if alone := [row.label for row in table if row.seeds == 1]:
+    if alone := [row.label for row in table if row.runs == 1]:
         found.append(
             f"WARNING: one seed only for {joined(alone)}: intervals are over test images alone and leave "
             "out what another seed would change, and there is no p-value."

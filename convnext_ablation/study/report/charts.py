@@ -143,7 +143,7 @@ def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
     axes.set_xlabel(f"top-1 on {facts.test_images} test images, %{cut}")
     for heading, inches in _COLUMNS.items():
         _beside(axes, -0.5, inches, heading, nudge=8, color=SOFT)
-    over = "seeds and test images" if max(row.seeds for row in table) > 1 else "test images only (one seed)"
+    over = "seeds and test images" if max(row.runs for row in table) > 1 else "test images only (one seed)"
     text = (
         f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
         f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."

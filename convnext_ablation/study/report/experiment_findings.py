@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convnext_ablation.console import counted
-from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.across import AcrossFindings, SetResults, answer_across, compare_across
 from convnext_ablation.study.report.answer import caveats, joined
@@ -27,7 +26,7 @@ class PhaseReport:
 
     results: SetResults  # on all test images; named as the phase
     facts: StudyFacts
-    data: str  # name of the data set, as in `KNOWN_FAULTS` and `reported.DATA_SETS`, or of its folder
+    data: str  # name of the data set, as in `reported.DATA_SETS`, or of its folder
     fingerprint: str  # SHA-256 that stands for its files
     ids: Sequence[str]  # of the test images
     start: str  # the phase whose networks its own start from; empty where there is none
@@ -54,7 +53,7 @@ class PhaseReport:
     @property
     def fault(self) -> str:
         """What is known to be wrong with its data; empty for nothing that concerns its figures."""
-        return KNOWN_FAULTS.get(self.data, "") if self.facts.pretrained else ""
+        return self.facts.fault
 
 
 class Line(NamedTuple):
@@ -190,7 +189,7 @@ class ExperimentReport:
                     continue
                 top1, what = row.top1, f"{name} of phase {phase.name}"
                 percents = (100 * top1.estimate, 100 * top1.low, 100 * top1.high)
-                mine = Measured(name, phase.data, size, *percents, row.seeds)
+                mine = Measured(name, phase.data, size, *percents, row.runs)
                 first = found.setdefault(key_of(name, phase.data, size), (mine, what))
                 if first[0] is not mine:
                     warnings.append(f"WARNING: the project's tables show {first[1]}, and not {what}.")
@@ -220,7 +219,7 @@ def _fault_text(phases: Sequence[PhaseReport]) -> str:
 
 
 def _phase_text(phase: PhaseReport) -> str:
-    facts, counts = phase.facts, sorted({row.seeds for row in phase.results.findings.rows})
+    facts, counts = phase.facts, sorted({row.runs for row in phase.results.findings.rows})
     runs = f"{counts[0]} to {counts[-1]} runs" if len(counts) > 1 else counted(counts[0], "run")
     start = f"from the networks of {phase.start}" if phase.start else "from scratch"
     if facts.pretrained and not phase.start:

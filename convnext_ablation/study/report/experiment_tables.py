@@ -161,7 +161,7 @@ def _accuracy_lines(report: ExperimentReport) -> Iterator[AccuracyLine]:
             for row in results.findings.rows if results else ():
                 found, network = row.top1, row.network
                 yield AccuracyLine(
-                    *(phase.name, phase.data, phase.facts.image_size, network.name, row.label, row.seeds),
+                    *(phase.name, phase.data, phase.facts.image_size, network.name, row.label, row.runs),
                     *(images, len(network.runs[0].correct)),
                     *(100 * found.estimate, 100 * found.low, 100 * found.high),
                 )

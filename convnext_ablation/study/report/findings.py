@@ -48,6 +48,7 @@ class StudyFacts:
     command: str  # repeats the study
     warnings: list[str] = field(default_factory=list)
     pretrained: bool = False
+    fault: str = ""  # what is known to be wrong with the data for these networks
     origin: str = ""  # where the runs come from, if they were made for another design
     notes: tuple[str, ...] = ()  # what one must know of the design to read its effects
 
@@ -110,7 +111,7 @@ class Row:
         return self.network.label
 
     @property
-    def seeds(self) -> int:
+    def runs(self) -> int:
         """How many runs the network has."""
         return len(self.network.runs)
 

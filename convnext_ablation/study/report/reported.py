@@ -43,7 +43,7 @@ NETWORKS = {
 DATA_SETS = {"imagenet": "ImageNet", "cub200": "CUB-200-2011", "stanford_dogs": "Stanford Dogs"}
 _LEGEND = (
     f"Top-1 in percent: {REPORTED}; measured, with the 95 % interval over seeds and test images (of one "
-    "seed, over test images alone). A dash: not measured."
+    "run, over test images alone). A dash: not measured."
 )
 
 
@@ -56,7 +56,7 @@ class Measured(NamedTuple):
     top1_percent: float  # mean over the seeds, on all test images
     low_percent: float  # its 95 % interval
     high_percent: float
-    seeds: int  # runs that it is the mean of
+    runs: int  # that it is the mean of
 
 
 class Line(NamedTuple):
@@ -71,7 +71,7 @@ class Line(NamedTuple):
     measured_top1_percent: float | None
     measured_low_percent: float | None
     measured_high_percent: float | None
-    measured: str  # over how many seeds; empty where nothing was measured
+    measured: str  # over how many runs; empty where nothing was measured
 
 
 def write_reported_tables(folder: Path, measured: Iterable[Measured]) -> list[Path]:
@@ -117,11 +117,11 @@ def beside_reported(measured: Iterable[Measured]) -> dict[str, list[Line]]:
         if not is_reported(*key):
             raise UserError(f"{where}: {PROJECT} reported no such accuracy; leave it out of its tables")
         if key in found:
-            raise UserError(f"{where}: two accuracies were given; give one, the mean over its seeds")
-        if not 0 <= each.low_percent <= each.top1_percent <= each.high_percent <= 100 or each.seeds < 1:
+            raise UserError(f"{where}: two accuracies were given; give one, the mean over its runs")
+        if not 0 <= each.low_percent <= each.top1_percent <= each.high_percent <= 100 or each.runs < 1:
             raise UserError(
                 f"{where}: {each.top1_percent} [{each.low_percent}, {each.high_percent}] over "
-                f"{counted(each.seeds, 'seed')} is no accuracy with its interval, in percent"
+                f"{counted(each.runs, 'run')} is no accuracy with its interval, in percent"
             )
         found[key] = each
     return {name: [_line(row, found) for row in reported_rows(name)] for name in TABLES}
@@ -157,7 +157,7 @@ def _line(row: dict[str, str], found: dict[tuple[str, str, int], Measured]) -> L
         measured_top1_percent=mine.top1_percent if mine else None,
         measured_low_percent=mine.low_percent if mine else None,
         measured_high_percent=mine.high_percent if mine else None,
-        measured=f"measured: {counted(mine.seeds, 'seed')}" if mine else "",
+        measured=f"measured: {counted(mine.runs, 'run')}" if mine else "",
     )
 
 

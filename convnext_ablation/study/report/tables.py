@@ -40,7 +40,7 @@ SEEDS = (
 )
 # the columns of two CSV files, and what they show of a row and of an effect
 NETWORKS = {
-    "number": "number", "network": "network.name", "label": "label", "adds": "network.adds", "runs": "seeds",
+    "number": "number", "network": "network.name", "label": "label", "adds": "network.adds", "runs": "runs",
     "top1_percent": "top1.estimate", "top1_low_percent": "top1.low", "top1_high_percent": "top1.high",
     "baseline": "baseline", "difference_points": "difference.estimate",
     "difference_low_points": "difference.low", "difference_high_points": "difference.high",
@@ -82,7 +82,7 @@ def network_columns(rows: Sequence[Row], decimals: int) -> list[Column]:
         Column("network", get("label")),
         Column("adds", get("network.adds")),
         Column("against", lambda row: row.baseline or None),
-        Column("seeds", get("seeds"), str),
+        Column("runs", get("runs"), str),
         Column("top-1 % [95 %]", get("top1"), partial(interval, form=f".{decimals}f")),
         Column("change [95 %]", get("difference"), partial(interval, form=f"+.{decimals}f")),
         Column("p (Holm)", lambda row: row.difference and row.difference.p_holm, p_text),
@@ -154,7 +154,7 @@ def write_tables(contents: Contents) -> None:
     """Writes the tables and the answer into the report's folder."""
     folder, findings = contents.folder, contents.findings
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "answer.txt", answer(findings, contents.facts) + "\n")
+    write_text(folder / "answer.txt", f"{answer_text(contents)}\n")
     write_text(folder / "table.md", _markdown(contents))
     write_text(folder / "networks.tex", _latex(network_columns(findings.rows, 2), findings.rows))
     write_text(folder / "effects.tex", _latex(effect_columns(2), findings.effects))
@@ -165,6 +165,12 @@ def write_tables(contents: Contents) -> None:
     csv_file(folder / "classes.csv", ClassGain._fields, contents.class_gains)
     csv_file(folder / "confusions.csv", Confusion._fields, contents.confusions)
     csv_file(folder / "runs.csv", RunLine._fields, contents.runs)
+
+
+def answer_text(contents: Contents) -> str:
+    """The answer, and below it what is known to be wrong with the data."""
+    found, fault = answer(contents.findings, contents.facts), contents.facts.fault
+    return f"{found}\n\n{fault}" if fault else found
 
 
 def _markdown(contents: Contents) -> str:
