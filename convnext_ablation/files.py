@@ -9,7 +9,7 @@ import io
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -112,6 +112,40 @@ def remove_unfinished(folder: Path) -> None:
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
+    """Keeps a lock, a file that is there meanwhile, to this process until the block or the process ends.
+
+    Args:
+        path: The lock's file.
+        busy: What is said if another process has it.
+        wait: Whether it is waited for.
+
+    Raises:
+        UserError: Another process has it, and it is not waited for.
+    """
+    from filelock import FileLock, Timeout  # reading weights needs none
+
+    if path.parent.is_file():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not wait:
+            raise UserError(busy) from None
+        print(f"{busy}; waiting for it", flush=True)
+        lock.acquire(poll_interval=0.2)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            # those who wait notice; on Windows it can be removed by `release` alone, which does so
+            path.unlink(missing_ok=True)
+        lock.release()
 
 
 @contextmanager

@@ -2,10 +2,12 @@ import errno
 import json
 import os
 import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from official_archives import contents, jpeg, write_tar
+from official_archives import contents, jpeg, write_folder, write_tar
 
 from convnext_ablation.cli.main import main
 from convnext_ablation.data import folder as manifest
@@ -147,17 +149,65 @@ def test_interrupted_run_resumes_unless_a_version_has_changed(
     assert found == expected
 
 
-def test_interrupted_run_begins_anew_with_other_originals(tmp_path, monkeypatch):
+def own(folder, kind):
+    """Images of one's own, and how to replace one of them, of as many bytes."""
     files = {f"ash/{index}.jpg": jpeg(index) for index in range(5)}
-    images = write_tar(tmp_path / "mine.tar", files)
+    write = write_tar if kind == "tar" else write_folder
+    other = jpeg(77)
+    longest = max(len(other), *(len(data) for data in files.values()))
+    files = {name: data.ljust(longest, b"\0") for name, data in files.items()}
+    write(folder, files)
+    return lambda more=0: write(folder, {**files, "ash/0.jpg": other.ljust(longest + more, b"\0")})
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_interrupted_run_begins_anew_with_other_originals(tmp_path, monkeypatch, kind):
+    images = tmp_path / "mine"
+    replace = own(images, kind)
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_manifest", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare("folder", tmp_path / "out", images=images, size=None)
-    write_tar(images, {**files, "ash/0.jpg": jpeg(77)})
+    replace()
     prepare("folder", tmp_path / "out", images=images, size=None)
     [path] = (tmp_path / "out").glob("*/ash/0.jpg")
-    assert path.read_bytes() == jpeg(77)
+    assert path.read_bytes().startswith(jpeg(77))
+
+
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+def test_a_folder_made_of_other_originals_is_left_alone(tmp_path, kind, capsys):
+    images, copy = tmp_path / "mine", tmp_path / "copy"
+    replace = own(images, kind)
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    own(copy, kind)  # its times are others
+    prepare("folder", tmp_path / "out", images=copy, size=16)
+    assert "nothing to do" in capsys.readouterr().out
+    before = contents(tmp_path / "out")
+    replace(more=1)
+    with pytest.raises(UserError, match=r"was made of other originals .what --images names has changed"):
+        prepare("folder", tmp_path / "out", images=images, size=16)
+    shutil.rmtree(images) if kind == "folder" else images.unlink()
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_folder_below_its_own_images_is_refused(tmp_path):
+    own(tmp_path / "mine", "folder")
+    (tmp_path / "link").symlink_to(tmp_path / "mine")
+    for out in (tmp_path / "mine/out", tmp_path / "mine/ash/out", tmp_path / "link/out"):
+        with pytest.raises(UserError, match=r"is in .*mine, the folder of --images; choose a place outside"):
+            prepare("folder", out, images=tmp_path / "mine", size=16)
+        assert [path.name for path in (tmp_path / "mine").iterdir()] == ["ash"]
+
+
+def test_of_several_at_once_one_makes_the_folder_and_the_others_wait(prepared, tmp_path, encoded, capsys):
+    with ThreadPoolExecutor(3) as pool:
+        made = [pool.submit(prepare, "typefaces", tmp_path / "out", workers=1, **SMALL) for _ in range(3)]
+        assert len({each.result().fingerprint for each in made}) == 1
+    assert len(encoded.calls) == 80
+    assert contents(tmp_path / "out") == contents(prepared)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert capsys.readouterr().out.count("another `prepare` makes it; waiting for it") == 2
 
 
 def test_verify_finds_what_has_changed_although_it_was_checked(prepared, tmp_path, capsys):

@@ -2,13 +2,15 @@
 
 import errno
 import os
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.files import remove_unfinished, write_text, written_whole
+from convnext_ablation.files import locked, remove_unfinished, write_text, written_whole
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -46,6 +48,27 @@ def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, monkeypatch):
         write_text(path, "new")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_one_at_a_time_has_a_lock_and_none_is_left(tmp_path, capsys):
+    inside, most = [], []
+
+    def work(number):
+        for _ in range(5):
+            with locked(tmp_path / "lock", "busy", wait=True):
+                inside.append(number)
+                most.append(len(inside))
+                time.sleep(0.002)
+                inside.remove(number)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert (max(most), len(most)) == (1, 20)
+    assert os.listdir(tmp_path) == []
+    assert "busy; waiting for it" in capsys.readouterr().out
+    held, other = (locked(tmp_path / "lock", "it is in use") for _ in range(2))
+    with held, pytest.raises(UserError, match="it is in use"), other:
+        pass
 
 
 def test_other_system_errors_stay_what_they_are(tmp_path):

@@ -12,10 +12,9 @@ from datetime import datetime
 from pathlib import Path
 
 import torch.distributed as dist
-from filelock import FileLock, Timeout
 
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.files import check_path
+from convnext_ablation.files import check_path, locked
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import (
@@ -83,7 +82,9 @@ def _train(arguments: TrainingArguments) -> int:
     folder = _run_folder(arguments, processes)
     wandb = start_wandb(arguments, folder) if arguments.log_wandb and processes.is_first else None
     log = Log(quiet=not processes.is_first, wandb=wandb)
-    with log.progress, StopRequest() as stop:
+    with log.progress, StopRequest() as stop, ExitStack() as until_done:
+        # before it is read: two that write there would mix two runs
+        processes.together(lambda: processes.is_first and until_done.enter_context(_alone_in(folder)))
         trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
         found: list[str] = processes.together(lambda: _look_at_images(trainer))
         log.line("\n".join([_introduced(trainer), *found]))
@@ -92,39 +93,29 @@ def _train(arguments: TrainingArguments) -> int:
             log.line(
                 f"WARNING: float16 is slow on a CPU, and gradients aren't scaled; {instead} bfloat16 is fast"
             )
-        with ExitStack() as until_done:
-            processes.together(lambda: processes.is_first and until_done.enter_context(_locked(folder)))
-            try:
-                trainer.run()
-            except StoppedError as stopped:
-                if processes.is_first:
-                    _say_how_to_resume(stopped, trainer)
-                return 128 + stop.signal
-            trainer.test()
+        try:
+            trainer.run()
+        except StoppedError as stopped:
+            if processes.is_first:
+                _say_how_to_resume(stopped, trainer)
+            return 128 + stop.signal
+        trainer.test()
     log.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
     log.line(f"--result\n{_results(trainer)}")
     return 0
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keeps a run's folder to this process; two that write there would mix two runs.
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder to this process.
 
     Raises:
         UserError: Another process trains there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK)
+    busy = f"{folder}: another train.py works there; wait for it, or give another --experiment"
     try:
-        with lock.acquire(timeout=0):
-            try:
-                yield
-            finally:
-                (folder / _LOCK).unlink(missing_ok=True)
-    except Timeout:
-        raise UserError(
-            f"{folder}: another train.py works there; wait for it, or give another --experiment"
-        ) from None
+        with locked(folder / _LOCK, busy):
+            yield
     finally:
         with suppress(OSError):
             folder.rmdir()  # where nothing was begun

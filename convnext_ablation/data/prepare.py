@@ -41,13 +41,14 @@ from convnext_ablation.data.folder import (
 from convnext_ablation.data.hub_images import HubPhotographs
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
+from convnext_ablation.data.originals import check_place, content_of, state_of
 from convnext_ablation.data.own import ImageFolder
 from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.skipped import SKIPPED, skipped_lines, write_skipped
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
-from convnext_ablation.files import check_path
+from convnext_ablation.files import check_path, locked
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
@@ -68,8 +69,9 @@ def prepare(
 ) -> FolderSummary:
     """Writes a data set of `DATASETS` as an image folder, unless it is there already.
 
-    While it is being made it is called ``<out>.partial``. The files are the same for any number of threads,
-    `workers`. The parameters are fields of the data set's class, such as ``seed``.
+    While it is being made it is called ``<out>.partial``; a second process waits until it is there. The files
+    are the same for any number of threads, `workers`. The parameters are fields of the data set's class, such
+    as ``seed``.
 
     Raises:
         UserError: The name or a parameter is wrong, `out` holds something else, or it can't be written.
@@ -82,7 +84,11 @@ def prepare(
     out = Path(out).resolve()
     try:
         if not _is_there(out, dataset):
-            return _make(dataset, out, workers)
+            check_place(dataset, out)
+            busy = f"{out}: another `prepare` makes it"
+            with locked(out.with_name(f".{out.name}.lock"), busy, wait=True):
+                if not _is_there(out, dataset):
+                    return _make(dataset, out, workers)
     except OSError as error:
         raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
     print(f"{out} already holds {name} with these parameters; nothing to do")
@@ -121,6 +127,11 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
         if there.get(key) != wanted[key]:
             what = f"{key} is {there.get(key)}, not {wanted[key]}"
             raise UserError(f"{out} holds another data set ({what}); remove it or choose another place")
+    before = found.get("originals") or {}  # folders of earlier versions don't say
+    for key, digest in content_of(dataset).items() if before else ():
+        if before.get(key, digest) != digest:
+            what = f"what --{key.replace('_', '-')} names has changed or is another"
+            raise UserError(f"{out} was made of other originals ({what}); remove it or choose another place")
     return True
 
 
@@ -235,7 +246,7 @@ def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
 def _begin(dataset: DataSet, partial: Path) -> None:
     """Makes the unfinished folder, or takes up the one that a killed run has left."""
     description = _describe(dataset)
-    origin = {"description": description, "originals": _originals(dataset)}
+    origin = {"description": description, "originals": state_of(dataset)}
     if partial.exists():
         if not partial.is_dir() or (any(partial.iterdir()) and not read_description(partial / DESCRIPTION)):
             raise UserError(f"{partial} is in the way and not from an earlier `prepare`; move it")
@@ -244,12 +255,6 @@ def _begin(dataset: DataSet, partial: Path) -> None:
             return
         shutil.rmtree(partial)
     (partial / _SCRATCH).mkdir(parents=True)
-    _write_json(partial / DESCRIPTION, description)
+    originals = content_of(dataset)
+    _write_json(partial / DESCRIPTION, {**description, **({"originals": originals} if originals else {})})
     _write_json(partial / _SCRATCH / "origin.json", origin)
-
-
-def _originals(dataset: DataSet) -> list[list[Any]]:
-    """Which files and folders a set is made of, and which state of them."""
-    paths = [path for path in vars(dataset).values() if isinstance(path, Path)]
-    stats = [(path, path.stat()) for path in paths if path.exists()]
-    return [[str(path.resolve()), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
