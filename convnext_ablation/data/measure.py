@@ -25,6 +25,7 @@ from convnext_ablation.data.folder import (
     list_split,
     read_manifest,
 )
+from convnext_ablation.data.pictures import as_seen
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import told_of_full_disk
 
@@ -92,8 +93,8 @@ def measure_image(path: Path) -> Measured:
     """Measures an image; one that can't be decoded is a result, too."""
     try:
         # read whole: threads that read little by little wait for each other
-        colours = decode(path.read_bytes()).convert("RGB")
-    except (OSError, ValueError) as error:
+        colours, _ = as_seen(decode(path.read_bytes()))
+    except Exception as error:  # decoders raise anything
         return Measured(error=str(error))
     pixels = hashlib.sha256(f"{colours.width}x{colours.height}:".encode())
     pixels.update(colours.tobytes())
@@ -132,12 +133,12 @@ def measure_images(root: Path, names: Sequence[str], cache: Path) -> list[Measur
 
 
 def _state(path: Path) -> str:
-    """Size and time of change of a file, which tell whether it is still the one that was measured."""
+    """Size and time of a file, and how it is decoded: whether what was measured still holds."""
     try:
         stat = path.stat()
     except OSError:  # a link to nothing
         return ""
-    return f"{stat.st_size}:{stat.st_mtime_ns}"
+    return f"{stat.st_size}:{stat.st_mtime_ns}:as seen"  # not as earlier versions decoded it
 
 
 def _kept(cache: Path) -> Iterator[tuple[str, str, Measured]]:

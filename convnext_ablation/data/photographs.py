@@ -1,7 +1,8 @@
 """What data sets of photographs have in common: originals with labels and splits, stored resized.
 
-What is stored is RGB. Resizing is Pillow's antialiased bilinear one: ``squash`` at 256 gives to the bit what
-torchvision's ``Resize((256, 256))`` gives, and ``short-side`` what ``Resize(256)`` gives.
+What is stored is RGB, as `pictures.as_seen` has it. Resizing is Pillow's antialiased bilinear one: ``squash``
+at 256 gives to the bit what torchvision's ``Resize((256, 256))`` gives, and ``short-side`` what
+``Resize(256)`` gives.
 
 Validation images are chosen by a hash of the seed and the image's own id: the same on every machine and with
 every version of every library, and whatever the order of the lists.
@@ -20,6 +21,7 @@ from PIL import Image
 
 from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
+from convnext_ablation.data.pictures import as_seen
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 
@@ -133,12 +135,11 @@ class Photographs(DataSet):
         data = original.piece.read()
         with in_one_line(f"{original.path} is not a readable image (mend or remove it)"):
             image = decode(data, checksums=False)
+            box = original.box and _inside(original.box, image.size, original.path)
+            image, _ = as_seen(image, box=box)
         if self._keeps(original):
             file.write(data)
             return
-        image = image.convert("RGB")  # of any mode, as timm and torchvision do
-        if original.box is not None:
-            image = image.crop(_inside(original.box, image.size, original.path))
         self._resized(image).save(file, self.format, **FORMATS[self.format])
 
     def _keeps(self, original: Photograph) -> bool:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.pictures import as_seen, open_picture
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.distributed import seed_stream
 
@@ -61,7 +61,7 @@ class Images(Dataset):
         return [self.id(index) for index in range(len(self))]
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """Decodes an image.
+        """Decodes an image, as `pictures.as_seen` has it.
 
         Returns:
             The image in the mode asked for, and the number of its class.
@@ -69,7 +69,7 @@ class Images(Dataset):
         try:
             file, target = self.reader[index]  # torchvision has opened it
             with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
-                return image.convert(self.mode), int(target)
+                return as_seen(image, self.mode)[0], int(target)
         except Exception as error:  # decoders raise anything
             path, reason = os.path.join(self.name, self.id(index)), " ".join(str(error).split())
             raise UnreadableImageError(f"{path}: can't be decoded: {reason}; mend or remove it") from error

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.pictures import as_seen, open_picture
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images
@@ -46,8 +46,9 @@ def look_at(images: Images) -> Sample:
             with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
                 side = min(image.size)
                 image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # what a JPEG can be decoded small by
-                image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-                pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
+                seen, _ = as_seen(image)
+                seen.thumbnail((_THUMBNAIL, _THUMBNAIL))
+                pixels = np.asarray(seen, dtype=np.int16)
             sides.append(side)
             coloured.append(bool((pixels.max(axis=2) - pixels.min(axis=2) > _GREY).any()))
     return Sample(int(statistics.median(sides or [0])), statistics.mean(coloured or [0.0]))

@@ -23,7 +23,7 @@ from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
-from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.pictures import as_seen, open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
@@ -99,7 +99,7 @@ def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
 def _opened(path: Path, mode: str) -> Image.Image:
     try:
         with open_picture(path) as image:
-            return image.convert(mode)
+            return as_seen(image, mode)[0]
     except Exception as error:  # decoders raise anything
         raise UserError(f"{path}: can't be decoded: {error}") from error
 
