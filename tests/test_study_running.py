@@ -244,6 +244,29 @@ def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_pa
     assert sorted(ended) == [(str(number), "") for number in range(6)]
 
 
+def test_a_process_that_does_several_runs_does_each_as_one_of_its_own_would(study, tmp_path):
+    both = replace(study, seeds=[0, 1])
+    for name in ("one", "own"):
+        set_up(both, tmp_path / name)
+    do_all(tmp_path / "own")
+    (tmp_path / "one" / "logs").mkdir()
+    local, processes, logs = Local([{"OMP_NUM_THREADS": "1"}]), set(), []
+    other = tmp_path / "one" / "runs" / "other"
+    states = [look_at(run, run.folder(tmp_path / "one")) for run in both.runs()]
+    for state in [*states, replace(states[0], task="other", run=None, folder=other)]:
+        (begun,) = local.submit([state])
+        ((task, ending),) = wait_for(lambda: local.wait(5))
+        assert task == begun.task
+        processes.add(local._free[0].process.pid)
+        logs.append(begun.log.read_text())
+    assert ending == "its process ended with code 1"
+    assert len(processes) == 1
+    assert logs[:2] == ["", ""]
+    assert "other: no run of the study" in logs[2]
+    assert outcomes(tmp_path / "one") == outcomes(tmp_path / "own")
+    local.cancel()
+
+
 def test_a_driver_that_is_asked_to_stop_has_its_runs_save_where_they_are(study, tmp_path):
     run = set_up(replace(study, recipe={**study.recipe, "epochs": 300}), tmp_path)
     folder = run.folder(tmp_path)
@@ -474,8 +497,8 @@ def test_the_script_ends_with_the_run_and_with_whoever_started_it(study, tmp_pat
     local = Local([{"OMP_NUM_THREADS": "1"}])
     begin(local, first, tmp_path / "study")
     script = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
-    ((process, _),) = local._at_work.values()
-    process.kill()
+    (slot,) = local._at_work.values()
+    slot.process.kill()
     assert "SIGKILL" in local.wait(5)[0][1]
     limit = time.monotonic() + 10
     while Path(f"/proc/{script}").exists() and time.monotonic() < limit:
@@ -501,8 +524,8 @@ def test_processes_of_a_run_end_with_it_and_resume_to_the_undisturbed_weights(st
 
     wait_for(lambda: len(processes()) == 4)  # the run's, torchrun's, and two that train
     wait_for(lambda: (folder / "summary.csv").exists())
-    ((process, _),) = local._at_work.values()
-    process.kill()
+    (slot,) = local._at_work.values()
+    slot.process.kill()
     assert "SIGKILL" in local.wait(5)[0][1]
     limit = time.monotonic() + 10
     while processes():

@@ -1,7 +1,8 @@
 """Who does a study's runs: processes of this machine, Slurm or Ray; and the driver, which hands the runs out.
 
-An engine starts `python -m convnext_ablation.study.run FOLDER` somewhere and says when that has ended. What
-became of the run is in its folder.
+An engine starts `python -m convnext_ablation.study.run FOLDER` somewhere and says when that has ended; on
+this machine, such a process is handed further runs, as it takes seconds to import torch. What became of a run
+is in its folder.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,51 +52,81 @@ class Local:
     leave = ""
 
     def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
-        self._free = list(places)
-        self._at_work: dict[str, tuple[subprocess.Popen[bytes], Mapping[str, str]]] = {}
+        self._free = [_Slot(place) for place in places]
+        self._at_work: dict[str, _Slot] = {}
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
-        """Starts a process in each slot that is free."""
+        """Begins a run in each slot that is free."""
         runs = [run for run in runs if not run.after][: len(self._free)]
         for run in runs:
-            place = self._free.pop(0)
-            with open(run.log, "ab") as log:
-                process = subprocess.Popen(
-                    command_of(run),
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=log,
-                    env={**os.environ, **place},
-                    start_new_session=True,  # Ctrl-C is for the driver
-                )
-            self._at_work[run.task] = process, place
+            slot = self._free.pop(0)
+            slot.begin(run)
+            self._at_work[run.task] = slot
         return runs
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
-        """Waits for processes."""
+        """Waits for runs."""
         limit = time.monotonic() + seconds
         while not (ended := self._ended()) and time.monotonic() < limit:
             time.sleep(_POLL_SECONDS)
-        endings = []
-        for name in ended:
-            process, place = self._at_work.pop(name)
-            process.communicate()
-            self._free.append(place)
-            endings.append((name, how_it_ended(process.returncode)))
-        return endings
+        for task in ended:
+            self._free.append(self._at_work.pop(task))
+        return [(task, how_it_ended(code)) for task, code in ended.items()]
 
     def cancel(self) -> None:
         """Has all processes save and end; kills those that don't in time."""
-        for process, _ in self._at_work.values():
+        processes = [slot.process for slot in (*self._free, *self._at_work.values()) if slot.process]
+        for process in processes:
             process.terminate()
         limit = time.monotonic() + _SECONDS_TO_END
-        while len(self._ended()) < len(self._at_work) and time.monotonic() < limit:
+        while any(process.poll() is None for process in processes) and time.monotonic() < limit:
             time.sleep(_POLL_SECONDS)
-        for process, _ in self._at_work.values():
+        for process in processes:
             process.kill()
 
-    def _ended(self) -> list[str]:
-        return [name for name, (process, _) in self._at_work.items() if process.poll() is not None]
+    def _ended(self) -> dict[str, int]:
+        codes = {task: slot.code() for task, slot in self._at_work.items()}
+        return {task: code for task, code in codes.items() if code is not None}
+
+
+class _Slot:
+    """Where one run at a time is done, by a process that takes the next run when it can."""
+
+    def __init__(self, place: Mapping[str, str]) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+        self._place = place
+        self._line, _ = Pipe()
+
+    def begin(self, run: RunState) -> None:
+        """Hands a run to the process that has done the one before, or to a new one."""
+        if self.process and self.process.poll() is None:
+            with suppress(OSError):  # it has just been killed
+                self._line.send((str(run.folder), str(run.log)))
+                return
+        self._line.close()
+        self._line, theirs = Pipe()
+        with theirs, open(run.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [*command_of(run), str(theirs.fileno())],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self._place},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the driver
+            )
+
+    def code(self) -> int | None:
+        """The exit code of the run, 0 where its process waits for the next one; None while it is done."""
+        if self.process is None:
+            return None
+        with suppress(EOFError, OSError):
+            if self._line.poll():
+                self._line.recv()
+                return 0
+        if (code := self.process.poll()) is not None:
+            self.process.communicate()
+        return code
 
 
 def command_of(run: RunState) -> list[str]:

@@ -6,12 +6,16 @@ STUDY/tuning/NAME from where it was; NAME without the identity at its end is eno
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import platform
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +54,31 @@ _SECONDS_FOR_OTHERS = 60.0  # for a process whose driver was killed, or that Slu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does the run of a folder; returns 0, `FAILED` with the reason noted in the folder, or `STOPPED`."""
-    asked = Path((sys.argv[1:] if argv is None else argv)[0]).absolute()
+    """Does the run of a folder; returns 0, `FAILED` with the reason noted in the folder, or `STOPPED`.
+
+    A second argument is the file descriptor of a connection to whoever hands out runs. It is sent a message
+    when the run is done, and gives the folder and log of the next, as long as they end well on a CPU. A GPU
+    is left to a new process, with all of its memory.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    code, stays = _do(Path(words[0]).absolute())
+    if not words[1:]:
+        return code
+    with Connection(int(words[1])) as driver, suppress(EOFError):
+        while stays and not code:
+            gc.collect()
+            sys.stdout.flush()
+            driver.send(code)
+            folder, log = driver.recv()
+            with open(log, "ab") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            code, stays = _do(Path(folder))
+    return code
+
+
+def _do(asked: Path) -> tuple[int, bool]:
+    """Does the run of a folder; its exit code, and whether the process can do another."""
     try:
         run = _find(asked)
         folder = run.folder(asked.parents[1])
@@ -61,15 +88,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                     execute(run, asked.parents[1], stop)
                 remove_what_resumes(folder)
             except (StoppedError, EvaluationStoppedError):
-                return STOPPED
+                return STOPPED, False
             except Exception as error:
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 note_failure(folder, reason, traceback.format_exc())
-                return FAILED
+                return FAILED, False
     except (UserError, HeldError) as error:
         print(error, file=sys.stderr)  # the driver notes it
-        return FAILED
-    return 0
+        return FAILED, False
+    return 0, run.arguments.device == "cpu"
 
 
 def _find(folder: Path) -> Run:
