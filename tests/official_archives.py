@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 
 import numpy as np
@@ -113,6 +114,14 @@ def contents(folder) -> dict[str, bytes]:
     """All files of a prepared folder, but for the note that it was checked."""
     paths = [path for path in sorted(folder.glob("**/*")) if path.is_file() and path.name != ".checked"]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def but_for_originals(folder):
+    """All that a prepared folder holds, but for which files its images were made from."""
+    files = contents(folder)
+    description = json.loads(files.pop("dataset.json"))
+    description.pop("originals", None)
+    return files, description
 
 
 def refused(name, tmp_path, message, **options):

@@ -21,7 +21,8 @@ from convnext_ablation.training.splits import open_split
 
 STAGES = ("model_i", "model_ii", "model_iii", "model_iv", "model_v")
 AS_REPORTED = tuple(f"in1k_112_as_reported_{stage}" for stage in STAGES)
-FINE_TUNING = {name: size for size in (224, 448) for name in (f"cub200_{size}", f"stanford_dogs_{size}")}
+CLASSES = {"cub200": 200, "stanford_dogs": 120, "fgvc_aircraft": 100, "food101": 101}
+FINE_TUNING = {f"{name}_{size}": size for size in (224, 448) for name in CLASSES}
 DRAWN = ("characters", "diacritics", "typefaces", "typefaces_64")
 NAMES = ("fashion_mnist", "in1k_112", "photographs_224", *DRAWN, *AS_REPORTED, *FINE_TUNING)
 
@@ -81,7 +82,7 @@ def test_any_number_of_gpus_reaches_the_global_batch(name, processes):
 def test_fine_tuning_differs_only_in_size_and_classes(name):
     recipe = read_recipe(name)
     assert recipe.pop("input_size") == [3, FINE_TUNING[name], FINE_TUNING[name]]
-    assert recipe.pop("num_classes") == (200 if name.startswith("cub") else 120)
+    assert recipe.pop("num_classes") == CLASSES[name.rpartition("_")[0]]
     other = read_recipe("cub200_224")
     assert recipe == {key: other[key] for key in other.keys() - {"input_size", "num_classes"}}
 

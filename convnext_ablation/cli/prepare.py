@@ -49,5 +49,7 @@ def run(args: argparse.Namespace) -> None:
     parameters = given_options(args, options_of(dataset))
     if getattr(args, "download", None) is not None:
         for which, published in dataset.needed(parameters).items():
-            parameters[which] = parameters[which] or published.download(args.download)
+            if parameters["archives"] is None and parameters.get(which) is None:
+                published.download(args.download)
+        parameters["archives"] = parameters["archives"] or args.download
     prepare(args.dataset, args.out, workers=args.workers, **parameters)

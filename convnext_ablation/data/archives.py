@@ -42,6 +42,7 @@ class Published:
     digest: str  # in hex
     algorithm: str = "sha256"  # as `hashlib` names it
     only_for: str = ""  # the option that needs it, if it isn't always needed
+    unpacked: str = ""  # the folder that it unpacks to, if to one of its own
 
     def check(self, path: Path) -> None:
         """Raises a `UserError` if a file isn't this archive."""

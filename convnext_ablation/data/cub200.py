@@ -19,22 +19,25 @@ from pathlib import Path
 from typing import ClassVar
 
 from convnext_ablation.data.archives import Published, Source
-from convnext_ablation.data.photographs import Box, OfficialPhotographs, Photograph
+from convnext_ablation.data.official import HeldOut, read_table
+from convnext_ablation.data.photographs import Box, Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
 
 @dataclass(frozen=True)
-class CUB200(OfficialPhotographs):
+class CUB200(HeldOut):
     """The set as its options give it."""
 
     name: ClassVar[str] = "cub200"
     summary: ClassVar[str] = "CUB-200-2011: photographs of 200 bird species"
+    home: ClassVar[str] = "https://data.caltech.edu/records/65de6-vp158"
     published: ClassVar[Mapping[str, Published]] = {
         "archive": Published(
             "CUB_200_2011.tgz",
             "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
             "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            unpacked="CUB_200_2011",
         )
     }
 
@@ -42,6 +45,7 @@ class CUB200(OfficialPhotographs):
     classes: ClassVar[int] = 200
 
     val: int = option(6, "validation images per class, held out of the official training images")
+    crop_to_box: bool = option(False, "crop to the bounding box first")
     archive: Path | None = option(None, "CUB_200_2011.tgz, or a folder where it is unpacked", identity=False)
 
     def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
@@ -65,21 +69,6 @@ class CUB200(OfficialPhotographs):
             box = _box(boxes[id_], id_, source) if boxes else None
             image = source.file(f"images/{path}", "images.txt")
             yield Photograph(id_, f"images/{path}", class_name, split, image, box)
-
-
-def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Reads a list of lines ``<id> <value>``, each id once, and the same ids as the list `like`."""
-    table: dict[str, str] = {}
-    for number, line in enumerate(source.text(name).splitlines(), start=1):
-        key, _, value = line.strip().partition(" ")
-        if key in table:
-            raise UserError(f"{source.path}: {name} line {number} has the id {key} a second time")
-        if key:
-            table[key] = value.strip()
-    if like is not None and (odd := sorted(table.keys() ^ like.keys(), key=lambda key: (len(key), key))):
-        having, lacking = (name, "images.txt") if odd[0] in table else ("images.txt", name)
-        raise UserError(f"{source.path}: {having} has the id {odd[0]}, {lacking} lacks it; get it again")
-    return table
 
 
 def _box(text: str, id_: str, source: Source) -> Box:

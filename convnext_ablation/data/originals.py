@@ -45,7 +45,7 @@ def check_place(dataset: DataSet, out: Path) -> None:
 
 
 def _paths(dataset: DataSet) -> Iterator[tuple[str, Path]]:
-    for name, value in vars(dataset).items():
+    for name, value in dataset.sources().items():
         path = Path(value) if name == "source" and value else value
         if isinstance(path, Path) and (path := path.expanduser()).exists():
             yield name, path

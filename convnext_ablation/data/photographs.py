@@ -11,7 +11,7 @@ every version of every library, and whatever the order of the lists.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, ClassVar
 
 from PIL import Image
 
-from convnext_ablation.data.archives import Published, Source, open_source
+from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
 from convnext_ablation.data.pictures import as_seen
 from convnext_ablation.dataclass_options import option
@@ -67,6 +67,10 @@ class DataSet:
         return {
             which: archive for which, archive in cls.published.items() if options.get(archive.only_for, True)
         }
+
+    def sources(self) -> dict[str, Any]:
+        """The paths that a set is made of, by the options that name them, among other values."""
+        return vars(self)
 
     def check_least(self, **least: int) -> None:
         """Raises a `UserError` if a number is less than it may be."""
@@ -187,65 +191,3 @@ def hold_out(
         done += [replace(original, split=split) for original in members[:count]]
         done += members[count:]
     return sorted(done, key=lambda original: original.path)
-
-
-def check_counts(
-    originals: Iterable[Photograph], official: Mapping[str, int], classes: int, where: Path
-) -> None:
-    """Raises a `UserError` if the numbers of images and classes aren't the official ones."""
-    expected = {**{f"{split} images": count for split, count in official.items()}, "classes": classes}
-    found = Counter(f"{original.split} images" for original in originals)
-    found["classes"] = len({original.class_name for original in originals})
-    for what, count in expected.items():
-        if found[what] != count:
-            hint = "complete it, or prepare a part with --unofficial"
-            raise UserError(f"{where} has {found[what]:,} {what}, not the official {count:,}; {hint}")
-
-
-@dataclass(frozen=True)
-class OfficialPhotographs(Photographs):
-    """A set whose official lists name images by an id, with classes, splits and boxes.
-
-    Its archives are fields of the names in `published`. Validation images are held out of the official
-    training images.
-    """
-
-    official: ClassVar[Mapping[str, int]]  # images of each split
-    classes: ClassVar[int]
-
-    seed: int = option(0, "seed of the choice of validation images")
-    val: int = option(1, "validation images per class, held out of the official training images")
-    crop_to_box: bool = option(False, "crop to the bounding box first, one around all of an image")
-    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
-
-    @classmethod
-    def published_size(cls) -> tuple[dict[str, int], int]:
-        """Images of each split, and classes, that the defaults make."""
-        held_out = cls.val * cls.classes
-        counts = {"train": cls.official["train"] - held_out, "val": held_out, "test": cls.official["test"]}
-        return counts, cls.classes
-
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        for which, published in self.needed(vars(self)).items():
-            if getattr(self, which) is None:
-                what = f"{self.name}: say where it is with --{which} {published.file}"
-                raise UserError(f"{what}, or --download it")
-        self.check_least(val=1)
-
-    def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals, joined by their ids."""
-        paths = {which: getattr(self, which) for which in self.needed(vars(self))}
-        sources = {
-            which: open_source(path, scratch, None if self.unofficial else self.published[which])
-            for which, path in paths.items()
-        }
-        originals = list(self.joined(**sources))
-        if not self.unofficial:
-            check_counts(originals, self.official, self.classes, next(iter(paths.values())))
-        return hold_out(originals, self.val, self.seed)
-
-    def joined(self, **sources: Source) -> Iterator[Photograph]:
-        """All originals of the archives that are needed, in their official splits."""
-        raise NotImplementedError

@@ -24,6 +24,7 @@ from convnext_ablation.console import printable
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
+from convnext_ablation.data.fgvc_aircraft import FGVCAircraft
 from convnext_ablation.data.folder import (
     CLASSES,
     DESCRIPTION,
@@ -38,6 +39,7 @@ from convnext_ablation.data.folder import (
     sort_classes,
     write_manifest,
 )
+from convnext_ablation.data.food101 import Food101
 from convnext_ablation.data.hub_images import HubPhotographs
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
@@ -54,7 +56,8 @@ FORMAT = 1  # of the folder; one more whenever the same parameters come to give 
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DRAWN = (Characters, Typefaces, FewTypefaces, Diacritics)
-_DATASETS = (CUB200, StanfordDogs, ImageNet, FashionMNIST, *_DRAWN, ImageFolder, ImageList, HubPhotographs)
+_OFFICIAL = (CUB200, StanfordDogs, FGVCAircraft, Food101)
+_DATASETS = (*_OFFICIAL, ImageNet, FashionMNIST, *_DRAWN, ImageFolder, ImageList, HubPhotographs)
 DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
 BUILT_IN = tuple(dataset.name for dataset in (FashionMNIST, *_DRAWN))

@@ -1,0 +1,176 @@
+"""What data sets from official archives share: archives in one folder, lists of ids, splits and counts.
+
+A set is a module with its archives, its counts and `joined`, which follows its lists; `food101` is a short
+one. Images, labels, splits and boxes are joined by the ids that the lists give, never by position.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from convnext_ablation.data.archives import Piece, Published, Source, open_source
+from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
+from convnext_ablation.dataclass_options import option
+from convnext_ablation.errors import UserError, in_one_line
+
+_MAT_BYTES = 4 << 20  # of a MATLAB file; the largest official one has 0.4 MB
+_MAT_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class OfficialPhotographs(Photographs):
+    """A set whose official lists name images by an id, with classes and splits.
+
+    Its archives lie in the folder `archives` under their published names, or unpacked. A set may have a
+    field of the name in `published`, too, for an archive that lies elsewhere. One without official
+    validation images is a `HeldOut`.
+    """
+
+    home: ClassVar[str]  # where to get what can't be downloaded
+    official: ClassVar[Mapping[str, int]]  # images of each split
+    classes: ClassVar[int]
+
+    archives: Path | None = option(None, "the folder of the archives, packed or unpacked", identity=False)
+    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
+
+    @classmethod
+    def published_size(cls) -> tuple[dict[str, int], int]:
+        """Images of each split, and classes, that the defaults make."""
+        return dict(cls.official), cls.classes
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        for which, published in self.needed(vars(self)).items():
+            if self.archives is None and getattr(self, which, None) is None:
+                own = f"--{which} {published.file}" if hasattr(self, which) else ""
+                where = own or f"--archives, the folder of {published.file}"
+                hint = "or --download it" if published.url else f"get it from {self.home}"
+                raise UserError(f"{self.name}: say where it is with {where}, {hint}")
+
+    def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals, joined by their ids."""
+        sources = {which: self._open(which, path, scratch) for which, path in self.sources().items()}
+        where = self.archives or next(iter(sources.values())).path
+        originals = list(self.joined(**sources))
+        check_once(originals, where)
+        if not self.unofficial:
+            check_counts(originals, self.official, self.classes, where)
+        return originals
+
+    def sources(self) -> dict[str, Path]:
+        """Where the archives are that are needed: each packed, or the folder that it unpacks to."""
+        return {which: self._place(which, each) for which, each in self.needed(vars(self)).items()}
+
+    def _place(self, which: str, published: Published) -> Path:
+        own: Path | None = getattr(self, which, None)
+        if own is not None:
+            return own
+        assert self.archives is not None
+        folder = self.archives.expanduser()
+        packed, unpacked = folder / published.file, folder / published.unpacked
+        for path in (packed, unpacked, folder):
+            if path.is_file() or (path.is_dir() and path.name == unpacked.name and packed.suffix != ".mat"):
+                return path
+        also = f", nor {published.unpacked} unpacked" if published.unpacked else ""
+        raise UserError(f"{self.name}: {folder} has no {published.file}{also}; get it from {self.home}")
+
+    def _open(self, which: str, path: Path, scratch: Path) -> Source:
+        known = None if self.unofficial else self.published[which]
+        if path.suffix != ".mat":
+            return open_source(path, scratch, known)
+        if known:  # a list, which isn't packed
+            known.check(path)
+        return Source(path.parent, {path.name: Piece(path, 0, path.stat().st_size)})
+
+    def joined(self, **sources: Source) -> Iterator[Photograph]:
+        """All originals of the archives that are needed, in their official splits."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class HeldOut(OfficialPhotographs):
+    """A set whose validation images are held out of the official training images."""
+
+    seed: int = option(0, "seed of the choice of validation images")
+    val: int = option(1, "validation images per class, held out of the official training images")
+
+    @classmethod
+    def published_size(cls) -> tuple[dict[str, int], int]:
+        """Images of each split, and classes, that the defaults make."""
+        held_out = cls.val * cls.classes
+        counts = {"train": cls.official["train"] - held_out, "val": held_out, "test": cls.official["test"]}
+        return counts, cls.classes
+
+    def __post_init__(self) -> None:
+        """Checks the options."""
+        super().__post_init__()
+        self.check_least(val=1)
+
+    def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals, joined by their ids, with validation images held out."""
+        return hold_out(super().photographs(scratch), self.val, self.seed)
+
+
+def check_once(originals: Iterable[Photograph], where: Path) -> None:
+    """Raises a `UserError` for an image that is listed twice: in two splits, for two classes, or in one."""
+    splits: dict[str, str] = {}
+    for original in originals:
+        if other := splits.get(original.path):
+            both = f"for {other}, then for {original.split}"
+            raise UserError(f"{where}: {original.path} is listed a second time ({both}); get the lists again")
+        splits[original.path] = original.split
+
+
+def check_counts(
+    originals: Iterable[Photograph], official: Mapping[str, int], classes: int, where: Path
+) -> None:
+    """Raises a `UserError` if the numbers of images and classes aren't the official ones."""
+    expected = {**{f"{split} images": count for split, count in official.items()}, "classes": classes}
+    found = Counter(f"{original.split} images" for original in originals)
+    found["classes"] = len({original.class_name for original in originals})
+    for what, count in expected.items():
+        if found[what] != count:
+            hint = "complete it, or prepare a part with --unofficial"
+            raise UserError(f"{where} has {found[what]:,} {what}, not the official {count:,}; {hint}")
+
+
+def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Reads a list of lines ``<id> <value>``, each id once, and the same ids as the list `like`."""
+    table: dict[str, str] = {}
+    for number, line in enumerate(source.text(name).splitlines(), start=1):
+        key, _, value = line.strip().partition(" ")
+        if key in table:
+            raise UserError(f"{source.path}: {name} line {number} has the id {key} a second time")
+        if key:
+            table[key] = value.strip()
+    if like is not None and (odd := sorted(table.keys() ^ like.keys(), key=lambda key: (len(key), key))):
+        having, lacking = (name, "images.txt") if odd[0] in table else ("images.txt", name)
+        raise UserError(f"{source.path}: {having} has the id {odd[0]}, {lacking} lacks it; get it again")
+    return table
+
+
+def read_mat(source: Source, name: str, *variables: str) -> list[Any]:
+    """Reads variables of a MATLAB file, each as a flat array; too large ones are refused beforehand."""
+    piece = source.file(name)
+    with in_one_line(f"{name} needs scipy, of `pip install '.[study]'`"):
+        from scipy.io import loadmat, whosmat
+    try:
+        if piece.size > _MAT_BYTES:
+            raise ValueError(f"it has {piece.size:,} bytes")
+        data = piece.read()
+        if odd := [each for each, shape, _ in whosmat(io.BytesIO(data)) if math.prod(shape) > _MAT_ROWS]:
+            raise ValueError(f"{odd[0]} is too large")
+        content = loadmat(io.BytesIO(data), variable_names=variables, squeeze_me=True)
+        return [np.atleast_1d(content[variable]).ravel() for variable in variables]
+    except Exception as error:  # of a broken file scipy raises anything
+        what = f"{source.path}: {name} is no MATLAB file with {' and '.join(variables)}"
+        raise UserError(f"{what} ({error}); get it again") from error
