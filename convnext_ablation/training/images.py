@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from convnext_ablation.data.class_names import by_name, check_known, names_of
 from convnext_ablation.data.pictures import as_seen, open_picture
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.distributed import seed_stream
@@ -32,24 +33,41 @@ class Images(Dataset):
         reader: timm's, or a data set of torchvision; it decides which classes there are.
         mode: PIL mode that images are converted to.
         name: The split's folder or tar, or what it is called in messages.
+
+    Attributes:
+        classes: Names of the classes in the order of their numbers; empty if the data set doesn't tell.
+        found: The reader's label of each class that the split has, by its name.
     """
 
     def __init__(self, reader: Any, mode: str, name: str) -> None:
         self.reader = reader
         self.mode = mode
         self.name = name
+        self.found = _named_labels(reader, name)
+        self.classes = list(self.found)
+        self._numbers: dict[Any, int] = {}  # by label; empty if labels are the numbers
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.reader)
 
+    def number_by(self, numbers: Mapping[str, int], whose: str, remedy: str) -> None:
+        """Has classes numbered by their names.
+
+        Args:
+            numbers: Of the classes; there may be more than the split has.
+            whose: What gives them, for the message.
+            remedy: What to do if one is missing, for the message.
+        """
+        check_known(self.found, numbers, whose, self.name, remedy)
+        self.classes = names_of(numbers)
+        self._numbers = {label: numbers[name] for name, label in self.found.items()}
+
     @property
-    def classes(self) -> list[str]:
-        """Names of the classes in the order of their numbers; empty if the data set doesn't tell."""
-        for name in ("class_to_idx", "class_name_to_idx"):  # the latter of a tar
-            if numbers := getattr(self.reader, name, None):
-                return [str(name) for name in sorted(numbers, key=numbers.__getitem__)]
-        return [str(name) for name in getattr(self.reader, "classes", ())]
+    def unseen(self) -> list[str]:
+        """Classes that the split has none of."""
+        seen = {self._numbers.get(label, label) for label in self.found.values()}
+        return [name for number, name in enumerate(self.classes) if number not in seen]
 
     def id(self, index: int) -> str:
         """Path of an image below the split's folder, or its number where it has none."""
@@ -69,10 +87,30 @@ class Images(Dataset):
         try:
             file, target = self.reader[index]  # torchvision has opened it
             with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
-                return as_seen(image, self.mode)[0], int(target)
+                decoded = as_seen(image, self.mode)[0]
         except Exception as error:  # decoders raise anything
             path, reason = os.path.join(self.name, self.id(index)), " ".join(str(error).split())
             raise UnreadableImageError(f"{path}: can't be decoded: {reason}; mend or remove it") from error
+        try:
+            number = self._numbers[target] if self._numbers else int(target)
+        except (LookupError, TypeError, ValueError):
+            number = -1
+        if number < 0:
+            raise UserError(f"{self.name}: {self.id(index)} has the label {target!r}, which is no class")
+        return decoded, number
+
+
+def is_missing(label: Any) -> bool:
+    """Whether a label says that there is none."""
+    return label is None or (not isinstance(label, (str, list)) and not label >= 0)  # nor NaN
+
+
+def _named_labels(reader: Any, where: str) -> dict[str, Any]:
+    """A reader's label of each class by its name, in their order; empty if it doesn't tell."""
+    for name in ("wnid_to_idx", "class_to_idx", "class_name_to_idx"):  # ImageNet's; of others; of a tar
+        if numbers := getattr(reader, name, None):
+            return by_name(sorted(numbers.items(), key=lambda named: named[1]), where)
+    return by_name(((name, label) for label, name in enumerate(getattr(reader, "classes", ()))), where)
 
 
 class TrainingImages(IterableDataset):

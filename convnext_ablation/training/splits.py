@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from PIL import ImageMode
 from timm.data import create_dataset, get_img_extensions
 
+from convnext_ablation.data.class_names import by_name, listed, read_class_map
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
 from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.images import Images
+from convnext_ablation.training.images import Images, is_missing
 
 # kinds of data sets besides folders of images whose images can be read in any order
 _KINDS = ("hfds", "torch")
@@ -20,11 +22,51 @@ _KINDS = ("hfds", "torch")
 def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
     """Opens all splits that the run will read, before anything long starts."""
     names = (arguments.train_split, *filter(None, (arguments.val_split, arguments.test_split)))
-    return {name: open_split(arguments, name) for name in dict.fromkeys(names)}
+    splits = {name: open_split(arguments, name) for name in dict.fromkeys(names)}
+    train = splits[arguments.train_split]
+    if arguments.class_map and (unseen := train.unseen):
+        raise UserError(
+            f"{arguments.class_map}: of {listed(unseen)} there is no image in {train.name}; mend the map"
+        )
+    return splits
 
 
 def open_split(arguments: TrainingArguments, split: str) -> Images:
-    """Opens a split of the data set that the arguments name."""
+    """Opens a split of the data set that the arguments name.
+
+    Its classes are numbered by `class_map`, else by the folder's ``classes.txt``, else by the data set.
+    """
+    reader, called = _create_reader(arguments, split)
+    images = Images(reader, arguments.image_mode, called)
+    if not len(images):
+        raise UserError(f"{images.name}: there is no image in it")
+    labels = _labels(reader)
+    if missing := [number for number, label in enumerate(labels) if is_missing(label)]:
+        raise UserError(
+            f"{called}: {len(missing)} of {len(labels)} images have no label, such as number {missing[0]}; "
+            "take a split with labels, or leave them out"
+        )
+    if path := _class_map(arguments, called):
+        if not images.found:
+            with in_one_line(f"{called}: its labels aren't those of classes"):
+                images.found = by_name(((str(label), label) for label in set(labels)), called)
+        images.number_by(read_class_map(path), str(path), "add them, or give another --class-map")
+    elif not images.found and any(isinstance(label, str) for label in labels):
+        raise UserError(f"{called}: its labels are words; number them with --class-map")
+    return images
+
+
+def _class_map(arguments: TrainingArguments, called: str) -> Path | None:
+    """The file that numbers classes, so that one without images in a split shifts no label."""
+    if arguments.class_map:
+        given = Path(arguments.class_map)
+        return given if given.is_file() else Path(called, given)  # where timm looks, too
+    listed = Path(arguments.data_dir or "", CLASSES)
+    return listed if not arguments.dataset and listed.is_file() else None
+
+
+def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
+    """What lists and opens the images of a split, and what it is called in messages."""
     root, name = arguments.data_dir, arguments.dataset
     kind = name.partition("/")[0].lower()
     if name and kind not in _KINDS:
@@ -34,11 +76,9 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
         )
     if root is None and kind != "hfds":
         raise UserError("no data are given; name their folder with --data-dir")
-    class_map, input_key, called = arguments.class_map, arguments.input_key, f"{name} {split}"
+    input_key, called = arguments.input_key, f"{name} {split}"
     if root is not None and name in ("", "torch/image_folder", "torch/folder"):
         place = _split_folder(Path(root), split)
-        if not name:
-            class_map = class_map or _class_list(Path(root), place)
         if not name and not input_key and place.is_dir():
             # timm's own endings of images leave .webp out; in a tar there is no choice
             input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
@@ -51,7 +91,6 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
             root=root,
             split=split,
             search_split=False,
-            class_map=class_map,
             download=arguments.dataset_download,
             input_key=input_key,
             target_key=arguments.target_key,
@@ -59,25 +98,17 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
         )
     if hasattr(dataset, "loader"):  # torchvision's own opens any format
         dataset.loader = open_picture
-    images = Images(getattr(dataset, "reader", dataset), mode, called)
-    if not len(images):
-        raise UserError(f"{images.name}: there is no image in it")
-    return images
+    return getattr(dataset, "reader", dataset), called
 
 
-def _class_list(root: Path, folder: Path) -> str:
-    """The data set's file of all classes, so that one without images in a split shifts no label; or ''."""
-    path = root / CLASSES
-    if not path.is_file() or not folder.is_dir():
-        return ""
-    listed = {line.strip() for line in path.read_text(encoding="utf-8").splitlines()}
-    for entry in sorted(folder.iterdir()):
-        if entry.is_dir() and not entry.name.startswith(".") and entry.name not in listed:
-            raise UserError(
-                f"{path}: lacks the class {entry.name!r}, whose images are in {folder}; add it, or give "
-                "--class-map"
-            )
-    return str(path)
+def _labels(reader: Any) -> list[Any]:
+    """The labels as they are stored, as far as they can be read without the images."""
+    rows: Any = getattr(reader, "dataset", None)
+    column = getattr(reader, "label_key", None)
+    if column in getattr(rows, "column_names", ()):
+        return list(rows.select_columns(column)[:][column])
+    targets = getattr(reader, "targets", ())
+    return list(targets.tolist() if hasattr(targets, "tolist") else targets)
 
 
 def _split_folder(root: Path, split: str) -> Path:

@@ -1,0 +1,127 @@
+"""Names of classes: when two spellings are one name, and how classes are numbered by their names."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import pickle
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from convnext_ablation.errors import UserError
+
+_SHOWN = 10  # names that a message gives
+
+
+def in_utf8(name: str) -> str:
+    """The name of a file as UTF-8 has it, also in a locale of another encoding."""
+    with suppress(UnicodeError):
+        return os.fsencode(name).decode("utf-8")
+    return name
+
+
+def spelled(name: str) -> str:
+    """One spelling for a name: UTF-8, letters composed (NFC), no blanks at the ends."""
+    return unicodedata.normalize("NFC", in_utf8(name)).strip()
+
+
+def by_name(numbers: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
+    """Numbers of classes by the one spelling of their names.
+
+    Args:
+        numbers: Names and numbers, in any order.
+        where: What they are of, for messages.
+
+    Raises:
+        UserError: A name is empty or not UTF-8, or two are spelled alike.
+    """
+    found: dict[str, Any] = {}
+    for name, number in numbers:
+        spelling = spelled(str(name))
+        if not spelling:
+            raise UserError(f"{where}: a class has no name; images belong in a folder that is named after it")
+        if any("\ud800" <= letter <= "\udfff" for letter in spelling):
+            raise UserError(f"{where}: the class {spelling!r} is not UTF-8; rename it")
+        if spelling in found:
+            raise UserError(
+                f"{where}: two classes are called {spelling!r} but for blanks or accents; rename one"
+            )
+        found[spelling] = number
+    return found
+
+
+def read_class_map(path: Path) -> dict[str, int]:
+    """Reads a file that numbers classes: a name a line in UTF-8, or a pickled dictionary without any object.
+
+    Raises:
+        UserError: It can't be read, or the numbers aren't 0, 1, 2, ...
+    """
+    try:
+        if path.suffix == ".pkl":
+            with open(path, "rb") as file:
+                content = _PlainUnpickler(file).load()
+        else:
+            lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+            content = [(line, number) for number, line in enumerate(lines)]
+    except Exception as error:  # an unpickler raises anything
+        form = "a .pkl of a dictionary of names and numbers" if path.suffix == ".pkl" else "names in UTF-8"
+        raise UserError(f"{path}: can't be read as a class map, {form} ({error})") from error
+    if isinstance(content, Mapping):
+        content = list(content.items())
+    elif path.suffix == ".pkl":
+        raise UserError(f"{path}: holds a {type(content).__name__}; a class map is a dictionary")
+    blank = [number for number, (name, _) in enumerate(content, start=1) if not str(name).strip()]
+    if blank:
+        raise UserError(f"{path}: line {blank[0]} is empty, and would be a class; remove it")
+    numbers = sorted({number for _, number in content if type(number) is int})
+    if numbers != list(range(len(numbers))) or any(type(number) is not int for _, number in content):
+        there = ", ".join(map(repr, sorted({number for _, number in content}, key=str)[:_SHOWN]))
+        raise UserError(
+            f"{path}: classes are numbered 0, 1, 2, ... without a gap, and here {there}; renumber them"
+        )
+    return by_name(content, str(path))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads what needs no class or function, so that nothing in the file can run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"refused, it names {module}.{name}")
+
+
+def names_of(numbers: Mapping[str, int]) -> list[str]:
+    """The name of each number; several names of one number are joined by commas."""
+    names: list[list[str]] = [[] for _ in range(max(numbers.values(), default=-1) + 1)]
+    for name, number in numbers.items():
+        names[number].append(name)
+    return [", ".join(each) for each in names]
+
+
+def check_known(found: Iterable[str], known: Iterable[str], whose: str, where: str, remedy: str) -> None:
+    """Refuses classes that aren't known.
+
+    Args:
+        found: Their names.
+        known: The names that they may have.
+        whose: What knows these: a file, or a network.
+        where: What has the classes.
+        remedy: What to do.
+    """
+    options = list(known)
+    unknown = sorted(set(found) - set(options))
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0], options, n=1)
+        hint = f" (nearest: {nearest[0]!r})" if nearest else ""
+        noun = "class" if len(unknown) == 1 else "classes"
+        raise UserError(
+            f"{whose}: lacks the {noun} {listed(unknown)}{hint}, whose images are in {where}; {remedy}"
+        )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Some names for a message, and how many more there are."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
