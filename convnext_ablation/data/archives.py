@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.console import Progress
-from convnext_ablation.data.folder import walk
+from convnext_ablation.data.walk import Piece, walk
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import leads_out, told_of_full_disk, written_whole
 
@@ -101,24 +101,6 @@ def _fetch(url: str, part: Path) -> None:
                 raise http.client.IncompleteRead(b"", total - file.tell())
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A file, or the part of a file that holds one; offset and size in bytes."""
-
-    path: Path
-    offset: int
-    size: int
-
-    def read(self) -> bytes:
-        """Reads it."""
-        with open(self.path, "rb") as file:
-            file.seek(self.offset)
-            data = file.read(self.size)
-        if len(data) != self.size:
-            raise UserError(f"{self.path} has changed while it was read; start again")
-        return data
-
-
 class Source(dict[str, Piece]):
     """The files of a folder or an archive by their paths, with forward slashes.
 
@@ -163,8 +145,8 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     """
     path = path.expanduser()
     if path.is_dir():
-        files = (path / below / name for below, _, names in walk(path, follow_links=False) for name in names)
-        return Source(path, {f.relative_to(path).as_posix(): Piece(f, 0, f.stat().st_size) for f in files})
+        files = (path / below / name for below, _, names in walk(path) for name in names)
+        return Source(path, {file.relative_to(path).as_posix(): _piece(file) for file in files})
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if published is not None:
@@ -172,6 +154,13 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     with open(path, "rb") as file:
         zipped = file.read(2) == b"\x1f\x8b"
     return Source(path, find_pieces(_unzip(path, scratch) if zipped else path, path))
+
+
+def _piece(file: Path) -> Piece:
+    try:
+        return Piece(file, 0, file.stat().st_size)
+    except OSError:  # a hidden link to nothing
+        return Piece(file, 0, 0)
 
 
 def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:

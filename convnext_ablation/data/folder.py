@@ -1,4 +1,4 @@
-"""What an image folder holds: one walk over its files, its manifest, and a check before anything is trained.
+"""What an image folder holds: its splits, its manifest, and a check before anything is trained.
 
 A prepared folder has a ``manifest.csv`` with a line per image, which is found by its id: its path below the
 folder with forward slashes, ``train/cmr10/00012.png``. Its ``classes.txt`` numbers the classes for all splits
@@ -24,6 +24,7 @@ from PIL import Image
 
 from convnext_ablation.console import track
 from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.walk import walk
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import available_cores
 
@@ -87,13 +88,6 @@ class SplitFiles:
     empty: list[str]  # class folders without images
 
 
-def walk(root: Path, top: str = "", follow_links: bool = True) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Every folder below `top`: its path below `root` with forward slashes, its folders and files, sorted."""
-    for parent, folders, files in os.walk(root / top, followlinks=follow_links):
-        folders.sort()
-        yield Path(parent).relative_to(root).as_posix(), folders, sorted(files)
-
-
 def is_image(name: str) -> bool:
     """Whether training takes a file of this name for an image."""
     return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
@@ -133,11 +127,14 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
 
 
-def list_split(root: Path, split: str) -> SplitFiles:
-    """Lists what the folder of a split holds: an image's class is the name of the folder that it is in."""
+def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
+    """Lists what the folder of a split holds: an image's class is the name of the folder that it is in.
+
+    Raises what `walk` does.
+    """
     images: dict[str, str] = {}
     others, classes, empty = [], set(), []
-    for below, folders, files in walk(root, split):
+    for below, folders, files in walk(root, split, dangling):
         class_name = below.rpartition("/")[2]
         found = [name for name in files if below != split and is_image(name)]
         images.update((f"{below}/{name}", class_name) for name in found)
@@ -243,7 +240,7 @@ def sort_classes(names: Iterable[str]) -> list[str]:
 
 def _natural_key(name: str) -> list[str | int]:
     """Sort key of timm: without case, and numbers in the order of their value."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name.lower())]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
 def _checked_split(root: Path, split: str) -> dict[str, str]:

@@ -12,13 +12,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from convnext_ablation.console import printable
-from convnext_ablation.data.archives import Piece, Source, open_source
+from convnext_ablation.data.archives import Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF, SPLITS, Record
 from convnext_ablation.data.groups import check_groups, fold_out
 from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.tables import DELIMITERS, Table, read_table
+from convnext_ablation.data.walk import Piece, why_skipped
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import below, leads_out
@@ -109,8 +110,9 @@ class ImageList(OwnPhotographs):
             print(f"{where}: {what}: {len(shortened)}, such as {shortened[0]}")
         if twice:
             print(f"{where}: rows that repeat another one, used once: {len(twice)}, such as {twice[0]!r}")
-        listed_nowhere = (name for name in files.source if name not in rows and is_called_picture(name))
-        self.skipped.update(dict.fromkeys(listed_nowhere, "not listed"))
+        for name, piece in files.source.items():
+            if name not in rows:
+                self.skipped[name] = why_skipped(name, piece) or "not listed"
         named = self._named({row.label for row in rows.values()})
         folders = class_folders(sorted(named.values()), where)
         found = [

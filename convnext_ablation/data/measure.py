@@ -63,7 +63,7 @@ def read_folder(root: Path) -> Contents:
     listed = {record.id: record for record in manifest}
     contents = Contents(root, [], {}, [])
     for split in sorted(found, key=lambda split: (split_rank(split), split)):
-        files = list_split(root, split)
+        files = list_split(root, split, dangling=True)
         contents.classes[split] = files.classes
         contents.not_read.extend(files.others)
         for id_, class_name in files.images.items():

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.data.folder import walk
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.photographs import DataSet
+from convnext_ablation.data.walk import walk
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of
 
@@ -17,7 +17,12 @@ from convnext_ablation.files import sha256_of
 def state_of(dataset: DataSet) -> dict[str, list[Any]]:
     """Place, size and times of a set's originals by the option that names them; on this machine, for now."""
     return {
-        name: [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns, _listing(path, times=True)]
+        name: [
+            str(path.resolve()),
+            path.stat().st_size,
+            path.stat().st_mtime_ns,
+            _listing(path, times=True) if path.is_dir() else "",
+        ]
         for name, path in _paths(dataset)
     }
 
@@ -58,7 +63,7 @@ def _listing(path: Path, times: bool = False) -> str:
         for name in names:
             try:
                 stat = (path / below / name).stat()
-            except OSError:  # a link to nothing
+            except OSError:  # a hidden link to nothing
                 continue
             lines.append(f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\n")
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from convnext_ablation.data.archives import Source, open_source
-from convnext_ablation.data.folder import SPLIT_OF
+from convnext_ablation.data.archives import open_source
 from convnext_ablation.data.groups import hold_out_groups
+from convnext_ablation.data.layout import arrange
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
-from convnext_ablation.data.pictures import is_called_picture
+from convnext_ablation.data.walk import why_skipped
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
@@ -74,34 +74,19 @@ class ImageFolder(OwnPhotographs):
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, each in the class of its folder."""
         assert self.images is not None
-        source = _without_top(open_source(self.images, scratch))
-        return self.completed(_in_folders(source), str(self.images))
-
-
-def _in_folders(source: Source) -> Iterator[Photograph]:
-    names = [name for name in sorted(source) if is_called_picture(name)]
-    names = [name for name in names if "/." not in f"/{name}"]  # none that is hidden
-    tops = {name.split("/")[0] for name in names}
-    has_splits = tops <= SPLIT_OF.keys()
-    folders = class_folders({name.split("/")[-2] for name in names if "/" in name}, str(source.path))
-    for name in names:
-        if re.search("[\n\r\ud800-\udfff]", name):  # what Python makes of bytes that aren't UTF-8
-            raise UserError(f"{source.path}: the name {name!r} is not UTF-8 in one line; change it")
-        parts = name.split("/")
-        if len(parts) != 2 + has_splits:
-            expected = "<split>/<class>/<image>" if has_splits else "<class>/<image>"
-            raise UserError(f"{source.path}: {name} is not {expected}; move or remove it")
-        split = SPLIT_OF[parts[0]] if has_splits else "train"
-        yield Photograph(name, name, folders[parts[-2]], split, source[name])
-
-
-def _without_top(source: Source) -> Source:
-    """Leaves out a folder that all is in, as tars have it, unless that is a split or the only class."""
-    tops = {name.split("/")[0] for name in source}
-    if len(tops) != 1 or tops <= SPLIT_OF.keys() or any(name.count("/") < 2 for name in source):
-        return source
-    top = f"{tops.pop()}/"
-    return Source(source.path, {name.removeprefix(top): source[name] for name in source})
+        source, where = open_source(self.images, scratch), str(self.images)
+        reasons = {name: why_skipped(name, source[name]) for name in sorted(source)}
+        self.skipped.update({name: reason for name, reason in reasons.items() if reason})
+        placed = list(arrange([name for name, why in reasons.items() if not why], where, self.skipped))
+        folders = class_folders(sorted({each.class_name for each in placed}), where)
+        for name, folder in folders.items():
+            if name != folder:
+                print(f"{where}: the class folder {name!r} is called {folder!r}")
+        originals = [
+            Photograph(each.below, each.below, folders[each.class_name], each.split, source[each.name])
+            for each in placed
+        ]
+        return self.completed(originals, where)
 
 
 def class_folders(names: Iterable[str], where: str) -> dict[str, str]:

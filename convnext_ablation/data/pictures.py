@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +20,7 @@ from convnext_ablation.page import uri_of
 
 # by Pillow's names, without those that Pillow can't tell by content, such as TGA
 _KNOWN = "AVIF BMP DDS GIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TIFF WEBP".split()
+_HEAD = 16  # bytes by which Pillow tells formats
 
 Image.init()
 FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)
@@ -45,6 +47,23 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 def is_called_picture(name: str) -> bool:
     """Whether a file's ending is one of these formats'; what it holds is another question."""
     return os.path.splitext(name)[1].lower() in _ENDINGS
+
+
+def is_picture(read: Callable[[int | None], bytes]) -> bool:
+    """Whether a file's content is of one of these formats; no more than its head is read of most others.
+
+    Args:
+        read: Gives the file's content, or so many of its first bytes.
+    """
+    head = read(_HEAD)
+    accepts = (Image.OPEN[name][1] for name in FORMATS)
+    if not any(accept and accept(head) for accept in accepts):
+        return False
+    try:
+        open_picture(read(None)).close()
+    except Exception:  # Pillow's readers of headers raise many kinds
+        return False
+    return True
 
 
 def open_picture(source: bytes | str | os.PathLike[str] | BinaryIO) -> Image.Image:

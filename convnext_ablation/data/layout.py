@@ -1,0 +1,91 @@
+"""Which folders of a tree are the splits and classes of a data set."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from convnext_ablation.data.folder import SPLIT_OF
+from convnext_ablation.errors import UserError
+
+
+class Placed(NamedTuple):
+    """A picture: its name, the same below the folder of the splits or classes, its split and its class."""
+
+    name: str
+    below: str
+    split: str
+    class_name: str
+
+
+def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterator[Placed]:
+    """Places pictures by their folders: ``<split>/<class>/<image>`` or, all in train, ``<class>/<image>``.
+
+    Splits are called as in `SPLIT_OF`, in any case. They lie in the shallowest folder that has a training
+    split with classes; without splits, classes lie in the shallowest folder that has two of them.
+
+    Args:
+        names: Paths of the pictures, with forward slashes.
+        where: What the folder or archive is called in messages.
+        skipped: Gets the names of those that are no part of the set, with the reason.
+
+    Raises:
+        UserError: There are two such folders, or two folders are one split, or a picture is at another depth.
+    """
+    parts = {name: name.split("/") for name in names}
+    base, splits = _find_base(list(parts.values()), where)
+    depth = len(base)
+    expected = "<split>/<class>/<image>" if splits else "<class>/<image>"
+    for name, path in parts.items():
+        rest = path[depth:]
+        if path[:depth] != base or (splits and (len(rest) == 1 or rest[0] not in splits)):
+            skipped[name] = f"outside of the {'splits' if splits else 'classes'}"
+            continue
+        split = splits[rest[0]] if splits else "train"
+        if len(rest) == 2 and splits and split != "train":
+            skipped[name] = "no label"
+        elif len(rest) != (3 if splits else 2):
+            raise UserError(f"{where}: {name} is not {expected}; move or remove it")
+        elif name.splitlines() != [name] or (not name.isascii() and _has_surrogates(name)):
+            raise UserError(f"{where}: the name {name!r} is not UTF-8 in one line; change it")
+        else:
+            yield Placed(name, "/".join(rest), split, rest[-2])
+
+
+def _find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[str, str]]:
+    """The folder that has the splits or the classes, and its splits by the names of their folders."""
+    found: dict[tuple[str, ...], set[str]] = defaultdict(set)
+    for path in paths:
+        if len(path) > 2 and path[-3].lower() in SPLIT_OF:
+            found[tuple(path[:-3])].add(SPLIT_OF[path[-3].lower()])
+    bases = {base for base, splits in found.items() if "train" in splits} or found.keys()
+    has_splits = bool(bases)
+    if not bases:
+        classes: dict[tuple[str, ...], set[str]] = defaultdict(set)
+        for path in paths:
+            if len(path) > 1:
+                classes[tuple(path[:-2])].add(path[-2])
+        # one with a single class may be a top folder with a picture beside the classes
+        bases = {base for base, names in classes.items() if len(names) > 1} or classes.keys()
+    shallowest = sorted(base for base in bases if len(base) == min(map(len, bases)))
+    base = list(shallowest[0]) if shallowest else []
+    if len(shallowest) > 1:
+        first, second = ("/".join(each) for each in shallowest[:2])
+        what = "splits" if has_splits else "classes"
+        raise UserError(f"{where}: {first!r} and {second!r} both hold {what}; name one of the two folders")
+    folders = {path[len(base)] for path in paths if path[: len(base)] == base and len(path) > len(base) + 1}
+    if not has_splits and any(folder.lower() not in SPLIT_OF for folder in folders):
+        return base, {}
+    splits: dict[str, str] = {}
+    for folder in sorted(folders):
+        if split := SPLIT_OF.get(folder.lower()):
+            if other := next((name for name, known in splits.items() if known == split), ""):
+                raise UserError(f"{where}: {other!r} and {folder!r} are both the split {split}; rename one")
+            splits[folder] = split
+    return base, splits
+
+
+def _has_surrogates(name: str) -> bool:
+    """Whether it has what Python makes of bytes that aren't UTF-8."""
+    return any("\ud800" <= letter <= "\udfff" for letter in name)

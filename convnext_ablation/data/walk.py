@@ -1,0 +1,110 @@
+"""Files where they lie, and the one rule by which a file is a picture, or is skipped and why."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from convnext_ablation.data.pictures import is_called_picture, is_picture
+from convnext_ablation.errors import UserError, in_one_line
+
+# names of files and folders that are no part of a data set, by the reason to skip them
+_LITTER = {
+    "notebook checkpoint": r"\.ipynb_checkpoints",
+    "macOS metadata": r"__MACOSX|Icon\r|\.DS_Store|\.AppleDouble|\._[^/]*",
+    "Windows metadata": r"thumbs\.db|ehthumbs\w*\.db|desktop\.ini|\$recycle\.bin|system volume information",
+    "hidden": r"\.[^/]*",
+}
+_NAMES = re.compile(f"(?:^|/)(?:{'|'.join(f'({names})' for names in _LITTER.values())})(?:$|/)", re.I)
+_NOTES = re.compile(
+    r"(licen[cs]e|copying|readme|notice|citation)[^/]*|[^/]*\.(txt|md|rst|pdf|rtf|html?)", re.I
+)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or the part of a file that holds one; offset and size in bytes."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def read(self, most: int | None = None) -> bytes:
+        """Reads it, or so many of its first bytes."""
+        size = self.size if most is None else min(most, self.size)
+        with in_one_line(f"{self.path} can't be read"), open(self.path, "rb") as file:
+            file.seek(self.offset)
+            data = file.read(size)
+        if len(data) != size:
+            raise UserError(f"{self.path} has changed while it was read; start again")
+        return data
+
+
+def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Every folder from `top` down: its path below `root`, its folders and its files, sorted; follows links.
+
+    Raises:
+        UserError: A folder can't be read, or links to one that it is in; a link leads nowhere, unless those
+            are `dangling` files; or something is a pipe or a device. Hidden ones and litter may be so.
+    """
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]
+    while pending:
+        below, above = pending.pop()
+        folders: list[str] = []
+        files: list[str] = []
+        try:
+            stat = os.stat(root / below)
+            with os.scandir(root / below) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            if skipped_by_name(below):
+                continue
+            raise UserError(f"folder {root / below} can't be read ({error.strerror}); mend it") from error
+        identity = (stat.st_dev, stat.st_ino)
+        if identity in above:
+            raise UserError(f"{root / below} is a link to a folder that it is in; remove it")
+        for entry in entries:
+            is_folder = _is_folder(entry, _joined(below, entry.name), dangling)
+            (folders if is_folder else files).append(entry.name)
+        yield below, folders, files
+        pending += [(_joined(below, name), (*above, identity)) for name in reversed(folders)]
+
+
+def _joined(below: str, name: str) -> str:
+    return f"{below}/{name}" if below else name
+
+
+def _is_folder(entry: os.DirEntry[str], name: str, dangling: bool) -> bool:
+    try:
+        if entry.is_dir():
+            return True
+        if entry.is_file() or (dangling and not os.path.exists(entry.path)):
+            return False
+        wrong = "is neither a file nor a folder"
+        if not os.path.exists(entry.path):
+            wrong = f"is a link to {os.readlink(entry.path)!r}, which is not there"
+    except OSError as error:  # such as a link to itself
+        wrong = f"can't be read ({error.strerror})"
+    if not skipped_by_name(name):
+        raise UserError(f"{entry.path} {wrong}; mend or remove it")
+    return False
+
+
+def skipped_by_name(name: str) -> str:
+    """Why a file is skipped, whatever it holds: the reason, or nothing.
+
+    Args:
+        name: Its path below the data set's folder, with forward slashes.
+    """
+    found = _NAMES.search(name)
+    return list(_LITTER)[found.lastindex - 1] if found and found.lastindex else ""
+
+
+def why_skipped(name: str, piece: Piece) -> str:
+    """Why a file is skipped, or nothing if it is a picture, as its ending says or else its content."""
+    if (reason := skipped_by_name(name)) or is_called_picture(name) or is_picture(piece.read):
+        return reason
+    return "licence or notes" if _NOTES.fullmatch(name.rpartition("/")[2]) else "not a picture"

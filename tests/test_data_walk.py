@@ -1,0 +1,237 @@
+"""Trees of files as people bring them: each file is used, skipped for a reason, or refused."""
+
+import csv
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from official_archives import jpeg, refused, write_folder, write_tar
+from test_data_own import by_split, plain
+
+from convnext_ablation.data.folder import check_folder, sort_classes
+from convnext_ablation.data.prepare import prepare
+from convnext_ablation.errors import UserError
+
+
+def skipped(out):
+    path = out / "skipped.csv"
+    if not path.exists():
+        return {}
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return {row["name"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_links_to_classes_and_images_are_followed(tmp_path):
+    images = write_folder(tmp_path / "mine", plain())
+    write_folder(tmp_path / "store", {f"oak/{at}.jpg": jpeg(at) for at in range(6)})
+    (images / "oak").symlink_to(tmp_path / "store" / "oak")
+    (images / "ash" / "linked.jpg").symlink_to(tmp_path / "store" / "oak" / "0.jpg")
+    summary = prepare("folder", tmp_path / "out", images=images, size=16)
+    assert summary.classes == ["ash", "birch", "oak"]
+    assert sum(summary.counts.values()) == 24 + 1 + 6
+
+
+SPOILT = {
+    "loop": (
+        lambda root: (root / "ash" / "up").symlink_to(root),
+        "ash/up is a link to a folder that it is in",
+    ),
+    "dangling": (
+        lambda root: (root / "ash" / "x.jpg").symlink_to("/nowhere.jpg"),
+        r"ash/x\.jpg is a link to '/nowhere\.jpg', which is not there; mend or remove it",
+    ),
+    "link to itself": (lambda root: (root / "ash" / "x").symlink_to("x"), "ash/x can't be read"),
+    "pipe": (lambda root: os.mkfifo(root / "ash" / "x.jpg"), r"ash/x\.jpg is neither a file nor a folder"),
+    "no UTF-8": (
+        lambda root: (root / "ash").rename(os.fsdecode(bytes(root) + b"/caf\xe9")),
+        r"the name 'caf\\udce9/0\.jpg' is not UTF-8 in one line",
+    ),
+    "one name after stripping": (
+        lambda root: shutil.copytree(root / "ash", root / "ash "),
+        "the classes 'ash' and 'ash ' would both become 'ash'",
+    ),
+    "a picture that is none": (
+        lambda root: (root / "ash" / "x.jpg").write_bytes(b"<html>"),
+        r"ash/x\.jpg is not a readable image",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_what_can_not_be_used_is_refused_in_one_line(tmp_path, case):
+    spoil, message = SPOILT[case]
+    spoil(write_folder(tmp_path / "mine", plain(3)))
+    with pytest.raises(UserError, match=message) as caught:
+        prepare("folder", tmp_path / "out", images=tmp_path / "mine", size=16)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("case", ["loop", "dangling", "link to itself", "pipe"])
+def test_check_before_training_refuses_the_same(tmp_path, case):
+    spoil, message = SPOILT[case]
+    spoil(write_folder(tmp_path / "mine" / "train", plain(3)))
+    with pytest.raises(UserError, match=message):
+        check_folder(tmp_path / "mine", ["train"])
+
+
+def test_folder_that_can_not_be_read_is_refused(tmp_path, monkeypatch):
+    images = write_folder(tmp_path / "mine", plain(3))
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("mine/ash"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", denied)
+        with pytest.raises(UserError, match=r"mine/ash can't be read \(Permission denied\)"):
+            prepare("folder", tmp_path / "out", images=images)
+
+
+def test_hidden_links_to_nothing_are_skipped(tmp_path):
+    images = write_folder(tmp_path / "mine", plain(3))
+    (images / ".#lock").symlink_to("user@host.1234")
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    assert skipped(tmp_path / "out") == {".#lock": "hidden"}
+
+
+def test_blank_at_the_end_of_a_class_folder_is_stripped_and_said(tmp_path, capsys):
+    files = {name.replace("ash/", "ash /"): data for name, data in plain(3).items()}
+    images = write_folder(tmp_path / "mine", files)
+    assert prepare("folder", tmp_path / "out", images=images, size=16).classes == ["ash", "birch"]
+    assert "the class folder 'ash ' is called 'ash'" in capsys.readouterr().out
+    assert (tmp_path / "out" / "classes.txt").read_text() == "ash\nbirch\n"
+
+
+def test_digits_of_other_scripts_sort_without_a_traceback():
+    assert sort_classes(["m²", "m10", "m2", "m٣"]) == ["m2", "m٣", "m10", "m²"]
+
+
+SKIPPED = {
+    "notes.txt": ("licence or notes", b"x"),
+    "ash/LICENSE": ("licence or notes", b"x"),
+    "ash/sketch.eps": ("not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    "birch/labels.csv": ("not a picture", b"BM,1,2\n"),
+    ".DS_Store": ("macOS metadata", b"x"),
+    "ash/._0.jpg": ("macOS metadata", b"x"),
+    "__MACOSX/ash/0.jpg": ("macOS metadata", b"x"),
+    "ash/Thumbs.db": ("Windows metadata", b"x"),
+    "ash/.ipynb_checkpoints/0-checkpoint.jpg": ("notebook checkpoint", jpeg(1)),
+    ".cache/x/1.jpg": ("hidden", jpeg(2)),
+}
+
+
+def test_litter_is_skipped_and_pictures_are_told_by_content(tmp_path, capsys):
+    odd = {"ash/photo": jpeg(50), "ash/photo.bak": jpeg(51), "ash/really_a.png": jpeg(52)}
+    litter = {name: data for name, (_, data) in SKIPPED.items()}
+    images = write_folder(tmp_path / "mine", {**plain(4), **odd, **litter})
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    assert set().union(*by_split(tmp_path / "out").values()) == {*plain(4), *odd}
+    assert skipped(tmp_path / "out") == {name: reason for name, (reason, _) in SKIPPED.items()}
+    said = capsys.readouterr().out
+    assert "used 11, skipped 10 (all in " in said
+    assert "not a picture: 1 .eps, 1 .csv ('ash/sketch.eps', 'birch/labels.csv')" in said
+
+
+@pytest.mark.parametrize(
+    ("tops", "beside"),
+    [
+        ("flower_photos/", {"flower_photos/LICENSE.txt": "licence or notes"}),
+        ("a/b/", {"README.md": "licence or notes", "a/overview.jpg": "outside of the classes"}),
+    ],
+)
+def test_top_folders_are_left_out_whatever_lies_beside(tmp_path, tops, beside):
+    files = {f"{tops}{name}": data for name, data in plain().items()}
+    images = write_folder(tmp_path / "mine", {**files, **dict.fromkeys(beside, b"x")})
+    packed = write_tar(tmp_path / "mine.tgz", {**files, **dict.fromkeys(beside, b"x")}, "w:gz")
+    for each in (images, packed, images / tops):
+        prepare("folder", tmp_path / f"out {each.suffix} {each.name}", images=each, size=16)
+    found = [by_split(out) for out in tmp_path.glob("out *")]
+    assert len(found) == 3
+    assert found[0] == found[1] == found[2]
+    assert set().union(*found[0].values()) == set(plain())
+    assert skipped(tmp_path / "out .tgz mine.tgz") == beside
+
+
+def test_splits_are_found_in_any_case_and_depth_and_unlabelled_images_skipped(tmp_path):
+    files = {
+        f"set/{split}/{name}": data for split in ("Training", "VALID") for name, data in plain(4).items()
+    }
+    beside = {
+        "set/Test/1.jpg": "no label",
+        "set/preview.jpg": "outside of the splits",
+        "set/extra/ash/1.jpg": "outside of the splits",
+        "set/set/Training/ash/1.jpg": "outside of the splits",
+        "__MACOSX/set/Training/ash/1.jpg": "macOS metadata",
+    }
+    images = write_folder(tmp_path / "mine", {**files, **dict.fromkeys(beside, jpeg(1))})
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    found = by_split(tmp_path / "out")
+    assert {split: len(sources) for split, sources in found.items()} == {"train": 6, "val": 8, "test": 2}
+    assert all(source.startswith("VALID/") for source in found["val"])
+    assert skipped(tmp_path / "out") == beside
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (
+            ["val/a/1.jpg", "Validation/a/1.jpg", "train/a/1.jpg"],
+            "'Validation' and 'val' are both the split val",
+        ),
+        (["x/train/a/1.jpg", "y/train/a/1.jpg"], "'x' and 'y' both hold splits; name one"),
+        (["x/a/1.jpg", "y/b/1.jpg"], "'x' and 'y' both hold classes; name one"),
+        (["Test/a/1.jpg"], "has only test; it needs images to train on"),
+        (["train/1.jpg", "test/1.jpg"], r"train/1\.jpg is not <split>/<class>/<image>"),
+        (["train/a/1.jpg", "train/a/b/1.jpg"], r"train/a/b/1\.jpg is not <split>/<class>/<image>"),
+    ],
+)
+def test_ambiguous_layouts_are_refused(tmp_path, names, message):
+    images = write_folder(tmp_path / "mine", dict.fromkeys(names, jpeg(1)))
+    refused("folder", tmp_path, message, images=images)
+
+
+_PICTURE = jpeg(3, size=(8, 8))
+_NAMES = st.sampled_from(["a", "B", "2", "é", "x y", ".h", "._a", "Thumbs.db", "LICENSE", "__MACOSX"])
+_FILES = st.dictionaries(
+    st.tuples(
+        st.lists(_NAMES, max_size=2).map(lambda parts: "/".join(["ash", *parts][-2:])),
+        _NAMES,
+        st.sampled_from(["", ".jpg", ".PNG", ".tiff", ".txt", ".eps", ".dat"]),
+    ).map(lambda each: f"{each[0]}/{each[1]}{each[2]}"),
+    st.sampled_from([_PICTURE, b"", b"text"]),
+    max_size=8,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(_FILES)
+def test_each_file_is_used_or_skipped_and_folder_and_archives_agree(files):
+    """Or else all are refused alike."""
+    names = sorted(files)
+    if any(one.startswith(f"{other}/") for one in names for other in names):
+        return  # no file system has it
+    found = []
+    with tempfile.TemporaryDirectory() as root:
+        top = Path(root)
+        files = {**plain(3), **files}
+        images = [write_folder(top / "mine", files), write_tar(top / "mine.tar", files)]
+        for number, path in enumerate(images):
+            out = top / str(number)
+            try:
+                prepare("folder", out, images=path, size=8, workers=1)
+            except UserError as error:
+                found.append(str(error).replace(str(path), ""))
+                continue
+            used, rest = by_split(out), skipped(out)
+            found.append((used, rest))
+            sources = [source for each in used.values() for source in each]
+            assert sorted([*sources, *rest]) == sorted(files)
+            assert all(label == s.split("/")[-2] for each in used.values() for s, label in each.items())
+    assert all(each == found[0] for each in found)
