@@ -13,7 +13,7 @@ from fake_study import svg_texts
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast, design_of
-from convnext_ablation.study.report.answer import answer, caveats, p_text
+from convnext_ablation.study.report.answer import answer, caveats, p_text, percent_points
 from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
@@ -195,10 +195,10 @@ def test_answer_says_what_rose_what_fell_what_is_not_significant_and_how_far_it_
         "On shades (40 classes, 2000 test images, 32 px, 3 epochs, 3 seeds), top-1 rose by 5.0 points "
         f"(95 % interval +4.1 to +5.9, adjusted p <0.001) with Model II ({ADDS[1]}) and by 6.5 points (95 % "
         f"interval +5.4 to +7.6, adjusted p <0.001) with Model V ({ADDS[4]}); it fell by 1.5 points (95 % "
-        f"interval −2.0 to −1.0, adjusted p <0.001) with Model IV ({ADDS[3]}); not significant: Model III "
-        "(inverted bottleneck) (95 % interval −0.1 to +0.1 points). These figures hold at this width, data "
-        "set and training budget and do not carry over to others, such as full-width networks pre-trained on "
-        "ImageNet."
+        f"interval −2.0 to −1.0, adjusted p <0.001) with Model IV ({ADDS[3]}); smaller than 1 point: Model "
+        "III (inverted bottleneck) (95 % interval −0.1 to +0.1 points). These figures hold at this width, "
+        "data set and training budget and do not carry over to others, such as full-width networks "
+        "pre-trained on ImageNet."
     )
 
 
@@ -212,7 +212,11 @@ def test_answer_says_what_rose_what_fell_what_is_not_significant_and_how_far_it_
             "one seed only for Model III",
         ),
         ([network(0, 50), network(1, 55), network(2, 1600)], "are not above chance (2.5 %)", "Model I and"),
-        ([network(0, 1500), network(1, 1502), network(2, 1500)], "no effect is significant: Model II", ""),
+        (
+            [network(0, 1500), network(1, 1502), network(2, 1500)],
+            "no effect is significant; smaller than 1 point: Model II",
+            "",
+        ),
     ],
 )
 def test_answer_says_what_can_not_be_claimed(results, said, warned):
@@ -259,32 +263,42 @@ def random_networks(shares, seeds=3, drift=0.01, rng_seed=3):
     return [network(k, correct=ease + noise[k] < share) for k, share in enumerate(shares)]
 
 
-def test_effects_that_the_study_could_not_detect_are_called_that_with_the_seeds_that_they_take():
-    results = random_networks([0.6, 0.63, 0.99], drift=0.02, rng_seed=7)
-    findings = findings_of(results)
-    small, large = findings.effects
+@pytest.mark.parametrize("share", [0.55, 0.6, 0.65])
+def test_what_is_not_significant_is_judged_by_a_stated_size_whatever_the_estimate_is(share):
+    results = random_networks([0.6, share, 0.99], drift=0.02, rng_seed=7)
+    contrasts = [versus(results[1], results[0]), versus(results[2], results[1])]
     scatter = measured_scatter([correct_of(each) for each in results], "")
     smallest = detectable(scatter, 3, 2000, [1, -1], 0.05 / 2)
-    needed = seeds_needed(abs(small.difference.estimate), scatter, 2000, [1, -1], 0.05 / 2)
-    assert (small.power.detectable, small.power.seeds_needed) == (smallest, needed)
-    assert abs(small.difference.estimate) < smallest < large.difference.estimate
-    assert large.power is None
-    assert (small.undetectable, large.undetectable) == (True, False)
+    needed = seeds_needed(0.05, scatter, 2000, [1, -1], 0.05 / 2)
+    findings = compare(results, contrasts, 40, 0.05)
+    effect, d = findings.effects[0], findings.effects[0].difference
+    assert (effect.power.detectable, effect.power.seeds_needed) == (smallest, needed)
+    assert effect.finding == f"could not have been detected: {needed} seeds needed for 5 points"
     assert (
-        f"; it could not be detected: with 3 seeds only effects above {100 * smallest:.1f} points are found "
-        f"in 80 of 100 studies, and one of the size seen takes {needed} seeds."
+        f"; could not have been detected: Model II ({ADDS[1]}) (95 % interval {percent_points(d.low)} to "
+        f"{percent_points(d.high)} points; with 3 seeds, 80 of 100 such studies find those above "
+        f"{100 * smallest:.1f} points; for 5 points it takes {needed} seeds)."
     ) in answer(findings, FACTS)
+    sharper = replace(effect, power=replace(effect.power, detectable=0.049))
+    assert sharper.finding == "not significant"
+    size = 1.001 * max(abs(d.low), abs(d.high))
+    assert size < smallest
+    findings = compare(results, contrasts, 40, size)
+    assert findings.effects[0].finding == f"smaller than {100 * size:g} points"
+    assert f"; smaller than {100 * size:g} points: Model II ({ADDS[1]}) (95" in answer(findings, FACTS)
 
 
 def test_each_of_several_effects_that_could_not_be_detected_has_its_own_number_of_seeds():
-    findings = findings_of(random_networks([0.7, 0.72, 0.73, 0.9]))
-    counts = [effect.power and effect.power.seeds_needed for effect in findings.effects]
-    assert counts[1:] == [None, None]
-    assert findings.effects[1].undetectable  # with any number of seeds
-    assert (
-        "points are found in 80 of 100 studies, and effects of the sizes seen take "
-        f"{counts[0]} seeds for Model II ({ADDS[1]}) and more test images for Model III ({ADDS[2]})"
-    ) in answer(findings, FACTS)
+    results = random_networks([0.7, 0.72, 0.73, 0.9])
+    pairs = [versus(*results[1::-1]), versus(*results[2:0:-1])]
+    half = Contrast("half", "half of it", {key: w / 2 for key, w in pairs[0].weights.items()}, "difference")
+    findings = compare(results, [*pairs, half], 40, 0.002)
+    takes = [effect.power.takes for effect in findings.effects]
+    assert takes[:2] == ["more test images"] * 2
+    assert re.fullmatch(r"\d+ seeds", takes[2])
+    names = f"Model II ({ADDS[1]}) and Model III ({ADDS[2]})"
+    said = f"for 0.2 points it takes more test images for {names} and {takes[2]} for half of it)"
+    assert said in answer(findings, FACTS)
 
 
 def test_what_is_detectable_is_not_said_where_the_networks_share_no_runs_or_never_err():

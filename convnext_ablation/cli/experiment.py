@@ -5,8 +5,22 @@ from __future__ import annotations
 import argparse
 
 from convnext_ablation.data.prepare import BUILT_IN
+from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS
 from convnext_ablation.study.experiment_file import PHASE_KEYS, experiment_names
+
+
+def add_resolve(parser: argparse.ArgumentParser) -> None:
+    """Adds the size that effects are judged against."""
+    what = "effect to look for: is it smaller, could it be detected, how many seeds does it take? (default 1)"
+    parser.add_argument("--resolve", type=float, default=1.0, metavar="POINTS", help=what)
+
+
+def resolve_of(args: argparse.Namespace) -> float:
+    """The size that effects are judged against, a fraction."""
+    if not 0 < args.resolve < 100:
+        raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
+    return float(args.resolve) / 100
 
 
 def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,5 +86,6 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--workers", type=int, metavar="N", help=loading)
     shared = "processes that train a run together, by torchrun, one a GPU; an update keeps its images"
     add("--gpus-per-run", type=int, default=1, metavar="N", help=shared)
+    add_resolve(parser)
     at_once = "runs at the same time; by default as many as GPUs, cores or the cluster allow"
     add("--jobs", type=int, metavar="N", help=at_once)

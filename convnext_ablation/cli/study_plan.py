@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.cli.experiment import add_plan_arguments
+from convnext_ablation.cli.experiment import add_plan_arguments, resolve_of
 from convnext_ablation.cli.plan_text import cost_text, disk_text, effects_text, experiment_text, runs_text
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.experiment import Study
@@ -50,19 +50,11 @@ def _add_own(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--accuracy", metavar="[PHASE=]PERCENT", help=top1, **many)
     seed_sd = f"SD of a network's true top-1 between seeds without --like (default {100 * SEED_SD:g})"
     group.add_argument("--seed-sd", metavar="[PHASE=]POINTS", help=seed_sd, **many)
-    group.add_argument(
-        "--resolve",
-        type=float,
-        default=1.0,
-        metavar="POINTS",
-        help="say how many seeds an effect of this size takes (default 1)",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints what the experiment would cost and what it could show."""
-    if not args.resolve > 0:
-        raise UserError(f"--resolve is {args.resolve:g}; give the size of an effect in points, such as 1.0")
+    resolve_of(args)
     seconds = _by_phase("--seconds-per-image", args.seconds_per_image)
     if any(not value > 0 for value in seconds.values()):
         raise UserError("--seconds-per-image: give a number above 0, such as 0.004")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from convnext_ablation.cli.experiment import add_resolve, resolve_of
 from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
@@ -27,7 +28,7 @@ from convnext_ablation.study.report.charts import draw_across, write_chart, writ
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.experiment_findings import ExperimentReport, PhaseReport
 from convnext_ablation.study.report.experiment_tables import terminal_accuracies, write_experiment_tables
-from convnext_ablation.study.report.findings import compare
+from convnext_ablation.study.report.findings import RESOLVED, compare
 from convnext_ablation.study.report.html_page import write_experiment_page, write_page
 from convnext_ablation.study.report.tables import (
     answer_text,
@@ -56,12 +57,14 @@ class Asked:
         design: Name or file of another design, to report on from the same runs.
         groups: Of its components.
         exclude: By phase: a file of the test images to leave out, as `validate.py --exclude` takes it.
+        size: That effects which aren't significant are judged against, a fraction.
     """
 
     output: Path | None = None
     design: str = ""
     groups: Mapping[str, Sequence[str]] | None = None
     exclude: Mapping[str, Path] = field(default_factory=dict)
+    size: float = RESOLVED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give figures without these test images of an experiment's phase, too: a file of image ids, "
         "such as the exclude_test.txt of data-report",
     )
+    add_resolve(parser)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -101,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
     phases = read_phases(args.study)
     groups = parse_groups(args.groups) if args.groups else None
     exclude = _exclude(args.exclude, phases)
-    report(phases, args.study, Asked(args.output, args.design or "", groups, exclude))
+    report(phases, args.study, Asked(args.output, args.design or "", groups, exclude, resolve_of(args)))
 
 
 def _exclude(words: Sequence[str], phases: Sequence[Study]) -> dict[str, Path]:
@@ -133,7 +137,8 @@ def report(phases: Sequence[Study], folder: Path, asked: Asked | None = None) ->
         (phase,) = phases
         own = folder_of(phase, folder)
         study, origin = _seen(phase, own, asked)
-        contents, page = _write(read_results(study, own), asked.output or own / _name(study, asked), origin)
+        output = asked.output or own / _name(study, asked)
+        contents, page = _write(read_results(study, own), output, origin, asked.size)
         _print(contents, page)
     else:
         _report_experiment(phases, folder, asked)
@@ -152,10 +157,10 @@ def _name(study: Study, asked: Asked) -> str:
     return f"{REPORT}-{study.design.name}" if asked.design else REPORT
 
 
-def _write(results: StudyResults, output: Path, origin: str) -> tuple[Contents, Path]:
+def _write(results: StudyResults, output: Path, origin: str, size: float) -> tuple[Contents, Path]:
     """Writes the report of one study; returns what it shows, and its page."""
     facts = replace(results.facts(), origin=origin)
-    findings = compare(results.networks(), results.study.design.contrasts, facts.classes)
+    findings = compare(results.networks(), results.study.design.contrasts, facts.classes, size)
     contents = Contents(output, findings, facts, results.evidence)
     write_tables(contents)
     if results.study.tuning:
@@ -200,14 +205,14 @@ def _report_experiment(phases: Sequence[Study], folder: Path, asked: Asked) -> N
     for results, origin in found:
         study = results.study
         where = output / study.phase if asked.output else results.folder / _name(study, asked)
-        contents, page = _write(results, where, origin)
-        reports.append(_phase_report(results, contents, page, kept[study.phase]))
+        contents, page = _write(results, where, origin, asked.size)
+        reports.append(_phase_report(results, contents, page, kept[study.phase], asked.size))
     design = next(
         (results.study.design for results, _ in found if results.study.design.contrasts), first.design
     )
     names = ", ".join(each.name for each in reports)
     whole = ExperimentReport(
-        output, f"{design.name} on {names}", reports, design.contrasts, first.command, notes
+        output, f"{design.name} on {names}", reports, design.contrasts, first.command, notes, asked.size
     )
     write_experiment_tables(whole)
     chart = None
@@ -235,13 +240,14 @@ def _kept(results: StudyResults, exclude: Mapping[str, Path]) -> np.ndarray | No
 
 
 def _phase_report(
-    results: StudyResults, contents: Contents, page: Path, kept: np.ndarray | None
+    results: StudyResults, contents: Contents, page: Path, kept: np.ndarray | None, size: float
 ) -> PhaseReport:
     study, networks = results.study, results.networks()
     without = None
     if kept is not None:
         left = [network.on(kept) for network in networks]
-        without = SetResults(study.phase, left, compare(left, study.design.contrasts, contents.facts.classes))
+        findings = compare(left, study.design.contrasts, contents.facts.classes, size)
+        without = SetResults(study.phase, left, findings)
     return PhaseReport(
         SetResults(study.phase, networks, contents.findings),
         contents.facts,

@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from convnext_ablation.cli.experiment import add_plan_arguments
-from convnext_ablation.cli.study_report import report
+from convnext_ablation.cli.experiment import add_plan_arguments, resolve_of
+from convnext_ablation.cli.study_report import Asked, report
 from convnext_ablation.console import counted, duration
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import Engine, Local, drive
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
     for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
         if value and args.engine != needed:
             raise UserError(f"--{option}: is for --engine {needed}")
+    asked = Asked(size=resolve_of(args))
     phases = [study for study, _ in plan_phases(args)]
     fetch_published(phases)
     engine = engine_of(args, phases[0])
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
                     write_tuning(phase, folder)
                     print(f"learning rates: {folder / TUNING_FILE}")
             _check_all_done(states)
-            report(phases, args.output)
+            report(phases, args.output, asked)
     except HeldError as error:
         since = duration(time.time() - error.holder.since)
         raise UserError(

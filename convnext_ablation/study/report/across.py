@@ -16,16 +16,16 @@ import numpy as np
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.answer import (
+    by_verdict,
     interval_text,
     joined,
-    missed_text,
+    not_significant,
     percent_points,
-    verdict,
 )
 from convnext_ablation.study.report.evidence import NetworkResult
-from convnext_ablation.study.report.findings import Effect, Findings, Power, measured_in
+from convnext_ablation.study.report.findings import RESOLVED, Effect, Estimate, Findings, Power, measured_in
 from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import ALPHA, BoolArray, Difference, holm
+from convnext_ablation.study.stats.effects import ALPHA, BoolArray, holm
 from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
 from convnext_ablation.study.stats.variance import Scatter, scatter_of_single_runs
 
@@ -57,27 +57,16 @@ class SetResults:
         return next((each for each in self.findings.effects if each.contrast == contrast), None)
 
 
-@dataclass(frozen=True)
-class Gap:
+@dataclass(frozen=True, kw_only=True)
+class Gap(Estimate):
     """How much larger an effect is on some sets than on the general one.
 
     Its p-value is adjusted over all gaps of the design's primary contrasts.
     """
 
-    contrast: Contrast
     sets: tuple[str, ...]  # names of the fine-tuned sets whose mean is compared
-    difference: Difference
     pretrainings: int  # that it is over; with one it holds for that one alone
     draws: int  # pre-trainings where there are several, else the fewest seeds of fine-tuning
-    runs: int  # of each network on all these sets, that it is over
-    of: int  # runs that a network has at most
-    at_chance: tuple[str, ...]  # networks that are not above chance on one of the sets; not tested then
-    power: Power | None = None  # of one that is not significant, where it can be told
-
-    @property
-    def undetectable(self) -> bool:
-        """Whether it is not significant, and too small for this experiment to find if as large as seen."""
-        return self.power is not None and self.power.misses(self.difference.estimate)
 
 
 @dataclass(frozen=True)
@@ -104,9 +93,11 @@ class AcrossFindings:
 
 
 def compare_across(
-    general: SetResults, others: Sequence[SetResults], contrasts: Iterable[Contrast]
+    general: SetResults, others: Sequence[SetResults], contrasts: Iterable[Contrast], size: float = RESOLVED
 ) -> AcrossFindings:
     """Estimates each contrast of a design on each data set, and what it differs in.
+
+    Differences that aren't significant are judged against a `size`, a fraction.
 
     Raises:
         UserError: There is no other set, or two sets have the same name.
@@ -118,7 +109,7 @@ def compare_across(
     choices = [(each,) for each in others] + ([tuple(others)] if len(others) > 1 else [])
     found, missing = [], []
     for contrast in contrasts:
-        gaps = [_gap(general, chosen, contrast) for chosen in choices]
+        gaps = [_gap(general, chosen, contrast, size) for chosen in choices]
         if known := tuple(gap for gap in gaps if gap is not None):
             found.append(EffectAcross(contrast, tuple(each.effect(contrast) for each in sets), known))
         if len(known) < len(gaps):
@@ -126,7 +117,7 @@ def compare_across(
     return AcrossFindings(names, _with_power(_adjusted(found), sets), missing)
 
 
-def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast) -> Gap | None:
+def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast, size: float) -> Gap | None:
     """The gap between the general set and the mean of others; None where they share no pre-training."""
     sets = [general, *others]
     if any(len(each.networks_of(contrast)) < len(contrast.weights) for each in sets):
@@ -157,6 +148,7 @@ def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast) 
         runs=sum(len(pretrainings) * len(mine) for mine in seeds),
         of=sum(max(map(len, of_set)) for of_set in runs),
         at_chance=at_chance,
+        size=size,
     )
 
 
@@ -221,7 +213,7 @@ def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list
         ]
         weights, level = list(gap.contrast.weights.values()), level_of(gap.contrast.primary, family)
         question = Asked(planned, weights, level, shared=several)
-        needed = question.seeds_needed(abs(gap.difference.estimate))
+        needed = question.seeds_needed(gap.size)
         unit = "pre-training" if several else "seed"
         return replace(gap, power=Power(gap.draws, unit, question.detectable(gap.draws), needed))
 
@@ -243,24 +235,16 @@ def _scatter(each: SetResults, asked: set[str]) -> Scatter | None:
 def answer_across(findings: AcrossFindings) -> str:
     """Says which components matter more on the fine-tuned sets, which less, and which are not significant."""
     general, *others = findings.sets
-    groups: dict[str, list[EffectAcross]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
-    for each in findings.effects:
-        if each.contrast.primary:
-            groups[verdict(each.whole.difference)].append(each)
-    clauses = [_gap_text(each, findings.sets) for each in groups["raised"] + groups["lowered"]]
-    if unclear := groups["unclear"]:
-        low = percent_points(min(each.whole.difference.low for each in unclear))
-        high = percent_points(max(each.whole.difference.high for each in unclear))
-        interval = "95 % interval" if len(unclear) == 1 else "95 % intervals within"
-        clauses.append(f"no significant difference: {_names(unclear)} ({interval} {low} to {high} points)")
-        gaps = {each.contrast.label: each.whole for each in unclear}
-        missed = {label: gap.power for label, gap in gaps.items() if gap.power and gap.undetectable}
-        if missed:
-            clauses.append(missed_text(missed, len(unclear), "differences", "experiments"))
-    if at_chance := [each for each in groups["untested"] if each.whole.at_chance]:
-        networks = list(dict.fromkeys(label for each in at_chance for label in each.whole.at_chance))
+    primary = [each for each in findings.effects if each.contrast.primary]
+    groups = by_verdict(each.whole for each in primary)
+    claimed = [each for name in ("raised", "lowered") for each in primary if each.whole.verdict == name]
+    clauses = [_gap_text(each, findings.sets) for each in claimed]
+    found = not_significant((each.whole for each in primary), "experiments")
+    clauses += found if clauses or not found else ["no difference is significant", *found]
+    if at_chance := [gap for gap in groups["untested"] if gap.at_chance]:
+        networks = list(dict.fromkeys(label for gap in at_chance for label in gap.at_chance))
         clauses.append(f"not tested, for networks not above chance ({joined(networks)}): {_names(at_chance)}")
-    if untested := [each for each in groups["untested"] if not each.whole.at_chance]:
+    if untested := [gap for gap in groups["untested"] if not gap.at_chance]:
         clauses.append(f"not tested, for want of a second seed: {_names(untested)}")
     if missing := [contrast.label for contrast in findings.missing if contrast.primary]:
         clauses.append(f"not compared on all sets, as runs are missing: {joined(missing)}")
@@ -289,5 +273,5 @@ def _gap_text(each: EffectAcross, sets: Sequence[str]) -> str:
     return f"{each.contrast.label} {verb} {more}, by {by} ({interval_text(d)}; {told})"
 
 
-def _names(effects: Sequence[EffectAcross]) -> str:
-    return joined([each.contrast.label for each in effects])
+def _names(gaps: Sequence[Gap]) -> str:
+    return joined([gap.label for gap in gaps])

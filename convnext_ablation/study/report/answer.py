@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
 
 from convnext_ablation.console import counted, seeds_text
-from convnext_ablation.study.report.findings import Effect, Findings, Power, Row, StudyFacts
-from convnext_ablation.study.stats.effects import ALPHA, Difference
+from convnext_ablation.study.report.findings import (
+    Effect,
+    Estimate,
+    Findings,
+    Row,
+    StudyFacts,
+    size_text,
+    verdict,
+)
+from convnext_ablation.study.stats.effects import Difference
 from convnext_ablation.study.stats.power import POWER
 
-
-def verdict(difference: Difference | None) -> str:
-    """Sorts a difference into ``"raised"``, ``"lowered"`` or ``"unclear"``.
-
-    ``"untested"`` is one without a p-value: measured with one seed, of a network at chance, or without a
-    baseline.
-    """
-    if difference is None or difference.p_holm != difference.p_holm:
-        return "untested"
-    if difference.p_holm >= ALPHA:
-        return "unclear"
-    return "raised" if difference.estimate > 0 else "lowered"
+VERDICTS = ("raised", "lowered", "smaller", "undetectable", "unclear", "untested")
+E = TypeVar("E", bound=Estimate)
 
 
 def p_text(p: float) -> str:
@@ -122,23 +121,14 @@ def _nothing(table: list[Row]) -> str:
 
 def _claims(effects: list[Effect], chance: float) -> str:
     """Says what became of each change: a clause for each that mattered, one for all that are unclear."""
-    groups: dict[str, list[Effect]] = {"raised": [], "lowered": [], "unclear": [], "untested": []}
-    for effect in effects:
-        groups[verdict(effect.difference)].append(effect)
+    groups = by_verdict(effects)
     clauses: list[str] = []
     for group, verb in (("raised", "rose"), ("lowered", "fell")):
         if groups[group]:
             subject = "it" if clauses else "top-1"
             clauses.append(f"{subject} {verb} {joined([_change_text(effect) for effect in groups[group]])}")
-    if unclear := groups["unclear"]:
-        low = percent_points(min(effect.difference.low for effect in unclear))
-        high = percent_points(max(effect.difference.high for effect in unclear))
-        interval = "95 % interval" if len(unclear) == 1 else "95 % intervals within"
-        none = "not significant" if clauses else "no effect is significant"
-        clauses.append(f"{none}: {_names(unclear)} ({interval} {low} to {high} points)")
-        missed = {each.label: each.power for each in unclear if each.power and each.undetectable}
-        if missed:
-            clauses.append(missed_text(missed, len(unclear)))
+    found = not_significant(effects)
+    clauses += found if clauses or not found else ["no effect is significant", *found]
     if at_chance := [effect for effect in groups["untested"] if effect.at_chance]:
         networks = list(dict.fromkeys(label for effect in at_chance for label in effect.at_chance))
         clauses.append(
@@ -150,30 +140,54 @@ def _claims(effects: list[Effect], chance: float) -> str:
     return "; ".join(clauses)
 
 
-def missed_text(missed: Mapping[str, Power], of: int, what: str = "effects", trials: str = "studies") -> str:
-    """Says what can be found, and how many seeds would find effects as large as those seen.
+def by_verdict(found: Iterable[E]) -> dict[str, list[E]]:
+    """Estimates by their `verdict`; there is a list for each."""
+    groups: dict[str, list[E]] = {name: [] for name in VERDICTS}
+    for each in found:
+        groups[each.verdict].append(each)
+    return groups
+
+
+def not_significant(found: Iterable[Estimate], trials: str = "studies") -> list[str]:
+    """A clause each for estimates that are small, that could not have been detected, and that are neither.
 
     Args:
-        missed: Effects that could not be detected, by their names for people.
-        of: How many effects the sentence before has named; these are among them.
-        what: They are, in the plural.
+        found: Of these, those that are not significant.
         trials: What finds them, in the plural.
     """
-    low, high = (f"{100 * end(power.detectable for power in missed.values()):.1f}" for end in (min, max))
+    groups, clauses = by_verdict(found), []
+    if smaller := groups["smaller"]:
+        clauses.append(f"smaller than {size_text(smaller[0].size)}: {_with_intervals(smaller)}")
+    if missed := groups["undetectable"]:
+        clauses.append(
+            f"could not have been detected: {_with_intervals(missed, _missed_text(missed, trials))}"
+        )
+    if unclear := groups["unclear"]:
+        clauses.append(f"not significant: {_with_intervals(unclear)}")
+    return clauses
+
+
+def _with_intervals(found: Sequence[Estimate], more: str = "") -> str:
+    low = percent_points(min(each.difference.low for each in found))
+    high = percent_points(max(each.difference.high for each in found))
+    interval = "95 % interval" if len(found) == 1 else "95 % intervals within"
+    return f"{_names(found)} ({interval} {low} to {high} points{more})"
+
+
+def _missed_text(missed: Sequence[Estimate], trials: str) -> str:
+    """Says what can be found, and what it takes to find the size that is asked about."""
+    powers = {each.label: each.power for each in missed if each.power}
+    first = next(iter(powers.values()))
+    low, high = (f"{100 * end(power.detectable for power in powers.values()):.1f}" for end in (min, max))
+    range_ = low if low == high else f"{low} to {high}"
     labels: dict[str, list[str]] = {}  # by what they take
-    for label, power in missed.items():
-        needed = counted(power.seeds_needed, power.unit) if power.seeds_needed else "more test images"
-        labels.setdefault(needed, []).append(label)
-    if len(missed) == 1:
-        subject, takes = "it" if of == 1 else label, f"one of the size seen takes {needed}"
-    else:
-        subject = "they" if len(missed) == of else f"{len(missed)} of them"
-        each = [f"{needed} for {joined(those)}" for needed, those in labels.items()]
-        takes = f"{what} of the sizes seen take {joined(each)}"
-    sizes = low if low == high else f"{low} to {high}"
+    for label, power in powers.items():
+        labels.setdefault(power.takes, []).append(label)
+    each = [f"{takes} for {joined(those)}" for takes, those in labels.items()]
+    takes = joined(each) if len(each) > 1 else next(iter(labels))
     return (
-        f"{subject} could not be detected: with {counted(power.draws, power.unit)} only {what} above {sizes} "
-        f"points are found in {100 * POWER:.0f} of 100 {trials}, and {takes}"
+        f"; with {counted(first.draws, first.unit)}, {100 * POWER:.0f} of 100 such {trials} find those above "
+        f"{range_} points; for {size_text(missed[0].size)} it takes {takes}"
     )
 
 
@@ -203,7 +217,7 @@ def _chance_text(table: list[Row], facts: StudyFacts, named: Collection[str] = (
     )
 
 
-def _names(effects: list[Effect]) -> str:
+def _names(effects: Sequence[Estimate]) -> str:
     return joined([effect.label for effect in effects])
 
 

@@ -16,7 +16,7 @@ from convnext_ablation.console import counted
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.across import AcrossFindings, SetResults, answer_across, compare_across
 from convnext_ablation.study.report.answer import caveats, joined
-from convnext_ablation.study.report.findings import Row, StudyFacts
+from convnext_ablation.study.report.findings import RESOLVED, Row, StudyFacts
 from convnext_ablation.study.report.reported import Measured, is_reported, key_of
 
 
@@ -74,6 +74,7 @@ class ExperimentReport:
     contrasts: Sequence[Contrast]  # of the design
     command: str  # repeats the experiment
     notes: Sequence[str] = ()  # what is missing of it
+    size: float = RESOLVED  # that what isn't significant is judged against, a fraction
 
     @property
     def general(self) -> PhaseReport | None:
@@ -109,7 +110,7 @@ class ExperimentReport:
         if general is None or not others or not self.contrasts:
             return None
         first = general.kept if kept and general.kept else general.results
-        return compare_across(first, others, self.contrasts)
+        return compare_across(first, others, self.contrasts, self.size)
 
     @cached_property
     def lines(self) -> list[Line]:

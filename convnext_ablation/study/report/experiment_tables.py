@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from convnext_ablation.console import counted, latex_text, markdown_text
 from convnext_ablation.files import write_text
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.across import AcrossFindings, EffectAcross, Gap, set_name
+from convnext_ablation.study.report.across import AcrossFindings, EffectAcross, set_name
 from convnext_ablation.study.report.answer import p_text
 from convnext_ablation.study.report.experiment_findings import ExperimentReport, Line, PhaseReport
-from convnext_ablation.study.report.findings import Effect
+from convnext_ablation.study.report.findings import Estimate
 from convnext_ablation.study.report.reported import write_reported_tables
 from convnext_ablation.study.report.tables import (
     Column,
@@ -185,6 +185,8 @@ class EffectLine(NamedTuple):
     p_value: float
     p_holm: float
     p_better: float
+    finding: str
+    detectable_points: float | None  # of one that isn't significant
 
 
 def _effect_lines(report: ExperimentReport) -> Iterator[EffectLine]:
@@ -201,11 +203,11 @@ def _effect_lines(report: ExperimentReport) -> Iterator[EffectLine]:
                 )
 
 
-def _effect_line(
-    contrast: Contrast, images: str, what: tuple[str, str, str], found: Effect | Gap
-) -> EffectLine:
+def _effect_line(contrast: Contrast, images: str, what: tuple[str, str, str], found: Estimate) -> EffectLine:
     d = found.difference
+    detectable = 100 * found.power.detectable if found.power else None
     return EffectLine(
         *(contrast.name, contrast.label, contrast.kind, contrast.primary, images, *what, found.runs),
         *(100 * d.estimate, 100 * d.low, 100 * d.high, d.p_value, d.p_holm, d.p_better),
+        *(found.finding, detectable),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.evidence import NetworkResult, Seeds
@@ -27,7 +28,7 @@ from convnext_ablation.study.stats.effects import (
 from convnext_ablation.study.stats.power import detectable, level_of, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter
 
-VISIBLE = 0.0005  # effects below it are shown as 0.0 points
+RESOLVED = 0.01  # the size that an effect which isn't significant is judged against, a fraction
 
 
 @dataclass(frozen=True)
@@ -60,37 +61,81 @@ class Power:
     draws: int  # seeds that the effect is over
     unit: str  # what these are: ``"seed"``, or ``"pre-training"`` where there are several
     detectable: float  # the smallest effect that 80 of 100 such studies find, a fraction
-    seeds_needed: int | None  # by 80 of 100 studies, for the effect seen; None where more seeds won't do
+    seeds_needed: int | None  # for 80 of 100 to find the size that is asked about; None: no number will do
 
-    def misses(self, effect: float) -> bool:
-        """Whether an effect is too small to be found, and not so small that it is shown as none."""
-        return VISIBLE <= abs(effect) < self.detectable
+    @property
+    def takes(self) -> str:
+        """What an effect of the size that is asked about takes, for people."""
+        return counted(self.seeds_needed, self.unit) if self.seeds_needed else "more test images"
 
 
-@dataclass(frozen=True)
-class Effect:
-    """The estimate of a contrast; p-values of primary contrasts are adjusted over all primary ones.
+def verdict(difference: Difference | None) -> str:
+    """Sorts a difference into ``"raised"``, ``"lowered"`` or ``"unclear"``.
 
-    One of a network that is not above chance has no p-value, and counts for no other's.
+    ``"untested"`` is one without a p-value: measured with one seed, of a network at chance, or without a
+    baseline.
     """
+    if difference is None or difference.p_holm != difference.p_holm:
+        return "untested"
+    if difference.p_holm >= ALPHA:
+        return "unclear"
+    return "raised" if difference.estimate > 0 else "lowered"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """The estimate of a contrast, or of how much it differs between data sets."""
 
     contrast: Contrast
     difference: Difference
     runs: int  # of each of its networks, that it is over
     of: int  # runs that its networks have at most
-    shape: tuple[int, ...]  # of these runs: (seeds,) or (pre-trainings, seeds)
-    at_chance: tuple[str, ...] = ()  # labels of its networks that are not above chance
+    at_chance: tuple[str, ...] = ()  # labels of its networks that are not above chance; not tested then
     power: Power | None = None  # of one that is not significant, where it can be told
-
-    @property
-    def undetectable(self) -> bool:
-        """Whether it is not significant, and too small for this study to find if it is as large as seen."""
-        return self.power is not None and self.power.misses(self.difference.estimate)
+    size: float = RESOLVED  # that one which isn't significant is judged against, a fraction
 
     @property
     def label(self) -> str:
         """What it is about, for people."""
         return self.contrast.label
+
+    @property
+    def verdict(self) -> str:
+        """What `verdict` says, or of an unclear one ``"smaller"`` or ``"undetectable"`` where that is known.
+
+        It is smaller than `size` if all of its interval is. Else a study that finds less than 80 of 100
+        effects of that size could not have detected it. How large the estimate is does not count.
+        """
+        found, d = verdict(self.difference), self.difference
+        if found == "unclear" and max(-d.low, d.high) < self.size:
+            return "smaller"
+        if found == "unclear" and self.power is not None and self.power.detectable > self.size:
+            return "undetectable"
+        return found
+
+    @property
+    def finding(self) -> str:
+        """The verdict, for people."""
+        if self.verdict == "smaller":
+            return f"smaller than {size_text(self.size)}"
+        if self.verdict == "undetectable" and self.power:
+            return f"could not have been detected: {self.power.takes} needed for {size_text(self.size)}"
+        return {"unclear": "not significant", "untested": "not tested"}.get(self.verdict, self.verdict)
+
+
+def size_text(size: float) -> str:
+    """A size of effects for people, such as ``1 point``."""
+    return "1 point" if size == RESOLVED else f"{100 * size:g} points"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect(Estimate):
+    """The estimate of a contrast; p-values of primary contrasts are adjusted over all primary ones.
+
+    One of a network that is not above chance has no p-value, and counts for no other's.
+    """
+
+    shape: tuple[int, ...]  # of its runs: (seeds,) or (pre-trainings, seeds)
 
 
 @dataclass(frozen=True)
@@ -135,8 +180,12 @@ class Findings:
         return {effect.contrast.name for effect in self.effects} <= set(_by_network(self.effects).values())
 
 
-def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast], classes: int) -> Findings:
+def compare(
+    results: Sequence[NetworkResult], contrasts: Iterable[Contrast], classes: int, size: float = RESOLVED
+) -> Findings:
     """Estimates each contrast of a design from the networks that have runs, in the design's order.
+
+    Those that aren't significant are judged against a `size`, a fraction.
 
     Raises:
         UserError: There is no result, or the networks of a contrast have no run of the same seeds.
@@ -148,7 +197,7 @@ def compare(results: Sequence[NetworkResult], contrasts: Iterable[Contrast], cla
     above = [name for name in by_name if top1[name].low > 1 / classes]
     declared = list(contrasts)
     known = [each for each in declared if by_name.keys() >= each.weights.keys()]
-    effects = _adjusted([_effect(by_name, each, above) for each in known])
+    effects = _adjusted([_effect(by_name, each, above, size) for each in known])
     asked = {key for each in known for key in each.weights}  # others may have other seeds
     effects = _with_power(effects, [by_name[name] for name in above if name in asked])
     rows = [
@@ -168,7 +217,9 @@ def _adjusted(effects: list[Effect]) -> list[Effect]:
     ]
 
 
-def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast, above: Sequence[str]) -> Effect:
+def _effect(
+    by_name: Mapping[str, NetworkResult], wanted: Contrast, above: Sequence[str], size: float
+) -> Effect:
     networks = [by_name[key] for key in wanted.weights]
     shared, tables = _shared_tables(networks)
     difference = contrast(tables, list(wanted.weights.values()))
@@ -176,7 +227,15 @@ def _effect(by_name: Mapping[str, NetworkResult], wanted: Contrast, above: Seque
     if below:
         difference = replace(difference, p_value=math.nan, p_holm=math.nan, p_better=math.nan)
     most = max(len(network.runs) for network in networks)
-    return Effect(wanted, difference, len(shared), most, tables[0].shape[:-1], tuple(below))
+    return Effect(
+        contrast=wanted,
+        difference=difference,
+        runs=len(shared),
+        of=most,
+        at_chance=tuple(below),
+        size=size,
+        shape=tables[0].shape[:-1],
+    )
 
 
 def _with_power(effects: list[Effect], networks: Sequence[NetworkResult]) -> list[Effect]:
@@ -211,7 +270,7 @@ def _power(effect: Effect, scatter: Scatter, images: int, family: int) -> Power:
         draws=draws,
         unit="pre-training" if len(effect.shape) > 1 else "seed",
         detectable=detectable(scatter, draws, images, weights, level),
-        seeds_needed=seeds_needed(abs(effect.difference.estimate), scatter, images, weights, level),
+        seeds_needed=seeds_needed(effect.size, scatter, images, weights, level),
     )
 
 

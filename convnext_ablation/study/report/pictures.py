@@ -12,7 +12,7 @@ from convnext_ablation.data.pictures import picture_uri
 from convnext_ablation.errors import UserError
 from convnext_ablation.page import uri_of
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.answer import percent_points, verdict
+from convnext_ablation.study.report.answer import percent_points
 from convnext_ablation.study.report.classes import Confusion, examples, surest
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun
@@ -21,7 +21,6 @@ from convnext_ablation.study.report.findings import Effect
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
 _MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8
-_DOUBTS = {"unclear": ", not significant", "untested": ", not tested"}
 
 
 class Picture(NamedTuple):
@@ -55,7 +54,7 @@ def confusion_pictures(contents: Contents) -> list[Change]:
 def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence) -> Change:
     mine = [each for each in confusions if each.contrast == effect.contrast.name]
     mine.sort(key=lambda confusion: -abs(confusion.images_change))
-    doubt = _DOUBTS.get(verdict(effect.difference), "")
+    doubt = "" if effect.verdict in ("raised", "lowered") else f", {effect.finding}"
     heading = f"{effect.label}: {percent_points(effect.difference.estimate)} points{doubt}"
     shown = mine[:_CONFUSIONS]
     return Change(heading, [(each, _examples(effect.contrast, each, evidence)) for each in shown])

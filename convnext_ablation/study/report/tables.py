@@ -30,7 +30,8 @@ NARROWEST = 12  # characters of a wrapped column; below that, words are hard to 
 _LEGEND = (
     "Effects in percentage points of top-1, with 95 % intervals over seeds and images. P(better): how "
     "probable it is that the effect is above 0. p (Holm) is adjusted over all effects that have one; p is of "
-    "the effect alone."
+    "the effect alone. Findings of what is not significant: smaller than a size, if all of the interval is; "
+    "could not have been detected, if fewer than 80 of 100 such studies find an effect of that size."
 )
 
 UNITS = ("_percent", "_points")  # of columns that show a fraction
@@ -53,6 +54,7 @@ EFFECTS = {
     "runs": "runs", "estimate_points": "difference.estimate", "low_points": "difference.low",
     "high_points": "difference.high",
     "p_value": "difference.p_value", "p_holm": "difference.p_holm", "p_better": "difference.p_better",
+    "finding": "finding", "detectable_points": "power.detectable",
 }  # fmt: skip
 
 
@@ -105,6 +107,7 @@ def effect_columns(decimals: int) -> list[Column]:
         Column("p (Holm)", lambda each: each.difference.p_holm if each.contrast.primary else None, p_text),
         Column("p", get("difference.p_value"), p_text),
         Column("P(better)", get("difference.p_better"), "{:.3f}".format),
+        Column("finding", get("finding")),
     ]
 
 
@@ -121,8 +124,9 @@ def terminal_table(rows: Sequence[Row], width: int) -> str:
 
 
 def terminal_effects(effects: Sequence[Effect], width: int) -> str:
-    """The effects as plain text, words wrapped."""
-    return fitted(effect_columns(1), effects, width)
+    """The effects as plain text, words wrapped; findings are left to the answer where it is too narrow."""
+    text = fitted(effect_columns(1), effects, width)
+    return text if width_of(text) <= width else fitted(effect_columns(1)[:-1], effects, width)
 
 
 def fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
@@ -214,15 +218,14 @@ def csv_file(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) 
 
 
 def _attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:
-    """What each column shows of a row or an effect; None where it has no difference."""
-    return [
-        None if place.startswith("difference.") and not line.difference else _in_unit(name, get(place)(line))
-        for name, place in columns.items()
-    ]
+    """What each column shows of a row or an effect; None where it has no difference, or no power."""
+    return [_attribute(line, name, place) for name, place in columns.items()]
 
 
-def _in_unit(column: str, value: Any) -> Any:
-    return 100 * value if column.endswith(UNITS) else value
+def _attribute(line: Any, column: str, place: str) -> Any:
+    first = get(place.partition(".")[0])(line)
+    value = None if first is None else get(place)(line)
+    return 100 * value if value is not None and column.endswith(UNITS) else value
 
 
 def _seed(run: FinishedRun) -> list[Any]:
