@@ -3,4 +3,4 @@
 set -euo pipefail
 processes=$1
 shift
-exec torchrun --standalone --nproc_per_node="$processes" "$(dirname "$0")/train.py" "$@"
+exec torchrun --standalone --log-dir=/dev/null --nproc_per_node="$processes" "$(dirname "$0")/train.py" "$@"

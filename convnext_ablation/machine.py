@@ -6,21 +6,26 @@ since the package takes seconds to import.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import platform
 import re
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _SECONDS_BETWEEN_LOOKS = 0.5
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; a threshold of -1 is never reached
 _MALLOC_SETTINGS = {-3: 2**31 - 1, -1: -1}
@@ -52,6 +57,35 @@ def available_gpus() -> list[str]:
     import torch  # takes a second, and all else here does without
 
     return [str(number) for number in range(torch.cuda.device_count())]
+
+
+def compile_network(model: Any, **options: Any) -> Any:
+    """Compiles a network by torch, in a folder of this process's own that is removed at its end.
+
+    torch's own in the temporary folder grows with every network and stays. A ``TORCHINDUCTOR_CACHE_DIR``
+    elsewhere is used and kept.
+    """
+    import torch  # takes a second, and all else here does without
+
+    if remove_empty_cache():
+        os.environ[_COMPILED] = folder = tempfile.mkdtemp(prefix="compiled_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return torch.compile(model, **options)
+
+
+def remove_empty_cache() -> bool:
+    """Removes what importing torchvision leaves, an empty folder for compiled networks of all processes.
+
+    Returns:
+        Whether what this process compiles would go to that folder.
+    """
+    temporary = Path(tempfile.gettempdir())
+    folder = Path(os.environ.get(_COMPILED) or temporary / "torchinductor_")
+    is_torchs = folder.parent == temporary and folder.name.startswith("torchinductor_")
+    if is_torchs:
+        with suppress(OSError):
+            folder.rmdir()
+    return is_torchs
 
 
 def processor_name() -> str:

@@ -70,3 +70,23 @@ def test_what_the_environment_says_of_memory_wins():
     kept, before, behind = _faults(machine.__file__, GLIBC_TUNABLES="glibc.malloc.mmap_threshold=65536")
     assert kept == "False"
     assert behind > 0.9 * before > 9_000
+
+
+def test_what_torch_compiles_is_removed_at_the_end(tmp_path):
+    program = (
+        "import os, torch; from convnext_ablation.machine import compile_network\n"
+        "compile_network(torch.nn.Identity(), backend='eager')(torch.ones(1))\n"
+        "folder = os.environ['TORCHINDUCTOR_CACHE_DIR']\n"
+        "open(os.path.join(folder, 'kernel'), 'w').close(); print(folder)"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    for kept in ("", str(tmp_path / "kept")):
+        (tmp_path / "kept").mkdir(exist_ok=True)
+        if kept:
+            environment["TORCHINDUCTOR_CACHE_DIR"] = kept
+        command = [sys.executable, "-c", program]
+        told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert told.stdout.strip().startswith(kept or str(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "kernel").exists()

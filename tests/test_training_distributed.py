@@ -115,12 +115,27 @@ def test_two_processes_count_every_image_once(together, tmp_path, image_folder, 
     assert two.loss == pytest.approx(one.loss, rel=1e-5)
 
 
-def test_a_broken_image_ends_all_processes_and_is_named_once(image_folder, recipe_file, tmp_path):
+@pytest.mark.parametrize("processes", [1, 3])
+def test_any_number_of_processes_counts_every_image_once(image_folder, recipe_file, tmp_path, processes):
+    once = {"epochs": 1, "batch_size": 4, "model": "model_v_atto"}
+    cases = {name: settings(image_folder, recipe_file, **once) for name in ("run", "test")}
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    agent = start(tmp_path / "log", train_cases, tmp_path, processes=processes)
+    output = finished(agent, tmp_path / "log")
+    assert agent.exitcode == 0, output
+    ids = Predictions.load(tmp_path / "test.npz").ids.tolist()
+    assert len(ids) == len(set(ids)) == 21
+    [epoch] = load_checkpoint(tmp_path / "run" / LAST)["convnext_ablation"]["history"]
+    assert epoch["images"] == len(list(image_folder.glob("train/*/*"))) // (4 * processes) * 4 * processes
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_broken_image_ends_all_processes_and_is_named_once(image_folder, recipe_file, tmp_path, processes):
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
     (root / "train" / "grey" / "03.png").write_bytes(b"not an image")
     command = [str(root), "-c", str(recipe_file), "--model", "model_i_atto", "--device", "cpu", "-j", "0"]
-    agent = start(tmp_path / "log", train, *command, "--output", str(tmp_path))
+    agent = start(tmp_path / "log", train, *command, "--output", str(tmp_path), processes=processes)
     output = finished(agent, tmp_path / "log")
     assert agent.exitcode != 0
     said = [line for line in output.splitlines() if line.startswith("train.py: error")]

@@ -23,7 +23,8 @@ from convnext_ablation.training.history import LAST, SUMMARY
 ROOT = Path(__file__).parents[1]
 # seconds after the first line of a run; more by hand: KILLS=20 pytest tests/test_training_killed.py
 MOMENTS = [random.Random(number).uniform(0.0, 1.0) for number in range(int(os.environ.get("KILLS", "1")))]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(ROOT / "train.py")]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--log-dir=/dev/null", "--nproc_per_node=2"]
+TORCHRUN += [str(ROOT / "train.py")]
 
 
 class Run:

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from convnext_ablation import stock
@@ -26,12 +27,12 @@ _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload([train_command.__name__, elastic_launch.__module__])
 
 
-def start(log: Path, work: Callable[..., None], *arguments: Any) -> BaseProcess:
-    """Starts an agent whose two processes do some work, and returns it; what they print goes to a file."""
+def start(log: Path, work: Callable[..., None], *arguments: Any, processes: int = 2) -> BaseProcess:
+    """Starts an agent whose processes do some work, and returns it; what they print goes to a file."""
     from conftest import ONE_THREAD  # the processes themselves need none of it
 
     log.touch()
-    agent = _FORKED.Process(target=_agent, args=(log, work, arguments))
+    agent = _FORKED.Process(target=_agent, args=(log, work, arguments, processes))
     with mock.patch.dict(os.environ, ONE_THREAD, clear=True):
         agent.start()
     return agent
@@ -54,13 +55,14 @@ def wait_for(agent: BaseProcess, log: Path, words: str) -> None:
         time.sleep(0.02)
 
 
-def _agent(log: Path, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def _agent(log: Path, work: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
-    # as `torchrun --standalone --nproc-per-node 2` has it
+    # as `torchrun --standalone --nproc-per-node` has it
     options = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": log.name, "max_restarts": 0}
-    elastic_launch(LaunchConfig(1, 1, 2, start_method="fork", **options), work)(*arguments)
+    options |= {"logs_specs": DefaultLogsSpecs(os.devnull), "start_method": "fork"}  # logs would stay
+    elastic_launch(LaunchConfig(1, 1, processes, **options), work)(*arguments)
 
 
 def train(*arguments: str) -> None:
@@ -88,4 +90,5 @@ def train_cases(folder: Path) -> None:
         predictions = trainer.evaluate("test")
         if processes.is_first:
             predictions.save(folder / "test.npz")
-    dist.destroy_process_group()
+    if processes.world_size > 1:
+        dist.destroy_process_group()

@@ -19,6 +19,7 @@ from convnext_ablation.bench.roofline import kernels, peaks_of
 from convnext_ablation.bench.timing import Times, interleaved
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.inference import optimize_for_inference
+from convnext_ablation.machine import compile_network
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 
 __all__ = [
@@ -297,5 +298,5 @@ def _in_form(model: nn.Module, images: torch.Tensor, form: str) -> tuple[nn.Modu
         images = images.to(memory_format=torch.channels_last)
     if form == COMPILED:
         options: dict[str, str | int | bool | Callable] = {} if model.training else {"freezing": True}
-        return torch.compile(model, dynamic=False, options=options), images  # type: ignore[return-value]
+        return compile_network(model, dynamic=False, options=options), images
     return model, images

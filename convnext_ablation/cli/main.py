@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 import convnext_ablation
 from convnext_ablation.errors import UserError
+from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.version import __version__
 
 # What each command does. A command's module has its name and is imported when the command is used, since some
@@ -65,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 convnext_ablation.register_networks()
             args.run(args)
         finally:
+            remove_empty_cache()
             sys.stdout.flush()  # else Python does when it ends, and complains if nobody reads any more
     except UserError as error:
         print(f"convnext-ablation: error: {error}", file=sys.stderr)

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import check_path, locked
+from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import (
@@ -64,6 +65,7 @@ def guarded(program: str, work: Callable[[], int]) -> int:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+        remove_empty_cache()
 
 
 def _lost_others(error: RuntimeError) -> bool:

@@ -17,6 +17,7 @@ from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.inference.batches import PartByPart, choose
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works, prepare
 from convnext_ablation.inference.simplify import sections_of
+from convnext_ablation.machine import compile_network
 from convnext_ablation.models.network import ResNetToConvNeXt
 
 _logger = logging.getLogger(__name__)
@@ -170,12 +171,12 @@ def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
     """The network, compiled with its weights frozen; None, and a line that says why, if it can't be."""
     options: dict[str, Any] = {"freezing": True} if x.device.type == "cpu" else {"triton.cudagraphs": True}
     try:
-        compiled = torch.compile(network, options=options)
-        compiled(x)
+        fast: nn.Module = compile_network(network, options=options)
+        fast(x)
     except Exception as error:  # what a missing or failing compiler raises is no public class
         _logger.warning("torch.compile failed and is left out: %s", first_line(error))
         return None
-    return compiled  # type: ignore[return-value]
+    return fast
 
 
 def _fastest(

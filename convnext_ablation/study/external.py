@@ -28,7 +28,7 @@ LOG, ARGUMENTS = "train.log", "script_args.yaml"
 _EARLIER_BEST = "earlier_best.pth.tar"  # timm's script forgets the best epoch when it resumes
 _HALF_RENAMED = "tmp.pth.tar"  # it removes last.pth.tar before it renames this one
 # each of its processes has the standard input of torchrun, and ends with it
-_TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node")
+_TORCHRUN = ("torch.distributed.run", "--standalone", "--log-dir", os.devnull, "--nproc-per-node")
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 20
 # ours alone, or set in another way

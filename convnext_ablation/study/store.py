@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import check_name, write_text
+from convnext_ablation.files import check_name, remove_unfinished, write_text
 from convnext_ablation.models.components import Components
 from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, Run, Script, Study, Weights
@@ -73,6 +73,7 @@ def held(folder: Path, timeout: float = 0, epochs: int = 0) -> Iterator[None]:
     job = os.environ.get("SLURM_JOB_ID")
     where = f"{platform.node()} (process {os.getpid()}{f', Slurm job {job}' if job else ''})"
     try:
+        remove_unfinished(folder)
         (folder / LOCK).write_text(json.dumps(asdict(Holder(where, time.time(), epochs))))
         yield
     finally:

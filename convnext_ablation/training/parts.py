@@ -25,6 +25,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
@@ -229,9 +230,7 @@ def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Proc
     """Puts around the network what compiles it and what averages its gradients over processes."""
     if arguments.torchcompile:
         with in_one_line(f"torchcompile {arguments.torchcompile}"):
-            model = torch.compile(  # type: ignore[assignment]
-                model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode
-            )
+            model = compile_network(model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode)
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
         # newer torch warns of the argument even where it is given its default

@@ -15,6 +15,7 @@ from timm.utils import reparameterize_model
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
@@ -163,7 +164,7 @@ class Validation:
             model = optimize(model, images.to(weight.device, weight.dtype))
         if self.run.torchcompile:
             with in_one_line(f"torchcompile {self.run.torchcompile}"):
-                model = torch.compile(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
+                model = compile_network(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
         self.predictions = evaluate(
             model,
             self.images,
