@@ -1,11 +1,14 @@
 """Data sets from miniature archives in their official layout, compared with torchvision's parsers."""
 
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from official_archives import but_for_originals, jpeg, refused, write_folder, write_tar
 from PIL import Image
+from scipy.io import savemat
 from torchvision import datasets
 
 from convnext_ablation.data.folder import read_manifest
@@ -46,17 +49,115 @@ def food():
     return {"food-101.tar.gz": files}
 
 
+def mat(**variables):
+    file = io.BytesIO()
+    savemat(file, variables)
+    return file.getvalue()
+
+
+def cells(values):
+    """A row of MATLAB's cells."""
+    row = np.empty((1, len(values)), object)
+    row[0] = values
+    return row
+
+
+MODELS = ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012"]
+CARS = {
+    "train": [("00003.jpg", 2), ("00001.jpg", 1), ("00002.jpg", 2), ("00004.jpg", 1)],
+    "test": [("00002.jpg", 1), ("00001.jpg", 2)],
+}
+
+
+def cars():
+    def rows(split):
+        return np.array(
+            [(30.0, 2.0, 40.0, 20.0, label, file) for file, label in CARS[split]],
+            [
+                *((f"bbox_{corner}", "f8") for corner in ("x1", "y1", "x2", "y2")),
+                ("class", "u1"),
+                ("fname", "O"),
+            ],
+        )
+
+    devkit = {
+        "devkit/cars_meta.mat": mat(class_names=cells(MODELS)),
+        "devkit/cars_train_annos.mat": mat(annotations=rows("train")),
+    }
+    images = {
+        f"cars_{split}.tgz": {f"cars_{split}/{file}": jpeg(at) for at, (file, _) in enumerate(listed)}
+        for split, listed in CARS.items()
+    }
+    labels = "cars_test_annos_withlabels.mat"
+    return {"car_devkit.tgz": devkit, labels: {labels: mat(annotations=rows("test"))}, **images}
+
+
+def flowers():
+    labels = {1: 77, 2: 5, 3: 5, 4: 77, 5: 77, 6: 5}
+    images = {f"jpg/image_{number:05d}.jpg": jpeg(number) for number in labels}
+    splits = mat(trnid=[[6, 1]], valid=[[4, 3]], tstid=[[5, 2]])
+    return {
+        "102flowers.tgz": images,
+        "setid.mat": {"setid.mat": splits},
+        "imagelabels.mat": {"imagelabels.mat": mat(labels=[list(labels.values())])},
+    }
+
+
+def pets():
+    lists = {
+        "trainval": {"great_pyrenees_103": "2 2 1", "Abyssinian_100": "1 1 1", "Abyssinian_7": "1 1 1",
+                     "great_pyrenees_1": "2 2 1"},
+        "test": {"Abyssinian_201": "1 1 1", "great_pyrenees_20": "2 2 1"},
+    }  # fmt: skip
+    names = {f"annotations/{name}.txt": rows for name, rows in lists.items()}
+    annotations = {
+        name: "".join(f"{id_} {numbers}\n" for id_, numbers in rows.items()).encode()
+        for name, rows in names.items()
+    }
+    annotations["annotations/trimaps/Abyssinian_100.png"] = b"a mask"
+    ids = ["Abyssinian_999", *(id_ for rows in lists.values() for id_ in rows)]  # the first is in no list
+    images = {f"images/{id_}.jpg": jpeg(at) for at, id_ in enumerate(ids)}
+    return {"annotations.tar.gz": annotations, "images.tar.gz": images}
+
+
+NA_BIRDS = {  # id: class, training image
+    "ff3a": (817, 1), "001b": (2, 0), "c03d": (817, 0), "0a4e": (2, 1), "77aa": (2, 1), "8eb0": (817, 1),
+}  # fmt: skip
+
+
+def nabirds():
+    lists = {
+        "images.txt": {id_: f"{label:04d}/{id_}.jpg" for id_, (label, _) in NA_BIRDS.items()},
+        "image_class_labels.txt": {id_: label for id_, (label, _) in reversed(NA_BIRDS.items())},
+        "train_test_split.txt": {id_: training for id_, (_, training) in sorted(NA_BIRDS.items())},
+        "bounding_boxes.txt": dict.fromkeys(NA_BIRDS, "4 4 30 20"),
+        "classes.txt": {0: "Birds", 2: "Oak Titmouse", 817: "Oak Titmouse"},
+        "hierarchy.txt": {2: 0, 817: 0},
+    }
+    texts = {name: "".join(f"{id_} {value}\n" for id_, value in rows.items()) for name, rows in lists.items()}
+    files = {f"nabirds/{name}": text.encode() for name, text in texts.items()}
+    for at, path in enumerate(lists["images.txt"].values()):
+        files[f"nabirds/images/{path}"] = jpeg(at)
+    return {"nabirds.tar.gz": files}
+
+
 def underscored(name):
     return name.replace("/", "_")
 
 
-ARCHIVES = {"fgvc-aircraft": aircraft, "food101": food}
+ARCHIVES = {
+    "fgvc-aircraft": aircraft, "food101": food, "flowers102": flowers, "oxford-pets": pets,
+    "stanford-cars": cars, "nabirds": nabirds,
+}  # fmt: skip
 
 
 def write_archives(name, folder):
     folder.mkdir()
     for file, files in ARCHIVES[name]().items():
-        write_tar(folder / file, files, "w:gz")
+        if file in files:
+            write_folder(folder, files)
+        else:
+            write_tar(folder / file, files, "w:gz")
     return folder
 
 
@@ -68,18 +169,17 @@ def unpack(name, folder):
 
 # torchvision's class, its folder, its splits, and how its class names become ours
 TORCHVISION = {
-    "fgvc-aircraft": (
-        datasets.FGVCAircraft,
-        "",
-        ("train", "val", "test"),
-        underscored,
-    ),
+    "fgvc-aircraft": (datasets.FGVCAircraft, "", ("train", "val", "test"), underscored),
     "food101": (datasets.Food101, "", ("train", "test"), str),
+    "flowers102": (datasets.Flowers102, "flowers-102", ("train", "val", "test"), None),
+    "oxford-pets": (datasets.OxfordIIITPet, "oxford-iiit-pet", ("trainval", "test"), None),
+    "stanford-cars": (datasets.StanfordCars, "stanford_cars", ("train", "test"), underscored),
 }
 
 
 @pytest.mark.parametrize("name", TORCHVISION)
-def test_labels_and_splits_are_those_of_torchvision(name, tmp_path):
+def test_labels_and_splits_are_those_of_torchvision(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.Flowers102, "_file_dict", {**datasets.Flowers102._file_dict, **UNCHECKED})
     folder = write_archives(name, tmp_path / "archives")
     prepare(name, tmp_path / "out", archives=folder, unofficial=True, size=32, **fewest(name))
     found = {record.source: (record.split, record.class_name) for record in read_manifest(tmp_path / "out")}
@@ -89,14 +189,29 @@ def test_labels_and_splits_are_those_of_torchvision(name, tmp_path):
     for split in splits:
         images = parser(tmp_path / "root", split=split)
         assert len(images) >= 2
-        for path, label in zip(images._image_files, images._labels, strict=True):
-            expected[path] = (split, ours(images.classes[label]))
+        for path, label in samples(images):
+            expected[path] = (split.removesuffix("val") or "val", label, ours and ours(images.classes[label]))
     assert len(found) == len(expected)
-    for path, (split, class_name) in expected.items():
+    numbers = {}
+    for path, (split, label, class_name) in expected.items():
         [source] = [source for source in found if str(path).endswith(source)]
         allowed = {"train": {"train", "val"}} if "val" not in splits else {}
         assert found[source][0] in allowed.get(split, {split})
-        assert found[source][1] == class_name
+        assert numbers.setdefault(found[source][1], label) == label  # each class has its own number
+        assert class_name in (found[source][1], None)
+    assert len(set(numbers.values())) == len(numbers)
+
+
+# its MD5 would be asked of the miniatures, too
+UNCHECKED = {"label": ("imagelabels.mat", None), "setid": ("setid.mat", None)}
+
+
+def samples(images):
+    """Paths and labels of one of torchvision's data sets."""
+    if isinstance(images, datasets.StanfordCars):
+        return images._samples
+    files = images._images if isinstance(images, datasets.OxfordIIITPet) else images._image_files
+    return zip(files, images._labels, strict=True)
 
 
 def fewest(name):
@@ -110,18 +225,18 @@ def test_archives_may_be_unpacked(name, tmp_path):
     folder = unpack(name, tmp_path / "unpacked")
     prepare(name, tmp_path / "b", archives=folder, **options)
     assert but_for_originals(tmp_path / "a") == but_for_originals(tmp_path / "b")
-    tops = list(folder.iterdir())
-    if len(tops) == 1:
+    if len(tops := list(folder.iterdir())) == 1:
         prepare(name, tmp_path / "c", archives=tops[0], **options)
         assert but_for_originals(tmp_path / "a") == but_for_originals(tmp_path / "c")
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_what_is_not_the_published_set_is_refused(name, tmp_path):
-    file = next(iter(DATASETS[name].published.values())).file
-    refused(name, tmp_path, f"with --archives, the folder of {file}, (or --download it|get it from http)")
+    file = next(iter(DATASETS[name].needed({"archives": None}).values())).file
+    if name != "nabirds":
+        refused(name, tmp_path, f"with --archives, the folder of {file}, (or --download it|get it from )")
     (tmp_path / "empty").mkdir()
-    refused(name, tmp_path, f"empty has no {file}.*; get it from http", archives=tmp_path / "empty")
+    refused(name, tmp_path, f"empty has no {file}.*; get it from ", archives=tmp_path / "empty")
     packed = write_archives(name, tmp_path / "packed")
     refused(name, tmp_path, f"is not the published {file}", archives=packed)
 
@@ -152,6 +267,18 @@ BROKEN = {
     "other class": (
         "food101", "food-101/meta/train.json", b"waffles/7", b"pizza/7", "has pizza/7 in waffles",
     ),
+    "no number": ("flowers102", "imagelabels.mat", b"labels", b"lebals", "no MATLAB file with labels"),
+    "label unknown": (
+        "oxford-pets", "annotations/test.txt", b"201 1", b"201 2", "the label 2, that of great_pyrenees",
+    ),
+    "listed twice": (
+        "oxford-pets", "annotations/test.txt", b"_201", b"_100", r"_100\.jpg is listed a second time",
+    ),
+    "other column": (
+        "stanford-cars", "devkit/cars_train_annos.mat", b"fname", b"fnome", "has other columns .*fname",
+    ),
+    "other folder": ("nabirds", "nabirds/image_class_labels.txt", b"3a 817", b"3a 2", "class 2 is 0002.Oak"),
+    "class unknown": ("nabirds", "nabirds/classes.txt", b"817 ", b"818 ", "its class 817 is unknown"),
 }  # fmt: skip
 
 
@@ -163,6 +290,48 @@ def test_lists_that_contradict_are_refused(case, tmp_path):
     assert old in data
     (folder / list_).write_bytes(data.replace(old, new))
     refused(name, tmp_path, message, archives=folder, unofficial=True)
+
+
+def test_cars_that_are_numbered_through_have_the_same_labels_and_splits(tmp_path):
+    kinds = [("relative_im_path", "O"), ("class", "u1"), ("test", "u1")]
+    listed = [(file, label, split == "test") for split in ("test", "train") for file, label in CARS[split]]
+    rows = [(f"car_ims/{at:06d}.jpg", label, test) for at, (_, label, test) in enumerate(listed)]
+    files = {f"car_ims/{at:06d}.jpg": jpeg(at) for at in range(len(listed))}
+    annotations = mat(annotations=np.array(rows, kinds), class_names=cells(MODELS))
+    folder = write_folder(tmp_path / "archives", {"cars_annos.mat": annotations, "cars_train/1.jpg": b"no"})
+    write_tar(folder / "car_ims.tgz", files, "w:gz")
+    prepare("stanford-cars", tmp_path / "out", archives=folder, unofficial=True, size=32, val=1)
+    for record in read_manifest(tmp_path / "out"):
+        _, label, test = listed[int(record.source[8:14])]
+        assert record.class_name == underscored(MODELS[label - 1])
+        assert (record.split == "test") == test
+
+
+def test_birds_of_one_name_stay_two_classes(tmp_path):
+    folder = write_archives("nabirds", tmp_path / "archives")
+    summary = prepare("nabirds", tmp_path / "out", archives=folder, unofficial=True, size=32, val=1)
+    assert summary.classes == ["0002.Oak Titmouse", "0817.Oak Titmouse"]
+    for record in read_manifest(tmp_path / "out"):
+        label, training = NA_BIRDS[Path(record.source).stem]
+        assert record.class_name == f"{label:04d}.Oak Titmouse"
+        assert (record.split == "test") == (not training)
+
+
+def test_picture_in_no_list_is_skipped_by_name(tmp_path):
+    folder = write_archives("oxford-pets", tmp_path / "archives")
+    prepare("oxford-pets", tmp_path / "out", archives=folder, unofficial=True, size=32, val=1)
+    assert (tmp_path / "out" / "skipped.csv").read_text() == "name,reason\nAbyssinian_999.jpg,in no list\n"
+
+
+def test_list_that_declares_gigabytes_is_refused_unread(tmp_path):
+    folder = unpack("flowers102", tmp_path / "archives")
+    data = bytearray(mat(labels=np.ones((2, 3))))
+    at = bytes(data).index(np.array([2, 3], "<i4").tobytes())
+    data[at : at + 8] = np.array([1 << 16, 1 << 15], "<i4").tobytes()  # 16 GiB of float64
+    (folder / "imagelabels.mat").write_bytes(data)
+    refused("flowers102", tmp_path, "labels is too large", archives=folder, unofficial=True)
+    (folder / "imagelabels.mat").write_bytes(bytes(5 << 20))
+    refused("flowers102", tmp_path, "it has 5,242,880 bytes", archives=folder, unofficial=True)
 
 
 @pytest.mark.parametrize("name", ARCHIVES)

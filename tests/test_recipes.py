@@ -21,7 +21,16 @@ from convnext_ablation.training.splits import open_split
 
 STAGES = ("model_i", "model_ii", "model_iii", "model_iv", "model_v")
 AS_REPORTED = tuple(f"in1k_112_as_reported_{stage}" for stage in STAGES)
-CLASSES = {"cub200": 200, "stanford_dogs": 120, "fgvc_aircraft": 100, "food101": 101}
+CLASSES = {
+    "cub200": 200,
+    "stanford_dogs": 120,
+    "fgvc_aircraft": 100,
+    "food101": 101,
+    "flowers102": 102,
+    "oxford_pets": 37,
+    "stanford_cars": 196,
+    "nabirds": 555,
+}
 FINE_TUNING = {f"{name}_{size}": size for size in (224, 448) for name in CLASSES}
 DRAWN = ("characters", "diacritics", "typefaces", "typefaces_64")
 NAMES = ("fashion_mnist", "in1k_112", "photographs_224", *DRAWN, *AS_REPORTED, *FINE_TUNING)

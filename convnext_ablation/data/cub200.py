@@ -57,9 +57,9 @@ class CUB200(HeldOut):
         boxes = read_table(source, "bounding_boxes.txt", like=paths) if self.crop_to_box else {}
         names = read_table(source, "classes.txt")
         for id_, path in paths.items():
-            class_name = names.get(labels[id_], "")
+            folder, class_name = self.folder_and_class(labels[id_], names)
             where = f"{source.path}: image {id_}"
-            if path.split("/")[0] != class_name or path.count("/") != 1:
+            if path.split("/")[0] != folder or path.count("/") != 1:
                 raise UserError(
                     f"{where} is {path}, but its class {labels[id_]} is {class_name or 'unknown'}"
                 )
@@ -69,6 +69,10 @@ class CUB200(HeldOut):
             box = _box(boxes[id_], id_, source) if boxes else None
             image = source.file(f"images/{path}", "images.txt")
             yield Photograph(id_, f"images/{path}", class_name, split, image, box)
+
+    def folder_and_class(self, label: str, names: Mapping[str, str]) -> tuple[str, str]:
+        """The folder that images of a class are in, and what the class is called; empty if it is unknown."""
+        return names.get(label, ""), names.get(label, "")
 
 
 def _box(text: str, id_: str, source: Source) -> Box:

@@ -48,15 +48,14 @@ class FGVCAircraft(OfficialPhotographs):
 
     def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
         """All originals, by the ids of ``images_variant_<split>.txt``."""
-        source = archive.below("data/variants.txt")
-        variants = set(source.text("data/variants.txt").splitlines())
+        variants = set(archive.text("data/variants.txt").splitlines())
         for split in self.official:
             name = f"data/images_variant_{split}.txt"
-            for id_, variant in read_table(source, name).items():
+            for id_, variant in read_table(archive, name).items():
                 if variant not in variants:
-                    raise UserError(f"{source.path}: {name} has {variant!r}, which variants.txt lacks")
+                    raise UserError(f"{archive.path}: {name} has {variant!r}, which variants.txt lacks")
                 path = f"data/images/{id_}.jpg"
-                yield Photograph(id_, path, class_folder(variant), split, source.file(path, name))
+                yield Photograph(id_, path, class_folder(variant), split, archive.file(path, name))
 
     def _resized(self, image: Image.Image) -> Image.Image:
         return super()._resized(image.crop((0, 0, image.width, max(1, image.height - BANNER))))

@@ -44,11 +44,10 @@ class Food101(HeldOut):
 
     def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
         """All originals, by the names that ``meta/<split>.json`` gives them."""
-        source = archive.below("meta/train.json")
         for split in self.official:
             name = f"meta/{split}.json"
-            text = source.text(name)
-            with in_one_line(f"{source.path}: {name} is no JSON of names by class (get it again)"):
+            text = archive.text(name)
+            with in_one_line(f"{archive.path}: {name} is no JSON of names by class (get it again)"):
                 rows = [
                     (class_name, str(id_))
                     for class_name, ids in dict(json.loads(text)).items()
@@ -56,6 +55,6 @@ class Food101(HeldOut):
                 ]
             for class_name, id_ in rows:
                 if id_.rpartition("/")[0] != class_name:
-                    raise UserError(f"{source.path}: {name} has {id_} in {class_name}; get it again")
+                    raise UserError(f"{archive.path}: {name} has {id_} in {class_name}; get it again")
                 path = f"images/{id_}.jpg"
-                yield Photograph(id_, path, class_name, split, source.file(path, name))
+                yield Photograph(id_, path, class_name, split, archive.file(path, name))

@@ -16,8 +16,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from convnext_ablation.data.archives import Piece, Published, Source, open_source
+from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
+from convnext_ablation.data.pictures import is_called_picture
+from convnext_ablation.data.walk import Piece
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
@@ -31,7 +33,7 @@ class OfficialPhotographs(Photographs):
 
     Its archives lie in the folder `archives` under their published names, or unpacked. A set may have a
     field of the name in `published`, too, for an archive that lies elsewhere. One without official
-    validation images is a `HeldOut`.
+    validation images is a `HeldOut`. Pictures beside those that are listed are skipped.
     """
 
     home: ClassVar[str]  # where to get what can't be downloaded
@@ -62,6 +64,11 @@ class OfficialPhotographs(Photographs):
         where = self.archives or next(iter(sources.values())).path
         originals = list(self.joined(**sources))
         check_once(originals, where)
+        used = {original.piece for original in originals}
+        for source in sources.values():
+            if not used.isdisjoint(source.values()):
+                left = (name for name, piece in source.items() if piece not in used)
+                self.skipped.update(dict.fromkeys(filter(is_called_picture, left), "in no list"))
         if not self.unofficial:
             check_counts(originals, self.official, self.classes, where)
         return originals
@@ -84,12 +91,16 @@ class OfficialPhotographs(Photographs):
         raise UserError(f"{self.name}: {folder} has no {published.file}{also}; get it from {self.home}")
 
     def _open(self, which: str, path: Path, scratch: Path) -> Source:
-        known = None if self.unofficial else self.published[which]
-        if path.suffix != ".mat":
-            return open_source(path, scratch, known)
-        if known:  # a list, which isn't packed
-            known.check(path)
-        return Source(path.parent, {path.name: Piece(path, 0, path.stat().st_size)})
+        """The files of an archive by their paths below the folder that it unpacks to."""
+        published = self.published[which]
+        known = None if self.unofficial else published
+        if path.suffix == ".mat":  # a list, which isn't packed
+            if known:
+                known.check(path)
+            return Source(path.parent, {path.name: Piece(path, 0, path.stat().st_size)})
+        source, top = open_source(path, scratch, known), f"{published.unpacked}/"
+        below = {name.removeprefix(top): piece for name, piece in source.items() if name.startswith(top)}
+        return Source(path, below) if below else source
 
     def joined(self, **sources: Source) -> Iterator[Photograph]:
         """All originals of the archives that are needed, in their official splits."""

@@ -25,6 +25,7 @@ from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.fgvc_aircraft import FGVCAircraft
+from convnext_ablation.data.flowers102 import Flowers102
 from convnext_ablation.data.folder import (
     CLASSES,
     DESCRIPTION,
@@ -43,10 +44,13 @@ from convnext_ablation.data.food101 import Food101
 from convnext_ablation.data.hub_images import HubPhotographs
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
+from convnext_ablation.data.nabirds import NABirds
 from convnext_ablation.data.originals import check_place, content_of, state_of
 from convnext_ablation.data.own import ImageFolder
+from convnext_ablation.data.oxford_pets import OxfordPets
 from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.skipped import SKIPPED, skipped_lines, write_skipped
+from convnext_ablation.data.stanford_cars import StanfordCars
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
@@ -56,7 +60,9 @@ FORMAT = 1  # of the folder; one more whenever the same parameters come to give 
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
 _DRAWN = (Characters, Typefaces, FewTypefaces, Diacritics)
-_OFFICIAL = (CUB200, StanfordDogs, FGVCAircraft, Food101)
+_OFFICIAL = (
+    CUB200, StanfordDogs, FGVCAircraft, StanfordCars, Flowers102, OxfordPets, Food101, NABirds,
+)  # fmt: skip
 _DATASETS = (*_OFFICIAL, ImageNet, FashionMNIST, *_DRAWN, ImageFolder, ImageList, HubPhotographs)
 DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
 # those that need nothing named to be prepared
