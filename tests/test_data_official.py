@@ -24,7 +24,7 @@ from official_archives import (
 from PIL import Image
 from torchvision.transforms import Resize
 
-from convnext_ablation.data import archives
+from convnext_ablation.data import packed
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare, verify
 from convnext_ablation.training.arguments import TrainingArguments
@@ -175,7 +175,7 @@ def test_truncated_archive_is_refused(tmp_path, share, zipped):
 
 
 def test_bomb_is_refused_long_before_the_disk_is_full(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "_TABLES", 1 << 20)
+    monkeypatch.setattr(packed, "_TABLES", 1 << 20)
     path = write_tar(tmp_path / "a.tgz", {**bird_files(), "zeros": bytes(50 << 20)}, "w:gz")
     refused("cub200", tmp_path, "unzips to more than 8 times its size", archive=path, unofficial=True)
 

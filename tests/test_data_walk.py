@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_archives import jpeg, refused, write_folder, write_tar
 from test_data_own import by_split, plain
+from test_data_packed import write_zip
 
 from convnext_ablation.data.folder import check_folder, sort_classes
 from convnext_ablation.data.prepare import prepare
@@ -222,6 +223,7 @@ def test_each_file_is_used_or_skipped_and_folder_and_archives_agree(files):
         top = Path(root)
         files = {**plain(3), **files}
         images = [write_folder(top / "mine", files), write_tar(top / "mine.tar", files)]
+        images.append(write_zip(top / "mine.zip", files))
         for number, path in enumerate(images):
             out = top / str(number)
             try:

@@ -1,36 +1,25 @@
-"""Archives from their official homes, and files of a data set where they lie: in a folder or in a tar.
-
-A tar is listed once, and its files are then read at their offsets by any number of threads; nothing is
-unpacked by the names that an archive gives. A gzipped tar has no offsets, so it is unzipped to a scratch
-folder first. Archives from the net may be broken or hostile: see `open_source` for what is refused.
-"""
+"""Archives from their official homes, and files of a data set where they lie: in a folder or an archive."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import http.client
 import os
-import tarfile
 import unicodedata
 import urllib.error
 import urllib.request
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.console import Progress
+from convnext_ablation.data.packed import list_archive
 from convnext_ablation.data.walk import Piece, walk
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import leads_out, told_of_full_disk, written_whole
+from convnext_ablation.files import told_of_full_disk
 
 _BLOCK = 1 << 20
 _SECONDS = 60  # without a byte
-# Photographs are packed already: the official archives grow by a tenth when they are unzipped. What grows by
-# more than this, and by more than the tables of a small archive might, is no archive of photographs.
-_GROWTH = 8
-_TABLES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -108,8 +97,12 @@ class Source(dict[str, Piece]):
     """
 
     def __init__(self, path: Path, pieces: Mapping[str, Piece]) -> None:
-        super().__init__({unicodedata.normalize("NFC", name): piece for name, piece in pieces.items()})
+        super().__init__()
         self.path = path
+        for name, piece in pieces.items():
+            if (nfc := unicodedata.normalize("NFC", name)) in self:
+                raise UserError(f"{path} has two files {nfc!a}, in two Unicode forms; rename one")
+            self[nfc] = piece
 
     def below(self, landmark: str) -> Source:
         """The files of the folder in which a file stands that every such data set has."""
@@ -136,12 +129,11 @@ class Source(dict[str, Piece]):
 
 
 def open_source(path: Path, scratch: Path, published: Published | None = None) -> Source:
-    """Lists the files of a folder, a tar or a gzipped tar, which is unzipped to the folder `scratch`.
+    """Lists the files of a folder or an archive, which may be unpacked to the folder `scratch`.
 
     Raises:
-        UserError: There is nothing at `path`, or the archive is not the published one, or is cut short, or
-            holds links, devices, a name twice, an absolute path or one that climbs out by ``..``, or grows
-            beyond all measure.
+        UserError: There is nothing at `path`, or the archive is not the published one, or `walk` or
+            `list_archive` refuses what is there, or two names differ in their Unicode form alone.
     """
     path = path.expanduser()
     if path.is_dir():
@@ -151,9 +143,7 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
         raise UserError(f"{path}: no such file or folder")
     if published is not None:
         published.check(path)
-    with open(path, "rb") as file:
-        zipped = file.read(2) == b"\x1f\x8b"
-    return Source(path, find_pieces(_unzip(path, scratch) if zipped else path, path))
+    return Source(path, list_archive(path, scratch))
 
 
 def _piece(file: Path) -> Piece:
@@ -161,71 +151,3 @@ def _piece(file: Path) -> Piece:
         return Piece(file, 0, file.stat().st_size)
     except OSError:  # a hidden link to nothing
         return Piece(file, 0, 0)
-
-
-def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:
-    """Lists the files of a tar by the paths that it gives them; refuses what `open_source` does.
-
-    The tar is called `shown` in messages, and may be a part of the file, `within`.
-    """
-    shown = shown or tar
-    start, end = (within.offset, within.offset + within.size) if within else (0, tar.stat().st_size)
-    pieces: dict[str, Piece] = {}
-    try:
-        with open(tar, "rb") as file:
-            file.seek(start)
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
-                for member in archive:
-                    _add(pieces, member, tar, end, shown)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise UserError(f"{shown} can't be read as a tar ({error}); it may be cut short") from error
-    if not pieces:
-        raise UserError(f"{shown} holds no files; get it again")
-    return pieces
-
-
-def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
-    """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which mends what it can."""
-    name = member.name.removeprefix("./")
-    outside = leads_out(name)
-    if member.isdir() and not outside:
-        return
-    reasons = {
-        "leads out of the archive": outside,
-        "is a link or a device": not member.isreg(),
-        "is cut short": member.offset_data + member.size > end,
-        "is there twice": name in pieces,
-    }
-    for reason, holds in reasons.items():
-        if holds:
-            said = ascii(member.name) if not member.name.isprintable() else repr(member.name)
-            raise UserError(f"{shown} can't be used: {said} {reason}; get the archive again, from its home")
-    pieces[name] = Piece(tar, member.offset_data, member.size)
-
-
-def _unzip(path: Path, scratch: Path) -> Path:
-    """Unzips an archive, unless that was done before and it is still the same."""
-    stat = path.stat()
-    unzipped = scratch / f"{path.name}-{stat.st_size}-{stat.st_mtime_ns}.tar"
-    if unzipped.exists():
-        return unzipped
-    scratch.mkdir(parents=True, exist_ok=True)
-    most = _GROWTH * stat.st_size + _TABLES
-    try:
-        with (
-            written_whole(unzipped) as temporary,
-            open(temporary, "wb") as to,
-            open(path, "rb") as raw,
-            gzip.open(raw) as file,
-            Progress(f"unzipping {path.name}", stat.st_size, "B") as progress,
-        ):
-            while block := file.read(_BLOCK):
-                to.write(block)
-                progress.move(raw.tell())
-                if to.tell() > most:
-                    raise UserError(
-                        f"{path} unzips to more than {_GROWTH} times its size; is it the right one?"
-                    )
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
-    return unzipped

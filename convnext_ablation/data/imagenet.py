@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from convnext_ablation.data.archives import Published, Source, find_pieces, open_source
+from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.official import check_counts
+from convnext_ablation.data.packed import find_pieces
 from convnext_ablation.data.photographs import Photograph, Photographs
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line

@@ -63,13 +63,13 @@ class OwnPhotographs(Photographs):
 
 @dataclass(frozen=True)
 class ImageFolder(OwnPhotographs):
-    """A folder or tar with ``<class>/<image>`` or ``<split>/<class>/<image>``."""
+    """A folder or archive with ``<class>/<image>`` or ``<split>/<class>/<image>``."""
 
     name: ClassVar[str] = "folder"
     summary: ClassVar[str] = "your own images: <class>/<image> or <split>/<class>/<image>"
     required: ClassVar[str] = "images"
 
-    images: Path | None = option(None, "the folder, or a tar of it", identity=False)
+    images: Path | None = option(None, "the folder, or a zip or tar of it", identity=False)
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, each in the class of its folder."""

@@ -1,0 +1,275 @@
+"""What is in a tar, packed or plain, or in a zip: its files where they lie, and nothing of a damaged one.
+
+A tar is listed once, and its files are then read at their offsets by any number of threads; nothing is
+unpacked by the names that an archive gives. A packed tar has no offsets, so it is unpacked to a scratch
+folder first. Which kind an archive is, its first bytes say.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib
+import lzma
+import posixpath
+import stat
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from convnext_ablation.console import Progress
+from convnext_ablation.data.walk import Piece
+from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.files import leads_out, written_whole
+
+_BLOCK = 1 << 20
+_ZEROS = 512  # bytes of the least end of a tar
+# Photographs are packed already: the official archives grow by a tenth when they are unpacked. What grows by
+# more than this, and by more than the tables of a small archive might, is no archive of photographs.
+_GROWTH = 8
+_TABLES = 64 << 20
+
+
+class _Gzip:
+    """The decoder of `zlib` with the interface that those of other formats have."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+        self.needs_input = True
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        found = self._decoder.decompress(self._decoder.unconsumed_tail + data, most)
+        self.needs_input = not self._decoder.unconsumed_tail and len(found) < most
+        return found
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+
+def _zstd() -> Any:
+    name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
+    try:
+        return importlib.import_module(name).ZstdDecompressor()
+    except ImportError as error:
+        what = f"a .tar.zst needs {name}; pip install backports.zstd, or unpack it, and name the folder"
+        raise UserError(what) from error
+
+
+_DECODERS: dict[bytes, Callable[[], Any]] = {
+    b"\x1f\x8b": _Gzip,
+    b"BZh": bz2.BZ2Decompressor,
+    b"\xfd7zXZ\0": lzma.LZMADecompressor,
+    b"\x28\xb5\x2f\xfd": _zstd,
+}
+_ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+
+
+def list_archive(path: Path, scratch: Path) -> Mapping[str, Piece]:
+    """Lists the files of an archive by the paths that it gives them; a packed tar is unpacked to `scratch`.
+
+    Raises:
+        UserError: The archive is damaged or cut short, is of another kind, grows beyond all measure, or holds
+            what `find_pieces` refuses, or what is encrypted.
+    """
+    with in_one_line(f"{path} can't be read"), open(path, "rb") as file:
+        head = file.read(6)
+    if head.startswith(_ZIP):
+        pieces = _list_zip(path)
+    else:
+        decoders = [make for magic, make in _DECODERS.items() if head.startswith(magic)]
+        pieces = find_pieces(_unpack(path, scratch, decoders[0]) if decoders else path, path)
+    print(f"{path}: {len(pieces)} files")
+    return pieces
+
+
+def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:
+    """Lists the files of a tar by the paths that it gives them.
+
+    A hard link to a file of the tar is that file.
+
+    Args:
+        tar: The file.
+        shown: What it is called in messages.
+        within: The part of the file that is the tar.
+
+    Raises:
+        UserError: A header is damaged; the tar is cut short, or goes on behind its end; or it holds other
+            links, devices, sparse files, a name twice, an absolute path or one that climbs out by ``..``.
+    """
+    shown = shown or tar
+    start, end = (within.offset, within.offset + within.size) if within else (0, tar.stat().st_size)
+    pieces: dict[str, Piece] = {}
+    after = start
+    with open(tar, "rb") as file:
+        file.seek(start)
+        try:
+            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+                for member in archive:
+                    _add(pieces, member, tar, end, shown)
+                    has_data = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
+                    size = member.size if has_data else 0
+                    after = member.offset_data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+        except UserError:
+            raise
+        except Exception as error:  # of hostile headers tarfile raises many kinds
+            reason = f"can't be read as a tar ({' '.join(str(error).split())[:200]})"
+            raise UserError(f"{shown} {reason}; it may be damaged or cut short: get it again") from error
+        if not pieces:
+            raise UserError(f"{shown} holds no files; get it again")
+        _check_end(file, after, end, f"{shown}: after {len(pieces)} files")
+    return pieces
+
+
+def _check_end(file: BinaryIO, after: int, end: int, where: str) -> None:
+    """A damaged header ends a tar for `tarfile`, as the end does: zeros, which nothing may follow."""
+    if end - after < _ZEROS:
+        raise UserError(f"{where} the end of the tar is missing; it is cut short: get it again")
+    file.seek(after)
+    while (left := end - file.tell()) > 0:
+        if file.read(min(_BLOCK, left)).strip(b"\0"):
+            what = "a damaged header, or another archive behind this one"
+            raise UserError(f"{where} there is {what}; get it again, or pack it as one tar")
+
+
+def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
+    """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which mends what it can."""
+    outside = leads_out(member.name)
+    name = posixpath.normpath(member.name)
+    if (member.isdir() and not outside) or member.type == b"V":  # GNU's label of the volume
+        return
+    target = pieces.get(posixpath.normpath(member.linkname)) if member.islnk() else None
+    reasons = {
+        "leads out of the archive": outside,
+        "is a link or a device; pack what it stands for": not member.isreg() and target is None,
+        "is stored as a sparse file; pack it without --sparse": member.issparse(),
+        "is cut short; get the archive again": member.isreg() and member.offset_data + member.size > end,
+        "is there twice; pack it once": name in pieces,
+    }
+    _refuse(shown, member.name, reasons)
+    pieces[name] = target or Piece(tar, member.offset_data, member.size)
+
+
+def _refuse(shown: Path, name: str, reasons: Mapping[str, bool]) -> None:
+    for reason, holds in reasons.items():
+        if holds:
+            said = ascii(name) if not name.isprintable() else repr(name)
+            raise UserError(f"{shown} can't be used: {said[:200]} {reason}")
+
+
+def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any]) -> Path:
+    """Unpacks an archive, unless that was done before and it is still the same."""
+    size = path.stat().st_size
+    unpacked = scratch / f"{path.name}-{size}-{path.stat().st_mtime_ns}.tar"
+    if unpacked.exists():
+        return unpacked
+    scratch.mkdir(parents=True, exist_ok=True)
+    most = _GROWTH * size + _TABLES
+    with (
+        written_whole(unpacked) as temporary,
+        open(temporary, "wb") as to,
+        open(path, "rb") as raw,
+        Progress(f"unzipping {path.name}", size, "B") as progress,
+    ):
+        chunks = _decoded(raw, decoder)
+        while (chunk := _next_chunk(chunks, path)) is not None:
+            to.write(chunk)
+            progress.move(raw.tell())
+            if to.tell() > most:
+                what = f"{path} unzips to more than {_GROWTH} times its size"
+                raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
+    return unpacked
+
+
+def _next_chunk(chunks: Iterator[bytes], path: Path) -> bytes | None:
+    try:
+        return next(chunks, None)
+    except UserError:
+        raise
+    except Exception as error:  # each decoder has its own
+        raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
+
+
+def _decoded(raw: BinaryIO, make: Callable[[], Any]) -> Iterator[bytes]:
+    """What all streams of a file hold, by blocks; zeros may stand between them."""
+    decoder, data = make(), raw.read(_BLOCK)
+    while data:
+        yield decoder.decompress(data, _BLOCK)
+        while not decoder.eof and not decoder.needs_input:
+            yield decoder.decompress(b"", _BLOCK)
+        data = b""
+        if decoder.eof:
+            data = decoder.unused_data.lstrip(b"\0")
+            while not data and (block := raw.read(_BLOCK)):
+                data = block.lstrip(b"\0")
+            decoder = make() if data else decoder
+        else:
+            data = raw.read(_BLOCK)
+    if not decoder.eof:
+        raise EOFError("its end is missing")
+
+
+@dataclass(frozen=True)
+class _Zipped(Piece):
+    """A file in a zip; any number of threads may read."""
+
+    archive: zipfile.ZipFile = field(repr=False)
+    member: zipfile.ZipInfo
+
+    def read(self, most: int | None = None) -> bytes:
+        """Reads it, or so many of its first bytes; compares the checksum of all."""
+        where = f"{self.path}: {ascii(self.member.filename)[:200]} can't be read; get the archive again"
+        try:
+            with self.archive.open(self.member) as file:
+                data = file.read(-1 if most is None else most)
+        except Exception as error:  # of damaged data each decoder raises its own
+            raise UserError(f"{where} ({error})") from error
+        if most is None and len(data) != self.size:
+            raise UserError(f"{where} (it is cut short)")
+        return data
+
+
+def _list_zip(path: Path) -> dict[str, Piece]:
+    pieces: dict[str, Piece] = {}
+    try:
+        archive = zipfile.ZipFile(path)
+    except Exception as error:  # of hostile tables zipfile raises many kinds
+        reason = f"can't be read as a zip ({error})"
+        raise UserError(f"{path} {reason}; it may be damaged or cut short: get it again") from error
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > _GROWTH * path.stat().st_size + _TABLES:
+        what = f"{path} unzips to more than {_GROWTH} times its size"
+        raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
+    for member in members:
+        name = member.filename.replace("\\", "/")  # as some programs of Windows write it
+        outside = leads_out(name)
+        if name.endswith("/") and not outside:
+            continue
+        name = posixpath.normpath(name)
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        reasons = {
+            "leads out of the archive": outside,
+            "is encrypted; unpack it, and name the folder": bool(member.flag_bits & 1),
+            "is a link or a device; pack what it stands for": kind not in (0, stat.S_IFREG),
+            "is there twice; pack it once": name in pieces,
+        }
+        _refuse(path, member.filename, reasons)
+        try:
+            archive.open(member).close()  # compares its two headers
+        except NotImplementedError:
+            how = f"is compressed by method {member.compress_type}, which can't be read; unpack it"
+            _refuse(path, member.filename, {f"{how}, and name the folder": True})
+        except Exception as error:
+            _refuse(path, member.filename, {f"can't be read ({error}); get the archive again": True})
+        pieces[name] = _Zipped(path, member.header_offset, member.file_size, archive, member)
+    if not pieces:
+        raise UserError(f"{path} holds no files; get it again")
+    return pieces
