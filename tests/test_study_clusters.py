@@ -26,6 +26,7 @@ from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.phases import read_phases, save_phases
+from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.slurm import Slurm, queue_of
 from convnext_ablation.study.status import RunState
 from convnext_ablation.study.store import finished_epochs, holder_of, read_study, save_study
@@ -262,6 +263,41 @@ def test_what_slurm_refuses_later_loses_no_run(slurm, tmp_path, capfd):
     assert len(ask("squeue", "-h", "-r", "-o", "%i")) == 5
     ask("scancel", "--me")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("printed", ["echo slurm_load_jobs error: Zero Bytes", "exit 1", r"printf '\\377'"])
+def test_a_squeue_that_fails_ends_neither_a_driver_at_once_nor_a_status(tmp_path, monkeypatch, printed):
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(f"#!/bin/sh\n{printed}\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    (tmp_path / "slurm").mkdir()
+    assert queue_of(tmp_path) == "no answer"
+    engine = Slurm.__new__(Slurm)
+    engine.name, engine._ids, engine._answered = "study", {"first": "1_0"}, time.monotonic()
+    assert engine.wait(0) == []
+    engine._answered -= 10_000
+    with pytest.raises(UserError, match="--engine slurm: "):
+        engine.wait(0)
+    squeue.write_text("#!/bin/sh\ncase $* in *all*) exit 1;; esac\n")
+    ((task, how),) = engine.wait(0)
+    assert (task, how) == ("first", "its job 1_0 of Slurm ended without a result (unknown)")
+
+
+def test_a_ray_that_is_gone_is_one_line():
+    def gone(*_, **__):
+        raise ConnectionError("GCS\nis gone")
+
+    engine = RayCluster.__new__(RayCluster)
+    engine._ray = SimpleNamespace(wait=gone, shutdown=gone)
+    engine._actor = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=gone))
+    engine._at_work, engine._jobs, engine._prefix = {"reference": ("task", None)}, 2, "study-"
+    with pytest.raises(UserError, match=r"no longer answers \(GCS is gone\); when it does, the same command"):
+        engine.wait(0)
+    with pytest.raises(UserError, match="no longer answers"):
+        engine.submit([RunState("new", "model_i", "0", "waiting", Path("a/runs/b"))])
+    engine.cancel()
 
 
 def test_an_engine_that_is_not_here_is_named_with_what_to_install(arguments, tmp_path, monkeypatch, capsys):

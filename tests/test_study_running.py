@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import torch
 import two_processes
 from conftest import ONE_THREAD, RECIPE
 from inline_engine import Inline, do_all
+from PIL import Image
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.data.folder import check_folder
@@ -385,6 +387,34 @@ def test_what_a_killed_process_left_of_a_finished_run_is_removed(study, tmp_path
     (first.folder(tmp_path) / LAST).touch()
     do_all(tmp_path)
     assert [path.name for path in first.folder(tmp_path).iterdir()] == ["result.json"]
+
+
+@pytest.mark.parametrize(("split", "change"), [("test", "overwritten"), ("train", "removed")])
+def test_no_result_is_kept_of_images_that_have_changed_meanwhile(study, tmp_path, monkeypatch, split, change):
+    shutil.copytree(study.data_dir, tmp_path / "data")
+    changed = replace(study, data_dir=str(tmp_path / "data"), seeds=[0, 1])
+    first, second = (set_up(changed, tmp_path / "study"), *changed.runs()[1:])
+    image = sorted((tmp_path / "data" / split).glob("*/*.png"))[3]
+    content, real = image.read_bytes(), Trainer.run
+
+    def spoil(trainer):
+        history = real(trainer)
+        image.unlink()
+        if change == "overwritten":
+            Image.new("RGB", (32, 32)).save(image)
+        return history
+
+    monkeypatch.setattr(Trainer, "run", spoil)
+    with pytest.raises(UserError, match=rf"{image.name}: changed while a run was at work, so nothing"):
+        execute(first, tmp_path / "study")
+    assert not [*first.folder(tmp_path / "study").iterdir()]
+    monkeypatch.setattr(Trainer, "run", real)
+    newest = image.name if change == "overwritten" else ""
+    with pytest.raises(UserError, match=f"not those that the study began with .*{newest}"):
+        execute(second, tmp_path / "study")
+    image.write_bytes(content)
+    execute(second, tmp_path / "study")
+    assert (second.folder(tmp_path / "study") / "result.json").is_file()
 
 
 def test_weights_of_another_epoch_than_the_best_are_not_tested(study, tmp_path, monkeypatch):

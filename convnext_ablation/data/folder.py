@@ -146,6 +146,12 @@ def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
     return SplitFiles({path: images[path] for path in ordered}, sorted(others), classes, empty)
 
 
+def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+    """Size and times of the files of some splits, by id, and of those that say what the images are."""
+    ids = [id_ for split in splits for id_ in list_split(root, split).images]
+    return _listing(root, [*ids, *(name for name in (MANIFEST, CLASSES) if (root / name).exists())])
+
+
 def data_set_name(root: Path) -> str:
     """A data set's name as its ``dataset.json`` has it, or else its folder's."""
     return str(read_description(root / DESCRIPTION).get("name", root.resolve().name))
@@ -311,9 +317,14 @@ def _stamp(root: Path, listing: str, fingerprint: str) -> None:
 
 
 def _listing_hash(root: Path, ids: Sequence[str]) -> str:
-    """Hash over names, sizes and times; ctime too, since tools that copy or mend files set mtime back."""
-    stats = ((id_, os.stat(f"{root}/{id_}")) for id_ in ids)
-    return _hash_lines(f"{id_} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}" for id_, stat in stats)
+    """Hash over names, sizes and times."""
+    return _hash_lines(" ".join(map(str, (id_, *told))) for id_, told in _listing(root, ids).items())
+
+
+def _listing(root: Path, ids: Iterable[str]) -> dict[str, tuple[int, int, int]]:
+    """Bytes, mtime and ctime (ns); ctime too, since tools that copy or mend files set mtime back."""
+    stats = {id_: os.stat(f"{root}/{id_}") for id_ in ids}
+    return {id_: (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for id_, stat in stats.items()}
 
 
 def _hash_lines(lines: Iterable[str]) -> str:

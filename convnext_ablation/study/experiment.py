@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.console import counted
+from convnext_ablation.data.folder import SPLITS
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import check_name
 from convnext_ablation.study.designs.contrasts import Design, Point
@@ -27,6 +28,12 @@ _NOT_IDENTITY = (
 )  # fmt: skip
 # arguments of later versions, with the defaults that all runs of earlier ones had
 _SINCE: Mapping[str, Any] = {"global_batch": None}
+
+
+def splits_of(root: Path) -> tuple[str, ...]:
+    """The splits of an image folder that a study uses; one without a test split is tested on `val`."""
+    tested = (root / TEST_SPLIT).exists() or not (root / VALIDATION_SPLIT).exists()
+    return SPLITS if tested else (SPLITS[0], VALIDATION_SPLIT)
 
 
 @dataclass(frozen=True)

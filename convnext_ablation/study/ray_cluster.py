@@ -5,7 +5,8 @@ from __future__ import annotations
 import socket
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,25 +64,42 @@ class RayCluster:
             if not run.after and run.task not in known and len(known) < self._jobs:
                 known.add(run.task)
                 make = self._actor.options(name=self._prefix + run.task, lifetime="detached")
-                actor = make.remote(command_of(run), str(run.log))
-                self._at_work[actor.wait.remote()] = run.task, actor
+                with _answers():
+                    actor = make.remote(command_of(run), str(run.log))
+                    self._at_work[actor.wait.remote()] = run.task, actor
         return [run for run in runs if run.task in known]
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
         """Waits for actors."""
         ended = []
-        for reference in self._ray.wait(list(self._at_work), timeout=seconds)[0]:
+        with _answers():
+            ready = self._ray.wait(list(self._at_work), timeout=seconds)[0]
+        for reference in ready:
             task, actor = self._at_work.pop(reference)
             try:
                 ended.append((task, how_it_ended(self._ray.get(reference))))
             except self._ray.exceptions.RayError as error:
                 ended.append((task, f"Ray lost it: {str(error).partition(chr(10))[0]}"))
-            self._ray.kill(actor)
+            with _answers():
+                self._ray.kill(actor)
         return ended
 
     def cancel(self) -> None:
         """Leaves the actors to Ray."""
-        self._ray.shutdown()
+        with suppress(Exception):  # of a cluster that is gone
+            self._ray.shutdown()
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Says in one line that a cluster which answered once no longer does."""
+    try:
+        yield
+    except Exception as error:  # of several kinds, also of gRPC
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"--engine ray: the cluster no longer answers ({reason}); when it does, the same command resumes"
+        ) from error
 
 
 def _connect(ray: Any, address: str) -> None:

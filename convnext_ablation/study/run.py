@@ -23,14 +23,16 @@ import timm
 import torch
 import torchvision
 
+from convnext_ablation.data.folder import check_folder, listing
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import device_name
 from convnext_ablation.models.cost import count_gmacs, count_parameters
-from convnext_ablation.study.experiment import Run
+from convnext_ablation.study.experiment import Run, splits_of
 from convnext_ablation.study.external import train_elsewhere
 from convnext_ablation.study.phases import started
 from convnext_ablation.study.store import (
+    LOCK,
     PREDICTIONS,
     RESULT,
     HeldError,
@@ -119,6 +121,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     prepare_torch(torch.device(run.arguments.device))
     for half_written in folder.glob(".*.tmp"):
         half_written.unlink(missing_ok=True)
+    data = _Data(run)
     start, trained = time.monotonic(), len(read_summary(folder / SUMMARY))
     trainer = Trainer(run.arguments, folder, should_stop=should_stop)
     images = trainer.steps * run.arguments.batch_size
@@ -166,7 +169,42 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     }
     if (folder / BEST).is_file():
         without_optimizer(folder / BEST)
+    data.check_again(folder)
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+class _Data:
+    """The files of a run's images, as they are when it begins: those that the study was planned for."""
+
+    def __init__(self, run: Run) -> None:
+        self.root = Path(str(run.arguments.data_dir))
+        self.splits = splits_of(self.root)
+        self.found = listing(self.root, self.splits)
+        if not os.access(self.root, os.W_OK):  # a check would read every image, as it can't be noted there
+            return
+        if check_folder(self.root, self.splits).fingerprint != run.data_fingerprint:
+            last = max(self.found, key=lambda name: max(self.found[name][1:]))
+            raise UserError(
+                f"{self.root}: its images are not those that the study began with (the newest file is "
+                f"{last}); put the images back, or give another --output"
+            )
+
+    def check_again(self, folder: Path) -> None:
+        """Removes what is in a run's folder if the files have changed since.
+
+        Raises:
+            UserError: They have.
+        """
+        now = listing(self.root, self.splits)
+        changed = [name for name in {**self.found, **now} if self.found.get(name) != now.get(name)]
+        if changed:
+            for path in folder.iterdir():
+                if path.is_file() and path.name != LOCK:
+                    path.unlink()
+            raise UserError(
+                f"{self.root / changed[0]}: changed while a run was at work, so nothing of the run is kept; "
+                "put the images back and give --retry-failed, or give another --output"
+            )
 
 
 def _tested(run: Run, trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import torch
 from timm.data import resolve_data_config
 
 from convnext_ablation import machine
-from convnext_ablation.data.folder import SPLITS, FolderSummary, check_folder
+from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, as_published, prepare
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
-from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study
+from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study, splits_of
 from convnext_ablation.study.experiment_file import phases_of
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.overrides import overridden
@@ -213,14 +213,16 @@ def _data(args: argparse.Namespace) -> FolderSummary:
 def _check_folder(args: argparse.Namespace) -> FolderSummary:
     """Checks an image folder; without a test split, the last epoch is tested on the validation split."""
     root = Path(args.data)
-    if (root / TEST_SPLIT).exists() or not (root / VALIDATION_SPLIT).exists():
-        return check_folder(root)
-    if args.tune:
+    splits = splits_of(root)
+    if TEST_SPLIT not in splits and args.tune:
         raise UserError(
             f"{root} has no folder 'test': learning rates would be chosen on the images of the test"
         )
-    print(f"{root}: no test split; accuracies are on val, after the last epoch, which is not picked on it")
-    return check_folder(root, (SPLITS[0], VALIDATION_SPLIT))
+    if TEST_SPLIT not in splits:
+        print(
+            f"{root}: no test split; accuracies are on val, after the last epoch, which is not picked on it"
+        )
+    return check_folder(root, splits)
 
 
 def local_places(device: str, jobs: int | None, threads: int, each: int = 1) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState
 
 JOBS = "slurm"  # folder of submitit's files
+_SECONDS_OF_SILENCE = 600.0  # of squeue, after which the driver gives up
 _SECONDS_TO_SAVE = 60.0  # of the 90 that submitit is told before the time limit
 
 
@@ -60,7 +61,7 @@ class Slurm:
 
     def __init__(self, study: Study, folder: Path, jobs: int | None, options: Sequence[str]) -> None:
         self._submitit = imported("submitit", "slurm", "cloudpickle", __name__)
-        self.name, self._jobs = name_of(folder), jobs
+        self.name, self._jobs, self._answered = name_of(folder), jobs, time.monotonic()
         self.leave = f"the jobs of Slurm go on, and `scancel --name {self.name}` ends them"
         self._options: dict[str, Any] = {"time": "4:00:00", "cpus-per-task": study.threads * study.processes}
         if study.device == "cuda" and not any(option.startswith(("gres", "gpus")) for option in options):
@@ -101,9 +102,17 @@ class Slurm:
     def wait(self, seconds: float) -> list[tuple[str, str]]:
         """Waits, and asks Slurm which jobs it still has."""
         time.sleep(seconds)
-        alive = _states(self.name)
+        try:
+            alive = _states(self.name)
+            self._answered = time.monotonic()
+        except UserError:  # a controller that restarts answers again; its jobs go on
+            if time.monotonic() - self._answered > _SECONDS_OF_SILENCE:
+                raise
+            return []
         ended = {self._ids.pop(task): task for task, job in [*self._ids.items()] if job not in alive}
-        how = _states(self.name, "-t", "all") if ended else {}
+        how = {}
+        with suppress(UserError):
+            how = _states(self.name, "-t", "all") if ended else {}
         text = "its job {} of Slurm ended without a result ({})"
         return [(task, text.format(job, how.get(job, "unknown"))) for job, task in ended.items()]
 
@@ -141,13 +150,19 @@ def queue_of(folder: Path) -> str:
 
 def _states(name: str, *options: str, seconds: float | None = None) -> dict[str, str]:
     asked = ("squeue", "--me", "-h", "-r", "-o", "%i %T", "--name", name, *options)
-    words = _ask(*asked, seconds=seconds).split()
-    return dict(zip(words[::2], words[1::2], strict=True))
+    text = _ask(*asked, seconds=seconds)
+    lines = [line.split() for line in text.splitlines()]
+    if any(len(words) != 2 for words in lines):
+        raise _refused(f"squeue printed {text!r}, and not jobs and their states")
+    return {words[0]: words[1] for words in lines}
 
 
 def _ask(*command: str, seconds: float | None = None) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=seconds).stdout
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=True, timeout=seconds
+        )
+        return done.stdout
     except (OSError, subprocess.SubprocessError) as error:
         raise _refused(getattr(error, "stderr", None) or str(error)) from error
 
