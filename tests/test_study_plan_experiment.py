@@ -11,9 +11,10 @@ from test_study_power import SCATTER, latent, simulated, write_run
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli.plan_text import _bytes, _computed, _short
-from convnext_ablation.data.folder import FolderSummary
-from convnext_ablation.data.prepare import as_published
+from convnext_ablation.data.folder import SPLITS, FolderSummary
+from convnext_ablation.data.prepare import DATASETS, as_published
 from convnext_ablation.errors import UserError
+from convnext_ablation.study import setup
 from convnext_ablation.study.forecast import PlannedPhase, differences, disk_needed, read_scatter, reckoned
 from convnext_ablation.study.phases import save_phases
 from convnext_ablation.study.stats.power import Asked, PlannedSet
@@ -94,6 +95,26 @@ def test_the_shipped_experiments_can_be_planned_anywhere(plan, name, runs):
     assert code == 0, err
     assert f"In all {runs} runs." in out
     assert "mean - imagenet" in out
+
+
+def test_the_miniature_trains_on_no_more_images_than_its_twelve_minutes_allow(monkeypatch):
+    def counted(name, folder):
+        drawn = DATASETS[name]()
+        counts = {split: len(drawn.classes) * getattr(drawn, split) for split in SPLITS}
+        return FolderSummary(folder, list(drawn.classes), counts, "")
+
+    monkeypatch.setattr(setup, "prepare", counted)
+    call = ["study", "run", "mini", "--output=unused"]
+    phases = setup.plan_phases(cli._parser(call).parse_args(call))
+    trained = {}  # images, of 64 px as four of 32
+    for study, data in phases:
+        runs = study.planned_runs(study.learning_rates)
+        side = runs[0].arguments.input_size[-1]
+        trained[study.phase] = len(runs) * study.epochs * data.counts["train"] * (side // 32) ** 2
+    assert len(trained) == 4
+    assert sum(trained.values()) <= 410_000  # in 870 CPU-seconds with AVX2 only
+    assert [study.is_pretrained for study, _ in phases] == [False, True, True, False]
+    assert {len(study.pretraining_seeds) for study, _ in phases} == {0, 4}
 
 
 def test_a_study_of_a_published_set_is_planned_before_it_is_here(plan):
