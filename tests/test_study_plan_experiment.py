@@ -112,7 +112,7 @@ def test_the_miniature_trains_on_no_more_images_than_its_twelve_minutes_allow(mo
         side = runs[0].arguments.input_size[-1]
         trained[study.phase] = len(runs) * study.epochs * data.counts["train"] * (side // 32) ** 2
     assert len(trained) == 4
-    assert sum(trained.values()) <= 410_000  # in 870 CPU-seconds with AVX2 only
+    assert sum(trained.values()) <= 410_000  # a tenth more takes about a minute more
     assert [study.is_pretrained for study, _ in phases] == [False, True, True, False]
     assert {len(study.pretraining_seeds) for study, _ in phases} == {0, 4}
 

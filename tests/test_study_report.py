@@ -384,7 +384,7 @@ def test_report_writes_every_file_and_nothing_else(stages, report):
 
 
 @pytest.mark.parametrize(
-    "folder", ["fashion_mnist", *(f"{data}_6000/*" for data in ("fashion_mnist", "typefaces"))]
+    "folder", ["fashion_mnist", "mini/*", *(f"{data}_6000/*" for data in ("fashion_mnist", "typefaces"))]
 )
 def test_committed_reports_have_the_columns_and_units_of_todays(folder, report, request):
     paths = list((request.config.rootpath / "results").glob(f"{folder}/networks.csv"))
