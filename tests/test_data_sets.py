@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_archives import but_for_originals, jpeg, refused, write_folder, write_tar
+from official_archives import bird_files, but_for_originals, dog_files, jpeg, refused, write_folder, write_tar
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -141,13 +141,22 @@ def nabirds():
     return {"nabirds.tar.gz": files}
 
 
+def birds():
+    return {"CUB_200_2011.tgz": bird_files()}
+
+
+def dogs():
+    files = dog_files()
+    return {"images.tar": files["images"], "lists.tar": files["lists"]}
+
+
 def underscored(name):
     return name.replace("/", "_")
 
 
 ARCHIVES = {
     "fgvc-aircraft": aircraft, "food101": food, "flowers102": flowers, "oxford-pets": pets,
-    "stanford-cars": cars, "nabirds": nabirds,
+    "stanford-cars": cars, "nabirds": nabirds, "cub200": birds, "stanford-dogs": dogs,
 }  # fmt: skip
 
 
@@ -233,10 +242,13 @@ def test_archives_may_be_unpacked(name, tmp_path):
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_what_is_not_the_published_set_is_refused(name, tmp_path):
     file = next(iter(DATASETS[name].needed({"archives": None}).values())).file
-    if name != "nabirds":
-        refused(name, tmp_path, f"with --archives, the folder of {file}, (or --download it|get it from )")
+    if name not in ("nabirds", "cub200", "stanford-dogs"):  # which have an option for each archive, too
+        refused(name, tmp_path, f"with --archives, the folder of {file}(, or --download it|; get it from )")
+    if name == "stanford-dogs":  # whose lists have no folder of their own
+        file = "images.tar"
     (tmp_path / "empty").mkdir()
     refused(name, tmp_path, f"empty has no {file}.*; get it from ", archives=tmp_path / "empty")
+    file = next(iter(DATASETS[name].needed({"archives": None}).values())).file
     packed = write_archives(name, tmp_path / "packed")
     refused(name, tmp_path, f"is not the published {file}", archives=packed)
 
@@ -267,7 +279,7 @@ BROKEN = {
     "other class": (
         "food101", "food-101/meta/train.json", b"waffles/7", b"pizza/7", "has pizza/7 in waffles",
     ),
-    "no number": ("flowers102", "imagelabels.mat", b"labels", b"lebals", "no MATLAB file with labels"),
+    "no number": ("flowers102", "imagelabels.mat", b"labels", b"lebals", "read as a MATLAB file with labels"),
     "label unknown": (
         "oxford-pets", "annotations/test.txt", b"201 1", b"201 2", "the label 2, that of great_pyrenees",
     ),

@@ -8,39 +8,39 @@ list gives the label of the image with the number n in its line n.
 
 from __future__ import annotations
 
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.official import check_counts
+from convnext_ablation.data.official import OfficialPhotographs, check_counts, read_mat
 from convnext_ablation.data.packed import find_pieces
-from convnext_ablation.data.photographs import Photograph, Photographs
+from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
-OFFICIAL = {"train": 1_281_167, "val": 50_000}
-CLASSES = 1000
-# MD5 as torchvision has them (torchvision.datasets.imagenet)
-PUBLISHED = {  # the small ones first
-    "devkit": Published("ILSVRC2012_devkit_t12.tar.gz", "", "fa75699e90414af021442c21a62c3abf", "md5"),
-    "val": Published("ILSVRC2012_img_val.tar", "", "29b22e2961454d5413ddabcf34fc5622", "md5"),
-    "train": Published("ILSVRC2012_img_train.tar", "", "1d675b47d978889d74fa0da5fadfb00e", "md5"),
-}
 _SYNSET = re.compile(r"n\d{8}")
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 
 @dataclass(frozen=True)
-class ImageNet(Photographs):
+class ImageNet(OfficialPhotographs):
     """The set as its options give it."""
 
     name: ClassVar[str] = "imagenet"
     summary: ClassVar[str] = "ImageNet-1K: photographs of 1000 synsets; train and val only"
+    home: ClassVar[str] = "https://image-net.org"
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    # MD5 as torchvision has them (torchvision.datasets.imagenet); the small ones first
+    published: ClassVar[Mapping[str, Published]] = {
+        "devkit": Published("ILSVRC2012_devkit_t12.tar.gz", "", "fa75699e90414af021442c21a62c3abf", "md5"),
+        "val": Published("ILSVRC2012_img_val.tar", "", "29b22e2961454d5413ddabcf34fc5622", "md5"),
+        "train": Published("ILSVRC2012_img_train.tar", "", "1d675b47d978889d74fa0da5fadfb00e", "md5"),
+    }
+    official: ClassVar[Mapping[str, int]] = {"train": 1_281_167, "val": 50_000}
+    classes: ClassVar[int] = 1000
 
     archives: Path | None = option(
         None,
@@ -48,18 +48,10 @@ class ImageNet(Photographs):
         "one that holds train/<synset> and val/<synset>",
         identity=False,
     )
-    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
 
-    @classmethod
-    def published_size(cls) -> tuple[dict[str, int], int]:
-        """Images of each split, and classes."""
-        return dict(OFFICIAL), CLASSES
-
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        if self.archives is None:
-            raise UserError("imagenet: say where it is with --archives, the folder with the .tar files")
+    def sources(self) -> dict[str, Any]:
+        """The folder of all."""
+        return {"archives": self.archives}
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, by the synsets that archives or folders put them in."""
@@ -69,17 +61,17 @@ class ImageNet(Photographs):
         else:
             originals = list(_from_archives(self._find_archives(self.archives), scratch))
         if not self.unofficial:
-            check_counts(originals, OFFICIAL, CLASSES, self.archives)
+            check_counts(originals, self.official, self.classes, self.archives)
         return originals
 
     def _find_archives(self, folder: Path) -> dict[str, Path]:
-        found = {which: folder / published.file for which, published in PUBLISHED.items()}
+        found = {which: folder / published.file for which, published in self.published.items()}
         for path in found.values():
             if not path.is_file():
                 raise UserError(f"imagenet: {path} is missing; name the folder of all with --archives")
         if not self.unofficial:
             for which, path in found.items():
-                PUBLISHED[which].check(path)
+                self.published[which].check(path)
         return found
 
 
@@ -102,7 +94,7 @@ def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph
 def _from_folder(source: Source) -> Iterator[Photograph]:
     for path in source:
         split, _, rest = path.partition("/")
-        if split not in OFFICIAL:
+        if split not in ImageNet.official:
             continue
         synset, _, file = rest.partition("/")
         if not _SYNSET.fullmatch(synset) or not file or "/" in file:
@@ -112,14 +104,10 @@ def _from_folder(source: Source) -> Iterator[Photograph]:
 
 def _read_synsets(devkit: Source) -> dict[int, str]:
     """The synsets that are classes, by the devkit's numbers."""
-    from scipy.io import loadmat
-
-    try:
-        table: Any = loadmat(io.BytesIO(devkit.file("data/meta.mat").read()), squeeze_me=True)["synsets"]
+    (table,) = read_mat(devkit, "data/meta.mat", "synsets")
+    with in_one_line(f"{devkit.path}: data/meta.mat has other columns (get it again)"):
         rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)
         return {int(number): str(synset) for number, synset, children in rows if not children}
-    except Exception as error:  # of a broken file scipy raises anything
-        raise UserError(f"{devkit.path}: data/meta.mat can't be read ({error}); get it again") from error
 
 
 def _read_labels(devkit: Source) -> list[int]:

@@ -55,8 +55,8 @@ class OfficialPhotographs(Photographs):
             if self.archives is None and getattr(self, which, None) is None:
                 own = f"--{which} {published.file}" if hasattr(self, which) else ""
                 where = own or f"--archives, the folder of {published.file}"
-                hint = "or --download it" if published.url else f"get it from {self.home}"
-                raise UserError(f"{self.name}: say where it is with {where}, {hint}")
+                hint = ", or --download it" if published.url else f"; get it from {self.home}"
+                raise UserError(f"{self.name}: say where it is with {where}{hint}")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids."""
@@ -73,7 +73,7 @@ class OfficialPhotographs(Photographs):
             check_counts(originals, self.official, self.classes, where)
         return originals
 
-    def sources(self) -> dict[str, Path]:
+    def sources(self) -> dict[str, Any]:
         """Where the archives are that are needed: each packed, or the folder that it unpacks to."""
         return {which: self._place(which, each) for which, each in self.needed(vars(self)).items()}
 
@@ -183,5 +183,5 @@ def read_mat(source: Source, name: str, *variables: str) -> list[Any]:
         content = loadmat(io.BytesIO(data), variable_names=variables, squeeze_me=True)
         return [np.atleast_1d(content[variable]).ravel() for variable in variables]
     except Exception as error:  # of a broken file scipy raises anything
-        what = f"{source.path}: {name} is no MATLAB file with {' and '.join(variables)}"
-        raise UserError(f"{what} ({error}); get it again") from error
+        what = f"{name} can't be read as a MATLAB file with {' and '.join(variables)}"
+        raise UserError(f"{source.path}: {what} ({error}); get it again") from error
