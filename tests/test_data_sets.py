@@ -49,9 +49,9 @@ def food():
     return {"food-101.tar.gz": files}
 
 
-def mat(**variables):
+def mat(zipped=False, **variables):
     file = io.BytesIO()
-    savemat(file, variables)
+    savemat(file, variables, do_compression=zipped)
     return file.getvalue()
 
 
@@ -342,6 +342,8 @@ def test_list_that_declares_gigabytes_is_refused_unread(tmp_path):
     data[at : at + 8] = np.array([1 << 16, 1 << 15], "<i4").tobytes()  # 16 GiB of float64
     (folder / "imagelabels.mat").write_bytes(data)
     refused("flowers102", tmp_path, "labels is too large", archives=folder, unofficial=True)
+    (folder / "imagelabels.mat").write_bytes(mat(zipped=True, labels=cells([np.zeros(80 << 20, np.uint8)])))
+    refused("flowers102", tmp_path, "a variable is too large", archives=folder, unofficial=True)
     (folder / "imagelabels.mat").write_bytes(bytes(5 << 20))
     refused("flowers102", tmp_path, "it has 5,242,880 bytes", archives=folder, unofficial=True)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
 _MAT_BYTES = 4 << 20  # of a MATLAB file; the largest official one has 0.4 MB
+_MAT_UNZIPPED = 64 << 20
 _MAT_ROWS = 1_000_000
 
 
@@ -178,6 +181,7 @@ def read_mat(source: Source, name: str, *variables: str) -> list[Any]:
         if piece.size > _MAT_BYTES:
             raise ValueError(f"it has {piece.size:,} bytes")
         data = piece.read()
+        _check_unzipped(data)
         if odd := [each for each, shape, _ in whosmat(io.BytesIO(data)) if math.prod(shape) > _MAT_ROWS]:
             raise ValueError(f"{odd[0]} is too large")
         content = loadmat(io.BytesIO(data), variable_names=variables, squeeze_me=True)
@@ -185,3 +189,15 @@ def read_mat(source: Source, name: str, *variables: str) -> list[Any]:
     except Exception as error:  # of a broken file scipy raises anything
         what = f"{name} can't be read as a MATLAB file with {' and '.join(variables)}"
         raise UserError(f"{source.path}: {what} ({error}); get it again") from error
+
+
+def _check_unzipped(data: bytes) -> None:
+    """Raises a `ValueError` for a zipped variable of a MATLAB file that grows beyond all measure."""
+    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    at = 128
+    while order and at + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        element = data[at + 8 : at + 8 + size]
+        if kind == 15 and len(zlib.decompressobj().decompress(element, _MAT_UNZIPPED)) == _MAT_UNZIPPED:
+            raise ValueError("a variable is too large")
+        at += 8 + size
