@@ -18,6 +18,7 @@ from safetensors.torch import save
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run
 from convnext_ablation.study.experiment_file import experiment_names, experiment_path
+from convnext_ablation.study.pretrained import weights_hash
 from convnext_ablation.study.setup import plan_phases
 
 CLASSES = {"imagenet": 2, "cub200": 3, "stanford-dogs": 2}
@@ -101,6 +102,8 @@ def test_the_documented_commands_take_official_archives_to_the_tables(
         sizes = {result["model"]: run["model_kwargs"] for result, run in results(folder, f"{phase}_448")}
         assert sizes == {**{model: {} for model in MODELS}, MODELS[-1]: {"img_size": 448}}
     assert len(hub_with_weights.said("GET /storage")) == len(MODELS)
+    kept = json.loads((folder / "cub200_448" / "study.json").read_text())["published weights"]
+    assert kept == {model: weights_hash(model) for model in MODELS}
     accuracies = rows(folder / "report" / "data_sets.csv")
     assert len(accuracies) == 5 + 2 * (5 + 2 * len(MODELS))
     tables = {path.stem: rows(path) for path in (folder / "report").glob("fgvc_11785*.csv")}

@@ -187,7 +187,8 @@ def test_seeds_may_be_added_to_a_study_and_none_is_lost(tmp_path):
     assert save_study(tmp_path, replace(STUDY, seeds=[3, 1])).seeds == [0, 1, 3]
     assert read_study(tmp_path).seeds == [0, 1, 3]
     save_study(tmp_path / "more", replace(STUDY, weights=weights("a", (0,))))
-    study = save_study(tmp_path / "more", replace(STUDY, weights=weights("b", (1,))))
+    study = save_study(tmp_path / "more", replace(STUDY, weights=weights("b", (1,)), published={"a": "b"}))
+    assert read_study(tmp_path / "more").published == {"a": "b"}
     assert study.pretraining_seeds == [0, 1]
     assert len(read_study(tmp_path / "more").runs()) == 20
 
@@ -209,6 +210,11 @@ PRETRAINED = replace(STUDY, weights=weights("a"))
         (STUDY, {"script": Script("/train.py", "1", "1.0")}, "another study: its training script is"),
         (PRETRAINED, {"weights": weights("b")}, "starts from /model_i_atto with SHA-256 a, not b"),
         (PRETRAINED, {"weights": weights("a", (0,))}, "its study has no pre-training seeds"),
+        (
+            replace(STUDY, published={"resnet50.tv_in1k": "a" * 64}),
+            {"published": {"resnet50.tv_in1k": "b" * 64}},
+            r"published weights of resnet50\.tv_in1k have changed since the study began \(SHA-256 b{12},",
+        ),
     ],
 )
 def test_another_study_is_not_written_into_the_folder(tmp_path, study, changes, message):

@@ -28,7 +28,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.engine import Local, drive, how_it_ended
-from convnext_ablation.study.experiment import Study
+from convnext_ablation.study.experiment import Study, Weights
 from convnext_ablation.study.run import execute
 from convnext_ablation.study.setup import local_places
 from convnext_ablation.study.status import RunState, StudyProgress, look_at
@@ -415,6 +415,19 @@ def test_no_result_is_kept_of_images_that_have_changed_meanwhile(study, tmp_path
     image.write_bytes(content)
     execute(second, tmp_path / "study")
     assert (second.folder(tmp_path / "study") / "result.json").is_file()
+
+
+def test_a_run_refuses_published_weights_that_the_study_did_not_begin_with(study, tmp_path, monkeypatch):
+    tuned = replace(
+        study, recipe={**study.recipe, "pretrained": True}, published={"resnet_to_convnext_atto": "a"}
+    )
+    (first,) = tuned.runs()
+    assert (first.published, first.identity) == ("a", replace(tuned, published={}).runs()[0].identity)
+    monkeypatch.setattr(run, "weights_hash", lambda model: "b")
+    with pytest.raises(UserError, match=f"the published weights of {first.point.model} are not those"):
+        execute(first, tmp_path / "study")
+    (own,) = replace(tuned, weights=[Weights("kernel_5_atto", None, "x.pth", "c", "")]).runs()
+    assert own.published == ""
 
 
 def test_weights_of_another_epoch_than_the_best_are_not_tested(study, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from convnext_ablation.cli.experiment import add_plan_arguments, resolve_of
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"--{option}: is for --engine {needed}")
     asked = Asked(size=resolve_of(args))
     phases = [study for study, _ in plan_phases(args)]
-    fetch_published(phases)
+    phases = [replace(phase, published=fetch_published([phase])) for phase in phases]
     engine = engine_of(args, phases[0])
     try:
         with held(args.output):

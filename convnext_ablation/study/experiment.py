@@ -74,6 +74,7 @@ class Run:
             phase; empty if it starts from none.
         pretraining_seed: Seed of the pre-training that it starts from.
         phase: The experiment's phase that it is of; empty for a study of its own.
+        published: What `weights_hash` tells of the published weights that it starts from; empty for none.
         after: Task of another phase's run whose weights it starts from, where these are not there yet.
         script: timm's script, if that trains it.
         tuning: Whether it is for choosing a learning rate; such a run is not tested.
@@ -91,6 +92,7 @@ class Run:
     processes: int = 1
     phase: str = ""
     after: str = ""
+    published: str = ""
 
     @property
     def tests_last(self) -> bool:
@@ -169,6 +171,7 @@ class Study:
         test_split: Images that accuracies are of; ``val`` for data without a test split.
         phase: Its name in an experiment, and its folder; empty for a study of its own.
         start: The phase whose networks its own start from: each of its seeds is a pre-training seed.
+        published: What `weights_hash` tells of published weights, by the model that starts from them.
         own_recipes: The arguments of networks that have a recipe of their own, by key.
     """
 
@@ -192,6 +195,7 @@ class Study:
     test_split: str = TEST_SPLIT
     phase: str = ""
     start: Study | None = None
+    published: Mapping[str, str] = field(default_factory=dict)
     own_recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -299,6 +303,7 @@ class Study:
         }
         if mine:
             arguments["pretrained_path"] = mine[0].path
+        after = self._task_before(point, start) if not mine else ""
         return Run(
             point,
             TrainingArguments(**arguments),
@@ -310,7 +315,8 @@ class Study:
             tuning,
             self.processes,
             self.phase,
-            self._task_before(point, start) if not mine else "",
+            after,
+            "" if mine or after or not recipe.get("pretrained") else self.published.get(point.model, ""),
         )
 
     def _task_before(self, point: Point, seed: int | None) -> str:

@@ -67,19 +67,33 @@ def check_published(points: Sequence[Point], recipe_name: str) -> None:
         )
 
 
-def fetch_published(studies: Iterable[Study]) -> None:
+def fetch_published(studies: Iterable[Study]) -> dict[str, str]:
     """Has the weights that `pretrained=True` finds in the hub's cache, before anything is trained.
+
+    Returns:
+        The `weights_hash` of each model that starts from some.
 
     Raises:
         UserError: There are some that can't be fetched.
     """
     runs = [run for study in studies for run in study.one_run_each()]
     downloaded = (run for run in runs if run.arguments.pretrained and not (run.weights or run.after))
+    found = {}
     for name in dict.fromkeys(run.point.model for run in downloaded):
-        if name.partition(".")[0] in zoo.model_names():
-            timm.create_model(name, pretrained=True)
-        elif repository := timm.get_pretrained_cfg(name).hf_hub_id:
-            fetch(repository, "model.safetensors")
+        config = timm.get_pretrained_cfg(name)
+        if name.partition(".")[0] not in zoo.model_names() and config.hf_hub_id:
+            fetch(config.hf_hub_id, "model.safetensors")  # its errors are one line
+        found[name] = weights_hash(name)
+    return found
+
+
+def weights_hash(model: str) -> str:
+    """SHA-256 of the names and values that `pretrained=True` loads, whatever file they are in."""
+    state, digest = timm.create_model(model, pretrained=True).state_dict(), hashlib.sha256()
+    for name in sorted(state):
+        digest.update(name.encode())
+        digest.update(state[name].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def mixed_origins(weights: Sequence[Weights]) -> str:

@@ -31,6 +31,7 @@ from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.study.experiment import Run, splits_of
 from convnext_ablation.study.external import train_elsewhere
 from convnext_ablation.study.phases import started
+from convnext_ablation.study.pretrained import weights_hash
 from convnext_ablation.study.store import (
     LOCK,
     PREDICTIONS,
@@ -122,6 +123,11 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     for half_written in folder.glob(".*.tmp"):
         half_written.unlink(missing_ok=True)
     data = _Data(run)
+    if run.published and weights_hash(run.point.model) != run.published:
+        raise UserError(
+            f"the published weights of {run.point.model} are not those that the study began with; put them "
+            "back into the hub's cache, or give another --output"
+        )
     start, trained = time.monotonic(), len(read_summary(folder / SUMMARY))
     trainer = Trainer(run.arguments, folder, should_stop=should_stop)
     images = trainer.steps * run.arguments.batch_size

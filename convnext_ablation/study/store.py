@@ -188,8 +188,16 @@ def _with_seeds(folder: Path, saved: Study, study: Study) -> Study:
             )
     if len(known) > len(before) and any(seed is None for _, seed in before):
         raise UserError(f"{folder}: its study has no pre-training seeds; give another --output")
+    for model, digest in study.published.items():
+        old_digest = saved.published.get(model, digest)
+        if old_digest != digest:
+            raise UserError(
+                f"{folder}: the published weights of {model} have changed since the study began (SHA-256 "
+                f"{digest[:12]}, not {old_digest[:12]}); give another --output"
+            )
     seeds = list(dict.fromkeys([*saved.seeds, *study.seeds]))
-    return replace(study, seeds=seeds, weights=tuple(known.values()))
+    published = {**saved.published, **study.published}
+    return replace(study, seeds=seeds, weights=tuple(known.values()), published=published)
 
 
 def _content(study: Study) -> dict[str, Any]:
@@ -200,6 +208,7 @@ def _content(study: Study) -> dict[str, Any]:
             "study": study.description(),
             "seeds": list(study.seeds),
             "weights": [asdict(each) for each in study.weights],
+            "published weights": dict(study.published),
             "data folder": study.data_dir,
             "recipe name": study.recipe_name,
             "script path": study.script.path if study.script else "",
@@ -249,6 +258,7 @@ def _study(content: Mapping[str, Any], folder: Path) -> Study:
         workers=content.get("workers", 0),
         test_split=fixed.get("test split", TEST_SPLIT),
         phase=content.get("phase", ""),
+        published=content.get("published weights", {}),
         own_recipes=fixed.get("recipes of networks", {}),
         start=read_study(folder.parent / check_name(start, str(folder))) if start else None,
     )
