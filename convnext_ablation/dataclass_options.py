@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError, shown, unknown_name
 
 __all__ = ["Option", "add_options", "given_options", "identity", "option", "options_of"]
 
@@ -18,6 +19,7 @@ __all__ = ["Option", "add_options", "given_options", "identity", "option", "opti
 def option(
     default: Any,
     help: str,
+    within: str = "",
     *,
     group: str = "",
     parse: Callable[[str], Any] | None = None,
@@ -29,17 +31,23 @@ def option(
     Args:
         default: Its value if it isn't given; a bool becomes a flag, a tuple takes several values.
         help: What it does.
+        within: Range of its numbers, such as ``(0, 1]``: above 0 and at most 1. NaN is in none, and
+            infinity only in one that ends with ``inf]``.
         group: Heading that it stands under in ``--help``.
         parse: Makes its value from text, if not the type.
         choices: The values that it takes, where the type hint isn't a `Literal`.
         identity: Whether another value gives another result; where a file lies, for one, doesn't.
     """
-    metadata = {"help": help, "group": group, "parse": parse, "choices": choices, "identity": identity}
+    metadata = {
+        "help": help, "within": within, "group": group, "parse": parse, "choices": choices,
+        "identity": identity,
+    }  # fmt: skip
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
+_MOST = 2**63  # a larger whole number is none that torch or NumPy take
 _WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "names and values",
 }  # fmt: skip
@@ -51,11 +59,13 @@ class Option(NamedTuple):
     name: str
     kind: type  # of a value, or of each of several
     several: bool
+    length: int  # of several, where it is fixed, or else 0
     optional: bool
     choices: tuple[str, ...]
     default: Any
     group: str
     help: str
+    within: str
     parse: Callable[[str], Any]
 
     def check(self, value: Any) -> Any:
@@ -64,26 +74,34 @@ class Option(NamedTuple):
             return None
         if self.several:
             if not isinstance(value, (list, tuple)):
-                raise UserError(f"{self.name} is {value!r}; it takes a list")
+                raise UserError(f"{self.name} is {shown(value)}; it takes a list")
+            if self.length and len(value) != self.length:
+                raise UserError(f"{self.name} is {shown(list(value))}; it takes {self.length} numbers")
             return tuple(self._one(item) for item in value)
         return self._one(value)
 
     def _one(self, value: Any) -> Any:
-        if self.kind is float and type(value) is int:
+        if self.kind is float and type(value) is int and abs(value) < _MOST:
             value = float(value)
         if type(value) is not self.kind or value != value:  # NaN is no number
             hint = ""
             if self.kind is float and isinstance(value, str):
                 hint = "; YAML reads 4e-3 as text, write 4.0e-3"
-            raise UserError(f"{self.name} is {value!r}; it takes {_WORDS[self.kind]}{hint}")
+            raise UserError(f"{self.name} is {shown(value)}; it takes {_WORDS[self.kind]}{hint}")
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{self.name} is {shown(value)}; it takes text without a NUL character")
         if self.choices and value not in self.choices:
             raise unknown_name(self.name, str(value), [choice for choice in self.choices if choice])
+        if isinstance(value, (int, float)) and (bound := _broken_bound(value, self.within or "(-inf, inf)")):
+            raise UserError(f"{self.name} is {shown(value)}; it must be {bound}")
         return value
 
     def for_argparse(self) -> dict[str, Any]:
         """The keyword arguments of `argparse.ArgumentParser.add_argument`."""
-        shown = self.default is not False and self.default not in (None, "", (), {})
-        text = f"{self.help} (default: {self.default})" if shown else self.help
+        told = self.default is not False and self.default not in (None, "", (), {})
+        notes = [f"default: {self.default}"] if told else []
+        notes += [f"range: {self.within}"] if self.within else []
+        text = f"{self.help} ({'; '.join(notes)})" if notes else self.help
         form: dict[str, Any] = {"dest": self.name, "help": text.replace("%", "%%")}
         if self.kind is bool:
             return {**form, "action": "store_true"}
@@ -94,6 +112,18 @@ class Option(NamedTuple):
         choices = "|".join(choice or '""' for choice in self.choices)
         form |= {"type": self.parse, "metavar": choices or self.name.rpartition("_")[2].upper()}
         return {**form, "nargs": "+"} if self.several else form
+
+
+def _broken_bound(value: float, within: str) -> str:
+    """Which bound a number is beyond, such as ``at least 1``; empty if none."""
+    low, high = map(float, within[1:-1].split(","))
+    if value < low or (value == low and within.startswith("(")):
+        bound = f"{'above' if within.startswith('(') else 'at least'} {low:g}"
+    elif value > high or (value == high and within.endswith(")")):
+        bound = f"{'below' if within.endswith(')') else 'at most'} {high:g}"
+    else:
+        return f"smaller than {_MOST:,}" if isinstance(value, int) and abs(value) >= _MOST else ""
+    return bound if math.isfinite(float(bound.split()[-1])) else "finite"
 
 
 def options_of(arguments: type) -> dict[str, Option]:
@@ -109,9 +139,10 @@ def _described(each: dataclasses.Field[Any], hint: Any) -> Option:
     if optional:
         hint = next(part for part in get_args(hint) if part is not types.NoneType)
     choices = tuple(each.metadata["choices"])
-    several = get_origin(hint) is tuple
+    several, length = get_origin(hint) is tuple, 0
     if several:
-        kind = get_args(hint)[0]
+        kind, *others = get_args(hint)
+        length = 0 if ... in others else 1 + len(others)
     elif get_origin(hint) is Literal:
         kind, choices = str, get_args(hint)
     else:
@@ -120,11 +151,13 @@ def _described(each: dataclasses.Field[Any], hint: Any) -> Option:
         name=each.name,
         kind=kind,
         several=several,
+        length=length,
         optional=optional,
         choices=choices,
         default={} if each.default is MISSING else each.default,
         group=each.metadata["group"],
         help=each.metadata["help"],
+        within=each.metadata["within"],
         parse=each.metadata["parse"] or kind,
     )
 

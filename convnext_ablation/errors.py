@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+# what libraries raise for bad input
+_REFUSALS = (
+    ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
+    RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+_MOST = 360  # characters of a message; the command that prints it puts its name before
+_values = reprlib.Repr()
+_values.maxstring = _values.maxother = _values.maxlong = 80
+
 
 class UserError(Exception):
-    """Something the user gave or set up is wrong; the message is one line for a person.
+    """Something the user gave or set up is wrong; the message is one line for a person, cut if it is long.
 
     The command line prints the message without a traceback and exits with code 2.
     """
+
+    def __str__(self) -> str:
+        """The message."""
+        words = " ".join(super().__str__().split())
+        line = "".join(each if each.isprintable() else "?" for each in words)
+        return line if len(line) <= _MOST else f"{line[: _MOST - 123]} ... {line[-118:]}"
+
+
+def shown(value: object) -> str:
+    """A value of the user's as a message shows it: on one line, and in part if it is large."""
+    return _values.repr(value)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
@@ -23,9 +44,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: All names that exist.
     """
     options = sorted(known)
-    nearest = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name[:100], options, n=1, cutoff=0.5)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(options)}"
-    return UserError(f"unknown {kind} {name!r}; {hint}")
+    return UserError(f"unknown {kind} {shown(name)}; {hint}")
 
 
 @contextmanager
@@ -37,9 +58,8 @@ def in_one_line(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:400] or type(error).__name__
-        raise UserError(f"{what}: {reason}") from error
+    except _REFUSALS as error:
+        raise UserError(f"{what}: {str(error).strip() or type(error).__name__}") from error
 
 
 def first_line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """The command lines: timm's names, types and defaults, and one line for what is wrong."""
 
 import importlib.util
+import math
 import os
 from pathlib import Path
 
@@ -99,6 +100,35 @@ def test_a_bad_recipe_is_one_line(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
         read_recipe(str(path))
     assert "\n" not in str(caught.value)
+
+
+NUMBERS = {name: each for name, each in ARGUMENTS.items() if each.kind in (int, float)}
+
+
+def just_beyond(known):
+    """Numbers that lie outside an argument's range, the nearest ones."""
+    low, high = map(float, (known.within or "(-inf, inf)")[1:-1].split(","))
+    step = 1 if known.kind is int else 1e-6
+    beyond = [low if known.within.startswith("(") else low - step, high + step]
+    beyond = [known.kind(number) for number in beyond if math.isfinite(number)]
+    return beyond + ([10**30] if known.kind is int else [math.nan, -math.inf])
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_outside_its_range_is_one_line(name):
+    known = NUMBERS[name]
+    for number in just_beyond(known):
+        value = [number] * (known.length or 3) if known.several else number
+        with pytest.raises(UserError, match=rf"^{name} is .*; it (must be|takes) ") as caught:
+            TrainingArguments(**{name: value})
+        assert len(str(caught.value)) < 120
+
+
+def test_help_gives_ranges(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "probability of a horizontal flip (default: 0.5; range: [0, 1])" in text
 
 
 @pytest.mark.parametrize(

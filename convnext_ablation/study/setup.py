@@ -18,7 +18,7 @@ from convnext_ablation import machine
 from convnext_ablation.data.folder import FolderSummary, check_folder
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS, as_published, prepare
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.study.designs.contrasts import parse_groups
+from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study, splits_of
 from convnext_ablation.study.experiment_file import phases_of
@@ -28,6 +28,7 @@ from convnext_ablation.study.pretrained import check_published, find_weights, mi
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import check_device
+from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.mismatches import (
     MOST_ENLARGED,
     check_colour,
@@ -77,6 +78,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
                 f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
             )
     design = _design(args, TrainingArguments(**recipe))
+    _try(recipe, design.points[0])
     if start is not None:
         _check_start(args, design, start)
     precision = _precision(args, recipe_name, TrainingArguments(**recipe))
@@ -89,6 +91,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         of_all = [word for word in args.set if word.partition("=")[0].replace("-", "_") not in names]
         own_args = argparse.Namespace(**{**vars(args), "set": [*of_all, *values]})
         own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
+        _try(own_recipes[key], next(point for point in design.points if point.key == key))
         if not tuning:
             mine = [point for point in design.points if point.key == key]
             rates |= learning_rates(mine, own_name, own_recipes[key], own_given)
@@ -150,6 +153,13 @@ def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
         return design
     models = {name: _model_kwargs(name, arguments) for name in args.models}
     return with_models(design, models, alone=args.networks == "models")
+
+
+def _try(recipe: Mapping[str, Any], point: Point) -> None:
+    """Has timm and torch refuse a recipe before data sets are looked at."""
+    kwargs = recipe.get("model_kwargs", {}) if point.components is not None else {}
+    of_point = {"model": point.model, "model_kwargs": {**kwargs, **point.model_kwargs}}
+    dry_run(TrainingArguments(**{**recipe, **of_point}))
 
 
 def _by_key(args: argparse.Namespace, design: Design) -> dict[str, tuple[str | None, list[str]]]:

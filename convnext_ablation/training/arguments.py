@@ -47,20 +47,22 @@ class TrainingArguments:
     initial_checkpoint: str = _model("", "start from this checkpoint, which must fit exactly")
     resume: str = _model("", "resume from this checkpoint; auto takes the newest of the output folder")
     no_resume_opt: bool = _model(False, "resume the weights only, not the optimizer")
-    num_classes: int | None = _model(None, "classes; as many as the data set has if not given")
+    num_classes: int | None = _model(None, "classes; as many as the data set has if not given", "[0, inf)")
     gp: str | None = _model(None, "global pool, e.g. avg, max, avgmax")
-    img_size: int | None = _model(None, "side of the images in pixels")
-    in_chans: int | None = _model(None, "channels of the images")
-    input_size: tuple[int, ...] | None = _model(None, "channels, height and width of the images")
-    crop_pct: float | None = _model(None, "share of the resized image that evaluation's centre crop keeps")
+    img_size: int | None = _model(None, "side of the images in pixels", "[1, 16384]")
+    in_chans: int | None = _model(None, "channels of the images", "[1, inf)")
+    input_size: tuple[int, ...] | None = _model(
+        None, "channels, height and width of the images", "[1, 16384]"
+    )
+    crop_pct: float | None = _model(None, "share of the resized image that evaluation crops", "[0.1, 10]")
     mean: tuple[float, ...] | None = _model(None, "mean of the pixels that is subtracted")
-    std: tuple[float, ...] | None = _model(None, "deviation of the pixels that is divided by")
+    std: tuple[float, ...] | None = _model(None, "deviation of the pixels that is divided by", "(0, inf)")
     interpolation: str = _model("", "interpolation when resizing for evaluation")
-    batch_size: int = _model(128, "images a process takes at a time")
-    validation_batch_size: int | None = _model(None, "the same in evaluation")
+    batch_size: int = _model(128, "images a process takes at a time", "[1, inf)")
+    validation_batch_size: int | None = _model(None, "the same in evaluation", "[1, inf)")
     channels_last: bool = _model(False, "keep tensors in channels_last memory format")
-    grad_accum_steps: int = _model(1, "batches whose gradients are added up for one update")
-    global_batch: int | None = _model(None, "images of an update by all processes; sets grad_accum_steps")
+    grad_accum_steps: int = _model(1, "batches whose gradients are added up for one update", "[1, inf)")
+    global_batch: int | None = _model(None, "images of an update; sets grad_accum_steps", "[1, inf)")
     grad_checkpointing: bool = _model(False, "compute activations again in the backward pass to save memory")
     fast_norm: bool = _model(False, "timm's faster norms under AMP")
     model_kwargs: Mapping[str, Any] = _model({}, "arguments of the network, e.g. inverted=True kernel_size=7")
@@ -75,88 +77,106 @@ class TrainingArguments:
     model_dtype: Literal["float32", "float16", "bfloat16"] | None = _device(None, "type of the weights")
     no_ddp_bb: bool = _device(False, "keep each process's own BatchNorm statistics within an epoch")
     device_modules: tuple[str, ...] | None = _device(None, "Python modules to import first")
-    workers: int = _device(4, "processes that load data, for each process that trains")
+    workers: int = _device(4, "processes that load data, for each process that trains", "[0, 1024]")
     pin_mem: bool = _device(False, "pin memory for faster transfer to a GPU")
     sync_bn: bool = _device(False, "BatchNorm over the batches of all processes (GPUs only)")
     dist_bn: Literal["reduce", "broadcast", ""] = _device("reduce", "how they share them after an epoch")
 
     opt: str = _optimizer("sgd", "optimizer; sgd is Nesterov's, momentum the plain one")
-    opt_eps: float | None = _optimizer(None, "its epsilon")
-    opt_betas: tuple[float, ...] | None = _optimizer(None, "its betas")
-    momentum: float = _optimizer(0.9, "its momentum")
-    weight_decay: float = _optimizer(2e-5, "weight decay, on all parameters but norms and biases")
-    clip_grad: float | None = _optimizer(None, "bound on the gradients")
+    opt_eps: float | None = _optimizer(None, "its epsilon", "[0, inf)")
+    opt_betas: tuple[float, ...] | None = _optimizer(None, "its betas", "[0, 1)")
+    momentum: float = _optimizer(0.9, "its momentum", "[0, 1]")
+    weight_decay: float = _optimizer(2e-5, "weight decay, on all parameters but norms and biases", "[0, inf)")
+    clip_grad: float | None = _optimizer(None, "bound on the gradients", "[0, inf]")
     clip_mode: Literal["norm", "value", "agc"] = _optimizer("norm", "what is bounded")
-    layer_decay: float | None = _optimizer(None, "learning rate's factor from each layer to the one below")
-    layer_decay_min_scale: float = _optimizer(0.0, "bound of that factor from below")
-    layer_decay_no_opt_scale: float | None = _optimizer(None, "factor below which a layer isn't trained")
+    layer_decay: float | None = _optimizer(
+        None, "learning rate's factor from a layer to the one below", "[0, inf)"
+    )
+    layer_decay_min_scale: float = _optimizer(0.0, "bound of that factor from below", "[0, inf)")
+    layer_decay_no_opt_scale: float | None = _optimizer(
+        None, "factor below which a layer is frozen", "[0, inf)"
+    )
     opt_kwargs: Mapping[str, Any] = _optimizer({}, "further ones, e.g. filter_bias_and_bn=False fused=True")
 
     sched: str = _schedule("cosine", "schedule")
     sched_on_updates: bool = _schedule(False, "change the learning rate at each update, not each epoch")
-    lr: float | None = _schedule(None, "learning rate; from lr_base if not given")
-    lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size")
-    lr_base_size: int = _schedule(256, "see lr_base")
+    lr: float | None = _schedule(None, "learning rate; from lr_base if not given", "(0, inf)")
+    lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size", "(0, inf)")
+    lr_base_size: int = _schedule(256, "see lr_base", "[1, inf)")
     lr_base_scale: Literal["linear", "sqrt", ""] = _schedule("", "growth with the batch; Adam's kin: sqrt")
-    lr_noise: tuple[float, ...] | None = _schedule(None, "shares of all epochs between which it is noisy")
-    lr_noise_pct: float = _schedule(0.67, "bound of the noise")
-    lr_noise_std: float = _schedule(1.0, "deviation of the noise")
-    lr_cycle_mul: float = _schedule(1.0, "factor on the length of each cycle")
-    lr_cycle_decay: float = _schedule(0.5, "factor on the learning rate of each cycle")
-    lr_cycle_limit: int = _schedule(1, "cycles")
-    lr_k_decay: float = _schedule(1.0, "k-decay of cosine and poly")
-    warmup_lr: float = _schedule(1e-5, "learning rate at the start of the warm-up")
-    min_lr: float = _schedule(0.0, "learning rate at the end")
-    epochs: int = _schedule(300, "epochs, warm-up included unless warmup_prefix")
-    start_epoch: int | None = _schedule(None, "number of the first epoch, unless a run of ours resumes")
-    decay_milestones: tuple[int, ...] = _schedule((90, 180, 270), "epochs of the steps of multistep")
-    decay_epochs: float = _schedule(90.0, "epochs between the steps of step")
-    warmup_epochs: int = _schedule(5, "epochs of warm-up")
+    lr_noise: tuple[float, ...] | None = _schedule(
+        None, "shares of the epochs between which it is noisy", "[0, inf)"
+    )
+    lr_noise_pct: float = _schedule(0.67, "bound of the noise", "(0, inf)")
+    lr_noise_std: float = _schedule(1.0, "deviation of the noise", "(0, inf)")
+    lr_cycle_mul: float = _schedule(1.0, "factor on the length of each cycle", "(0, inf)")
+    lr_cycle_decay: float = _schedule(0.5, "factor on the learning rate of each cycle", "[0, inf)")
+    lr_cycle_limit: int = _schedule(1, "cycles", "[1, inf)")
+    lr_k_decay: float = _schedule(1.0, "k-decay of cosine and poly", "[0, inf)")
+    warmup_lr: float = _schedule(1e-5, "learning rate at the start of the warm-up", "[0, inf)")
+    min_lr: float = _schedule(0.0, "learning rate at the end", "[0, inf)")
+    epochs: int = _schedule(300, "epochs, warm-up included unless warmup_prefix", "[1, inf)")
+    start_epoch: int | None = _schedule(None, "number of the first epoch, unless a run resumes", "[0, inf)")
+    decay_milestones: tuple[int, ...] = _schedule(
+        (90, 180, 270), "epochs of the steps of multistep", "[0, inf)"
+    )
+    decay_epochs: float = _schedule(90.0, "epochs between the steps of step", "(0, inf)")
+    warmup_epochs: int = _schedule(5, "epochs of warm-up", "[0, inf)")
     warmup_prefix: bool = _schedule(False, "add the warm-up to the epochs")
-    cooldown_epochs: int = _schedule(0, "epochs at min_lr at the end")
-    patience_epochs: int = _schedule(10, "epochs that plateau waits")
-    decay_rate: float = _schedule(0.1, "factor of a step")
+    cooldown_epochs: int = _schedule(0, "epochs at min_lr at the end", "[0, inf)")
+    patience_epochs: int = _schedule(10, "epochs that plateau waits", "[0, inf)")
+    decay_rate: float = _schedule(0.1, "factor of a step", "[0, inf)")
 
     no_aug: bool = _augmentation(False, "no augmentation at all")
     train_crop_mode: str | None = _augmentation(None, "how training images are cropped: rrc, rkrc, rkrr")
-    scale: tuple[float, ...] = _augmentation((0.08, 1.0), "share of an image's area that a crop takes")
-    ratio: tuple[float, ...] = _augmentation((3.0 / 4.0, 4.0 / 3.0), "aspect ratio of a crop")
-    hflip: float = _augmentation(0.5, "probability of a horizontal flip")
-    vflip: float = _augmentation(0.0, "probability of a vertical flip")
-    color_jitter: float | None = _augmentation(0.4, "strength of the colour jitter; null for none")
-    color_jitter_prob: float | None = _augmentation(None, "probability of it")
-    grayscale_prob: float | None = _augmentation(None, "probability of turning an image grey")
-    gaussian_blur_prob: float | None = _augmentation(None, "probability of a blur")
+    scale: tuple[float, float] = _augmentation(
+        (0.08, 1.0), "least and largest share of an image's area in a crop", "(0, inf)"
+    )
+    ratio: tuple[float, float] = _augmentation(
+        (3.0 / 4.0, 4.0 / 3.0), "least and largest aspect ratio of a crop", "(0, inf)"
+    )
+    hflip: float = _augmentation(0.5, "probability of a horizontal flip", "[0, 1]")
+    vflip: float = _augmentation(0.0, "probability of a vertical flip", "[0, 1]")
+    color_jitter: float | None = _augmentation(
+        0.4, "strength of the colour jitter, null for none", "[0, inf)"
+    )
+    color_jitter_prob: float | None = _augmentation(None, "probability of it", "[0, 1]")
+    grayscale_prob: float | None = _augmentation(None, "probability of turning an image grey", "[0, 1]")
+    gaussian_blur_prob: float | None = _augmentation(None, "probability of a blur", "[0, 1]")
     aa: str | None = _augmentation(None, "automatic augmentation, e.g. rand-m9-mstd0.5-inc1")
-    reprob: float = _augmentation(0.0, "probability of random erasing")
+    reprob: float = _augmentation(0.0, "probability of random erasing", "[0, 1]")
     remode: Literal["pixel", "const", "rand"] = _augmentation("pixel", "what is put in its place")
-    recount: int = _augmentation(1, "areas that are erased")
-    mixup: float = _augmentation(0.0, "alpha of mixup; 0 for none")
-    cutmix: float = _augmentation(0.0, "alpha of cutmix; 0 for none")
-    cutmix_minmax: tuple[float, ...] | None = _augmentation(None, "share of cutmix's area, instead of alpha")
-    mixup_prob: float = _augmentation(1.0, "probability of mixup or cutmix")
-    mixup_switch_prob: float = _augmentation(0.5, "probability of cutmix where there are both")
+    recount: int = _augmentation(1, "areas that are erased", "[1, 1000]")
+    mixup: float = _augmentation(0.0, "alpha of mixup; 0 for none", "[0, inf)")
+    cutmix: float = _augmentation(0.0, "alpha of cutmix; 0 for none", "[0, inf)")
+    cutmix_minmax: tuple[float, float] | None = _augmentation(
+        None, "least and largest share of it, for alpha", "[0, 1]"
+    )
+    mixup_prob: float = _augmentation(1.0, "probability of mixup or cutmix", "[0, 1]")
+    mixup_switch_prob: float = _augmentation(0.5, "probability of cutmix where there are both", "[0, 1]")
     mixup_mode: Literal["batch", "pair", "elem"] = _augmentation("batch", "what is mixed the same way")
-    mixup_off_epoch: int = _augmentation(0, "epoch from which nothing is mixed; 0 for none")
+    mixup_off_epoch: int = _augmentation(0, "epoch from which nothing is mixed; 0 for none", "[0, inf)")
     bce_loss: bool = _augmentation(False, "binary cross-entropy")
     bce_sum: bool = _augmentation(False, "sum it over the classes")
-    bce_target_thresh: float | None = _augmentation(None, "threshold that makes mixed targets 0 or 1")
-    bce_pos_weight: float | None = _augmentation(None, "weight of the positive class")
-    smoothing: float = _augmentation(0.1, "label smoothing")
+    bce_target_thresh: float | None = _augmentation(
+        None, "threshold that makes mixed targets 0 or 1", "[0, 1]"
+    )
+    bce_pos_weight: float | None = _augmentation(None, "weight of the positive class", "[0, inf)")
+    smoothing: float = _augmentation(0.1, "label smoothing", "[0, 1]")
     train_interpolation: str = _augmentation("random", "interpolation when cropping")
-    drop: float = _augmentation(0.0, "dropout before the classifier")
-    drop_path: float | None = _augmentation(None, "stochastic depth")
+    drop: float = _augmentation(0.0, "dropout before the classifier", "[0, 1]")
+    drop_path: float | None = _augmentation(None, "stochastic depth", "[0, 1]")
 
     model_ema: bool = _average(False, "keep an average of the weights, and evaluate it")
     model_ema_force_cpu: bool = _average(False, "keep it on the CPU; it isn't evaluated then")
-    model_ema_decay: float = _average(0.9998, "share of the average that stays at an update")
+    model_ema_decay: float = _average(0.9998, "share of the average that stays at an update", "[0, 1]")
     model_ema_warmup: bool = _average(False, "begin with a smaller share")
 
-    seed: int = _run(42, "seed of everything random")
-    log_interval: int = _run(50, "updates between two lines about the training")
-    val_interval: int = _run(1, "epochs between two evaluations")
-    recovery_interval: int = _run(0, "updates between two checkpoints within an epoch; 0 for none")
-    checkpoint_hist: int = _run(10, "checkpoints of the best epochs to keep; 0 for none")
+    seed: int = _run(42, "seed of everything random", "[0, inf)")
+    log_interval: int = _run(50, "updates between two lines about the training", "[1, inf)")
+    val_interval: int = _run(1, "epochs between two evaluations", "[1, inf)")
+    recovery_interval: int = _run(0, "updates between checkpoints in an epoch; 0 for none", "[0, inf)")
+    checkpoint_hist: int = _run(10, "checkpoints of the best epochs to keep; 0 for none", "[0, inf)")
     output: str = _run("", "folder of the experiments (output/train if not given)")
     experiment: str = _run("", "name of the run's folder; from time and network if not given")
     eval_metric: Literal["top1", "top5", "loss"] = _run("top1", "what the best epoch is picked by")
@@ -169,23 +189,14 @@ class TrainingArguments:
         """Checks types and ranges."""
         for name, known in ARGUMENTS.items():
             object.__setattr__(self, name, known.check(getattr(self, name)))
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"{name} is {value}; it must be at least {least}")
-        for name in _AT_MOST_1:
-            if (getattr(self, name) or 0.0) > 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at most 1")
-        for name in _ABOVE_0:
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise UserError(f"{name} is {value}; it must be above 0")
-        for name, counts in _COUNTS.items():
-            values = getattr(self, name)
-            if values is not None and len(values) not in counts:
-                raise UserError(f"{name} is {list(values)}; it takes {' or '.join(map(str, counts))} numbers")
-        if self.input_size is not None and (len(self.input_size) != 3 or min(self.input_size) < 1):
+        if self.lr_noise is not None and len(self.lr_noise) > 2:
+            raise UserError(f"lr_noise is {list(self.lr_noise)}; it takes 1 or 2 numbers")
+        if self.input_size is not None and len(self.input_size) != 3:
             raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
+        if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
+            raise UserError(f"decay_milestones is {list(self.decay_milestones)}; give epochs that increase")
+        if self.cutmix_minmax is not None and self.cutmix_minmax[0] >= self.cutmix_minmax[1]:
+            raise UserError(f"cutmix_minmax is {list(self.cutmix_minmax)}; give the smaller one first")
         if self.input_size and self.in_chans not in (None, self.input_size[0]):
             raise UserError(f"in_chans is {self.in_chans}, and input_size {list(self.input_size)}; give one")
         if self.mixes and self.batch_size % 2:
@@ -293,19 +304,3 @@ PREPROCESSING = (
     "img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans",
 )  # fmt: skip
 _CYCLIC = ("cosine", "tanh", "poly")  # schedules
-# where nothing may fall below, or rise above
-_AT_LEAST_1 = (
-    "epochs batch_size validation_batch_size grad_accum_steps global_batch log_interval val_interval "
-    "img_size in_chans lr_base_size lr_cycle_limit recount"
-).split()
-_AT_MOST_1 = (
-    "smoothing momentum hflip vflip color_jitter_prob grayscale_prob gaussian_blur_prob reprob mixup_prob "
-    "mixup_switch_prob drop drop_path model_ema_decay"
-).split()
-_AT_LEAST_0 = (
-    "num_classes workers recovery_interval checkpoint_hist seed weight_decay warmup_epochs start_epoch "
-    "cooldown_epochs patience_epochs min_lr warmup_lr clip_grad layer_decay color_jitter mixup cutmix"
-).split() + _AT_MOST_1
-_ABOVE_0 = "lr lr_base decay_epochs lr_noise_pct lr_noise_std lr_cycle_mul crop_pct".split()
-_LEAST = {**dict.fromkeys(_AT_LEAST_1, 1), **dict.fromkeys(_AT_LEAST_0, 0)}
-_COUNTS = {"scale": (2,), "ratio": (2,), "cutmix_minmax": (2,), "lr_noise": (1, 2)}  # of numbers

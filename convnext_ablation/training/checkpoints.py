@@ -17,7 +17,8 @@ from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
 from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.history import LAST, SUMMARY, Epoch, read_summary
-from convnext_ablation.training.parts import Losses, Parts
+from convnext_ablation.training.losses import Losses
+from convnext_ablation.training.parts import Parts
 
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
 # where a checkpoint keeps what timm's script has no place for

@@ -126,7 +126,7 @@ class _Batches:
             yield from self.loader
         except UnreadableImageError as error:
             error.__traceback__ = None  # it keeps workers alive, which then wait for work
-            raise UserError(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+            raise UserError(str(error.args[0]).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
 
 
 class _Shared:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -15,9 +14,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
-from timm.data.transforms import str_to_interp_mode
 from timm.layers import convert_sync_batchnorm, set_fast_norm
-from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import ModelEmaV3, NativeScaler
@@ -30,11 +27,13 @@ from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pick
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import make_depthwise_fast
-from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
+from convnext_ablation.training.distributed import Processes, seed_stream
+from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.history import Epoch
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader
 from convnext_ablation.training.logs import Log
+from convnext_ablation.training.losses import create_loss
 from convnext_ablation.training.splits import count_classes, open_splits
 
 Precision = Callable[[], AbstractContextManager[Any]]
@@ -62,6 +61,7 @@ class Parts:
         self.folder, self.should_stop = folder, should_stop
         self.processes = processes or Processes(torch.device(arguments.device))
         self.log = log or Log()
+        dry_run(arguments)
         self.splits = open_splits(arguments)
         self.classes = count_classes(arguments, self.splits)
         if self.classes > (known := len(self.splits[arguments.train_split].classes)) > 0:
@@ -78,9 +78,7 @@ class Parts:
         self.model = create_network(arguments, self.classes, self.processes)
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
-        with in_one_line("input_size, mean, std or interpolation"):
-            self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
-            str_to_interp_mode(self.data_config["interpolation"])  # only evaluation needs it
+        self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
         self.train_images = TrainingImages(
             self.splits[arguments.train_split],
             arguments.batch_size,
@@ -100,11 +98,10 @@ class Parts:
                 name, batch = "global_batch", f"global batch {arguments.global_batch}"
             images = len(self.train_images.images)
             raise UserError(f"{batch} is larger than the {images} training images; give a smaller {name}")
-        with in_one_line("the training images can't be augmented like this"):
-            self.train_batches = training_loader(
-                self.train_images, arguments, self.data_config, self.classes, self.processes.device
-            )
-            self.loss = create_loss(arguments).to(self.processes.device)
+        self.train_batches = training_loader(
+            self.train_images, arguments, self.data_config, self.classes, self.processes.device
+        )
+        self.loss = create_loss(arguments).to(self.processes.device)
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
         self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
         if arguments.reprob and not arguments.no_aug:
@@ -122,16 +119,11 @@ class Parts:
         self.average = create_average(self.model, arguments)
         self.wrapped = wrap_network(self.model, arguments, self.processes)
         self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
-        with in_one_line(f"sched {arguments.sched}"):
-            self.scheduler, self.epochs = create_scheduler_v2(
-                self.optimizer,
-                **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
-                updates_per_epoch=self.updates_per_epoch,
-            )
-        if self.scheduler is None:
-            raise UserError(f"sched {arguments.sched}: give step, decay_rate 1 and warmup_epochs 0 instead")
-        if (arguments.start_epoch or 0) >= self.epochs:
-            raise UserError(f"start_epoch is {arguments.start_epoch}, and there are {self.epochs} epochs")
+        self.scheduler, self.epochs = create_scheduler_v2(
+            self.optimizer,
+            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
+            updates_per_epoch=self.updates_per_epoch,
+        )
         self.history: list[Epoch] = []
 
 
@@ -239,23 +231,6 @@ def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Proc
     return model
 
 
-def create_loss(arguments: TrainingArguments) -> nn.Module:
-    """The training loss; timm's script picks it by the same rules."""
-    binary = partial(
-        BinaryCrossEntropy,
-        target_threshold=arguments.bce_target_thresh,
-        sum_classes=arguments.bce_sum,
-        pos_weight=arguments.bce_pos_weight,
-    )
-    if arguments.mixes:  # the targets are smoothed when they are mixed
-        return binary() if arguments.bce_loss else SoftTargetCrossEntropy()
-    if arguments.smoothing:
-        if arguments.bce_loss:
-            return binary(smoothing=arguments.smoothing)
-        return LabelSmoothingCrossEntropy(arguments.smoothing)
-    return nn.CrossEntropyLoss()
-
-
 def create_average(model: nn.Module, arguments: TrainingArguments) -> ModelEmaV3 | None:
     """The average of the weights, if one is kept."""
     if not arguments.model_ema:
@@ -275,46 +250,3 @@ def create_precision(
     dtype = getattr(torch, arguments.amp_dtype)
     scaler = NativeScaler(device=device.type) if device.type == "cuda" and dtype == torch.float16 else None
     return partial(torch.autocast, device.type, dtype), scaler
-
-
-class Losses:
-    """The losses of an epoch's batches, fetched from the device now and then, added up in one order always.
-
-    Args:
-        processes: Their losses are averaged.
-        total: Sum over the batches before, and their number.
-        seconds: Time that those took.
-    """
-
-    def __init__(self, processes: Processes, total: Sequence[float] = (0.0, 0), seconds: float = 0.0) -> None:
-        self.processes = processes
-        self.total, self.count = float(total[0]), int(total[1])
-        self.seconds = seconds
-        self.pending: list[tuple[int, torch.Tensor]] = []
-        self._since = time.perf_counter()
-
-    def add(self, step: int, loss: torch.Tensor) -> None:
-        """Adds a batch's loss, a tensor on the device."""
-        self.pending.append((step, loss))
-
-    def mean(self, run: str) -> float:
-        """Mean over all batches so far and all processes.
-
-        Args:
-            run: What is trained, for the message.
-
-        Raises:
-            SharedError: One isn't finite.
-        """
-        if self.pending:
-            values = torch.stack([loss.double() for _, loss in self.pending]).cpu().tolist()
-            for (step, _), value in zip(self.pending, self.processes.sum(values), strict=True):
-                if not math.isfinite(value):
-                    raise SharedError(
-                        f"{run}: the loss is {value} at step {step}; the last checkpoint is from before; "
-                        "a lower learning rate, warm-up or --clip-grad may help"
-                    )
-                self.total, self.count = self.total + value / self.processes.world_size, self.count + 1
-            now = time.perf_counter()
-            self.seconds, self._since, self.pending = self.seconds + now - self._since, now, []
-        return self.total / max(1, self.count)

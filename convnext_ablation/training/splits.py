@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import ImageMode
 from timm.data import create_dataset, get_img_extensions
 
 from convnext_ablation.data.class_names import by_name, listed, read_class_map
@@ -84,8 +83,6 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
             input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
         root = called = str(place)
     with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
-        if len(ImageMode.getmode(mode := arguments.image_mode).bands) != arguments.channels:
-            raise ValueError(f"input_img_mode {mode} has not {arguments.channels} channels; give another one")
         dataset = create_dataset(
             name,
             root=root,

@@ -19,6 +19,7 @@ from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.parts import check_finite, create_network, create_precision
 from convnext_ablation.training.predictions import (
@@ -123,6 +124,7 @@ class Validation:
         self.taken = [f"{name} {getattr(run, name)}" for name in found]
         if not run.model:
             raise UserError(f"{arguments.checkpoint}: doesn't say what network it is of; give --model")
+        dry_run(run, trains=False)
         self.images = open_split(run, arguments.split)
         self.excluded: set[str] | None = None
         if arguments.exclude:

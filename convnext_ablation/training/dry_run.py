@@ -1,0 +1,142 @@
+"""What timm and torch make of a run's arguments, tried before any image or weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import timm
+import torch
+from PIL import Image
+from timm.data import resolve_data_config
+from timm.data.transforms import str_to_interp_mode
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from torch import nn
+
+from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.images import EvaluatedImages, Images, TrainingImages
+from convnext_ablation.training.loaders import evaluation_loader, training_loader
+from convnext_ablation.training.losses import create_loss
+
+_CLASSES = 2  # of the network that is tried, where the arguments don't say
+_MOST_PIXELS = 512  # side of the images that are tried
+
+
+def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
+    """Makes a run's parts without its data: the network on torch's device ``meta``, and two blank images.
+
+    Args:
+        arguments: What determines the run.
+        trains: Whether it trains, and not only evaluates.
+
+    Raises:
+        UserError: timm or torch refuses a value.
+    """
+    with in_one_line(f"input_img_mode {arguments.image_mode}"):
+        blank = Image.new("RGB", (_MOST_PIXELS, _MOST_PIXELS), "grey").convert(arguments.image_mode)
+    if len(blank.getbands()) != arguments.channels:
+        raise UserError(
+            f"input_img_mode {arguments.image_mode} has not {arguments.channels} channels; give another one"
+        )
+    model = _network(arguments)
+    with in_one_line("input_size, mean, std or interpolation"):
+        for name, values in (("mean", arguments.mean), ("std", arguments.std)):
+            if values and len(values) not in (1, arguments.channels):
+                raise ValueError(f"{name} is {list(values)}; give one number, or {arguments.channels}")
+        given = {"in_chans": arguments.channels, **arguments.preprocessing()}
+        config = resolve_data_config(given, model=model)
+        str_to_interp_mode(config["interpolation"])
+    if model is not None:
+        _check_logits(model, arguments, config)
+    if arguments.torchcompile:
+        with in_one_line(f"torchcompile {arguments.torchcompile}"):
+            torch.compile(nn.Identity(), backend=arguments.torchcompile, mode=arguments.torchcompile_mode)
+    side = [min(side, _MOST_PIXELS) for side in config["input_size"][1:]]
+    small = {**config, "input_size": (arguments.channels, *side)}
+    two = replace(
+        arguments, batch_size=2, validation_batch_size=2, workers=0, pin_mem=False, mixup_prob=1.0,
+        mixup_switch_prob=1.0,
+    )  # fmt: skip
+    images = Images(_Blanks(), arguments.image_mode, "a blank image")
+    with in_one_line("images can't be evaluated like this"):
+        next(iter(evaluation_loader(EvaluatedImages(images, 0, 1), two, small, torch.device("cpu"))))
+    if trains:
+        _try_training(two, images, small)
+
+
+class _Blanks:
+    """Reads two images of one colour, of two classes."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, number: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (_MOST_PIXELS, _MOST_PIXELS), "grey"), number
+
+
+def _network(arguments: TrainingArguments) -> nn.Module | None:
+    """The network without memory for its weights; None where timm can't make it so, or has to fetch it."""
+    name = arguments.model
+    if ":" in name:  # on a hub, or in a folder
+        return None
+    if not timm.is_model(name):
+        raise unknown_name("model", name.partition(".")[0], timm.list_models())
+    try:
+        with in_one_line(f"{name}: can't be made"), torch.device("meta"):
+            return timm.create_model(
+                name,
+                num_classes=_CLASSES if arguments.num_classes is None else arguments.num_classes,
+                in_chans=arguments.channels,
+                drop_rate=arguments.drop,
+                drop_path_rate=arguments.drop_path,
+                global_pool=arguments.gp,
+                **arguments.model_kwargs,
+            )
+    except UserError as error:
+        if "meta" in str(error.__cause__):
+            return None
+        raise
+
+
+def _check_logits(model: nn.Module, arguments: TrainingArguments, config: dict[str, Any]) -> None:
+    """Makes sure that images of the size give logits, ``(B, classes)``."""
+    size = "x".join(map(str, config["input_size"]))
+    try:
+        with in_one_line(f"{arguments.model} doesn't take images of {size}"), torch.no_grad():
+            logits = model.eval()(torch.empty(1, *config["input_size"], device="meta"))
+    except UserError as error:
+        if "meta" in str(error.__cause__):
+            return
+        raise
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise UserError(f"{arguments.model} gives no logits for whole images; give another gp, such as avg")
+
+
+def _try_training(arguments: TrainingArguments, images: Images, config: dict[str, Any]) -> None:
+    classes = max(_CLASSES, arguments.num_classes or 0)
+    with in_one_line("the training images can't be augmented like this"):
+        two = TrainingImages(images, 2, arguments.seed, 0, 1)
+        _, targets = next(iter(training_loader(two, arguments, config, classes, torch.device("cpu"))))
+        create_loss(arguments)(torch.zeros(2, classes), targets)
+    parameters = nn.Linear(2, 2)
+    with in_one_line(f"opt {arguments.opt}"):
+        # decay by layer needs the whole network
+        optimizer = create_optimizer_v2(
+            parameters, **{**optimizer_kwargs(arguments), "layer_decay": None}, **arguments.opt_kwargs
+        )
+        parameters(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    with in_one_line(f"sched {arguments.sched}"):
+        scheduler, epochs = create_scheduler_v2(
+            optimizer,
+            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
+            updates_per_epoch=1,
+        )
+        for epoch in (0, epochs // 2, epochs) if scheduler else ():
+            scheduler.step(epoch, 1.0)
+    if scheduler is None:
+        raise UserError(f"sched {arguments.sched}: give step, decay_rate 1 and warmup_epochs 0 instead")
+    if (arguments.start_epoch or 0) >= epochs:
+        raise UserError(f"start_epoch is {arguments.start_epoch}, and there are {epochs} epochs")
