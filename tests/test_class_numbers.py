@@ -1,15 +1,21 @@
 """Classes are numbered by their names, whatever else is in a folder, in any spelling and locale."""
 
 import builtins
+import csv
 import pickle
 import re
 import shutil
 import unicodedata
 
 import pytest
+import torch
 
+from convnext_ablation.cli import train as train_command
+from convnext_ablation.cli import validate as validate_command
 from convnext_ablation.data.class_names import read_class_map, spelled
 from convnext_ablation.errors import UserError
+from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
+from convnext_ablation.training.parts import Parts
 from convnext_ablation.training.splits import open_split, open_splits
 
 
@@ -126,3 +132,113 @@ def test_a_data_set_whose_labels_are_words_is_numbered_by_a_class_map(arguments,
     images = open_split(arguments(**given, class_map=str(tmp_path / "map.txt")), "train")
     assert [images.load(index)[1] for index in range(3)] == [0, 1, 0]
     assert images.classes == ["oak", "ash"]
+
+
+CPU = ("--device", "cpu", "-j", "0")
+
+
+@pytest.fixture(scope="module")
+def trained(image_folder, recipe_file, tmp_path_factory):
+    """A checkpoint of a network that tells three classes apart."""
+    folder = tmp_path_factory.mktemp("trained")
+    given = (image_folder, "-c", recipe_file, "--model", "model_i_atto", "--output", folder, "--epochs", "1")
+    assert train_command.main([*map(str, (*given, "--experiment", "run", *CPU))]) == 0
+    return folder / "run" / "last.pth.tar"
+
+
+@pytest.fixture
+def validate(tmp_path):
+    """Validates; returns the predictions by image and the lines of the classes."""
+
+    def run(data, *more):
+        files = tmp_path / "predictions.csv", tmp_path / "classes.csv"
+        written = ("--predictions-file", files[0], "--per-class-file", files[1])
+        code = validate_command.main([*map(str, (data, "--split", "test", *CPU, *written, *more))])
+        if code:
+            return code
+        rows, classes = (list(csv.DictReader(file.open(encoding="utf-8"))) for file in files)
+        return {row["id"]: row for row in rows}, [(each["class"], each["images"]) for each in classes]
+
+    return run
+
+
+@pytest.fixture
+def without_dark(image_folder, tmp_path):
+    """The test images without the first class."""
+    shutil.copytree(image_folder / "test", tmp_path / "less" / "test")
+    shutil.rmtree(tmp_path / "less" / "test" / "dark")
+    return tmp_path / "less"
+
+
+def test_a_split_that_lacks_a_class_is_validated_by_name(
+    trained, validate, image_folder, without_dark, capsys
+):
+    assert load_checkpoint(trained)["convnext_ablation"]["classes"] == ["dark", "grey", "light"]
+    every, _ = validate(image_folder, "--checkpoint", trained)
+    capsys.readouterr()
+    less, classes = validate(without_dark, "--checkpoint", trained)
+    assert classes == [("dark", "0"), ("grey", "7"), ("light", "7")]
+    assert less == {name: row for name, row in every.items() if not name.startswith("dark")}
+    assert "test: has no image of 'dark'" in capsys.readouterr().out
+
+
+def test_classes_of_other_names_are_named_or_mapped(
+    trained, validate, image_folder, without_dark, tmp_path, capsys
+):
+    (without_dark / "test" / "grey").rename(without_dark / "test" / "gray")
+    assert validate(without_dark, "--checkpoint", trained) == 2
+    error = capsys.readouterr().err
+    assert re.search(
+        r"last\.pth\.tar: lacks the class 'gray' \(nearest: 'grey'\), whose images are in", error
+    )
+    assert error.count("\n") == 1
+    (tmp_path / "map.txt").write_text("dark\ngray\nlight\n")
+    _, classes = validate(without_dark, "--checkpoint", trained, "--class-map", tmp_path / "map.txt")
+    assert classes == [("dark", "0"), ("gray", "7"), ("light", "7")]
+    (tmp_path / "map.txt").write_text("light\ngray\ndark\n")
+    assert validate(without_dark, "--checkpoint", trained, "--class-map", tmp_path / "map.txt") == 2
+    assert "numbers 'light', 'dark' otherwise; leave --class-map out" in capsys.readouterr().err
+
+
+def test_a_network_without_names_needs_all_its_classes_or_a_map(
+    trained, validate, without_dark, tmp_path, capsys
+):
+    state = load_checkpoint(trained)
+    del state["convnext_ablation"]
+    save_checkpoint(tmp_path / "timms.pth.tar", state)
+    given = (without_dark, "--checkpoint", tmp_path / "timms.pth.tar")
+    assert validate(*given) == 2
+    error = capsys.readouterr().err
+    assert re.search(
+        "has 2 classes and the network 3, whose names aren't known; number .*--class-map\n", error
+    )
+    (tmp_path / "map.txt").write_text("dark\ngrey\nlight\n")
+    by_map, _ = validate(*given, "--class-map", tmp_path / "map.txt")
+    assert by_map == validate(without_dark, "--checkpoint", trained)[0]
+
+
+def test_fine_tuning_takes_over_a_head_by_name(trained, arguments, tmp_path, image_folder):
+    weight = load_checkpoint(trained)["state_dict"]["head.fc.weight"]
+    (tmp_path / "map.txt").write_text("light\ndark\ngrey\n")
+    given = {"initial_checkpoint": str(trained), "class_map": str(tmp_path / "map.txt")}
+    run = Parts(arguments(**given), tmp_path)
+    torch.testing.assert_close(run.model.get_classifier().weight, weight[[2, 0, 1]], rtol=0, atol=0)
+    shutil.copytree(image_folder, tmp_path / "other")
+    for split in ("train", "val"):
+        (tmp_path / "other" / split / "dark").rename(tmp_path / "other" / split / "black")
+    with pytest.raises(
+        UserError, match=r"lacks the class 'black', .*--pretrained-path, which makes a new head"
+    ):
+        Parts(arguments(initial_checkpoint=str(trained), data_dir=str(tmp_path / "other")), tmp_path)
+
+
+def test_a_run_resumes_with_the_numbers_that_it_began_with(
+    trained, tmp_path, image_folder, recipe_file, capsys
+):
+    shutil.copytree(trained.parent, tmp_path / "run")
+    data = shutil.copytree(image_folder, tmp_path / "data")
+    (data / "classes.txt").write_text("light\ndark\ngrey\n")
+    given = (data, "-c", recipe_file, "--model", "model_i_atto", "--output", tmp_path, "--epochs", "2")
+    given = [*map(str, (*given, "--experiment", "run", *CPU, "--resume", "auto"))]
+    assert train_command.main(given) == 0
+    assert load_checkpoint(tmp_path / "run" / "last.pth.tar")["convnext_ablation"]["classes"][0] == "dark"

@@ -10,6 +10,7 @@ from typing import Any
 
 from convnext_ablation.cli.train import guarded
 from convnext_ablation.console import Progress, table
+from convnext_ablation.data.class_names import listed
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
@@ -50,6 +51,8 @@ def _validate(argv: Sequence[str] | None) -> int:
 def _print(validation: Validation) -> None:
     if validation.taken:
         print(f"as in the run of {validation.arguments.checkpoint}: {', '.join(validation.taken)}")
+    if unseen := validation.images.unseen:
+        print(f"{validation.images.name}: has no image of {listed(unseen)}")
     every, kept = validation.predictions, validation.kept
     print(
         f"{validation.run.model}: top-1 {every.top1:.3f} %, top-5 {every.top5_accuracy:.3f} %, "

@@ -100,6 +100,11 @@ def names_of(numbers: Mapping[str, int]) -> list[str]:
     return [", ".join(each) for each in names]
 
 
+def numbers_of(names: Iterable[str]) -> dict[str, int]:
+    """The number of each name, in its one spelling."""
+    return {spelled(name): number for number, name in enumerate(names)}
+
+
 def check_known(found: Iterable[str], known: Iterable[str], whose: str, where: str, remedy: str) -> None:
     """Refuses classes that aren't known.
 

@@ -13,11 +13,12 @@ import yaml
 
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.models.checkpoint_files import OURS
 from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import OURS, load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.history import BEST, SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT

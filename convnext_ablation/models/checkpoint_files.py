@@ -19,6 +19,8 @@ from torch.serialization import add_safe_globals
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.models.convert import StateDict, weights_in
 
+# where a checkpoint of a training keeps what timm's script has no place for
+OURS = "convnext_ablation"
 # A crafted file can run code in older versions, `weights_only=True` or not: before 2.6 as a tar archive
 # (CVE-2025-32434) or a TorchScript program, before 2.10 by writing outside a tensor (CVE-2026-24747).
 SAFE_TORCH = "2.10"  # torch.__version__ compares as a version
@@ -111,6 +113,11 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
     return dict(content)
+
+
+def classes_in(content: Mapping[str, Any]) -> list[str]:
+    """Names of the classes in the order of their numbers, as a training saved them; empty if it didn't."""
+    return list((content.get(OURS) or {}).get("classes") or ())
 
 
 def _check_archive(path: Path) -> None:

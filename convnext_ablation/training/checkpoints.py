@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from timm.models import clean_state_dict
 
+from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
-from convnext_ablation.models.checkpoint_files import read_pickle
+from convnext_ablation.models.checkpoint_files import OURS, classes_in, read_pickle
 from convnext_ablation.training.history import LAST, SUMMARY, Epoch, read_summary
 from convnext_ablation.training.losses import Losses
 from convnext_ablation.training.parts import Parts
 
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
-# where a checkpoint keeps what timm's script has no place for
-OURS = "convnext_ablation"
 # arguments that may change between a run and its continuation without a word
 _MAY_CHANGE = ("data_dir", "experiment", "lr", "num_classes", "output", "resume", "workers")
 
@@ -119,6 +118,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
         "version": 2,  # timm's: the number of the finished epoch, not of the next
         "args": run.arguments.to_dict(),
         OURS: {
+            "classes": run.splits[run.arguments.train_split].classes,
             "history": [asdict(past) for past in run.history],
             "step": step,
             "losses": [losses.total, losses.count],
@@ -202,6 +202,9 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
             f"{path}: a run resumes in its own folder, where it stopped, by --resume auto; "
             "begin anew from its weights with --initial-checkpoint"
         )
+    if names := classes_in(state):
+        for split in run.splits.values():
+            split.number_by(numbers_of(names), str(path), "resume with the data that the run had")
     for name, value in arguments.to_dict().items():
         old = saved.get(name, value)
         old = list(old) if isinstance(old, tuple) else old

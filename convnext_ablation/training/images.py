@@ -59,6 +59,8 @@ class Images(Dataset):
             whose: What gives them, for the message.
             remedy: What to do if one is missing, for the message.
         """
+        if self.classes == names_of(numbers):
+            return
         check_known(self.found, numbers, whose, self.name, remedy)
         self.classes = names_of(numbers)
         self._numbers = {label: numbers[name] for name, label in self.found.items()}

@@ -21,9 +21,10 @@ from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from convnext_ablation.data.class_names import check_known, listed, numbers_of
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.machine import compile_network
-from convnext_ablation.models.checkpoint_files import read_checkpoint, read_pickle
+from convnext_ablation.models.checkpoint_files import classes_in, read_checkpoint, read_pickle
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.depthwise import make_depthwise_fast
@@ -75,7 +76,11 @@ class Parts:
         rate = arguments.learning_rate(self.images_an_update)
         self.arguments = arguments = replace(arguments, num_classes=self.classes, lr=rate)
         seed_stream(arguments.seed, "weights")
-        self.model = create_network(arguments, self.classes, self.processes)
+        for split in self.splits.values():
+            if split.unseen:
+                self.log.line(f"{split.name}: has no image of {listed(split.unseen)}")
+        names = self.splits[arguments.train_split].classes
+        self.model = create_network(arguments, self.classes, self.processes, names)
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
         self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
@@ -138,11 +143,21 @@ def _check_start(arguments: TrainingArguments) -> None:
         )
 
 
-def create_network(arguments: TrainingArguments, num_classes: int, processes: Processes) -> nn.Module:
-    """Makes the network on its device, with the weights that training starts from."""
+def create_network(
+    arguments: TrainingArguments, num_classes: int | None, processes: Processes, classes: Sequence[str] = ()
+) -> nn.Module:
+    """Makes the network on its device, with the weights that training starts from.
+
+    Args:
+        arguments: Which network.
+        num_classes: How many classes it gets; None for as many as its weights have.
+        processes: Which device.
+        classes: Their names, by which a trained head is taken over.
+    """
     if arguments.fast_norm:
         set_fast_norm()
     model = _created(arguments, num_classes)
+    _order_head(model, arguments, classes)
     _change_head(model, arguments)
     if arguments.grad_checkpointing:
         model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
@@ -159,7 +174,7 @@ def create_network(arguments: TrainingArguments, num_classes: int, processes: Pr
     return model
 
 
-def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
+def _created(arguments: TrainingArguments, num_classes: int | None) -> nn.Module:
     name = arguments.model
     if ":" not in name and not timm.is_model(name):  # a colon: on a hub, or in a folder
         raise unknown_name("model", name.partition(".")[0], timm.list_models())
@@ -187,6 +202,26 @@ def _created(arguments: TrainingArguments, num_classes: int) -> nn.Module:
             **further,
             **arguments.model_kwargs,
         )
+
+
+@torch.no_grad()
+def _order_head(model: Any, arguments: TrainingArguments, classes: Sequence[str]) -> None:
+    """Brings the rows of a trained head into the order of the classes, whose names must be the same."""
+    if path := arguments.initial_checkpoint:
+        trained = [] if path.endswith(".safetensors") else classes_in(read_pickle(Path(path)))
+    elif arguments.pretrained and not arguments.pretrained_path:
+        trained = list(model.pretrained_cfg.get("label_names") or ())
+    else:  # the head is new
+        return
+    if not classes or len(trained) != len(classes):
+        return
+    numbers = numbers_of(trained)
+    remedy = "start from it with --pretrained-path, which makes a new head"
+    check_known(classes, numbers, path or arguments.model, "the training data", remedy)
+    order = [numbers[name] for name in classes]
+    if order != sorted(order):
+        for values in model.get_classifier().parameters():
+            values.copy_(values[order])
 
 
 @torch.no_grad()

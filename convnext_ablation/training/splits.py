@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from timm.data import create_dataset, get_img_extensions
 
-from convnext_ablation.data.class_names import by_name, listed, read_class_map
+from convnext_ablation.data.class_names import by_name, listed, numbers_of, read_class_map
 from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
 from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError, in_one_line
@@ -23,6 +24,9 @@ def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
     names = (arguments.train_split, *filter(None, (arguments.val_split, arguments.test_split)))
     splits = {name: open_split(arguments, name) for name in dict.fromkeys(names)}
     train = splits[arguments.train_split]
+    for split in splits.values():
+        if split.classes != train.classes and set(split.classes) == set(train.classes):
+            split.number_by(numbers_of(train.classes), train.name, "mend the folders")
     if arguments.class_map and (unseen := train.unseen):
         raise UserError(
             f"{arguments.class_map}: of {listed(unseen)} there is no image in {train.name}; mend the map"
@@ -143,3 +147,30 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
         where = arguments.data_dir or arguments.dataset
         raise UserError(f"{where} has {known} classes, but num_classes is {given}")
     return known if given is None else given
+
+
+def number_as_trained(images: Images, names: Sequence[str], head: int, class_map: str, whose: str) -> None:
+    """Numbers the classes of a split as those of a trained network, by their names.
+
+    Args:
+        images: The split.
+        names: The network's classes in the order of their numbers; empty if they aren't known.
+        head: How many it has.
+        class_map: The file that has numbered the split's classes, if one is given; it goes before `names`.
+        whose: What the names are from, for messages.
+
+    Raises:
+        UserError: The network lacks a class, or only how many it has is known, and the split has others.
+    """
+    known, numbers = len(images.classes), numbers_of(names)
+    if not class_map and names:
+        images.number_by(numbers, whose, "rename the folder, or give --class-map")
+        return
+    odd = [name for number, name in enumerate(images.classes) if numbers.get(name, number) != number]
+    if odd:
+        raise UserError(f"{class_map}: {whose} numbers {listed(odd)} otherwise; leave --class-map out")
+    if known > head or (0 < known < head and not class_map):
+        raise UserError(
+            f"{images.name}: has {known} classes and the network {head}, whose names aren't known; number "
+            "them as in its training with --class-map"
+        )

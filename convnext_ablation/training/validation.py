@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from timm.utils import reparameterize_model
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import compile_network
-from convnext_ablation.models.checkpoint_files import read_pickle
+from convnext_ablation.models.checkpoint_files import classes_in, read_pickle
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.dry_run import dry_run
@@ -29,7 +29,7 @@ from convnext_ablation.training.predictions import (
     write_classes,
     write_predictions,
 )
-from convnext_ablation.training.splits import count_classes, open_split
+from convnext_ablation.training.splits import count_classes, number_as_trained, open_split
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -116,7 +116,7 @@ class Validation:
 
     def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
         self.arguments, self.processes = arguments, processes
-        saved = _saved_arguments(arguments.checkpoint)
+        saved, names = _saved(arguments.checkpoint)
         found = {
             name: saved[name] for name in _OF_THE_RUN if not getattr(arguments.run, name) and saved.get(name)
         }
@@ -130,11 +130,18 @@ class Validation:
         if arguments.exclude:
             path, ids = Path(arguments.exclude), self.images.ids()
             self.excluded = excluded_ids(path, ids, self.images.name, arguments.split)
-        split = replace(run, train_split=arguments.split)
-        self.classes = count_classes(split, {arguments.split: self.images})
-        pretrained = run.pretrained or not arguments.checkpoint
-        self.run = replace(run, pretrained=pretrained, num_classes=self.classes)
-        self.model = create_network(self.run, self.classes, processes)
+        classes, whose = run.num_classes, arguments.checkpoint
+        if arguments.checkpoint and classes is None:
+            split = replace(run, train_split=arguments.split)
+            classes = len(names) or count_classes(split, {arguments.split: self.images})
+        run = replace(run, pretrained=run.pretrained or not arguments.checkpoint)
+        model: Any = create_network(run, classes, processes)
+        self.model, self.classes = model, int(model.num_classes)
+        self.run = replace(run, num_classes=self.classes)
+        if not arguments.checkpoint:
+            names, whose = model.pretrained_cfg.get("label_names") or (), run.model
+        names = names if len(names) == self.classes else ()  # else of another head
+        number_as_trained(self.images, names, self.classes, run.class_map, whose)
         if arguments.checkpoint:
             with in_one_line(f"{arguments.checkpoint}: can't be loaded"):
                 load_weights(self.model, arguments.checkpoint, use_ema=arguments.use_ema)
@@ -208,11 +215,11 @@ class Validation:
         return result
 
 
-def _saved_arguments(checkpoint: str) -> dict[str, Any]:
-    """The arguments of the run that a checkpoint is of, as far as it has them."""
+def _saved(checkpoint: str) -> tuple[dict[str, Any], Sequence[str]]:
+    """The arguments of a checkpoint's run and the names of its classes, as far as it has them."""
     path = Path(checkpoint)
     if not checkpoint or path.suffix == ".safetensors":
-        return {}
+        return {}, ()
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     state = read_pickle(path)  # refuses programs, which the oldest supported timm would run
@@ -220,4 +227,4 @@ def _saved_arguments(checkpoint: str) -> dict[str, Any]:
     saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
     if isinstance(state.get("arch"), str):
         saved["model"] = state["arch"]
-    return saved
+    return saved, classes_in(state)
