@@ -17,7 +17,10 @@ from convnext_ablation.errors import UserError
 
 _LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
 _OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # a drive, a home, Windows' own slash
-_UNPRINTABLE = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+CONTROLS = "\0-\x1f\x7f-\x9f\u2028\u2029"  # control characters and whatever else ends a line, for a set
+_UNPRINTABLE = re.compile(f"[{CONTROLS}\ud800-\udfff]")
+_FORMULA = re.compile("'*[=+\\-@\t\r]")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)?")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 
 
@@ -182,9 +185,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file, whole or not at all."""
+    """Writes a CSV file, whole or not at all; words in it are no formulas, see `csv_cell`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([csv_cell(cell) for cell in row] for row in rows)
     write_text(path, text.getvalue())
+
+
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV file: behind an apostrophe if spreadsheets would take it for a formula."""
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
+
+
+def csv_text(cell: str) -> str:
+    """What `csv_cell` has made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

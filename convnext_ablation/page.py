@@ -10,6 +10,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from convnext_ablation.console import markdown_text
+
 __all__ = ["render", "uri_of"]
 
 _QUALITY = 75
@@ -34,6 +36,7 @@ def render(template: str, **context: Any) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["sha256"] = _sha256
+    environment.filters["markdown"] = markdown_text
     return environment.get_template(template).render(**context)
 
 

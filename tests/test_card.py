@@ -1,5 +1,6 @@
 """The model card: what it says of runs of every kind, and that the hub's own tools read it."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,6 +63,12 @@ def test_intervals_are_over_images():
     interval = accuracy((np.arange(1200) < 990)[None])
     assert VALIDATION.percent == f"82.50 [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     assert replace(VALIDATION, images=None).percent == "82.50"
+
+
+def test_the_name_of_the_data_is_text():
+    text = card_of(run_of(data="<img src=x> ![x](http://a)")).split("```")[0].split("\n---\n")[1]
+    assert text.count(r"trained on \<img src=x> ![x\](http://a) (") == 1
+    assert not re.search(r"(?<!\\)<img|(?<!\\)\]\(", text)
 
 
 def test_a_network_of_timms_is_told_as_one():

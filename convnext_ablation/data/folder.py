@@ -22,10 +22,11 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from convnext_ablation.console import track
+from convnext_ablation.console import printable, track
 from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.data.walk import walk
 from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.files import CONTROLS, csv_cell, csv_text
 from convnext_ablation.machine import available_cores
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ KNOWN_FAULTS = {
 }
 
 _AT_A_TIME = 32  # images that a thread takes
+_CONTROLS = re.compile(f"[{CONTROLS}]")
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
@@ -130,13 +132,17 @@ def in_threads(
 def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
     """Lists what the folder of a split holds: an image's class is the name of the folder that it is in.
 
-    Raises what `walk` does.
+    Raises what `walk` does, and a `UserError` for a name that would not stand in one line.
     """
     images: dict[str, str] = {}
     others, classes, empty = [], set(), []
     for below, folders, files in walk(root, split, dangling):
         class_name = below.rpartition("/")[2]
         found = [name for name in files if below != split and is_image(name)]
+        for name in found:
+            if _CONTROLS.search(below + name):
+                where = f"{root}: {below + '/' + name!a}"
+                raise UserError(f"{where} has a control character or line separator in it; rename it")
         images.update((f"{below}/{name}", class_name) for name in found)
         others += [f"{below}/{name}" for name in files if f"{below}/{name}" not in images]
         if below != split and (found or not folders):
@@ -154,7 +160,8 @@ def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]
 
 def data_set_name(root: Path) -> str:
     """A data set's name as its ``dataset.json`` has it, or else its folder's."""
-    return str(read_description(root / DESCRIPTION).get("name", root.resolve().name))
+    name = str(read_description(root / DESCRIPTION).get("name", root.resolve().name))
+    return printable(" ".join(name.split()))
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -171,7 +178,8 @@ def write_manifest(folder: Path, records: Iterable[Record]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
         for record in sorted(records, key=lambda record: record.id):
-            writer.writerow([record.id, record.split, record.class_name, record.source, record.sha256])
+            names = record.id, record.split, record.class_name, record.source
+            writer.writerow([*map(csv_cell, names), record.sha256])
 
 
 def read_manifest(folder: Path) -> list[Record]:
@@ -179,7 +187,7 @@ def read_manifest(folder: Path) -> list[Record]:
     path = folder / MANIFEST
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file, strict=True))
+            rows = [list(map(csv_text, row)) for row in csv.reader(file, strict=True)]
     except FileNotFoundError:
         raise UserError(f"no {MANIFEST} in {folder}; `convnext-ablation prepare` writes one") from None
     except (csv.Error, UnicodeDecodeError) as error:
@@ -328,7 +336,7 @@ def _listing(root: Path, ids: Iterable[str]) -> dict[str, tuple[int, int, int]]:
 
 
 def _hash_lines(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _read_image(path: Path, expected: str) -> str:

@@ -20,6 +20,7 @@ from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
 from convnext_ablation.data.walk import why_skipped
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import CONTROLS
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,4 @@ def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
 def class_folder(name: str) -> str:
     """The name of a class as that of a folder, in NFC."""
     name = unicodedata.normalize("NFC", name).strip()
-    return re.sub(r"[/\\\x00-\x1f\x7f-\x9f\u2028\u2029]", "_", name).lstrip(".").rstrip(". ") or "_"
+    return re.sub(rf"[/\\{CONTROLS}]", "_", name).lstrip(".").rstrip(". ") or "_"

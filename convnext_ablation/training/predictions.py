@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import zipfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.files import write_csv, written_whole
+from convnext_ablation.files import csv_text, write_csv, written_whole
 
 __all__ = ["Predictions", "excluded_ids", "without", "write_classes", "write_predictions"]
 
@@ -128,14 +129,14 @@ def excluded_ids(path: Path, ids: Collection[str], folder: str, split: str) -> s
 
 def _read_ids(path: Path) -> list[str]:
     with in_one_line(f"{path}: --exclude takes a file of image ids"):
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    header = next(csv.reader(lines), [])
-    if _COLUMN in header:
-        ids = [row[_COLUMN] or "" for row in csv.DictReader(lines)]
+        text = path.read_text(encoding="utf-8-sig")
+    rows = csv.DictReader(io.StringIO(text))
+    if _COLUMN in (rows.fieldnames or ()):
+        ids = [csv_text(row[_COLUMN] or "") for row in rows]
     elif path.suffix.lower() == ".csv":
         raise UserError(f"{path}: has no column {_COLUMN!r}; name the column of the image ids so")
     else:
-        ids = [line.strip() for line in lines]
+        ids = [line.strip() for line in text.split("\n")]
     return list(dict.fromkeys(id_ for id_ in ids if id_))
 
 
