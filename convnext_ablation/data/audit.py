@@ -20,6 +20,7 @@ from convnext_ablation.data.overlap import (
     pretraining_overlap,
 )
 from convnext_ablation.data.pictures import picture_uri
+from convnext_ablation.data.skipped import told
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.page import render
@@ -32,6 +33,7 @@ _SINGLE = {
     "broken": "broken images",
     "greyscale": "greyscale",
     "flat": "of one colour",
+    "changed": "changed when they are read",
     "not_read": "files that training doesn't read",
 }
 
@@ -130,6 +132,10 @@ def summary_lines(report: Report, against: Path | None) -> list[str]:
     totals = Counter(finding.kind for finding in report.findings)
     lines = [_split_line(report, split, counts) for split, counts in report.contents.counts().items()]
     lines.append(", ".join(f"{totals[kind]:,} {name}" for kind, name in _SINGLE.items()))
+    notes = (finding.note for finding in report.findings if finding.kind == "changed")
+    changed = Counter(kind for note in notes for kind in note.split(", "))
+    lines += [f"{kind}: {count:,}" for kind, count in changed.most_common()]
+    lines += [f"`prepare` {line}" for line in told(report.contents.root)]
     same = [finding for finding in report.findings if finding.kind == "same_pixels"]
     lines.append(
         f"{len(same):,} exact copies: {sum(each.crosses for each in same):,} across splits, "

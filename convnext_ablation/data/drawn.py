@@ -75,13 +75,14 @@ class DrawnSet(DataSet):
                 id_ = f"{split}/{class_name}/{index:05d}.png"
                 yield Record(id_, split, class_name, source), (split, class_name, index)
 
-    def encode(self, key: tuple[str, str, int], file: BinaryIO) -> None:
+    def encode(self, key: tuple[str, str, int], file: BinaryIO) -> Sequence[str]:
         """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
         rng = self._rng(*key)
         text, face = self.subject(rng, key[1])
         pixels = draw(rng, text, face, self.size, self.rendering)
         # Noise doesn't compress: the fastest level gives up a few per cent of size.
         Image.fromarray(pixels).save(file, "png", compress_level=1)
+        return ()
 
     def _rng(self, split: str, class_name: str, index: int) -> np.random.Generator:
         # Names enter by their checksum: a class more or less leaves the images of the others as they are.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, ClassVar
@@ -72,9 +72,10 @@ class FashionMNIST(DataSet):
                         source = f"{official}-images-idx3-ubyte.gz#{row}"
                         yield Record(id_, split, class_name, source), pixels[row]
 
-    def encode(self, pixels: np.ndarray, file: BinaryIO) -> None:
+    def encode(self, pixels: np.ndarray, file: BinaryIO) -> Sequence[str]:
         """Writes one image as a grey PNG."""
         Image.fromarray(pixels).save(file, "png")
+        return ()
 
 
 def _read_files(scratch: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

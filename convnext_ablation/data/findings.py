@@ -14,7 +14,7 @@ COLUMNS = (
 # in the order in which they are reported; templates/data_report.html says what each means
 KINDS = (
     "pretraining_id", "pretraining_near", "same_pixels", "near", "missing_class", "broken", "flat",
-    "greyscale", "not_read",
+    "greyscale", "changed", "not_read",
 )  # fmt: skip
 
 
@@ -34,7 +34,7 @@ class Finding:
     class_name: str = ""
     other_split: str = ""
     other_class: str = ""
-    note: str = ""  # why an image is broken
+    note: str = ""  # why an image is broken, or how its pixels are changed
 
     @property
     def crosses(self) -> bool:
@@ -69,10 +69,12 @@ def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Findi
         missing = sorted(everywhere - counts.keys())
         found += [Finding("missing_class", "", split=split, class_name=name) for name in missing]
     for record, image in zip(contents.images, measured, strict=True):
-        marks = {"broken": bool(image.error), "flat": image.flat, "greyscale": image.grey}
-        found += [
-            Finding(kind, record.id, split=record.split, class_name=record.class_name, note=image.error)
-            for kind, holds in marks.items()
-            if holds
-        ]
+        marks: dict[str, str | bool] = {"broken": image.error, "flat": image.flat, "greyscale": image.grey}
+        marks["changed"] = image.changes
+        for kind, mark in marks.items():
+            note = mark if isinstance(mark, str) else ""
+            if mark:
+                found.append(
+                    Finding(kind, record.id, split=record.split, class_name=record.class_name, note=note)
+                )
     return found + [Finding("not_read", id_, split=id_.partition("/")[0]) for id_ in contents.not_read]

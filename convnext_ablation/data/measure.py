@@ -82,6 +82,7 @@ class Measured(NamedTuple):
     phash: str = ""  # perceptual hash by cosine transform, 64 bits in hex; empty if it says nothing
     dhash: str = ""  # perceptual hash by differences of neighbours
     error: str = ""  # why it can't be decoded
+    changes: str = ""  # how the pixels differ from the stored ones
 
     @property
     def flat(self) -> bool:
@@ -93,13 +94,13 @@ def measure_image(path: Path) -> Measured:
     """Measures an image; one that can't be decoded is a result, too."""
     try:
         # read whole: threads that read little by little wait for each other
-        colours, _ = as_seen(decode(path.read_bytes()))
+        colours, changes = as_seen(decode(path.read_bytes()))
     except Exception as error:  # decoders raise anything
         return Measured(error=str(error))
     pixels = hashlib.sha256(f"{colours.width}x{colours.height}:".encode())
     pixels.update(colours.tobytes())
     red, green, blue = (channel.tobytes() for channel in colours.split())
-    measured = Measured(pixels.hexdigest(), grey=red == green == blue)
+    measured = Measured(pixels.hexdigest(), grey=red == green == blue, changes=", ".join(changes))
     if all(low == high for low, high in colours.getextrema()):  # type: ignore[misc]
         return measured
     luma = colours.convert("L")  # once for both

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
@@ -23,7 +23,7 @@ from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
 from convnext_ablation.data.pictures import as_seen
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.errors import UserError, unknown_name
 
 FITS = ("squash", "short-side")
 # options of Pillow's encoders: lossless formats at their fastest
@@ -35,6 +35,15 @@ FORMATS: dict[str, dict[str, Any]] = {
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
+
+
+class BrokenPictureError(UserError):
+    """A picture can't be decoded whole."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path} is not a readable image (mend or remove it): {reason}")
+        self.path = path
+        self.reason = reason
 
 
 class DataSet:
@@ -57,8 +66,15 @@ class DataSet:
         """All images, each as its record, without a hash, and what `encode` needs; may use `scratch`."""
         raise NotImplementedError
 
-    def encode(self, key: Any, file: BinaryIO) -> None:
-        """Writes the file of one image, the same bytes for the same key; by any thread, in any order."""
+    def encode(self, key: Any, file: BinaryIO) -> Sequence[str]:
+        """Writes the file of one image, the same bytes for the same key; by any thread, in any order.
+
+        Returns:
+            How its pixels differ from the stored ones of the original, an entry for each kind.
+
+        Raises:
+            BrokenPictureError: The original can't be decoded.
+        """
         raise NotImplementedError
 
     @classmethod
@@ -109,6 +125,12 @@ class Photographs(DataSet):
     format: str = option(
         "jpeg", "how they are stored: jpeg at quality 95, or lossless", choices=tuple(FORMATS)
     )
+    skip_bad_images: int = option(
+        0, "leave out up to so many pictures that can't be decoded, and list them", identity=False
+    )
+    max_pixels: int | None = option(
+        None, "take pictures of up to so many pixels; 178,956,970 if not given", identity=False
+    )
     # why files and rows are left out, by their names; filled by `photographs` and `encode`
     skipped: dict[str, str] = field(
         default_factory=dict, init=False, compare=False, metadata={"identity": False}
@@ -116,7 +138,9 @@ class Photographs(DataSet):
 
     def __post_init__(self) -> None:
         """Checks the options."""
-        self.check_least(size=8)
+        self.check_least(size=8, skip_bad_images=0, max_pixels=1)
+        if self.size is None and self.max_pixels is not None:
+            raise UserError(f"{self.name}: max_pixels is for pictures that are resized; give a size, too")
         for name, value, known in (("fit", self.fit, FITS), ("format", self.format, FORMATS)):
             if value not in known:
                 raise unknown_name(name, value, known)
@@ -133,18 +157,23 @@ class Photographs(DataSet):
             id_ = f"{original.split}/{original.class_name}/{name}"
             yield Record(id_, original.split, original.class_name, original.path), original
 
-    def encode(self, original: Photograph, file: BinaryIO) -> None:
+    def encode(self, original: Photograph, file: BinaryIO) -> Sequence[str]:
         """Writes the stored file of one image, cropped to its box as far as that lies in the image."""
         # Pillow lets go of the interpreter while it decodes, resizes, and encodes to a file of the system
         data = original.piece.read()
-        with in_one_line(f"{original.path} is not a readable image (mend or remove it)"):
+        try:
             image = decode(data, checksums=False)
             box = original.box and _inside(original.box, image.size, original.path)
-            image, _ = as_seen(image, box=box)
+            image, changes = as_seen(image, box=box)
+        except UserError:
+            raise
+        except Exception as error:  # decoders raise anything
+            raise BrokenPictureError(original.path, " ".join(str(error).split())) from error
         if self._keeps(original):
             file.write(data)
-            return
-        self._resized(image).save(file, self.format, **FORMATS[self.format])
+        else:
+            self._resized(image).save(file, self.format, **FORMATS[self.format])
+        return changes
 
     def _keeps(self, original: Photograph) -> bool:
         """Whether an original is stored byte for byte."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,6 +45,10 @@ _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
+class TooLargeError(ValueError):
+    """A picture has more pixels than are accepted."""
+
+
 def is_called_picture(name: str) -> bool:
     """Whether a file's ending is one of these formats'; what it holds is another question."""
     return os.path.splitext(name)[1].lower() in _ENDINGS
@@ -61,6 +66,8 @@ def is_picture(read: Callable[[int | None], bytes]) -> bool:
         return False
     try:
         open_picture(read(None)).close()
+    except TooLargeError:
+        return True
     except Exception:  # Pillow's readers of headers raise many kinds
         return False
     return True
@@ -82,7 +89,10 @@ def open_picture(source: bytes | str | os.PathLike[str] | BinaryIO) -> Image.Ima
     except UnidentifiedImageError as error:  # which tells the address of the buffer, each time another
         raise ValueError("cannot identify image file") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(str(error)) from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise TooLargeError(
+            f"has more than {most:,} pixels, perhaps a decompression bomb; `prepare --max-pixels` takes more"
+        ) from error
     if image.format == "TIFF":  # Pillow turns it upright as it decodes it, and forgets that it did
         image.info["turned"] = _orientation(image)
     elif image.format == "PNG" and image.tile and "transparency" in image.info:
@@ -93,6 +103,18 @@ def open_picture(source: bytes | str | os.PathLike[str] | BinaryIO) -> Image.Ima
         elif rawmode == "RGB;16B":
             image.info["transparency"] = tuple(channel >> 8 for channel in value)
     return image
+
+
+@contextmanager
+def pixels_allowed(most: int | None) -> Iterator[None]:
+    """Has pictures of up to so many pixels opened, instead of Pillow's 178,956,970, if a number is given."""
+    before = Image.MAX_IMAGE_PIXELS
+    if most is not None:
+        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses what has more than twice that
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def as_seen(

@@ -12,7 +12,9 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -48,8 +50,9 @@ from convnext_ablation.data.nabirds import NABirds
 from convnext_ablation.data.originals import check_place, content_of, state_of
 from convnext_ablation.data.own import ImageFolder
 from convnext_ablation.data.oxford_pets import OxfordPets
-from convnext_ablation.data.photographs import DataSet
-from convnext_ablation.data.skipped import SKIPPED, skipped_lines, write_skipped
+from convnext_ablation.data.photographs import BrokenPictureError, DataSet, Photographs
+from convnext_ablation.data.pictures import pixels_allowed
+from convnext_ablation.data.skipped import CHANGED, SKIPPED, changed_line, skipped_lines, told, write_skipped
 from convnext_ablation.data.stanford_cars import StanfordCars
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
@@ -97,10 +100,11 @@ def prepare(
             busy = f"{out}: another `prepare` makes it"
             with locked(out.with_name(f".{out.name}.lock"), busy, wait=True):
                 if not _is_there(out, dataset):
-                    return _make(dataset, out, workers)
+                    with pixels_allowed(getattr(dataset, "max_pixels", None)):
+                        return _make(dataset, out, workers)
     except OSError as error:
         raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
-    print(f"{out} already holds {name} with these parameters; nothing to do")
+    print(f"{out} already holds {name} with these parameters; nothing to do", *told(out), sep="\n  ")
     return check_folder(out, dataset.splits)
 
 
@@ -169,10 +173,14 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         images = list(dataset.records(partial / _SCRATCH))
         classes = _numbered_classes(dataset, [record for record, _ in images])
         records = _write_images(dataset, partial, images, workers)
+        if lost := set(classes) - set(_numbered_classes(dataset, records)):
+            raise UserError(f"class {min(lost)!r}: no image of it in train can be decoded; mend or remove it")
         write_manifest(partial, records)
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
-        skipped = getattr(dataset, "skipped", {})
+        skipped, changed = getattr(dataset, "skipped", {}), _count_changes(partial)
         write_skipped(partial, skipped)
+        if isinstance(dataset, Photographs):
+            _write_json(partial / DESCRIPTION, {**read_description(partial / DESCRIPTION), CHANGED: changed})
         shutil.rmtree(partial / _SCRATCH)
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
@@ -188,6 +196,8 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
             *skipped_lines(skipped),
             sep="\n  ",
         )
+    if changed:
+        print(changed_line(changed))
     for split in dataset.splits:
         found = {record.class_name for record in records if record.split == split}
         if missing := [name for name in classes if name not in found]:
@@ -213,20 +223,55 @@ def _write_images(
     print(f"{dataset.name}: writing {len(images)} images", flush=True)
     resumed = any(folder.glob("*/*/*"))
     write = functools.partial(_write_image, dataset, folder, resumed)
-    return list(in_threads(write, images, "writing images", workers))
+    records: list[Record] = []
+    broken: dict[str, BrokenPictureError] = {}
+    for (record, _), done in zip(images, in_threads(write, images, "writing images", workers), strict=True):
+        if isinstance(done, Record):
+            records.append(done)
+            continue
+        broken[record.id] = done
+        assert isinstance(dataset, Photographs)  # others raise none
+        if len(broken) > (most := dataset.skip_bad_images):
+            more = f"more than {most} such images: " if most else ""
+            raise UserError(f"{next(iter(broken.values()))}; {more}--skip-bad-images N leaves out up to N")
+        dataset.skipped[done.path] = f"can't be decoded: {done.reason}"
+    for id_ in broken:
+        with suppress(OSError):  # there are others in the folder
+            (folder / id_).parent.rmdir()
+    return records
 
 
-def _write_image(dataset: DataSet, folder: Path, resumed: bool, image: tuple[Record, Any]) -> Record:
+def _write_image(
+    dataset: DataSet, folder: Path, resumed: bool, image: tuple[Record, Any]
+) -> Record | BrokenPictureError:
     record, key = image
     path = f"{folder}/{record.id}"
     data = _written_before(path) if resumed else None
     if data is None:
-        with open(f"{path}.tmp", "w+b") as file:
-            dataset.encode(key, file)
-            file.seek(0)
-            data = file.read()
+        try:
+            with open(f"{path}.tmp", "w+b") as file:
+                changes = dataset.encode(key, file)
+                file.seek(0)
+                data = file.read()
+        except BrokenPictureError as error:
+            os.remove(f"{path}.tmp")
+            return error
+        if changes:  # kept for a run that resumes
+            with open(folder / _SCRATCH / CHANGED, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps([record.id, list(changes)]) + "\n")
         os.replace(f"{path}.tmp", path)
     return replace(record, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _count_changes(partial: Path) -> dict[str, int]:
+    """Images that were changed in each way, as `_write_image` noted it."""
+    changes: dict[str, list[str]] = {}
+    with suppress(FileNotFoundError), open(partial / _SCRATCH / CHANGED, encoding="utf-8") as file:
+        for line in file:
+            with suppress(ValueError):  # cut off when a run was killed
+                id_, kinds = json.loads(line)
+                changes[id_] = kinds
+    return dict(sorted(Counter(kind for kinds in changes.values() for kind in kinds).items()))
 
 
 def _written_before(path: str) -> bytes | None:
