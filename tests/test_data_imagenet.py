@@ -11,9 +11,12 @@ from official_archives import (
     imagenet_files,
     jpeg,
     refused,
+    write_folder,
     write_imagenet,
 )
 from PIL import Image
+from test_data_packed import write_zip
+from test_data_walk import skipped
 
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare, verify
@@ -53,6 +56,57 @@ def test_folder_and_archives_give_the_same(archives, tmp_path):
     assert hashes[0] == hashes[1]
     kept = tmp_path / "full" / "train" / SYNSETS[0] / f"{SYNSETS[0]}_7.JPEG"
     assert kept.read_bytes() == jpeg(7)
+
+
+def kaggle(labelled=(1, 2)):
+    train = [f"train/{synset}/{synset}_{number}.JPEG" for synset in SYNSETS for number in range(3)]
+    val = [f"val/ILSVRC2012_val_0000000{number}.JPEG" for number in (2, 1)]
+    names = [*train, *val, "test/ILSVRC2012_test_00000001.JPEG"]
+    rows = [f"ILSVRC2012_val_0000000{number},{SYNSETS[number - 1]} 1 2 3 4 " for number in labelled]
+    return names, "\n".join(["ImageId,PredictionString", *rows])
+
+
+@pytest.mark.parametrize("top", ["", "ILSVRC/Data/CLS-LOC/"])
+@pytest.mark.parametrize("zipped", [False, True])
+def test_imagenet_as_kaggle_has_it(tmp_path, top, zipped):
+    names, solution = kaggle()
+    files = {f"{top}{name}": jpeg(number) for number, name in enumerate(names)}
+    files |= {
+        "LOC_val_solution.csv": solution.encode(),
+        f"{top}.DS_Store": b"",
+        "ILSVRC/Annotations/a": b"",
+    }
+    place = write_zip(tmp_path / "k.zip", files) if zipped else write_folder(tmp_path / "k", files)
+    summary = prepare("imagenet", tmp_path / "out", archives=place, unofficial=True, size=16)
+    assert summary.counts == {"train": 6, "val": 2}
+    labels = {record.source: record.class_name for record in read_manifest(tmp_path / "out")}
+    assert [labels[f"val/ILSVRC2012_val_0000000{number}.JPEG"] for number in (1, 2)] == list(SYNSETS)
+    assert skipped(tmp_path / "out") == {
+        f"{top}.DS_Store": "macOS metadata",
+        f"{top}test/ILSVRC2012_test_00000001.JPEG": "no label",
+        "ILSVRC/Annotations/a": "outside of train and val",
+        "LOC_val_solution.csv": "outside of train and val",
+    }
+
+
+@pytest.mark.parametrize(
+    ("solution", "message"),
+    [
+        (
+            kaggle([1])[1],
+            r"val_00000002\.JPEG is in no folder <synset>, and no LOC_val_solution",
+        ),
+        (
+            "ILSVRC2012_val_00000001,n01440764 1 2 3 4 n01443537 1 2 3 4",
+            "has the line 'ILSVRC2012_val_00000001",
+        ),
+        ("ILSVRC2012_val_00000001", "has the line 'ILSVRC2012_val_00000001'; get it again"),
+    ],
+)
+def test_labels_of_kaggle_that_lack_one_or_contradict_are_refused(tmp_path, solution, message):
+    files = {name: jpeg(1) for name in kaggle()[0]}
+    place = write_folder(tmp_path / "k", {**files, "LOC_val_solution.csv": solution.encode()})
+    refused("imagenet", tmp_path, message, archives=place, unofficial=True)
 
 
 def test_archives_that_are_missing_or_other_are_refused(archives, tmp_path):

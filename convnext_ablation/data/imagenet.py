@@ -8,19 +8,25 @@ list gives the label of the image with the number n in its line n.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Published, Source, open_source
 from convnext_ablation.data.official import OfficialPhotographs, check_counts, read_mat
 from convnext_ablation.data.packed import find_pieces
 from convnext_ablation.data.photographs import Photograph
+from convnext_ablation.data.walk import skipped_by_name
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
+# Kaggle's ILSVRC contest: where it has the splits, and the labels of its flat folder of validation images
+_KAGGLE = "ILSVRC/Data/CLS-LOC"
+_SOLUTION = "LOC_val_solution.csv"
+_TRAINING = re.compile(r"(|.*/)train/n\d{8}/[^/]+$")
 _SYNSET = re.compile(r"n\d{8}")
 _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
@@ -45,7 +51,7 @@ class ImageNet(OfficialPhotographs):
     archives: Path | None = option(
         None,
         "the folder of ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or "
-        "one that holds train/<synset> and val/<synset>",
+        "one that holds train/<synset> and val/<synset>, or what Kaggle gives, with LOC_val_solution.csv",
         identity=False,
     )
 
@@ -56,8 +62,9 @@ class ImageNet(OfficialPhotographs):
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, by the synsets that archives or folders put them in."""
         assert self.archives is not None
-        if (self.archives / "train").is_dir():
-            originals = list(_from_folder(open_source(self.archives, scratch)))
+        place = self.archives.expanduser()
+        if place.is_file() or any((place / top / "train").is_dir() for top in ("", _KAGGLE)):
+            originals = list(self._from_folder(open_source(place, scratch)))
         else:
             originals = list(_from_archives(self._find_archives(self.archives), scratch))
         if not self.unofficial:
@@ -73,6 +80,32 @@ class ImageNet(OfficialPhotographs):
             for which, path in found.items():
                 self.published[which].check(path)
         return found
+
+    def _from_folder(self, source: Source) -> Iterator[Photograph]:
+        tops = {match[1] for name in source if (match := _TRAINING.match(name))}
+        top = min(tops, key=lambda each: (len(each), each), default="")
+        labels = _read_solution(source)
+        for name, piece in source.items():
+            path = name.removeprefix(top)
+            split, _, rest = path.partition("/")
+            if reason := skipped_by_name(name):
+                self.skipped[name] = reason
+            elif not name.startswith(top) or split not in self.official:
+                self.skipped[name] = "no label" if path.startswith("test/") else "outside of train and val"
+            else:
+                synset, _, file = rest.rpartition("/")
+                if not synset and split == "val":
+                    synset = labels.get(PurePosixPath(file).stem, "")
+                    if not synset:
+                        what = (
+                            f"{source.path / name} is in no folder <synset>, and no {_SOLUTION} has its label"
+                        )
+                        raise UserError(f"{what}; add that file, or sort the images into folders")
+                if not _SYNSET.fullmatch(synset) or not file:
+                    raise UserError(
+                        f"{source.path / name} is not <split>/<synset>/<image>; move or remove it"
+                    )
+                yield Photograph(file, path, synset, split, piece)
 
 
 def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph]:
@@ -91,15 +124,19 @@ def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph
         yield Photograph(file, f"val/{file}", synsets[labels[int(match[1]) - 1]], "val", image)
 
 
-def _from_folder(source: Source) -> Iterator[Photograph]:
-    for path in source:
-        split, _, rest = path.partition("/")
-        if split not in ImageNet.official:
-            continue
-        synset, _, file = rest.partition("/")
-        if not _SYNSET.fullmatch(synset) or not file or "/" in file:
-            raise UserError(f"{source.path / path} is not <split>/<synset>/<image>; move or remove it")
-        yield Photograph(file, path, synset, split, source[path])
+def _read_solution(source: Source) -> dict[str, str]:
+    """The synsets of validation images by their ids, as Kaggle lists them; empty if there is no such list."""
+    names = sorted((name for name in source if PurePosixPath(name).name == _SOLUTION), key=len)
+    labels: dict[str, str] = {}
+    for row in csv.reader(source.text(names[0]).splitlines()) if names else ():
+        if row[:1] != ["ImageId"]:
+            # a synset and a box for each object, all of one synset
+            synsets = set(row[1].split()[::5]) if len(row) == 2 else set()
+            if len(synsets) != 1 or labels.setdefault(row[0], *synsets) not in synsets:
+                raise UserError(
+                    f"{source.path}: {names[0]} has the line {','.join(row)[:60]!r}; get it again"
+                )
+    return labels
 
 
 def _read_synsets(devkit: Source) -> dict[int, str]:
