@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, shown
 
 _LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
 _OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # a drive, a home, Windows' own slash
@@ -53,14 +53,14 @@ def check_path(name: str, where: str) -> str:
     }
     for fault, holds in faults.items():
         if holds:
-            raise UserError(f"{where}: {_shown(name)} {fault}; it needs another name")
+            raise UserError(f"{where}: {shown(name)} {fault}; it needs another name")
     return name
 
 
 def check_name(name: str, where: str) -> str:
     """Returns a name from outside that is to be a file's or a folder's; as `check_path`, without slashes."""
     if "/" in check_path(name, where):
-        raise UserError(f"{where}: {_shown(name)} is a path, and must be a name")
+        raise UserError(f"{where}: {shown(name)} is a path, and must be a name")
     return name
 
 
@@ -74,15 +74,10 @@ def below(folder: Path, name: str, where: str) -> Path:
     try:
         inside = path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError) as error:  # links in a circle
-        raise UserError(f"{where}: {_shown(name)} can't be followed ({error}); remove the link") from error
+        raise UserError(f"{where}: {shown(name)} can't be followed ({error}); remove the link") from error
     if not inside:
-        raise UserError(f"{where}: {_shown(name)} is a link that leads out of {folder}; remove the link")
+        raise UserError(f"{where}: {shown(name)} is a link that leads out of {folder}; remove the link")
     return path
-
-
-def _shown(name: str) -> str:
-    shown = ascii(name) if not name.isprintable() else repr(name)
-    return shown if len(shown) <= 80 else f"{shown[:60]}...{shown[-15:]}"
 
 
 @contextmanager

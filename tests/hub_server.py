@@ -68,6 +68,7 @@ class Hub:
         self.requests: list[str] = []  # method and path of each
         # patterns of requests, and what goes wrong: "flip" a bit, once, or an HTTP status
         self.faults: list[tuple[str, str | int]] = []
+        self.pages = False  # whether a list has no end
         self.names: dict[str, str] = {}  # an "etag" or a "commit" that it answers instead of the true one
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -184,7 +185,8 @@ class _Handler(BaseHTTPRequestHandler):
             for name in sorted(self.hub.repositories)
             if name.startswith(f"{asked['author'][0]}/") and asked["search"][0] in name
         ]
-        self._send(json.dumps(found).encode())
+        following = {"Link": f'<{self.hub.url}{self.path}>; rel="next"'} if self.hub.pages else {}
+        self._send(json.dumps(found).encode(), **following)
 
     def info(self, name: str, revision: str | None) -> None:
         commit, files = self._files(name, revision or "main")

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -24,6 +25,8 @@ class Home(ThreadingHTTPServer):
     def __init__(self, data):
         super().__init__(("127.0.0.1", 0), Handler)
         self.data, self.ranges, self.breaks, self.asked = data, True, 0, []
+        self.announced = None  # a length that isn't true; "" for none
+        self.endless = False  # whether it sends a byte at a time, and no end
         self.url = f"http://127.0.0.1:{self.server_port}/archive.tar"
 
 
@@ -41,8 +44,16 @@ class Handler(BaseHTTPRequestHandler):
             return
         body = home.data[start:]
         self.send_response(206 if asked and home.ranges else 200)
-        self.send_header("Content-Length", str(len(body)))
+        length = str(len(body)) if home.announced is None else home.announced
+        if length:
+            self.send_header("Content-Length", length)
         self.end_headers()
+        while home.endless:
+            try:
+                self.wfile.write(b"x")
+            except OSError:
+                return
+            time.sleep(0.01)
         if home.breaks:
             home.breaks -= 1
             body = body[: len(body) // 2]
@@ -116,6 +127,44 @@ def test_command_downloads_what_is_not_named(home, tmp_path, monkeypatch, capsys
     assert main(words) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert home.asked == [None]
+
+
+@pytest.mark.parametrize(
+    ("endless", "announced", "limits", "message"),
+    [
+        (
+            True,
+            None,
+            {"_SECONDS": 1},
+            "less than 1024 bytes a second for 1 s.*run the same command to resume",
+        ),
+        (True, "", {"_MOST": 20}, "has more than 0 MiB, which is too much"),
+        (False, "", {"_MOST": len(DATA) - 1}, "has more than 4 MiB, which is too much"),
+        (False, str(10**18), {}, r"has more than [\d,]+ MiB, which is too much; make room"),
+        (False, None, {"_MOST": len(DATA)}, ""),
+        (False, "", {}, ""),
+        (False, "nonsense", {}, ""),
+        (False, "-5", {}, ""),
+        (False, str(len(DATA) + 1), {}, "1 more expected.*run the same command to resume"),
+    ],
+)
+def test_a_download_that_is_not_as_announced_ends(
+    home, tmp_path, monkeypatch, endless, announced, limits, message
+):
+    home.endless, home.announced = endless, announced
+    for name, value in limits.items():
+        monkeypatch.setattr(archives, name, value)
+    try:
+        if not message:
+            assert published(home).download(tmp_path).read_bytes() == DATA
+            return
+        with pytest.raises(UserError, match=message) as error:
+            published(home).download(tmp_path)
+    finally:
+        home.endless = False
+    assert str(error.value).isprintable()
+    assert not (tmp_path / "archive.tar").exists()
+    assert (tmp_path / "archive.tar.part").exists() == ("resume" in message)
 
 
 def test_full_disk_is_one_line_and_keeps_what_was_had(home, tmp_path, monkeypatch):

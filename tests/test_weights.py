@@ -17,7 +17,7 @@ from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.parts import create_network
-from convnext_ablation.weights import read_release
+from convnext_ablation.weights import download, read_release
 
 MODEL = "model_iv_atto"
 NAME = f"lab/{MODEL}.cub"
@@ -284,6 +284,16 @@ def test_what_a_config_says_of_other_sources_is_not_heeded(folder, weights):
     model = pretrained()
     assert_loaded(model, weights)
     assert model.pretrained_cfg["file"] == str(folder / f"{MODEL}.cub" / "model.safetensors")
+
+
+def test_what_a_hub_says_is_limited(lab, weights, monkeypatch):
+    config = release(weights)["config.json"].ljust(17 << 20)
+    lab.add("lab/x", {"config.json": config})
+    assert "config.json has more than 16 MiB; have it published again" in refusal("hf-hub:lab/x")
+    lab.pages = True
+    monkeypatch.setattr(download, "_MOST", 5)
+    assert_loaded(pretrained(MODEL), weights)
+    assert len(lab.said("GET /api/models$")) == 5
 
 
 def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import shutil
+import time
 import unicodedata
 import urllib.error
 import urllib.request
@@ -19,7 +21,9 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import told_of_full_disk
 
 _BLOCK = 1 << 20
-_SECONDS = 60  # without a byte
+_SECONDS = 60  # without a byte, and how long a download may be slower than so many bytes a second
+_SLOWEST = 1024
+_MOST = 512 << 30  # bytes of an archive; that of ImageNet has 138 GiB
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,26 @@ def _fetch(url: str, part: Path) -> None:
     with answer, Progress(part.stem, unit="B") as progress:
         resumed = answer.status == http.client.PARTIAL_CONTENT
         have = have if resumed else 0
-        total = have + int(answer.headers.get("Content-Length", 0))
+        total = have + (answer.length or 0)  # 0 if it isn't announced
+        most = min(_MOST, have + shutil.disk_usage(part.parent).free)
         progress.begin(total, have)
+        since, then = time.monotonic(), have
         with open(part, "ab" if resumed else "wb") as file:
-            while block := answer.read(_BLOCK):
+            while block := answer.read1(_BLOCK) if max(total, have) <= most else b"":
                 file.write(block)
+                have += len(block)
                 progress.update(len(block))
-            if total and file.tell() < total:
-                raise http.client.IncompleteRead(b"", total - file.tell())
+                if time.monotonic() > since + _SECONDS:
+                    if have - then < _SLOWEST * _SECONDS:
+                        raise TimeoutError(f"less than {_SLOWEST} bytes a second for {_SECONDS} s")
+                    since, then = time.monotonic(), have
+        if max(total, have) > most:
+            part.unlink()
+            raise UserError(
+                f"{url} has more than {most >> 20:,} MiB, which is too much; make room or ask why"
+            )
+        if have < total:
+            raise http.client.IncompleteRead(b"", total - have)
 
 
 class Source(dict[str, Piece]):

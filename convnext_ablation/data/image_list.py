@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from convnext_ablation.console import printable
 from convnext_ablation.data.archives import Source, open_source
 from convnext_ablation.data.folder import SPLIT_OF, SPLITS, Record
 from convnext_ablation.data.groups import check_groups, fold_out
@@ -21,7 +20,7 @@ from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.tables import DELIMITERS, Table, read_table
 from convnext_ablation.data.walk import Piece, why_skipped
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, shown
 from convnext_ablation.files import below, leads_out
 
 # what columns are usually called, the likeliest first
@@ -224,9 +223,9 @@ class _Files:
             if found:
                 return found[0], self.source[found[0]]
         if leads_out(str(path)):
-            raise UserError(f"{where}: {listed[:200]!r} is not below {root}; give its folder with --root")
+            raise UserError(f"{where}: {shown(listed)} is not below {root}; give its folder with --root")
         raise UserError(
-            f"{where}: {printable(str(root / listed))[-200:]} can't be read, there is no such file; mend the "
+            f"{where}: {root / listed} can't be read, there is no such file; mend the "
             "line, or give the folder that the paths are below with --root"
         )
 

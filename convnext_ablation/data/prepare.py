@@ -22,7 +22,6 @@ from typing import Any
 
 from PIL import features
 
-from convnext_ablation.console import printable
 from convnext_ablation.data.cub200 import CUB200
 from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
@@ -214,7 +213,7 @@ def _write_images(
     """Writes all images below a folder, but for those there; returns records with the hashes of the files."""
     seen: dict[str, Record] = {}
     for record, _ in images:  # files whose names differ only in case are one on many file systems
-        check_path(record.id, printable(record.source)[:99])
+        check_path(record.id, record.source[:99])
         other = seen.setdefault(record.id.casefold(), record)
         if other is not record:
             raise UserError(f"{record.source} and {other.source} would both become {record.id}; rename one")

@@ -28,10 +28,11 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError, first_line
-from convnext_ablation.files import below, check_name, check_path, sha256_of
+from convnext_ablation.files import below, check_name, check_path, sha256_of, told_of_full_disk
 
 __all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "releases_on_hub"]
 
+_MOST = 1000  # releases of a network that a hub lists
 _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 
@@ -48,7 +49,8 @@ def hub_errors(what: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, told):
             cause = cause.__cause__
-        reason = " ".join(str(cause).split()) or type(cause).__name__
+        reason = " ".join(str(cause).partition("For more details")[0].split()) or type(cause).__name__
+        reason = re.sub(r" for url: \S+", "", reason)  # `what` says it
         if not isinstance(cause, told):  # an error of its HTTP library, which changes, so can't be named
             reason = f"{constants.ENDPOINT} can't be reached ({reason}); check the network and HF_ENDPOINT"
         raise UserError(f"{what}: {reason}") from error
@@ -70,7 +72,7 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     at, what = revision or None, f"{repository}: {file}"
     for said in (file, at or "main"):
         check_path(said, name)
-    with hub_errors(what):
+    with hub_errors(what), told_of_full_disk(Path(cache_dir or constants.HF_HUB_CACHE)):
         cached = isinstance(try_to_load_from_cache(name, file, cache_dir, at), str)
         offline = cached and bool(re.fullmatch("[0-9a-f]{40}", revision))
         offline = offline or not _answers(hf_hub_url(name, file, revision=at), cached)
@@ -162,10 +164,10 @@ def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = N
         with hub_errors(f"{namespace}/{model}"):
             with suppress(RepositoryNotFoundError):  # a list would be waited for without a limit
                 api.model_info(f"{namespace}/{model}", timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            names = [info.id for info in api.list_models(author=namespace, search=f"{model}.")]
+            names = [info.id for info in api.list_models(author=namespace, search=f"{model}.", limit=_MOST)]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
         if not any(name.startswith(start) for name in names):
             raise
-    return sorted(name.partition("/")[2] for name in names if name.startswith(start))
+    return sorted({name.partition("/")[2] for name in names if name.startswith(start)})

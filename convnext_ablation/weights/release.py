@@ -27,6 +27,7 @@ from convnext_ablation.weights.download import check_hash, check_safetensors, fe
 __all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_MOST_CONFIG = 16 << 20  # bytes; one with the names of ImageNet-21k's classes has 2 MiB
 HUB, FOLDER = "hf-hub:", "local-dir:"  # timm's words for them
 HUB_VARIABLE, FOLDER_VARIABLE = "CONVNEXT_ABLATION_HUB", "CONVNEXT_ABLATION_WEIGHTS"
 
@@ -108,6 +109,8 @@ def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Rele
 
 
 def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | None) -> Release:
+    if path.stat().st_size > _MOST_CONFIG:
+        raise UserError(f"{name}: {CONFIG} has more than {_MOST_CONFIG >> 20} MiB; have it published again")
     try:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
@@ -192,7 +195,7 @@ def find_release(name: str, tag: str, place: Place, cache_dir: str | Path | None
             f"{place.name} has no weights of {name}; publish a run there, `convnext-ablation publish`"
         )
     if len(held) > 1:
-        raise UserError(f"{place.name} has {', '.join(held)}; name the one you want")
+        raise UserError(f"{place.name} has {', '.join(held[:8])}; name the one you want")
     release = place.read(held[0], cache_dir)
     if release.architecture != name:
         own_name = f"{FOLDER if release.folder else HUB}{release.name}"
