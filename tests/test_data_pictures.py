@@ -332,6 +332,10 @@ def test_original_and_prepared_give_the_same_pixels(tmp_path, arguments):
         "inks.jpg": encoded(Image.new("CMYK", (24, 24), (200, 0, 9, 0)), "JPEG", icc_profile=cmyk_profile()),
         "clear.png": encoded(Image.fromarray(rng.integers(0, 256, (24, 24, 4), np.uint8)), "PNG"),
         "plain.png": encoded(Image.fromarray(wide.astype(np.uint8)), "PNG"),
+        "deep.TIF": encoded(Image.fromarray(wide.astype(np.float32)), "TIFF"),
+        "moving.gif": encoded(
+            Image.new("L", (24, 24), 9), "GIF", save_all=True, append_images=[Image.new("L", (24, 24))]
+        ),
     }
     for split in ("train", "val", "test"):
         (tmp_path / "originals" / split / "oak").mkdir(parents=True)
@@ -345,8 +349,22 @@ def test_original_and_prepared_give_the_same_pixels(tmp_path, arguments):
         )
         for folder in ("originals", "kept", "cached")
     ]
+    for name, data in pictures.items():
+        assert (tmp_path / "kept" / "val" / "oak" / name).read_bytes() == data
+    assert [len(split) for split in splits] == [len(pictures)] * 3
     for index in range(len(pictures)):
         original, *others = (np.asarray(split.load(index)[0]) for split in splits)
         for other in others:
             np.testing.assert_array_equal(original, other)
-        assert original.std() > 0 or "inks" in splits[0].id(index)
+        assert original.std() > 0 or "inks" in splits[0].id(index) or "moving" in splits[0].id(index)
+
+
+def test_a_picture_without_an_ending_is_kept_under_one_of_its_format(tmp_path):
+    (tmp_path / "mine" / "oak").mkdir(parents=True)
+    kinds = ("PNG", "TIFF", "JPEG", "WEBP")
+    data = {f"{at}": encoded(Image.new("L", (8, 8), at), kind) for at, kind in enumerate(kinds)}
+    for name, each in data.items():
+        (tmp_path / "mine" / "oak" / name).write_bytes(each)
+    assert sum(prepare("folder", tmp_path / "out", images=tmp_path / "mine", size=None).counts.values()) == 4
+    kept = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*/oak/*")}
+    assert kept == dict(zip(("0.png", "1.tif", "2.jpg", "3.webp"), data.values(), strict=True))

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import printable, track
-from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.pictures import is_called_picture, open_picture
 from convnext_ablation.data.walk import walk
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import CONTROLS, csv_cell, csv_text
@@ -43,8 +43,6 @@ SYNONYMS = {
     "test": ("test", "testing"),
 }
 SPLIT_OF = {name: split for split, names in SYNONYMS.items() for name in names}
-# what training takes for an image in a folder; timm's own scripts leave .webp out unless told
-IMAGE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
 # what is known to be wrong with a data set, by the name in ``dataset.json``
 KNOWN_FAULTS = {
     "cub200": "CUB-200-2011: 22 or 23 of its test images also stand in ImageNet, so weights that began from "
@@ -90,11 +88,6 @@ class SplitFiles:
     empty: list[str]  # class folders without images
 
 
-def is_image(name: str) -> bool:
-    """Whether training takes a file of this name for an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
 def decode(data: bytes, checksums: bool = True) -> Image.Image:
     """Decodes the file of an image; a `ValueError` if that can't be done whole.
 
@@ -138,7 +131,7 @@ def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
     others, classes, empty = [], set(), []
     for below, folders, files in walk(root, split, dangling):
         class_name = below.rpartition("/")[2]
-        found = [name for name in files if below != split and is_image(name)]
+        found = [name for name in files if below != split and is_called_picture(name)]
         for name in found:
             if _CONTROLS.search(below + name):
                 where = f"{root}: {below + '/' + name!a}"
@@ -262,13 +255,12 @@ def _checked_split(root: Path, split: str) -> dict[str, str]:
     if not (root / split).is_dir():
         raise UserError(f"{root} has no folder {split!r}; it must hold <split>/<class>/<image>")
     found = list_split(root, split)
-    if astray := [path for path in found.others if path.count("/") == 1 and is_image(path)]:
+    if astray := [path for path in found.others if path.count("/") == 1 and is_called_picture(path)]:
         raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
     if found.empty:
         raise UserError(f"class folder {root / found.empty[0]} holds no images; fill it or remove it")
     if not found.images:
-        extensions = ", ".join(IMAGE_EXTENSIONS)
-        raise UserError(f"{root / split} holds no images; expected <class>/<image> ({extensions}) in it")
+        raise UserError(f"{root / split} holds no images; expected <class>/<image> in it")
     return found.images
 
 

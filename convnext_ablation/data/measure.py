@@ -15,7 +15,6 @@ from typing import NamedTuple
 import imagehash
 
 from convnext_ablation.data.folder import (
-    IMAGE_EXTENSIONS,
     MANIFEST,
     SPLIT_OF,
     SPLITS,
@@ -70,7 +69,7 @@ def read_folder(root: Path) -> Contents:
             own = Record(id_, split, class_name, id_.rpartition("/")[2])
             contents.images.append(listed.get(id_, own))
     if not contents.images:
-        raise UserError(f"{root}: holds no image {', '.join(IMAGE_EXTENSIONS)} as <split>/<class>/<image>")
+        raise UserError(f"{root}: holds no image as <split>/<class>/<image>")
     return contents
 
 

@@ -31,8 +31,9 @@ from numpy.typing import NDArray
 
 from convnext_ablation.console import Progress
 from convnext_ablation.data.findings import Finding, paired
-from convnext_ablation.data.folder import Record, is_image
+from convnext_ablation.data.folder import Record
 from convnext_ablation.data.measure import Contents, Measured, measure_images
+from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.walk import walk
 from convnext_ablation.errors import UserError
 
@@ -126,7 +127,7 @@ def near_duplicates(contents: Contents, measured: Sequence[Measured], distance: 
 def list_pretraining(folder: Path) -> list[str]:
     """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG``, and of ``val/`` if there is one."""
     parts = itertools.chain(*(walk(folder, top) for top in ("train", "val") if (folder / top).is_dir()))
-    names = [f"{below}/{name}" for below, _, files in parts for name in files if is_image(name)]
+    names = [f"{below}/{name}" for below, _, files in parts for name in files if is_called_picture(name)]
     if not names:
         raise UserError(f"{folder}: holds no image; --against takes ImageNet as train/<wnid>/<image>")
     return names

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, ClassVar
 from PIL import Image
 
 from convnext_ablation.data.archives import Published
-from convnext_ablation.data.folder import SPLITS, Record, decode, is_image
-from convnext_ablation.data.pictures import as_seen
+from convnext_ablation.data.folder import SPLITS, Record, decode
+from convnext_ablation.data.pictures import as_seen, with_ending
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, unknown_name
 
@@ -153,7 +153,9 @@ class Photographs(DataSet):
         """All images of the set, each as its record and what `encode` needs."""
         for original in self.photographs(scratch):
             path = PurePosixPath(original.path)
-            name = path.name if self._keeps(original) else f"{path.stem}{_SUFFIXES[self.format]}"
+            name = f"{path.stem}{_SUFFIXES[self.format]}"
+            if self._keeps(original):
+                name = with_ending(path.name, original.piece.read)
             id_ = f"{original.split}/{original.class_name}/{name}"
             yield Record(id_, original.split, original.class_name, original.path), original
 
@@ -177,7 +179,7 @@ class Photographs(DataSet):
 
     def _keeps(self, original: Photograph) -> bool:
         """Whether an original is stored byte for byte."""
-        return self.size is None and original.box is None and is_image(original.path)
+        return self.size is None and original.box is None
 
     def _resized(self, image: Image.Image) -> Image.Image:
         if self.size is None:

@@ -25,7 +25,10 @@ _HEAD = 16  # bytes by which Pillow tells formats
 
 Image.init()
 FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)
-_ENDINGS = {ending for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
+# of the names of files, which training goes by in a folder; timm's own scripts read .png, .jpg and .jpeg
+ENDINGS = {
+    ending: name for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
+}
 
 _UPRIGHT = {  # by the EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,7 +54,21 @@ class TooLargeError(ValueError):
 
 def is_called_picture(name: str) -> bool:
     """Whether a file's ending is one of these formats'; what it holds is another question."""
-    return os.path.splitext(name)[1].lower() in _ENDINGS
+    return os.path.splitext(name)[1].lower() in ENDINGS
+
+
+def with_ending(name: str, read: Callable[[], bytes]) -> str:
+    """The name of a picture's file, with an ending of its format if it has none of a picture's."""
+    if is_called_picture(name):
+        return name
+    try:
+        with open_picture(read()) as image:
+            kind = image.format
+    except Exception:  # broken, which shows when it is decoded
+        return name
+    if kind in ("JPEG", "MPO"):
+        return f"{name}.jpg"
+    return name + min((ending for ending, format in ENDINGS.items() if format == kind), key=len)
 
 
 def is_picture(read: Callable[[int | None], bytes]) -> bool:

@@ -103,7 +103,13 @@ def prepare(
                         return _make(dataset, out, workers)
     except OSError as error:
         raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
-    print(f"{out} already holds {name} with these parameters; nothing to do", *told(out), sep="\n  ")
+    lines = told(out)
+    if isinstance(dataset, Photographs) and CHANGED not in read_description(out / DESCRIPTION):
+        lines.append(
+            "made by an earlier version, which read EXIF, 16 bits, CMYK and transparency otherwise and kept "
+            "fewer formats; remove it to make it anew"
+        )
+    print(f"{out} already holds {name} with these parameters; nothing to do", *lines, sep="\n  ")
     return check_folder(out, dataset.splits)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from timm.data import create_dataset, get_img_extensions
 
 from convnext_ablation.data.class_names import by_name, listed, numbers_of, read_class_map
-from convnext_ablation.data.folder import CLASSES, IMAGE_EXTENSIONS, SPLIT_OF, SYNONYMS
-from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.folder import CLASSES, SPLIT_OF, SYNONYMS
+from convnext_ablation.data.pictures import ENDINGS, open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import Images, is_missing
@@ -83,8 +83,8 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
     if root is not None and name in ("", "torch/image_folder", "torch/folder"):
         place = _split_folder(Path(root), split)
         if not name and not input_key and place.is_dir():
-            # timm's own endings of images leave .webp out; in a tar there is no choice
-            input_key = ";".join(dict.fromkeys((*get_img_extensions(), *IMAGE_EXTENSIONS)))
+            # timm's own endings of images are few; in a tar there is no choice
+            input_key = ";".join(dict.fromkeys((*get_img_extensions(), *ENDINGS)))
         root = called = str(place)
     with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
         dataset = create_dataset(
