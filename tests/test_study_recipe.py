@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
@@ -19,6 +20,7 @@ from convnext_ablation.study.store import read_study, save_study
 from convnext_ablation.study.tuning import learning_rates
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.settings import read_recipe
+from convnext_ablation.yaml_files import parse_yaml
 
 
 @pytest.fixture
@@ -27,7 +29,8 @@ def planned(image_folder, recipe_file, tmp_path):
 
     def plan(lines="", *further):
         recipe = tmp_path / "mine.yaml"
-        recipe.write_text(f"{recipe_file.read_text()}{lines}\n")
+        changed = {**parse_yaml(recipe_file.read_text(), "recipe"), **(parse_yaml(lines, "lines") or {})}
+        recipe.write_text(yaml.safe_dump(changed))
         call = ["study", "run", f"--data={image_folder}", f"--recipe={recipe}", "--output=x", *further]
         return plan_phases(cli._parser(call).parse_args(call))[0][0]
 

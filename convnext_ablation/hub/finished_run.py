@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
-from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import OURS
 from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import accuracy
@@ -24,6 +23,7 @@ from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
+from convnext_ablation.yaml_files import read_yaml
 
 __all__ = ["DataFacts", "FinishedRun", "SplitResult", "read_run"]
 
@@ -137,10 +137,10 @@ def _saved_arguments(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}; name the output folder of a finished run of train.py")
     path = folder / ARGUMENTS_FILE
-    try:
-        saved = {"model": None, **yaml.safe_load(path.read_text(encoding="utf-8"))}
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: can't be read ({first_line(error)})") from error
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: can't be read: it isn't the args.yaml of a run")
+    saved = {"model": None, **content}
     if not isinstance(saved["model"], str):
         raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
     # timm's script keeps the folder that was given by position under another name

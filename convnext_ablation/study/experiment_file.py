@@ -15,6 +15,7 @@ import yaml
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import check_name
 from convnext_ablation.study.overrides import SAME_AS
+from convnext_ablation.yaml_files import parse_yaml, read_yaml
 
 # what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
 PHASE_KEYS = (
@@ -133,12 +134,7 @@ def _with_defaults(phase: argparse.Namespace) -> argparse.Namespace:
 def _read(name_or_file: str) -> dict[str, Any]:
     is_file = name_or_file.endswith((".yaml", ".yml"))
     path = Path(name_or_file) if is_file else experiment_path(name_or_file)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{name_or_file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name_or_file}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    content = read_yaml(path, name_or_file)
     if not isinstance(content, dict) or not isinstance(content.get("phases"), dict):
         raise UserError(f"{name_or_file}: an experiment has `phases:`, a name and settings for each")
     for key in content:
@@ -189,10 +185,7 @@ def _pair(word: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"--phase {word}: write KEY=VALUE, such as data=imagenet recipe=in1k_112")
     key = key.replace("-", "_")
-    try:
-        return key, text if key in _LISTS else yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"--phase {word}: not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    return key, text if key in _LISTS else parse_yaml(text, f"--phase {word}")
 
 
 def _own(name: str, said: Phase) -> dict[str, Mapping[str, Any]]:

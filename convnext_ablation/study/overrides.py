@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.settings import known_settings
+from convnext_ablation.yaml_files import parse_yaml
 
 # arguments of training that a study sets itself, and what of the command line says them
 _SET_BY_STUDY = {
@@ -63,10 +62,7 @@ def _parsed(words: Sequence[str]) -> dict[str, Any]:
             raise UserError(
                 f"--set {name}: a study sets it itself; {f'use {instead}' if instead else 'leave it out'}"
             )
-        try:
-            given[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {word}: not valid YAML: {' '.join(str(error).split())}") from error
+        given[name] = parse_yaml(text, f"--set {word}")
     known = known_settings(given, "--set")
     for name in given:
         if name not in known:

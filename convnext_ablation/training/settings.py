@@ -10,11 +10,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from convnext_ablation.dataclass_options import Option, add_options
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
+from convnext_ablation.yaml_files import read_yaml
 
 # What timm's `train.py` takes besides, in any supported version: a configuration that leaves these off is
 # accepted ...
@@ -135,12 +134,9 @@ def read_recipe(name_or_file: str) -> dict[str, Any]:
     """Reads the arguments that a recipe of the package, or a YAML file, sets."""
     is_file = name_or_file.endswith((".yaml", ".yml"))
     path = Path(name_or_file) if is_file else recipe_path(name_or_file)
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"{name_or_file}: no such recipe file")
-    try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{name_or_file}: not valid YAML: {' '.join(str(error).split())}") from error
+    recipe = read_yaml(path, name_or_file)
     if not isinstance(recipe, dict):
         raise UserError(f"{name_or_file}: a recipe is a list of `argument: value` lines")
     return known_settings(recipe, name_or_file)

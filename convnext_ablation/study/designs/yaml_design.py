@@ -10,10 +10,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from convnext_ablation.console import counted
-from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import (
     VARIANTS,
     Contrast,
@@ -24,6 +22,7 @@ from convnext_ablation.study.designs.contrasts import (
     words_of,
 )
 from convnext_ablation.study.designs.factorial import factorial
+from convnext_ablation.yaml_files import read_yaml
 
 T = TypeVar("T")
 
@@ -42,7 +41,7 @@ def read_design(file: str, suffix: str) -> Design:
         UserError: The file is missing or isn't a design.
     """
     path = Path(file)
-    content = _mapping(_read_yaml(path), file, _KEYS)
+    content = _mapping(read_yaml(path), file, _KEYS)
     whole = Design("", (), ())
     if content.get("groups") is not None:
         where = f"{file}: groups"
@@ -64,27 +63,6 @@ def read_design(file: str, suffix: str) -> Design:
         return Design(path.stem, tuple(points), tuple(contrasts), tuple(notes))
     except UserError as error:
         raise UserError(f"{file}: {error}") from error
-
-
-def _read_yaml(path: Path) -> Any:
-    """Reads a YAML file; a key that is there twice, which YAML lets pass, is an error."""
-    with in_one_line(f"{path}: can't be read"):
-        text = path.read_text(encoding="utf-8")
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"{key.value!r} is there twice; leave one"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else id(key))
-        return super().construct_mapping(node, deep)
 
 
 def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:

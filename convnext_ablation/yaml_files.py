@@ -1,0 +1,89 @@
+"""The only reader of YAML: recipes, experiments, designs, values of a command line, a run's arguments."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+from convnext_ablation.errors import UserError, in_one_line, shown
+
+_MOST_BYTES = 256 << 10
+_MOST_VALUES = 100_000  # with those that aliases repeat
+
+
+def read_yaml(path: Path, what: str = "") -> Any:
+    """Reads a file; `what` it is called in messages is its path unless given.
+
+    Raises:
+        UserError: It is no file of up to 256 KiB, or not YAML that has one meaning.
+    """
+    what = what or str(path)
+    with in_one_line(f"{what}: can't be read"):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{what}: is no file; give a YAML file")
+        if status.st_size > _MOST_BYTES:
+            raise UserError(f"{what}: has {status.st_size:,} bytes; a YAML file may have {_MOST_BYTES:,}")
+        content = path.read_bytes()
+    with in_one_line(f"{what}: not valid YAML, which is text in UTF-8"):
+        text = content.decode("utf-8-sig")
+    return parse_yaml(text, what)
+
+
+def parse_yaml(text: str, what: str) -> Any:
+    """Reads a text; `what` it is called stands first in messages."""
+    with in_one_line(f"{what}: not valid YAML"):
+        try:
+            return yaml.load(text, _Loader)
+        except yaml.YAMLError as error:
+            raise ValueError(str(error)) from error
+        except RecursionError:
+            raise ValueError("too many brackets in one another") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what one may not expect YAML to read, and what aliases blow up, before it takes memory."""
+
+    def get_single_node(self) -> Any:
+        root = super().get_single_node()
+        if root is not None and self._size(root, {}) > _MOST_VALUES:
+            problem = f"aliases repeat more than {_MOST_VALUES:,} values"
+            raise ConstructorError(None, None, problem, root.start_mark)
+        return root
+
+    def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
+        """Values of a node, those behind an alias counted each time."""
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) not in sizes:
+            sizes[id(node)] = _MOST_VALUES  # until it is known: a node that holds itself has no end
+            pairs = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
+            sizes[id(node)] = 1 + sum(self._size(part, sizes) for part in pairs)
+        return sizes[id(node)]
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"{shown(key.value)} is there twice; leave one"
+                    raise ConstructorError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+    def number(self, node: Any) -> int | float:
+        text = str(node.value).lstrip("+-")
+        if ":" in text or (text.isdigit() and text.startswith("0") and text.strip("0")):
+            problem = f"{node.value} would be read to the base {60 if ':' in text else 8}; write it otherwise"
+            raise ConstructorError(None, None, problem, node.start_mark)
+        whole = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if whole else self.construct_yaml_float(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.number)
