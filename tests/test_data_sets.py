@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +235,8 @@ def test_archives_may_be_unpacked(name, tmp_path):
     folder = unpack(name, tmp_path / "unpacked")
     prepare(name, tmp_path / "b", archives=folder, **options)
     assert but_for_originals(tmp_path / "a") == but_for_originals(tmp_path / "b")
+    shutil.rmtree(tmp_path / "packed")
+    prepare(name, tmp_path / "a", archives=tmp_path / "packed", **options)  # it is there: nothing to do
     if len(tops := list(folder.iterdir())) == 1:
         prepare(name, tmp_path / "c", archives=tops[0], **options)
         assert but_for_originals(tmp_path / "a") == but_for_originals(tmp_path / "c")

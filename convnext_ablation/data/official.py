@@ -63,7 +63,14 @@ class OfficialPhotographs(Photographs):
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids."""
-        sources = {which: self._open(which, path, scratch) for which, path in self.sources().items()}
+        paths = self.sources()
+        for which, path in paths.items():
+            if self.archives and not path.exists():
+                published = self.published[which]
+                also = f", nor {published.unpacked} unpacked" if published.unpacked else ""
+                what = f"{path.parent} has no {path.name}{also}"
+                raise UserError(f"{self.name}: {what}; get it from {self.home}")
+        sources = {which: self._open(which, path, scratch) for which, path in paths.items()}
         where = self.archives or next(iter(sources.values())).path
         originals = list(self.joined(**sources))
         check_once(originals, where)
@@ -90,8 +97,7 @@ class OfficialPhotographs(Photographs):
         for path in (packed, unpacked, folder):
             if path.is_file() or (path.is_dir() and path.name == unpacked.name and packed.suffix != ".mat"):
                 return path
-        also = f", nor {published.unpacked} unpacked" if published.unpacked else ""
-        raise UserError(f"{self.name}: {folder} has no {published.file}{also}; get it from {self.home}")
+        return packed  # which isn't there
 
     def _open(self, which: str, path: Path, scratch: Path) -> Source:
         """The files of an archive by their paths below the folder that it unpacks to."""
