@@ -14,6 +14,7 @@ from convnext_ablation.data import audit, folder, measure, overlap
 from convnext_ablation.data.audit import data_report
 from convnext_ablation.data.folder import Record, check_folder, write_manifest
 from convnext_ablation.data.overlap import HASHES, near_pairs
+from convnext_ablation.errors import UserError
 from convnext_ablation.training.predictions import excluded_ids
 
 
@@ -140,6 +141,30 @@ def test_broken_images_and_odd_ones_stop_nothing(birds):
     assert "truncated" in notes["train/crow/cut.jpg"]
     assert notes["test/wren/text.png"] == "cannot identify image file"
     assert "<code>test/jay</code>" in (birds / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("top", "train"),
+    [("", "train/"), ("", "Training/"), ("", ""), ("deep/set/", "TRAIN/"), ("deep/set/", "")],
+)
+def test_other_layouts_are_looked_at_before_anything_is_prepared(tmp_path, top, train):
+    root = tmp_path / "mine"
+    for number, name in enumerate(("crow", "wren", "jay")):
+        for index in range(3):
+            put(root, f"{top}{train}{name}/{index}.jpg", photograph(number * 10 + index))
+    put(root, f"{top}{train}crow/same.jpg", (root / f"{top}{train}crow/0.jpg").read_bytes())
+    put(root, f"{top}{train}crow/note.txt", b"x")
+    put(root, f"{top}README.md", b"x")
+    report = data_report(root)
+    assert found(report, "same_pixels") == {("same_pixels", f"{train}crow/same.jpg", f"{train}crow/0.jpg")}
+    assert f"{train}crow/note.txt" in {each.id for each in report.findings if each.kind == "not_read"}
+    assert [counts.total() for counts in report.contents.counts().values()] == [10]
+    place = tmp_path / "mine_report" if not top and not train else root / "report"
+    assert (place / "index.html").exists()
+    assert data_report(root).findings == report.findings
+    if not train:
+        with pytest.raises(UserError, match="is among the images of"):
+            data_report(root, output=root / top / "report")
 
 
 @pytest.fixture

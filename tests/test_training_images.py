@@ -7,14 +7,48 @@ import shutil
 
 import pytest
 import torch
-from timm.data import resolve_data_config
+from official_archives import jpeg, write_folder
+from timm.data import create_dataset, resolve_data_config
 
+from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
 from convnext_ablation.training.splits import count_classes, open_split, open_splits
 
 CPU = torch.device("cpu")
+
+
+def test_a_folder_is_read_in_the_order_of_timm(tmp_path):
+    names = ["b2/10.jpg", "b2/9.png", "b10/B.JPEG", "b10/a.jpg", "Cat/x/y/1.jpg", "b10/sub/2.jpg"]
+    write_folder(tmp_path / "train", dict.fromkeys(names, jpeg(1)))
+    ours = open_split(TrainingArguments(data_dir=str(tmp_path)), "train")
+    reader = create_dataset("", root=str(tmp_path), split="train").reader
+    assert ours.reader.samples == reader.samples
+    assert ours.reader.class_to_idx == reader.class_to_idx
+    assert ours.ids() == reader.filenames()
+
+
+def test_a_folder_is_read_by_the_rule_of_prepare(tmp_path):
+    used = ["ash/0.jfif", "ash/1.TIF", "oak/0.bmp", "oak/photo", "yew/0.webp"]
+    other = {"ash/._0.jpg": b"x", "oak/notes.txt": b"x", "yew/a.eps": b"%!PS", ".git/a.png": b"x"}
+    write_folder(tmp_path / "train", dict.fromkeys(used, jpeg(1)) | other)
+    images = open_split(TrainingArguments(data_dir=str(tmp_path)), "train")
+    assert images.classes == ["ash", "oak", "yew"]
+    assert images.ids() == used
+    assert [images.load(index)[1] for index in range(5)] == [0, 0, 1, 1, 2]
+    assert images.reader.skipped == {
+        ".git/a.png": "hidden",
+        "ash/._0.jpg": "macOS metadata",
+        "oak/notes.txt": "licence or notes",
+        "yew/a.eps": "not a picture",
+    }
+    assert "not a picture: 1 .eps ('yew/a.eps')" in images.skipped
+    assert check_folder(tmp_path, ["train"]).counts == {"train": 5}
+    (tmp_path / "train" / "1.jpg").write_bytes(jpeg(1))
+    with pytest.raises(UserError, match=r"train/1\.jpg is in no class folder; move it into one"):
+        open_split(TrainingArguments(data_dir=str(tmp_path)), "train")
 
 
 def batches(given, epoch=0, first=0, rank=0, world_size=1):

@@ -12,14 +12,20 @@ from convnext_ablation.data.overlap import DISTANCE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``convnext-ablation data-report``."""
     parser.add_argument(
-        "folder", metavar="OUT", type=Path, help="prepared or own folder, <split>/<class>/<image>"
+        "folder",
+        metavar="OUT",
+        type=Path,
+        help="prepared or own folder, <split>/<class>/<image> or <class>/<image>",
     )
     parser.add_argument(
         "--against", metavar="IMAGENET", type=Path,
         help="folder of the pre-training set, train/<wnid>/<image>",
     )  # fmt: skip
     parser.add_argument(
-        "--output", metavar="FOLDER", type=Path, help="folder to write to (default: OUT/report)"
+        "--output",
+        metavar="FOLDER",
+        type=Path,
+        help="folder to write to (default: OUT/report, or OUT_report if classes lie in OUT)",
     )
     parser.add_argument(
         "--distance", type=int, default=DISTANCE, metavar="BITS",

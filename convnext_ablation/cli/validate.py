@@ -49,6 +49,8 @@ def _validate(argv: Sequence[str] | None) -> int:
 
 
 def _print(validation: Validation) -> None:
+    for line in validation.images.skipped:
+        print(f"{validation.images.name}: skipped, {line}")
     if validation.taken:
         print(f"as in the run of {validation.arguments.checkpoint}: {', '.join(validation.taken)}")
     if unseen := validation.images.unseen:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from convnext_ablation.console import Progress
 from convnext_ablation.data.packed import list_archive
-from convnext_ablation.data.walk import Piece, walk
+from convnext_ablation.data.walk import Piece, piece_of, walk
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import told_of_full_disk
 
@@ -154,16 +154,9 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     path = path.expanduser()
     if path.is_dir():
         files = (path / below / name for below, _, names in walk(path) for name in names)
-        return Source(path, {file.relative_to(path).as_posix(): _piece(file) for file in files})
+        return Source(path, {file.relative_to(path).as_posix(): piece_of(file) for file in files})
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if published is not None:
         published.check(path)
     return Source(path, list_archive(path, scratch))
-
-
-def _piece(file: Path) -> Piece:
-    try:
-        return Piece(file, 0, file.stat().st_size)
-    except OSError:  # a hidden link to nothing
-        return Piece(file, 0, 0)

@@ -57,9 +57,10 @@ def data_report(
     """Looks for what is wrong with an image data set, and writes a report of it.
 
     Args:
-        folder: Holds ``<split>/<class>/<image>``, with or without a manifest.
+        folder: Holds ``<split>/<class>/<image>``, with or without a manifest, or ``<class>/<image>``.
         against: Folder of a pre-training set, ``train/<wnid>/<wnid>_<number>.JPEG``.
-        output: Folder to write to, by default ``report`` in `folder`.
+        output: Folder to write to, by default ``report`` in `folder`, or ``<folder>_report`` beside it
+            if classes lie in it.
         distance: Bits of 64 in which the hashes of near duplicates may differ.
 
     Raises:
@@ -69,10 +70,14 @@ def data_report(
         raise UserError(f"distance is {distance}; give 0 or more")
     contents = read_folder(folder)
     names = list_pretraining(against) if against else []
-    output = _output_folder(contents, output or folder / "report")
+    if output is None:
+        among = not contents.has_splits and contents.root == folder
+        place = folder.resolve()
+        output = place.with_name(f"{place.name}_report") if among else folder / "report"
+    output = _output_folder(contents, output)
     images, cache = contents.images, output / _CACHE
     ids = [record.id for record in images]
-    measured = measure_images(folder, ids, cache / _MEASURED)
+    measured = measure_images(contents.root, ids, cache / _MEASURED)
     findings = exact_duplicates(images, measured) + near_duplicates(contents, measured, distance)
     findings += about_images(contents, measured)
     if against:
@@ -87,9 +92,10 @@ def data_report(
 
 def _output_folder(contents: Contents, output: Path) -> Path:
     """Makes the folder of the report, where no one takes it for images."""
-    for split in contents.classes:
+    for split in contents.classes if contents.has_splits else [""]:
         if (contents.root / split).resolve() in (output.resolve(), *output.resolve().parents):
-            raise UserError(f"{output} is among the images of {split}; choose another place with --output")
+            where = split or contents.root
+            raise UserError(f"{output} is among the images of {where}; choose another place with --output")
     try:
         (output / _CACHE).mkdir(parents=True, exist_ok=True)
         (output / _CACHE / _MEASURED).touch()

@@ -34,7 +34,7 @@ class Finding:
     class_name: str = ""
     other_split: str = ""
     other_class: str = ""
-    note: str = ""  # why an image is broken, or how its pixels are changed
+    note: str = ""  # why an image is broken or a file not read, or how pixels are changed
 
     @property
     def crosses(self) -> bool:
@@ -77,4 +77,7 @@ def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Findi
                 found.append(
                     Finding(kind, record.id, split=record.split, class_name=record.class_name, note=note)
                 )
-    return found + [Finding("not_read", id_, split=id_.partition("/")[0]) for id_ in contents.not_read]
+    for id_, reason in contents.not_read.items():
+        split = id_.partition("/")[0] if contents.has_splits else "train"
+        found.append(Finding("not_read", id_, split=split, note=reason))
+    return found

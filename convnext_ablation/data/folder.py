@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import printable, track
-from convnext_ablation.data.pictures import is_called_picture, open_picture
-from convnext_ablation.data.walk import walk
+from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.walk import joined, skipped_by_name, walk, why_skipped
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import CONTROLS, csv_cell, csv_text
 from convnext_ablation.machine import available_cores
@@ -54,6 +54,7 @@ KNOWN_FAULTS = {
 _AT_A_TIME = 32  # images that a thread takes
 _CONTROLS = re.compile(f"[{CONTROLS}]")
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
+_NO_CLASS = "no label"  # as for `prepare`
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
 
@@ -82,10 +83,15 @@ class FolderSummary:
 class SplitFiles:
     """The files of a split by their paths below the data set's folder, ordered by folder, then name."""
 
-    images: dict[str, str]  # each image's class, just as timm's folder reader finds and labels them
-    others: list[str]  # files that training doesn't read: no images, or in no class folder
+    images: dict[str, str]  # each image's class: the name of its folder, as in timm
+    skipped: dict[str, str]  # why other files are not read
     classes: set[str]  # names of the class folders, those without images included
     empty: list[str]  # class folders without images
+
+    def check_classes(self, root: Path) -> None:
+        """Raises a `UserError` if an image is in no class folder."""
+        if astray := [path for path, reason in self.skipped.items() if reason == _NO_CLASS]:
+            raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
 
 
 def decode(data: bytes, checksums: bool = True) -> Image.Image:
@@ -128,21 +134,25 @@ def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
     Raises what `walk` does, and a `UserError` for a name that would not stand in one line.
     """
     images: dict[str, str] = {}
-    others, classes, empty = [], set(), []
+    skipped: dict[str, str] = {}
+    classes, empty = set(), []
     for below, folders, files in walk(root, split, dangling):
-        class_name = below.rpartition("/")[2]
-        found = [name for name in files if below != split and is_called_picture(name)]
-        for name in found:
-            if _CONTROLS.search(below + name):
-                where = f"{root}: {below + '/' + name!a}"
+        class_name, before = below.rpartition("/")[2], len(images)
+        for name in files:
+            path = joined(below, name)
+            if reason := why_skipped(path, root / path) or (_NO_CLASS if below == split else ""):
+                skipped[path] = reason
+            elif _CONTROLS.search(path):
+                where = f"{root}: {path!a}"
                 raise UserError(f"{where} has a control character or line separator in it; rename it")
-        images.update((f"{below}/{name}", class_name) for name in found)
-        others += [f"{below}/{name}" for name in files if f"{below}/{name}" not in images]
-        if below != split and (found or not folders):
+            else:
+                images[path] = class_name
+        found = len(images) > before
+        if below != split and (found or not folders) and not skipped_by_name(below):
             classes.add(class_name)
             empty += [] if found else [below]
     ordered = sorted(images, key=lambda path: path.split("/"))
-    return SplitFiles({path: images[path] for path in ordered}, sorted(others), classes, empty)
+    return SplitFiles({path: images[path] for path in ordered}, skipped, classes, empty)
 
 
 def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]]:
@@ -238,14 +248,14 @@ def mark_checked(root: Path, records: Iterable[Record]) -> str:
 
 def sort_classes(names: Iterable[str]) -> list[str]:
     """Sorts classes as timm does; a `UserError` if two of them sort as equal."""
-    classes = sorted(sorted(names), key=_natural_key)
+    classes = sorted(sorted(names), key=natural_key)
     for first, second in itertools.pairwise(classes):
-        if _natural_key(first) == _natural_key(second):
+        if natural_key(first) == natural_key(second):
             raise UserError(f"classes {first!r} and {second!r} sort as equal in timm; rename one")
     return classes
 
 
-def _natural_key(name: str) -> list[str | int]:
+def natural_key(name: str) -> list[str | int]:
     """Sort key of timm: without case, and numbers in the order of their value."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
@@ -255,8 +265,7 @@ def _checked_split(root: Path, split: str) -> dict[str, str]:
     if not (root / split).is_dir():
         raise UserError(f"{root} has no folder {split!r}; it must hold <split>/<class>/<image>")
     found = list_split(root, split)
-    if astray := [path for path in found.others if path.count("/") == 1 and is_called_picture(path)]:
-        raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
+    found.check_classes(root)
     if found.empty:
         raise UserError(f"class folder {root / found.empty[0]} holds no images; fill it or remove it")
     if not found.images:

@@ -34,7 +34,10 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
         UserError: There are two such folders, or two folders are one split, or a picture is at another depth.
     """
     parts = {name: name.split("/") for name in names}
-    base, splits = _find_base(list(parts.values()), where)
+    base, splits = find_base(list(parts.values()), where)
+    if twice := [folder for folder, split in splits.items() if list(splits.values()).count(split) > 1]:
+        first, second = twice[:2]
+        raise UserError(f"{where}: {first!r} and {second!r} are both the split {splits[first]}; rename one")
     depth = len(base)
     expected = "<split>/<class>/<image>" if splits else "<class>/<image>"
     for name, path in parts.items():
@@ -53,7 +56,7 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
             yield Placed(name, "/".join(rest), split, rest[-2])
 
 
-def _find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[str, str]]:
+def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[str, str]]:
     """The folder that has the splits or the classes, and its splits by the names of their folders."""
     found: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for path in paths:
@@ -77,13 +80,7 @@ def _find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[
     folders = {path[len(base)] for path in paths if path[: len(base)] == base and len(path) > len(base) + 1}
     if not has_splits and any(folder.lower() not in SPLIT_OF for folder in folders):
         return base, {}
-    splits: dict[str, str] = {}
-    for folder in sorted(folders):
-        if split := SPLIT_OF.get(folder.lower()):
-            if other := next((name for name, known in splits.items() if known == split), ""):
-                raise UserError(f"{where}: {other!r} and {folder!r} are both the split {split}; rename one")
-            splits[folder] = split
-    return base, splits
+    return base, {name: SPLIT_OF[name.lower()] for name in sorted(folders) if name.lower() in SPLIT_OF}
 
 
 def _has_surrogates(name: str) -> bool:

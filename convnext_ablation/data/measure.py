@@ -24,14 +24,16 @@ from convnext_ablation.data.folder import (
     list_split,
     read_manifest,
 )
+from convnext_ablation.data.layout import find_base
 from convnext_ablation.data.pictures import as_seen
+from convnext_ablation.data.walk import joined, walk, why_skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import told_of_full_disk
 
 
 def split_rank(split: str) -> int:
     """0 for a split that is trained on, 1 for one that epochs are chosen by, 2 for tests."""
-    return SPLITS.index(SPLIT_OF[split])
+    return SPLITS.index(SPLIT_OF[split.lower()])
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ class Contents:
     root: Path
     images: list[Record]  # as the manifest lists them; the source of others is their own name
     classes: dict[str, set[str]]  # of each split, those without images included
-    not_read: list[str]  # files among the images that training doesn't read
+    not_read: dict[str, str]  # why files among the images are not read, by their paths
+    has_splits: bool = True
 
     def counts(self) -> dict[str, Counter[str]]:
         """Images of each class, for each split."""
@@ -52,24 +55,30 @@ class Contents:
 
 
 def read_folder(root: Path) -> Contents:
-    """Lists a folder ``<split>/<class>/<image>``, with or without a manifest."""
+    """Lists a folder ``<split>/<class>/<image>``, with or without a manifest, or ``<class>/<image>``.
+
+    Folders that all of it is in are left out; see `layout.arrange`.
+    """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name that of a data set")
-    found = {path.name for path in root.iterdir() if path.is_dir()} & SPLIT_OF.keys()
-    if not found:
-        raise UserError(f"{root}: holds no split; it must hold <split>/<class>/<image> with a split train")
+    files = (joined(below, name) for below, _, names in walk(root, dangling=True) for name in names)
+    pictures = [name.split("/") for name in files if not why_skipped(name, root / name)]
+    base, splits = find_base(pictures, str(root))
+    root = root.joinpath(*base)
+    found = {path.name for path in root.iterdir() if path.is_dir() and path.name.lower() in SPLIT_OF}
     manifest = read_manifest(root) if (root / MANIFEST).exists() else []
     listed = {record.id: record for record in manifest}
-    contents = Contents(root, [], {}, [])
-    for split in sorted(found, key=lambda split: (split_rank(split), split)):
-        files = list_split(root, split, dangling=True)
-        contents.classes[split] = files.classes
-        contents.not_read.extend(files.others)
-        for id_, class_name in files.images.items():
+    contents = Contents(root, [], {}, {}, has_splits=bool(splits))
+    for split in sorted(found, key=lambda split: (split_rank(split), split)) if splits else ["train"]:
+        listed_files = list_split(root, split if splits else "", dangling=True)
+        contents.classes[split] = listed_files.classes
+        contents.not_read.update(listed_files.skipped)
+        for id_, class_name in listed_files.images.items():
             own = Record(id_, split, class_name, id_.rpartition("/")[2])
             contents.images.append(listed.get(id_, own))
     if not contents.images:
-        raise UserError(f"{root}: holds no image as <split>/<class>/<image>")
+        what = "holds no image" if found else "holds no split and no image"
+        raise UserError(f"{root}: {what} as <split>/<class>/<image> or <class>/<image>")
     return contents
 
 

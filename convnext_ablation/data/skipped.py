@@ -47,7 +47,7 @@ def told(folder: Path) -> list[str]:
     if changed:
         lines.append(changed_line(changed))
     if (folder / SKIPPED).exists():
-        with open(folder / SKIPPED, encoding="utf-8", newline="") as file:
+        with open(folder / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
             skipped = {row["name"]: row["reason"] for row in csv.DictReader(file)}
         lines += [f"skipped: {line}" for line in skipped_lines(skipped)]
     return lines

@@ -67,13 +67,14 @@ def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[st
         if identity in above:
             raise UserError(f"{root / below} is a link to a folder that it is in; remove it")
         for entry in entries:
-            is_folder = _is_folder(entry, _joined(below, entry.name), dangling)
+            is_folder = _is_folder(entry, joined(below, entry.name), dangling)
             (folders if is_folder else files).append(entry.name)
         yield below, folders, files
-        pending += [(_joined(below, name), (*above, identity)) for name in reversed(folders)]
+        pending += [(joined(below, name), (*above, identity)) for name in reversed(folders)]
 
 
-def _joined(below: str, name: str) -> str:
+def joined(below: str, name: str) -> str:
+    """The path of what lies in a folder that `walk` gives."""
     return f"{below}/{name}" if below else name
 
 
@@ -103,8 +104,19 @@ def skipped_by_name(name: str) -> str:
     return list(_LITTER)[found.lastindex - 1] if found and found.lastindex else ""
 
 
-def why_skipped(name: str, piece: Piece) -> str:
+def piece_of(file: Path) -> Piece:
+    """A file; without content if it is a link to nothing."""
+    try:
+        return Piece(file, 0, file.stat().st_size)
+    except OSError:
+        return Piece(file, 0, 0)
+
+
+def why_skipped(name: str, place: Piece | Path) -> str:
     """Why a file is skipped, or nothing if it is a picture, as its ending says or else its content."""
-    if (reason := skipped_by_name(name)) or is_called_picture(name) or is_picture(piece.read):
+    if (reason := skipped_by_name(name)) or is_called_picture(name):
         return reason
+    piece = place if isinstance(place, Piece) else piece_of(place)
+    if piece.size and is_picture(piece.read):
+        return ""
     return "licence or notes" if _NOTES.fullmatch(name.rpartition("/")[2]) else "not a picture"

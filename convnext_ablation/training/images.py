@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from convnext_ablation.data.class_names import by_name, check_known, names_of
 from convnext_ablation.data.pictures import as_seen, open_picture
+from convnext_ablation.data.skipped import skipped_lines
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.distributed import seed_stream
 
@@ -37,6 +38,7 @@ class Images(Dataset):
     Attributes:
         classes: Names of the classes in the order of their numbers; empty if the data set doesn't tell.
         found: The reader's label of each class that the split has, by its name.
+        skipped: Which files of its folder are not read, a line for each reason.
     """
 
     def __init__(self, reader: Any, mode: str, name: str) -> None:
@@ -44,6 +46,7 @@ class Images(Dataset):
         self.mode = mode
         self.name = name
         self.found = _named_labels(reader, name)
+        self.skipped = skipped_lines(getattr(reader, "skipped", {}))
         self.classes = list(self.found)
         self._numbers: dict[Any, int] = {}  # by label; empty if labels are the numbers
 

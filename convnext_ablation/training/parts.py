@@ -79,6 +79,8 @@ class Parts:
         for split in self.splits.values():
             if split.unseen:
                 self.log.line(f"{split.name}: has no image of {listed(split.unseen)}")
+            for line in split.skipped:
+                self.log.line(f"{split.name}: skipped, {line}")
         names = self.splits[arguments.train_split].classes
         self.model = create_network(arguments, self.classes, self.processes, names)
         if self.processes.device.type == "cpu":

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from timm.data import create_dataset, get_img_extensions
+from timm.data import create_dataset
 
 from convnext_ablation.data.class_names import by_name, listed, numbers_of, read_class_map
 from convnext_ablation.data.folder import CLASSES, SPLIT_OF, SYNONYMS
-from convnext_ablation.data.pictures import ENDINGS, open_picture
+from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.folder_reader import FolderReader
 from convnext_ablation.training.images import Images, is_missing
 
 # kinds of data sets besides folders of images whose images can be read in any order
@@ -82,10 +83,9 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
     input_key, called = arguments.input_key, f"{name} {split}"
     if root is not None and name in ("", "torch/image_folder", "torch/folder"):
         place = _split_folder(Path(root), split)
-        if not name and not input_key and place.is_dir():
-            # timm's own endings of images are few; in a tar there is no choice
-            input_key = ";".join(dict.fromkeys((*get_img_extensions(), *ENDINGS)))
         root = called = str(place)
+        if not name and not input_key and place.is_dir():
+            return FolderReader(place), called
     with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
         dataset = create_dataset(
             name,
