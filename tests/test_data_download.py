@@ -4,6 +4,7 @@ import errno
 import hashlib
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -99,6 +100,14 @@ def test_download_takes_up_what_is_there(home, tmp_path, part, ranges, asked):
     (tmp_path / "archive.tar.part").write_bytes(part)
     assert published(home).download(tmp_path).read_bytes() == DATA
     assert home.asked == asked
+
+
+def test_of_several_at_once_one_downloads_and_the_others_wait(home, tmp_path, capsys):
+    with ThreadPoolExecutor(3) as pool:
+        paths = list(pool.map(lambda _: published(home).download(tmp_path), range(3)))
+    assert {path.read_bytes() for path in paths} == {DATA}
+    assert home.asked == [None]
+    assert [path.name for path in tmp_path.iterdir()] == ["archive.tar"]
 
 
 def test_other_file_than_the_published_one_is_refused_and_removed(home, tmp_path):

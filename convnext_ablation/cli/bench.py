@@ -13,7 +13,7 @@ from convnext_ablation.bench.roofline import checked_cost
 from convnext_ablation.bench.rows import COLUMNS, machine_of, page, read_rows, rows_of, screen
 from convnext_ablation.console import Progress
 from convnext_ablation.errors import in_one_line
-from convnext_ablation.files import write_csv, write_text
+from convnext_ablation.files import locked, write_csv, write_text
 from convnext_ablation.machine import available_cores
 
 __all__ = ["add_arguments", "run"]
@@ -78,9 +78,10 @@ def run(args: argparse.Namespace) -> None:
             if configuration in left:
                 results, peaks = contestants.measure(configuration, turn)
                 # read again: another command may have written some meanwhile
-                rows = [row for row in read_rows(args.output / CSV) if row["configuration"] != identity]
-                rows += rows_of(configuration, results, peaks, costs, machine)
-                write_csv(args.output / CSV, COLUMNS, [list(row.values()) for row in rows])
-                write_text(args.output / PAGE, page(rows))
+                with locked(args.output / ".lock", f"{args.output}: another command writes", wait=True):
+                    rows = [row for row in read_rows(args.output / CSV) if row["configuration"] != identity]
+                    rows += rows_of(configuration, results, peaks, costs, machine)
+                    write_csv(args.output / CSV, COLUMNS, [list(row.values()) for row in rows])
+                    write_text(args.output / PAGE, page(rows))
             progress.line(f"\n{screen([row for row in rows if row['configuration'] == identity])}\n")
     print(f"\nwritten to {args.output}: {CSV}, {PAGE}")

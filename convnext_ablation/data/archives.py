@@ -18,7 +18,7 @@ from convnext_ablation.console import Progress
 from convnext_ablation.data.packed import list_archive
 from convnext_ablation.data.walk import Piece, piece_of, walk
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import told_of_full_disk
+from convnext_ablation.files import locked, told_of_full_disk
 
 _BLOCK = 1 << 20
 _SECONDS = 60  # without a byte, and how long a download may be slower than so many bytes a second
@@ -53,9 +53,13 @@ class Published:
     def download(self, folder: Path) -> Path:
         """Fetches the archive into a folder, unless it is there; incomplete it is called ``<file>.part``."""
         path = folder / self.file
-        if path.exists():
-            return path
-        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with locked(folder / f".{self.file}.lock", f"{path}: another process downloads it", wait=True):
+                if not path.exists():
+                    self._download(path)
+        return path
+
+    def _download(self, path: Path) -> None:
         part = path.with_name(f"{path.name}.part")
         try:
             with told_of_full_disk(part):
@@ -68,7 +72,6 @@ class Published:
             part.unlink()
             raise
         os.replace(part, path)
-        return path
 
 
 def _fetch(url: str, part: Path) -> None:
