@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from convnext_ablation.cli import publish as publish_command
 from convnext_ablation.cli import train as train_command
+from convnext_ablation.cli import validate as validate_command
 from convnext_ablation.cli import verify as verify_command
 from convnext_ablation.data.folder import Record, write_manifest
 from convnext_ablation.errors import UserError
@@ -146,6 +147,7 @@ def test_a_run_of_timms_script_is_published_too_and_without_the_data_says_less(r
     timms = {"data": "/nowhere/shades", "data_dir": None, "aug_repeats": 0}
     (run / "args.yaml").write_text(yaml.safe_dump({**saved, **timms}))
     state = load_checkpoint(run / "model_best.pth.tar")
+    del state["convnext_ablation"]  # which holds the names of the classes
     torch.save({**state, "args": Namespace(**saved)}, run / "model_best.pth.tar")
     (run / "test.json").unlink()
     publish(run, "--to", tmp_path / NAME)
@@ -352,6 +354,27 @@ def test_verify_on_other_data_says_what_differs(released, data, tmp_path, capsys
     said = capsys.readouterr().out
     for differs in ("has 20 images, claimed are figures on 21", "in another order", "its SHA-256 isn't"):
         assert differs in said
+
+
+def test_a_release_is_verified_and_evaluated_by_the_names_of_its_classes(train, data, tmp_path, capsys):
+    (tmp_path / "map.txt").write_text("light\ndark\ngrey\n")
+    run = train("model_iv_atto", *COLOUR, "--class-map", tmp_path / "map.txt", "--epochs", 1)
+    publish(run, "--to", tmp_path / NAME)
+    assert config_of(tmp_path / NAME)["label_names"] == ["light", "dark", "grey"]
+    verify(tmp_path / NAME, "--data", data)
+    assert "verified: test, 21 images" in capsys.readouterr().out
+
+    less = Path(shutil.copytree(data / "test", tmp_path / "less" / "test"))
+    shutil.rmtree(less / "dark")
+    given = (less.parent, "--split", "test", "--model", f"local-dir:{tmp_path / NAME}", *CPU)
+    given += ("--per-class-file", tmp_path / "classes.csv")
+    assert validate_command.main([*map(str, given)]) == 0
+    rows = list(csv.DictReader((tmp_path / "classes.csv").open()))
+    assert [(row["class"], row["images"]) for row in rows] == [("light", "7"), ("dark", "0"), ("grey", "7")]
+    (less / "grey").rename(less / "gray")
+    capsys.readouterr()
+    assert validate_command.main([*map(str, given)]) == 2
+    assert "lacks the class 'gray' (nearest: 'grey')" in capsys.readouterr().err
 
 
 def test_verify_finds_a_figure_that_is_too_high_and_weights_that_are_others(released, data, tmp_path, capsys):

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.checkpoint_files import OURS
+from convnext_ablation.models.checkpoint_files import OURS, classes_in
 from convnext_ablation.models.convert import StateDict, weights_in
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
@@ -116,7 +117,7 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
             f"{folder / BEST}: is of epoch {state.get('epoch')}, and the best of {SUMMARY} is {best.epoch}; "
             "the files are of different runs"
         )
-    data_facts = _data_facts(arguments, data)
+    data_facts = _data_facts(arguments, data, tuple(classes_in(state)), folder)
     return FinishedRun(
         folder=folder,
         arguments=arguments,
@@ -195,22 +196,28 @@ def _study_result(folder: Path) -> dict[str, Any]:
     return load_result(folder / RESULT) if (folder / RESULT).is_file() else {}
 
 
-def _data_facts(arguments: TrainingArguments, data: Path | None) -> DataFacts:
-    """What is known of the data: nothing but the name where their folder isn't there."""
+def _data_facts(
+    arguments: TrainingArguments, data: Path | None, classes: tuple[str, ...], run: Path
+) -> DataFacts:
+    """What is known of the data: their name and what the run knows, where their folder isn't there."""
     if arguments.dataset not in _FOLDERS:
-        return DataFacts(arguments.dataset.partition("/")[2])
+        return DataFacts(arguments.dataset.partition("/")[2], classes)
     root = data or Path(arguments.data_dir or "unknown")
     if data is not None and not data.is_dir():
         raise UserError(f"{data}: no such folder; name that of the data with --data")
     if not root.is_dir():
-        return DataFacts(root.name)
+        return DataFacts(root.name, classes)
     there: dict[str, Images] = {}
     for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
         with suppress(UserError):  # there is no such split any more
             there[split] = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
     if data is not None and not there:
         raise UserError(f"{data}: has none of the run's splits; name the folder of its data with --data")
-    classes = next((tuple(images.classes) for images in there.values()), ())
+    for images in there.values():
+        if classes:
+            remedy = "name the folder that the run was trained on with --data"
+            images.number_by(numbers_of(classes), str(run), remedy)
+    classes = classes or next((tuple(images.classes) for images in there.values()), ())
     if arguments.num_classes is not None and len(classes) != arguments.num_classes:
         classes = ()
     return DataFacts(

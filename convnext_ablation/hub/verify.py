@@ -11,14 +11,15 @@ import torch
 from safetensors.torch import load_file
 from timm.data import resolve_data_config
 
-from convnext_ablation.data.folder import MANIFEST, manifest_hash
+from convnext_ablation.data.class_names import numbers_of
+from convnext_ablation.data.folder import CLASSES, MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import check_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images
-from convnext_ablation.training.splits import open_split
+from convnext_ablation.training.splits import number_as_trained, open_split
 from convnext_ablation.weights import Release
 
 __all__ = ["ROUNDING", "claim_of", "differences"]
@@ -55,7 +56,7 @@ def differences(
     """
     weights = release.weights()
     images = open_split(arguments, claim["split"])
-    found = _other_data(release, claim, images, Path(str(arguments.data_dir)))
+    found = _other_data(release, claim, images, arguments)
     if found:
         return len(images), found
     check_device(arguments.device)
@@ -84,14 +85,21 @@ def differences(
     ]
 
 
-def _other_data(release: Release, claim: Mapping[str, Any], images: Images, folder: Path) -> list[str]:
+def _other_data(
+    release: Release, claim: Mapping[str, Any], images: Images, arguments: TrainingArguments
+) -> list[str]:
     """What of the data isn't as claimed."""
-    found = []
+    found, folder = [], Path(str(arguments.data_dir))
     if claim["images"] not in (None, len(images)):
         found.append(f"{claim['split']} has {len(images)} images, claimed are figures on {claim['images']}")
-    if release.label_names is not None and tuple(images.classes) != release.label_names:
-        odd = ", ".join(sorted(set(images.classes) ^ set(release.label_names))[:3])
-        found.append(f"the classes are others, such as {odd}" if odd else "the classes are in another order")
+    names, numbered = list(numbers_of(release.label_names or ())), images.classes
+    if numbered != list(images.found) and numbered != names and set(numbered) == set(names):
+        found.append(f"{folder / CLASSES} has the classes in another order")
+    else:
+        try:
+            number_as_trained(images, names, release.num_classes, arguments.class_map, release.name)
+        except UserError as error:
+            found.append(str(error))
     if manifest := release.trained.get("manifest_sha256"):
         if not (folder / MANIFEST).is_file():
             found.append(f"{folder} has no {MANIFEST}, by which the images of the claim are known")
