@@ -108,10 +108,17 @@ class Option(NamedTuple):
         if self.kind is dict:
             from timm.utils import ParseKwargs  # takes seconds, and only the scripts need it
 
-            return {**form, "nargs": "*", "action": ParseKwargs, "metavar": "NAME=VALUE"}
+            return {**form, "nargs": "*", "action": ParseKwargs, "metavar": "NAME=VALUE", "type": _assignment}
         choices = "|".join(choice or '""' for choice in self.choices)
         form |= {"type": self.parse, "metavar": choices or self.name.rpartition("_")[2].upper()}
         return {**form, "nargs": "+"} if self.several else form
+
+
+def _assignment(word: str) -> str:
+    """Returns a word that says NAME=VALUE, or says nothing."""
+    if word and "=" not in word:
+        raise argparse.ArgumentTypeError(f"{shown(word)}; write NAME=VALUE")
+    return word
 
 
 def _broken_bound(value: float, within: str) -> str:

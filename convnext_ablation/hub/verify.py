@@ -29,14 +29,16 @@ ROUNDING = 0.005  # percentage points; a card has two decimals
 
 def claim_of(release: Release, split: str = "") -> dict[str, Any]:
     """The figures that a release claims for a split, or for its first, as `draft` writes them."""
-    results = list(release.trained.get("results") or ())
-    chosen = [result for result in results if split in ("", result["split"])]
+    unreadable = f"{release.name}: its figures can't be read; have it published again"
+    with in_one_line(unreadable):
+        results = list(release.trained.get("results") or ())
+        chosen = [result for result in results if split in ("", result["split"])]
     if not chosen:
         there = ", ".join(str(result["split"]) for result in results) or "none"
         raise UserError(f"{release.name}: claims no figures on {split or 'any split'}; there are: {there}")
     if release.sha256 is None:
         raise UserError(f"{release.name}: has no SHA-256 of the weights; have it published again")
-    with in_one_line(f"{release.name}: its figures can't be read; have it published again"):
+    with in_one_line(unreadable):
         figures = {name: float(chosen[0][name]) for name in ("top1_percent", "top5_percent")}
     check_name(str(chosen[0]["split"]), f"{release.name}: split of its figures")
     return {"images": None, **chosen[0], **figures}

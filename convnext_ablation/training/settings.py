@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from convnext_ablation.dataclass_options import Option, add_options
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.yaml_files import read_yaml
 
@@ -85,7 +85,8 @@ def read_command_line(
         parser.add_argument("-c", "--config", metavar="FILE|NAME", help=text)
         text = "start from random weights, whatever the recipe says of pretrained ones"
         parser.add_argument("--from-scratch", action="store_const", const=True, help=text)
-    found, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    with in_one_line("the command line can't be read"):
+        found, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if unknown:
         option = unknown[0].partition("=")[0]
         if (name := option.removeprefix("--").replace("-", "_")) in timms:

@@ -122,8 +122,10 @@ def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | No
         "architecture": isinstance(config.get("architecture"), str),
         "pretrained_cfg": isinstance(cfg, dict),
         "num_classes": isinstance(classes, int) and classes >= 0,
-        "label_names, one a class": labels is None or len(labels) == classes,
+        "label_names, one a class": labels is None
+        or (isinstance(labels, (list, dict)) and len(labels) == classes),
         "model_args": isinstance(arguments or {}, dict),
+        "trained": isinstance(config.get("trained") or {}, dict),
         f"weights, a file beside {CONFIG} and its SHA-256": isinstance(weights, dict)
         and re.fullmatch(r"[\w-][\w.-]*\.safetensors", str(weights.get("file", WEIGHTS)))
         and re.fullmatch("[0-9a-f]{64}", str(weights.get("sha256"))),
