@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -164,12 +164,13 @@ def told_of_full_disk(path: Path) -> Iterator[None]:
         raise
 
 
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file's content, in hex, without holding the file in memory."""
+def sha256_of(path: Path, on_read: Callable[[int], None] = lambda size: None) -> str:
+    """Returns the SHA-256 of a file's content, in hex; calls back with the bytes that it has read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
+            on_read(len(block))
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+from fake_experiment import experiment_of
 from huggingface_hub import constants
 from official_archives import jpeg, write_folder
 
@@ -21,6 +22,7 @@ from convnext_ablation.hub.verify import claim_of
 from convnext_ablation.study.experiment_file import _checked_name
 from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.report.evidence import Evidence
+from convnext_ablation.study.store import read_study, save_study
 from convnext_ablation.weights.download import fetch
 from convnext_ablation.weights.release import Release, read_release
 
@@ -182,6 +184,24 @@ def by_study(name, folder, hub, monkeypatch):
     read_phases(folder)
 
 
+def by_study_file(name, folder, hub, monkeypatch):
+    study = experiment_of(folder)[0]
+    save_study(folder / "imagenet", study)
+    path = folder / "imagenet" / "study.json"
+    content = json.loads(path.read_text())
+    if not name:
+        raise UserError("a study of one phase has none")
+    for changes in (
+        {"phase": name},
+        {"starts from phase": name},
+        {"study": {**content["study"], "networks": [{**content["study"]["networks"][0], "key": name}]}},
+    ):
+        path.write_text(json.dumps({**content, **changes}))
+        with pytest.raises(UserError, match=r"study\.json: ") as error:
+            read_study(folder / "imagenet")
+    raise error.value
+
+
 def by_predictions(name, folder, hub, monkeypatch):
     evidence = Evidence([type("Run", (), {"folder": folder})], np.array([name]), ["ash"], folder)
     if evidence.image(0) is None:
@@ -197,7 +217,7 @@ def by_run_name(name, folder, hub, monkeypatch):
 
 
 WAYS = [by_etag, by_commit, by_revision, by_file, by_release, by_claim, by_archive, by_list, by_record]
-WAYS += [by_experiment, by_study, by_predictions, by_run_name]
+WAYS += [by_experiment, by_study, by_study_file, by_predictions, by_run_name]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
@@ -206,6 +226,14 @@ def test_whoever_says_it_nothing_outside_is_read_written_or_removed(victim, hub,
     with pytest.raises(UserError) as error:
         way(name, victim, hub, monkeypatch)
     one_line(error)
+
+
+def test_phases_that_start_from_one_another_are_refused(tmp_path):
+    save_study(tmp_path / "imagenet", experiment_of(tmp_path)[0])
+    path = tmp_path / "imagenet" / "study.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "starts from phase": "imagenet"}))
+    with pytest.raises(UserError, match=r"study\.json: damaged .*Recursion"):
+        read_study(tmp_path / "imagenet")
 
 
 def test_a_hub_that_links_out_of_its_cache_removes_nothing_there(victim, hub, monkeypatch):

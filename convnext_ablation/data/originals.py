@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from convnext_ablation.console import Progress
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.data.walk import walk
@@ -35,7 +36,7 @@ def content_of(dataset: DataSet) -> dict[str, str]:
     """
     published = {} if getattr(dataset, "unofficial", False) else dataset.published
     return {
-        name: _listing(path) if path.is_dir() else sha256_of(path)
+        name: _listing(path) if path.is_dir() else _hash(path)
         for name, path in _paths(dataset)
         if path.is_dir() or name not in published
     }
@@ -54,6 +55,11 @@ def _paths(dataset: DataSet) -> Iterator[tuple[str, Path]]:
         path = Path(value) if name == "source" and value else value
         if isinstance(path, Path) and (path := path.expanduser()).exists():
             yield name, path
+
+
+def _hash(path: Path) -> str:
+    with Progress(f"hashing {path.name}", path.stat().st_size, "B") as progress:
+        return sha256_of(path, progress.update)
 
 
 def _listing(path: Path, times: bool = False) -> str:

@@ -131,7 +131,7 @@ def read_study(folder: Path) -> Study:
 def _parsed(content: Mapping[str, Any], folder: Path) -> Study:
     try:
         return _study(content, folder)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{folder / STUDY_FILE}: damaged ({error!r}); give another --output") from error
 
 
@@ -227,7 +227,9 @@ def _plain(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _study(content: Mapping[str, Any], folder: Path) -> Study:
-    fixed, start = content["study"], content.get("starts from phase")
+    fixed, start, phase = content["study"], content.get("starts from phase"), content.get("phase", "")
+    for name in filter(None, (start, phase, *(point["key"] for point in fixed["networks"]))):
+        check_name(name, str(folder / STUDY_FILE))  # they are names of folders
     design = Design(
         name=fixed["design"],
         points=tuple(
@@ -257,10 +259,10 @@ def _study(content: Mapping[str, Any], folder: Path) -> Study:
         processes=fixed.get("processes", 1),
         workers=content.get("workers", 0),
         test_split=fixed.get("test split", TEST_SPLIT),
-        phase=content.get("phase", ""),
+        phase=phase,
         published=content.get("published weights", {}),
         own_recipes=fixed.get("recipes of networks", {}),
-        start=read_study(folder.parent / check_name(start, str(folder))) if start else None,
+        start=read_study(folder.parent / start) if start else None,
     )
 
 
