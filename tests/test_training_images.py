@@ -118,6 +118,8 @@ def test_splits_go_by_the_synonyms_that_timm_knows(arguments, tmp_path, image_fo
     shutil.copytree(image_folder / "val", tmp_path / "eval")
     assert len(open_split(arguments(data_dir=str(tmp_path)), "validation")) == 15
     assert len(open_split(arguments(data_dir=str(tmp_path / "eval")), "")) == 15
+    (tmp_path / "eval").rename(tmp_path / "Valid")
+    assert open_split(arguments(data_dir=str(tmp_path)), "val").name == str(tmp_path / "Valid")
 
 
 @pytest.mark.parametrize(

@@ -118,11 +118,13 @@ def _split_folder(root: Path, split: str) -> Path:
         raise UserError(f"{root}: no such folder; name that of the data with --data-dir")
     if not split or root.is_file():
         return root
-    for name in (split, *SYNONYMS.get(SPLIT_OF.get(split, ""), ())):
-        for path in (root / name, root / f"{name}.tar"):
-            if path.exists():
-                return path
     there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
+    folded = {name.lower(): name for name in there}
+    synonyms = (split, *SYNONYMS.get(SPLIT_OF.get(split.lower(), ""), ()))
+    names = [each for name in synonyms for each in (name, f"{name}.tar")]
+    for name in (*names, *(folded.get(name.lower(), "") for name in names)):  # in any case if not in this
+        if name and (root / name).exists():
+            return root / name
     raise UserError(
         f"{root / split}: no such folder; the data need one for the split {split!r} "
         f"(there: {', '.join(there[:8]) or 'nothing'})"
