@@ -19,6 +19,7 @@ from test_data_own import by_split, plain
 from convnext_ablation.data.archives import open_source
 from convnext_ablation.data.packed import find_pieces
 from convnext_ablation.data.prepare import prepare
+from convnext_ablation.data.walk import Piece
 from convnext_ablation.errors import UserError
 
 FILES = plain(4)
@@ -143,6 +144,18 @@ def test_tar_cut_at_any_header_is_refused(tar, tmp_path, gap):
             find_pieces(path)
     path.write_bytes(whole[: len(whole.rstrip(b"\0")) // 512 * 512 + 1024])  # one block of zeros is an end
     find_pieces(path)
+
+
+def test_tar_within_a_file_and_what_is_no_tar(tar, tmp_path):
+    whole, offsets, names = tar
+    path = tmp_path / "outer"
+    path.write_bytes(bytes(512) + whole + b"more")
+    assert set(find_pieces(path, within=Piece(path, 512, len(whole)))) == names
+    with pytest.raises(UserError, match="after 5 files the end of the tar is missing"):
+        find_pieces(path, within=Piece(path, 512, offsets[5]))
+    path.write_bytes(b"Rar!\x1a\x07\x01" + bytes(range(256)) * 8)
+    with pytest.raises(UserError, match="another kind of archive: unpack it, and name the folder"):
+        open_source(path, tmp_path / "scratch")
 
 
 @pytest.mark.parametrize("more", [b"x", None])

@@ -36,6 +36,15 @@ def test_links_to_classes_and_images_are_followed(tmp_path):
     assert sum(summary.counts.values()) == 24 + 1 + 6
 
 
+def doubled(folder):
+    """Links by which 12 folders are reached on 2 ** 12 ways."""
+    for step in range(12):
+        (folder / str(step)).mkdir()
+        if step:
+            for name in "ab":
+                (folder / str(step - 1) / name).symlink_to(folder / str(step))
+
+
 SPOILT = {
     "loop": (
         lambda root: (root / "ash" / "up").symlink_to(root),
@@ -47,6 +56,7 @@ SPOILT = {
     ),
     "link to itself": (lambda root: (root / "ash" / "x").symlink_to("x"), "ash/x can't be read"),
     "pipe": (lambda root: os.mkfifo(root / "ash" / "x.jpg"), r"ash/x\.jpg is neither a file nor a folder"),
+    "links that double": (lambda root: doubled(root / "ash"), "is a folder that more than 100 links lead to"),
     "no UTF-8": (
         lambda root: (root / "ash").rename(os.fsdecode(bytes(root) + b"/caf\xe9")),
         r"the name 'caf\\udce9/0\.jpg' is not UTF-8 in one line",

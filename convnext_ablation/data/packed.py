@@ -114,6 +114,8 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
         try:
             with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
                 for member in archive:
+                    if member.offset >= end:  # of what the tar is in
+                        break
                     _add(pieces, member, tar, end, shown)
                     has_data = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
                     size = member.size if has_data else 0
@@ -122,7 +124,10 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
             raise
         except Exception as error:  # of hostile headers tarfile raises many kinds
             reason = f"can't be read as a tar ({' '.join(str(error).split())[:200]})"
-            raise UserError(f"{shown} {reason}; it may be damaged or cut short: get it again") from error
+            hint = "it may be damaged or cut short: get it again"
+            if after == start:
+                hint = f"it is another kind of archive: unpack it, and name the folder; or {hint[3:]}"
+            raise UserError(f"{shown} {reason}; {hint}") from error
         if not pieces:
             raise UserError(f"{shown} holds no files; get it again")
         _check_end(file, after, end, f"{shown}: after {len(pieces)} files")

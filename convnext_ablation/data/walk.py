@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ _NAMES = re.compile(f"(?:^|/)(?:{'|'.join(f'({names})' for names in _LITTER.valu
 _NOTES = re.compile(
     r"(licen[cs]e|copying|readme|notice|citation)[^/]*|[^/]*\.(txt|md|rst|pdf|rtf|html?)", re.I
 )
+
+_TIMES = 100  # that a folder may be reached by links; links to links to links double at each step
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[st
     """Every folder from `top` down: its path below `root`, its folders and its files, sorted; follows links.
 
     Raises:
-        UserError: A folder can't be read, or links to one that it is in; a link leads nowhere, unless those
-            are `dangling` files; or something is a pipe or a device. Hidden ones and litter may be so.
+        UserError: A folder can't be read, links to one that it is in, or is linked to far too often; a link
+            leads nowhere, unless those are `dangling` files; or something is a pipe or a device. Hidden ones
+            and litter may be so.
     """
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]
+    times: Counter[tuple[int, int]] = Counter()
     while pending:
         below, above = pending.pop()
         folders: list[str] = []
@@ -66,6 +71,9 @@ def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[st
         identity = (stat.st_dev, stat.st_ino)
         if identity in above:
             raise UserError(f"{root / below} is a link to a folder that it is in; remove it")
+        times[identity] += 1
+        if times[identity] > _TIMES:
+            raise UserError(f"{root / below} is a folder that more than {_TIMES} links lead to; remove some")
         for entry in entries:
             is_folder = _is_folder(entry, joined(below, entry.name), dangling)
             (folders if is_folder else files).append(entry.name)
