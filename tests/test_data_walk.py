@@ -112,6 +112,18 @@ def test_hidden_links_to_nothing_are_skipped(tmp_path):
     assert skipped(tmp_path / "out") == {".#lock": "hidden"}
 
 
+def test_a_link_to_nothing_that_no_list_names_is_not_in_the_way(tmp_path):
+    images = write_folder(tmp_path / "mine", plain(3))
+    (images / "gone.jpg").symlink_to("/nowhere.jpg")
+    rows = [f"{name},{name.split('/')[0]}" for name in plain(3)]
+    (images / "list.csv").write_text("\n".join(["path,class", *rows]))
+    prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)
+    assert skipped(tmp_path / "out") == {"gone.jpg": "not listed", "list.csv": "not a picture"}
+    (images / "list.csv").write_text("\n".join(["path,class", "gone.jpg,ash", *rows]))
+    with pytest.raises(UserError, match=r"gone\.jpg"):
+        prepare("csv", tmp_path / "other", file=images / "list.csv", size=16)
+
+
 def test_blank_at_the_end_of_a_class_folder_is_stripped_and_said(tmp_path, capsys):
     files = {name.replace("ash/", "ash /"): data for name, data in plain(3).items()}
     images = write_folder(tmp_path / "mine", files)

@@ -147,8 +147,12 @@ class Source(dict[str, Piece]):
             raise UserError(f"{self.path}: {name} is not a text in UTF-8; get it again") from error
 
 
-def open_source(path: Path, scratch: Path, published: Published | None = None) -> Source:
+def open_source(
+    path: Path, scratch: Path, published: Published | None = None, dangling: bool = True
+) -> Source:
     """Lists the files of a folder or an archive, which may be unpacked to the folder `scratch`.
+
+    Links to nothing are files without content, unless `dangling` is false.
 
     Raises:
         UserError: There is nothing at `path`, or the archive is not the published one, or `walk` or
@@ -156,7 +160,7 @@ def open_source(path: Path, scratch: Path, published: Published | None = None) -
     """
     path = path.expanduser()
     if path.is_dir():
-        files = (path / below / name for below, _, names in walk(path) for name in names)
+        files = (path / below / name for below, _, names in walk(path, dangling=dangling) for name in names)
         return Source(path, {file.relative_to(path).as_posix(): piece_of(file) for file in files})
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")

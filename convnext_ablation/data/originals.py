@@ -65,11 +65,11 @@ def _hash(path: Path) -> str:
 def _listing(path: Path, times: bool = False) -> str:
     """Hash over what lies below a folder."""
     lines = []
-    for below, _, names in walk(path):
+    for below, _, names in walk(path, dangling=True):
         for name in names:
             try:
                 stat = (path / below / name).stat()
-            except OSError:  # a hidden link to nothing
+            except OSError:  # a link to nothing
                 continue
             lines.append(f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\n")
     return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

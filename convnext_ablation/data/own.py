@@ -75,7 +75,7 @@ class ImageFolder(OwnPhotographs):
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, each in the class of its folder."""
         assert self.images is not None
-        source, where = open_source(self.images, scratch), str(self.images)
+        source, where = open_source(self.images, scratch, dangling=False), str(self.images)
         reasons = {name: why_skipped(name, source[name]) for name in sorted(source)}
         self.skipped.update({name: reason for name, reason in reasons.items() if reason})
         placed = list(arrange([name for name, why in reasons.items() if not why], where, self.skipped))
