@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 import reprlib
+import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # what libraries raise for bad input
 _REFUSALS = (
@@ -60,6 +63,30 @@ def in_one_line(what: str) -> Iterator[None]:
         yield
     except _REFUSALS as error:
         raise UserError(f"{what}: {str(error).strip() or type(error).__name__}") from error
+
+
+def system_line(error: OSError) -> str:
+    """What the system refuses, such as a full disk or a folder that can't be written, in one line.
+
+    Raises:
+        OSError: The error itself, if the system doesn't say why.
+    """
+    if not error.strerror:
+        raise error
+    if error.errno == errno.ENOSPC:
+        _leave_stdout()  # it may be what is full, and Python writes the rest of it at its end
+    return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}, of disk or output"
+
+
+def nobody_reads() -> int:
+    """The exit code where whoever reads the output, such as ``head``, has seen enough."""
+    _leave_stdout()
+    return 141
+
+
+def _leave_stdout() -> None:
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def first_line(error: BaseException) -> str:

@@ -249,6 +249,25 @@ def test_a_checkpoint_of_something_else_is_refused(finished, train, tmp_path, ca
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_stopped_in_its_final_test_is_tested_when_it_resumes(
+    train, finished, tmp_path, monkeypatch, capsys
+):
+    class Stopping(Log):
+        def evaluated(self, split, images, of):
+            super().evaluated(split, images, of)
+            if split == "test":
+                signal.raise_signal(signal.SIGTERM)
+
+    same = (*FINISHED, "-vb", 8)
+    with monkeypatch.context() as patched:
+        patched.setattr(train_command, "Log", Stopping)
+        assert train(tmp_path, *same) == 128 + signal.SIGTERM
+    assert "resume with the same command and --resume auto" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "test.json").exists()
+    assert train(tmp_path, *same, "--resume", "auto") == 0
+    assert (tmp_path / "run" / "test.json").is_file()
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_resumes_bit_identical(train, finished, tmp_path, monkeypatch, capsys, how):
     class Stopping(Log):

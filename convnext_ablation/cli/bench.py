@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 
@@ -61,6 +62,7 @@ def run(args: argparse.Namespace) -> None:
     machine = machine_of(args.device)
     with in_one_line(f"--output {args.output} can't be made"):
         args.output.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=args.output).close()  # measuring takes long; can it be written?
     rows = read_rows(args.output / CSV)
     known = {row["configuration"] for row in rows}
     left = [one for one in asked if one.identity(machine) not in known]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import convnext_ablation
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, nobody_reads, system_line
 from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.version import __version__
 
@@ -74,13 +73,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; finished work is kept: run the same command again to resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads the output, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except BrokenPipeError:
+        return nobody_reads()
     except OSError as error:
-        if not error.filename:
-            raise
-        print(f"convnext-ablation: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"convnext-ablation: error: {system_line(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError, in_one_line, nobody_reads, system_line
 from convnext_ablation.files import check_path, locked
 from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
@@ -42,17 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(program: str, work: Callable[[], int]) -> int:
     """Does a program's work, which returns the exit code; a user's error becomes one line and exit code 2."""
     try:
-        return work()
+        try:
+            return work()
+        finally:
+            sys.stdout.flush()  # else Python does when it ends, and complains
     except UserError as error:
         if is_first_process():
             print(f"{program}: error: {error}", file=sys.stderr)
         elif dist.is_initialized() and not isinstance(error, SharedError):
             print(f"{program}: error (process {dist.get_rank()}): {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return nobody_reads()
     except OSError as error:
-        if not error.filename:
-            raise
-        print(f"{program}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+        print(f"{program}: error: {system_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\n{program}: stopped", file=sys.stderr)
@@ -97,11 +100,11 @@ def _train(arguments: TrainingArguments) -> int:
             )
         try:
             trainer.run()
+            trainer.test()
         except StoppedError as stopped:
             if processes.is_first:
                 _say_how_to_resume(stopped, trainer)
             return 128 + stop.signal
-        trainer.test()
     log.line(f"*** Best metric: {trainer.best.metric(trainer.metric)} (epoch {trainer.best.epoch})")
     log.line(f"--result\n{_results(trainer)}")
     return 0

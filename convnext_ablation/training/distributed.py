@@ -97,6 +97,8 @@ def check_device(device: str) -> None:
     if not torch.cuda.is_available():
         raise UserError("device is cuda, but there is no GPU here that torch can use; give --device cpu")
     local_rank, count = world_info_from_env()[0], torch.cuda.device_count()
+    if (torch.device(device).index or 0) >= count:
+        raise UserError(f"device is {device}, but there are {count} GPUs here, from cuda:0 on; give another")
     if is_distributed_env() and local_rank >= count:
         raise UserError(f"process {local_rank} of this machine has no GPU: there are {count}; start {count}")
 

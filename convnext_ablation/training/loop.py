@@ -106,7 +106,10 @@ class Trainer(Parts):
         if not split or (folder / TEST_RESULT).is_file():
             return
         self.load_best()
-        test = self.evaluate(split)
+        try:
+            test = self.evaluate(split)
+        except EvaluationStoppedError:
+            raise StoppedError(folder / LAST, self.epochs, 0) from None
         if not self.processes.is_first:
             return
         test.save(folder / TEST_PREDICTIONS)
