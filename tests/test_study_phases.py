@@ -300,6 +300,12 @@ def test_models_of_timm_are_rows_beside_the_networks(command, tmp_path):
         ({}, ("--data", "cats=elsewhere"), "unknown data set that no phase uses: 'cats'"),
         ({}, ("--set", "fien.epochs=2"), "unknown phase in --set 'fien'; did you mean 'fine'?"),
         ({}, ("--phase", "fine", "epochs"), "--phase epochs: write KEY=VALUE"),
+        ({}, ("--phase", "fine", "epochs=2", "epochs=3"), "--phase fine: epochs is given twice; give one"),
+        (
+            {"fine": {"set": {"model_kwargs": {"kernel_size": 5}}}},
+            (),
+            "fine: starts from phase general, whose",
+        ),
         ({}, ("--without", "fien"), "unknown phase in --without 'fien'; did you mean 'fine'?"),
         ({}, ("--without", "general"), "unknown phase that fine starts from: 'general'"),
         ({}, ("--without", "general", "fine", "finer"), "mine.yaml: no phase is left"),

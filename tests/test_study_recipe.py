@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -31,7 +32,8 @@ def planned(image_folder, recipe_file, tmp_path):
         recipe = tmp_path / "mine.yaml"
         changed = {**parse_yaml(recipe_file.read_text(), "recipe"), **(parse_yaml(lines, "lines") or {})}
         recipe.write_text(yaml.safe_dump(changed))
-        call = ["study", "run", f"--data={image_folder}", f"--recipe={recipe}", "--output=x", *further]
+        data = [] if any(word.startswith("--data") for word in further) else [f"--data={image_folder}"]
+        call = ["study", "run", *data, f"--recipe={recipe}", "--output=x", *further]
         return plan_phases(cli._parser(call).parse_args(call))[0][0]
 
     return plan
@@ -216,9 +218,23 @@ def test_a_fine_tuning_recipe_takes_published_weights_of_every_network(planned, 
     assert all(run.arguments.pretrained for run in study.runs())
 
 
+def test_weights_and_images_that_do_not_fit_a_network_are_refused(planned, networks, tmp_path):
+    two = [*networks("model_i", "model_v"), "--width=atto"]
+    state = timm.create_model("model_i_atto", in_chans=1).state_dict()
+    for name in ("model_i_atto", "model_v_atto"):
+        torch.save({"state_dict": state}, tmp_path / f"{name}.pth")
+    with pytest.raises(
+        UserError, match=rf"--init {tmp_path}/model_v_atto\.pth: the checkpoint .* model_v_atto"
+    ):
+        planned("", f"--init={tmp_path}/{{model}}.pth", *two)
+    with pytest.raises(UserError, match="model_v_atto: can't take images of 4 x 4 px"):
+        planned("input_size: [1, 4, 4]", *two)
+
+
 def test_a_fine_tuning_recipe_takes_the_weights_that_are_named(planned, tmp_path):
     for point in design_of("stages", "atto").points:
-        torch.save({"state_dict": {}, "arch": point.model}, tmp_path / f"{point.key}.pth")
+        state = timm.create_model(point.model, in_chans=1).state_dict()
+        torch.save({"state_dict": state, "arch": point.model}, tmp_path / f"{point.key}.pth")
     assert planned(FINE_TUNING, f"--init={tmp_path}/{{model}}.pth").is_pretrained
 
 
@@ -369,7 +385,8 @@ def test_too_small_or_too_few_photographs_are_refused(planned, pictures, network
 @pytest.mark.parametrize("lines", ["", FINE_TUNING])
 def test_timms_script_is_told_to_start_from_the_weights(planned, tmp_path, lines):
     for point in design_of("stages", "atto").points:
-        torch.save({"state_dict": {}, "arch": point.model}, tmp_path / f"{point.key}.pth")
+        state = timm.create_model(point.model, in_chans=1).state_dict()
+        torch.save({"state_dict": state, "arch": point.model}, tmp_path / f"{point.key}.pth")
     run = planned(lines, f"--init={tmp_path}/{{model}}.pth").runs()[0]
     told = external._arguments(run, 3)
     assert (told["pretrained"], told["pretrained_path"]) == (True, str(tmp_path / "model_i_atto.pth"))

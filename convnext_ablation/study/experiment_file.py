@@ -66,7 +66,11 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
         phases[_checked_name(str(name))] = _checked(str(name), said)
     for words in args.phase:
         name = _checked_name(words[0])
-        phases[name] = {**phases.get(name, {}), **_checked(name, dict(_pair(word) for word in words[1:]))}
+        pairs = [_pair(word) for word in words[1:]]
+        keys = [key for key, _ in pairs]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise UserError(f"--phase {name}: {twice[0]} is given twice; give one")
+        phases[name] = {**phases.get(name, {}), **_checked(name, dict(pairs))}
     every = dict(phases)
     for name in args.without:
         if phases.pop(name, None) is None:
@@ -89,7 +93,7 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
 
 
 def _alone(args: argparse.Namespace) -> argparse.Namespace:
-    data = args.data[-1] if args.data else []
+    data = [word for words in args.data for word in words]
     if len(data) != 1:
         raise UserError(
             "--data: name one data set or folder, or an experiment and the folder of each, NAME=FOLDER"
@@ -225,6 +229,9 @@ def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str
             raise UserError(f"--data {name}: is given twice, {folders[name]} and {folder}; give one")
         if name not in used:
             raise unknown_name("data set that no phase uses:", name, used)
+        same = [each for each in folders if Path(folders[each]).resolve() == Path(folder).resolve()]
+        if same and Path(folder).exists():
+            raise UserError(f"--data {name}={folder}: is the folder of {same[0]}, too; give another")
         folders[name] = folder
     return folders
 

@@ -23,6 +23,7 @@ from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, wi
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study, splits_of
 from convnext_ablation.study.experiment_file import phases_of
 from convnext_ablation.study.external import find_script
+from convnext_ablation.study.fits import check_networks
 from convnext_ablation.study.overrides import overridden
 from convnext_ablation.study.pretrained import check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
@@ -141,6 +142,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         )
     _check_images(args, first.arguments, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
+    check_networks(study, len(data.classes))
     return study, data
 
 
@@ -325,6 +327,7 @@ def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingAr
         raise UserError(
             f"{whose} says float16, which is for GPUs; on a CPU give "
             + ("--set model_dtype=bfloat16" if arguments.model_dtype else "--precision bfloat16 or float32")
+            + ", for GPUs elsewhere --device cuda"
         )
     return str(precision)
 
