@@ -200,13 +200,19 @@ def test_classes_of_other_names_are_named_or_mapped(
     assert "numbers 'light', 'dark' otherwise; leave --class-map out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("args", [True, False])
 def test_a_network_without_names_needs_all_its_classes_or_a_map(
-    trained, validate, without_dark, tmp_path, capsys
+    trained, validate, without_dark, tmp_path, capsys, args
 ):
     state = load_checkpoint(trained)
     del state["convnext_ablation"]
+    if not args:  # bare weights
+        state = {"state_dict": state["state_dict"]}
     save_checkpoint(tmp_path / "timms.pth.tar", state)
     given = (without_dark, "--checkpoint", tmp_path / "timms.pth.tar")
+    if not args:
+        given += ("--model", "model_i_atto", "--input-size", "1", "32", "32", "--mean", "0.5", "--std", "0.5")
+        given += ("--crop-pct", "1", "--interpolation", "bilinear")
     assert validate(*given) == 2
     error = capsys.readouterr().err
     assert re.search(

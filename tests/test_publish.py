@@ -371,6 +371,9 @@ def test_a_release_is_verified_and_evaluated_by_the_names_of_its_classes(train, 
     assert validate_command.main([*map(str, given)]) == 0
     rows = list(csv.DictReader((tmp_path / "classes.csv").open()))
     assert [(row["class"], row["images"]) for row in rows] == [("light", "7"), ("dark", "0"), ("grey", "7")]
+    file = ("--checkpoint", tmp_path / NAME / "model.safetensors", "--model", "model_iv_atto", *COLOUR)
+    assert validate_command.main([*map(str, (*given, *file))]) == 0
+    assert list(csv.DictReader((tmp_path / "classes.csv").open())) == rows
     (less / "grey").rename(less / "gray")
     capsys.readouterr()
     assert validate_command.main([*map(str, given)]) == 2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import timm
 import torch
 from timm.data import resolve_data_config
+from timm.models import clean_state_dict
 from timm.models import load_checkpoint as load_weights
 from timm.utils import reparameterize_model
 
@@ -17,6 +20,7 @@ from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import classes_in, read_pickle
+from convnext_ablation.models.convert import weights_in
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.dry_run import dry_run
@@ -30,6 +34,7 @@ from convnext_ablation.training.predictions import (
     write_predictions,
 )
 from convnext_ablation.training.splits import count_classes, number_as_trained, open_split
+from convnext_ablation.weights import read_release
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -116,7 +121,7 @@ class Validation:
 
     def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
         self.arguments, self.processes = arguments, processes
-        saved, names = _saved(arguments.checkpoint)
+        saved, names = _saved(arguments.checkpoint, arguments.run.model)
         found = {
             name: saved[name] for name in _OF_THE_RUN if not getattr(arguments.run, name) and saved.get(name)
         }
@@ -215,10 +220,16 @@ class Validation:
         return result
 
 
-def _saved(checkpoint: str) -> tuple[dict[str, Any], Sequence[str]]:
-    """The arguments of a checkpoint's run and the names of its classes, as far as it has them."""
+def _saved(checkpoint: str, model: str) -> tuple[dict[str, Any], Sequence[str]]:
+    """The arguments of a checkpoint's run and the names of its classes, as far as it or its release say."""
     path = Path(checkpoint)
-    if not checkpoint or path.suffix == ".safetensors":
+    if not checkpoint:
+        return {}, ()
+    if path.suffix == ".safetensors":
+        with suppress(UserError):  # else the weights are of no release
+            release = read_release(path.parent)
+            if release.file == path.name:
+                return {"num_classes": release.num_classes}, release.label_names or ()
         return {}, ()
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
@@ -227,4 +238,13 @@ def _saved(checkpoint: str) -> tuple[dict[str, Any], Sequence[str]]:
     saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
     if isinstance(state.get("arch"), str):
         saved["model"] = state["arch"]
+    if saved.get("num_classes") is None:
+        saved["num_classes"] = _head_size(weights_in(state) or {}, model or saved.get("model", ""))
     return saved, classes_in(state)
+
+
+def _head_size(weights: Mapping[str, torch.Tensor], model: str) -> int | None:
+    """How many classes weights are for, by the layer that timm knows as the classifier; None if not known."""
+    cfg = timm.get_pretrained_cfg(model, allow_unregistered=True) if model else None
+    weight = clean_state_dict(weights).get(f"{cfg.classifier}.weight") if cfg else None
+    return None if weight is None else len(weight)
