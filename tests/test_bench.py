@@ -255,6 +255,7 @@ def test_two_commands_at_a_time_lose_no_row(tmp_path, asked, monkeypatch):
         ("model_i.nowhere", "model_i.nowhere doesn't run on images of 32 x 32 pixels: "),
         ("model_i_atto --device meta", "--device meta can't compute in float32 here ("),
         ("model_i_atto --rounds 2", "--rounds is 2; it has to be 3 or more"),
+        ("model_i_atto --threads 99999999999", "--threads is 99999999999; it has to be 1024 or less"),
         ("model_i --baseline a:b:c:d", "is 'a:b:c:d'; in inference it takes MODEL[:FORM[:DTYPE]]"),
         ("model_i_atto --mode training --forms optimized", "--forms has none that there is in training"),
     ],

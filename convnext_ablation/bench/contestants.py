@@ -17,7 +17,7 @@ from torch import nn
 
 from convnext_ablation.bench.roofline import kernels, peaks_of
 from convnext_ablation.bench.timing import Times, interleaved
-from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.errors import UserError, first_line, shown
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.machine import compile_network
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
@@ -92,14 +92,16 @@ def configurations(args: argparse.Namespace) -> list[Configuration]:
     Raises:
         UserError: They ask for what can't be measured.
     """
-    for option, values, least in (
-        ("--rounds", [args.rounds], _FEWEST_ROUNDS),
-        ("--threads", [args.threads], 1),
-        ("--batch-size", args.batch_size, 1),
-        ("--img-size", args.img_size, 1),
+    for option, values, least, most in (
+        ("--rounds", [args.rounds], _FEWEST_ROUNDS, 1_000_000),
+        ("--threads", [args.threads], 1, 1024),
+        ("--batch-size", args.batch_size, 1, 1_000_000),
+        ("--img-size", args.img_size, 1, 16384),
     ):
         if min(values) < least:
             raise UserError(f"{option} is {min(values)}; it has to be {least} or more")
+        if max(values) > most:
+            raise UserError(f"{option} is {shown(max(values))}; it has to be {most} or less")
     options = (args.mode, args.dtype, args.img_size, args.batch_size)
     choices = itertools.product(*(dict.fromkeys(values) for values in options))
     found = [_configuration(args, *choice) for choice in choices]

@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.size < 32:
         raise UserError(f"--size is {args.size}; the networks need images of 32 or more a side")
+    if args.size > 16384:
+        raise UserError(f"--size is {args.size}; it must be at most 16384")
     names = [name for name in zoo.model_names() if fnmatchcase(name, args.pattern)]
     if not names:
         raise unknown_name("model", args.pattern, zoo.model_names())
