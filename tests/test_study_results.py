@@ -17,6 +17,7 @@ def results_of(
 ):
     (folder / "dataset.json").write_text(json.dumps({"name": name}))
     study = SimpleNamespace(
+        one_run_each=list,
         design=SimpleNamespace(name="stages", notes=()),
         data_name="mine",
         data_dir=str(folder),
@@ -31,7 +32,7 @@ def results_of(
     targets = np.array([0, 2, 2])
     finished = [FinishedRun("a", 0, folder, np.zeros(3, int), targets, result) for result in results]
     ids = np.array(["cat/1.png", "dog/1.png", "dog/2.png"])
-    return StudyResults(study, folder, finished, runs, ids, 32)
+    return StudyResults(study, folder, finished, runs, ids, [(32, 32)])
 
 
 def test_classes_go_by_the_folders_of_their_images_or_their_number_and_each_machine_is_named(tmp_path):

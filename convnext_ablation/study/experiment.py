@@ -117,6 +117,19 @@ class Run:
             determining["processes"] = self.processes
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the network is given, as training resolves them."""
+        import timm
+        from timm.data import resolve_data_config
+
+        model = timm.get_pretrained_cfg(self.arguments.model, allow_unregistered=True)
+        config = resolve_data_config(
+            self.arguments.preprocessing(), pretrained_cfg=model.to_dict() if model else None
+        )
+        channels, height, width = config["input_size"]
+        return channels, height, width
+
     def share(self) -> TrainingArguments:
         """The arguments of each process: batches that add up to the global batch, or a part of the batch.
 

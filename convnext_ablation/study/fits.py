@@ -8,7 +8,6 @@ from collections.abc import Mapping
 
 import timm
 import torch
-from timm.data import resolve_data_config
 
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.study.experiment import Run, Study
@@ -49,8 +48,7 @@ def _shapes(run: Run, channels: int | None = None) -> Shapes:
     It has other `channels` than the run's, if these are given.
     """
     arguments = run.arguments
-    config = timm.get_pretrained_cfg(arguments.model, allow_unregistered=True)
-    size = resolve_data_config(arguments.preprocessing(), pretrained_cfg=config.to_dict())["input_size"]
+    size = run.input_size
     kwargs = json.dumps(dict(arguments.model_kwargs), sort_keys=True)
     return _shapes_of(arguments.model, kwargs, (channels or size[0], *size[1:]))
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import timm
 import torch
-from timm.data import resolve_data_config
 
 from convnext_ablation.console import counted, track
 from convnext_ablation.data.folder import FolderSummary
@@ -154,10 +153,8 @@ def network_costs(phase: PlannedPhase) -> dict[str, NetworkCost]:
     costs = {}
     for run in phase.study.one_run_each():
         arguments = run.arguments
-        config = timm.get_pretrained_cfg(arguments.model, allow_unregistered=True)
-        size = resolve_data_config(arguments.preprocessing(), pretrained_cfg=config.to_dict())["input_size"]
         kwargs = json.dumps(dict(arguments.model_kwargs), sort_keys=True)
-        costs[run.point.key] = _network_cost(arguments.model, kwargs, len(phase.data.classes), tuple(size))
+        costs[run.point.key] = _network_cost(arguments.model, kwargs, len(phase.data.classes), run.input_size)
     return costs
 
 

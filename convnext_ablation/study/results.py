@@ -41,7 +41,7 @@ class StudyResults:
     runs: list[FinishedRun]  # in the study's order
     expected: int  # how many there are when all are finished
     ids: NDArray[np.str_]  # path of each test image below the split's folder, (N,)
-    image_size: int  # pixels
+    sizes: list[tuple[int, int]]  # of the images that networks are given, height and width, each once
 
     @property
     def classes(self) -> list[str]:
@@ -71,7 +71,8 @@ class StudyResults:
             title=f"{study.design.name} on {study.data_name}",
             design=study.design.name,
             data_name=study.data_name,
-            image_size=self.image_size,
+            image_size=self.sizes[0][1],
+            image_height=self.sizes[0][0],
             test_images=len(self.ids),
             classes=len(self.classes),
             precision=study.precision,
@@ -97,6 +98,13 @@ class StudyResults:
             warnings.append(
                 f"WARNING: {len(self.runs)} of {self.expected} runs are finished; what follows is of these."
             )
+        each = self.study.one_run_each()
+        if len(self.sizes) > 1:
+            told = ", ".join(f"{run.point.label} {run.input_size[1]} x {run.input_size[2]}" for run in each)
+            warnings.append(f"WARNING: networks are given images of different sizes, in px: {told}.")
+        if len({run.arguments.epochs_in_all for run in each}) > 1:
+            told = ", ".join(f"{run.point.label} {run.arguments.epochs_in_all}" for run in each)
+            warnings.append(f"WARNING: networks are trained for different numbers of epochs: {told}.")
         if mixed := mixed_origins(self.study.weights):
             warnings.append(mixed)
         if len(_values(str(run.result["versions"]) for run in self.runs)) > 1:
@@ -125,9 +133,9 @@ def read_results(study: Study, folder: Path) -> StudyResults:
         runs.append(FinishedRun(key, seed, where, predicted, first.targets, result, run.pretraining_seed))
     if first is None:
         raise NothingFinishedError(f"{folder}: no run of this study is finished; nothing to report")
-    size = (planned[0].arguments.input_size or (3, 224, 224))[-1]
+    sizes = list(dict.fromkeys(run.input_size[1:] for run in study.one_run_each()))
     expected = sum(map(study.tested_runs, study.points))
-    return StudyResults(study, folder, runs, expected, first.ids, size)
+    return StudyResults(study, folder, runs, expected, first.ids, sizes)
 
 
 def _values(texts: Iterable[str]) -> list[str]:

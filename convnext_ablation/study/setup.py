@@ -101,6 +101,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
     script = find_script(args.train_script) if args.train_script else None
     if args.from_scratch:
         recipe.pop("pretrained", None)
+        own_recipes = {key: {**own, "pretrained": False} for key, own in own_recipes.items()}
     ours = [point for point in design.points if point.components is not None]
     weights = find_weights(args.init, ours, args.pretraining_seeds)
     if recipe.get("pretrained"):

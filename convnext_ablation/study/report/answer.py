@@ -59,7 +59,7 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
     seeds = f"{number} runs of each network" if several else f"{number} seed{'s' * (counts[-1] > 1)}"
     scene = (
         f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
-        f"{facts.image_size} px, {counted(facts.epochs, 'epoch')}, {seeds})"
+        f"{facts.pixels}, {counted(facts.epochs, 'epoch')}, {seeds})"
     )
     return f"{scene}, {claim}.{reach}{_chance_text(table, facts, named)}"
 
@@ -103,7 +103,7 @@ def method(findings: Findings, facts: StudyFacts) -> dict[str, str]:
         "design": facts.design,
         **({"runs": facts.origin} if facts.origin else {}),
         "data": f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
-        f"{facts.image_size} x {facts.image_size} px",
+        f"{facts.image_height or facts.image_size} x {facts.image_size} px",
         "training": f"{counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",
         "machine": f"{facts.machine}, {counted(facts.threads, 'thread')}",
         "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),

@@ -145,7 +145,7 @@ def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
         _beside(axes, -0.5, inches, heading, nudge=8, color=SOFT)
     over = "seeds and test images" if max(row.runs for row in table) > 1 else "test images only (one seed)"
     text = (
-        f"{facts.data_name}, {facts.classes} classes, {facts.image_size} px, "
+        f"{facts.data_name}, {facts.classes} classes, {facts.pixels}, "
         f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."
     )
     _beside(axes, -0.5, -_LEFT, facts.title, "left", nudge=50, fontsize=12, fontweight="bold")

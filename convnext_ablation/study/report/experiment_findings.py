@@ -227,5 +227,5 @@ def _phase_text(phase: PhaseReport) -> str:
         start = "from pre-trained weights"
     return (
         f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
-        f"{facts.image_size} px, {counted(facts.epochs, 'epoch')} {start}, {runs} of each network"
+        f"{facts.pixels}, {counted(facts.epochs, 'epoch')} {start}, {runs} of each network"
     )

@@ -50,9 +50,7 @@ def accuracy_columns(report: ExperimentReport, decimals: int, with_interval: boo
 
     columns = [Column("network", lambda line: line.label)]
     for phase in report.phases:
-        columns.append(
-            Column(f"{phase.name}, {phase.facts.image_size} px", partial(top1, "rows", phase), text)
-        )
+        columns.append(Column(f"{phase.name}, {phase.facts.pixels}", partial(top1, "rows", phase), text))
         if phase.kept:
             heading = f"{phase.name} without {counted(phase.excluded, 'image')}"
             columns.append(Column(heading, partial(top1, "kept", phase), text))

@@ -52,6 +52,13 @@ class StudyFacts:
     fault: str = ""  # what is known to be wrong with the data for these networks
     origin: str = ""  # where the runs come from, if they were made for another design
     notes: tuple[str, ...] = ()  # what one must know of the design to read its effects
+    image_height: int = 0  # px; 0: as wide as high
+
+    @property
+    def pixels(self) -> str:
+        """The size of the images, for people."""
+        height = self.image_height or self.image_size
+        return f"{self.image_size} px" if height == self.image_size else f"{height} x {self.image_size} px"
 
 
 @dataclass(frozen=True)

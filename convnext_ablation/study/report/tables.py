@@ -189,7 +189,7 @@ def _markdown(contents: Contents) -> str:
         markdown_text(answer(findings, facts)),
         laid_out(network_columns(rows, 2), rows, form="markdown"),
         f"Top-1 on the test images in percent{change}; 95 % intervals over seeds and images. M par.: "
-        f"million parameters. GMACs: of one image of {facts.image_size} px. img/s: in training, median over "
+        f"million parameters. GMACs: of one image of {facts.pixels}. img/s: in training, median over "
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
         *([] if findings.shown_by_rows else [laid_out(effect_columns(2), effects, form="markdown"), _LEGEND]),
