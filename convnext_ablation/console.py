@@ -192,9 +192,11 @@ class Progress:
         self.close()
 
 
-def track(items: Iterable[T], what: str, total: float | None = None, unit: str = "images") -> Iterator[T]:
+def track(
+    items: Iterable[T], what: str, total: float | None = None, unit: str = "images", quiet: bool = False
+) -> Iterator[T]:
     """Yields the items and shows how many have been taken; `total` is their number if that is known."""
-    with Progress(what, total, unit) as progress:
+    with Progress(what, total, unit, quiet) as progress:
         for item in items:
             yield item
             progress.update()

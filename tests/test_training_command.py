@@ -221,6 +221,10 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--pretrained-path", "none.pth"], r"none\.pth: "),
         (["--initial-checkpoint", __file__], r"test_training_command\.py: "),
         (["--lr", "1e20"], "epoch 0, learning rate 1e.20: the loss is (nan|inf) at step"),
+        (
+            ["--dataset", "torch/image_folder", "--skip-bad-images", "1"],
+            "skip_bad_images is 1, and .*train is",
+        ),
         (["--log-wandb"], "log_wandb needs Weights & Biases; pip install wandb"),
     ],
 )
@@ -288,6 +292,59 @@ def test_a_stopped_run_resumes_bit_identical(train, finished, tmp_path, monkeypa
     one, two = (load_checkpoint(folder / "last.pth.tar") for folder in (finished, tmp_path / "run"))
     assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
     assert not list((tmp_path / "run").glob("recovery-*"))
+
+
+class _Stopping(Log):
+    def trained(self, epoch, step, images):
+        super().trained(epoch, step, images)
+        if (epoch, step) == (0, 2):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_broken_images_are_left_out_as_if_they_were_not_there(
+    train, validate, tmp_path, image_folder, recipe_file, monkeypatch, capsys
+):
+    broken, without = tmp_path / "broken", tmp_path / "without"
+    for root in (broken, without):
+        shutil.copytree(image_folder, root)
+    for name in ("train/grey/03.png", "val/dark/01.png", "test/dark/02.png"):
+        (broken / name).write_bytes((broken / name).read_bytes()[:200])
+        (without / name).unlink()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"{recipe_file.read_text()}\nskip_bad_images: 3\n")
+    same = ("-c", recipe, "--epochs", "1", "--test-split", "test")
+    with monkeypatch.context() as patched:
+        patched.setattr(train_command, "Log", _Stopping)
+        assert train(tmp_path, *same, data=broken) == 128 + signal.SIGTERM
+    capsys.readouterr()
+    assert train(tmp_path, *same, "--resume", "auto", "-j", "1", data=broken) == 0
+    said = capsys.readouterr().out
+    assert f"{broken / 'train'}: skipped, 1 of 48 images, which can't be decoded:\n" in said
+    assert said.count("grey/03.png: ") == 1
+    assert "20 images, 1 left out" in said
+    assert train(tmp_path, *same, "-j", "1", data=without, name="without") == 0
+    with open(tmp_path / "run" / "skipped.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["test/dark/02.png", "train/grey/03.png", "val/dark/01.png"]
+    assert all("truncated" in row["reason"] for row in rows)
+    one, two = (load_checkpoint(tmp_path / name / "last.pth.tar") for name in ("run", "without"))
+    assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
+    tested = json.loads((tmp_path / "run" / "test.json").read_text())
+    assert tested.pop("left_out") == 1
+    assert tested == json.loads((tmp_path / "without" / "test.json").read_text())
+    last = ("--checkpoint", tmp_path / "run" / "last.pth.tar", "--data-dir", broken)
+    assert validate(*last, "--skip-bad-images", "1") == 0
+    shown = capsys.readouterr().out
+    assert "20 images (1 left out), 3 classes" in shown
+    assert json.loads(shown.rpartition("--result\n")[2])["left_out"] == 1
+    assert validate(*last) == 2
+    one_line(capsys, "validate.py", r"dark/02\.png: can't be decoded: ")
+    assert train(tmp_path, *same, "--skip-bad-images", "2", data=broken, name="more") == 2
+    one_line(
+        capsys,
+        "train.py",
+        r"more than 2 of 84 images can't be decoded: train/grey/03\.png \(.*val/dark/01\.png \(",
+    )
 
 
 class _Malicious:

@@ -34,6 +34,7 @@ TRAINING = {
     "batch norm": {**PLAIN, "model": "model_i_atto", "lr": 1e-12, "epochs": 1, "no_ddp_bb": True},
 }
 EVALUATION = {"validation_batch_size": 4}
+BROKEN = ["test/dark/02.png", "train/dark/00.png", "train/grey/03.png", "val/light/04.png"]
 
 
 def settings(image_folder, recipe_file, **changes):
@@ -129,15 +130,48 @@ def test_any_number_of_processes_counts_every_image_once(image_folder, recipe_fi
     assert epoch["images"] == len(list(image_folder.glob("train/*/*"))) // (4 * processes) * 4 * processes
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-def test_a_broken_image_ends_all_processes_and_is_named_once(image_folder, recipe_file, tmp_path, processes):
+def test_three_processes_leave_broken_images_out_as_if_they_were_not_there(
+    image_folder, recipe_file, tmp_path
+):
+    broken, without = roots = tmp_path / "broken", tmp_path / "without"
+    for root in roots:
+        shutil.copytree(image_folder, root)
+    for name in BROKEN:
+        (broken / name).write_bytes(b"not an image")
+        (without / name).unlink()
+    once = {"epochs": 1, "batch_size": 8, "model": "model_v_atto", "skip_bad_images": len(BROKEN)}
+    cases = {root.name: settings(root, recipe_file, **once) for root in roots}
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    agent = start(tmp_path / "log", train_cases, tmp_path, processes=3)
+    output = finished(agent, tmp_path / "log")
+    assert agent.exitcode == 0, output
+    one, other = (load_checkpoint(root / LAST) for root in roots)
+    assert all(torch.equal(value, other["state_dict"][key]) for key, value in one["state_dict"].items())
+    [judged], [expected] = (state["convnext_ablation"]["history"] for state in (one, other))
+    assert (judged["eval_top1"], judged["eval_loss"]) == (expected["eval_top1"], expected["eval_loss"])
+    rows = (broken / "skipped.csv").read_text().splitlines()
+    assert rows == ["name,reason", *(f"{name},cannot identify image file" for name in BROKEN)]
+    assert not (without / "skipped.csv").exists()
+
+
+@pytest.mark.parametrize(("processes", "left_out"), [(2, 0), (3, 0), (3, 1)])
+def test_a_broken_image_ends_all_processes_and_is_named_once(
+    image_folder, recipe_file, tmp_path, processes, left_out
+):
     root = tmp_path / "data"
     shutil.copytree(image_folder, root)
-    (root / "train" / "grey" / "03.png").write_bytes(b"not an image")
+    broken = BROKEN[2 - left_out : 3]
+    for name in broken:
+        (root / name).write_bytes(b"not an image")
     command = [str(root), "-c", str(recipe_file), "--model", "model_i_atto", "--device", "cpu", "-j", "0"]
+    command += ["--skip-bad-images", str(left_out)]
     agent = start(tmp_path / "log", train, *command, "--output", str(tmp_path), processes=processes)
     output = finished(agent, tmp_path / "log")
     assert agent.exitcode != 0
     said = [line for line in output.splitlines() if line.startswith("train.py: error")]
     assert len(said) == 1
-    assert "grey/03.png: can't be decoded" in said[0]
+    if left_out:
+        assert "more than 1 of 63 images can't be decoded" in said[0]
+        assert all(f" {name} (cannot identify image file)" in said[0] for name in broken)
+    else:
+        assert "grey/03.png: can't be decoded" in said[0]

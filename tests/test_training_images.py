@@ -13,6 +13,8 @@ from timm.data import create_dataset, resolve_data_config
 from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.broken import leave_out_broken
+from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
 from convnext_ablation.training.splits import count_classes, open_split, open_splits
@@ -112,6 +114,21 @@ def test_a_broken_image_is_named_in_one_line(arguments, tmp_path, image_folder, 
         batches(given) if split == "train" else list(evaluated)
     gc.collect()
     assert not multiprocessing.active_children()
+
+
+def test_a_class_whose_images_are_all_broken_keeps_its_number(arguments, tmp_path, image_folder):
+    shutil.copytree(image_folder / "val", tmp_path / "val")
+    for path in (tmp_path / "val" / "dark").iterdir():
+        path.write_bytes(b"no image")
+    images = open_split(given := arguments(data_dir=str(tmp_path), skip_bad_images=14), "val")
+    assert len(leave_out_broken([images], given, Processes(CPU))) == 5
+    assert [images.load(index)[1] for index in range(len(images))] == 5 * [1] + 5 * [2]
+    assert images.unseen == ["dark"]
+    for path in (tmp_path / "val").glob("[gl]*/*"):
+        path.write_bytes(b"no image")
+    images = open_split(given := arguments(data_dir=str(tmp_path), skip_bad_images=15), "val")
+    with pytest.raises(UserError, match="val: none of its images can be decoded"):
+        leave_out_broken([images], given, Processes(CPU))
 
 
 def test_splits_go_by_the_synonyms_that_timm_knows(arguments, tmp_path, image_folder):

@@ -12,8 +12,8 @@ from convnext_ablation.training import settings, validation
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
 
-OURS = {"global_batch", "test_split"}
-OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file"}
+OURS = {"global_batch", "skip_bad_images", "test_split"}
+OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file", "skip_bad_images"}
 
 
 def timms_script(name):
@@ -32,7 +32,7 @@ def same_default(ours, timms):
 
 def test_arguments_have_the_names_types_and_defaults_of_timms_train_script():
     timms = timms_script("train")
-    of_before = {"log_tensorboard", "skip_bad_images"}
+    of_before = {"log_tensorboard"}
     assert set(timms) - set(ARGUMENTS) == {*settings.TIMM_ONLY, *settings.WITHOUT_EFFECT} - of_before
     assert set(ARGUMENTS) - set(timms) == OURS
     known_settings({name: action.default for name, action in timms.items()}, "timm's defaults")
@@ -147,7 +147,7 @@ def test_values_of_another_type_are_refused(settings, message):
 
 def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
     given = {"epochs": 3, "naflex_loader": False, "naflex_max_seq_len": 576, "tta": 0, **RETIRED}
-    assert known_settings({**given, "skip_bad_images": 2}, "args.yaml") == {"epochs": 3}  # the last was ours
+    assert known_settings(given, "args.yaml") == {"epochs": 3}
     for name, value in {"tta": 2, "train_num_samples": 9}.items():
         with pytest.raises(UserError, match=rf"args\.yaml: {name} is an argument of timm's train\.py"):
             known_settings({name: value}, "args.yaml")

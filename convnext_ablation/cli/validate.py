@@ -14,6 +14,7 @@ from convnext_ablation.data.class_names import listed
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
+from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.distributed import prepare_torch, start_processes
 from convnext_ablation.training.settings import read_command_line
 from convnext_ablation.training.validation import (
@@ -37,6 +38,7 @@ def _validate(argv: Sequence[str] | None) -> int:
     processes = start_processes(arguments.run.device)
     prepare_torch(processes.device)
     validation: Validation = processes.together(partial(Validation, arguments, processes))
+    leave_out_broken([validation.images], arguments.run, processes)
     with Progress("evaluating", quiet=not processes.is_first) as progress:
         validation.evaluate(progress.move, optimize_for_inference)
     if processes.is_first:
@@ -55,10 +57,11 @@ def _print(validation: Validation) -> None:
         print(f"as in the run of {validation.arguments.checkpoint}: {', '.join(validation.taken)}")
     if unseen := validation.images.unseen:
         print(f"{validation.images.name}: has no image of {listed(unseen)}")
-    every, kept = validation.predictions, validation.kept
+    every, kept, left_out = validation.predictions, validation.kept, validation.images.left_out
     print(
         f"{validation.run.model}: top-1 {every.top1:.3f} %, top-5 {every.top5_accuracy:.3f} %, "
-        f"loss {every.loss:.4f}, {len(every.targets)} images, {validation.classes} classes"
+        f"loss {every.loss:.4f}, {len(every.targets)} images"
+        f"{f' ({left_out} left out)' if left_out else ''}, {validation.classes} classes"
     )
     if kept is not None:
         rows = [

@@ -113,7 +113,7 @@ def decode(data: bytes, checksums: bool = True) -> Image.Image:
 
 
 def in_threads(
-    work: Callable[[T], R], items: Sequence[T], what: str, workers: int | None = None
+    work: Callable[[T], R], items: Sequence[T], what: str, workers: int | None = None, quiet: bool = False
 ) -> Iterator[R]:
     """Yields what `work` makes of each item, in order, by so many threads, and shows how many are done.
 
@@ -123,7 +123,7 @@ def in_threads(
     pool = ThreadPoolExecutor(workers or available_cores() + 1)
     try:
         done = pool.map(lambda lot: [work(item) for item in lot], lots)
-        yield from track(itertools.chain.from_iterable(done), what, len(items))
+        yield from track(itertools.chain.from_iterable(done), what, len(items), quiet=quiet)
     finally:
         pool.shutdown(cancel_futures=True)
 

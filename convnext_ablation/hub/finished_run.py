@@ -12,6 +12,7 @@ import numpy as np
 
 from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
+from convnext_ablation.data.skipped import SKIPPED
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import OURS, classes_in
 from convnext_ablation.models.convert import StateDict, weights_in
@@ -167,6 +168,8 @@ def _results(
             return
     if best.eval_top1 is not None and best.eval_top5 is not None:
         count = len(data.images.get(arguments.val_split, ()))
+        if (folder / SKIPPED).is_file():  # images that couldn't be decoded, perhaps of this split
+            count = 0
         correct = best.eval_top1 * count / 100
         counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm sums up in float32
         known = count if counted else None

@@ -41,6 +41,8 @@ class TrainingArguments:
     target_key: str | None = _data(None, "name of the labels' column")
     dataset_trust_remote_code: bool = _data(False, "let hfds/ data sets run code of their repository")
 
+    skip_bad_images: int = _data(0, "leave out up to so many images that can't be decoded", "[0, inf)")
+
     model: str = _model("resnet50", "name of the network")
     pretrained: bool = _model(False, "start from pretrained weights")
     pretrained_path: str | None = _model(None, "start from this file as if it were the pretrained weights")
@@ -297,7 +299,7 @@ class TrainingArguments:
 ARGUMENTS = options_of(TrainingArguments)
 # of earlier versions, with their defaults: in the files and identities of their runs
 RETIRED: Mapping[str, Any] = {
-    "log_tensorboard": False, "skip_bad_images": 0, "train_num_samples": None, "val_num_samples": None,
+    "log_tensorboard": False, "train_num_samples": None, "val_num_samples": None,
 }  # fmt: skip
 # those that say how an image is made ready for the network
 PREPROCESSING = (

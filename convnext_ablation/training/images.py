@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
+from convnext_ablation.console import printable
 from convnext_ablation.data.class_names import by_name, check_known, names_of
 from convnext_ablation.data.pictures import as_seen, open_picture
 from convnext_ablation.data.skipped import skipped_lines
@@ -39,6 +40,7 @@ class Images(Dataset):
         classes: Names of the classes in the order of their numbers; empty if the data set doesn't tell.
         found: The reader's label of each class that the split has, by its name.
         skipped: Which files of its folder are not read, a line for each reason.
+        left_out: How many images were left out since they can't be decoded.
     """
 
     def __init__(self, reader: Any, mode: str, name: str) -> None:
@@ -47,6 +49,7 @@ class Images(Dataset):
         self.name = name
         self.found = _named_labels(reader, name)
         self.skipped = skipped_lines(getattr(reader, "skipped", {}))
+        self.left_out = 0
         self.classes = list(self.found)
         self._numbers: dict[Any, int] = {}  # by label; empty if labels are the numbers
 
@@ -82,6 +85,17 @@ class Images(Dataset):
     def ids(self) -> list[str]:
         """Paths of all images."""
         return [self.id(index) for index in range(len(self))]
+
+    def leave_out(self, broken: Mapping[int, str]) -> None:
+        """Leaves out images of a folder that can't be decoded, by their numbers, and why they can't."""
+        if not broken:
+            return
+        self.left_out = len(broken)
+        self.skipped.append(f"{len(broken)} of {len(self)} images, which can't be decoded:")
+        self.skipped += [printable(f"{self.id(index)}: {why}") for index, why in broken.items()]
+        self.reader.leave_out(broken)
+        there = {label for _, label in self.reader.samples}
+        self.found = {name: label for name, label in self.found.items() if label in there}
 
     def load(self, index: int) -> tuple[Image.Image, int]:
         """Decodes an image, as `pictures.as_seen` has it.

@@ -11,6 +11,7 @@ import yaml
 from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad, distribute_bn
 
+from convnext_ablation.data.skipped import SKIPPED, write_skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import remove_unfinished, write_text
 from convnext_ablation.training.checkpoints import (
@@ -55,6 +56,8 @@ class Trainer(Parts):
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
             remove_unfinished(self.folder)
             remove_recoveries(self.folder, but=recovery_path(self.folder, epoch, step))
+            (self.folder / SKIPPED).unlink(missing_ok=True)  # of before an interruption
+            write_skipped(self.folder, self.left_out)
             last = self.folder / LAST  # a run that began from a checkpoint of timm's may have none yet
             if self.history and last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch:
                 self._write_history()
@@ -121,10 +124,12 @@ class Trainer(Parts):
             "top5_percent": test.top5_accuracy,
             "loss": test.loss,
         }
+        if left_out := self.splits[split].left_out:
+            result["left_out"] = left_out
         write_text(folder / TEST_RESULT, json.dumps(result, indent=2) + "\n")
         self.log.line(
             f"test, epoch {best.epoch}: top-1 {test.top1:.2f} %, top-5 {test.top5_accuracy:.2f} %, "
-            f"{len(test.targets)} images"
+            f"{len(test.targets)} images" + (f", {left_out} left out" if left_out else "")
         )
 
     def _train_epoch(self, epoch: int, first: int, losses: Losses) -> None:

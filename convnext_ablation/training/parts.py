@@ -27,6 +27,7 @@ from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import classes_in, read_checkpoint, read_pickle
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes, seed_stream
 from convnext_ablation.training.dry_run import dry_run
@@ -63,7 +64,8 @@ class Parts:
         self.processes = processes or Processes(torch.device(arguments.device))
         self.log = log or Log()
         dry_run(arguments)
-        self.splits = open_splits(arguments)
+        self.splits = self.processes.together(lambda: open_splits(arguments))
+        self.left_out = leave_out_broken(self.splits.values(), arguments, self.processes)
         self.classes = count_classes(arguments, self.splits)
         if self.classes > (known := len(self.splits[arguments.train_split].classes)) > 0:
             raise UserError(

@@ -32,7 +32,7 @@ WITHOUT_EFFECT = (
     "train_size_random_mix", "train_size_schedule", "train_size_schedule_spread",
     "variable_batch_loss_scale", "worker_seeding",
     # of earlier versions
-    "log_tensorboard", "skip_bad_images",
+    "log_tensorboard",
 )  # fmt: skip
 # timm's short forms
 _ALSO = {

@@ -42,10 +42,10 @@ _results = partial(option, group="Results")
 # of `train.py`, under the same names
 _SHARED = (
     "data_dir", "dataset", "dataset_download", "class_map", "input_img_mode", "input_key", "target_key",
-    "dataset_trust_remote_code", "model", "pretrained", "num_classes", "gp", "img_size", "in_chans",
-    "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last", "fast_norm",
-    "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype", "model_dtype",
-    "workers", "pin_mem", "seed",
+    "dataset_trust_remote_code", "skip_bad_images", "model", "pretrained", "num_classes", "gp", "img_size",
+    "in_chans", "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last",
+    "fast_norm", "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype",
+    "model_dtype", "workers", "pin_mem", "seed",
 )  # fmt: skip
 # what a run's own weights are evaluated with if nothing else is given
 _OF_THE_RUN = (
@@ -217,6 +217,8 @@ class Validation:
             result["top1_without_excluded"] = round(self.kept.top1, 4)
             result["top5_without_excluded"] = round(self.kept.top5_accuracy, 4)
             result["excluded"] = len(self.predictions.ids) - len(self.kept.ids)
+        if self.images.left_out:
+            result["left_out"] = self.images.left_out
         return result
 
 
