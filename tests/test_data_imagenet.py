@@ -85,7 +85,6 @@ def test_imagenet_as_kaggle_has_it(tmp_path, top, zipped):
         f"{top}.DS_Store": "macOS metadata",
         f"{top}test/ILSVRC2012_test_00000001.JPEG": "no label",
         "ILSVRC/Annotations/a": "outside of train and val",
-        "LOC_val_solution.csv": "outside of train and val",
     }
 
 

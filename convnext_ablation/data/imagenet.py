@@ -84,8 +84,13 @@ class ImageNet(OfficialPhotographs):
     def _from_folder(self, source: Source) -> Iterator[Photograph]:
         tops = {match[1] for name in source if (match := _TRAINING.match(name))}
         top = min(tops, key=lambda each: (len(each), each), default="")
-        labels = _read_solution(source)
+        solution = min(
+            (name for name in source if PurePosixPath(name).name == _SOLUTION), key=len, default=""
+        )
+        labels = _read_solution(source, solution) if solution else {}
         for name, piece in source.items():
+            if name == solution:  # read
+                continue
             path = name.removeprefix(top)
             split, _, rest = path.partition("/")
             if reason := skipped_by_name(name):
@@ -124,17 +129,16 @@ def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph
         yield Photograph(file, f"val/{file}", synsets[labels[int(match[1]) - 1]], "val", image)
 
 
-def _read_solution(source: Source) -> dict[str, str]:
-    """The synsets of validation images by their ids, as Kaggle lists them; empty if there is no such list."""
-    names = sorted((name for name in source if PurePosixPath(name).name == _SOLUTION), key=len)
+def _read_solution(source: Source, solution: str) -> dict[str, str]:
+    """The synsets of validation images by their ids, as Kaggle's file lists them."""
     labels: dict[str, str] = {}
-    for row in csv.reader(source.text(names[0]).splitlines()) if names else ():
+    for row in csv.reader(source.text(solution).splitlines()):
         if row[:1] != ["ImageId"]:
             # a synset and a box for each object, all of one synset
             synsets = set(row[1].split()[::5]) if len(row) == 2 else set()
             if len(synsets) != 1 or labels.setdefault(row[0], *synsets) not in synsets:
                 raise UserError(
-                    f"{source.path}: {names[0]} has the line {','.join(row)[:60]!r}; get it again"
+                    f"{source.path}: {solution} has the line {','.join(row)[:60]!r}; get it again"
                 )
     return labels
 
