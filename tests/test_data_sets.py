@@ -14,6 +14,7 @@ from torchvision import datasets
 
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import DATASETS, as_published, prepare
+from convnext_ablation.errors import UserError
 from convnext_ablation.training.settings import read_recipe
 
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "data.md"
@@ -240,6 +241,10 @@ def test_archives_may_be_unpacked(name, tmp_path):
     if len(tops := list(folder.iterdir())) == 1:
         prepare(name, tmp_path / "c", archives=tops[0], **options)
         assert but_for_originals(tmp_path / "a") == but_for_originals(tmp_path / "c")
+    for top in filter(Path.is_dir, list(folder.iterdir())):
+        (top / "more.txt").write_text("")
+    with pytest.raises(UserError, match=r"made of other originals \(what --archives names has changed"):
+        prepare(name, tmp_path / "b", archives=folder, **options)
 
 
 @pytest.mark.parametrize("name", ARCHIVES)

@@ -47,7 +47,13 @@ def check_place(dataset: DataSet, out: Path) -> None:
     for name, path in _paths(dataset):
         # a list names its images one by one
         if not isinstance(dataset, ImageList) and out.is_relative_to(path.resolve()):
-            raise UserError(f"{out} is in {path}, the folder of --{name}; choose a place outside of it")
+            option = option_of(dataset, name)
+            raise UserError(f"{out} is in {path}, the folder of {option}; choose a place outside of it")
+
+
+def option_of(dataset: DataSet, name: str) -> str:
+    """The option that an original was found by: its own, or that of the folder of all archives."""
+    return f"--{name.replace('_', '-')}" if vars(dataset).get(name) is not None else "--archives"
 
 
 def _paths(dataset: DataSet) -> Iterator[tuple[str, Path]]:

@@ -46,7 +46,7 @@ from convnext_ablation.data.hub_images import HubPhotographs
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
 from convnext_ablation.data.nabirds import NABirds
-from convnext_ablation.data.originals import check_place, content_of, state_of
+from convnext_ablation.data.originals import check_place, content_of, option_of, state_of
 from convnext_ablation.data.own import ImageFolder
 from convnext_ablation.data.oxford_pets import OxfordPets
 from convnext_ablation.data.photographs import BrokenPictureError, DataSet, Photographs
@@ -148,7 +148,7 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
     before = found.get("originals") or {}  # folders of earlier versions don't say
     for key, digest in content_of(dataset).items() if before else ():
         if before.get(key, digest) != digest:
-            what = f"what --{key.replace('_', '-')} names has changed or is another"
+            what = f"what {option_of(dataset, key)} names has changed or is another"
             raise UserError(f"{out} was made of other originals ({what}); remove it or choose another place")
     return True
 
