@@ -2,6 +2,7 @@
 
 import builtins
 import csv
+import json
 import pickle
 import re
 import shutil
@@ -9,6 +10,7 @@ import unicodedata
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from convnext_ablation.cli import train as train_command
 from convnext_ablation.cli import validate as validate_command
@@ -54,6 +56,21 @@ def test_a_list_of_classes_is_utf8_and_matches_either_form_of_accents(data, argu
 def test_names_are_spelled_alike_in_any_locale():
     in_ascii = "Wei\udcc3\udc9f"  # what Python makes of UTF-8 there
     assert spelled(in_ascii) == spelled(" Weiß ") == "Weiß"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("a/oak/0.png", "b/oak/0.png"), "would be one class; rename one"),
+        (("dark/0.png", "oak/0.HEIC"), "no picture beside oak/0.HEIC is of a format that is read"),
+    ],
+)
+def test_a_class_is_neither_joined_nor_lost_in_training(arguments, tmp_path, files, message):
+    for name in files:
+        (tmp_path / "train" / name).parent.mkdir(parents=True)
+        (tmp_path / "train" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=message):
+        open_split(arguments(data_dir=str(tmp_path)), "train")
 
 
 def test_two_folders_of_one_name_are_refused(data, arguments):
@@ -198,6 +215,17 @@ def test_classes_of_other_names_are_named_or_mapped(
     (tmp_path / "map.txt").write_text("light\ngray\ndark\n")
     assert validate(without_dark, "--checkpoint", trained, "--class-map", tmp_path / "map.txt") == 2
     assert "numbers 'light', 'dark' otherwise; leave --class-map out" in capsys.readouterr().err
+
+
+def test_fine_tuning_takes_over_the_head_of_a_release_by_name(trained, arguments, tmp_path):
+    state = {name: each.contiguous() for name, each in load_checkpoint(trained)["state_dict"].items()}
+    save_file(state, tmp_path / "model.safetensors")
+    labels = {"architecture": "model_i_atto", "num_classes": 3, "label_names": ["light", "dark", "grey"]}
+    (tmp_path / "config.json").write_text(json.dumps({**labels, "pretrained_cfg": {}}))
+    run = Parts(arguments(initial_checkpoint=str(tmp_path / "model.safetensors")), tmp_path)
+    order = [1, 2, 0]  # of dark, grey and light in the release
+    weight = state["head.fc.weight"][order]
+    torch.testing.assert_close(run.model.get_classifier().weight, weight, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("args", [True, False])

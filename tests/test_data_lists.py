@@ -43,8 +43,9 @@ def classes_by_source(out):
         (lines("{label},{name}", "class_id,dir"), "utf-8"),
         (lines("{name},{label}").replace("/", "\\"), "utf-8"),
         (lines("{name},{label}").replace(".jpg", ""), "utf-8"),
+        (lines("{name},{label}").replace("\n", "\r"), "utf-8"),
     ],
-    ids="semicolon blank tab-utf16 bar-bom excel quotes dot-slash fgir windows stems".split(),
+    ids="semicolon blank tab-utf16 bar-bom excel quotes dot-slash fgir windows stems returns".split(),
 )
 def test_list_is_read_however_it_was_written(tmp_path, images, text, encoding):
     path = images / "list.csv"
@@ -74,6 +75,37 @@ def test_absolute_paths_and_columns_by_option(tmp_path, images):
     prepare("csv", tmp_path / "out", file=path, size=16, **options)
     assert set(by_split(tmp_path / "out")["test"]) == set(NAMES[::3])
     assert set(classes_by_source(tmp_path / "out")) == set(NAMES)
+
+
+@pytest.mark.parametrize(
+    ("written", "class_name", "said"),
+    [
+        ("3.0", "3", "3.0 is called 3"),
+        ("a/b", "a_b", "'a/b' is called 'a_b'"),
+        ("1.5", "1.5", "used: 'kind'"),
+    ],
+)
+def test_a_class_whose_name_is_changed_is_said(tmp_path, images, capsys, written, class_name, said):
+    other = "3" if written == "3.0" else "2.0"
+    rows = [f"{name},{written if at % 2 else other},x" for at, name in enumerate(NAMES)]
+    (images / "list.csv").write_text("\n".join(["path,class,kind", *rows]))
+    summary = prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)
+    assert summary.classes == sorted({class_name, other})
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("names", "content", "message"),
+    [
+        ("names.txt", "oak\nash\nbirch\n", "numbers its lines from 0, and no image has 0"),
+        ("names.csv", "1,crane\n2,crane\n", "the classes 1 and 2 are both called 'crane'"),
+        ("names.yaml", "names:\n  0: ash\n  1: birch\n", "is JSON or YAML; save the table as CSV"),
+    ],
+)
+def test_names_of_numbered_classes_are_never_shifted_or_joined(tmp_path, images, names, content, message):
+    (tmp_path / names).write_text(content)
+    (images / "list.csv").write_text(lines("{name},{label}").replace(",ash", ",1").replace(",birch", ",2"))
+    refused("csv", tmp_path, message, file=images / "list.csv", names=tmp_path / names)
 
 
 @pytest.mark.parametrize("names", ["class_id,class_name\n0,Ash tree\n1,Birch\n", "Ash tree\nBirch\n"])

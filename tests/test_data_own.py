@@ -70,9 +70,14 @@ def test_splits_that_are_there_are_kept(tmp_path):
         ({"a/1.jpg": b"", "a/\udcff.jpg": b""}, r"'a/\\udcff.jpg' is not UTF-8"),
         ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)}, "has too few images to hold any out for val"),
         (
-            {f"{split}/a/1.{end}": b"" for split in ("train", "val", "test") for end in ("jpg", "JPG")},
-            "both become",
+            {f"{split}/{split}/{c}/1.jpg": b"" for split in ("train", "test") for c in "ab"},
+            "'test' and 'train' each hold a split of their own",
         ),
+        (
+            {**{f"a/{index}.jpg": jpeg(index) for index in range(4)}, "b/1.HEIC": b"x"},
+            "no picture beside b/1.HEIC is of a format that is read",
+        ),
+        ({"a.zip": b"x", "b.zip": b"x"}, "has no image but 2 .zip"),
         ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2), "a/3.jpg": b"x"}, "is not a readable image"),
     ],
 )
@@ -80,6 +85,17 @@ def test_folder_that_makes_no_set_is_refused(tmp_path, files, message):
     images = write_folder(tmp_path / "mine", files)
     images.mkdir(exist_ok=True)
     refused("folder", tmp_path, message, images=images)
+
+
+def test_images_of_one_name_are_kept_apart(tmp_path, capsys):
+    files = {f"{split}/a/1.{end}": jpeg(1) for split in ("train", "val", "test") for end in ("jpg", "PNG")}
+    images = write_folder(tmp_path / "mine", {**files, "train/a/2.png": jpeg(2)})
+    assert prepare("folder", tmp_path / "out", images=images, size=16).counts["train"] == 3
+    found = {record.id: record.source for record in read_manifest(tmp_path / "out")}
+    assert set(found.values()) == {*files, "train/a/2.png"}
+    assert found["train/a/train_a_1.PNG.jpg"] == "train/a/1.PNG"
+    assert found["train/a/2.jpg"] == "train/a/2.png"
+    assert "stored under names made of their paths: 6, such as" in capsys.readouterr().out
 
 
 def write_list(path, rows, columns=("path", "class", "split")):

@@ -181,6 +181,16 @@ def test_damaged_packing_is_refused(tar, tmp_path, kind):
             open_source(tmp_path / f"{number}", tmp_path / "scratch")
 
 
+@pytest.mark.parametrize(("encoding", "found"), [("utf-8", "äö"), ("cp437", "äöxx")])
+def test_names_of_a_zip_that_says_no_encoding(tmp_path, capsys, encoding, found):
+    zipped = write_zip(
+        tmp_path / "a.zip", {name.replace("ash", "QQQQ"): data for name, data in FILES.items()}
+    )
+    zipped.write_bytes(zipped.read_bytes().replace(b"QQQQ", found.encode(encoding)))
+    assert found in {name.split("/")[0] for name in open_source(zipped, tmp_path)}
+    assert ("read by code page 437" in capsys.readouterr().out) == (encoding == "cp437")
+
+
 def test_damaged_encrypted_and_hostile_zips_are_refused(tmp_path):
     whole = write_zip(tmp_path / "whole.zip", FILES, zipfile.ZIP_STORED).read_bytes()
     path = tmp_path / "a.zip"

@@ -128,7 +128,7 @@ def test_blank_at_the_end_of_a_class_folder_is_stripped_and_said(tmp_path, capsy
     files = {name.replace("ash/", "ash /"): data for name, data in plain(3).items()}
     images = write_folder(tmp_path / "mine", files)
     assert prepare("folder", tmp_path / "out", images=images, size=16).classes == ["ash", "birch"]
-    assert "the class folder 'ash ' is called 'ash'" in capsys.readouterr().out
+    assert "the class 'ash ' is called 'ash'" in capsys.readouterr().out
     assert (tmp_path / "out" / "classes.txt").read_text() == "ash\nbirch\n"
 
 
@@ -140,6 +140,9 @@ SKIPPED = {
     "notes.txt": ("licence or notes", b"x"),
     "ash/LICENSE": ("licence or notes", b"x"),
     "ash/sketch.eps": ("not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n"),
+    "ash/IMG_1.HEIC": ("picture of a format that isn't read; convert it", b"x"),
+    "birch/@eaDir/0.jpg/SYNOPHOTO_THUMB_M.jpg": ("metadata of a file server", jpeg(3)),
+    "#recycle/oak/0.jpg": ("metadata of a file server", jpeg(4)),
     "birch/labels.csv": ("not a picture", b"BM,1,2\n"),
     ".DS_Store": ("macOS metadata", b"x"),
     "ash/._0.jpg": ("macOS metadata", b"x"),
@@ -158,7 +161,7 @@ def test_litter_is_skipped_and_pictures_are_told_by_content(tmp_path, capsys):
     assert set().union(*by_split(tmp_path / "out").values()) == {*plain(4), *odd}
     assert skipped(tmp_path / "out") == {name: reason for name, (reason, _) in SKIPPED.items()}
     said = capsys.readouterr().out
-    assert "used 11, skipped 10 (all in " in said
+    assert "used 11, skipped 13 (all in " in said
     assert "not a picture: 1 .eps, 1 .csv ('ash/sketch.eps', 'birch/labels.csv')" in said
 
 
@@ -180,6 +183,15 @@ def test_top_folders_are_left_out_whatever_lies_beside(tmp_path, tops, beside):
     assert found[0] == found[1] == found[2]
     assert set().union(*found[0].values()) == set(plain())
     assert skipped(tmp_path / "out .tgz mine.tgz") == beside
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "VALIDATION", "test_images"), ("training_set", "valid", "Testset")]
+)
+def test_splits_have_the_names_that_people_give_them(tmp_path, names):
+    files = {f"{split}/{name}": data for split in names for name, data in plain(3).items()}
+    summary = prepare("folder", tmp_path / "out", images=write_folder(tmp_path / "mine", files), size=16)
+    assert summary.counts == {"train": 6, "val": 6, "test": 6}
 
 
 def test_splits_are_found_in_any_case_and_depth_and_unlabelled_images_skipped(tmp_path):

@@ -24,7 +24,7 @@ from PIL import Image
 
 from convnext_ablation.console import printable, track
 from convnext_ablation.data.pictures import open_picture
-from convnext_ablation.data.walk import joined, skipped_by_name, walk, why_skipped
+from convnext_ablation.data.walk import UNREAD, joined, skipped_by_name, walk, why_skipped
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import CONTROLS, csv_cell, csv_text
 from convnext_ablation.machine import available_cores
@@ -36,11 +36,15 @@ CLASSES = "classes.txt"  # names of the classes in the order of their numbers
 DESCRIPTION = "dataset.json"
 MANIFEST = "manifest.csv"
 SPLITS = ("train", "val", "test")
-# what splits are called: timm's names of folders, and two more
-SYNONYMS = {
+# what splits are called: timm's names of folders, and what people add to them
+_NAMES = {
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "eval", "evaluation", "dev"),
     "test": ("test", "testing"),
+}
+_ADDED = ("", "_set", "_images", "_data", "_imgs", "set")
+SYNONYMS = {
+    split: tuple(f"{name}{added}" for added in _ADDED for name in names) for split, names in _NAMES.items()
 }
 SPLIT_OF = {name: split for split, names in SYNONYMS.items() for name in names}
 # what is known to be wrong with a data set, by the name in ``dataset.json``
@@ -89,9 +93,16 @@ class SplitFiles:
     empty: list[str]  # class folders without images
 
     def check_classes(self, root: Path) -> None:
-        """Raises a `UserError` if an image is in no class folder."""
+        """Raises a `UserError` if an image is in no class folder, or in one that isn't a class of its own."""
         if astray := [path for path, reason in self.skipped.items() if reason == _NO_CLASS]:
             raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
+        check_read(self.images, self.skipped, str(root))
+        folders: dict[str, str] = {}
+        for folder in dict.fromkeys(os.path.dirname(path) for path in self.images):
+            other = folders.setdefault(os.path.basename(folder), folder)
+            if other != folder:
+                both = f"{root / other} and {root / folder} would be one class"
+                raise UserError(f"{both}; rename one, or move its images")
 
 
 def decode(data: bytes, checksums: bool = True) -> Image.Image:
@@ -153,6 +164,14 @@ def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
             empty += [] if found else [below]
     ordered = sorted(images, key=lambda path: path.split("/"))
     return SplitFiles({path: images[path] for path in ordered}, skipped, classes, empty)
+
+
+def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
+    """Raises a `UserError` if a folder has pictures, and none of a format that is read."""
+    read = {os.path.dirname(path) for path in images}
+    unread = (path for path, reason in skipped.items() if reason == UNREAD)
+    if lost := [path for path in unread if os.path.dirname(path) not in read]:
+        raise UserError(f"{where}: no picture beside {lost[0]} is of a format that is read; convert them")
 
 
 def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from convnext_ablation.data.class_names import listed
 from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.data.image_list import CLASS_COLUMNS
 from convnext_ablation.data.own import OwnPhotographs, class_folders
@@ -89,6 +90,7 @@ class HubPhotographs(OwnPhotographs):
         plain = [label for name, found in labels.items() if not names[name] for label in found]
         written |= {str(label) for label in plain if _is_label(label)}
         folders = class_folders(sorted(written), self.source)
+        unused = {str(each) for found in names.values() for each in found or ()}
         for name, table in tables.items():
             known = names[name]
             width = len(str(len(table)))
@@ -102,9 +104,12 @@ class HubPhotographs(OwnPhotographs):
                         "class; give --target-key"
                     )
                 file = f"{name}_{number:0{width}d}.jpg"
-                folder = folders[str(known[label] if known else label)]
+                unused.discard(class_name := str(known[label] if known else label))
+                folder = folders[class_name]
                 row = _Row(table, number, image, self.source)
                 yield Photograph(file, file, folder, SPLIT_OF[name], row)
+        if unused:
+            print(f"{self.source}: classes without an image are left out: {listed(sorted(unused))}")
 
 
 def _is_label(label: Any) -> bool:

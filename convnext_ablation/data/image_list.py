@@ -7,12 +7,12 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Source, open_source
-from convnext_ablation.data.folder import SPLIT_OF, SPLITS, Record
+from convnext_ablation.data.folder import SPLIT_OF, SPLITS
 from convnext_ablation.data.groups import check_groups, fold_out
 from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
@@ -125,21 +125,6 @@ class ImageList(OwnPhotographs):
             found = fold_out(found, self.folds, self.fold, self.seed)
         return self.completed(found, where)
 
-    def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
-        """All images; where files of different folders have one name, the stored one is made of the path."""
-        records = list(super().records(scratch))
-        same: dict[str, list[Record]] = defaultdict(list)
-        for record, _ in records:
-            same[record.id.casefold()].append(record)
-        for record, original in records:
-            if len(same[record.id.casefold()]) > 1:
-                folder, _, name = record.id.rpartition("/")
-                joined = "_".join(PurePosixPath(original.path).parts)
-                suffix = PurePosixPath(name).suffix
-                joined = joined if joined.endswith(suffix) else f"{joined}{suffix}"
-                record = replace(record, id=f"{folder}/{joined}")
-            yield record, original
-
     def _rows(self, path: Path, list_split: str) -> Iterator[_Row]:
         asked = [self.path_column, self.class_column, self.split_column, self.group_column]
         table = read_table(
@@ -167,13 +152,21 @@ class ImageList(OwnPhotographs):
 
     def _named(self, labels: Iterable[str]) -> dict[str, str]:
         """The name of the class that each label stands for."""
-        if self.names is None:
-            return {label: label for label in labels}
         wanted = {label: _plain(label) for label in labels}
+        if self.names is None:
+            whole = all(re.fullmatch(r"[0-9]+(\.0+)?", label) for label in wanted)
+            shorter = {label: label.partition(".")[0] if whole else label for label in wanted}
+            if odd := sorted(label for label in wanted if shorter[label] != label):
+                print(f"classes are numbers: {odd[0]} is called {shorter[odd[0]]}, and so on")
+            return shorter
         names = _read_names(self.names, set(wanted.values()))
-        for label, plain in wanted.items():
+        first: dict[str, str] = {}
+        for label, plain in sorted(wanted.items()):
             if not names.get(plain):
                 raise UserError(f"{self.names} has no name for the class {label!r}; add it")
+            if first.setdefault(names[plain], plain) != plain:
+                both = f"the classes {first[names[plain]]} and {plain} are both called {names[plain]!r}"
+                raise UserError(f"{self.names}: {both}; rename one")
         return {label: names[plain] for label, plain in wanted.items()}
 
 
@@ -255,10 +248,10 @@ def _say(table: Table, columns: Mapping[str, int | None]) -> None:
     if table.delimiter != ",":
         delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))
         said.insert(0, f"{delimiter} between fields")
-    if said:
-        unused = [name for name in table.columns if name and name not in taken.values()]
-        rest = f"; not used: {', '.join(repr(name) for name in unused)}" if unused else ""
-        print(f"{table.path}: {', '.join(said)}{rest}")
+    unused = [name for name in table.columns if name and name not in taken.values()]
+    rest = f"not used: {', '.join(repr(name) for name in unused)}" if unused else ""
+    if said or rest:
+        print(f"{table.path}: {'; '.join(filter(None, (', '.join(said), rest)))}")
 
 
 def _split(value: str, column: str, where: str) -> str:
@@ -284,7 +277,13 @@ def _read_names(path: Path, labels: set[str]) -> dict[str, str]:
         lines = [row[0] for row in rows]
         worded = [line.partition(" ") for line in lines]
         spaced = {_plain(word): name.strip() for word, _, name in worded}
-        return spaced if labels <= spaced.keys() else {str(at): line for at, line in enumerate(lines)}
+        if labels <= spaced.keys():
+            return spaced
+        if "0" not in labels:
+            raise UserError(
+                f"{path} numbers its lines from 0, and no image has 0; write the numbers before the names"
+            )
+        return {str(at): line for at, line in enumerate(lines)}
     keys = [{_plain(row[at]) for row in rows} for at in range(len(table.columns))]
     at = next((at for at, found in enumerate(keys) if labels <= found), 0)
     name_at = 1 if at == 0 else 0

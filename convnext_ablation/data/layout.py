@@ -71,6 +71,12 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
                 classes[tuple(path[:-2])].add(path[-2])
         # one with a single class may be a top folder with a picture beside the classes
         bases = {base for base, names in classes.items() if len(names) > 1} or classes.keys()
+    doubled = [base for base in found if base and base[-1].lower() in SPLIT_OF]
+    if any(base in bases for base in doubled) and len(doubled) > 1:
+        names = " and ".join(repr("/".join(base)) for base in sorted(doubled)[:2])
+        raise UserError(
+            f"{where}: {names} each hold a split of their own; put what they hold into one folder"
+        )
     shallowest = sorted(base for base in bases if len(base) == min(map(len, bases)))
     base = list(shallowest[0]) if shallowest else []
     if len(shallowest) > 1:

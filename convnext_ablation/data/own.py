@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from convnext_ablation.data.archives import open_source
+from convnext_ablation.data.folder import Record, check_read
 from convnext_ablation.data.groups import hold_out_groups
 from convnext_ablation.data.layout import arrange
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
@@ -46,12 +48,33 @@ class OwnPhotographs(Photographs):
         """Whether it is said where the images are."""
         return bool(getattr(self, self.required))
 
+    def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
+        """All images; where several would be stored under one name, each gets one made of its path."""
+        records = list(super().records(scratch))
+        same = Counter(record.id.casefold() for record, _ in records)
+        renamed = []
+        for record, original in records:
+            if same[record.id.casefold()] > 1:
+                folder, _, name = record.id.rpartition("/")
+                joined = "_".join(PurePosixPath(original.path).parts)
+                suffix = PurePosixPath(name).suffix
+                joined = joined if joined.endswith(suffix) else f"{joined}{suffix}"
+                record = replace(record, id=f"{folder}/{joined}")
+                renamed.append(f"{original.path!r} as {record.id!r}")
+            yield record, original
+        if renamed:
+            what = "images of one name are stored under names made of their paths"
+            print(f"{self.name}: {what}: {len(renamed)}, such as {renamed[0]}")
+
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
         """Holds out the splits that aren't there."""
         found = list(originals)
         splits = {original.split for original in found}
         if "train" not in splits:
             there = f"only {', '.join(sorted(splits))}" if splits else "no image"
+            if self.skipped and not splits:
+                endings = Counter(PurePosixPath(name).suffix.lower() or name for name in self.skipped)
+                there += f" but {', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))}"
             raise UserError(f"{where} has {there}; it needs images to train on")
         hold = hold_out_groups if any(original.group for original in found) else hold_out
         for split in ("test", "val"):
@@ -79,10 +102,8 @@ class ImageFolder(OwnPhotographs):
         reasons = {name: why_skipped(name, source[name]) for name in sorted(source)}
         self.skipped.update({name: reason for name, reason in reasons.items() if reason})
         placed = list(arrange([name for name, why in reasons.items() if not why], where, self.skipped))
+        check_read([each.name for each in placed], self.skipped, where)
         folders = class_folders(sorted({each.class_name for each in placed}), where)
-        for name, folder in folders.items():
-            if name != folder:
-                print(f"{where}: the class folder {name!r} is called {folder!r}")
         originals = [
             Photograph(each.below, each.below, folders[each.class_name], each.split, source[each.name])
             for each in placed
@@ -98,6 +119,8 @@ def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
         if folders.setdefault(folder, name) != name:
             both = f"the classes {folders[folder]!r} and {name!r} would both become {folder!r}"
             raise UserError(f"{where}: {both}; rename one")
+        if folder != name:
+            print(f"{where}: the class {name!r} is called {folder!r}")
     return {name: folder for folder, name in folders.items()}
 
 

@@ -70,6 +70,7 @@ _DECODERS: dict[bytes, Callable[[], Any]] = {
     b"\xfd7zXZ\0": lzma.LZMADecompressor,
     b"\x28\xb5\x2f\xfd": _zstd,
 }
+_UTF8 = 0x800  # the flag of a name in UTF-8
 _ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
 
@@ -242,19 +243,35 @@ class _Zipped(Piece):
         return data
 
 
+def _in_utf8(member: zipfile.ZipInfo) -> str:
+    """A name in UTF-8, which macOS writes without saying so; `zipfile` takes it for code page 437."""
+    if member.flag_bits & _UTF8 or member.filename.isascii():
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode()
+    except UnicodeError:
+        return member.filename
+
+
 def _list_zip(path: Path) -> dict[str, Piece]:
     pieces: dict[str, Piece] = {}
+    unsure = []
     try:
         archive = zipfile.ZipFile(path)
     except Exception as error:  # of hostile tables zipfile raises many kinds
         reason = f"can't be read as a zip ({error})"
-        raise UserError(f"{path} {reason}; it may be damaged or cut short: get it again") from error
+        raise UserError(
+            f"{path} {reason}; it may be cut short, or a part of several: get it whole"
+        ) from error
     members = archive.infolist()
     if sum(member.file_size for member in members) > _GROWTH * path.stat().st_size + _TABLES:
         what = f"{path} unzips to more than {_GROWTH} times its size"
         raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
     for member in members:
-        name = member.filename.replace("\\", "/")  # as some programs of Windows write it
+        decoded = _in_utf8(member)
+        if decoded == member.filename and not (decoded.isascii() or member.flag_bits & _UTF8):
+            unsure.append(decoded)
+        name = decoded.replace("\\", "/")  # as some programs of Windows write it
         outside = leads_out(name)
         if name.endswith("/") and not outside:
             continue
@@ -277,4 +294,7 @@ def _list_zip(path: Path) -> dict[str, Piece]:
         pieces[name] = _Zipped(path, member.header_offset, member.file_size, archive, member)
     if not pieces:
         raise UserError(f"{path} holds no files; get it again")
+    if unsure:
+        what = f"{len(unsure)} names are read by code page 437, such as {unsure[0]!a}"
+        print(f"{path}: {what}; if that is wrong, unpack it, and name the folder")
     return pieces

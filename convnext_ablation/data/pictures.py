@@ -46,6 +46,9 @@ _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # up to twice `Image.MAX_IMAGE_PIXELS` is accepted, and Pillow refuses what is beyond it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings(
+    "ignore", "Corrupt EXIF data|Truncated File Read", UserWarning
+)  # the pixels may be sound
 
 
 class TooLargeError(ValueError):

@@ -195,6 +195,8 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
+    if len(classes) == 1:
+        print(f"there is one class, {classes[0]!r}, so that nothing can be told apart")
     if skipped:
         print(
             f"used {len(records)}, skipped {len(skipped)} (all in {out / SKIPPED}):",

@@ -69,7 +69,10 @@ def read_table(path: Path, known: Collection[str] = ()) -> Table:
 
 
 def _rank(header: str, delimiter: str, known: Collection[str]) -> tuple[int, int]:
-    fields = next(csv.reader([header.strip("\r")], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        fields = next(csv.reader([header.strip("\r")], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:
+        return 0, 0
     return sum(field.strip().lower() in known for field in fields), len(fields)
 
 
@@ -78,9 +81,13 @@ def _read_text(path: Path) -> str:
         data = path.read_bytes()
         if data.startswith(b"PK\3\4"):
             raise UserError(f"{path} is a workbook or an archive, no text; save the table as CSV")
+        if path.suffix.lower() in (".json", ".jsonl", ".yaml", ".yml") or data.lstrip()[:1] in (b"{", b"["):
+            raise UserError(f"{path} is JSON or YAML; save the table as CSV")
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); mend it") from error
+        raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); save it in UTF-8") from error
     if "\0" in text:
         raise UserError(f"{path} is no text in UTF-8, perhaps in UTF-16; save it as CSV in UTF-8")
+    if "\n" not in text:  # as old programs of macOS write it
+        text = text.replace("\r", "\n")
     return unicodedata.normalize("NFC", text)

@@ -17,12 +17,18 @@ _LITTER = {
     "notebook checkpoint": r"\.ipynb_checkpoints",
     "macOS metadata": r"__MACOSX|Icon\r|\.DS_Store|\.AppleDouble|\._[^/]*",
     "Windows metadata": r"thumbs\.db|ehthumbs\w*\.db|desktop\.ini|\$recycle\.bin|system volume information",
+    "metadata of a file server": r"@eaDir|[^/]*@SynoEAStream|[#@]recycle|#snapshot|lost\+found",
     "hidden": r"\.[^/]*",
 }
 _NAMES = re.compile(f"(?:^|/)(?:{'|'.join(f'({names})' for names in _LITTER.values())})(?:$|/)", re.I)
 _NOTES = re.compile(
     r"(licen[cs]e|copying|readme|notice|citation)[^/]*|[^/]*\.(txt|md|rst|pdf|rtf|html?)", re.I
 )
+# of cameras and drawing programs
+_UNREAD = tuple(
+    ".heic .heif .jxl .cr2 .cr3 .nef .arw .dng .orf .raf .rw2 .tga .dcm .svs .ndpi .czi .nd2".split()
+)
+UNREAD = "picture of a format that isn't read; convert it"
 
 _TIMES = 100  # that a folder may be reached by links; links to links to links double at each step
 
@@ -127,4 +133,6 @@ def why_skipped(name: str, place: Piece | Path) -> str:
     piece = place if isinstance(place, Piece) else piece_of(place)
     if piece.size and is_picture(piece.read):
         return ""
+    if name.lower().endswith(_UNREAD):
+        return UNREAD
     return "licence or notes" if _NOTES.fullmatch(name.rpartition("/")[2]) else "not a picture"

@@ -37,6 +37,7 @@ from convnext_ablation.training.loaders import training_loader
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.losses import create_loss
 from convnext_ablation.training.splits import count_classes, open_splits
+from convnext_ablation.weights import release_of
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -212,7 +213,11 @@ def _created(arguments: TrainingArguments, num_classes: int | None) -> nn.Module
 def _order_head(model: Any, arguments: TrainingArguments, classes: Sequence[str]) -> None:
     """Brings the rows of a trained head into the order of the classes, whose names must be the same."""
     if path := arguments.initial_checkpoint:
-        trained = [] if path.endswith(".safetensors") else classes_in(read_pickle(Path(path)))
+        if path.endswith(".safetensors"):
+            release = release_of(Path(path))
+            trained: Sequence[str] = (release and release.label_names) or ()
+        else:
+            trained = classes_in(read_pickle(Path(path)))
     elif arguments.pretrained and not arguments.pretrained_path:
         trained = list(model.pretrained_cfg.get("label_names") or ())
     else:  # the head is new

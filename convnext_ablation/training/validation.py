@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +33,7 @@ from convnext_ablation.training.predictions import (
     write_predictions,
 )
 from convnext_ablation.training.splits import count_classes, number_as_trained, open_split
-from convnext_ablation.weights import read_release
+from convnext_ablation.weights import release_of
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -228,11 +227,8 @@ def _saved(checkpoint: str, model: str) -> tuple[dict[str, Any], Sequence[str]]:
     if not checkpoint:
         return {}, ()
     if path.suffix == ".safetensors":
-        with suppress(UserError):  # else the weights are of no release
-            release = read_release(path.parent)
-            if release.file == path.name:
-                return {"num_classes": release.num_classes}, release.label_names or ()
-        return {}, ()
+        release = release_of(path)
+        return ({"num_classes": release.num_classes}, release.label_names or ()) if release else ({}, ())
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint")
     state = read_pickle(path)  # refuses programs, which the oldest supported timm would run

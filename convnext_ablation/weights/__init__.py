@@ -6,6 +6,7 @@ from convnext_ablation.weights.release import (
     find_release,
     place_from_environment,
     read_release,
+    release_of,
 )
 
-__all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
+__all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release", "release_of"]

@@ -14,6 +14,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -106,6 +107,14 @@ def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Rele
             f"{folder}: there is no release, it has no {CONFIG}; for one on a hub write {HUB}NAMESPACE/NAME"
         )
     return _read(folder / CONFIG, str(folder), folder, None)
+
+
+def release_of(weights: Path) -> Release | None:
+    """The release that a file of weights is that of, in the same folder; None if there is none."""
+    with suppress(UserError):
+        release = read_release(weights.parent)
+        return release if release.file == weights.name else None
+    return None
 
 
 def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | None) -> Release:
