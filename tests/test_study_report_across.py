@@ -105,14 +105,21 @@ def test_the_answer_says_what_matters_more_and_what_could_not_be_told():
 
 
 @pytest.mark.parametrize(
-    ("tuned", "said"),
+    ("general", "tuned", "said"),
     [
-        ((0, -0.15, -0.15, -0.11), "kernel 7 costs more, by "),
-        ((0.02, 0.02, 0.02, 0.06), "no difference is significant; could not have been detected: kernel 7"),
+        (0.0, (0, -0.15, -0.15, -0.11), "kernel 7 costs more, by "),
+        (-0.4, (0, -0.04, -0.04, 0.0), "kernel 7 costs less, by "),
+        (0.02, (0, -0.15, -0.15, -0.11), "kernel 7 adds less, by "),
+        (0.3, (0, 0.15, 0.15, 0.19), "kernel 7 matters less, by "),
+        (
+            0.02,
+            (0.02, 0.02, 0.02, 0.06),
+            "no difference is significant; could not have been detected: kernel 7",
+        ),
     ],
 )
-def test_an_effect_below_0_costs(tuned, said):
-    tables = experiment(gains=((0, 0.02, 0.02, 0.06), tuned))
+def test_the_answer_says_what_an_effect_does_on_the_fine_tuned_sets(general, tuned, said):
+    tables = experiment(gains=((0, general, general, general + 0.04), tuned))
     assert said in answer_across(compare_across(*three_sets(tables), CONTRASTS))
 
 

@@ -266,8 +266,9 @@ def _gap_text(each: EffectAcross, sets: Sequence[str]) -> str:
     d = each.whole.difference
     sizes = {name: effect.difference for name, effect in zip(sets, each.effects, strict=True) if effect}
     tuned = sum(sizes[name].estimate for name in each.whole.sets)
-    verb = "matters" if tuned > 0 else "costs"
-    more = "more" if (d.estimate > 0) == (tuned > 0) else "less"
+    general = sizes[sets[0]].estimate
+    verb = "matters" if tuned > 0 else "costs" if general <= 0 else "adds"
+    more = "more" if (d.estimate > 0) == (tuned > 0 or general > 0) else "less"
     told = ", ".join(f"{percent_points(size.estimate)} on {name}" for name, size in sizes.items())
     by = f"{abs(100 * d.estimate):.1f} points"
     return f"{each.contrast.label} {verb} {more}, by {by} ({interval_text(d)}; {told})"
