@@ -90,6 +90,18 @@ def test_check_before_training_refuses_the_same(tmp_path, case):
         check_folder(tmp_path / "mine", ["train"])
 
 
+@pytest.mark.parametrize("name", ["Train", "test_images"])
+def test_check_before_training_names_a_split_of_another_name(tmp_path, name):
+    folders = ["train", "val", name] if name != "Train" else [name, "val"]
+    root = write_folder(
+        tmp_path, {f"{split}/{file}": data for split in folders for file, data in plain(1).items()}
+    )
+    with pytest.raises(
+        UserError, match=f"{name} must be called 't.*' here; rename it, or prepare the folder"
+    ):
+        check_folder(root, ("train", "val"))
+
+
 def test_folder_that_can_not_be_read_is_refused(tmp_path, monkeypatch):
     images = write_folder(tmp_path / "mine", plain(3))
     scandir = os.scandir

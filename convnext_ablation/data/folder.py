@@ -249,6 +249,12 @@ def check_folder(
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"no image folder at {root}; make one with `convnext-ablation prepare`")
+    for split in SPLITS:  # one of another name would be left out
+        others = [path.name for path in root.iterdir() if SPLIT_OF.get(path.name.lower()) == split]
+        if others and not (root / split).exists():
+            raise UserError(
+                f"{root / others[0]} must be called {split!r} here; rename it, or prepare the folder"
+            )
     if anew:
         (root / _STAMP).unlink(missing_ok=True)
     images = {split: _checked_split(root, split) for split in splits}
