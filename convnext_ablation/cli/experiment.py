@@ -61,7 +61,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--enlarge", action="store_true", help="train on images that are smaller than the recipe needs")
     scratch = "start from random weights, though the recipe is for fine-tuning"
     add("--from-scratch", action="store_true", help=scratch)
-    add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="see --init")
+    add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="of those in --init")
     add("--recipe", metavar="NAME|FILE", help="how to train; by default the one named like the data set")
     in_all = (
         "epochs of a run in all, warm-up included, instead of the recipe's; warm-up and cooldown keep their "
@@ -81,7 +81,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser) -> None:
     add("--train-script", metavar="TRAIN.py", help="have timm's own script train; the test stays ours")
     add("--precision", choices=("float32", "bfloat16", "float16"), help="of training; default: the recipe's")
     add("--device", default="cpu", help="device to train on; cuda is all GPUs that are visible")
-    add("--threads", type=int, default=1, help="of each process of a run; another number rounds otherwise")
+    add("--threads", type=int, default=1, help="CPU threads of each process; another number rounds otherwise")
     loading = "processes that load data, for each that trains (default: 4 on a GPU, none on a CPU)"
     add("--workers", type=int, metavar="N", help=loading)
     shared = "processes that train a run together, by torchrun, one a GPU; an update keeps its images"

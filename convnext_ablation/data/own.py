@@ -33,7 +33,7 @@ class OwnPhotographs(Photographs):
 
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
-        None, "validation images per class held out of train, where there is no such split; else a tenth"
+        None, "validation images per class held out of train if there is no such split; a tenth if not given"
     )
     test: int | None = option(None, "the same for test images")
 
