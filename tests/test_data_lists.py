@@ -203,6 +203,12 @@ def test_list_that_is_wrong_is_refused_in_one_line(tmp_path, images, text, optio
     refused("csv", tmp_path, message or "", file=path, **options)
 
 
+def test_list_that_is_not_there_is_refused_in_one_line(tmp_path):
+    refused(
+        "csv", tmp_path, "can't be read .No such file or directory.; name a table", file=tmp_path / "list.csv"
+    )
+
+
 def test_what_is_not_listed_or_listed_twice_is_said(tmp_path, images, capsys):
     (images / "list.csv").write_text(lines("{name},{label}").replace("ash/0", "ash/1"))
     prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)

@@ -170,7 +170,7 @@ def spoil_batch(folder):
     [
         (spoil_class_not_in_train, "black"),
         (spoil_image, "03.png"),
-        (spoil_batch, "6 training images are fewer than one batch of 8"),
+        (spoil_batch, "6 training images are fewer than one batch of 8; give --batch-size 6\n"),
     ],
 )
 def test_bad_data_are_named_before_anything_is_trained(

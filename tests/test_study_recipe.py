@@ -372,7 +372,11 @@ def test_photographs_of_ones_own_are_fine_tuned_on_from_public_weights(planned, 
     ("size", "number", "message"),
     [
         ((150, 300), 16, "photographs_224 needs 256 px"),
-        ((260, 300), 4, "8 training images are fewer than one batch"),
+        (
+            (260, 300),
+            4,
+            "8 training images are fewer than one batch of 32; give --batch-size 8 --set global_batch=8",
+        ),
     ],
 )
 def test_too_small_or_too_few_photographs_are_refused(planned, pictures, networks, size, number, message):

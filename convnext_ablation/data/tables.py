@@ -84,7 +84,9 @@ def _read_text(path: Path) -> str:
         if path.suffix.lower() in (".json", ".jsonl", ".yaml", ".yml") or data.lstrip()[:1] in (b"{", b"["):
             raise UserError(f"{path} is JSON or YAML; save the table as CSV")
         text = data.decode("utf-16" if data.startswith(_UTF_16) else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}); name a table") from error
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); save it in UTF-8") from error
     if "\0" in text:
         raise UserError(f"{path} is no text in UTF-8, perhaps in UTF-16; save it as CSV in UTF-8")

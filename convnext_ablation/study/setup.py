@@ -137,9 +137,11 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
     first, images = study.one_run_each()[0], data.counts["train"]
     batch = first.arguments.global_batch or first.arguments.batch_size
     if batch > images:
+        each = max(1, min(first.arguments.batch_size, images // args.gpus_per_run))
+        whole = f" --set global_batch={each * args.gpus_per_run}" if first.arguments.global_batch else ""
         raise UserError(
             f"{data.root}: {images} training images are fewer than one batch of {batch}; give "
-            + ("--set global_batch=N" if first.arguments.global_batch else "--batch-size N")
+            f"--batch-size {each}{whole}"
         )
     _check_images(args, first.arguments, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
