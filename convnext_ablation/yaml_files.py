@@ -14,6 +14,7 @@ from convnext_ablation.errors import UserError, in_one_line, shown
 
 _MOST_BYTES = 256 << 10
 _MOST_VALUES = 100_000  # with those that aliases repeat
+_MOST_LEVELS = 100  # of lists and mappings in one another
 
 
 def read_yaml(path: Path, what: str = "") -> Any:
@@ -42,12 +43,21 @@ def parse_yaml(text: str, what: str) -> Any:
             return yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ValueError(str(error)) from error
-        except RecursionError:
-            raise ValueError("too many brackets in one another") from None
 
 
 class _Loader(yaml.SafeLoader):
     """Refuses what one may not expect YAML to read, and what aliases blow up, before it takes memory."""
+
+    _level = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self._level > _MOST_LEVELS:
+            problem = f"more than {_MOST_LEVELS} lists or mappings in one another"
+            raise ConstructorError(None, None, problem, self.peek_event().start_mark)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        return node
 
     def get_single_node(self) -> Any:
         root = super().get_single_node()

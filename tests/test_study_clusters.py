@@ -365,13 +365,11 @@ def test_a_study_on_ray_ends_complete_whatever_ends_a_node_and_its_driver(
 
 
 def test_a_cluster_that_does_not_answer_or_has_no_gpus_is_one_line(cluster, arguments, tmp_path, capfd):
-    begun = time.monotonic()
     assert cli.main(["study", *arguments, "--engine=ray", "--ray-address=127.0.0.1:1"]) == 2
     assert "--ray-address 127.0.0.1:1: no cluster of Ray answers there" in capfd.readouterr().err
     given = [*arguments, "--engine=ray", f"--ray-address={cluster.address}", "--device=cuda"]
     assert cli.main(["study", *given]) == 2
     assert "the cluster has room for 0 runs of 1 GPU each; add a node" in capfd.readouterr().err
-    assert time.monotonic() - begun < 40
     assert not (tmp_path / "study").exists()
 
 

@@ -145,10 +145,7 @@ def kill(kind, folder, driver, rng):
         with suppress(ProcessLookupError):  # it is done
             os.kill(process, signal.SIGKILL)
     ended = victims if kind == "run" else runs
-    limit = time.monotonic() + 10
-    while any(Path(f"/proc/{runs[each]}").exists() for each in ended):
-        assert time.monotonic() < limit, "a process outlives its driver"
-        time.sleep(0.01)
+    wait_for(lambda: not any(Path(f"/proc/{runs[each]}").exists() for each in ended))
     if kind != "run":
         driver.communicate()
     return ended
@@ -559,11 +556,8 @@ def test_the_script_ends_with_the_run_and_with_whoever_started_it(study, tmp_pat
     script = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
     (slot,) = local._at_work.values()
     slot.process.kill()
-    assert "SIGKILL" in local.wait(5)[0][1]
-    limit = time.monotonic() + 10
-    while Path(f"/proc/{script}").exists() and time.monotonic() < limit:
-        time.sleep(0.02)
-    assert not Path(f"/proc/{script}").exists()
+    assert "SIGKILL" in wait_for(lambda: local.wait(5))[0][1]
+    wait_for(lambda: not Path(f"/proc/{script}").exists())
     local.cancel()
 
 
@@ -586,11 +580,8 @@ def test_processes_of_a_run_end_with_it_and_resume_to_the_undisturbed_weights(st
     wait_for(lambda: (folder / "summary.csv").exists())
     (slot,) = local._at_work.values()
     slot.process.kill()
-    assert "SIGKILL" in local.wait(5)[0][1]
-    limit = time.monotonic() + 10
-    while processes():
-        assert time.monotonic() < limit, "a process outlives its run"
-        time.sleep(0.02)
+    assert "SIGKILL" in wait_for(lambda: local.wait(5))[0][1]
+    wait_for(lambda: not processes())
     before = finished_epochs(folder)[0]
     assert 0 < before < epochs
     do_all(tmp_path / "study")
