@@ -46,7 +46,7 @@ from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import Processes, make_deterministic
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.history import BEST
-from convnext_ablation.training.parts import create_network
+from convnext_ablation.training.network import create_network
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import known_settings
 from convnext_ablation.training.splits import open_split

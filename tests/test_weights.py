@@ -16,7 +16,7 @@ from convnext_ablation import UserError
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.parts import create_network
+from convnext_ablation.training.network import create_network
 from convnext_ablation.weights import download, read_release
 
 MODEL = "model_iv_atto"

@@ -12,7 +12,7 @@ import torch
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.parts import create_network
+from convnext_ablation.training.network import create_network
 
 Shapes = Mapping[str, torch.Size]
 

@@ -18,8 +18,7 @@ from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
 from convnext_ablation.models.checkpoint_files import OURS, classes_in, read_pickle
 from convnext_ablation.training.history import LAST, SUMMARY, Epoch, read_summary
-from convnext_ablation.training.losses import Losses
-from convnext_ablation.training.parts import Parts
+from convnext_ablation.training.parts import Losses, Parts
 
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
 # arguments that may change between a run and its continuation without a word

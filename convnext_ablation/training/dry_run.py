@@ -18,7 +18,7 @@ from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, Images, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.losses import create_loss
+from convnext_ablation.training.network import create_loss
 
 _CLASSES = 2  # of the network that is tried, where the arguments don't say
 _MOST_PIXELS = 512  # side of the images that are tried

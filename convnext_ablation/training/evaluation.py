@@ -15,7 +15,7 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, SharedError
 from convnext_ablation.training.images import EvaluatedImages, Images
 from convnext_ablation.training.loaders import evaluation_loader, worker_errors
-from convnext_ablation.training.parts import Precision, memory_format
+from convnext_ablation.training.network import Precision, memory_format
 from convnext_ablation.training.predictions import Predictions
 
 

@@ -28,8 +28,8 @@ from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
 from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, ranked, write_summary
 from convnext_ablation.training.loaders import worker_errors
-from convnext_ablation.training.losses import Losses
-from convnext_ablation.training.parts import Parts, check_finite, memory_format
+from convnext_ablation.training.network import check_finite, memory_format
+from convnext_ablation.training.parts import Losses, Parts
 from convnext_ablation.training.predictions import Predictions
 
 ARGUMENTS_FILE = "args.yaml"

@@ -3,43 +3,39 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
-from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from convnext_ablation.data.class_names import check_known, listed, numbers_of
-from convnext_ablation.errors import UserError, in_one_line, unknown_name
-from convnext_ablation.machine import compile_network
-from convnext_ablation.models.checkpoint_files import classes_in, read_checkpoint, read_pickle
+from convnext_ablation.data.class_names import listed
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.depthwise import make_depthwise_fast
-from convnext_ablation.training.distributed import Processes, seed_stream
+from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
 from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.history import Epoch
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader
 from convnext_ablation.training.logs import Log
-from convnext_ablation.training.losses import create_loss
+from convnext_ablation.training.network import (
+    create_average,
+    create_loss,
+    create_network,
+    create_precision,
+    wrap_network,
+)
 from convnext_ablation.training.splits import count_classes, open_splits
-from convnext_ablation.weights import release_of
-
-Precision = Callable[[], AbstractContextManager[Any]]
 
 
 class Parts:
@@ -148,149 +144,44 @@ def _check_start(arguments: TrainingArguments) -> None:
         )
 
 
-def create_network(
-    arguments: TrainingArguments, num_classes: int | None, processes: Processes, classes: Sequence[str] = ()
-) -> nn.Module:
-    """Makes the network on its device, with the weights that training starts from.
+class Losses:
+    """The losses of an epoch's batches, fetched from the device now and then, added up in one order always.
 
     Args:
-        arguments: Which network.
-        num_classes: How many classes it gets; None for as many as its weights have.
-        processes: Which device.
-        classes: Their names, by which a trained head is taken over.
+        processes: Their losses are averaged.
+        total: Sum over the batches before, and their number.
+        seconds: Time that those took.
     """
-    if arguments.fast_norm:
-        set_fast_norm()
-    model = _created(arguments, num_classes)
-    _order_head(model, arguments, classes)
-    _change_head(model, arguments)
-    if arguments.grad_checkpointing:
-        model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
-    model.to(device=processes.device, dtype=getattr(torch, arguments.model_dtype or "float32"))
-    model.to(memory_format=memory_format(arguments))
-    if arguments.amp and processes.device.type == "cpu":
-        make_depthwise_fast(model)  # `Parts` does so without autocast too
-    if arguments.sync_bn and processes.world_size > 1:
-        if processes.device.type != "cuda":
-            raise UserError(
-                "sync_bn works on GPUs only; leave it out, --dist-bn reduce averages at each epoch"
-            )
-        model = convert_sync_batchnorm(model)
-    return model
 
+    def __init__(self, processes: Processes, total: Sequence[float] = (0.0, 0), seconds: float = 0.0) -> None:
+        self.processes = processes
+        self.total, self.count = float(total[0]), int(total[1])
+        self.seconds = seconds
+        self.pending: list[tuple[int, torch.Tensor]] = []
+        self._since = time.perf_counter()
 
-def _created(arguments: TrainingArguments, num_classes: int | None) -> nn.Module:
-    name = arguments.model
-    if ":" not in name and not timm.is_model(name):  # a colon: on a hub, or in a folder
-        raise unknown_name("model", name.partition(".")[0], timm.list_models())
-    further: dict[str, Any] = {}
-    for path in map(Path, filter(None, (arguments.pretrained_path, arguments.initial_checkpoint))):
-        # in a line what is wrong with it, which timm doesn't say
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint")
-        (read_checkpoint if path.suffix == ".safetensors" else read_pickle)(path)
-    if arguments.pretrained_path:
-        # -1: timm then makes a new classifier, for as many classes as there are here
-        further["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
-    with in_one_line(f"{name}: can't be made"):
-        return timm.create_model(
-            name,
-            # an initial checkpoint replaces all of them
-            pretrained=bool(arguments.pretrained_path)
-            or (arguments.pretrained and not arguments.initial_checkpoint),
-            num_classes=num_classes,
-            in_chans=arguments.channels,
-            drop_rate=arguments.drop,
-            drop_path_rate=arguments.drop_path,
-            global_pool=arguments.gp,
-            checkpoint_path=arguments.initial_checkpoint,
-            **further,
-            **arguments.model_kwargs,
-        )
+    def add(self, step: int, loss: torch.Tensor) -> None:
+        """Adds a batch's loss, a tensor on the device."""
+        self.pending.append((step, loss))
 
+    def mean(self, run: str) -> float:
+        """Mean over all batches so far and all processes.
 
-@torch.no_grad()
-def _order_head(model: Any, arguments: TrainingArguments, classes: Sequence[str]) -> None:
-    """Brings the rows of a trained head into the order of the classes, whose names must be the same."""
-    if path := arguments.initial_checkpoint:
-        if path.endswith(".safetensors"):
-            release = release_of(Path(path))
-            trained: Sequence[str] = (release and release.label_names) or ()
-        else:
-            trained = classes_in(read_pickle(Path(path)))
-    elif arguments.pretrained and not arguments.pretrained_path:
-        trained = list(model.pretrained_cfg.get("label_names") or ())
-    else:  # the head is new
-        return
-    if not classes or len(trained) != len(classes):
-        return
-    numbers = numbers_of(trained)
-    remedy = "start from it with --pretrained-path, which makes a new head"
-    check_known(classes, numbers, path or arguments.model, "the training data", remedy)
-    order = [numbers[name] for name in classes]
-    if order != sorted(order):
-        for values in model.get_classifier().parameters():
-            values.copy_(values[order])
+        Args:
+            run: What is trained, for the message.
 
-
-@torch.no_grad()
-def _change_head(model: nn.Module, arguments: TrainingArguments) -> None:
-    if arguments.head_init_scale is not None:
-        head = model.get_classifier()  # type: ignore[operator]
-        head.weight.mul_(arguments.head_init_scale)
-        head.bias.mul_(arguments.head_init_scale)
-    if arguments.head_init_bias is not None:
-        nn.init.constant_(model.get_classifier().bias, arguments.head_init_bias)  # type: ignore[operator]
-
-
-def check_finite(model: nn.Module, where: str) -> None:
-    """Looks for a weight or a BatchNorm statistic that is NaN or infinite.
-
-    Raises:
-        UserError: One is; the message names it.
-    """
-    statistics = [(name, each) for name, each in model.named_buffers() if "running_" in name]
-    for name, values in (*model.named_parameters(), *statistics):
-        if not torch.isfinite(values.detach()).all():
-            raise UserError(
-                f"{where}: {name} isn't finite; begin from other weights, or with a lower learning rate"
-            )
-
-
-def memory_format(arguments: TrainingArguments) -> torch.memory_format:
-    """The layout of images and weights in memory."""
-    return torch.channels_last if arguments.channels_last else torch.contiguous_format
-
-
-def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Processes) -> nn.Module:
-    """Puts around the network what compiles it and what averages its gradients over processes."""
-    if arguments.torchcompile:
-        with in_one_line(f"torchcompile {arguments.torchcompile}"):
-            model = compile_network(model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode)
-    if processes.world_size > 1:
-        devices = None if processes.device.type == "cpu" else [processes.device]
-        # newer torch warns of the argument even where it is given its default
-        without: dict[str, Any] = {"broadcast_buffers": False} if arguments.no_ddp_bb else {}
-        model = DistributedDataParallel(model, device_ids=devices, **without)
-    return model
-
-
-def create_average(model: nn.Module, arguments: TrainingArguments) -> ModelEmaV3 | None:
-    """The average of the weights, if one is kept."""
-    if not arguments.model_ema:
-        return None
-    device = torch.device("cpu") if arguments.model_ema_force_cpu else None
-    return ModelEmaV3(
-        model, decay=arguments.model_ema_decay, use_warmup=arguments.model_ema_warmup, device=device
-    )
-
-
-def create_precision(
-    arguments: TrainingArguments, device: torch.device
-) -> tuple[Precision, NativeScaler | None]:
-    """The context that the network runs in, and what scales the loss where float16 needs it."""
-    if not arguments.amp:
-        return nullcontext, None
-    dtype = getattr(torch, arguments.amp_dtype)
-    scaler = NativeScaler(device=device.type) if device.type == "cuda" and dtype == torch.float16 else None
-    return partial(torch.autocast, device.type, dtype), scaler
+        Raises:
+            SharedError: One isn't finite.
+        """
+        if self.pending:
+            values = torch.stack([loss.double() for _, loss in self.pending]).cpu().tolist()
+            for (step, _), value in zip(self.pending, self.processes.sum(values), strict=True):
+                if not math.isfinite(value):
+                    raise SharedError(
+                        f"{run}: the loss is {value} at step {step}; the last checkpoint is from before; "
+                        "a lower learning rate, warm-up or --clip-grad may help"
+                    )
+                self.total, self.count = self.total + value / self.processes.world_size, self.count + 1
+            now = time.perf_counter()
+            self.seconds, self._since, self.pending = self.seconds + now - self._since, now, []
+        return self.total / max(1, self.count)

@@ -24,7 +24,7 @@ from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.parts import check_finite, create_network, create_precision
+from convnext_ablation.training.network import check_finite, create_network, create_precision
 from convnext_ablation.training.predictions import (
     Predictions,
     excluded_ids,
