@@ -13,11 +13,10 @@ from timm.data import create_dataset, resolve_data_config
 from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.splits import count_classes, open_split, open_splits
+from convnext_ablation.training.splits import count_classes, leave_out_broken, open_split, open_splits
 
 CPU = torch.device("cpu")
 

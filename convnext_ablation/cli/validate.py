@@ -14,9 +14,9 @@ from convnext_ablation.data.class_names import listed
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
-from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.distributed import prepare_torch, start_processes
 from convnext_ablation.training.settings import read_command_line
+from convnext_ablation.training.splits import leave_out_broken
 from convnext_ablation.training.validation import (
     TIMM_ONLY,
     VALIDATION_ARGUMENTS,

@@ -20,7 +20,6 @@ from convnext_ablation.data.class_names import listed
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
 from convnext_ablation.training.dry_run import dry_run
@@ -35,7 +34,7 @@ from convnext_ablation.training.network import (
     create_precision,
     wrap_network,
 )
-from convnext_ablation.training.splits import count_classes, open_splits
+from convnext_ablation.training.splits import count_classes, leave_out_broken, open_splits
 
 
 class Parts:

@@ -1,23 +1,76 @@
-"""The splits of a data set: where they are, and that they have the same classes."""
+"""The splits of a data set: where they are, which of their images are left out, and their common classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import os
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from timm.data import create_dataset
 
 from convnext_ablation.data.class_names import by_name, listed, numbers_of, read_class_map
-from convnext_ablation.data.folder import CLASSES, SPLIT_OF, SYNONYMS
+from convnext_ablation.data.folder import CLASSES, SPLIT_OF, SYNONYMS, in_threads, list_split, natural_key
 from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.folder_reader import FolderReader
-from convnext_ablation.training.images import Images, is_missing
+from convnext_ablation.training.distributed import Processes, SharedError
+from convnext_ablation.training.images import Images, UnreadableImageError, is_missing
 
 # kinds of data sets besides folders of images whose images can be read in any order
 _KINDS = ("hfds", "torch")
+_NAMED = 3  # images that the error of `leave_out_broken` names
+
+
+class FolderReader:
+    """The pictures of a folder, those that `data.walk` takes for pictures, in timm's order.
+
+    It has the interface of timm's `ReaderImageFolder`, and its samples where all endings are timm's. A
+    class is a folder with pictures in it. Classes and pictures stand in natural order: what is drawn for a
+    picture depends on its place.
+
+    Args:
+        root: The split's folder.
+
+    Attributes:
+        samples: Path and class of each picture.
+        class_to_idx: Number of each class.
+        skipped: Why other files are not read, by their paths below the folder.
+
+    Raises:
+        UserError: What `data.walk.walk` refuses, or a picture in no class folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        found = list_split(root, "")
+        found.check_classes(root)
+        self.root, self.skipped = str(root), found.skipped
+        classes = sorted(sorted(set(found.images.values())), key=natural_key)
+        self.class_to_idx = {name: number for number, name in enumerate(classes)}
+        paths = {os.path.join(self.root, below): below for below in found.images}
+        self.samples = [
+            (path, self.class_to_idx[found.images[paths[path]]]) for path in sorted(paths, key=natural_key)
+        ]
+        if not self.samples:
+            raise UserError(f"{root}: there is no image in it")
+
+    def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
+        """The open file of a picture, and its class."""
+        path, target = self.samples[index]
+        return open(path, "rb"), target
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.samples)
+
+    def leave_out(self, indices: Container[int]) -> None:
+        """Leaves pictures out; the numbers of the others close up, those of classes stay."""
+        self.samples = [sample for index, sample in enumerate(self.samples) if index not in indices]
+
+    def filename(self, index: int) -> str:
+        """Path of a picture below the folder."""
+        return os.path.relpath(self.samples[index][0], self.root)
 
 
 def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
@@ -176,3 +229,65 @@ def number_as_trained(images: Images, names: Sequence[str], head: int, class_map
             f"{images.name}: has {known} classes and the network {head}, whose names aren't known; number "
             "them as in its training with --class-map"
         )
+
+
+def leave_out_broken(
+    splits: Iterable[Images], arguments: TrainingArguments, processes: Processes
+) -> dict[str, str]:
+    """Leaves up to `skip_bad_images` images that can't be decoded out of the splits, counted together.
+
+    Every image is decoded, by all processes together, which must all call this. What is left is as if the
+    folder had never held the others, but for the numbers of classes.
+
+    Returns:
+        Why each can't be decoded, by its path below `data_dir`. Where `skip_bad_images` is 0, none is tried.
+
+    Raises:
+        SharedError: There are more, or a split isn't a folder of images, or has no other images.
+    """
+    most = arguments.skip_bad_images
+    if not most:
+        return {}
+    splits = list(splits)
+    for images in splits:
+        if not isinstance(images.reader, FolderReader):
+            raise SharedError(
+                f"skip_bad_images is {most}, and {images.name} is not a folder of images; leave it out"
+            )
+    every = [(images, index) for images in splits for index in range(len(images))]
+    mine = range(processes.rank, len(every), processes.world_size)
+
+    def why_broken(position: int) -> str:
+        images, index = every[position]
+        try:
+            images.load(index)
+        except UnreadableImageError as error:
+            cause = error.__cause__
+            return " ".join(str(cause).split()) or type(cause).__name__
+        return ""
+
+    def look() -> dict[int, str]:
+        threads, quiet = max(1, arguments.workers), not processes.is_first
+        reasons = in_threads(why_broken, mine, "decoding images", threads, quiet)
+        broken = ((position, why) for position, why in zip(mine, reasons, strict=True) if why)
+        return dict(itertools.islice(broken, most + 1))  # so the first of all are among them
+
+    found = itertools.chain.from_iterable(part.items() for part in processes.gather(processes.together(look)))
+    broken = [(*every[position], why) for position, why in sorted(found)]
+    root = arguments.data_dir or ""
+    paths = {
+        os.path.relpath(os.path.join(images.name, images.id(index)), root): why
+        for images, index, why in broken
+    }
+    if len(broken) > most:
+        first = ", ".join(f"{path} ({why})" for path, why in itertools.islice(paths.items(), _NAMED))
+        more = ", ..." if len(paths) > _NAMED else ""
+        raise SharedError(
+            f"{root}: more than {most} of {len(every)} images can't be decoded: {first}{more}; mend or "
+            "remove them, or give a larger --skip-bad-images"
+        )
+    for images in splits:
+        images.leave_out({index: why for whose, index, why in broken if whose is images})
+        if not len(images):
+            raise SharedError(f"{images.name}: none of its images can be decoded; mend them")
+    return paths
