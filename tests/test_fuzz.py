@@ -25,7 +25,7 @@ from convnext_ablation.files import sha256_of
 from convnext_ablation.study.designs.yaml_design import read_design
 from convnext_ablation.study.experiment_file import _read as read_experiment
 from convnext_ablation.training.arguments import ARGUMENTS
-from convnext_ablation.training.dry_run import dry_run
+from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.settings import parse_arguments
 from convnext_ablation.training.validation import VALIDATION_ARGUMENTS, ValidationArguments
 

@@ -18,6 +18,7 @@ from convnext_ablation.files import check_path, locked
 from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.checks import check_colour, look_at, needed_side, remarks
 from convnext_ablation.training.distributed import (
     Processes,
     SharedError,
@@ -28,7 +29,6 @@ from convnext_ablation.training.distributed import (
 )
 from convnext_ablation.training.logs import Log, start_wandb
 from convnext_ablation.training.loop import StoppedError, Trainer
-from convnext_ablation.training.mismatches import check_colour, look_at, needed_side, remarks
 from convnext_ablation.training.settings import parse_arguments
 
 _LOCK = ".train.lock"

@@ -28,15 +28,15 @@ from convnext_ablation.study.overrides import overridden
 from convnext_ablation.study.pretrained import check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.distributed import check_device
-from convnext_ablation.training.dry_run import dry_run
-from convnext_ablation.training.mismatches import (
+from convnext_ablation.training.checks import (
     MOST_ENLARGED,
     check_colour,
+    dry_run,
     look_at,
     needed_side,
     remarks,
 )
+from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
 from convnext_ablation.training.splits import open_split
 

@@ -20,9 +20,9 @@ from convnext_ablation.data.class_names import listed
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.depthwise import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
-from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.history import Epoch
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader

@@ -21,8 +21,8 @@ from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import classes_in, read_pickle
 from convnext_ablation.models.convert import weights_in
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
+from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.dry_run import dry_run
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.network import check_finite, create_network, create_precision
 from convnext_ablation.training.predictions import (
