@@ -11,21 +11,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
 from timm.data import resolve_data_config
 from timm.data.transforms import str_to_interp_mode
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
 from convnext_ablation.data.pictures import as_seen, open_picture
-from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, Images, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.network import create_loss
+from convnext_ablation.training.network import build_network, create_loss, create_optimizer, create_scheduler
 
 MOST_ENLARGED = 4 / 3  # more of it is no rounding of sizes, but a recipe for other images
 _SAMPLE = 32  # images that are looked at
@@ -89,22 +86,12 @@ class _Blanks:
 
 def _network(arguments: TrainingArguments) -> nn.Module | None:
     """The network without memory for its weights; None where timm can't make it so, or has to fetch it."""
-    name = arguments.model
-    if ":" in name:  # on a hub, or in a folder
+    if ":" in arguments.model:  # on a hub, or in a folder
         return None
-    if not timm.is_model(name):
-        raise unknown_name("model", name.partition(".")[0], timm.list_models())
+    classes = _CLASSES if arguments.num_classes is None else arguments.num_classes
     try:
-        with in_one_line(f"{name}: can't be made"), torch.device("meta"):
-            return timm.create_model(
-                name,
-                num_classes=_CLASSES if arguments.num_classes is None else arguments.num_classes,
-                in_chans=arguments.channels,
-                drop_rate=arguments.drop,
-                drop_path_rate=arguments.drop_path,
-                global_pool=arguments.gp,
-                **arguments.model_kwargs,
-            )
+        with torch.device("meta"):
+            return build_network(arguments, classes)
     except UserError as error:
         if "meta" in str(error.__cause__):
             return None
@@ -132,19 +119,13 @@ def _try_training(arguments: TrainingArguments, images: Images, config: dict[str
         _, targets = next(iter(training_loader(two, arguments, config, classes, torch.device("cpu"))))
         create_loss(arguments)(torch.zeros(2, classes), targets)
     parameters = nn.Linear(2, 2)
+    # decay by layer needs the whole network
+    optimizer = create_optimizer(replace(arguments, layer_decay=None), parameters)
     with in_one_line(f"opt {arguments.opt}"):
-        # decay by layer needs the whole network
-        optimizer = create_optimizer_v2(
-            parameters, **{**optimizer_kwargs(arguments), "layer_decay": None}, **arguments.opt_kwargs
-        )
         parameters(torch.ones(1, 2)).sum().backward()
         optimizer.step()
     with in_one_line(f"sched {arguments.sched}"):
-        scheduler, epochs = create_scheduler_v2(
-            optimizer,
-            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
-            updates_per_epoch=1,
-        )
+        scheduler, epochs = create_scheduler(arguments, optimizer, updates=1)
         for epoch in (0, epochs // 2, epochs) if scheduler else ():
             scheduler.step(epoch, 1.0)
     if scheduler is None:

@@ -12,6 +12,8 @@ import timm
 import torch
 from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import ModelEmaV3, NativeScaler
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -41,7 +43,18 @@ def create_network(
     """
     if arguments.fast_norm:
         set_fast_norm()
-    model = _created(arguments, num_classes)
+    given = [Path(path) for path in (arguments.pretrained_path, arguments.initial_checkpoint) if path]
+    for path in given:  # in a line what is wrong with it, which timm doesn't say
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint")
+        (read_checkpoint if path.suffix == ".safetensors" else read_pickle)(path)
+    weights: dict[str, Any] = {"checkpoint_path": arguments.initial_checkpoint}
+    # an initial checkpoint replaces all of the pretrained weights
+    weights["pretrained"] = bool(arguments.pretrained_path) or (arguments.pretrained and not given)
+    if arguments.pretrained_path:
+        # -1: timm then makes a new classifier, for as many classes as there are here
+        weights["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
+    model = build_network(arguments, num_classes, **weights)
     _order_head(model, arguments, classes)
     _change_head(model, arguments)
     if arguments.grad_checkpointing:
@@ -59,34 +72,40 @@ def create_network(
     return model
 
 
-def _created(arguments: TrainingArguments, num_classes: int | None) -> nn.Module:
+def build_network(arguments: TrainingArguments, num_classes: int | None, **weights: Any) -> nn.Module:
+    """Has timm make the network, with the `weights` that its `create_model` is to load."""
     name = arguments.model
     if ":" not in name and not timm.is_model(name):  # a colon: on a hub, or in a folder
         raise unknown_name("model", name.partition(".")[0], timm.list_models())
-    further: dict[str, Any] = {}
-    for path in map(Path, filter(None, (arguments.pretrained_path, arguments.initial_checkpoint))):
-        # in a line what is wrong with it, which timm doesn't say
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint")
-        (read_checkpoint if path.suffix == ".safetensors" else read_pickle)(path)
-    if arguments.pretrained_path:
-        # -1: timm then makes a new classifier, for as many classes as there are here
-        further["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
     with in_one_line(f"{name}: can't be made"):
         return timm.create_model(
             name,
-            # an initial checkpoint replaces all of them
-            pretrained=bool(arguments.pretrained_path)
-            or (arguments.pretrained and not arguments.initial_checkpoint),
             num_classes=num_classes,
             in_chans=arguments.channels,
             drop_rate=arguments.drop,
             drop_path_rate=arguments.drop_path,
             global_pool=arguments.gp,
-            checkpoint_path=arguments.initial_checkpoint,
-            **further,
+            **weights,
             **arguments.model_kwargs,
         )
+
+
+def create_optimizer(arguments: TrainingArguments, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer, as timm's script makes it."""
+    with in_one_line(f"opt {arguments.opt}"):
+        optimizer: torch.optim.Optimizer = create_optimizer_v2(
+            model, **optimizer_kwargs(arguments), **arguments.opt_kwargs
+        )
+    return optimizer
+
+
+def create_scheduler(
+    arguments: TrainingArguments, optimizer: torch.optim.Optimizer, updates: int
+) -> tuple[Any, int]:
+    """The schedule of the learning rate for epochs of so many updates, and how many epochs there are."""
+    kwargs = scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric)
+    scheduler, epochs = create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates)
+    return scheduler, int(epochs)
 
 
 @torch.no_grad()

@@ -12,12 +12,10 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
 from convnext_ablation.data.class_names import listed
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import dry_run
@@ -31,7 +29,9 @@ from convnext_ablation.training.network import (
     create_average,
     create_loss,
     create_network,
+    create_optimizer,
     create_precision,
+    create_scheduler,
     wrap_network,
 )
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_splits
@@ -117,18 +117,11 @@ class Parts:
                 device=self.processes.device,
             )
         self.precision, self.scaler = create_precision(arguments, self.processes.device)
-        with in_one_line(f"opt {arguments.opt}"):
-            self.optimizer: torch.optim.Optimizer = create_optimizer_v2(
-                self.model, **optimizer_kwargs(arguments), **arguments.opt_kwargs
-            )
+        self.optimizer = create_optimizer(arguments, self.model)
         self.average = create_average(self.model, arguments)
         self.wrapped = wrap_network(self.model, arguments, self.processes)
         self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
-        self.scheduler, self.epochs = create_scheduler_v2(
-            self.optimizer,
-            **scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric),
-            updates_per_epoch=self.updates_per_epoch,
-        )
+        self.scheduler, self.epochs = create_scheduler(arguments, self.optimizer, self.updates_per_epoch)
         self.history: list[Epoch] = []
 
 
