@@ -26,9 +26,9 @@ import torch
 from torch import nn
 
 import convnext_ablation
-from convnext_ablation.bench.timing import interleaved
 from convnext_ablation.machine import KEEP_MEMORY, processor_name
 from convnext_ablation.models.convert import checkpoint_filter_fn
+from convnext_ablation.timing import interleaved
 
 # their Model V is the official code, and imports a module that their repository lacks
 FGVC = {

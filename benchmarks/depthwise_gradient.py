@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch.nn.grad import conv2d_weight
 
-from convnext_ablation.bench.timing import interleaved
 from convnext_ablation.machine import keep_memory, processor_name
+from convnext_ablation.timing import interleaved
 from convnext_ablation.training.depthwise import weight_gradient
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}

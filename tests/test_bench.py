@@ -12,9 +12,9 @@ from convnext_ablation.bench import contestants, roofline
 from convnext_ablation.bench.contestants import Configuration, Result, configurations
 from convnext_ablation.bench.roofline import Cost, checked_cost
 from convnext_ablation.bench.rows import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
-from convnext_ablation.bench.timing import Times
 from convnext_ablation.cli import bench as command
 from convnext_ablation.cli import main as cli
+from convnext_ablation.timing import Times
 
 SMALL = "--img-size 32 --batch-size 2 --rounds 3 --threads 1 --device cpu".split()
 

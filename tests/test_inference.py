@@ -13,7 +13,7 @@ from torch import nn
 
 from convnext_ablation import UserError, optimize_for_inference
 from convnext_ablation.inference import optimize
-from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose, undisturbed
+from convnext_ablation.inference.batches import PartByPart, cheapest_ascent, choose
 from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_works, prepare
 from convnext_ablation.inference.simplify import composed, sections_of
 from convnext_ablation.models.blocks import LayerScale
@@ -121,13 +121,6 @@ def test_a_composed_conv_does_what_both_do():
         ):
             assert composed(first, other) is None
         assert composed(nn.Conv2d(8, 32, 2), nn.Conv2d(32, 5, 1)) is None  # saves nothing
-
-
-def test_what_slows_the_machine_for_a_while_decides_nothing():
-    quiet = [4.0, 3.0, 2.0]
-    slow = [1.8 * each for each in quiet]
-    within = [4.0, *slow[1:]]  # the shortest of each would now be that of the first, beside slow ones
-    assert undisturbed([slow, quiet, within]) == pytest.approx(quiet)
 
 
 def test_the_cheapest_ascent_is_the_cheapest_of_all():

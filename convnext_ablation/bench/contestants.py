@@ -16,11 +16,11 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from convnext_ablation.bench.roofline import kernels, peaks_of
-from convnext_ablation.bench.timing import Times, interleaved
 from convnext_ablation.errors import UserError, first_line, shown
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.machine import compile_network
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
+from convnext_ablation.timing import Times, interleaved
 
 __all__ = [
     *("DTYPES", "FORMS", "INFERENCE", "MODES", "TRAINING"),

@@ -11,10 +11,10 @@ from typing import Any
 import timm
 import torch
 
-from convnext_ablation.bench.timing import Times
 from convnext_ablation.errors import UserError, first_line, unknown_name
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.models.cost import count_gmacs, count_parameters
+from convnext_ablation.timing import Times
 
 __all__ = ["Cost", "checked_cost", "kernels", "peaks_of"]
 

@@ -16,11 +16,11 @@ import torch
 
 from convnext_ablation.bench.contestants import INFERENCE, Configuration, Result
 from convnext_ablation.bench.roofline import Cost
-from convnext_ablation.bench.timing import Times
 from convnext_ablation.console import counted, table
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import device_name
 from convnext_ablation.page import render
+from convnext_ablation.timing import Times
 from convnext_ablation.version import __version__
 
 __all__ = ["COLUMNS", "TIMMS_COLUMNS", "Row", "machine_of", "page", "read_rows", "rows_of", "screen"]

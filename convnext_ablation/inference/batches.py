@@ -9,15 +9,15 @@ never smaller than that of the section before, and images pass through them part
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
-from statistics import median
+from functools import partial
 
 import torch
 from torch import nn
 
 from convnext_ablation.console import track
 from convnext_ablation.inference.convs import prepare
+from convnext_ablation.timing import interleaved
 
 _ROUNDS = 3
 
@@ -47,33 +47,28 @@ class PartByPart(nn.Module):
 def choose(sections: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
     """Measures how many of these images, ``(B, C, H, W)``, each section takes at a time at best."""
     numbers = [2**power for power in range(len(x).bit_length()) if 2**power < len(x)] + [len(x)]
-    seconds: list[list[float]] = []
+    costs: list[list[float]] = []
     for section in track(sections, "measuring", len(sections), "sections"):
-        rounds = [[_seconds_of(section, x.split(number)) for number in numbers] for _ in range(_ROUNDS)]
-        seconds.append(undisturbed(rounds))
+        costs.append(_costs(section, x, numbers))
         x = section(x)
-    return [numbers[index] for index in cheapest_ascent(seconds)]
+    return [numbers[index] for index in cheapest_ascent(costs)]
 
 
-def _seconds_of(section: nn.Module, parts: Sequence[torch.Tensor]) -> float:
-    """What a section takes for parts of one size, once its convs are prepared for that size."""
-    prepare(section, keep=True)
-    section(parts[0])
-    start = time.perf_counter()
-    for part in parts:
-        section(part)
-    return time.perf_counter() - start
+def _costs(section: nn.Module, x: torch.Tensor, numbers: Sequence[int]) -> list[float]:
+    """Seconds that a section takes with so many images at a time; what slows whole rounds cancels out."""
+    parts = {str(number): x.split(number) for number in numbers}
 
+    def ready(number: str) -> None:
+        prepare(section, keep=True)
+        section(parts[number][0])  # packs the weights for this number
 
-def undisturbed(rounds: Sequence[Sequence[float]]) -> list[float]:
-    """Seconds that each of those that took turns would take on a machine that does nothing else.
+    def run(number: str) -> None:
+        for part in parts[number]:
+            section(part)
 
-    A machine that others use is slow for seconds on end. The shortest of a few calls would favour whoever had
-    a turn when it was not; what slows a whole round doesn't change the shares that they have of it.
-    """
-    shares = [[taken / sum(one) for taken in one] for one in rounds]
-    fastest = min(sum(one) for one in rounds)
-    return [fastest * median(share) for share in zip(*shares, strict=True)]
+    times = interleaved({number: partial(run, number) for number in parts}, _ROUNDS, warm_up=0, turn=ready)
+    whole = times[str(len(x))]
+    return [whole.lowest / each.times_faster_than(whole).median for each in times.values()]
 
 
 def cheapest_ascent(costs: Sequence[Sequence[float]]) -> Sequence[int]:

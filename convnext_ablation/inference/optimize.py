@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-import timeit
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from convnext_ablation.inference.convs import FusedConv, PackedConv, packing_wor
 from convnext_ablation.inference.simplify import sections_of
 from convnext_ablation.machine import compile_network
 from convnext_ablation.models.network import ResNetToConvNeXt
+from convnext_ablation.timing import interleaved
 
 _logger = logging.getLogger(__name__)
 
@@ -187,7 +188,7 @@ def _fastest(
     expected: torch.Tensor,
 ) -> OptimizedNetwork:
     """The fastest of the forms whose outputs are right."""
-    seconds: dict[str, float] = {}
+    right: dict[str, Callable[[], object]] = {}
     differences: dict[str, float] = {}
     allowed = _TOLERANCE[x.dtype] * max(1.0, expected.abs().max().item())
     for form, network in forms.items():
@@ -199,22 +200,12 @@ def _fastest(
                 differences[form],
             )
         else:
-            seconds[form] = _seconds(network, x)
-    if not seconds:
+            right[form] = partial(network, x)
+    if not right:
         return OptimizedNetwork(plain, model, x.dtype, Choice("plain", (), {}, differences))
+    # the shortest of some calls: what else the machine does can only lengthen one
+    seconds = {form: times.lowest for form, times in interleaved(right, _ROUNDS, warm_up=1).items()}
     form = min(seconds, key=lambda each: seconds[each])
     chosen = forms[form]
     parts = tuple(chosen.at_a_time) if isinstance(chosen, PartByPart) else ()
     return OptimizedNetwork(chosen, model, x.dtype, Choice(form, parts, seconds, differences))
-
-
-def _seconds(network: nn.Module, x: torch.Tensor) -> float:
-    """The shortest of some calls, the first not counted: what else the machine does can only lengthen one."""
-
-    def run() -> None:
-        network(x)
-        if x.is_cuda:
-            torch.cuda.synchronize(x.device)
-
-    run()
-    return min(timeit.repeat(run, number=1, repeat=_ROUNDS))

@@ -62,10 +62,10 @@ def median_interval(values: Sequence[float]) -> tuple[float, float]:
     It goes from the k-th smallest value to the k-th largest, with k from the binomial distribution: up to
     eight values from the smallest to the largest. Of fewer than six, even these cover less than 95 %.
     """
-    from scipy.stats import quantile_test  # takes a second, and nothing else here needs it
-
     if len(values) < _FEWEST_OF_AN_INTERVAL:
         return min(values), max(values)
+    from scipy.stats import quantile_test  # takes a second, and nothing else here needs it
+
     found = quantile_test(values, p=0.5).confidence_interval(confidence_level=0.95)
     return float(found.low), float(found.high)
 

@@ -6,7 +6,7 @@ import pytest
 import torch.utils.benchmark
 from scipy.stats import binom
 
-from convnext_ablation.bench.timing import Ratio, Times, interleaved, median_interval
+from convnext_ablation.timing import Ratio, Times, interleaved, median_interval
 
 
 class Clock:
