@@ -15,7 +15,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
-from convnext_ablation.training.loaders import evaluation_loader, training_loader
+from convnext_ablation.training.loaders import evaluation_loader, training_loader, worker_errors
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_split, open_splits
 
 CPU = torch.device("cpu")
@@ -109,7 +109,8 @@ def test_a_broken_image_is_named_in_one_line(arguments, tmp_path, image_folder, 
     given = arguments(data_dir=str(root), workers=workers)
     images = EvaluatedImages(open_split(given, "test"), 0, 1)
     evaluated = evaluation_loader(images, given, resolve_data_config(given.preprocessing()), CPU)
-    with pytest.raises(UserError, match=rf"^{cut}: can't be decoded: .*truncated.*; mend or remove it$"):
+    message = rf"^{cut}: can't be decoded: .*truncated.*; mend or remove it$"
+    with pytest.raises(UserError, match=message), worker_errors():
         batches(given) if split == "train" else list(evaluated)
     gc.collect()
     assert not multiprocessing.active_children()

@@ -112,21 +112,7 @@ def _loader(
             dataset.transform = counted = _Counted(dataset.transform)
         loader.loader.collate_fn = _Shared(loader.loader.collate_fn)
         loader.loader = _Watched(loader.loader, counted.read)
-    return _Batches(loader)
-
-
-class _Batches:
-    """timm's loader, with one line for an image that can't be decoded; torch's has the worker's traceback."""
-
-    def __init__(self, loader: Any) -> None:
-        self.loader = loader
-
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        try:
-            yield from self.loader
-        except UnreadableImageError as error:
-            error.__traceback__ = None  # it keeps workers alive, which then wait for work
-            raise UserError(str(error.args[0]).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
+    return loader
 
 
 class _Shared:
@@ -202,10 +188,13 @@ def worker_errors() -> Iterator[None]:
     """Makes one line of a worker that fails or dies; torch says so wherever the main process just is.
 
     Raises:
-        UserError: One does.
+        UserError: One does, or an image can't be decoded.
     """
     try:
         yield
+    except UnreadableImageError as error:  # torch's has the worker's traceback in its message
+        error.__traceback__ = None  # it keeps workers alive, which then wait for work
+        raise UserError(str(error.args[0]).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
     except (OSError, RuntimeError) as error:
         text = str(error)
         if "killed by signal" in str(error.__cause__):  # of which torch makes "exited unexpectedly"
