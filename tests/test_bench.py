@@ -7,27 +7,30 @@ from pathlib import Path
 import pytest
 import timm_repo
 import torch
+from filelock import FileLock
 
 from convnext_ablation.bench import contestants, roofline
-from convnext_ablation.bench.contestants import Configuration, Result, configurations
+from convnext_ablation.bench.contestants import OPTIONS, BenchArguments, Configuration, Result, configurations
 from convnext_ablation.bench.roofline import Cost, checked_cost
 from convnext_ablation.bench.rows import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
 from convnext_ablation.cli import bench as command
 from convnext_ablation.cli import main as cli
+from convnext_ablation.dataclass_options import given_options
 from convnext_ablation.timing import Times
 
 SMALL = "--img-size 32 --batch-size 2 --rounds 3 --threads 1 --device cpu".split()
 
 
-def arguments(*given: str) -> argparse.Namespace:
+def asked_for(*given: str) -> list[Configuration]:
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    return parser.parse_args(given)
+    args = parser.parse_args(given)
+    return configurations(BenchArguments(models=tuple(args.models), **given_options(args, OPTIONS)))
 
 
 def configuration(*given: str) -> Configuration:
     """The only one of these arguments, small."""
-    (one,) = configurations(arguments(*given, *SMALL))
+    (one,) = asked_for(*given, *SMALL)
     return one
 
 
@@ -153,7 +156,7 @@ def test_columns_are_those_of_timms_results():
 
 def test_all_combinations_are_measured_once_with_the_forms_of_their_mode():
     given = "resnet50 resnet50 --mode inference training --batch-size 1 16 1 --img-size 64 96 --device cpu"
-    found = configurations(arguments(*given.split(), "--dtype", "float32", "bfloat16"))
+    found = asked_for(*given.split(), "--dtype", "float32", "bfloat16")
     machine = {"processor": "one"}
     assert len(found) == len({one.identity(machine) for one in found}) == 2**4
     assert found[0].identity(machine) != found[0].identity({"processor": "other"})
@@ -235,17 +238,11 @@ def test_the_same_command_resumes_after_an_interruption(tmp_path, asked, capsys,
     assert len({row["configuration"] for row in rows_in(tmp_path)}) == 4
 
 
-def test_two_commands_at_a_time_lose_no_row(tmp_path, asked, monkeypatch):
-    measure = contestants.measure
-
-    def meanwhile(one: Configuration, turn) -> tuple[dict, dict]:
-        monkeypatch.setattr(contestants, "measure", measure)
-        assert bench(tmp_path, "model_v_atto", "--forms", "plain") == 0
-        return measure(one, turn)
-
-    monkeypatch.setattr(contestants, "measure", meanwhile)
-    assert bench(tmp_path, "model_i_atto", "--forms", "plain") == 0
-    assert [row["model"] for row in rows_in(tmp_path)] == ["model_v_atto", "model_i_atto"]
+def test_a_second_command_does_not_write_to_the_same_folder(tmp_path, asked, capsys):
+    with FileLock(tmp_path / ".lock"):
+        assert bench(tmp_path, "model_i_atto", "--forms", "plain") == 2
+    assert "another command writes there; give another --output" in capsys.readouterr().err
+    assert asked == []
 
 
 @pytest.mark.parametrize(
@@ -253,9 +250,9 @@ def test_two_commands_at_a_time_lose_no_row(tmp_path, asked, monkeypatch):
     [
         ("resnet51", "unknown model 'resnet51'; did you mean 'resnet5"),
         ("model_i.nowhere", "model_i.nowhere doesn't run on images of 32 x 32 pixels: "),
-        ("model_i_atto --device meta", "--device meta can't compute in float32 here ("),
-        ("model_i_atto --rounds 2", "--rounds is 2; it has to be 3 or more"),
-        ("model_i_atto --threads 99999999999", "--threads is 99999999999; it has to be 1024 or less"),
+        ("model_i_atto --device meta", "device meta can't be used here; give --device cpu"),
+        ("model_i_atto --rounds 2", "rounds is 2; it must be at least 3"),
+        ("model_i_atto --threads 99999999999", "threads is 99999999999; it must be at most 1024"),
         ("model_i --baseline a:b:c:d", "is 'a:b:c:d'; in inference it takes MODEL[:FORM[:DTYPE]]"),
         ("model_i_atto --mode training --forms optimized", "--forms has none that there is in training"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import json
@@ -16,15 +15,17 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from convnext_ablation.bench.roofline import kernels, peaks_of
-from convnext_ablation.errors import UserError, first_line, shown
+from convnext_ablation.dataclass_options import option, options_of
+from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.inference import optimize_for_inference
-from convnext_ablation.machine import compile_network
+from convnext_ablation.machine import available_cores, compile_network
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.timing import Times, interleaved
+from convnext_ablation.training.distributed import check_device
 
 __all__ = [
-    *("DTYPES", "FORMS", "INFERENCE", "MODES", "TRAINING"),
-    *("Configuration", "Contestant", "Result", "configurations", "measure"),
+    *("INFERENCE", "OPTIONS", "TRAINING"),
+    *("BenchArguments", "Configuration", "Contestant", "Result", "configurations", "measure"),
 ]
 
 INFERENCE, TRAINING = MODES = ("inference", "training")
@@ -34,7 +35,6 @@ FORMS = {
     TRAINING: (PLAIN, CHANNELS_LAST, COMPILED),
 }
 DTYPES = ("float32", "bfloat16", "float16")
-_FEWEST_ROUNDS = 3
 _AT_LEAST = 0.1  # seconds that a measurement lasts
 _CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
 
@@ -48,7 +48,7 @@ class Contestant:
     dtype: str  # of what it computes in
 
     def __str__(self) -> str:
-        """What `--baseline` takes."""
+        """As `--baseline` takes it."""
         return f"{self.model}:{self.form}:{self.dtype}"
 
 
@@ -86,45 +86,61 @@ class Result:
     error: str = ""
 
 
-def configurations(args: argparse.Namespace) -> list[Configuration]:
+@dataclass(frozen=True, kw_only=True)
+class BenchArguments:
+    """What is to be measured."""
+
+    models: tuple[str, ...]
+    mode: tuple[str, ...] = option((INFERENCE,), "what to time", choices=MODES)
+    batch_size: tuple[int, ...] = option((16,), "images at a time", "[1, 1000000]")
+    img_size: tuple[int, ...] = option((224,), "their side in pixels", "[1, 16384]")
+    dtype: tuple[str, ...] = option(("float32",), "in training, of autocast", choices=DTYPES)
+    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "torch's device")
+    rounds: int = option(7, "measurements of each", "[3, 1000000]")
+    threads: int = option(available_cores(), "torch's threads", "[1, 1024]")
+    forms: tuple[str, ...] = option(FORMS[INFERENCE], "those that the mode has", choices=FORMS[INFERENCE])
+    baseline: str = option("", "MODEL[:FORM[:DTYPE]]; the first model in its first form if not given")
+
+    def __post_init__(self) -> None:
+        """Checks choices and ranges."""
+        for name, known in OPTIONS.items():
+            object.__setattr__(self, name, known.check(getattr(self, name)))
+
+
+OPTIONS = options_of(BenchArguments)
+
+
+def configurations(asked: BenchArguments) -> list[Configuration]:
     """What the arguments ask for, in the order in which it is measured.
 
     Raises:
         UserError: They ask for what can't be measured.
     """
-    for option, values, least, most in (
-        ("--rounds", [args.rounds], _FEWEST_ROUNDS, 1_000_000),
-        ("--threads", [args.threads], 1, 1024),
-        ("--batch-size", args.batch_size, 1, 1_000_000),
-        ("--img-size", args.img_size, 1, 16384),
-    ):
-        if min(values) < least:
-            raise UserError(f"{option} is {min(values)}; it has to be {least} or more")
-        if max(values) > most:
-            raise UserError(f"{option} is {shown(max(values))}; it has to be {most} or less")
-    options = (args.mode, args.dtype, args.img_size, args.batch_size)
-    choices = itertools.product(*(dict.fromkeys(values) for values in options))
-    found = [_configuration(args, *choice) for choice in choices]
-    for dtype in dict.fromkeys(dtype for one in found for dtype in one.dtypes):
-        _check_dtype(dtype, args.device)
-    return found
+    check_device(asked.device)
+    return [
+        _configuration(asked, mode, dtype, img_size, batch_size)
+        for mode in dict.fromkeys(asked.mode)
+        for dtype in dict.fromkeys(asked.dtype)
+        for img_size in dict.fromkeys(asked.img_size)
+        for batch_size in dict.fromkeys(asked.batch_size)
+    ]
 
 
 def _configuration(
-    args: argparse.Namespace, mode: str, dtype: str, img_size: int, batch_size: int
+    asked: BenchArguments, mode: str, dtype: str, img_size: int, batch_size: int
 ) -> Configuration:
-    forms = [form for form in dict.fromkeys(args.forms) if form in FORMS[mode]]
+    forms = [form for form in dict.fromkeys(asked.forms) if form in FORMS[mode]]
     if not forms:
         raise UserError(f"--forms has none that there is in {mode}: {', '.join(FORMS[mode])}")
-    contestants = [Contestant(model, form, dtype) for model in dict.fromkeys(args.models) for form in forms]
-    baseline = _baseline(args.baseline, mode, dtype) if args.baseline else contestants[0]
+    contestants = [Contestant(*each, dtype) for each in itertools.product(dict.fromkeys(asked.models), forms)]
+    baseline = _baseline(asked.baseline, mode, dtype) if asked.baseline else contestants[0]
     return Configuration(
         mode=mode,
-        device=args.device,
+        device=asked.device,
         batch_size=batch_size,
         img_size=img_size,
-        threads=args.threads,
-        rounds=args.rounds,
+        threads=asked.threads,
+        rounds=asked.rounds,
         contestants=tuple(dict.fromkeys([baseline, *contestants])),
         baseline=baseline,
     )
@@ -140,19 +156,6 @@ def _baseline(text: str, mode: str, dtype: str) -> Contestant:
             f"{', '.join(FORMS[mode])} and a dtype of {', '.join(DTYPES)}"
         )
     return baseline
-
-
-def _check_dtype(dtype: str, device: str) -> None:
-    """Makes sure that a product of matrices and a convolution work there in it."""
-    try:
-        values = torch.ones(1, 8, 8, 8, device=device, dtype=getattr(torch, dtype))
-        product = torch.nn.functional.conv2d(values, values[:, :, :1, :1]) @ values[:, :1]
-        product.sum().item()  # which "meta" can't give
-    except Exception as error:  # each kind of device has its own
-        raise UserError(
-            f"--device {device} can't compute in {dtype} here ({first_line(error).rstrip('.')}); "
-            "take cpu or another --dtype"
-        ) from error
 
 
 def measure(

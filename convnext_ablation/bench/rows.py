@@ -20,7 +20,6 @@ from convnext_ablation.console import counted, table
 from convnext_ablation.errors import UserError
 from convnext_ablation.machine import device_name
 from convnext_ablation.page import render
-from convnext_ablation.timing import Times
 from convnext_ablation.version import __version__
 
 __all__ = ["COLUMNS", "TIMMS_COLUMNS", "Row", "machine_of", "page", "read_rows", "rows_of", "screen"]
@@ -73,58 +72,45 @@ def rows_of(
         costs: Of each network, by its name and the side of its images.
         machine: As `machine_of` returns it.
     """
-    prefix, baseline = _prefix_of(configuration.mode), results[str(configuration.baseline)]
+    mode, batch_size = configuration.mode, configuration.batch_size
+    prefix, baseline = _prefix_of(mode), results[str(configuration.baseline)]
     rows = []
     for contestant in configuration.contestants:
         result, cost = results[str(contestant)], costs[contestant.model, configuration.img_size]
         peak = peaks.get(contestant.dtype)
         values: dict[str, Any] = {
             **asdict(contestant),
-            "mode": configuration.mode,
+            "mode": mode,
             "device": configuration.device,
             "threads": configuration.threads,
             "rounds": configuration.rounds,
             "baseline": configuration.baseline,
             "configuration": configuration.identity(machine),
-            f"{prefix}batch_size": configuration.batch_size,
+            f"{prefix}batch_size": batch_size,
             f"{prefix}img_size": configuration.img_size,
             "param_count": round(cost.parameters / 1e6, 2),
+            "infer_gmacs": round(cost.gmacs, 3) if mode == INFERENCE else "",
+            "peak_gflops": round(peak, 1) if peak else "",
+            "preparation_sec": "" if result.preparation is None else round(result.preparation, 2),
+            "difference": "" if result.difference is None else f"{result.difference:.2g}",
             "error": result.error,
             **machine,
         }
-        if configuration.mode == INFERENCE:
-            values["infer_gmacs"] = round(cost.gmacs, 3)
-        if peak:
-            values["peak_gflops"] = round(peak, 1)
-        if result.preparation is not None:
-            values["preparation_sec"] = round(result.preparation, 2)
-        if result.difference is not None:
-            values["difference"] = f"{result.difference:.2g}"
-        if result.times:
-            values |= _speed(result.times, configuration, cost, peak)
-            if baseline.times and baseline is not result:
-                ratio = result.times.times_faster_than(baseline.times)
-                values["ratio"] = round(ratio.median, 3)
-                values["ratio_lowest"] = round(ratio.lowest, 3)
-                values["ratio_highest"] = round(ratio.highest, 3)
+        if times := result.times:
+            values[f"{prefix}samples_per_sec"] = round(batch_size / times.median, 2)
+            values[f"{prefix}step_time"] = round(1e3 * times.median, 3)
+            values["step_time_lowest"] = round(1e3 * times.lowest, 3)
+            values["step_time_highest"] = round(1e3 * times.highest, 3)
+        if times and peak:
+            gflop = 2 * cost.gmacs * batch_size * (1 if mode == INFERENCE else _TRAINING_STEP)
+            values["share_of_peak"] = round(gflop / times.median / peak, 3)
+        if times and baseline.times and baseline is not result:
+            ratio = times.times_faster_than(baseline.times)
+            values["ratio"] = round(ratio.median, 3)
+            values["ratio_lowest"] = round(ratio.lowest, 3)
+            values["ratio_highest"] = round(ratio.highest, 3)
         rows.append({column: str(values.get(column, "")) for column in COLUMNS})
     return rows
-
-
-def _speed(times: Times, configuration: Configuration, cost: Cost, peak: float | None) -> dict[str, float]:
-    """How fast a contestant is, by itself and against the machine's peak in GFLOP/s."""
-    mode, batch_size = configuration.mode, configuration.batch_size
-    prefix = _prefix_of(mode)
-    values = {
-        f"{prefix}samples_per_sec": round(batch_size / times.median, 2),
-        f"{prefix}step_time": round(1e3 * times.median, 3),
-        "step_time_lowest": round(1e3 * times.lowest, 3),
-        "step_time_highest": round(1e3 * times.highest, 3),
-    }
-    if peak:
-        gflop = 2 * cost.gmacs * batch_size * (1 if mode == INFERENCE else _TRAINING_STEP)
-        values["share_of_peak"] = round(gflop / times.median / peak, 3)
-    return values
 
 
 def _prefix_of(mode: str) -> str:
