@@ -30,25 +30,23 @@ def same_weights(one, other):
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "opt_kwargs": {"fused": True}}],
-)
-def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, tmp_path, changes):
-    settings = arguments(epochs=3, warmup_epochs=1, reprob=0.3, drop=0.1, model="model_v_atto", **changes)
+def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, tmp_path):
+    everything = {"amp": True, "amp_dtype": "bfloat16", "drop_path": 0.2, "drop": 0.1, "reprob": 0.3}
+    settings = arguments(
+        epochs=2, warmup_epochs=1, model="model_v_atto", opt_kwargs={"fused": True}, **everything
+    )
     undisturbed = Trainer(settings, tmp_path / "undisturbed")
     undisturbed.run()
 
     class Interrupting(Log):
         def epoch(self, epoch):
-            if epoch.epoch == 1:
-                raise KeyboardInterrupt
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         Trainer(settings, tmp_path / "interrupted", log=Interrupting()).run()
     torch.rand(5)  # another process would start from other random numbers
     resumed = Trainer(dataclasses.replace(settings, resume="auto"), tmp_path / "interrupted")
-    assert [epoch.epoch for epoch in resumed.run()] == [0, 1, 2]
+    assert [epoch.epoch for epoch in resumed.run()] == [0, 1]
     assert same_weights(undisturbed.model.state_dict(), resumed.model.state_dict())
     assert (tmp_path / "undisturbed" / SUMMARY).read_text() == (
         tmp_path / "interrupted" / SUMMARY
@@ -59,7 +57,7 @@ def test_interrupted_run_ends_with_the_weights_of_an_undisturbed_one(arguments, 
 
 
 def test_a_run_learns_and_keeps_the_best_epoch(arguments, tmp_path):
-    trainer = Trainer(arguments(epochs=10, scale=(1.0, 1.0)), tmp_path)
+    trainer = Trainer(arguments(model="test_resnet", epochs=10, scale=(1.0, 1.0)), tmp_path)
     history = trainer.run()
     assert history[-1].train_loss < history[0].train_loss
     assert trainer.best.eval_top1 == max(epoch.eval_top1 for epoch in history) > 60.0
@@ -69,13 +67,13 @@ def test_a_run_learns_and_keeps_the_best_epoch(arguments, tmp_path):
     assert trainer.evaluate("val").top1 == trainer.best.eval_top1
     assert load_checkpoint(tmp_path / BEST)["epoch"] == first_best.epoch
     by_timm = timm.create_model(
-        "model_i_atto", num_classes=3, in_chans=1, checkpoint_path=str(tmp_path / BEST)
+        "test_resnet", num_classes=3, in_chans=1, checkpoint_path=str(tmp_path / BEST)
     )
     assert same_weights(by_timm.state_dict(), trainer.model.state_dict())
 
 
 def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
-    settings = arguments(epochs=2, warmup_epochs=1, warmup_prefix=True, warmup_lr=0.0, lr=0.01)
+    settings = arguments(epochs=2, warmup_epochs=1, warmup_prefix=True, warmup_lr=0.0, lr=0.01, val_split="")
     trainer = Trainer(settings, tmp_path)
     optimizer = create_optimizer_v2(torch.nn.Linear(1, 1), "sgd", lr=0.01)
     schedule, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(settings), updates_per_epoch=6)
@@ -85,8 +83,7 @@ def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
         schedule.step_update(update)
 
     used = []
-    step = trainer.optimizer.step
-    trainer.optimizer.step = lambda: (used.append(trainer.optimizer.param_groups[0]["lr"]), step())
+    trainer.step = lambda *_: used.append(trainer.optimizer.param_groups[0]["lr"]) or torch.zeros(())
     trainer.run()
     assert (epochs, used) == (3, expected)
     assert used[0] == 0.0
@@ -97,7 +94,7 @@ def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
     # LayerNorm looks at one image, so nothing but the order of sums can differ
     settings = arguments(model="model_v_atto", epochs=1, global_batch=20, opt="momentum", lr=0.05)
     found = {}
-    for size in (20, 10, 4):
+    for size in (20, 4):
         trainer = Trainer(dataclasses.replace(settings, batch_size=size), tmp_path / str(size))
         updates = []
         trainer.optimizer.register_step_post_hook(lambda *_, made=updates: made.append(1))
@@ -105,20 +102,20 @@ def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
         assert (len(updates), history[0].images, trainer.images_an_update) == (2, 40, 20)  # of 48 images
         found[size] = trainer.model.state_dict()
     for name, value in found[20].items():
-        torch.testing.assert_close(found[10][name], value, rtol=1e-3, atol=2e-5)
         torch.testing.assert_close(found[4][name], value, rtol=1e-3, atol=2e-5)
 
 
-@pytest.mark.parametrize("batch_size", [4, 21, 64])
-def test_evaluation_counts_every_image_once(arguments, tmp_path, batch_size):
-    trainer = Trainer(arguments(validation_batch_size=batch_size, test_split="test"), tmp_path)
+def test_evaluation_counts_every_image_once(arguments, tmp_path):
+    trainer = Trainer(arguments(test_split="test"), tmp_path)
     trainer.model.train()
-    predictions = trainer.evaluate("test")
-    assert trainer.model.training
-    assert len(set(predictions.ids.tolist())) == len(predictions.ids) == 21
-    assert predictions.targets.tolist() == [0] * 7 + [1] * 7 + [2] * 7
-    assert all(str(name).startswith("light/") for name in predictions.ids[14:])
-    assert predictions.top5.shape == (21, 3)
+    for batch_size in (4, 21, 64):
+        trainer.arguments = dataclasses.replace(trainer.arguments, validation_batch_size=batch_size)
+        predictions = trainer.evaluate("test")
+        assert trainer.model.training
+        assert len(set(predictions.ids.tolist())) == len(predictions.ids) == 21
+        assert predictions.targets.tolist() == [0] * 7 + [1] * 7 + [2] * 7
+        assert all(str(name).startswith("light/") for name in predictions.ids[14:])
+        assert predictions.top5.shape == (21, 3)
 
 
 def test_predictions_hold_what_the_logits_say(tmp_path):
@@ -161,7 +158,7 @@ def test_damaged_predictions_are_named(tmp_path):
 
 
 def test_losses_under_autocast_are_computed_in_float32(arguments, tmp_path):
-    trainer = Trainer(arguments(epochs=1, amp=True, amp_dtype="bfloat16"), tmp_path)
+    trainer = Trainer(arguments(model="test_resnet", epochs=1, amp=True, amp_dtype="bfloat16"), tmp_path)
     kinds, loss = set(), trainer.loss
 
     def noted(outputs, targets):
