@@ -68,13 +68,12 @@ def same(one, other):
 AUGMENTED = {"mixup": 0.4, "cutmix": 1.0, "color_jitter": 0.4, "aa": "rand-m9-mstd0.5"}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_any_number_of_workers_reads_the_same_batches_from_any_on(arguments, workers):
+def test_any_number_of_workers_reads_the_same_batches_from_any_on(arguments):
     alone = batches(arguments(**AUGMENTED), epoch=2)
     assert len(alone) == 6
-    given = arguments(**AUGMENTED, workers=workers)
-    assert same(batches(given, epoch=2), alone)
-    assert same(batches(given, epoch=2, first=4), alone[4:])
+    assert same(batches(arguments(**AUGMENTED), epoch=2, first=4), alone[4:])
+    assert same(batches(arguments(**AUGMENTED, workers=2), epoch=2, first=0), alone)
+    assert same(batches(arguments(**AUGMENTED, workers=2), epoch=2, first=4), alone[4:])
 
 
 def test_an_epoch_is_another_order_with_other_crops(arguments):

@@ -63,11 +63,6 @@ class Parts:
         self.splits = self.processes.together(lambda: open_splits(arguments))
         self.left_out = leave_out_broken(self.splits.values(), arguments, self.processes)
         self.classes = count_classes(arguments, self.splits)
-        if self.classes > (known := len(self.splits[arguments.train_split].classes)) > 0:
-            raise UserError(
-                f"{arguments.data_dir or arguments.dataset} has {known} classes, but num_classes is "
-                f"{self.classes}; give --num-classes {known}"
-            )
         arguments = arguments.accumulated(self.processes.world_size)
         _check_start(arguments)
         self.images_an_update = arguments.images_an_update(self.processes.world_size)

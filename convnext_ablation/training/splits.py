@@ -198,10 +198,12 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
     known, given = len(train.classes), arguments.num_classes
     if given is None and not known:
         raise UserError(f"{arguments.dataset} doesn't tell its classes; give --num-classes")
-    if given is not None and given < known:
+    if known and given not in (None, known):
         where = arguments.data_dir or arguments.dataset
-        raise UserError(f"{where} has {known} classes, but num_classes is {given}")
-    return known if given is None else given
+        raise UserError(
+            f"{where} has {known} classes, but num_classes is {given}; give --num-classes {known}"
+        )
+    return given or known
 
 
 def number_as_trained(images: Images, names: Sequence[str], head: int, class_map: str, whose: str) -> None:
