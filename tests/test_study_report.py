@@ -263,13 +263,14 @@ def random_networks(shares, seeds=3, drift=0.01, rng_seed=3):
     return [network(k, correct=ease + noise[k] < share) for k, share in enumerate(shares)]
 
 
-@pytest.mark.parametrize("share", [0.55, 0.6, 0.65])
+@pytest.mark.parametrize("share", [0.55, 0.6, 0.64])
 def test_what_is_not_significant_is_judged_by_a_stated_size_whatever_the_estimate_is(share):
     results = random_networks([0.6, share, 0.99], drift=0.02, rng_seed=7)
     contrasts = [versus(results[1], results[0]), versus(results[2], results[1])]
     scatter = measured_scatter([correct_of(each) for each in results], "")
-    smallest = detectable(scatter, 3, 2000, [1, -1], 0.05 / 2)
-    needed = seeds_needed(0.05, scatter, 2000, [1, -1], 0.05 / 2)
+    # the other effect is significant, so that Holm's method asks no more of this one than 0.05
+    smallest = detectable(scatter, 3, 2000, [1, -1], 0.05)
+    needed = seeds_needed(0.05, scatter, 2000, [1, -1], 0.05)
     findings = compare(results, contrasts, 40, 0.05)
     effect, d = findings.effects[0], findings.effects[0].difference
     assert (effect.power.detectable, effect.power.seeds_needed) == (smallest, needed)
@@ -289,7 +290,7 @@ def test_what_is_not_significant_is_judged_by_a_stated_size_whatever_the_estimat
 
 
 def test_each_of_several_effects_that_could_not_be_detected_has_its_own_number_of_seeds():
-    results = random_networks([0.7, 0.72, 0.73, 0.9])
+    results = random_networks([0.7, 0.705, 0.71, 0.9])
     pairs = [versus(*results[1::-1]), versus(*results[2:0:-1])]
     half = Contrast("half", "half of it", {key: w / 2 for key, w in pairs[0].weights.items()}, "difference")
     findings = compare(results, [*pairs, half], 40, 0.002)

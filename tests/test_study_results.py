@@ -1,13 +1,16 @@
 """What a reader is told of a study's finished runs."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from test_study_plan import STUDY
 
 from convnext_ablation.study.report.evidence import FinishedRun
 from convnext_ablation.study.results import StudyResults
+from convnext_ablation.study.store import read_study, save_study
 
 RESULT = {"host": "one", "device": "a processor", "versions": {"torch": "2.9.0"}}
 
@@ -33,6 +36,12 @@ def results_of(
     finished = [FinishedRun("a", 0, folder, np.zeros(3, int), targets, result) for result in results]
     ids = np.array(["cat/1.png", "dog/1.png", "dog/2.png"])
     return StudyResults(study, folder, finished, runs, ids, [(32, 32)])
+
+
+def test_a_study_that_was_begun_with_other_notes_on_its_design_goes_on(tmp_path):
+    save_study(tmp_path, replace(STUDY, design=replace(STUDY.design, notes=("earlier words",))))
+    save_study(tmp_path, STUDY)
+    assert read_study(tmp_path).design == STUDY.design
 
 
 def test_classes_go_by_the_folders_of_their_images_or_their_number_and_each_machine_is_named(tmp_path):

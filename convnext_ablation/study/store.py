@@ -158,7 +158,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
     old = {**_NOT_SAID, **saved["study"]}
     for key, value in _plain(study.description()).items():
-        if old.get(key) == value:
+        if old.get(key) == value or key == "notes":  # which explain the design, and change no run
             continue
         done = counted(len([*folder.glob("runs/*/result.json")]), "finished run")
         lost = f"{done}, and what starts from them, would not" if study.phase else f"{done} would not"

@@ -33,7 +33,7 @@ from convnext_ablation.study.designs.yaml_design import read_design
 
 __all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "design_of"]
 
-_ONE_ORDER = "Each component is measured at one place of one way; its effect at another place may differ."
+_ONE_ORDER = "Components are changed in one order, the paper's; in another order their effects may differ."
 _KERNELS = "Kernels 9 and 11, which the paper tries and doesn't keep, are compared with kernel 7."
 _LOST = (
     "An effect is ConvNeXt-T minus ConvNeXt-T without the component: above 0 the component helps. All "
@@ -87,7 +87,7 @@ def with_models(design: Design, models: Mapping[str, Mapping[str, Any]], alone: 
     """A design with models of timm beside its networks, or `alone`: trained and tested, in no contrast.
 
     Args:
-        design: The networks of the road.
+        design: The networks that effects are of.
         models: Each one's model kwargs, by its name.
         alone: Whether to leave those networks out.
 

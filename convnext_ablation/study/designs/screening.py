@@ -164,5 +164,6 @@ def _one_convolution(columns: Mapping[str, Column], groups: Groups) -> tuple[str
         f"{', '.join(_ONE_CONVOLUTION)} shape one convolution and the design has 8 of their 16 combinations: "
         "dense with kernel 3 and depthwise with kernel 7 only where the block is wide, the others only where "
         f"it is narrow. These are: {mixed}. What is said of one of the four holds as far as the other three "
-        "interact little; leave-one-out and add-one-in are free of them, at one place of the way each.",
+        "interact little; leave-one-out and add-one-in are free of them, each with all other components on "
+        "or off.",
     )

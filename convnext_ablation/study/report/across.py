@@ -25,7 +25,7 @@ from convnext_ablation.study.report.answer import (
 from convnext_ablation.study.report.evidence import NetworkResult
 from convnext_ablation.study.report.findings import RESOLVED, Effect, Estimate, Findings, Power, measured_in
 from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import ALPHA, BoolArray, holm
+from convnext_ablation.study.stats.effects import ALPHA, BoolArray, holm, mean_squares
 from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
 from convnext_ablation.study.stats.variance import Scatter, scatter_of_single_runs
 
@@ -124,8 +124,7 @@ def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast, 
         return None
     runs = _paired_runs(general.networks_of(contrast), [each.networks_of(contrast) for each in others])
     shared = [set.intersection(*map(set, of_set)) for of_set in runs]
-    starts = set.intersection(*({start for start, _ in keys} for keys in shared))
-    pretrainings = sorted(starts, key=lambda start: -1 if start is None else start)
+    pretrainings = _pretrainings(shared)
     seeds = [_seeds(keys, pretrainings) for keys in shared]
     if not all(seeds):
         return None
@@ -167,6 +166,12 @@ def _runs(network: NetworkResult) -> dict[Keys, BoolArray]:
     return {(run.pretraining_seed, run.seed): run.correct for run in network.runs}
 
 
+def _pretrainings(found: Iterable[Iterable[Keys]]) -> list[int | None]:
+    """The pre-trainings that several have runs of."""
+    shared = set.intersection(*({start for start, _ in keys} for keys in found))
+    return sorted(shared, key=lambda start: -1 if start is None else start)
+
+
 def _seeds(keys: set[Keys], pretrainings: Sequence[int | None]) -> list[int]:
     """The seeds that there are of each pre-training."""
     found = [{seed for start, seed in keys if start == each} for each in pretrainings]
@@ -194,12 +199,12 @@ def _adjusted(effects: list[EffectAcross]) -> list[EffectAcross]:
 
 
 def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list[EffectAcross]:
-    """Says of gaps that aren't significant what could have been found, by the scatter on each set."""
+    """Says of gaps that aren't significant what could have been found, by the scatter on and between sets."""
     asked = {key for each in effects for key in each.contrast.weights}
     scatters = {each.name: _scatter(each, asked) for each in sets}
     images = {each.name: len(each.networks[0].runs[0].correct) for each in sets}
     primary = [gap for each in effects for gap in each.gaps if each.contrast.primary]
-    family = sum(not math.isnan(gap.difference.p_value) for gap in primary)
+    open_ = sum(gap.difference.p_holm >= ALPHA for gap in primary)
 
     def change(gap: Gap) -> Gap:
         names = [sets[0].name, *gap.sets]
@@ -211,8 +216,9 @@ def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list
             PlannedSet(weight, scatter, images[name], drawn=several or name != sets[0].name)
             for weight, scatter, name in zip(_set_weights(len(gap.sets)), known, names, strict=True)
         ]
-        weights, level = list(gap.contrast.weights.values()), level_of(gap.contrast.primary, family)
-        question = Asked(planned, weights, level, shared=several)
+        weights, level = list(gap.contrast.weights.values()), level_of(gap.contrast.primary, open_)
+        together = _seed_variance([each for each in sets if each.name in names], asked) if several else None
+        question = Asked(planned, weights, level, shared=several, seed_variance=together)
         needed = question.seeds_needed(gap.size)
         unit = "pre-training" if several else "seed"
         return replace(gap, power=Power(gap.draws, unit, question.detectable(gap.draws), needed))
@@ -220,10 +226,37 @@ def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list
     return _mapped(effects, change)
 
 
+def _seed_variance(sets: Sequence[SetResults], asked: set[str]) -> float | None:
+    """Variance, between pre-trainings, of a network's accuracy on the last sets minus that on the first.
+
+    What a pre-training seed changes in all networks alike is left out, as contrasts don't have it. None where
+    fewer than two networks share pre-trainings.
+    """
+    above = [{network.name: network for network in _above_chance(each, asked)} for each in sets]
+    names = [name for name in above[0] if all(name in other for other in above)]
+    general, *others = ([each[name] for name in names] for each in above)
+    if len(names) < 2:
+        return None
+    runs = _paired_runs(general, others)
+    starts = _pretrainings([found for of_set in runs for found in of_set])
+    if len(starts) < 2:
+        return None
+    top1 = [[[_top1(found, start) for start in starts] for found in of_set] for of_set in runs]
+    return mean_squares(np.tensordot(_set_weights(len(others)), top1, 1))[2]
+
+
+def _top1(found: dict[Keys, BoolArray], start: int | None) -> float:
+    """The mean accuracy of the runs of one pre-training."""
+    return float(np.mean([correct.mean() for key, correct in found.items() if key[0] == start]))
+
+
+def _above_chance(each: SetResults, asked: set[str]) -> list[NetworkResult]:
+    return [row.network for row in each.findings.rows if row.above_chance and row.network.name in asked]
+
+
 def _scatter(each: SetResults, asked: set[str]) -> Scatter | None:
     """How much chance there is on a set; of single runs, in which images networks have right."""
-    rows = [row for row in each.findings.rows if row.above_chance and row.network.name in asked]
-    above = [row.network for row in rows]
+    above = _above_chance(each, asked)
     if found := measured_in(above):
         return found
     try:

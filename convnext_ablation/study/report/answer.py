@@ -18,7 +18,7 @@ from convnext_ablation.study.report.findings import (
 from convnext_ablation.study.stats.effects import Difference
 from convnext_ablation.study.stats.power import POWER
 
-VERDICTS = ("raised", "lowered", "smaller", "undetectable", "unclear", "untested")
+VERDICTS = ("raised", "lowered", "smaller", "corrected", "undetectable", "unclear", "untested")
 E = TypeVar("E", bound=Estimate)
 
 
@@ -162,6 +162,8 @@ def not_significant(found: Iterable[Estimate], trials: str = "studies") -> list[
         clauses.append(
             f"could not have been detected: {_with_intervals(missed, _missed_text(missed, trials))}"
         )
+    if corrected := groups["corrected"]:
+        clauses.append(f"not significant after Holm's correction: {_with_intervals(corrected)}")
     if unclear := groups["unclear"]:
         clauses.append(f"not significant: {_with_intervals(unclear)}")
     return clauses

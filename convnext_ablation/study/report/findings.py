@@ -28,6 +28,11 @@ from convnext_ablation.study.stats.effects import (
 from convnext_ablation.study.stats.power import detectable, level_of, seeds_needed
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter
 
+_FINDINGS = {
+    "unclear": "not significant",
+    "corrected": "not significant after Holm's correction",
+    "untested": "not tested",
+}
 RESOLVED = 0.01  # the size that an effect which isn't significant is judged against, a fraction
 
 
@@ -108,17 +113,20 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """What `verdict` says, or of an unclear one ``"smaller"`` or ``"undetectable"`` where that is known.
+        """What `verdict` says, or of an unclear one why it is, where that is known.
 
-        It is smaller than `size` if all of its interval is. Else a study that finds less than 80 of 100
-        effects of that size could not have detected it. How large the estimate is does not count.
+        It is smaller than `size` if all of its interval is. If its interval excludes 0, it is not significant
+        for Holm's correction alone: ``"corrected"``. Else a study that finds less than 80 of 100 effects of
+        that size could not have detected it. How large the estimate is does not count.
         """
         found, d = verdict(self.difference), self.difference
-        if found == "unclear" and max(-d.low, d.high) < self.size:
+        if found != "unclear":
+            return found
+        if max(-d.low, d.high) < self.size:
             return "smaller"
-        if found == "unclear" and self.power is not None and self.power.detectable > self.size:
-            return "undetectable"
-        return found
+        if d.low > 0 or d.high < 0:
+            return "corrected"
+        return "undetectable" if self.power and self.power.detectable > self.size else found
 
     @property
     def finding(self) -> str:
@@ -127,7 +135,7 @@ class Estimate:
             return f"smaller than {size_text(self.size)}"
         if self.verdict == "undetectable" and self.power:
             return f"could not have been detected: {self.power.takes} needed for {size_text(self.size)}"
-        return {"unclear": "not significant", "untested": "not tested"}.get(self.verdict, self.verdict)
+        return _FINDINGS.get(self.verdict, self.verdict)
 
 
 def size_text(size: float) -> str:
@@ -250,7 +258,7 @@ def _with_power(effects: list[Effect], networks: Sequence[NetworkResult]) -> lis
     scatter = measured_in(networks)
     if scatter is None:
         return effects
-    family = sum(effect.contrast.primary and effect.difference.p_holm >= 0 for effect in effects)
+    family = sum(effect.contrast.primary and effect.difference.p_holm >= ALPHA for effect in effects)
     images = len(networks[0].runs[0].correct)
     return [
         replace(effect, power=_power(effect, scatter, images, family))

@@ -7,8 +7,9 @@ An effect is found if its p-value, by the rule of `effects` and `across`, is bel
     B - C  = c (network disagreement - seed disagreement) / 2 / N
 
 of each data set, multiplied by the square of the set's own weight. A varies as chi-squared, and what an
-estimate must exceed varies with it; power is an average over that. What data sets have in common through
-their pre-trainings isn't reckoned with: where it moves effects the same way, differences are easier to find.
+estimate must exceed varies with it; power is an average over that. A pre-training may move the accuracies on
+all sets the same way, which makes differences easier to find. A plan doesn't know that and takes sets as
+independent; a finished experiment has measured A for all sets together.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ _QUANTILES = (np.arange(500) + 0.5) / 500  # of the chi-squared distribution tha
 
 
 def level_of(primary: bool, family: int) -> float:
-    """The level of a contrast's test: if it is primary, Holm's for the smallest p-value of its family."""
+    """The level of a contrast's test: if it is primary, Holm's for the smallest p-value of its family.
+
+    In a finished study the others are known: `family` is then how many are not significant, as Holm's method
+    asks the smallest p-value among those to be below `ALPHA` / `family`.
+    """
     return ALPHA / family if primary else ALPHA
 
 
@@ -52,12 +57,15 @@ class Asked:
         weights: Of the networks.
         level: Of its test: see `level_of`.
         shared: Whether seeds are pre-trainings, which all sets share; else each set has its own.
+        seed_variance: Of one network's accuracies weighted over the sets, between seeds, as measured for all
+            sets together; None takes the sets as independent.
     """
 
     sets: Sequence[PlannedSet]
     weights: Sequence[float]
     level: float
     shared: bool = True
+    seed_variance: float | None = None
 
     def power(self, effect: float, seeds: int) -> float:
         """Chance that an effect of this true size, a fraction, is found with the right sign."""
@@ -101,6 +109,8 @@ class Asked:
         by_seed = np.array([_by_seed(each, seeds) for each in self.sets])
         cells = squares if self.shared else np.outer(by_seed[by_seed > 0], squares).ravel()
         freedom, expected = seed_freedom(cells, seeds), float(by_seed.sum())
+        if self.seed_variance is not None:
+            expected = self.seed_variance / seeds
         # special.chdtri takes the chance of a larger value
         drawn = expected * special.chdtri(freedom, 1 - _QUANTILES) / freedom
         judged = judged_freedom(freedom, len(cells), seeds)
