@@ -1,6 +1,7 @@
 """Trees of files as people bring them: each file is used, skipped for a reason, or refused."""
 
 import csv
+import io
 import os
 import shutil
 import tempfile
@@ -13,9 +14,11 @@ from official_archives import jpeg, refused, write_folder, write_tar
 from test_data_own import by_split, plain
 from test_data_packed import write_zip
 
-from convnext_ablation.data.folder import check_folder, sort_classes
+from convnext_ablation.data.folder import check_folder, listing, sort_classes
 from convnext_ablation.data.prepare import prepare
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.experiment import splits_of
+from convnext_ablation.training.splits import open_split
 
 
 def skipped(out):
@@ -90,16 +93,40 @@ def test_check_before_training_refuses_the_same(tmp_path, case):
         check_folder(tmp_path / "mine", ["train"])
 
 
-@pytest.mark.parametrize("name", ["Train", "test_images"])
-def test_check_before_training_names_a_split_of_another_name(tmp_path, name):
-    folders = ["train", "val", name] if name != "Train" else [name, "val"]
-    root = write_folder(
-        tmp_path, {f"{split}/{file}": data for split in folders for file, data in plain(1).items()}
-    )
-    with pytest.raises(
-        UserError, match=f"{name} must be called 't.*' here; rename it, or prepare the folder"
-    ):
-        check_folder(root, ("train", "val"))
+@pytest.mark.parametrize("names", [("Train", "valid", "Testing"), ("training_set", "Dev", "TEST_IMAGES")])
+def test_a_study_takes_splits_of_any_name_as_training_does(tmp_path, arguments, names):
+    files = {f"{split}/{name}": data for split in names for name, data in plain(2).items()}
+    root = write_folder(tmp_path / "mine", files)
+    assert splits_of(root) == ("train", "val", "test")
+    assert check_folder(root).counts == {"train": 4, "val": 4, "test": 4}
+    assert set(listing(root, ("train", "test"))) == {name for name in files if not name.startswith(names[1])}
+    for split, name in zip(("train", "validation", "test"), names, strict=True):
+        assert open_split(arguments(data_dir=str(root)), split).name == str(root / name)
+    shutil.copytree(root / names[2], root / "test")
+    with pytest.raises(UserError, match=f"'{names[2]}' and 'test' are both the split test; rename one"):
+        check_folder(root)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_tar_of_a_split_is_read_by_the_rules_of_folders(tmp_path, arguments, nested):
+    files = {**plain(3), "ash/photo.dat": jpeg(70), "ash/._0.jpg": b"x", "ash/note.txt": b"x"}
+    files["birch/late.webp"] = jpeg(71)
+    root = write_folder(tmp_path / "folder", {f"train/{name}": data for name, data in files.items()})
+    (tmp_path / "tar").mkdir()
+    if nested:  # a tar a class, as ImageNet has it
+        tars = {name: io.BytesIO() for name in ("ash", "birch")}
+        for name, tar in tars.items():
+            inner = {each.split("/")[1]: data for each, data in files.items() if each.startswith(name)}
+            write_tar(None, inner, fileobj=tar)
+        files = {f"{name}.tar": tar.getvalue() for name, tar in tars.items()}
+    write_tar(tmp_path / "tar" / "train.tar", files)
+    one, two = (open_split(arguments(data_dir=str(place)), "train") for place in (root, tmp_path / "tar"))
+    assert one.ids() == two.ids()
+    assert one.classes == two.classes == ["ash", "birch"]
+    assert one.skipped == two.skipped
+    for index in range(len(one)):
+        (first, label), (second, other) = one.load(index), two.load(index)
+        assert (label, first.tobytes()) == (other, second.tobytes())
 
 
 def test_folder_that_can_not_be_read_is_refused(tmp_path, monkeypatch):
@@ -140,7 +167,7 @@ def test_blank_at_the_end_of_a_class_folder_is_stripped_and_said(tmp_path, capsy
     files = {name.replace("ash/", "ash /"): data for name, data in plain(3).items()}
     images = write_folder(tmp_path / "mine", files)
     assert prepare("folder", tmp_path / "out", images=images, size=16).classes == ["ash", "birch"]
-    assert "the class 'ash ' is called 'ash'" in capsys.readouterr().out
+    assert "classes that are called otherwise: 1, such as 'ash ' is called 'ash'" in capsys.readouterr().out
     assert (tmp_path / "out" / "classes.txt").read_text() == "ash\nbirch\n"
 
 
@@ -173,7 +200,7 @@ def test_litter_is_skipped_and_pictures_are_told_by_content(tmp_path, capsys):
     assert set().union(*by_split(tmp_path / "out").values()) == {*plain(4), *odd}
     assert skipped(tmp_path / "out") == {name: reason for name, (reason, _) in SKIPPED.items()}
     said = capsys.readouterr().out
-    assert "used 11, skipped 13 (all in " in said
+    assert f"used 11, skipped 13 ({tmp_path / 'out' / 'skipped.csv'}), refused 0 of 24\n" in said
     assert "not a picture: 1 .eps, 1 .csv ('ash/sketch.eps', 'birch/labels.csv')" in said
 
 
@@ -232,8 +259,14 @@ def test_splits_are_found_in_any_case_and_depth_and_unlabelled_images_skipped(tm
             ["val/a/1.jpg", "Validation/a/1.jpg", "train/a/1.jpg"],
             "'Validation' and 'val' are both the split val",
         ),
-        (["x/train/a/1.jpg", "y/train/a/1.jpg"], "'x' and 'y' both hold splits; name one"),
-        (["x/a/1.jpg", "y/b/1.jpg"], "'x' and 'y' both hold classes; name one"),
+        (
+            ["x/train/a/1.jpg", "y/train/a/1.jpg"],
+            "'x' and 'y' both hold splits; put them into one folder, or",
+        ),
+        (["x/a/1.jpg", "y/b/1.jpg"], "'x' and 'y' both hold classes; put them into one folder, or name one"),
+        # genera of species: one of the genera has one only
+        (["top/y/a/1.jpg", "top/y/b/1.jpg", "top/x/c/1.jpg"], "'top/x' and 'top/y' both hold classes"),
+        (["x/a/1.jpg", "x/b/1.jpg", "y/a/1.jpg", "z/c/1.jpg"], "'x' and 'y' both hold classes"),
         (["Test/a/1.jpg"], "has only test; it needs images to train on"),
         (["train/1.jpg", "test/1.jpg"], r"train/1\.jpg is not <split>/<class>/<image>"),
         (["train/a/1.jpg", "train/a/b/1.jpg"], r"train/a/b/1\.jpg is not <split>/<class>/<image>"),

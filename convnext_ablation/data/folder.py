@@ -23,8 +23,9 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import printable, track
+from convnext_ablation.data.packed import find_pieces
 from convnext_ablation.data.pictures import open_picture
-from convnext_ablation.data.walk import UNREAD, joined, skipped_by_name, walk, why_skipped
+from convnext_ablation.data.walk import UNREAD, Piece, joined, skipped_by_name, walk, why_skipped
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import CONTROLS, csv_cell, csv_text
 from convnext_ablation.machine import available_cores
@@ -144,26 +145,64 @@ def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
 
     Raises what `walk` does, and a `UserError` for a name that would not stand in one line.
     """
+    files: dict[str, Path] = {}
+    leaves = []
+    for below, folders, names in walk(root, split, dangling):
+        files |= {path: root / path for path in (joined(below, name) for name in names)}
+        if not folders and below != split and not skipped_by_name(below):
+            leaves.append(below)
+    return _sorted_out(files, leaves, split, root)
+
+
+def list_tar(tar: Path) -> tuple[SplitFiles, dict[str, Piece]]:
+    """Lists what the tar of a split holds, by the same rules; a tar within it is a folder."""
+    files: dict[str, Piece] = {}
+    for name, piece in find_pieces(tar).items():
+        inner = find_pieces(tar, within=piece) if name.lower().endswith(".tar") else {}
+        files |= {joined(name[:-4], each): part for each, part in inner.items()} if inner else {name: piece}
+    return _sorted_out(files, [], "", tar), files
+
+
+def _sorted_out(
+    files: Mapping[str, Path | Piece], leaves: Iterable[str], split: str, root: Path
+) -> SplitFiles:
+    """Which files are images of a class; `leaves` are folders without others in them."""
     images: dict[str, str] = {}
     skipped: dict[str, str] = {}
-    classes, empty = set(), []
-    for below, folders, files in walk(root, split, dangling):
-        class_name, before = below.rpartition("/")[2], len(images)
-        for name in files:
-            path = joined(below, name)
-            if reason := why_skipped(path, root / path) or (_NO_CLASS if below == split else ""):
-                skipped[path] = reason
-            elif _CONTROLS.search(path):
-                where = f"{root}: {path!a}"
-                raise UserError(f"{where} has a control character or line separator in it; rename it")
-            else:
-                images[path] = class_name
-        found = len(images) > before
-        if below != split and (found or not folders) and not skipped_by_name(below):
-            classes.add(class_name)
-            empty += [] if found else [below]
-    ordered = sorted(images, key=lambda path: path.split("/"))
-    return SplitFiles({path: images[path] for path in ordered}, skipped, classes, empty)
+    for path in sorted(files, key=lambda path: path.split("/")):
+        folder = os.path.dirname(path)
+        if reason := why_skipped(path, files[path]) or (_NO_CLASS if folder == split else ""):
+            skipped[path] = reason
+        elif _CONTROLS.search(path):
+            where = f"{root}: {path!a}"
+            raise UserError(f"{where} has a control character or line separator in it; rename it")
+        else:
+            images[path] = os.path.basename(folder)
+    filled = {os.path.dirname(path) for path in images}
+    empty = [folder for folder in leaves if folder not in filled]
+    return SplitFiles(images, skipped, {os.path.basename(each) for each in (*filled, *empty)}, empty)
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    """The folder of a split, or else a tar, by any name that people give it, in any case; None without one.
+
+    Raises:
+        UserError: Two folders are that split.
+    """
+    meant = {split.lower(), *SYNONYMS.get(SPLIT_OF.get(split.lower(), ""), ())}
+    there = sorted(path for path in root.iterdir() if path.name.lower().removesuffix(".tar") in meant)
+    if folders := [path for path in there if path.is_dir()]:
+        check_one_each({path.name: SPLIT_OF.get(split.lower(), split) for path in folders}, str(root))
+        return folders[0]
+    return there[0] if there else None
+
+
+def check_one_each(splits: Mapping[str, str], where: str) -> None:
+    """Raises a `UserError` if two folders, of which `splits` has the split, are one split."""
+    first: dict[str, str] = {}
+    for folder, split in splits.items():
+        if (other := first.setdefault(split, folder)) != folder:
+            raise UserError(f"{where}: {other!r} and {folder!r} are both the split {split}; rename one")
 
 
 def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
@@ -176,7 +215,8 @@ def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) ->
 
 def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]]:
     """Size and times of the files of some splits, by id, and of those that say what the images are."""
-    ids = [id_ for split in splits for id_ in list_split(root, split).images]
+    places = (find_split(root, split) for split in splits)
+    ids = [id_ for place in places if place for id_ in list_split(root, place.name).images]
     return _listing(root, [*ids, *(name for name in (MANIFEST, CLASSES) if (root / name).exists())])
 
 
@@ -239,7 +279,7 @@ def check_folder(
     as no file's name, size or time changes.
 
     Args:
-        folder: Holds ``<split>/<class>/<image>``.
+        folder: Holds ``<split>/<class>/<image>``; see `find_split` for what splits are called.
         splits: Splits that must be there, the one that defines the classes first; others are not looked at.
         anew: Whether to look at every image even so.
 
@@ -249,12 +289,6 @@ def check_folder(
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"no image folder at {root}; make one with `convnext-ablation prepare`")
-    for split in SPLITS:  # one of another name would be left out
-        others = [path.name for path in root.iterdir() if SPLIT_OF.get(path.name.lower()) == split]
-        if others and not (root / split).exists():
-            raise UserError(
-                f"{root / others[0]} must be called {split!r} here; rename it, or prepare the folder"
-            )
     if anew:
         (root / _STAMP).unlink(missing_ok=True)
     images = {split: _checked_split(root, split) for split in splits}
@@ -287,14 +321,15 @@ def natural_key(name: str) -> list[str | int]:
 
 def _checked_split(root: Path, split: str) -> dict[str, str]:
     """Maps every image of a split to its class."""
-    if not (root / split).is_dir():
+    place = find_split(root, split)
+    if place is None or not place.is_dir():
         raise UserError(f"{root} has no folder {split!r}; it must hold <split>/<class>/<image>")
-    found = list_split(root, split)
+    found = list_split(root, place.name)
     found.check_classes(root)
     if found.empty:
         raise UserError(f"class folder {root / found.empty[0]} holds no images; fill it or remove it")
     if not found.images:
-        raise UserError(f"{root / split} holds no images; expected <class>/<image> in it")
+        raise UserError(f"{place} holds no images; expected <class>/<image> in it")
     return found.images
 
 

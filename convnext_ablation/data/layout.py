@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from convnext_ablation.data.folder import SPLIT_OF
+from convnext_ablation.data.folder import SPLIT_OF, check_one_each
 from convnext_ablation.errors import UserError
 
 
@@ -35,9 +35,7 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
     """
     parts = {name: name.split("/") for name in names}
     base, splits = find_base(list(parts.values()), where)
-    if twice := [folder for folder, split in splits.items() if list(splits.values()).count(split) > 1]:
-        first, second = twice[:2]
-        raise UserError(f"{where}: {first!r} and {second!r} are both the split {splits[first]}; rename one")
+    check_one_each(splits, where)
     depth = len(base)
     expected = "<split>/<class>/<image>" if splits else "<class>/<image>"
     for name, path in parts.items():
@@ -64,8 +62,8 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
             found[tuple(path[:-3])].add(SPLIT_OF[path[-3].lower()])
     bases = {base for base, splits in found.items() if "train" in splits} or found.keys()
     has_splits = bool(bases)
+    classes: dict[tuple[str, ...], set[str]] = defaultdict(set)
     if not bases:
-        classes: dict[tuple[str, ...], set[str]] = defaultdict(set)
         for path in paths:
             if len(path) > 1:
                 classes[tuple(path[:-2])].add(path[-2])
@@ -77,12 +75,16 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
         raise UserError(
             f"{where}: {names} each hold a split of their own; put what they hold into one folder"
         )
-    shallowest = sorted(base for base in bases if len(base) == min(map(len, bases)))
+    depth = min(map(len, bases), default=0)
+    # beside classes of one folder, a folder of a single class, such as a genus of one species, holds classes
+    alike = classes if not has_splits else bases
+    shallowest = sorted(base for base in alike if len(base) == depth)
     base = list(shallowest[0]) if shallowest else []
     if len(shallowest) > 1:
         first, second = ("/".join(each) for each in shallowest[:2])
         what = "splits" if has_splits else "classes"
-        raise UserError(f"{where}: {first!r} and {second!r} both hold {what}; name one of the two folders")
+        remedy = "put them into one folder, or name one of the two"
+        raise UserError(f"{where}: {first!r} and {second!r} both hold {what}; {remedy}")
     folders = {path[len(base)] for path in paths if path[: len(base)] == base and len(path) > len(base) + 1}
     if not has_splits and any(folder.lower() not in SPLIT_OF for folder in folders):
         return base, {}

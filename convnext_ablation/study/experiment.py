@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.console import counted
-from convnext_ablation.data.folder import SPLITS
+from convnext_ablation.data.folder import SPLITS, find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import check_name
 from convnext_ablation.study.designs.contrasts import Design, Point
@@ -32,7 +32,7 @@ _SINCE: Mapping[str, Any] = {"global_batch": None}
 
 def splits_of(root: Path) -> tuple[str, ...]:
     """The splits of an image folder that a study uses; one without a test split is tested on `val`."""
-    tested = (root / TEST_SPLIT).exists() or not (root / VALIDATION_SPLIT).exists()
+    tested = not root.is_dir() or find_split(root, TEST_SPLIT) or not find_split(root, VALIDATION_SPLIT)
     return SPLITS if tested else (SPLITS[0], VALIDATION_SPLIT)
 
 

@@ -16,7 +16,7 @@ import timm
 import yaml
 
 from convnext_ablation import machine, stock
-from convnext_ablation.data.folder import CLASSES
+from convnext_ablation.data.folder import CLASSES, find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.study.experiment import Run, Script
@@ -116,7 +116,11 @@ def _arguments(run: Run, classes: int) -> dict[str, object]:
     values = {**run.share().to_dict(), "num_classes": classes}
     if run.arguments.pretrained_path:
         values["pretrained"] = True  # without it, timm's script ignores the path
-    listed = Path(str(run.arguments.data_dir)) / CLASSES
+    root = Path(str(run.arguments.data_dir))
+    for name in ("train_split", "val_split"):  # timm takes the folder above for a split of another name
+        if place := find_split(root, str(values[name])):
+            values[name] = place.name
+    listed = root / CLASSES
     if not run.arguments.class_map and listed.is_file():
         values["class_map"] = str(listed)
     return {name: value for name, value in values.items() if name not in _NOT_TIMMS}

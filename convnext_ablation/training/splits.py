@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import os
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from timm.data import create_dataset
 
 from convnext_ablation.data.class_names import by_name, listed, numbers_of, read_class_map
-from convnext_ablation.data.folder import CLASSES, SPLIT_OF, SYNONYMS, in_threads, list_split, natural_key
+from convnext_ablation.data.folder import (
+    CLASSES,
+    find_split,
+    in_threads,
+    list_split,
+    list_tar,
+    natural_key,
+)
 from convnext_ablation.data.pictures import open_picture
+from convnext_ablation.data.walk import Piece
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, SharedError
@@ -24,14 +33,14 @@ _NAMED = 3  # images that the error of `leave_out_broken` names
 
 
 class FolderReader:
-    """The pictures of a folder, those that `data.walk` takes for pictures, in timm's order.
+    """The pictures of a folder or tar, those that `data.walk` takes for pictures, in timm's order.
 
-    It has the interface of timm's `ReaderImageFolder`, and its samples where all endings are timm's. A
+    It has the interface of timm's readers, and their samples where all endings are timm's. A
     class is a folder with pictures in it. Classes and pictures stand in natural order: what is drawn for a
     picture depends on its place.
 
     Args:
-        root: The split's folder.
+        root: The split's folder or tar.
 
     Attributes:
         samples: Path and class of each picture.
@@ -39,13 +48,17 @@ class FolderReader:
         skipped: Why other files are not read, by their paths below the folder.
 
     Raises:
-        UserError: What `data.walk.walk` refuses, or a picture in no class folder.
+        UserError: What `walk` or `find_pieces` of `data` refuses, or a picture in no class folder.
     """
 
     def __init__(self, root: Path) -> None:
-        found = list_split(root, "")
+        pieces: Mapping[str, Piece] = {}
+        if root.is_dir():
+            found = list_split(root, "")
+        else:
+            found, pieces = list_tar(root)
         found.check_classes(root)
-        self.root, self.skipped = str(root), found.skipped
+        self.root, self.skipped, self._pieces = str(root), found.skipped, pieces
         classes = sorted(sorted(set(found.images.values())), key=natural_key)
         self.class_to_idx = {name: number for number, name in enumerate(classes)}
         paths = {os.path.join(self.root, below): below for below in found.images}
@@ -58,6 +71,8 @@ class FolderReader:
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
         """The open file of a picture, and its class."""
         path, target = self.samples[index]
+        if self._pieces:
+            return io.BytesIO(self._pieces[self.filename(index)].read()), target
         return open(path, "rb"), target
 
     def __len__(self) -> int:
@@ -137,7 +152,7 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
     if root is not None and name in ("", "torch/image_folder", "torch/folder"):
         place = _split_folder(Path(root), split)
         root = called = str(place)
-        if not name and not input_key and place.is_dir():
+        if not name and not input_key and (place.is_dir() or place.suffix == ".tar"):
             return FolderReader(place), called
     with in_one_line(f"{name or root}: can't be read as the split {split!r}"):
         dataset = create_dataset(
@@ -171,13 +186,9 @@ def _split_folder(root: Path, split: str) -> Path:
         raise UserError(f"{root}: no such folder; name that of the data with --data-dir")
     if not split or root.is_file():
         return root
+    if place := find_split(root, split):
+        return place
     there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
-    folded = {name.lower(): name for name in there}
-    synonyms = (split, *SYNONYMS.get(SPLIT_OF.get(split.lower(), ""), ()))
-    names = [each for name in synonyms for each in (name, f"{name}.tar")]
-    for name in (*names, *(folded.get(name.lower(), "") for name in names)):  # in any case if not in this
-        if name and (root / name).exists():
-            return root / name
     raise UserError(
         f"{root / split}: no such folder; the data need one for the split {split!r} "
         f"(there: {', '.join(there[:8]) or 'nothing'})"
