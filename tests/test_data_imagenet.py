@@ -112,8 +112,10 @@ def test_archives_that_are_missing_or_other_are_refused(archives, tmp_path):
     message = r"is not the published ILSVRC2012_devkit_t12\.tar\.gz \(md5"
     refused("imagenet", tmp_path, message, archives=archives)
     (archives / "ILSVRC2012_img_val.tar").unlink()
-    refused("imagenet", tmp_path, r"ILSVRC2012_img_val\.tar is missing", archives=archives)
-    refused("imagenet", tmp_path, "say where it is with --archives")
+    (archives / "ILSVRC2012_img_train.tar").unlink()
+    message = r"archives has no ILSVRC2012_img_val\.tar and no ILSVRC2012_img_train\.tar; name the folder"
+    refused("imagenet", tmp_path, message, archives=archives)
+    refused("imagenet", tmp_path, r"name the folder of ILSVRC2012_devkit.*_img_train\.tar with --archives")
 
 
 @pytest.mark.parametrize(

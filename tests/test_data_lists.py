@@ -81,7 +81,7 @@ def test_absolute_paths_and_columns_by_option(tmp_path, images):
     ("written", "class_name", "said"),
     [
         ("3.0", "3", "3.0 is called 3"),
-        ("a/b", "a_b", "'a/b' is called 'a_b'"),
+        ("a/b", "a_b", "classes that are called otherwise: 1, such as 'a/b' is called 'a_b'"),
         ("1.5", "1.5", "used: 'kind'"),
     ],
 )
@@ -121,6 +121,38 @@ def test_list_for_each_split_with_numbered_classes(tmp_path, images, names):
     assert summary.classes == ["Ash tree", "Birch"]
     assert summary.counts == {"train": 6, "val": 2, "test": 4}
     assert by_split(tmp_path / "out")["val"] == {"ash/3.jpg": "Ash tree", "birch/3.jpg": "Birch"}
+
+
+@pytest.mark.parametrize(
+    ("column", "flags", "split"),
+    [
+        ("is_training_img", "10", "test"),
+        ("is_train", ("True", "False"), "test"),
+        ("is_valid", ("false", "true"), "val"),
+        ("isTest", "01", "test"),
+    ],
+)
+def test_columns_that_say_yes_or_no_to_a_split_are_found(tmp_path, images, capsys, column, flags, split):
+    rows = [f"{name},{name.split('/')[0]},{flags[at % 6 == 5]}" for at, name in enumerate(NAMES)]
+    (images / "list.csv").write_text("\n".join([f"filepath,target,{column}", *rows]))
+    prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)
+    assert by_split(tmp_path / "out")[split] == {"ash/5.jpg": "ash", "birch/5.jpg": "birch"}
+    assert f"split in column '{column}'\n" in capsys.readouterr().out
+
+
+def test_paths_may_lack_their_first_folders(tmp_path):
+    names = [f"{split}/{name}" for split in ("train", "val") for name in NAMES]
+    folder = write_folder(tmp_path / "images", {name: jpeg(at) for at, name in enumerate(names)})
+    for split in ("train", "val"):  # as one folder for each split, and equal names in both
+        files = [name.replace("/", f"/{split}_", 1) for name in NAMES]
+        for name, file in zip(NAMES, files, strict=True):
+            (folder / split / name).rename(folder / split / file)
+        rows = [f"{name},{name.split('/')[0]}" for name in files]
+        (tmp_path / f"{split}.csv").write_text("\n".join(["dir,class_id", *rows]))
+    lists = {f"{split}_file": tmp_path / f"{split}.csv" for split in ("train", "val")}
+    summary = prepare("csv", tmp_path / "out", **lists, root=folder, size=16)
+    assert summary.counts == {"train": 10, "val": 12, "test": 2}
+    assert set(by_split(tmp_path / "out")["val"]) == {f"val/{name.replace('/', '/val_')}" for name in NAMES}
 
 
 def test_equal_file_names_are_kept_apart(tmp_path):

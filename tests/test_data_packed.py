@@ -6,8 +6,10 @@ import io
 import lzma
 import os
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from contextlib import suppress
 
 import pytest
@@ -189,6 +191,42 @@ def test_names_of_a_zip_that_says_no_encoding(tmp_path, capsys, encoding, found)
     zipped.write_bytes(zipped.read_bytes().replace(b"QQQQ", found.encode(encoding)))
     assert found in {name.split("/")[0] for name in open_source(zipped, tmp_path)}
     assert ("read by code page 437" in capsys.readouterr().out) == (encoding == "cp437")
+
+
+def write_japanese(path, field=False):
+    """A zip with two classes named in Shift-JIS, the second with a backslash, and perhaps in UTF-8, too."""
+    classes = {"PP": "桜", "QQ": "表"}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in FILES.items():
+            info = zipfile.ZipInfo(name.replace("ash", "PP").replace("birch", "QQ"))
+            named = info.filename.replace(info.filename[:2], classes[info.filename[:2]])
+            for start in (b"\1else", b"\1" + zlib.crc32(named.encode("cp932")).to_bytes(4, "little")) * field:
+                info.extra += struct.pack("<HH", 0x7075, len(start + named.encode())) + start + named.encode()
+            archive.writestr(info, data)
+    for stored, name in classes.items():
+        path.write_bytes(path.read_bytes().replace(stored.encode(), name.encode("cp932")))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "field", "found"),
+    [("cp932", False, "桜表"), (None, True, "桜表"), ("cp1252", True, "桜表"), (None, False, ["ì≈", "ò"])],
+)
+def test_names_of_a_zip_are_in_the_encoding_that_is_given_or_in_utf_8_beside(
+    tmp_path, capsys, encoding, field, found
+):
+    source = open_source(write_japanese(tmp_path / "a.zip", field), tmp_path, encoding=encoding)
+    assert {name.split("/")[0] for name in source} == set(found)
+    assert len(source) == 8
+    said = "8 names are read by code page 437, such as '\\xec\\u2248/0.jpg'; if that is wrong, give --names-"
+    assert (said in capsys.readouterr().out) == (found != "桜表")
+
+
+@pytest.mark.parametrize(("encoding", "reason"), [("cp9999", "unknown encoding"), ("utf-8", "can't decode")])
+def test_other_encoding_than_that_of_a_zip_is_refused(tmp_path, encoding, reason):
+    path = write_japanese(tmp_path / "a.zip")
+    message = f"--names-encoding {encoding}: .*{reason}"
+    refused("folder", tmp_path, message, images=path, names_encoding=encoding)
 
 
 def test_damaged_encrypted_and_hostile_zips_are_refused(tmp_path):

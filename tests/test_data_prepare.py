@@ -228,8 +228,10 @@ def test_verify_finds_what_has_changed_although_it_was_checked(prepared, tmp_pat
     [
         ([], "name a data set"),
         (["--verify", "here", "typefaces", "out"], "leave the data set out"),
-        (["cub200", "out"], "say where it is with --archive"),
-        (["stanford-dogs", "out", "--images", "a"], "say where it is with --lists"),
+        (["cub200", "out"], "folder of CUB_200_2011.tgz with --archives, or --archive, or --download"),
+        (["stanford-dogs", "out", "--images", "a"], "folder of lists.tar with --archives, or --lists, or"),
+        (["stanford-cars", "out", "--download"], "can't be downloaded by a program; get it from others who"),
+        (["imagenet", "out", "--download", "a"], "get it from https://image-net.org, and name its folder"),
         (["typefaces", "out", "--workers", "0"], "workers is 0"),
     ],
 )
@@ -250,7 +252,7 @@ def test_incomplete_command_line_is_one_line(words, message, capsys):
         (CUB200, {"fit": "crop"}, "unknown fit 'crop'"),
         (CUB200, {"format": "gif"}, "unknown format 'gif'"),
         (CUB200, {"val": 0}, "val is 0; give 1 or more"),
-        (StanfordDogs, {"crop_to_box": True}, r"say where it is with --annotations annotation\.tar"),
+        (StanfordDogs, {"crop_to_box": True}, r"folder of annotation\.tar with --archives, or --annot"),
     ],
 )
 def test_parameter_out_of_range_is_named(dataset, parameters, message):

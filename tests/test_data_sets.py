@@ -249,14 +249,16 @@ def test_archives_may_be_unpacked(name, tmp_path):
 
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_what_is_not_the_published_set_is_refused(name, tmp_path):
-    file = next(iter(DATASETS[name].needed({"archives": None}).values())).file
-    if name not in ("nabirds", "cub200", "stanford-dogs"):  # which have an option for each archive, too
-        refused(name, tmp_path, f"with --archives, the folder of {file}(, or --download it|; get it from )")
-    if name == "stanford-dogs":  # whose lists have no folder of their own
-        file = "images.tar"
+    needed = DATASETS[name].needed({"archives": None, "crop_to_box": False})
+    files = [each.file for each in needed.values()]
+    hint = "(, or --[a-z]+)*(, or --download|; get it from )"
+    refused(name, tmp_path, f"name the folder of {' and '.join(files)} with --archives{hint}")
     (tmp_path / "empty").mkdir()
-    refused(name, tmp_path, f"empty has no {file}.*; get it from ", archives=tmp_path / "empty")
-    file = next(iter(DATASETS[name].needed({"archives": None}).values())).file
+    file = files[0]
+    if name == "stanford-dogs":  # whose lists have no folder of their own
+        files.remove(file)
+    message = f"empty has no {'.* and no '.join(files)}.*; get what is missing from "
+    refused(name, tmp_path, message, archives=tmp_path / "empty")
     packed = write_archives(name, tmp_path / "packed")
     refused(name, tmp_path, f"is not the published {file}", archives=packed)
 

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         command = commands.add_parser(name, help=dataset.summary, description=dataset.summary)
         command.add_argument("out", metavar="OUT", help="folder to make")
         add_options(command, options_of(dataset))
-        if any(published.url for published in dataset.published.values()):
+        if dataset.published:
             command.add_argument(
                 "--download",
                 metavar="FOLDER",
@@ -49,6 +49,12 @@ def run(args: argparse.Namespace) -> None:
     parameters = given_options(args, options_of(dataset))
     if getattr(args, "download", None) is not None:
         for which, published in dataset.needed(parameters).items():
+            if not published.url:
+                home = getattr(dataset, "home", "")
+                raise UserError(
+                    f"{args.dataset}: {published.file} can't be downloaded by a program; get it from {home}, "
+                    "and name its folder with --archives"
+                )
             if parameters["archives"] is None and parameters.get(which) is None:
                 published.download(args.download)
         parameters["archives"] = parameters["archives"] or args.download

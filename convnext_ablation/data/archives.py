@@ -148,11 +148,16 @@ class Source(dict[str, Piece]):
 
 
 def open_source(
-    path: Path, scratch: Path, published: Published | None = None, dangling: bool = True
+    path: Path,
+    scratch: Path,
+    published: Published | None = None,
+    dangling: bool = True,
+    encoding: str | None = None,
 ) -> Source:
     """Lists the files of a folder or an archive, which may be unpacked to the folder `scratch`.
 
-    Links to nothing are files without content, unless `dangling` is false.
+    Links to nothing are files without content, unless `dangling` is false. `encoding` is that of names in a
+    zip that doesn't say it.
 
     Raises:
         UserError: There is nothing at `path`, or the archive is not the published one, or `walk` or
@@ -166,4 +171,4 @@ def open_source(
         raise UserError(f"{path}: no such file or folder")
     if published is not None:
         published.check(path)
-    return Source(path, list_archive(path, scratch))
+    return Source(path, list_archive(path, scratch, encoding))

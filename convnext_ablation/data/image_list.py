@@ -28,7 +28,7 @@ _PATH_COLUMNS = (
     "path file filename file_name filepath file_path image_path image image_name image_id id dir".split()
 )
 CLASS_COLUMNS = "class label class_name class_id category category_id target".split()
-_SPLIT_COLUMNS = "split subset is_test is_train".split()
+_SPLIT_COLUMNS = "split subset".split()
 _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
@@ -47,6 +47,9 @@ class ImageList(OwnPhotographs):
     root: Path | None = option(
         None, "folder that the paths are below, if not that of the file", identity=False
     )
+    names_encoding: str | None = option(
+        None, "encoding of names in a zip that doesn't say it, such as cp932; UTF-8, else code page 437"
+    )
     names: Path | None = option(
         None, "file with the names of numbered classes: number and name, or a name per line", identity=False
     )
@@ -56,7 +59,9 @@ class ImageList(OwnPhotographs):
     class_column: str | None = option(
         None, f"column of the classes; else {', '.join(CLASS_COLUMNS[:4])}, ..."
     )
-    split_column: str | None = option(None, f"column of the splits; else {', '.join(_SPLIT_COLUMNS)}")
+    split_column: str | None = option(
+        None, f"column of the splits; else {', '.join(_SPLIT_COLUMNS)}, is_test, is_train, ..."
+    )
     group_column: str | None = option(
         None, "column of groups, such as a site, each of which stays in one split"
     )
@@ -87,7 +92,8 @@ class ImageList(OwnPhotographs):
         """All originals in the class of their line."""
         lists = self.lists()
         where = ", ".join(str(path) for path in lists.values())
-        files = _Files(open_source(self.root or next(iter(lists.values())).parent, scratch))
+        place = self.root or next(iter(lists.values())).parent
+        files = _Files(open_source(place, scratch, encoding=self.names_encoding))
         rows: dict[str, _Row] = {}
         twice, shortened = [], []
         for split, path in lists.items():
@@ -132,7 +138,8 @@ class ImageList(OwnPhotographs):
         )
         path_at = _column(table, self.path_column, _PATH_COLUMNS, "path")
         class_at = _column(table, self.class_column, CLASS_COLUMNS, "class")
-        split_at = _column(table, self.split_column, _SPLIT_COLUMNS, "split", needed=False)
+        flags = [name for name in map(str.lower, table.columns) if name.startswith("is") and _flagged(name)]
+        split_at = _column(table, self.split_column, [*_SPLIT_COLUMNS, *flags], "split", needed=False)
         group_at = _column(table, self.group_column, [], "group") if self.group_column else None
         columns = {"path": path_at, "class": class_at, "split": split_at, "group": group_at}
         _say(table, columns)
@@ -193,8 +200,9 @@ class _Files:
         for name in self.source:
             if is_called_picture(name):
                 path = PurePosixPath(name)
-                for other in {str(path.with_suffix("")), path.name, path.stem} - {name}:
-                    self.short[other].append(name)
+                for other in (path, path.with_suffix("")):
+                    for at in range(len(path.parts)):
+                        self.short["/".join(other.parts[at:])].append(name)
 
     def find(self, listed: str, where: str) -> tuple[str, Any]:
         """A file by its path, or by its name or stem if only one has it; with the path that it has here."""
@@ -210,6 +218,7 @@ class _Files:
                 file = below(root, str(path), where)
                 return str(path), Piece(file, 0, file.stat().st_size)
             found = self.short.get(str(path), [])
+            found = [each for each in found if PurePosixPath(each).with_suffix("") == path] or found
             if len(found) > 1:
                 what = f"{where}: {listed!r} may be {found[0]!r} or {found[1]!r}"
                 raise UserError(f"{what}; write the path, or give their folder with --root")
@@ -254,9 +263,15 @@ def _say(table: Table, columns: Mapping[str, int | None]) -> None:
         print(f"{table.path}: {'; '.join(filter(None, (', '.join(said), rest)))}")
 
 
+def _flagged(column: str) -> str | None:
+    """The split that a column like is_test or CUB's is_training_img says yes or no to, if it is one."""
+    name = re.sub(r"^is[_ ]?|[_ ](img|image)$", "", column.lower())
+    return SPLIT_OF.get(name.replace(" ", "_"))
+
+
 def _split(value: str, column: str, where: str) -> str:
-    """The split that a field stands for; in a column like is_test it is yes or no."""
-    flagged = SPLIT_OF.get(column.lower().replace("_", "").removeprefix("is"))
+    """The split that a field stands for."""
+    flagged = _flagged(column)
     if flagged and (flag := _FLAGS.get(value.lower().removesuffix(".0"))) is not None:
         return flagged if flag else ("test" if flagged == "train" else "train")
     if value.lower() not in SPLIT_OF:

@@ -73,9 +73,9 @@ class ImageNet(OfficialPhotographs):
 
     def _find_archives(self, folder: Path) -> dict[str, Path]:
         found = {which: folder / published.file for which, published in self.published.items()}
-        for path in found.values():
-            if not path.is_file():
-                raise UserError(f"imagenet: {path} is missing; name the folder of all with --archives")
+        if missing := [path.name for path in found.values() if not path.is_file()]:
+            what = f"{folder} has no {' and no '.join(missing)}"
+            raise UserError(f"imagenet: {what}; name the folder of all with --archives")
         if not self.unofficial:
             for which, path in found.items():
                 self.published[which].check(path)

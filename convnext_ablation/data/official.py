@@ -54,22 +54,22 @@ class OfficialPhotographs(Photographs):
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
-        for which, published in self.needed(vars(self)).items():
-            if self.archives is None and getattr(self, which, None) is None:
-                own = f"--{which} {published.file}" if hasattr(self, which) else ""
-                where = own or f"--archives, the folder of {published.file}"
-                hint = ", or --download it" if published.url else f"; get it from {self.home}"
-                raise UserError(f"{self.name}: say where it is with {where}{hint}")
+        needed = self.needed(vars(self))
+        missing = [which for which in needed if self.archives is None and getattr(self, which, None) is None]
+        if missing:
+            files = " and ".join(needed[which].file for which in missing)
+            own = "".join(f", or --{which}" for which in missing if hasattr(self, which))
+            hint = ", or --download" if needed[missing[0]].url else f"; get it from {self.home}"
+            raise UserError(f"{self.name}: name the folder of {files} with --archives{own}{hint}")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids."""
         paths = self.sources()
-        for which, path in paths.items():
-            if self.archives and not path.exists():
-                published = self.published[which]
-                also = f", nor {published.unpacked} unpacked" if published.unpacked else ""
-                what = f"{path.parent} has no {path.name}{also}"
-                raise UserError(f"{self.name}: {what}; get it from {self.home}")
+        if self.archives and (missing := [which for which, path in paths.items() if not path.exists()]):
+            found = (self.published[which] for which in missing)
+            files = (f"{each.file}{f' or {each.unpacked}/' if each.unpacked else ''}" for each in found)
+            what = f"{self.archives} has no {' and no '.join(files)}"
+            raise UserError(f"{self.name}: {what}; get what is missing from {self.home}")
         sources = {which: self._open(which, path, scratch) for which, path in paths.items()}
         where = self.archives or next(iter(sources.values())).path
         originals = list(self.joined(**sources))

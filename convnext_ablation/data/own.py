@@ -94,11 +94,17 @@ class ImageFolder(OwnPhotographs):
     required: ClassVar[str] = "images"
 
     images: Path | None = option(None, "the folder, or a zip or tar of it", identity=False)
+    names_encoding: str | None = option(
+        None, "encoding of names in a zip that doesn't say it, such as cp932; UTF-8, else code page 437"
+    )
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, each in the class of its folder."""
         assert self.images is not None
-        source, where = open_source(self.images, scratch, dangling=False), str(self.images)
+        source, where = (
+            open_source(self.images, scratch, dangling=False, encoding=self.names_encoding),
+            str(self.images),
+        )
         reasons = {name: why_skipped(name, source[name]) for name in sorted(source)}
         self.skipped.update({name: reason for name, reason in reasons.items() if reason})
         placed = list(arrange([name for name, why in reasons.items() if not why], where, self.skipped))
@@ -119,8 +125,8 @@ def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
         if folders.setdefault(folder, name) != name:
             both = f"the classes {folders[folder]!r} and {name!r} would both become {folder!r}"
             raise UserError(f"{where}: {both}; rename one")
-        if folder != name:
-            print(f"{where}: the class {name!r} is called {folder!r}")
+    if changed := [f"{name!r} is called {folder!r}" for folder, name in folders.items() if folder != name]:
+        print(f"{where}: classes that are called otherwise: {len(changed)}, such as {changed[0]}")
     return {name: folder for folder, name in folders.items()}
 
 

@@ -12,6 +12,7 @@ import importlib
 import lzma
 import posixpath
 import stat
+import struct
 import sys
 import tarfile
 import zipfile
@@ -71,11 +72,17 @@ _DECODERS: dict[bytes, Callable[[], Any]] = {
     b"\x28\xb5\x2f\xfd": _zstd,
 }
 _UTF8 = 0x800  # the flag of a name in UTF-8
+_UNICODE_PATH = 0x7075
 _ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
 
-def list_archive(path: Path, scratch: Path) -> Mapping[str, Piece]:
+def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapping[str, Piece]:
     """Lists the files of an archive by the paths that it gives them; a packed tar is unpacked to `scratch`.
+
+    Args:
+        path: The archive.
+        scratch: A folder.
+        encoding: Of names in a zip that doesn't say it.
 
     Raises:
         UserError: The archive is damaged or cut short, is of another kind, grows beyond all measure, or holds
@@ -84,7 +91,7 @@ def list_archive(path: Path, scratch: Path) -> Mapping[str, Piece]:
     with in_one_line(f"{path} can't be read"), open(path, "rb") as file:
         head = file.read(6)
     if head.startswith(_ZIP):
-        pieces = _list_zip(path)
+        pieces = _list_zip(path, encoding)
     else:
         decoders = [make for magic, make in _DECODERS.items() if head.startswith(magic)]
         pieces = find_pieces(_unpack(path, scratch, decoders[0]) if decoders else path, path)
@@ -243,17 +250,31 @@ class _Zipped(Piece):
         return data
 
 
-def _in_utf8(member: zipfile.ZipInfo) -> str:
-    """A name in UTF-8, which macOS writes without saying so; `zipfile` takes it for code page 437."""
-    if member.flag_bits & _UTF8 or member.filename.isascii():
-        return member.filename
+def _name_in_zip(member: zipfile.ZipInfo, encoding: str | None) -> tuple[str, bool]:
+    """A member's name, and whether its encoding is a guess; `zipfile` takes it for code page 437.
+
+    Names are in the encoding that is given, or in UTF-8, which macOS writes without saying so, unless the
+    archive has them in UTF-8 besides, by Info-ZIP's Unicode path field.
+    """
+    if member.flag_bits & _UTF8 or member.orig_filename.isascii():
+        return member.filename, False
+    stored, extra = member.orig_filename.encode("cp437"), member.extra
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field_, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field_[1:5] == zlib.crc32(stored).to_bytes(4, "little"):
+            return field_[5:].decode(errors="surrogateescape"), False
     try:
-        return member.filename.encode("cp437").decode()
-    except UnicodeError:
-        return member.filename
+        return stored.decode(encoding or "utf-8"), False
+    except (LookupError, UnicodeError) as error:
+        if encoding:
+            raise UserError(
+                f"--names-encoding {encoding}: {member.filename!r} can't be read ({error})"
+            ) from error
+        return member.filename, True
 
 
-def _list_zip(path: Path) -> dict[str, Piece]:
+def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
     pieces: dict[str, Piece] = {}
     unsure = []
     try:
@@ -268,9 +289,8 @@ def _list_zip(path: Path) -> dict[str, Piece]:
         what = f"{path} unzips to more than {_GROWTH} times its size"
         raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
     for member in members:
-        decoded = _in_utf8(member)
-        if decoded == member.filename and not (decoded.isascii() or member.flag_bits & _UTF8):
-            unsure.append(decoded)
+        decoded, guessed = _name_in_zip(member, encoding)
+        unsure += [decoded] * guessed
         name = decoded.replace("\\", "/")  # as some programs of Windows write it
         outside = leads_out(name)
         if name.endswith("/") and not outside:
@@ -296,5 +316,5 @@ def _list_zip(path: Path) -> dict[str, Piece]:
         raise UserError(f"{path} holds no files; get it again")
     if unsure:
         what = f"{len(unsure)} names are read by code page 437, such as {unsure[0]!a}"
-        print(f"{path}: {what}; if that is wrong, unpack it, and name the folder")
+        print(f"{path}: {what}; if that is wrong, give --names-encoding, such as cp932 for Japanese")
     return pieces

@@ -197,9 +197,11 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
     if len(classes) == 1:
         print(f"there is one class, {classes[0]!r}, so that nothing can be told apart")
-    if skipped:
+    if isinstance(dataset, Photographs):
+        place = f" ({out / SKIPPED})" if skipped else ""
+        total = len(records) + len(skipped)
         print(
-            f"used {len(records)}, skipped {len(skipped)} (all in {out / SKIPPED}):",
+            f"used {len(records)}, skipped {len(skipped)}{place}, refused 0 of {total}",
             *skipped_lines(skipped),
             sep="\n  ",
         )
