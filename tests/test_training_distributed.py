@@ -20,7 +20,7 @@ from convnext_ablation.training.settings import read_recipe
 PLAIN = {"opt": "momentum", "lr": 0.05, "epochs": 2, "clip_grad": 1.0, "batch_size": 4, "seed": 5}
 TRAINING = {
     # LayerNorm looks at one image, so nothing but the order of sums can differ
-    "layer norm": {**PLAIN, "model": "model_v_atto", "model_kwargs": {"layer_scale_init": 1.0}},
+    "layer norm": {**PLAIN, "epochs": 1, "model": "model_v_atto", "model_kwargs": {"layer_scale_init": 1.0}},
     "accumulated": {
         **PLAIN,
         "model": "test_convnext",

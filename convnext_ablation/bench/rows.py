@@ -63,15 +63,7 @@ def rows_of(
     costs: Mapping[tuple[str, int], Cost],
     machine: Mapping[str, str],
 ) -> list[dict[str, str]]:
-    """A row for each contestant, in their order.
-
-    Args:
-        configuration: What was measured.
-        results: As `measure` returns them.
-        peaks: As `measure` returns them.
-        costs: Of each network, by its name and the side of its images.
-        machine: As `machine_of` returns it.
-    """
+    """A row for each contestant, in their order; costs are by network and side of the images."""
     mode, batch_size = configuration.mode, configuration.batch_size
     prefix, baseline = _prefix_of(mode), results[str(configuration.baseline)]
     rows = []

@@ -96,9 +96,7 @@ class PackedConv(FusedConv):
 def prepare(section: nn.Module, keep: bool) -> None:
     """Has packed convs pack their weights for the size of the next input; others are right, but slower.
 
-    Args:
-        section: Whose convs.
-        keep: Whether to keep the weights as they were, to pack them for another size afterwards.
+    To `keep` the weights as they were allows to pack them for another size afterwards.
     """
     for module in section.modules():
         if isinstance(module, PackedConv):

@@ -35,10 +35,6 @@ _MOST_PIXELS = 512  # side of the images that are tried
 def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
     """Makes a run's parts without its data: the network on torch's device ``meta``, and two blank images.
 
-    Args:
-        arguments: What determines the run.
-        trains: Whether it trains, and not only evaluates.
-
     Raises:
         UserError: timm or torch refuses a value.
     """
@@ -170,14 +166,7 @@ def needed_side(data_config: Mapping[str, Any]) -> int:
 
 
 def check_colour(images: Images, sample: Sample, arguments: TrainingArguments, option: str) -> None:
-    """Refuses to turn photographs grey unless the recipe names the mode of the images.
-
-    Args:
-        images: What is trained on.
-        sample: Some of them.
-        arguments: How.
-        option: How a command sets `input_img_mode`, for the message.
-    """
+    """Refuses to turn photographs grey without `input_img_mode`, which a command sets by `option`."""
     if arguments.channels == 1 and not arguments.input_img_mode and sample.coloured > 0.5:
         raise UserError(
             f"{images.name}: the images have colour, and the network takes one channel; take a recipe of "
@@ -186,14 +175,7 @@ def check_colour(images: Images, sample: Sample, arguments: TrainingArguments, o
 
 
 def remarks(images: Images, sample: Sample, arguments: TrainingArguments, needed: int) -> list[str]:
-    """What is done to the images that one may not expect, a line each.
-
-    Args:
-        images: What is trained on.
-        sample: Some of them.
-        arguments: How.
-        needed: From `needed_side`.
-    """
+    """What is done to the images that one may not expect, a line each."""
     lines, name = [], os.path.normpath(images.name)
     if 0 < sample.side < needed:
         sizes = f"from {sample.side} px of the shorter side (median) to {needed}"

@@ -73,12 +73,7 @@ def predict(
 
 
 def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
-    """Puts together what the processes predicted, image by image in turn.
-
-    Args:
-        parts: Of all processes, in the order of ranks: process r of n had images r, r + n, ...
-        ids: Name of each image of the split.
-    """
+    """Puts together what the processes predicted: of images with these ids, r of n had r, r + n, ..."""
     read = sum(len(part["targets"]) for part in parts)
     if read != len(ids):
         raise SharedError(f"{len(ids)} images listed but {read} read; the folder changed meanwhile")
@@ -111,15 +106,10 @@ def evaluate(
 ) -> Predictions:
     """Predicts every image of a split once, by all processes together.
 
-    Args:
-        model: The network.
-        images: The split.
-        arguments: Batch size, workers and memory format.
-        data_config: How images are prepared, as `resolve_data_config` gives it.
-        processes: This process and the others.
-        precision: Context that the network runs in.
-        on_progress: Called with the images done by all processes, and the images in all.
-        should_stop: Whether to give up, asked after each batch; it then raises `EvaluationStoppedError`.
+    `on_progress` is called with the images done by all processes, and the images in all.
+
+    Raises:
+        EvaluationStoppedError: `should_stop`, which is asked after each batch, said so in a process.
     """
     dataset = EvaluatedImages(images, processes.rank, processes.world_size)
     batch_size = arguments.validation_batch_size or arguments.batch_size

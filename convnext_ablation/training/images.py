@@ -58,13 +58,7 @@ class Images(Dataset):
         return len(self.reader)
 
     def number_by(self, numbers: Mapping[str, int], whose: str, remedy: str) -> None:
-        """Has classes numbered by their names.
-
-        Args:
-            numbers: Of the classes; there may be more than the split has.
-            whose: What gives them, for the message.
-            remedy: What to do if one is missing, for the message.
-        """
+        """Has classes numbered by their names; `numbers`, which are of `whose`, must have all of them."""
         if self.classes == names_of(numbers):
             return
         check_known(self.found, numbers, whose, self.name, remedy)
@@ -138,14 +132,6 @@ class TrainingImages(IterableDataset):
     Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
     with 32 images each see what one with 64 sees. What is left over for less than a batch, or for less than
     `whole_updates_of` batches, is left out.
-
-    Args:
-        images: All images of the split.
-        batch_size: Images that a process takes at a time.
-        seed: The run's.
-        rank: Number of the process.
-        world_size: Number of processes.
-        whole_updates_of: Batches of an update, none of which has fewer; 1 where the last may have.
     """
 
     def __init__(

@@ -14,12 +14,7 @@ from convnext_ablation.training.history import Epoch
 
 
 class Log:
-    """Is called as a run proceeds, and prints it.
-
-    Args:
-        quiet: Print nothing.
-        wandb: Run of Weights & Biases that epochs are logged to.
-    """
+    """Is called as a run proceeds, and prints it; epochs go to the run of Weights & Biases, too."""
 
     def __init__(self, quiet: bool = True, wandb: Any = None) -> None:
         self.steps = self.first = self.images = 0

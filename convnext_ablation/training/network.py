@@ -35,11 +35,8 @@ def create_network(
 ) -> nn.Module:
     """Makes the network on its device, with the weights that training starts from.
 
-    Args:
-        arguments: Which network.
-        num_classes: How many classes it gets; None for as many as its weights have.
-        processes: Which device.
-        classes: Their names, by which a trained head is taken over.
+    It has as many classes as its weights if `num_classes` is None. By the names of `classes` a trained head
+    is taken over.
     """
     if arguments.fast_norm:
         set_fast_norm()

@@ -38,15 +38,7 @@ from convnext_ablation.training.splits import count_classes, leave_out_broken, o
 
 
 class Parts:
-    """All that a run reads or changes.
-
-    Args:
-        arguments: What determines the run.
-        folder: Where its files go.
-        processes: This process and the others that train with it.
-        log: Is called as it proceeds.
-        should_stop: Whether to stop at the next update, to resume another time.
-    """
+    """All that a run reads or changes; it stops after an update at which `should_stop` says so."""
 
     def __init__(
         self,
@@ -152,10 +144,7 @@ class Losses:
         self.pending.append((step, loss))
 
     def mean(self, run: str) -> float:
-        """Mean over all batches so far and all processes.
-
-        Args:
-            run: What is trained, for the message.
+        """Mean over all batches so far and all processes; `run` is what is trained, for the message.
 
         Raises:
             SharedError: One isn't finite.

@@ -68,14 +68,9 @@ def read_command_line(
     timms: Collection[str],
     argv: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """Reads the values that a command line gives, by name.
+    """Reads the values that a command line gives, by name; `train.py` takes a recipe, too.
 
-    Args:
-        program: Name of the script; `train.py` takes a recipe, too.
-        description: What it does.
-        options: What it takes.
-        timms: Names of arguments that timm's script of that name alone takes.
-        argv: The command line, that of the process if None.
+    Arguments in `timms` are those that only timm's script of that name takes.
     """
     parser = _Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
