@@ -18,7 +18,7 @@ from convnext_ablation.files import check_path, locked
 from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checks import check_colour, look_at, needed_side, remarks
+from convnext_ablation.training.checks import Sample, look_at
 from convnext_ablation.training.distributed import (
     Processes,
     SharedError,
@@ -91,8 +91,11 @@ def _train(arguments: TrainingArguments) -> int:
         # before it is read: two that write there would mix two runs
         processes.together(lambda: processes.is_first and until_done.enter_context(_alone_in(folder)))
         trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
-        found: list[str] = processes.together(lambda: _look_at_images(trainer))
-        log.line("\n".join([_introduced(trainer), *found]))
+        images, config = trainer.splits[trainer.arguments.train_split], trainer.data_config
+        sample: Sample = processes.together(
+            lambda: look_at(images, trainer.arguments, config, "--input-img-mode L")
+        )
+        log.line("\n".join([_introduced(trainer), *sample.remarks]))
         if arguments.precision == "float16" and processes.device.type == "cpu":
             instead = "--model-dtype" if arguments.model_dtype else "--amp-dtype"
             log.line(
@@ -135,13 +138,6 @@ def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
         model = arguments.model.replace("/", "_").replace(":", "_")
         name = processes.gather(f"{datetime.now():%Y%m%d-%H%M%S}-{model}")[0]
     return Path(arguments.output or "output/train") / check_path(name, "--experiment")
-
-
-def _look_at_images(trainer: Trainer) -> list[str]:
-    images = trainer.splits[trainer.arguments.train_split]
-    sample = look_at(images)
-    check_colour(images, sample, trainer.arguments, "--input-img-mode L")
-    return remarks(images, sample, trainer.arguments, needed_side(trainer.data_config))
 
 
 def _introduced(trainer: Trainer) -> str:

@@ -28,14 +28,7 @@ from convnext_ablation.study.overrides import overridden
 from convnext_ablation.study.pretrained import check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checks import (
-    MOST_ENLARGED,
-    check_colour,
-    dry_run,
-    look_at,
-    needed_side,
-    remarks,
-)
+from convnext_ablation.training.checks import MOST_ENLARGED, dry_run, look_at
 from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
 from convnext_ablation.training.splits import open_split
@@ -300,19 +293,17 @@ def _check_images(
     if not data.root.exists():  # a published set that isn't prepared yet
         return
     images = open_split(arguments, arguments.train_split)
-    sample = look_at(images)
-    check_colour(images, sample, arguments, "--set input_img_mode=L")
     model = timm.get_pretrained_cfg(arguments.model, allow_unregistered=True)
     config = resolve_data_config(arguments.preprocessing(), pretrained_cfg=model.to_dict() if model else None)
-    needed = needed_side(config)
-    if not args.enlarge and 0 < sample.side * MOST_ENLARGED < needed:
+    sample = look_at(images, arguments, config, "--set input_img_mode=L")
+    if not args.enlarge and 0 < sample.side * MOST_ENLARGED < sample.needed:
         raise UserError(
             f"{images.name}: the shorter side of the images is {sample.side} px (median), and the recipe "
-            f"{recipe_name} needs {needed} px ({config['input_size'][-1]} / {config['crop_pct']:g}); prepare "
-            "larger images, take a recipe of a smaller size, or give --enlarge"
+            f"{recipe_name} needs {sample.needed} px ({config['input_size'][-1]} / {config['crop_pct']:g}); "
+            "prepare larger images, take a recipe of a smaller size, or give --enlarge"
         )
     if recipe_name != args.data.replace("-", "_"):  # a recipe knows the data set that it is for
-        for line in remarks(images, sample, arguments, needed):
+        for line in sample.remarks:
             print(line, file=sys.stderr)
 
 

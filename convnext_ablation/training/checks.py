@@ -136,50 +136,47 @@ class Sample:
 
     Attributes:
         side: Median of their shorter sides, in pixels; 0 if none could be read.
-        coloured: Share of them that have colour.
+        needed: The side below which images are enlarged: that of evaluation's resizing.
+        remarks: What is done to the images that one may not expect, a line each.
     """
 
     side: int
-    coloured: float
+    needed: int
+    remarks: tuple[str, ...]
 
 
-def look_at(images: Images) -> Sample:
-    """Looks at some of a split's images, spread over all of it, as they are stored."""
+def look_at(
+    images: Images, arguments: TrainingArguments, data_config: Mapping[str, Any], option: str
+) -> Sample:
+    """Looks at some of the images that are trained on, spread over all of them, as they are stored.
+
+    Raises:
+        UserError: They are photographs that would become grey, and `input_img_mode`, which a command sets by
+            `option`, doesn't say so.
+    """
     sides, coloured = [], []
     for index in range(0, len(images), math.ceil(len(images) / _SAMPLE)):
         with suppress(Exception):  # a decoder raises anything; training names the image
             file, _ = images.reader[index]
             with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
-                side = min(image.size)
+                shorter = min(image.size)
                 image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # what a JPEG can be decoded small by
                 seen, _ = as_seen(image)
                 seen.thumbnail((_THUMBNAIL, _THUMBNAIL))
                 pixels = np.asarray(seen, dtype=np.int16)
-            sides.append(side)
+            sides.append(shorter)
             coloured.append(bool((pixels.max(axis=2) - pixels.min(axis=2) > _GREY).any()))
-    return Sample(int(statistics.median(sides or [0])), statistics.mean(coloured or [0.0]))
-
-
-def needed_side(data_config: Mapping[str, Any]) -> int:
-    """The shorter side, in pixels, below which images are enlarged: that of evaluation's resizing."""
-    return math.floor(min(data_config["input_size"][-2:]) / data_config["crop_pct"])
-
-
-def check_colour(images: Images, sample: Sample, arguments: TrainingArguments, option: str) -> None:
-    """Refuses to turn photographs grey without `input_img_mode`, which a command sets by `option`."""
-    if arguments.channels == 1 and not arguments.input_img_mode and sample.coloured > 0.5:
+    side, with_colour = int(statistics.median(sides or [0])), statistics.mean(coloured or [0.0])
+    needed = math.floor(min(data_config["input_size"][-2:]) / data_config["crop_pct"])
+    name, remarks = os.path.normpath(images.name), []
+    if arguments.channels == 1 and not arguments.input_img_mode and with_colour > 0.5:
         raise UserError(
             f"{images.name}: the images have colour, and the network takes one channel; take a recipe of "
             f"three, or give {option} to turn them grey"
         )
-
-
-def remarks(images: Images, sample: Sample, arguments: TrainingArguments, needed: int) -> list[str]:
-    """What is done to the images that one may not expect, a line each."""
-    lines, name = [], os.path.normpath(images.name)
-    if 0 < sample.side < needed:
-        sizes = f"from {sample.side} px of the shorter side (median) to {needed}"
-        lines.append(f"WARNING: {name}: the images are enlarged, {sizes}")
-    if arguments.channels == 3 and not arguments.input_img_mode and sample.side and not sample.coloured:
-        lines.append(f"{name}: the images are grey; the network takes them as three equal channels")
-    return lines
+    if 0 < side < needed:
+        sizes = f"from {side} px of the shorter side (median) to {needed}"
+        remarks.append(f"WARNING: {name}: the images are enlarged, {sizes}")
+    if arguments.channels == 3 and not arguments.input_img_mode and side and not with_colour:
+        remarks.append(f"{name}: the images are grey; the network takes them as three equal channels")
+    return Sample(side, needed, tuple(remarks))
