@@ -17,6 +17,8 @@ from torch import nn
 from torch.nn.functional import conv2d, pad
 from torch.nn.grad import conv2d_weight
 
+from convnext_ablation.training.small_maps import SmallMapConv2d
+
 _PIECE = 3  # columns
 # Elements of an image's feature map from which on pieces gain in every case measured. On a map smaller than
 # the kernel oneDNN has no depthwise form for them either.
@@ -34,7 +36,7 @@ def make_depthwise_fast(model: nn.Module) -> None:
             module.__class__ = DepthwiseConv2d
 
 
-class DepthwiseConv2d(nn.Conv2d):
+class DepthwiseConv2d(SmallMapConv2d):
     """A depthwise conv that trains fast on a CPU. An `nn.Conv2d` becomes one by `make_depthwise_fast`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

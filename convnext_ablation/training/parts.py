@@ -34,6 +34,7 @@ from convnext_ablation.training.network import (
     create_scheduler,
     wrap_network,
 )
+from convnext_ablation.training.small_maps import make_gradients_right
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_splits
 
 
@@ -70,6 +71,7 @@ class Parts:
         self.model = create_network(arguments, self.classes, self.processes, names)
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
+            make_gradients_right(self.model)
         self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
         self.train_images = TrainingImages(
             self.splits[arguments.train_split],
