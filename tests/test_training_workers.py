@@ -4,12 +4,15 @@ import multiprocessing
 import os
 import signal
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.training import loaders
+from convnext_ablation.training import loaders, parts
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import Trainer
 
@@ -59,6 +62,29 @@ def test_a_worker_that_fails_ends_the_run_with_its_reason(arguments, tmp_path, m
     assert not (tmp_path / "run" / "last.pth.tar").exists()
 
 
+def _load_nothing(pipe):
+    loaders._start_worker(SimpleNamespace(seed=0))
+    pipe.send("begun")
+    time.sleep(600)
+
+
+def _start_one(pipe):
+    multiprocessing.get_context("fork").Process(target=_load_nothing, args=(pipe,)).start()
+    time.sleep(600)
+
+
+def test_a_worker_ends_with_the_process_that_it_loads_for():
+    ours, theirs = multiprocessing.Pipe()
+    trainer = multiprocessing.get_context("fork").Process(target=_start_one, args=(theirs,))
+    trainer.start()
+    theirs.close()
+    assert ours.recv() == "begun"
+    trainer.kill()
+    assert ours.poll(60)  # it is told once nobody holds the other end
+    with pytest.raises(EOFError):
+        ours.recv()
+
+
 def test_batches_that_never_came_end_the_run(arguments, tmp_path):
     trainer = Trainer(arguments(epochs=1), tmp_path / "run")
     trainer.train_batches = list(trainer.train_batches)[:-1]
@@ -66,21 +92,41 @@ def test_batches_that_never_came_end_the_run(arguments, tmp_path):
         trainer.run()
 
 
+def _resources():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    owners = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    files = [
+        name for name in os.listdir("/dev/shm") if name.startswith(tuple(f"torch_{pid}_" for pid in owners))
+    ]
+    kilobytes = sum(int(status[name].split()[0]) for name in ("RssAnon", "RssShmem"))
+    threads = int(status["Threads"])
+    return len(os.listdir("/proc/self/fd")), len(owners), threads, len(files), kilobytes >> 10
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_training_and_evaluation_keep_nothing_a_batch(arguments, tmp_path, workers):
-    trainer = Trainer(arguments(workers=workers, epochs=1, batch_size=2, validation_batch_size=1), tmp_path)
-    open_before, most, batches = len(os.listdir("/proc/self/fd")), 0, 0
-
-    def look(*_: object) -> None:
-        nonlocal most, batches
-        most, batches = max(most, len(os.listdir("/proc/self/fd"))), batches + 1
-
-    trainer.log.trained = look
-    trainer.log.evaluated = look
+def test_500_batches_of_training_evaluation_and_prediction_take_no_more_than_50(
+    arguments, image_folder, tmp_path, monkeypatch, workers
+):
+    """Descriptors, processes, threads, files in shared memory, and MB: a batch has 0.1 MB."""
+    for place in ("train", "val", "test"):
+        for number in range(500):
+            path = tmp_path / "many" / place / ("dark", "light")[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(image_folder / "train/dark/00.png")
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(160 * 160, 2))
+    monkeypatch.setattr(parts, "create_network", lambda *_: network)
+    settings = {"data_dir": str(tmp_path / "many"), "input_size": (1, 160, 160), "no_aug": True}
+    settings |= {"batch_size": 1, "epochs": 1, "test_split": "test", "workers": workers}
+    trainer, seen = Trainer(arguments(**settings), tmp_path / "run"), []
+    monkeypatch.setattr(trainer.log, "trained", lambda *_: seen.append(_resources()))
+    monkeypatch.setattr(trainer.log, "evaluated", lambda *_: seen.append(_resources()))
     trainer.run()
-    assert batches == 24 + 15
-    few = 2 + 16 * workers  # pipes and semaphores of workers, and the batches that they are ahead
-    assert most - open_before <= few
+    trainer.test()
+    assert len(seen) == 3 * 500
+    for part in (seen[:500], seen[500:1000], seen[1000:]):
+        first, most = np.max(part[:50], axis=0), np.max(part[50:], axis=0)
+        ahead = 4 * workers  # batches that workers are ahead by, more or less
+        assert (most - first <= [ahead, 0, 0, ahead, 20]).all(), (first, most)
     del trainer
     assert len(multiprocessing.active_children()) == 0
 

@@ -215,10 +215,20 @@ def worker_errors() -> Iterator[None]:
 
 
 def _start_worker(worker: Any) -> int:
-    """Has a worker outlast the signals that ask the run to stop: the step at work may need its batch."""
+    """Has a worker outlast the signals that ask the run to stop, as the step at work may need its batch.
+
+    It ends with the process that it loads for, if that is killed. torch sees to it only where that is its
+    parent, which it isn't if a fork server started the worker, as by default from Python 3.14 on.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_soon)
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     return int(worker.seed)  # timm's loader asks for it here
+
+
+def _end_with(process: Any) -> None:
+    process.join()
+    os._exit(1)
 
 
 def _end_soon(*_: Any) -> None:
