@@ -10,10 +10,11 @@ import filecmp
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -26,7 +27,7 @@ from timm.data import resolve_data_config
 from timm.models import clean_state_dict, save_for_hf
 
 from convnext_ablation.errors import UserError, first_line, in_one_line
-from convnext_ablation.files import sha256_of, write_text
+from convnext_ablation.files import locked, sha256_of, write_text
 from convnext_ablation.hub.card import model_card, recipe_of
 from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models.cost import count_gmacs, count_parameters
@@ -59,9 +60,11 @@ def target_of(text: str) -> Target:
 def drafted(run: FinishedRun, target: Target, license: str = "") -> Iterator[Path]:
     """Makes a release of a run, and gives its folder, which is removed when the context is left."""
     # on the disk of its folder it need only be renamed
-    where = next(above for above in target.parents if above.is_dir()) if isinstance(target, Path) else None
-    with in_one_line(f"{where}: can't be written to"):
-        scratch = tempfile.TemporaryDirectory(prefix=".publish-", dir=where)
+    if isinstance(target, Path):
+        where = next(above for above in target.parents if above.is_dir())
+        scratch: AbstractContextManager[Any] = _scratch_of(where / f".publish-{target.name}")
+    else:
+        scratch = tempfile.TemporaryDirectory(prefix=".publish-")
     with scratch as folder:
         release = Path(folder) / "release"
         model = _network(run)
@@ -80,6 +83,20 @@ def drafted(run: FinishedRun, target: Target, license: str = "") -> Iterator[Pat
         )
         write_text(release / CARD, card)
         yield release
+
+
+@contextmanager
+def _scratch_of(folder: Path) -> Iterator[Path]:
+    """A folder of this process alone, removed at the end; what a killed one has left is removed first."""
+    lock = folder.with_name(f"{folder.name}.lock")
+    with ExitStack() as until_done:
+        with in_one_line(f"{folder.parent}: can't be written to"):
+            busy = f"{folder.parent}: another publish works there; wait for it"
+            until_done.enter_context(locked(lock, busy))
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        until_done.callback(shutil.rmtree, folder, ignore_errors=True)
+        yield folder
 
 
 def _network(run: FinishedRun) -> Any:
