@@ -20,12 +20,13 @@ IMAGES |= {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 NAME = "model_iv.birds_224"
 
 
-def run_of(results=(TEST, VALIDATION), data="birds", processes=8, by_timm=False, **more):
+def run_of(results=(TEST, VALIDATION), data="birds", processes=8, by_timm=False, left_out=0, **more):
     saved = {"model": "model_iv", "epochs": 105, "lr": 0.03, "seed": 3, "val_split": "val", **more}
     facts, best = DataFacts(data, ("crow", "tern"), "ab" * 32), Epoch(97, 0.1, 0.7, 82.5, 96.0, 0.001)
     arguments, versions = TrainingArguments(**saved), {"torch": "2.9.9", "timm": "1.0.31"}
     return FinishedRun(
-        Path("run"), arguments, saved, facts, best, 105, tuple(results), versions, processes, by_timm
+        *(Path("run"), arguments, saved, facts, best, 105, tuple(results), versions, processes, by_timm),
+        left_out,
     )
 
 
@@ -98,6 +99,7 @@ def test_a_network_of_timms_is_told_as_one():
             ),
         ),
         (run_of((VALIDATION,)), ["The epoch was picked by top1 on val, which the figures are of"]),
+        (run_of(left_out=2), ["left out, as they can't be decoded: 2 images"]),
         (run_of(()), ["the run was evaluated on no split"]),
         (run_of((replace(VALIDATION, images=None),)), ["there is no interval"]),
         (run_of(data="cub200"), ["22 or 23 of its test images also stand in ImageNet"]),

@@ -373,7 +373,7 @@ def test_nothing_finished_is_one_line(tmp_path, capsys):
 def test_one_phase_has_its_own_report_only(tmp_path, capsys):
     folder = finished(experiment_of(tmp_path)[:1], tmp_path / "out", TABLES)
     assert cli.main(["study", "report", str(folder)]) == 0
-    assert "On imagenet (10 classes, 500 test images" in capsys.readouterr().out
+    assert "On imagenet (10 classes, 500 val images" in capsys.readouterr().out
     assert not (folder / "report").exists()
     assert (folder / "imagenet" / "report" / "index.html").is_file()
     assert cli.main(["study", "report", str(folder), "--exclude", "imagenet=a"]) == 2

@@ -31,6 +31,8 @@ def results_of(
         threads=1,
         epochs=1,
         command="study",
+        test_split="test",
+        processes=1,
     )
     targets = np.array([0, 2, 2])
     finished = [FinishedRun("a", 0, folder, np.zeros(3, int), targets, result) for result in results]

@@ -29,7 +29,6 @@ from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.engine import Local, drive, how_it_ended
 from convnext_ablation.study.experiment import Study, Weights
-from convnext_ablation.study.results import read_results
 from convnext_ablation.study.run import execute
 from convnext_ablation.study.setup import local_places
 from convnext_ablation.study.status import RunState, StudyProgress, look_at
@@ -413,22 +412,6 @@ def test_no_result_is_kept_of_images_that_have_changed_meanwhile(study, tmp_path
     image.write_bytes(content)
     execute(second, tmp_path / "study")
     assert (second.folder(tmp_path / "study") / "result.json").is_file()
-
-
-def test_a_report_says_what_the_runs_resolved_where_nothing_is_as_by_default(study, tmp_path):
-    recipe = {name: value for name, value in study.recipe.items() if name != "input_size"}
-    recipe |= {"in_chans": 1, "img_size": 48, "epochs": 1, "crop_pct": 1.0, "input_img_mode": "L"}
-    other = replace(study, recipe=recipe, seeds=[7], threads=2, precision="bfloat16", data_name="other")
-    save_study(tmp_path, other)
-    do_all(tmp_path)
-    facts = read_results(other, tmp_path).facts()
-    (done,) = (json.loads(path.read_text()) for path in tmp_path.glob("runs/*/result.json"))
-    said = (facts.data_name, facts.pixels, facts.epochs, facts.threads, facts.precision, facts.test_images)
-    assert said == ("other", "48 px", 1, 2, "bfloat16", done["test_images"])
-    assert not facts.pretrained
-    wide = {**recipe, "img_size": None, "in_chans": None, "input_size": [1, 32, 48]}
-    mixed = replace(other, recipe=wide)
-    assert mixed.one_run_each()[0].input_size == (1, 32, 48)
 
 
 def test_a_run_refuses_published_weights_that_the_study_did_not_begin_with(study, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from convnext_ablation.data.folder import DESCRIPTION, read_description
-from convnext_ablation.files import write_csv
+from convnext_ablation.files import csv_text, write_csv
 
 SKIPPED = "skipped.csv"
 CHANGED = "changed"  # in ``dataset.json``: how many images `pictures.as_seen` changed in each way
@@ -20,6 +20,14 @@ def write_skipped(folder: Path, skipped: Mapping[str, str]) -> None:
     """Writes ``skipped.csv`` with names and reasons, if there are any."""
     if skipped:
         write_csv(folder / SKIPPED, ("name", "reason"), sorted(skipped.items()))
+
+
+def read_skipped(folder: Path) -> dict[str, str]:
+    """What a folder's ``skipped.csv`` says, reasons by name; nothing without one."""
+    if not (folder / SKIPPED).exists():
+        return {}
+    with open(folder / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return {csv_text(row["name"]): csv_text(row["reason"]) for row in csv.DictReader(file)}
 
 
 def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
@@ -46,11 +54,7 @@ def told(folder: Path) -> list[str]:
     changed, lines = read_description(folder / DESCRIPTION).get(CHANGED), []
     if changed:
         lines.append(changed_line(changed))
-    if (folder / SKIPPED).exists():
-        with open(folder / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            skipped = {row["name"]: row["reason"] for row in csv.DictReader(file)}
-        lines += [f"skipped: {line}" for line in skipped_lines(skipped)]
-    return lines
+    return lines + [f"skipped: {line}" for line in skipped_lines(read_skipped(folder))]
 
 
 def _ending(name: str) -> str:

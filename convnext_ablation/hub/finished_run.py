@@ -12,7 +12,7 @@ import numpy as np
 
 from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
-from convnext_ablation.data.skipped import SKIPPED
+from convnext_ablation.data.skipped import read_skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import OURS, classes_in
 from convnext_ablation.models.convert import StateDict, weights_in
@@ -82,6 +82,7 @@ class FinishedRun:
     versions: Mapping[str, str]  # of the software that trained it, as far as the run says
     processes: int | None  # None if the run doesn't say
     by_timm: bool  # whether timm's script trained it
+    left_out: int = 0  # images that could not be decoded
 
     @property
     def ema(self) -> bool:
@@ -105,6 +106,8 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
     history = read_summary(folder / SUMMARY)
     metric = arguments.eval_metric if arguments.val_split else "train_loss"
     best = best_of(history, metric, arguments.decreasing_metric)
+    if _tests_last(folder, arguments):
+        best = history[-1]
     if best is None:
         raise UserError(f"{folder}: {SUMMARY} has no epoch with a {metric}; this is no finished run")
     if history[-1].epoch + 1 < arguments.epochs:
@@ -130,6 +133,7 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
         versions=_study_result(folder).get("versions", {}),
         processes=(state.get(OURS) or {}).get("world_size"),
         by_timm="test_split" not in saved,
+        left_out=len(read_skipped(folder)),
     )
 
 
@@ -152,7 +156,7 @@ def _saved_arguments(folder: Path) -> dict[str, Any]:
 def _results(
     folder: Path, arguments: TrainingArguments, best: Epoch, data: DataFacts
 ) -> Iterator[SplitResult]:
-    test = _test(folder, best)
+    test = _test(folder, arguments, best)
     if test is not None:
         split, predictions = test
         listed = data.images.get(split)
@@ -162,13 +166,14 @@ def _results(
                 "name the folder that it was with --data"
             )
         same = next((names for names in SYNONYMS.values() if split in names), (split,))
-        picked, images = arguments.val_split in same, len(predictions.targets)
+        validates, images = arguments.val_split in same, len(predictions.targets)
+        picked = validates and not _tests_last(folder, arguments)
         yield SplitResult(split, predictions.top1, predictions.top5_accuracy, images, picked)
-        if picked:
+        if validates:
             return
     if best.eval_top1 is not None and best.eval_top5 is not None:
         count = len(data.images.get(arguments.val_split, ()))
-        if (folder / SKIPPED).is_file():  # images that couldn't be decoded, perhaps of this split
+        if read_skipped(folder):  # images that couldn't be decoded, perhaps of this split
             count = 0
         correct = best.eval_top1 * count / 100
         counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm sums up in float32
@@ -176,14 +181,21 @@ def _results(
         yield SplitResult(arguments.val_split, best.eval_top1, best.eval_top5, known, picked_on=True)
 
 
-def _test(folder: Path, best: Epoch) -> tuple[str, Predictions] | None:
+def _tests_last(folder: Path, arguments: TrainingArguments) -> bool:
+    """Whether a study tested the last epoch: its data have no test split, so none was picked."""
+    result = _study_result(folder)
+    return bool(result) and result.get("split", arguments.test_split) == arguments.val_split
+
+
+def _test(folder: Path, arguments: TrainingArguments, best: Epoch) -> tuple[str, Predictions] | None:
     """The split that the best epoch's weights were tested on, and the predictions; None if they weren't."""
     if (folder / TEST_RESULT).is_file():
         result, path = load_result(folder / TEST_RESULT), folder / TEST_PREDICTIONS
         split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1_percent")
     elif "test_top1_percent" in _study_result(folder):
         result, path = _study_result(folder), folder / PREDICTIONS
-        split, epoch, top1 = "test", result.get("best_epoch"), result["test_top1_percent"]
+        split = result.get("split") or arguments.test_split or "test"
+        epoch, top1 = result.get("best_epoch"), result["test_top1_percent"]
     else:
         return None
     predictions = Predictions.load(path)

@@ -95,6 +95,11 @@ class Run:
     published: str = ""
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether it starts from weights."""
+        return bool(self.weights or self.after or self.arguments.pretrained)
+
+    @property
     def tests_last(self) -> bool:
         """Whether the last epoch is tested: the best epoch is picked on the images of the test."""
         return self.arguments.test_split == self.arguments.val_split
@@ -235,8 +240,8 @@ class Study:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether the networks start from weights."""
-        return bool(self.weights or self.start or self.recipe.get("pretrained"))
+        """Whether some networks start from weights."""
+        return any(run.is_pretrained for run in self.one_run_each())
 
     @property
     def epochs(self) -> int:

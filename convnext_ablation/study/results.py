@@ -85,6 +85,8 @@ class StudyResults:
             pretrained=study.is_pretrained,
             fault=self._fault(),
             notes=study.design.notes,
+            split=study.test_split,
+            processes=study.processes,
         )
 
     def _fault(self) -> str:
@@ -105,6 +107,9 @@ class StudyResults:
         if len({run.arguments.epochs_in_all for run in each}) > 1:
             told = ", ".join(f"{run.point.label} {run.arguments.epochs_in_all}" for run in each)
             warnings.append(f"WARNING: networks are trained for different numbers of epochs: {told}.")
+        scratch = [run.point.label for run in each if not run.is_pretrained]
+        if 0 < len(scratch) < len(each):
+            warnings.append(f"WARNING: only some networks start from scratch: {', '.join(scratch)}.")
         if mixed := mixed_origins(self.study.weights):
             warnings.append(mixed)
         if len(_values(str(run.result["versions"]) for run in self.runs)) > 1:

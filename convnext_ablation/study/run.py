@@ -152,6 +152,8 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         "network": run.point.key,
         "model": run.point.model,
         "seed": run.arguments.seed,
+        "processes": run.processes,
+        "script": "timm" if run.script else "",
         "pretraining_seed": run.pretraining_seed,
         "learning_rate": run.arguments.lr,
         "best_epoch": best.epoch if best else None,
@@ -225,6 +227,7 @@ def _tested(run: Run, trainer: Trainer, folder: Path, best: Epoch | None) -> dic
     test = trainer.evaluate(str(run.arguments.test_split))
     test.save(folder / PREDICTIONS)
     return {
+        "split": run.arguments.test_split,
         "test_top1_percent": test.top1,
         "test_top5_percent": test.top5_accuracy,
         "test_loss": test.loss,

@@ -66,11 +66,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
     """Makes a study of the arguments of a phase, which may start from the networks of another."""
     recipe_name = args.recipe or args.data.replace("-", "_")
     recipe, given = overridden(read_recipe(recipe_name), args)
-    for name in ("pretrained_path", "initial_checkpoint"):
-        if recipe.get(name):
-            raise UserError(
-                f"the recipe {recipe_name} sets {name}, a file for one network; name those of all with --init"
-            )
+    _check_names_no_weights(recipe_name, recipe)
     design = _design(args, TrainingArguments(**recipe))
     _try(recipe, design.points[0])
     if start is not None:
@@ -85,7 +81,13 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         of_all = [word for word in args.set if word.partition("=")[0].replace("-", "_") not in names]
         own_args = argparse.Namespace(**{**vars(args), "set": [*of_all, *values]})
         own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
+        _check_names_no_weights(own_name, own_recipes[key])
         _try(own_recipes[key], next(point for point in design.points if point.key == key))
+        other = _precision(args, own_name, TrainingArguments(**own_recipes[key]))
+        if other != precision:
+            raise UserError(
+                f"{key}: its recipe is in {other}, and the others' in {precision}; give --precision"
+            )
         if not tuning:
             mine = [point for point in design.points if point.key == key]
             rates |= learning_rates(mine, own_name, own_recipes[key], own_given)
@@ -151,6 +153,14 @@ def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
         return design
     models = {name: _model_kwargs(name, arguments) for name in args.models}
     return with_models(design, models, alone=args.networks == "models")
+
+
+def _check_names_no_weights(name: str, recipe: Mapping[str, Any]) -> None:
+    for setting in ("pretrained_path", "initial_checkpoint"):
+        if recipe.get(setting):
+            raise UserError(
+                f"the recipe {name} sets {setting}, a file for one network; name those of all with --init"
+            )
 
 
 def _try(recipe: Mapping[str, Any], point: Point) -> None:

@@ -58,7 +58,7 @@ def answer(findings: Findings, facts: StudyFacts) -> str:
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     seeds = f"{number} runs of each network" if several else f"{number} seed{'s' * (counts[-1] > 1)}"
     scene = (
-        f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} test images, "
+        f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} {facts.split} images, "
         f"{facts.pixels}, {counted(facts.epochs, 'epoch')}, {seeds})"
     )
     return f"{scene}, {claim}.{reach}{_chance_text(table, facts, named)}"
@@ -99,13 +99,15 @@ def method(findings: Findings, facts: StudyFacts) -> dict[str, str]:
     """Lists what was done: each point and what there is to say of it."""
     seeds = sorted({run.seed for row in findings.rows for run in row.network.runs})
     start = "from pre-trained weights" if facts.pretrained else "from scratch"
+    together = f" in each of {facts.processes} processes a run" if facts.processes > 1 else ""
     return {
         "design": facts.design,
         **({"runs": facts.origin} if facts.origin else {}),
-        "data": f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
+        "data": f"{facts.data_name}, {facts.classes} classes, "
+        f"{counted(facts.test_images, f'{facts.split} image')}, "
         f"{facts.image_height or facts.image_size} x {facts.image_size} px",
         "training": f"{counted(facts.epochs, 'epoch')} {start}, {facts.precision}, {seeds_text(seeds)}",
-        "machine": f"{facts.machine}, {counted(facts.threads, 'thread')}",
+        "machine": f"{facts.machine}, {counted(facts.threads, 'thread')}{together}",
         "versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }
 

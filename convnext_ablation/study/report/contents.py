@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.report.classes import ClassGain, Confusion, class_gains, confusions
@@ -84,9 +84,16 @@ class Contents:
             val_top1_percent=run.val_top1_percent,
             test_top1_percent=run.test_top1_percent,
             folder=folder,
-            command=f"python train.py --config {folder}/args.yaml",
+            command=f"{_program(result)} --config {folder}/args.yaml",
             versions=", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),
         )
+
+
+def _program(result: Mapping[str, Any]) -> str:
+    processes = result.get("processes", 1)
+    started = f"torchrun --nproc-per-node {processes}" if processes > 1 else "python"
+    script = "-m convnext_ablation.stock path/to/timm/train.py" if result.get("script") else "train.py"
+    return f"{started} {script}"
 
 
 def curve_points(runs: Sequence[FinishedRun]) -> list[CurvePoint]:

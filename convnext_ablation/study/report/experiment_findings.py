@@ -226,6 +226,7 @@ def _phase_text(phase: PhaseReport) -> str:
     if facts.pretrained and not phase.start:
         start = "from pre-trained weights"
     return (
-        f"{facts.data_name}, {facts.classes} classes, {counted(facts.test_images, 'test image')}, "
+        f"{facts.data_name}, {facts.classes} classes, "
+        f"{counted(facts.test_images, f'{facts.split} image')}, "
         f"{facts.pixels}, {counted(facts.epochs, 'epoch')} {start}, {runs} of each network"
     )

@@ -47,7 +47,7 @@ class StudyFacts:
     test_images: int
     classes: int
     precision: str
-    threads: int
+    threads: int  # of each process
     epochs: int
     machine: str
     versions: dict[str, str]
@@ -58,6 +58,8 @@ class StudyFacts:
     origin: str = ""  # where the runs come from, if they were made for another design
     notes: tuple[str, ...] = ()  # what one must know of the design to read its effects
     image_height: int = 0  # px; 0: as wide as high
+    split: str = "test"  # that accuracies are of
+    processes: int = 1  # that train a run together
 
     @property
     def pixels(self) -> str:

@@ -188,8 +188,8 @@ def _markdown(contents: Contents) -> str:
         markdown_text(f"# {facts.title}"),
         markdown_text(answer(findings, facts)),
         laid_out(network_columns(rows, 2), rows, form="markdown"),
-        f"Top-1 on the test images in percent{change}; 95 % intervals over seeds and images. M par.: "
-        f"million parameters. GMACs: of one image of {facts.pixels}. img/s: in training, median over "
+        f"Top-1 on the {facts.split} images in percent{change}; 95 % intervals over seeds and images. "
+        f"M par.: million parameters. GMACs: of one image of {facts.pixels}. img/s: in training, median over "
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
         *([] if findings.shown_by_rows else [laid_out(effect_columns(2), effects, form="markdown"), _LEGEND]),
