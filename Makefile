@@ -40,7 +40,7 @@ copies:
 	$(BIN)/pylint --disable=all --enable=duplicate-code --score=no convnext_ablation
 
 unit: $(VENV)/.test
-	$(PYTEST) -n 3 --durations=10 --cov --cov-fail-under=90 tests
+	$(PYTEST) -n 2 --durations=10 --cov --cov-fail-under=90 tests
 
 # studies as jobs of a Slurm of two nodes on this machine; as root, on Debian
 slurm-test: $(VENV)/.test
@@ -48,17 +48,17 @@ slurm-test: $(VENV)/.test
 	$(BIN)/pytest tests/test_study_clusters.py -k slurm
 
 # the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
-# that timm could not know; without the export to ONNX, which is torch's
+# that timm could not know; without what torch alone exports and the costs in docs/, which are the same there
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
-	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 1 -k "not onnx" -W ignore::FutureWarning \
-	    -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
+	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not onnx and not traced and not docs" \
+	    -W ignore::FutureWarning -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py)
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
-# without the test that sets instruction sets itself, and the one that computes nothing
+# without the test that sets instruction sets itself, what is exported, and what computes nothing
 avx2: $(VENV)/.test
-	@$(call reported,ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 1 \
-	    -k "not double_precision and not closed_formula" \
+	@$(call reported,ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 0 \
+	    -k "not double_precision and not onnx and not traced and not closed_formula" \
 	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py)
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test

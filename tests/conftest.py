@@ -5,26 +5,19 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
-import torch
-from page_reader import Reader, read
-from PIL import Image
-from timm.layers import set_fast_norm
 
 gc.disable()  # until all tests are collected
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the process that only hands tests to others needs none of this
+    from page_reader import Reader
+
     from convnext_ablation.study.report.contents import Contents
 
 CLASSES = ("dark", "grey", "light")
 COUNTS = {"train": 16, "val": 5, "test": 7}  # a class; no multiple of the batch size
-# of processes that tests start: their threads would get in each other's way, and measuring which lines they
-# run, which the tests in this process do too, takes far longer
-ONE_THREAD = {
-    **{name: value for name, value in os.environ.items() if not name.startswith(("COVERAGE_", "COV_"))},
-    "OMP_NUM_THREADS": "1",
-}
+# of processes that tests start: their threads would get in each other's way
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 # the longest first
 SLOW_MODULES = (
     "test_timm_suite",
@@ -61,6 +54,9 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True)
 def _torch_as_it_was():
     """Training sets threads, algorithms and norms of the whole process; no test shall see another's."""
+    import torch
+    from timm.layers import set_fast_norm
+
     threads = torch.get_num_threads()
     yield
     set_fast_norm(False)
@@ -78,6 +74,9 @@ def little_to_collect():
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of noisy 32 px images in three shades, easy to tell apart."""
+    import numpy as np
+    from PIL import Image
+
     root = tmp_path_factory.mktemp("shades")
     rng = np.random.default_rng(0)
     for split, count in COUNTS.items():
@@ -152,4 +151,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Contents:
 @pytest.fixture(scope="session")
 def page(study: Contents) -> tuple[Reader, str]:
     """What its page has, and its source."""
+    from page_reader import read
+
     return read(study.folder / "index.html")

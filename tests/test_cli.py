@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -77,8 +78,9 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path):
     [("recipes", "", 141), ("recipes", "1", 141), ("--help", "", 141), ("--help", "1", 0)],
 )
 def test_a_reader_that_has_seen_enough_is_no_error(command, unbuffered, code):
+    installed = Path(sys.executable).with_name("convnext-ablation")
     with subprocess.Popen(
-        [sys.executable, "-m", "convnext_ablation.cli.main", command],
+        [installed, command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

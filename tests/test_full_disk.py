@@ -5,29 +5,24 @@ import sys
 
 import pytest
 
+TRAIN = "import sys; from convnext_ablation.cli import train; sys.exit(train.guarded('train.py', print))"
 COMMANDS = {
-    "convnext-ablation": "from convnext_ablation.cli.main import main; sys.exit(main(['recipes']))",
-    "train.py": "from convnext_ablation.cli import train; sys.exit(train.guarded('train.py', print))",
+    "convnext-ablation": [sys.executable, "-m", "convnext_ablation.cli.main", "recipes"],
+    "train.py": [sys.executable, "-c", TRAIN],
 }
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_output_to_a_full_disk_is_one_line(name):
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", f"import sys; {COMMANDS[name]}"], stdout=full, stderr=subprocess.PIPE
-        )
+        done = subprocess.run(COMMANDS[name], stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 2
     assert done.stderr.decode() == f"{name}: error: No space left on device, of disk or output\n"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_reader_that_has_seen_enough_ends_the_command_quietly(name):
-    with subprocess.Popen(
-        [sys.executable, "-c", f"import sys; {COMMANDS[name]}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
+def test_a_reader_that_has_seen_enough_ends_training_quietly():  # and the command: test_cli.py
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(COMMANDS["train.py"], **pipes) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141

@@ -22,8 +22,7 @@ if "CONVNEXT_ABLATION_SLOW_TESTS" in os.environ:
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_timm_tests_pass(group):
-    # pytest-xdist already runs one group a process
-    outcome = run_timm_tests(GROUPS[group], processes=0 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+    outcome = run_timm_tests(GROUPS[group])
     assert set(outcome.tests) == set(GROUPS[group])
     assert min(outcome.tests.values()) >= TESTS_PER_MODEL, outcome.tests
     assert outcome.not_passed == [], outcome.output[-4000:]

@@ -56,12 +56,12 @@ def timm_tests() -> Path:
     return partial.replace(tests)
 
 
-def run_timm_tests(models: Sequence[str], processes: int = 2) -> Outcome:
-    """Runs timm's tests on models of ours in so many processes; 0 for one without pytest-xdist."""
+def run_timm_tests(models: Sequence[str]) -> Outcome:
+    """Runs timm's tests on models of ours in a process of their own."""
     tests = timm_tests()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", str(tests), "-p", "timm_suite", "-n", str(processes), "-q"]
+        command = [sys.executable, "-m", "pytest", str(tests), "-p", "timm_suite", "-q"]
         # our own settings, which make warnings errors, aren't timm's
         command += ["-c", os.devnull, "--rootdir", str(tests.parent), "-p", "no:cacheprovider"]
         command += ["--junitxml", str(report)]
@@ -72,12 +72,11 @@ def run_timm_tests(models: Sequence[str], processes: int = 2) -> Outcome:
 
 
 def _environment(models: Sequence[str]) -> dict[str, str]:
-    # on GitHub timm's tests leave some out; measuring coverage here too would take far longer
-    unwanted = ("GITHUB_ACTIONS", "PYTEST_", "COVERAGE_", "COV_")
+    unwanted = ("GITHUB_ACTIONS", "PYTEST_")  # on GitHub timm's tests leave some out
     path = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith(unwanted)},
-        "OMP_NUM_THREADS": "1",  # a process's threads would get in the other's way
+        "OMP_NUM_THREADS": "1",  # other tests run beside these
         "PYTHONPATH": os.pathsep.join(filter(None, path)),
         MODELS_VARIABLE: " ".join(models),
     }
