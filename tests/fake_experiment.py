@@ -9,7 +9,8 @@ from simulated_studies import simulated_experiments
 
 from convnext_ablation.study.designs.design import design_of, with_models
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.phases import folder_of, save_phases, started
+from convnext_ablation.study.store import folder_of, save_phases
+from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.predictions import Predictions
 
 CLASSES = 10
@@ -116,6 +117,6 @@ def finished(phases, folder, tables, is_done=lambda run: True):
         data.mkdir(parents=True, exist_ok=True)
         (data / "dataset.json").write_text(json.dumps({"name": phase.data_name}))
         own = folder_of(phase, folder)
-        for run in filter(is_done, started(phase, own).runs()):
+        for run in filter(is_done, as_known(phase, own).runs()):
             finish(run, own, right_of(run, tables))
     return folder

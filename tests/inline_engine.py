@@ -1,9 +1,9 @@
 """An engine that does runs in this process, which takes less time than to start processes."""
 
 from convnext_ablation.study.engine import drive, how_it_ended
-from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.run import main
 from convnext_ablation.study.status import StudyProgress
+from convnext_ablation.study.store import read_phases
 
 
 class Inline:

@@ -20,9 +20,8 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import below
 from convnext_ablation.hub.verify import claim_of
 from convnext_ablation.study.experiment_file import _checked_name
-from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.report.evidence import Evidence
-from convnext_ablation.study.store import read_study, save_study
+from convnext_ablation.study.store import read_phases, read_study, save_study
 from convnext_ablation.weights.download import fetch
 from convnext_ablation.weights.release import Release, read_release
 

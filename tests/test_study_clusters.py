@@ -25,11 +25,17 @@ from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.phases import read_phases, save_phases
 from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.slurm import Slurm, queue_of
 from convnext_ablation.study.status import RunState
-from convnext_ablation.study.store import finished_epochs, holder_of, read_study, save_study
+from convnext_ablation.study.store import (
+    finished_epochs,
+    holder_of,
+    read_phases,
+    read_study,
+    save_phases,
+    save_study,
+)
 
 SLURM = """
 ClusterName=loopback

@@ -26,10 +26,11 @@ from fake_study import svg_texts
 from convnext_ablation.cli import main as cli
 from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.phases import folder_of, started
 from convnext_ablation.study.report.answer import percent_points
 from convnext_ablation.study.stats.across import contrast_across
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm
+from convnext_ablation.study.store import folder_of
+from convnext_ablation.study.tuning import as_known
 
 pytestmark = pytest.mark.usefixtures("little_to_collect")
 
@@ -80,7 +81,7 @@ def kept(tables):
 def of_models(folder, phase):
     """What the models of a phase get right, (seeds, images) each."""
     study = experiment_of(folder.parent)[phase]
-    runs = [run for run in started(study, folder_of(study, folder)).runs() if run.point.key in MODELS]
+    runs = [run for run in as_known(study, folder_of(study, folder)).runs() if run.point.key in MODELS]
     return {
         key: np.stack([right_of(r, TABLES) for r in runs if r.point.key == key])
         for key in MODELS

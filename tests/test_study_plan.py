@@ -125,9 +125,9 @@ def test_a_study_of_an_earlier_version_has_one_process_a_run(tmp_path):
 
 
 def test_a_free_network_is_made_of_its_switches_and_told_by_its_key(tmp_path):
-    study = replace(STUDY, design=design_of("screening", "atto"), learning_rates={})
-    rates = {point.key: 0.001 for point in study.points}
-    runs = study.runs(rates)
+    design = design_of("screening", "atto")
+    study = replace(STUDY, design=design, learning_rates={point.key: 0.001 for point in design.points})
+    runs = study.runs()
     free = next(run for run in runs if run.point.model_kwargs)
     assert free.arguments.model == "resnet_to_convnext_atto"
     assert free.arguments.model_kwargs == free.point.model_kwargs
@@ -156,7 +156,7 @@ def test_tuning_runs_try_all_values_for_all_networks_with_one_seed_and_no_test(t
     assert {run.arguments.test_split for run in runs} == {None}
     assert runs[0].folder(tmp_path).parent.name == "tuning"
     assert study.runs() == []
-    assert [run.arguments.lr for run in study.runs({KEYS[1]: 0.2})] == [0.2, 0.2]
+    assert [run.arguments.lr for run in replace(study, learning_rates={KEYS[1]: 0.2}).runs()] == [0.2, 0.2]
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,7 @@ def test_what_is_read_back_makes_the_same_runs(tmp_path, study):
     folder = tmp_path / "study"
     assert save_study(folder, study).seeds == [0, 1]
     again = read_study(folder)
-    rates = {point.key: 0.001 for point in study.points} if study.tuning else None
-    assert [run.identity for run in again.runs(rates)] == [run.identity for run in study.runs(rates)]
-    assert [run.identity for run in again.tuning_runs()] == [run.identity for run in study.tuning_runs()]
+    assert [run.identity for run in again.all_runs()] == [run.identity for run in study.all_runs()]
     assert again.command == study.command
     assert again.design.contrasts == study.design.contrasts
     assert {path.name for path in folder.iterdir()} == {"study.json"}

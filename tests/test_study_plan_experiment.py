@@ -16,9 +16,9 @@ from convnext_ablation.data.prepare import DATASETS, as_published
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import setup
 from convnext_ablation.study.forecast import PlannedPhase, differences, disk_needed, read_scatter, reckoned
-from convnext_ablation.study.phases import save_phases
 from convnext_ablation.study.stats.power import Asked, PlannedSet
 from convnext_ablation.study.stats.variance import assumed_scatter, measured_scatter, scatter_of_single_runs
+from convnext_ablation.study.store import save_phases
 from convnext_ablation.training.checkpoints import save_checkpoint
 
 EXPERIMENT = """
@@ -108,7 +108,7 @@ def test_the_miniature_trains_on_no_more_images_than_its_twelve_minutes_allow(mo
     phases = setup.plan_phases(cli._parser(call).parse_args(call))
     trained = {}  # images, of 64 px as four of 32
     for study, data in phases:
-        runs = study.planned_runs(study.learning_rates)
+        runs = study.all_runs()
         side = runs[0].arguments.input_size[-1]
         trained[study.phase] = len(runs) * study.epochs * data.counts["train"] * (side // 32) ** 2
     assert len(trained) == 4

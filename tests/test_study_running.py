@@ -41,7 +41,7 @@ from convnext_ablation.study.store import (
     read_study,
     save_study,
 )
-from convnext_ablation.study.tuning import chosen_rates, parse_tuning, tuning_notes, write_tuning
+from convnext_ablation.study.tuning import as_known, parse_tuning, tuning_notes, write_tuning
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.history import BEST, LAST, read_summary
 from convnext_ablation.training.loop import StoppedError, Trainer
@@ -445,7 +445,7 @@ def test_weights_of_another_epoch_than_the_best_are_not_tested(study, tmp_path, 
 def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_path):
     tuned = replace(study, learning_rates={}, tuning=parse_tuning("lr=1e30,0.002,0.0001"))
     set_up(tuned, tmp_path)
-    assert chosen_rates(tuned, tmp_path) == {}
+    assert as_known(tuned, tmp_path).runs() == []
     assert len(do_all(tmp_path)) == 4
     write_tuning(tuned, tmp_path)
     with open(tmp_path / "tuning.csv", newline="") as file:
@@ -454,7 +454,7 @@ def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_p
     assert rows[2]["val_top1_percent"] == "", "it diverged"
     best = max(rows[:2], key=lambda row: (float(row["val_top1_percent"]), -float(row["val_loss"])))
     assert [row["lr"] for row in rows if row["chosen"] == "1"] == [best["lr"]]
-    (chosen,) = tuned.runs(chosen_rates(tuned, tmp_path))
+    (chosen,) = as_known(tuned, tmp_path).runs()
     assert chosen.arguments.lr == float(best["lr"])
     assert (chosen.folder(tmp_path) / "predictions.npz").is_file()
     assert not list(tmp_path.glob("tuning/*/predictions.npz"))
@@ -471,7 +471,7 @@ def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, wa
         # of equal accuracies the one with the lower loss
         result = {"val_top1_percent": 90.0, "val_loss": 1.0 if each.arguments.lr == best else 1.1}
         (each.folder(tmp_path) / "result.json").write_text(json.dumps(result))
-    assert chosen_rates(tuned, tmp_path) == {"kernel_5_atto": best}
+    assert as_known(tuned, tmp_path).learning_rates == {"kernel_5_atto": best}
     notes = tuning_notes(tuned, tmp_path)
     assert ("WARNING" in notes[-1]) == warned
     assert ("for 1 of 1 network (tuning.csv says which)" in notes[-1]) == warned

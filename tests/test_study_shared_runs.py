@@ -13,7 +13,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.results import seen_as
 from convnext_ablation.study.store import save_study
-from convnext_ablation.study.tuning import chosen_rates
+from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.predictions import Predictions
 
 UNION = """
@@ -143,11 +143,11 @@ def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
             json.dumps({"val_top1_percent": 50.0 + 10 * (run.arguments.lr == best), "val_loss": 1.0})
         )
     with pytest.raises(UserError, match=r"not finished: model_i_atto-seed0-\w+, .*both_atto-seed1-\w+$"):
-        seen_as(tuned, tmp_path, "factorial", GROUPS)
-    for run in tuned.runs(chosen_rates(tuned, tmp_path)):
+        seen_as(as_known(tuned, tmp_path), tmp_path, "factorial", GROUPS)
+    for run in as_known(tuned, tmp_path).runs():
         finish(run, tmp_path)
-    part = seen_as(tuned, tmp_path, "factorial", GROUPS)
-    assert [run.arguments.lr for run in part.runs(chosen_rates(part, tmp_path))] == [0.1, 0.1, 0.1, 0.2] * 2
+    part = seen_as(as_known(tuned, tmp_path), tmp_path, "factorial", GROUPS)
+    assert [run.arguments.lr for run in part.runs()] == [0.1, 0.1, 0.1, 0.2] * 2
     assert cli.main(["study", "report", str(tmp_path), "--design=stages"]) == 0
     tried = read_csv(tmp_path / "report-stages" / "tuning.csv")
     assert [row["network"] for row in tried[::2]] == [point.key for point in union.points[:5]]

@@ -14,7 +14,16 @@ from test_study_plan import STUDY
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli.study_status import report
 from convnext_ablation.study.status import StudyProgress, Survey, seconds_left
-from convnext_ablation.study.store import LOCK, Holder, held, load_result, note_failure, save_study
+from convnext_ablation.study.store import (
+    LOCK,
+    Holder,
+    held,
+    load_result,
+    note_failure,
+    save_phases,
+    save_study,
+)
+from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.history import Epoch, write_summary
 
 SMALL = replace(STUDY, recipe={**STUDY.recipe, "epochs": 10})  # five networks, two seeds
@@ -158,6 +167,21 @@ def test_networks_that_wait_for_their_learning_rate_are_waiting(tmp_path):
     chosen = [state.run.arguments.lr for state in look(tmp_path, study) if state.run and not state.run.tuning]
     assert chosen == [0.002, 0.002]
     assert "2 learning rates" in report([study], look(tmp_path, study), tmp_path, 100)
+
+
+def test_learning_rates_of_a_phase_are_those_chosen_for_the_weights_that_it_starts_from(tmp_path):
+    first = replace(SMALL, phase="first", seeds=[0])
+    second = replace(SMALL, phase="second", start=first, learning_rates={}, tuning=(0.001, 0.002))
+    first, second = save_phases(tmp_path, [first, second])
+    for run in first.runs():
+        finish(run, tmp_path / "first")
+    for run in as_known(second, tmp_path / "second").tuning_runs():
+        finish(run, tmp_path / "second", top1=100 * run.arguments.lr)
+    states = Survey([first, second], tmp_path).look()
+    assert {state.run.arguments.lr for state in states if state.phase == "second" and not state.tuning} == {
+        0.002
+    }
+    assert len({run.weights for run in as_known(second, tmp_path / "second").runs()}) == 5
 
 
 @pytest.mark.parametrize(("running", "seconds"), [(1, 360), (2, 180), (8, 80)])

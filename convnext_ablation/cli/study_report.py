@@ -22,7 +22,6 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.phases import folder_of, read_phases, started
 from convnext_ablation.study.report.across import SetResults
 from convnext_ablation.study.report.charts import draw_across, write_chart, write_charts
 from convnext_ablation.study.report.contents import Contents
@@ -43,7 +42,8 @@ from convnext_ablation.study.results import (
     read_results,
     seen_as,
 )
-from convnext_ablation.study.tuning import write_tuning
+from convnext_ablation.study.store import folder_of, read_phases
+from convnext_ablation.study.tuning import as_known, write_tuning
 from convnext_ablation.training.predictions import excluded_ids
 
 REPORT = "report"
@@ -148,7 +148,7 @@ def _seen(study: Study, folder: Path, asked: Asked) -> tuple[Study, str]:
     """The part of a study that is asked for, and where its runs come from."""
     if not asked.design:
         return study, ""
-    part = seen_as(started(study, folder), folder, asked.design, asked.groups)
+    part = seen_as(as_known(study, folder), folder, asked.design, asked.groups)
     command = shlex.join(["convnext-ablation", *sys.argv[1:]])
     return replace(part, command=f"{study.command}\n{command}"), origin_of(part, study, folder)
 

@@ -14,14 +14,13 @@ from convnext_ablation.console import counted, duration
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import Engine, Local, drive
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.phases import folder_of, save_phases
 from convnext_ablation.study.pretrained import fetch_published
 from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.setup import local_places, plan_phases
 from convnext_ablation.study.slurm import Slurm
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
-from convnext_ablation.study.store import FAILURE, HeldError, held
-from convnext_ablation.study.tuning import TUNING_FILE, write_tuning
+from convnext_ablation.study.store import FAILURE, HeldError, folder_of, held, save_phases
+from convnext_ablation.study.tuning import TUNING_FILE, as_known, write_tuning
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> None:
             for phase in phases:
                 folder = folder_of(phase, args.output)
                 if phase.tuning:
-                    write_tuning(phase, folder)
+                    write_tuning(as_known(phase, folder), folder)
                     print(f"learning rates: {folder / TUNING_FILE}")
             _check_all_done(states)
             report(phases, args.output, asked)

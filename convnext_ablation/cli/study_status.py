@@ -11,10 +11,9 @@ from pathlib import Path
 
 from convnext_ablation.console import counted, duration, table
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.phases import read_phases
 from convnext_ablation.study.slurm import queue_of
 from convnext_ablation.study.status import RunState, Survey, seconds_left, totals
-from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of
+from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of, read_phases
 
 SOME_FAILED, WORK_LEFT = 1, 3
 _EXIT_CODES = "exit code: 0 if all runs are done, 1 if some have failed, 3 if work is left, 2 for an error"

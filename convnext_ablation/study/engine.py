@@ -23,9 +23,8 @@ from typing import Any, Protocol
 from convnext_ablation import machine
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.phases import folder_of
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, look_at
-from convnext_ablation.study.store import LOGS, note_failure, remove_what_resumes
+from convnext_ablation.study.store import LOGS, folder_of, note_failure, remove_what_resumes
 
 RUN = "convnext_ablation.study.run"
 _LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0

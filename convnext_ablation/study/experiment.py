@@ -178,7 +178,7 @@ class Study:
         data_fingerprint: SHA-256 that stands for the data set's contents.
         recipe_name: Name or file of the recipe.
         recipe: The arguments that the recipe sets.
-        learning_rates: One for each network, by its key; none where they are chosen on the validation split.
+        learning_rates: By network's key; of those that are chosen on the validation split, what is by now.
         precision: ``float32``, or ``bfloat16`` or ``float16`` (autocast, or the recipe's `model_dtype`).
         threads: Threads of one operation.
         tuning: Learning rates that are tried for each network.
@@ -246,7 +246,7 @@ class Study:
     @property
     def epochs(self) -> int:
         """Epochs of a run, of the longest where networks have recipes of their own."""
-        return max(self._run(point, 1e-3, 0, None).arguments.epochs_in_all for point in self.points)
+        return max(run.arguments.epochs_in_all for run in self.one_run_each())
 
     def tested_runs(self, point: Point) -> int:
         """Runs of a network that are tested: one of each seed from each of its pre-trainings."""
@@ -270,23 +270,11 @@ class Study:
 
     def one_run_each(self) -> list[Run]:
         """A run of each network, at any learning rate where it is yet to be chosen."""
-        rates = self.learning_rates or {point.key: self.tuning[0] for point in self.points}
-        return self.planned_runs(rates)[: len(self.points)]
+        return self._at_any_rate()[: len(self.points)]
 
-    def runs(self, learning_rates: Mapping[str, float] | None = None) -> list[Run]:
-        """All runs whose learning rate is given or known, and whose weights to start from are there."""
-        rates = self.learning_rates if learning_rates is None else learning_rates
-        return [run for run in self.planned_runs(rates) if not run.after]
-
-    def planned_runs(self, learning_rates: Mapping[str, float]) -> list[Run]:
-        """The runs of networks with these learning rates, one seed of every network before the next seed."""
-        return [
-            self._run(point, learning_rates[point.key], seed, self.starts_of(point)[place])
-            for seed in self.seeds
-            for place in range(len(self.starts))
-            for point in self.points
-            if point.key in learning_rates and place < len(self.starts_of(point))
-        ]
+    def runs(self) -> list[Run]:
+        """All runs whose learning rate is known, and whose weights to start from are there."""
+        return [run for run in self._planned() if self.is_known(run)]
 
     def tuning_runs(self) -> list[Run]:
         """The runs that learning rates are chosen by: all values for all networks, with one seed."""
@@ -296,9 +284,27 @@ class Study:
             for rate in self.tuning
         ]
 
-    def all_runs(self, learning_rates: Mapping[str, float]) -> list[Run]:
-        """The tuning runs, and those whose learning rate is known, but for those without weights yet."""
-        return [run for run in self.tuning_runs() if not run.after] + self.runs(learning_rates)
+    def all_runs(self) -> list[Run]:
+        """The tuning runs and all others, those too that are not known yet (`is_known`)."""
+        return self.tuning_runs() + self._at_any_rate()
+
+    def is_known(self, run: Run) -> bool:
+        """Whether its learning rate and weights are known, and so its identity."""
+        return not run.after and (run.tuning or run.point.key in self.learning_rates)
+
+    def _at_any_rate(self) -> list[Run]:
+        any_rate = {point.key: rate for point in self.points for rate in self.tuning[:1]}
+        return replace(self, learning_rates={**any_rate, **self.learning_rates})._planned()
+
+    def _planned(self) -> list[Run]:
+        """The runs of networks with a learning rate, one seed of every network before the next seed."""
+        return [
+            self._run(point, self.learning_rates[point.key], seed, self.starts_of(point)[place])
+            for seed in self.seeds
+            for place in range(len(self.starts))
+            for point in self.points
+            if point.key in self.learning_rates and place < len(self.starts_of(point))
+        ]
 
     def _run(self, point: Point, rate: float, seed: int, start: int | None, tuning: bool = False) -> Run:
         mine = [each for each in self.weights if (each.network, each.pretraining_seed) == (point.key, start)]
@@ -342,25 +348,3 @@ class Study:
         if self.start is None or seed is None or point.key not in {each.key for each in self.start.points}:
             return ""
         return self.start._run(point, 1.0, seed, self.start.starts[0]).task
-
-    def description(self) -> dict[str, Any]:
-        """What must be the same for two calls to work on one study; seeds may be added."""
-        return {
-            "design": self.design.name,
-            "networks": [asdict(point) for point in self.points],
-            "questions": [asdict(contrast) for contrast in self.design.contrasts],
-            "notes": list(self.design.notes),
-            "data set": self.data_name,
-            "data fingerprint": self.data_fingerprint,
-            "recipe": dict(self.recipe),
-            "recipes of networks": {key: dict(recipe) for key, recipe in self.own_recipes.items()},
-            "learning rates": dict(self.learning_rates),
-            "tuned learning rates": list(self.tuning),
-            "start": self.start.phase if self.start else "weights" if self.weights else "recipe",
-            "training script": asdict(self.script) | {"path": None} if self.script else None,
-            "precision": self.precision,
-            "device": self.device,
-            "threads": self.threads,
-            "processes": self.processes,
-            "test split": self.test_split,
-        }

@@ -26,7 +26,7 @@ def check_networks(study: Study, classes: int) -> None:
     """
     runs = study.one_run_each()
     shapes = {run.point.key: _shapes(run) for run in runs}
-    files = {run.arguments.pretrained_path: run for run in study.runs(dict.fromkeys(shapes, 1.0))}
+    files = {run.arguments.pretrained_path: run for run in study.all_runs()}
     for path, run in files.items():
         if path:
             try:

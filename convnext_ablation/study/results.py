@@ -19,12 +19,11 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.phases import started
 from convnext_ablation.study.pretrained import mixed_origins
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import StudyFacts
 from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
-from convnext_ablation.study.tuning import chosen_rates, tuning_notes
+from convnext_ablation.study.tuning import as_known, tuning_notes
 from convnext_ablation.training.predictions import Predictions
 
 
@@ -119,10 +118,10 @@ class StudyResults:
 
 def read_results(study: Study, folder: Path) -> StudyResults:
     """Reads all finished runs; refuses runs that were tested on different images."""
-    planned = started(study, folder).runs(chosen_rates(study, folder))
+    study = as_known(study, folder)
     runs: list[FinishedRun] = []
     first: Predictions | None = None
-    for run in planned:
+    for run in study.runs():
         if not is_done(run, folder):
             continue
         where = run.folder(folder)
@@ -150,7 +149,7 @@ def _values(texts: Iterable[str]) -> list[str]:
 def seen_as(
     study: Study, folder: Path, name_or_file: str, groups: Mapping[str, Sequence[str]] | None = None
 ) -> Study:
-    """Returns the part of a study that is of another design, with that design's questions.
+    """Returns the part of a study, `as_known`, that is of another design, with that design's questions.
 
     Networks keep the names that they have in the study, as their runs' folders bear these; what they are
     called for people is the design's. All runs that it needs must be finished.
@@ -174,9 +173,8 @@ def seen_as(
         design=replace(wanted, points=points, contrasts=contrasts),
         weights=tuple(each for each in study.weights if each.network in names.values()),
     )
-    rates = chosen_rates(part, folder)
-    left = [f"all of {point.key}" for point in points if point.key not in rates]
-    left += [run.name for run in part.runs(rates) if not is_done(run, folder)]
+    left = [f"all of {point.key}" for point in points if point.key not in part.learning_rates]
+    left += [run.name for run in part.runs() if not is_done(run, folder)]
     if left:
         raise UserError(
             f"{folder}: the design {wanted.name} needs runs that are not finished: {', '.join(left)}"

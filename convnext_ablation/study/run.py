@@ -30,7 +30,6 @@ from convnext_ablation.machine import device_name
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.study.experiment import Run, splits_of
 from convnext_ablation.study.external import train_elsewhere
-from convnext_ablation.study.phases import started
 from convnext_ablation.study.pretrained import weights_hash
 from convnext_ablation.study.store import (
     LOCK,
@@ -43,7 +42,7 @@ from convnext_ablation.study.store import (
     read_study,
     remove_what_resumes,
 )
-from convnext_ablation.study.tuning import chosen_rates
+from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.checkpoints import copy_whole, load_checkpoint, without_optimizer
 from convnext_ablation.training.distributed import StopRequest, prepare_torch
 from convnext_ablation.training.evaluation import EvaluationStoppedError
@@ -103,8 +102,8 @@ def _do(asked: Path) -> tuple[int, bool]:
 
 
 def _find(folder: Path) -> Run:
-    study = started(read_study(folder.parents[1]), folder.parents[1])
-    for run in study.all_runs(chosen_rates(study, folder.parents[1])):
+    study = as_known(read_study(folder.parents[1]), folder.parents[1])
+    for run in filter(study.is_known, study.all_runs()):
         if folder.name in (run.task, run.name):
             return run
     raise UserError(f"{folder}: no run of the study, or what it needs of other runs is not there yet")

@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from convnext_ablation.console import Progress, counted, duration
 from convnext_ablation.study.experiment import Run, Study
-from convnext_ablation.study.phases import folder_of, with_weights
 from convnext_ablation.study.store import (
     FAILURE,
     LOCK,
@@ -21,11 +20,12 @@ from convnext_ablation.study.store import (
     Failure,
     Holder,
     finished_epochs,
+    folder_of,
     holder_of,
     load_result,
     read_failure,
 )
-from convnext_ablation.study.tuning import chosen_rates
+from convnext_ablation.study.tuning import with_chosen_rates, with_weights
 from convnext_ablation.training.history import SUMMARY
 
 _MOST_NAMED = 8  # running runs that a line names
@@ -106,42 +106,30 @@ class _Phase:
     def __init__(self, study: Study, folder: Path) -> None:
         self.study, self.folder = study, folder
         self._known: dict[str, RunState] = {}
-        self._rates: dict[str, float] | None = None
-        self._planned: list[Run] = []
-        self._pending: list[Run] = []
+        self._runs: list[Run] = []
 
     def look(self, earlier: Mapping[str, RunState]) -> list[RunState]:
         """Returns the state of every run; `earlier` are those of the phases before, by task."""
-        study, rates = self._started(earlier), chosen_rates(self.study, self.folder)
-        if self._rates != rates or self.study is not study:
-            self.study, self._rates = study, rates
-            self._planned = study.all_runs(rates)
-            any_rates = {point.key: study.tuning[0] for point in study.points if study.tuning} | rates
-            self._pending = [run for run in study.tuning_runs() if run.after] + [
-                run for run in study.planned_runs(any_rates) if run.after or run.point.key not in rates
-            ]
+        study = self.study
+        if study.start is not None:
+            before = [state for state in earlier.values() if state.phase == study.start.phase]
+            done = [each.run for each in before if each.status == "done" and each.run and not each.tuning]
+            study = with_weights(study, done, self.folder.parent / study.start.phase)
+        study = with_chosen_rates(study, self.folder)
+        if study != self.study or not self._runs:
+            self.study, self._runs = study, study.all_runs()
         begun: set[str] = set()
         for part in ("tuning", "runs"):
             with suppress(FileNotFoundError):
                 begun.update(os.listdir(self.folder / part))
-        states = [self._state(run, run.name in begun) for run in self._planned]
-        for run in self._pending:
-            tuning = [] if run.tuning else [state for state in states if state.is_open and state.tuning]
-            states.append(self._waiting(run, tuning, earlier))
+        states: list[RunState] = []
+        for run in self._runs:
+            if study.is_known(run):
+                states.append(self._state(run, run.name in begun))
+            else:
+                tuning = [] if run.tuning else [each for each in states if each.is_open and each.tuning]
+                states.append(self._waiting(run, tuning, earlier))
         return states
-
-    def _started(self, earlier: Mapping[str, RunState]) -> Study:
-        start = self.study.start
-        if start is None:
-            return self.study
-        done = [
-            state.run
-            for state in earlier.values()
-            if state.phase == start.phase and state.status == "done" and state.run and not state.tuning
-        ]
-        if len(done) == len(self.study.weights):
-            return self.study
-        return with_weights(self.study, done, self.folder.parent / start.phase)
 
     def _waiting(self, run: Run, tuning: Sequence[RunState], earlier: Mapping[str, RunState]) -> RunState:
         after = [state.task for state in tuning if state.network == run.point.key]

@@ -1,4 +1,4 @@
-"""A study's folder: `study.json`, the files of each run that say how far it is, and who works there."""
+"""The folder of a study or an experiment: what it is of, how far each run is, and who works there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,14 +22,25 @@ from convnext_ablation.study.designs.contrasts import Contrast, Design, Point
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, Run, Script, Study, Weights
 from convnext_ablation.training.history import LAST, SUMMARY
 
-STUDY_FILE = "study.json"
+STUDY_FILE, EXPERIMENT_FILE = "study.json", "experiment.json"
 FORMAT = 2  # 1 held what must not change, and not what the runs are made from
 RESULT, PREDICTIONS, FAILURE = "result.json", "predictions.npz", "failure.txt"
 LOCK = ".lock"
 LOGS = "logs"  # folder of what each run printed
 _WITHOUT_UNIT = {"val_top1", "test_top1", "test_top5", "top1", "top5"}  # names in results of earlier versions
 _ONLY_WHILE_OPEN = (LAST, FAILURE, LOCK)
-# of what an earlier version did not say in `study.json`
+# what `study.json` calls the parts of a study that must stay the same, and those that may change
+_FIXED = {
+    "data set": "data_name", "data fingerprint": "data_fingerprint", "recipe": "recipe",
+    "recipes of networks": "own_recipes", "learning rates": "learning_rates",
+    "tuned learning rates": "tuning", "precision": "precision", "device": "device", "threads": "threads",
+    "processes": "processes", "test split": "test_split",
+}  # fmt: skip
+_MAY_CHANGE = {
+    "seeds": "seeds", "published weights": "published", "data folder": "data_dir",
+    "recipe name": "recipe_name", "command": "command", "workers": "workers", "phase": "phase",
+}  # fmt: skip
+# of what an earlier version did not say there
 _NOT_SAID: Mapping[str, Any] = {"processes": 1, "test split": TEST_SPLIT, "recipes of networks": {}}
 # how often a run may fail before `--retry-failed`, with no epoch finished in between
 MOST_FAILURES, MOST_DEATHS = 2, 3
@@ -101,6 +112,54 @@ def _read_holder(folder: Path) -> Holder:
     return Holder("another process", time.time())
 
 
+def folder_of(phase: Study, folder: Path) -> Path:
+    """Where a phase's files go: a folder of its own, unless `folder` itself is that of the study."""
+    return folder if (folder / STUDY_FILE).is_file() else folder / phase.phase
+
+
+def save_phases(folder: Path, phases: Sequence[Study]) -> list[Study]:
+    """Writes what an experiment's folder holds, or adds new seeds to what is there; returns what it holds.
+
+    Raises:
+        UserError: It holds another experiment; the message says what differs.
+    """
+    names = [phase.phase for phase in phases]
+    known = [""] if (folder / STUDY_FILE).exists() else _names(folder)
+    if known is not None and known != names:
+        held, asked = (_title(each) for each in (known, names))
+        raise UserError(f"{folder}: holds {held}, not {asked}; give another --output")
+    saved: list[Study] = []
+    for phase in phases:
+        start = next((each for each in saved if phase.start and each.phase == phase.start.phase), None)
+        saved.append(save_study(folder_of(phase, folder), replace(phase, start=start)))
+    if names != [""] and known is None:
+        write_text(folder / EXPERIMENT_FILE, json.dumps({"phases": names}) + "\n")
+    return saved
+
+
+def read_phases(folder: Path) -> list[Study]:
+    """Reads the phases of an experiment, or the one study that a folder holds."""
+    names = _names(folder)
+    return [read_study(folder / name) for name in names] if names else [read_study(folder)]
+
+
+def _title(names: Sequence[str]) -> str:
+    return f"an experiment with the phases {', '.join(names)}" if names != [""] else "a single study"
+
+
+def _names(folder: Path) -> list[str] | None:
+    path = folder / EXPERIMENT_FILE
+    if not path.is_file():
+        return None
+    if (folder / STUDY_FILE).exists():
+        raise UserError(f"{folder}: holds an experiment and a study; move one of them away")
+    try:
+        names = json.loads(path.read_text(encoding="utf-8"))["phases"]
+        return [check_name(str(name), str(path)) for name in names]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); give another --output") from error
+
+
 def save_study(folder: Path, study: Study) -> Study:
     """Writes a folder's `study.json`, or adds new seeds to the one that is there; returns what it holds.
 
@@ -157,7 +216,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
     old = {**_NOT_SAID, **saved["study"]}
-    for key, value in _plain(study.description()).items():
+    for key, value in _content(study)["study"].items():
         if old.get(key) == value or key == "notes":  # which explain the design, and change no run
             continue
         done = counted(len([*folder.glob("runs/*/result.json")]), "finished run")
@@ -201,68 +260,45 @@ def _with_seeds(folder: Path, saved: Study, study: Study) -> Study:
 
 
 def _content(study: Study) -> dict[str, Any]:
-    """What `study.json` holds, as it is read back."""
-    return _plain(
-        {
-            "format": FORMAT,
-            "study": study.description(),
-            "seeds": list(study.seeds),
-            "weights": [asdict(each) for each in study.weights],
-            "published weights": dict(study.published),
-            "data folder": study.data_dir,
-            "recipe name": study.recipe_name,
-            "script path": study.script.path if study.script else "",
-            "tuning seed": TUNING_SEED,
-            "command": study.command,
-            "workers": study.workers,
-            "phase": study.phase,
-            "starts from phase": study.start.phase if study.start else "",
-        }
-    )
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Through JSON, so that two sides that are compared hold lists and not tuples."""
-    return dict(json.loads(json.dumps(value)))
+    """What `study.json` holds, as it is read back: lists, not tuples."""
+    fixed = {
+        "design": study.design.name,
+        "networks": [asdict(point) for point in study.points],
+        "questions": [asdict(contrast) for contrast in study.design.contrasts],
+        "notes": study.design.notes,
+        **{key: getattr(study, name) for key, name in _FIXED.items()},
+        "start": study.start.phase if study.start else "weights" if study.weights else "recipe",
+        "training script": asdict(study.script) | {"path": None} if study.script else None,
+    }
+    content = {
+        "format": FORMAT,
+        "study": fixed,
+        **{key: getattr(study, name) for key, name in _MAY_CHANGE.items()},
+        "weights": [asdict(each) for each in study.weights],
+        "script path": study.script.path if study.script else "",
+        "tuning seed": TUNING_SEED,
+        "starts from phase": study.start.phase if study.start else "",
+    }
+    return dict(json.loads(json.dumps(content)))
 
 
 def _study(content: Mapping[str, Any], folder: Path) -> Study:
-    fixed, start, phase = content["study"], content.get("starts from phase"), content.get("phase", "")
-    for name in filter(None, (start, phase, *(point["key"] for point in fixed["networks"]))):
+    fixed, start = {**_NOT_SAID, **content["study"]}, content.get("starts from phase")
+    for name in filter(None, (start, content.get("phase"), *(point["key"] for point in fixed["networks"]))):
         check_name(name, str(folder / STUDY_FILE))  # they are names of folders
-    design = Design(
-        name=fixed["design"],
-        points=tuple(
-            Point(**{**point, "components": point["components"] and Components(**point["components"])})
-            for point in fixed["networks"]
-        ),
-        contrasts=tuple(Contrast(**contrast) for contrast in fixed["questions"]),
-        notes=tuple(fixed["notes"]),
+    points = (
+        Point(**{**point, "components": point["components"] and Components(**point["components"])})
+        for point in fixed["networks"]
     )
+    contrasts = (Contrast(**contrast) for contrast in fixed["questions"])
     script = fixed["training script"]
     return Study(
-        design=design,
-        data_name=fixed["data set"],
-        data_dir=content["data folder"],
-        data_fingerprint=fixed["data fingerprint"],
-        recipe_name=content["recipe name"],
-        recipe=fixed["recipe"],
-        learning_rates=fixed["learning rates"],
-        seeds=content["seeds"],
-        precision=fixed["precision"],
-        device=fixed["device"],
-        threads=fixed["threads"],
-        tuning=tuple(fixed["tuned learning rates"]),
+        design=Design(fixed["design"], tuple(points), tuple(contrasts), tuple(fixed["notes"])),
         weights=tuple(Weights(**each) for each in content["weights"]),
         script=Script(**{**script, "path": content["script path"]}) if script else None,
-        command=content["command"],
-        processes=fixed.get("processes", 1),
-        workers=content.get("workers", 0),
-        test_split=fixed.get("test split", TEST_SPLIT),
-        phase=phase,
-        published=content.get("published weights", {}),
-        own_recipes=fixed.get("recipes of networks", {}),
         start=read_study(folder.parent / start) if start else None,
+        **{name: fixed[key] for key, name in _FIXED.items()},
+        **{name: content[key] for key, name in _MAY_CHANGE.items() if key in content},
     )
 
 

@@ -1,11 +1,11 @@
-"""Learning rates: from the recipe, or chosen on the validation split from values tried for all."""
+"""What a study's runs need of the recipe or of other runs: learning rates, and weights to start from."""
 
 from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Point
-from convnext_ablation.study.experiment import TUNING_SEED, Study
+from convnext_ablation.study.experiment import TUNING_SEED, Run, Study, Weights
 from convnext_ablation.study.store import RESULT, is_done, load_result
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.history import BEST
 
 TUNING_FILE = "tuning.csv"
 _RESULTS = ("val_top1_percent", "val_loss")
@@ -93,11 +94,36 @@ def choices(study: Study, folder: Path) -> list[Choice]:
     return found
 
 
-def chosen_rates(study: Study, folder: Path) -> dict[str, float]:
-    """The learning rates that are known by now, by network: the study's own, or those that were chosen."""
+def as_known(study: Study, folder: Path) -> Study:
+    """A study with what its folder tells by now: weights of finished runs, learning rates chosen."""
+    if study.start is not None:
+        before = folder.parent / study.start.phase
+        start = as_known(study.start, before)
+        study = with_weights(study, [run for run in start.runs() if is_done(run, before)], before)
+    return with_chosen_rates(study, folder)
+
+
+def with_weights(study: Study, runs: Iterable[Run], folder: Path) -> Study:
+    """A phase whose networks start from the runs of another, which are done; `folder` is the other's."""
+    weights = tuple(
+        Weights(
+            run.point.key,
+            run.arguments.seed,
+            str(run.folder(folder) / BEST),
+            run.identity,
+            f"phase {run.phase}",
+        )
+        for run in runs
+    )
+    return replace(study, weights=weights)
+
+
+def with_chosen_rates(study: Study, folder: Path) -> Study:
+    """A study with those learning rates that have been chosen by now, where they are chosen."""
     if not study.tuning:
-        return dict(study.learning_rates)
-    return {choice.network: choice.best for choice in choices(study, folder) if choice.best is not None}
+        return study
+    best = {choice.network: choice.best for choice in choices(study, folder)}
+    return replace(study, learning_rates={key: rate for key, rate in best.items() if rate is not None})
 
 
 def write_tuning(study: Study, folder: Path, output: Path | None = None) -> Path:
