@@ -15,7 +15,7 @@ from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import external, setup
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.overrides import overridden, scaled
+from convnext_ablation.study.experiment_file import overridden, scaled
 from convnext_ablation.study.setup import plan_phases
 from convnext_ablation.study.store import read_study, save_study
 from convnext_ablation.study.tuning import learning_rates

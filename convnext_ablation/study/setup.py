@@ -21,11 +21,9 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
 from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study, splits_of
-from convnext_ablation.study.experiment_file import phases_of
+from convnext_ablation.study.experiment_file import overridden, phases_of
 from convnext_ablation.study.external import find_script
-from convnext_ablation.study.fits import check_networks
-from convnext_ablation.study.overrides import overridden
-from convnext_ablation.study.pretrained import check_published, find_weights, mixed_origins
+from convnext_ablation.study.pretrained import check_networks, check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import MOST_ENLARGED, dry_run, look_at
