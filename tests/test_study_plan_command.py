@@ -36,17 +36,17 @@ def test_runs_effects_assumptions_and_notes_are_printed_and_nothing_is_written(p
     lines = out.splitlines()
     assert lines[0] == f"factorial on {lines[0].split()[2]} (21 test images): 16 networks x 4 seeds = 64 runs"
     assert max(map(len, lines[1:-3])) <= 80  # the last are commands
-    table = [line.split() for line in lines if " main effect  " in line]
+    start = next(number for number, line in enumerate(lines) if line.startswith("macro resnext  "))
+    table = [line.split() for line in lines[start : start + 4]]  # the main effects
     assert [row[0] for row in table] == ["macro", "inverted", "kernel", "micro"]
     assert len({row[-2] for row in table}) == 1
     said = " ".join(out.split())
-    assert (
-        "with 4 seeds, at an adjusted p below 0.05 (Holm, 4 effects; the other 10 are not adjusted)" in said
-    )
-    assert "Assumed: top-1 80 %, seed SD 0.3 points; 10 % of the images" in said
+    assert "at an adjusted p below 0.05 (Holm, 4 effects; the other 10 are not adjusted)" in said
+    assert re.search(r"\nshades\w* +80 +0\.3 +10 +16\n", out)
     assert "Picard, arXiv:2109.08203" in said
     assert "- Group inverted: inverted bottleneck, spatial convolution moved up." in said
     assert "Where over 1000 seeds would be needed, there are too few test images" in said
+    assert "Disk: about " in said
     assert "CPU-" not in out
     assert not list(tmp_path.iterdir())
 
@@ -81,17 +81,15 @@ def test_tuning_runs_count(plan):
 
 def test_one_seed_resolves_nothing(plan):
     _, out, _ = plan("--seeds", "0", "--no-timing")
-    sizes = re.findall(r"  difference +(\S+)", out)
-    assert sizes == ["none"] * 4
+    assert re.findall(r"  (\S+) \(", out) == ["none"] * 4
     assert "One seed supports no claim" in out
 
 
 def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan):
     _, out, _ = plan("--no-timing", "--accuracy=95", "--seed-sd=2", "--resolve=20")
-    said = " ".join(out.split())
-    assert "Assumed: top-1 95 %, seed SD 2 points; 2.5 % of the images classified otherwise by" in said
-    assert "Source: as given; the rest " in said
-    size, seeds = re.findall(r"  difference +(\S+) +(\S+)", out)[0]
+    assert re.search(r"\nshades\w* +95 +2 +2\.5 ", out)
+    assert "Source: as given; the rest " in " ".join(out.split())
+    size, seeds = re.findall(r"  (\S+) \((\S+)\)", out)[0]
     scatter = assumed_scatter(accuracy=0.95, seed_sd=0.02)
     asked = (scatter, 3, 21, [1.0, -1.0], 0.05 / 4)
     assert float(size) == pytest.approx(100 * detectable(*asked), abs=0.01)
@@ -128,9 +126,10 @@ def test_a_run_is_its_epochs_with_validation_and_the_test():
     # 12 steps of 8 images; an image evaluated takes a third of an eighth of a step, and loading
     counts = {"train": 100, "val": 20, "test": 40}
     epoch, validation, test = 12 * (0.6 + 8 * 0.01), 20 * (0.025 + 0.01), 40 * (0.025 + 0.01)
-    every, other = (TrainingArguments(batch_size=8, val_interval=interval) for interval in (1, 2))
-    assert run_seconds(every, 3, 0.6, 0.01, counts) == pytest.approx(3 * (epoch + validation) + test)
-    assert run_seconds(other, 5, 0.6, 0.01, counts) == pytest.approx(5 * epoch + 3 * validation + test)
+    for interval, epochs, validations in ((1, 3, 3), (2, 5, 3)):
+        arguments = TrainingArguments(batch_size=8, epochs=epochs, warmup_epochs=0, val_interval=interval)
+        expected = epochs * epoch + validations * validation + test
+        assert run_seconds(arguments, 0.6, 0.01, counts) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("seconds", "images"), [(64.0, 64), (0.0, 4)])

@@ -10,7 +10,7 @@ from test_study_plan import STUDY
 from test_study_power import SCATTER, latent, simulated, write_run
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli.plan_text import _bytes, _computed, _short
+from convnext_ablation.cli.study_plan import _bytes, _computed, _short
 from convnext_ablation.data.folder import SPLITS, FolderSummary
 from convnext_ablation.data.prepare import DATASETS, as_published
 from convnext_ablation.errors import UserError

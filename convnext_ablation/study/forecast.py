@@ -65,6 +65,11 @@ class PlannedPhase:
         return self.data.counts[self.study.test_split]
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Images of ``train``, ``val`` and ``test``, which is the split that accuracies are of."""
+        return {**self.data.counts, "test": self.images}
+
+    @property
     def units(self) -> int:
         """Draws that an effect is measured over: pre-trainings where there are several (see `effects`)."""
         pretrainings = len(self.study.pretraining_seeds)
@@ -196,7 +201,7 @@ def reckoned(phases: Sequence[PlannedPhase], seconds: Mapping[str, float]) -> tu
         for run in phase.study.one_run_each():
             key, arguments = run.point.key, run.arguments
             steps[key] = given * cost[key].gmacs / reference * arguments.batch_size
-            runs[key] = run_seconds(arguments, arguments.epochs_in_all, steps[key], 0.0, counts_of(phase))
+            runs[key] = run_seconds(arguments, steps[key], 0.0, phase.counts)
         timings.append(Timing(steps, runs, 0.0))
     return timings, said
 
@@ -234,27 +239,16 @@ def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
     return Disk(checkpoints, predictions, logs, at_work)
 
 
-def counts_of(phase: PlannedPhase) -> dict[str, int]:
-    """Images of ``train``, ``val`` and ``test``, which is the split that accuracies are of."""
-    return {**phase.data.counts, "test": phase.images}
-
-
-def time_networks(study: Study, counts: Mapping[str, int]) -> Timing:
-    """Times training steps of one network after another, and tells from them what a run of each takes.
-
-    Args:
-        study: Its networks, and how they are trained.
-        counts: Images of ``train``, ``val`` and ``test``.
-    """
-    arguments = {run.point.key: run.arguments for run in study.one_run_each()}
+def time_networks(phase: PlannedPhase) -> Timing:
+    """Times training steps of one network after another, and tells from them what a run of each takes."""
+    arguments = {run.point.key: run.arguments for run in phase.study.one_run_each()}
     steps, runs, before = {}, {}, torch.get_num_threads()
-    torch.set_num_threads(study.threads)
+    torch.set_num_threads(phase.study.threads)
     try:
         images, targets, loading = _load(_trainer(next(iter(arguments.values()))))
-        for key in track(arguments, "timing", len(arguments), "networks"):
-            trainer = _trainer(arguments[key])
-            steps[key] = _step_seconds(trainer, images, targets, _SECONDS / len(arguments))
-            runs[key] = run_seconds(arguments[key], arguments[key].epochs_in_all, steps[key], loading, counts)
+        for key, each in track(arguments.items(), "timing", len(arguments), "networks"):
+            steps[key] = _step_seconds(_trainer(each), images, targets, _SECONDS / len(arguments))
+            runs[key] = run_seconds(each, steps[key], loading, phase.counts)
     finally:
         torch.set_num_threads(before)
     return Timing(steps, runs, loading)
@@ -293,10 +287,10 @@ def _step(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor) -> floa
 
 
 def run_seconds(
-    arguments: TrainingArguments, epochs: int, step: float, loading: float, counts: Mapping[str, int]
+    arguments: TrainingArguments, step: float, loading: float, counts: Mapping[str, int]
 ) -> float:
     """What a run takes, from the seconds of a training step and of loading an image."""
-    steps = counts["train"] // arguments.batch_size
+    steps, epochs = counts["train"] // arguments.batch_size, arguments.epochs_in_all
     training = steps * (step + arguments.batch_size * loading)
     evaluated = step * _FORWARD / arguments.batch_size + loading  # an image
     validations = -(-epochs // arguments.val_interval)
