@@ -5,15 +5,11 @@ import json
 import shutil
 
 import pytest
-import timm
-import torch
 from inline_engine import Inline
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run as command
-from convnext_ablation.models.components import STAGES
 from convnext_ablation.study import setup
-from convnext_ablation.study.setup import plan_phases
 
 
 @pytest.fixture
@@ -130,7 +126,6 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
         (["--sbatch", "partition=gpu"], "--sbatch: is for --engine slurm"),
         (["--ray-address", "auto"], "--ray-address: is for --engine ray"),
         (["--engine=slurm", "--sbatch", "gpu"], "--engine slurm: "),
-        (["--tune", "lr=0.1"], "write lr= and two or more learning rates"),
         (["--tune", "lr=0.1,0.2", "--seeds", "1000003"], "learning rates are chosen with this seed"),
         (["--pretraining-seeds", "0"], "say where the pre-trained weights are, with --init"),
         (["--groups", "macro=wide"], "takes no groups"),
@@ -185,33 +180,3 @@ def test_bad_data_are_named_before_anything_is_trained(
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "study").exists()
-
-
-def test_mixed_origins_are_warned_of(arguments, tmp_path, capsys):
-    for number, name in enumerate(STAGES):
-        settings = {"data_dir": "in1k", "epochs": 100 + number % 2, "input_size": [3, 112, 112]}
-        weights = timm.create_model(f"{name}_atto", in_chans=1).state_dict()
-        state = {"state_dict": weights, "arch": f"{name}_atto", "args": settings}
-        torch.save(state, tmp_path / f"{name}_atto.pth")
-    arguments += ["--init", f"{tmp_path}/{{model}}.pth"]
-    assert len(plan_phases(cli._parser(arguments).parse_args(arguments))[0][0].weights) == 5
-    error = capsys.readouterr().err
-    assert error.startswith("WARNING: the networks start from weights of different origin: model_i_atto: ")
-    assert "; model_ii_atto: in1k, 112 px, 101 epochs (arguments " in error
-    assert error.count("\n") == 1
-
-
-def test_a_recipe_that_names_weights_is_refused(arguments, recipe_file, tmp_path, capsys):
-    recipe = tmp_path / "from_weights.yaml"
-    recipe.write_text(recipe_file.read_text() + "initial_checkpoint: a.pth\n")
-    assert cli.main([*arguments, f"--recipe={recipe}"]) == 2
-    assert "sets initial_checkpoint, a file for one network; name those" in capsys.readouterr().err
-
-
-def test_jobs_of_slurm_may_have_a_gpu_where_there_is_none_here(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    arguments += ["--engine", "slurm", "--device"]
-    args = cli._parser(arguments).parse_args([*arguments, "cuda"])
-    assert plan_phases(args)[0][0].device == "cuda"
-    assert cli.main([*arguments, "tpu"]) == 2
-    assert "device is 'tpu'; it takes cpu or cuda" in capsys.readouterr().err

@@ -55,23 +55,6 @@ def test_the_precision_is_the_recipes_unless_another_is_asked_for(planned, lines
 
 
 @pytest.mark.parametrize(
-    ("lines", "further", "message"),
-    [
-        ("amp: true", [], r"mine\.yaml says float16, which is for GPUs; on a CPU give --precision bfloat16"),
-        ("", ["--precision=float16"], "--precision says float16, which is for GPUs; on a CPU give"),
-        (
-            "model_dtype: bfloat16",
-            ["--precision=float32"],
-            "sets model_dtype bfloat16; leave out --precision",
-        ),
-    ],
-)
-def test_a_precision_that_does_not_fit_is_refused(planned, lines, further, message):
-    with pytest.raises(UserError, match=message):
-        planned(lines, *further)
-
-
-@pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["--set", "drop_path=0.2", "aa=rand-m9", "scale=[0.5, 1]"], {"drop_path": 0.2, "aa": "rand-m9"}),
@@ -211,9 +194,8 @@ def networks(tmp_path):
     return write
 
 
-@pytest.mark.parametrize("names", [("model_i", "model_v"), ("roadmap_00_resnet50", "model_v")])
-def test_a_fine_tuning_recipe_takes_published_weights_of_every_network(planned, networks, names):
-    study = planned(FINE_TUNING, *networks(*names))
+def test_a_fine_tuning_recipe_takes_published_weights_of_every_network(planned, networks):
+    study = planned(FINE_TUNING, *networks("roadmap_00_resnet50", "model_v"))
     assert study.is_pretrained
     assert all(run.arguments.pretrained for run in study.runs())
 
@@ -231,11 +213,18 @@ def test_weights_and_images_that_do_not_fit_a_network_are_refused(planned, netwo
         planned("input_size: [1, 4, 4]", *two)
 
 
-def test_a_fine_tuning_recipe_takes_the_weights_that_are_named(planned, tmp_path):
-    for point in design_of("stages", "atto").points:
-        state = timm.create_model(point.model, in_chans=1).state_dict()
-        torch.save({"state_dict": state, "arch": point.model}, tmp_path / f"{point.key}.pth")
-    assert planned(FINE_TUNING, f"--init={tmp_path}/{{model}}.pth").is_pretrained
+@pytest.mark.parametrize(("lines", "origins"), [("", 2), (FINE_TUNING, 1)])
+def test_weights_that_are_named_are_started_from_by_the_script_too(planned, tmp_path, capsys, lines, origins):
+    for number, point in enumerate(design_of("stages", "atto").points):
+        settings = {"data_dir": "in1k", "epochs": 100 + number % origins, "input_size": [3, 112, 112]}
+        state = {"state_dict": timm.create_model(point.model, in_chans=1).state_dict(), "arch": point.model}
+        torch.save({**state, "args": settings}, tmp_path / f"{point.key}.pth")
+    study = planned(lines, f"--init={tmp_path}/{{model}}.pth")
+    assert (study.is_pretrained, len(study.weights)) == (True, 5)
+    assert ("start from weights of different origin" in capsys.readouterr().err) == (origins == 2)
+    told = external._arguments(study.runs()[0], 3)
+    assert (told["pretrained"], told["pretrained_path"]) == (True, str(tmp_path / "model_i_atto.pth"))
+    assert external._arguments(planned("").runs()[0], 3)["pretrained"] is False
 
 
 def test_a_fine_tuning_recipe_trains_from_scratch_only_if_that_is_meant(planned, networks):
@@ -288,17 +277,20 @@ COLOUR = "input_size: [3, 32, 32]\nmean: [0.5, 0.5, 0.5]\nstd: [0.5, 0.5, 0.5]"
 @pytest.mark.parametrize(
     ("lines", "further", "message"),
     [
+        ("amp: true", [], r"mine\.yaml says float16, which is for GPUs; on a CPU give --precision bfloat16"),
+        ("", ["--precision=float16"], "--precision says float16, which is for GPUs; on a CPU give"),
         (
-            "num_classes: 200",
-            [],
-            r"has 3 classes, and the recipe .*mine.yaml is for 200; .*num_classes=3",
+            "model_dtype: bfloat16",
+            ["--precision=float32"],
+            "sets model_dtype bfloat16; leave out --precision",
         ),
+        ("num_classes: 200", [], r"has 3 classes, and the recipe .*mine.yaml is for 200; .*num_classes=3"),
         ("num_classes: 2", [], "has 3 classes, and the recipe .* is for 2; take another recipe"),
         ("input_size: [1, 48, 48]", [], r"is 32 px \(median\), and the recipe .* needs 48 px \(48 / 1\); "),
         ("", ["--set", "crop_pct=0.5"], r"needs 64 px \(32 / 0.5\); prepare larger images, take "),
     ],
 )
-def test_classes_and_sizes_that_do_not_fit_are_refused(planned, lines, further, message):
+def test_precisions_classes_and_sizes_that_do_not_fit_are_refused(planned, lines, further, message):
     with pytest.raises(UserError, match=message):
         planned(lines, *further)
 
@@ -384,14 +376,3 @@ def test_too_small_or_too_few_photographs_are_refused(planned, pictures, network
         planned(
             "", pictures(*size, number=number), *networks("model_i", "model_v"), "--recipe=photographs_224"
         )
-
-
-@pytest.mark.parametrize("lines", ["", FINE_TUNING])
-def test_timms_script_is_told_to_start_from_the_weights(planned, tmp_path, lines):
-    for point in design_of("stages", "atto").points:
-        state = timm.create_model(point.model, in_chans=1).state_dict()
-        torch.save({"state_dict": state, "arch": point.model}, tmp_path / f"{point.key}.pth")
-    run = planned(lines, f"--init={tmp_path}/{{model}}.pth").runs()[0]
-    told = external._arguments(run, 3)
-    assert (told["pretrained"], told["pretrained_path"]) == (True, str(tmp_path / "model_i_atto.pth"))
-    assert external._arguments(planned("").runs()[0], 3)["pretrained"] is False

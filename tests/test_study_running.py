@@ -19,6 +19,7 @@ import timm_repo
 import torch
 import two_processes
 from conftest import ONE_THREAD, RECIPE
+from fake_experiment import finish
 from inline_engine import Inline, do_all
 from PIL import Image
 
@@ -243,11 +244,18 @@ def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_pa
     assert sorted(ended) == [(str(number), "") for number in range(6)]
 
 
-def test_a_process_that_does_several_runs_does_each_as_one_of_its_own_would(study, tmp_path):
+@pytest.fixture(scope="module")
+def undisturbed(study, tmp_path_factory):
+    """What the study's run comes to, and that of another seed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    set_up(replace(study, seeds=[0, 1]), folder)
+    do_all(folder)
+    return outcomes(folder)
+
+
+def test_a_process_that_does_several_runs_does_each_as_one_of_its_own_would(study, undisturbed, tmp_path):
     both = replace(study, seeds=[0, 1])
-    for name in ("one", "own"):
-        set_up(both, tmp_path / name)
-    do_all(tmp_path / "own")
+    set_up(both, tmp_path / "one")
     (tmp_path / "one" / "logs").mkdir()
     local, processes, logs = Local([{"OMP_NUM_THREADS": "1"}]), set(), []
     other = tmp_path / "one" / "runs" / "other"
@@ -262,7 +270,7 @@ def test_a_process_that_does_several_runs_does_each_as_one_of_its_own_would(stud
     assert len(processes) == 1
     assert logs[:2] == ["", ""]
     assert "other: no run of the study" in logs[2]
-    assert outcomes(tmp_path / "one") == outcomes(tmp_path / "own")
+    assert outcomes(tmp_path / "one") == undisturbed
     local.cancel()
 
 
@@ -294,8 +302,8 @@ def test_a_driver_that_is_asked_to_stop_does_as_with_ctrl_c(study, tmp_path):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_run_that_is_stopped_and_resumes_ends_as_if_it_never_was(study, tmp_path):
-    run = set_up(study, tmp_path / "stopped")
+def test_a_run_that_is_stopped_and_resumes_ends_as_if_it_never_was(study, undisturbed, tmp_path):
+    run = set_up(study, tmp_path)
     calls = []
 
     def stop_in_the_second_epoch():
@@ -303,19 +311,13 @@ def test_a_run_that_is_stopped_and_resumes_ends_as_if_it_never_was(study, tmp_pa
         return len(calls) == 12
 
     with pytest.raises(StoppedError):
-        execute(run, tmp_path / "stopped", stop_in_the_second_epoch)
-    folder = run.folder(tmp_path / "stopped")
+        execute(run, tmp_path, stop_in_the_second_epoch)
+    folder = run.folder(tmp_path)
     assert not (folder / "result.json").exists()
     (folder / ".last.pth.tar.1.tmp").touch()
-    do_all(tmp_path / "stopped")
-    set_up(study, tmp_path / "undisturbed")
-    do_all(tmp_path / "undisturbed")
-    assert outcomes(tmp_path / "stopped") == outcomes(tmp_path / "undisturbed")
-    results = [
-        json.loads((run.folder(tmp_path / name) / "result.json").read_text())
-        for name in ("stopped", "undisturbed")
-    ]
-    assert [result["elapsed_epochs"] for result in results] == [1, 2]
+    do_all(tmp_path)
+    assert outcomes(tmp_path) == {run.name: undisturbed[run.name]}
+    assert json.loads((folder / "result.json").read_text())["elapsed_epochs"] == 1, "and not 2"
     assert {path.name for path in folder.iterdir()} == {
         "args.yaml", "summary.csv", "model_best.pth.tar", "predictions.npz", "result.json",
     }  # fmt: skip
@@ -325,13 +327,13 @@ def test_a_run_that_is_stopped_and_resumes_ends_as_if_it_never_was(study, tmp_pa
 def test_a_run_that_fails_twice_alike_waits_to_be_asked_and_blocks_no_other(
     study, tmp_path, monkeypatch, error
 ):
-    attempts, real = [], run.execute
+    attempts = []
 
     def fail_first_seed(run, folder, should_stop):
         attempts.append(run.arguments.seed)
         if run.arguments.seed == 0 and attempts.count(0) <= 2:
             raise error
-        real(run, folder, should_stop)
+        finish(run, folder)
 
     monkeypatch.setattr(run, "execute", fail_first_seed)
     first = set_up(replace(study, seeds=[0, 1]), tmp_path)
@@ -355,17 +357,8 @@ def test_a_run_whose_process_is_killed_each_time_has_failed_with_the_end_of_its_
     assert "step 7\nstep 7\nstep 7" in (first.folder(counting / "study") / "failure.txt").read_text()
 
 
-@pytest.mark.parametrize(
-    ("code", "told"),
-    [
-        (0, ""),
-        (3, "its process ended with code 3"),
-        (-9, "its process was killed (SIGKILL; out of memory?)"),
-        (-36, "its process was killed (signal 36; out of memory?)"),  # a real-time signal, which has no name
-    ],
-)
-def test_how_a_process_ended_is_told_from_its_exit_code(code, told):
-    assert how_it_ended(code) == told
+def test_a_signal_without_a_name_is_told_by_its_number():
+    assert how_it_ended(-36) == "its process was killed (signal 36; out of memory?)"
 
 
 def test_a_run_that_another_process_does_is_left_alone(study, tmp_path, monkeypatch, capsys):
@@ -410,8 +403,7 @@ def test_no_result_is_kept_of_images_that_have_changed_meanwhile(study, tmp_path
     with pytest.raises(UserError, match=f"not those that the study began with .*{newest}"):
         execute(second, tmp_path / "study")
     image.write_bytes(content)
-    execute(second, tmp_path / "study")
-    assert (second.folder(tmp_path / "study") / "result.json").is_file()
+    run._Data(second)  # it would raise
 
 
 def test_a_run_refuses_published_weights_that_the_study_did_not_begin_with(study, tmp_path, monkeypatch):
@@ -466,11 +458,8 @@ def test_learning_rates_are_chosen_on_validation_with_equal_budgets(study, tmp_p
 @pytest.mark.parametrize(("best", "warned"), [(0.1, True), (0.2, False), (0.4, True)])
 def test_a_best_learning_rate_at_the_edge_is_warned_of(study, tmp_path, best, warned):
     tuned = replace(study, learning_rates={}, tuning=(0.1, 0.2, 0.4))
-    for each in tuned.tuning_runs():
-        each.folder(tmp_path).mkdir(parents=True)
-        # of equal accuracies the one with the lower loss
-        result = {"val_top1_percent": 90.0, "val_loss": 1.0 if each.arguments.lr == best else 1.1}
-        (each.folder(tmp_path) / "result.json").write_text(json.dumps(result))
+    for each in tuned.tuning_runs():  # of equal accuracies the one with the lower loss
+        finish(each, tmp_path, val_loss=1.0 if each.arguments.lr == best else 1.1)
     assert as_known(tuned, tmp_path).learning_rates == {"kernel_5_atto": best}
     notes = tuning_notes(tuned, tmp_path)
     assert ("WARNING" in notes[-1]) == warned

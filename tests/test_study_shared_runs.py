@@ -1,20 +1,20 @@
 """Reports of several designs from the runs of one study."""
 
 import csv
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_experiment import finish
 from test_study_plan import STUDY
 
 from convnext_ablation.cli import main as cli
+from convnext_ablation.cli import study_report
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.results import seen_as
 from convnext_ablation.study.store import save_study
 from convnext_ablation.study.tuning import as_known
-from convnext_ablation.training.predictions import Predictions
 
 UNION = """
 networks:
@@ -43,28 +43,18 @@ def union(tmp_path_factory):
     return study_of(design_of(str(path), "atto"))
 
 
-def finish(run, folder):
-    """Makes the files of a run that predicts by what it is made from."""
-    path = run.folder(folder)
-    path.mkdir(parents=True)
-    targets = np.arange(80) % 4
-    rng = np.random.default_rng(int(run.identity[:8], 16))
-    top1 = np.where(rng.random(80) < 0.7, targets, rng.integers(4, size=80))
-    ids = np.array([f"{'abcd'[target]}/{number}.png" for number, target in enumerate(targets)])
-    Predictions(ids, targets, top1[:, None], np.ones(80, np.float32), 1.0).save(path / "predictions.npz")
-    result = {
-        "identity": run.identity, "learning_rate": run.arguments.lr, "parameters": 10, "gmacs": 0.5,
-        "train_images_per_second": 50.0, "train_seconds": 2.0, "val_top1_percent": 60.0, "host": "here",
-        "device": "cpu", "versions": {"torch": "2.9.0"},
-    }  # fmt: skip
-    (path / "result.json").write_text(json.dumps(result))
-
-
 def finished(study, folder):
+    """A study's folder, whose runs are right by what they are made from."""
     save_study(folder, study)
-    for run in study.runs():
-        finish(run, folder)
+    for run in as_known(study, folder).runs():
+        finish(run, folder, np.random.default_rng(int(run.identity[:8], 16)).random(80) < 0.7)
     return folder
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Leaves figures out of reports, which take most of their time."""
+    monkeypatch.setattr(study_report, "write_charts", lambda contents: [])
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +92,7 @@ def test_differences_name_networks_as_the_study_does(union, folder, tmp_path):
     assert contrast.weights == {"both_atto": 1.0, "model_i_atto": -1.0}
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_report_is_the_same_as_that_of_a_study_of_the_design_alone(union, folder, tmp_path, capsys):
     alone = replace(
         study_of(design_of("stages", "atto")),
@@ -119,6 +110,7 @@ def test_the_report_is_the_same_as_that_of_a_study_of_the_design_alone(union, fo
     assert all((folder / "report-stages" / run["folder"] / "result.json").is_file() for run in runs)
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_report_says_where_its_runs_come_from(folder, tmp_path, monkeypatch):
     call = ["study", "report", str(folder), "--design=factorial", "--groups", "a=wide", "b=gelu"]
     monkeypatch.setattr("sys.argv", ["convnext-ablation", *call])
@@ -137,15 +129,11 @@ def test_learning_rates_that_were_chosen_carry_over(union, tmp_path):
     tuned = replace(union, learning_rates={}, tuning=(0.1, 0.2))
     save_study(tmp_path, tuned)
     for run in tuned.tuning_runs():
-        finish(run, tmp_path)
         best = 0.2 if run.point.key == "both_atto" else 0.1
-        (run.folder(tmp_path) / "result.json").write_text(
-            json.dumps({"val_top1_percent": 50.0 + 10 * (run.arguments.lr == best), "val_loss": 1.0})
-        )
+        finish(run, tmp_path, val_top1_percent=50.0 + 10 * (run.arguments.lr == best))
     with pytest.raises(UserError, match=r"not finished: model_i_atto-seed0-\w+, .*both_atto-seed1-\w+$"):
         seen_as(as_known(tuned, tmp_path), tmp_path, "factorial", GROUPS)
-    for run in as_known(tuned, tmp_path).runs():
-        finish(run, tmp_path)
+    finished(tuned, tmp_path)
     part = seen_as(as_known(tuned, tmp_path), tmp_path, "factorial", GROUPS)
     assert [run.arguments.lr for run in part.runs()] == [0.1, 0.1, 0.1, 0.2] * 2
     assert cli.main(["study", "report", str(tmp_path), "--design=stages"]) == 0
