@@ -15,19 +15,21 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from conftest import RECIPE
 from inline_engine import do_all
+from test_study_plan import STUDY
 from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.slurm import Slurm, queue_of
-from convnext_ablation.study.status import RunState
+from convnext_ablation.study.status import Survey
 from convnext_ablation.study.store import (
     finished_epochs,
     holder_of,
@@ -258,7 +260,7 @@ def test_what_slurm_refuses_is_one_line_in_its_own_words(slurm, arguments, tmp_p
 
 def test_what_slurm_refuses_later_loses_no_run(slurm, tmp_path, capfd):
     study = SimpleNamespace(device="cpu", threads=1, processes=1)
-    runs = [RunState(str(n), "", "", "waiting", tmp_path / "runs" / str(n)) for n in range(5)]
+    runs = Survey([replace(STUDY, seeds=[0])], tmp_path).look()
     engine = Slurm(study, tmp_path, None, ["hold"])
     assert engine.submit(runs) == runs[:2], "an array of all is too large here"
     ask("scontrol", "update", "partitionname=test", "state=drain")
@@ -302,7 +304,7 @@ def test_a_ray_that_is_gone_is_one_line():
     with pytest.raises(UserError, match=r"no longer answers \(GCS is gone\); when it does, the same command"):
         engine.wait(0)
     with pytest.raises(UserError, match="no longer answers"):
-        engine.submit([RunState("new", "model_i", "0", "waiting", Path("a/runs/b"))])
+        engine.submit(Survey([STUDY], Path("a")).look())
     engine.cancel()
 
 

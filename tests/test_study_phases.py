@@ -232,14 +232,14 @@ def test_fine_tuning_waits_for_its_own_pre_training_only(command, tmp_path):
     states = {state.task: state for state in Survey(phases, tmp_path / "out").look()}
     waiting = states["fine.model_v_atto-seed1-from0"]
     assert waiting.after == ("general.model_v_atto-seed0",)
-    assert waiting.run is None
+    assert not waiting.is_known
     assert waiting.can_begin
     first = Inline()
     first.submit([states["general.model_v_atto-seed0"]])
     assert first.wait(0) == [("general.model_v_atto-seed0", "")]
     states = {state.task: state for state in Survey(phases, tmp_path / "out").look()}
-    assert states["fine.model_v_atto-seed1-from0"].run is not None
-    assert states["fine.model_v_atto-seed1-from1"].run is None
+    assert states["fine.model_v_atto-seed1-from0"].is_known
+    assert not states["fine.model_v_atto-seed1-from1"].is_known
 
 
 def test_what_starts_from_a_failed_run_is_left_and_the_others_go_on(command, tmp_path, capsys):

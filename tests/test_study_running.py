@@ -32,7 +32,7 @@ from convnext_ablation.study.engine import Local, drive, how_it_ended
 from convnext_ablation.study.experiment import Study, Weights
 from convnext_ablation.study.run import execute
 from convnext_ablation.study.setup import local_places
-from convnext_ablation.study.status import RunState, StudyProgress, look_at
+from convnext_ablation.study.status import StudyProgress, Survey, look_at
 from convnext_ablation.study.store import (
     LOCK,
     finished_epochs,
@@ -233,15 +233,16 @@ def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_pa
     )
     (tmp_path / "logs").mkdir()
     local = Local([{"CUDA_VISIBLE_DEVICES": gpu} for gpu in ("GPU-a", "MIG-b")])
-    left = [RunState(str(n), "model_i", str(n), "waiting", tmp_path / "runs" / str(n)) for n in range(6)]
+    left = Survey([replace(study, seeds=list(range(6)))], tmp_path).look()
+    tasks = [state.task for state in left]
     ended = []
     while len(ended) < 6:
         left = left[len(local.submit(left)) :]
         ended += local.wait(5)
-    assert sorted((tmp_path / "logs").glob("*.log")) == [tmp_path / "logs" / f"{n}.log" for n in range(6)]
+    assert sorted((tmp_path / "logs").glob("*.log")) == [tmp_path / "logs" / f"{task}.log" for task in tasks]
     logs = [path.read_text().strip() for path in (tmp_path / "logs").iterdir()]
     assert sorted(set(logs)) == ["GPU-a", "MIG-b"]
-    assert sorted(ended) == [(str(number), "") for number in range(6)]
+    assert sorted(ended) == [(task, "") for task in tasks]
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +261,7 @@ def test_a_process_that_does_several_runs_does_each_as_one_of_its_own_would(stud
     local, processes, logs = Local([{"OMP_NUM_THREADS": "1"}]), set(), []
     other = tmp_path / "one" / "runs" / "other"
     states = [look_at(run, run.folder(tmp_path / "one")) for run in both.runs()]
-    for state in [*states, replace(states[0], task="other", run=None, folder=other)]:
+    for state in [*states, replace(states[0], folder=other)]:
         (begun,) = local.submit([state])
         ((task, ending),) = wait_for(lambda: local.wait(5))
         assert task == begun.task

@@ -157,7 +157,8 @@ def test_networks_that_wait_for_their_learning_rate_are_waiting(tmp_path):
     assert len({state.task for state in states}) == 20
     for run in study.tuning_runs()[:2]:
         finish(run, tmp_path, top1=100 * run.arguments.lr)
-    chosen = [state.run.arguments.lr for state in look(tmp_path, study) if state.run and not state.run.tuning]
+    known = [state.run for state in look(tmp_path, study) if state.is_known]
+    chosen = [run.arguments.lr for run in known if not run.tuning]
     assert chosen == [0.002, 0.002]
     assert "2 learning rates" in report([study], look(tmp_path, study), tmp_path, 100)
 
@@ -170,10 +171,8 @@ def test_learning_rates_of_a_phase_are_those_chosen_for_the_weights_that_it_star
         finish(run, tmp_path / "first")
     for run in as_known(second, tmp_path / "second").tuning_runs():
         finish(run, tmp_path / "second", top1=100 * run.arguments.lr)
-    states = Survey([first, second], tmp_path).look()
-    assert {state.run.arguments.lr for state in states if state.phase == "second" and not state.tuning} == {
-        0.002
-    }
+    runs = [state.run for state in Survey([first, second], tmp_path).look()]
+    assert {run.arguments.lr for run in runs if run.phase == "second" and not run.tuning} == {0.002}
     assert len({run.weights for run in as_known(second, tmp_path / "second").runs()}) == 5
 
 

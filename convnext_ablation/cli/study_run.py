@@ -132,7 +132,7 @@ def _check_all_done(states: Sequence[RunState]) -> None:
             f"{len(failed)} of {counted(len(states), 'run')} failed ({reasons}); mend the cause, and run the "
             "same command with --retry-failed"
         )
-    left = sorted({state.network for state in states if state.status != "done"})
+    left = sorted({state.run.point.key for state in states if state.status != "done"})
     if left:
         raise UserError(
             f"no learning rate of those tried trains {', '.join(left)}: the loss diverged; give lower ones "

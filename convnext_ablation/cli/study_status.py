@@ -44,16 +44,12 @@ def run(args: argparse.Namespace) -> None:
 def report(phases: Sequence[Study], states: Sequence[RunState], folder: Path, width: int) -> str:
     """What the command prints on a terminal of so many columns."""
     now = time.time()
-    seeds = [_by_seed(phase, [s for s in states if s.phase == phase.phase], width) for phase in phases]
+    seeds = [_by_seed(phase, [s for s in states if s.run.phase == phase.phase], width) for phase in phases]
     parts = [_heading(phases, states, folder, now), *filter(None, seeds)]
     running = [_running_line(state, state.holder, now) for state in states if state.holder]
     if running:
         parts.append("\n".join(["running:", *running]))
-    failed = [
-        _failed_line(state.title, state.failure, state.folder)
-        for state in states
-        if state.failure and state.run
-    ]
+    failed = [_failed_line(each.title, each.failure, each.folder) for each in states if each.failure]
     if failed:
         parts.append("\n".join(["failed:", *failed]))
     return "\n\n".join(parts)
@@ -63,7 +59,7 @@ def _heading(phases: Sequence[Study], states: Sequence[RunState], folder: Path, 
     counts = totals(states)
     lines = [f"{folder}: {_title(phases[0])}"] if len(phases) == 1 else [f"{folder}:"]
     if len(phases) > 1:
-        lines += [_phase_line(phase, [s for s in states if s.phase == phase.phase]) for phase in phases]
+        lines += [_phase_line(phase, [s for s in states if s.run.phase == phase.phase]) for phase in phases]
     lines.append(
         f"{counted(len(states), 'run')}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
     )
@@ -95,9 +91,9 @@ def _time_to_go(states: Sequence[RunState], running: int) -> str:
 
 def _by_seed(study: Study, states: Sequence[RunState], width: int) -> str:
     """Networks x seeds with the top-1 on validation of what is done; nothing if it doesn't fit."""
-    states = [state for state in states if not state.tuning]
+    states = [state for state in states if not state.run.tuning]
     columns = list(dict.fromkeys(state.seed for state in states))
-    cells = {(state.network, state.seed): _cell(state) for state in states}
+    cells = {(state.run.point.key, state.seed): _cell(state) for state in states}
     rows = [[point.label, *(cells.get((point.key, seed), "") for seed in columns)] for point in study.points]
     of = f"{study.phase}, " if study.phase else ""
     text = table([f"{of}val top-1 %, by seed", *columns], rows)

@@ -192,7 +192,7 @@ def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: Study
 
 def _note_end(before: RunState, ending: str) -> None:
     """Notes a failure that the run could not note itself."""
-    if before.run is None:
+    if not before.is_known:
         return
     after = look_at(before.run, before.folder)
     if after.is_open and after.failure == before.failure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -37,38 +37,48 @@ class RunState:
     """Where a run is.
 
     Attributes:
-        task: What tells it from the experiment's other runs.
-        seed: Its seed; of a tuning run, the learning rate.
         folder: Its folder; while its learning rate or weights are not known, its name lacks the identity.
-        due: Epochs that it has in all.
+        is_known: Whether these are known.
         after: Tasks that are left of those that its learning rate is chosen by, or that make its weights.
         epochs: Epochs that are finished.
-        run: The run; None where its learning rate or its weights are not known yet.
         holder: The process that does it.
         last_epoch: When the last epoch was finished, seconds since 1970 by the file system's clock.
     """
 
-    task: str
-    network: str
-    seed: str
-    status: Status
+    run: Run
     folder: Path
-    due: int = 1
-    phase: str = ""
-    tuning: bool = False
+    status: Status = "waiting"
+    is_known: bool = True
     after: tuple[str, ...] = ()
     epochs: int = 0
-    run: Run | None = None
     holder: Holder | None = None
     last_epoch: float = 0.0
     failure: Failure | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def task(self) -> str:
+        """What tells it from the experiment's other runs."""
+        return self.run.task
+
+    @property
+    def seed(self) -> str:
+        """Its seed, behind that of its pre-training if it has one; of a tuning run, the learning rate."""
+        if self.run.tuning:
+            return f"{self.run.arguments.lr:g}"
+        start, seed = self.run.pretraining_seed, self.run.arguments.seed
+        return str(seed) if start is None else f"{start}/{seed}"
+
+    @property
+    def due(self) -> int:
+        """Epochs that it has in all."""
+        return self.run.arguments.epochs_in_all
+
+    @property
     def title(self) -> str:
         """Its name for people."""
-        of = f"{self.phase}: " if self.phase else ""
-        return f"{of}{self.network} {'tuning' if self.tuning else 'seed'} {self.seed}"
+        of = f"{self.run.phase}: " if self.run.phase else ""
+        return f"{of}{self.run.point.key} {'tuning' if self.run.tuning else 'seed'} {self.seed}"
 
     @property
     def log(self) -> Path:
@@ -83,7 +93,7 @@ class RunState:
     @property
     def can_begin(self) -> bool:
         """Whether it can be done now, or after others."""
-        return self.is_open and (self.run is not None or bool(self.after))
+        return self.is_open and (self.is_known or bool(self.after))
 
 
 class Survey:
@@ -112,8 +122,8 @@ class _Phase:
         """Returns the state of every run; `earlier` are those of the phases before, by task."""
         study = self.study
         if study.start is not None:
-            before = [state for state in earlier.values() if state.phase == study.start.phase]
-            done = [each.run for each in before if each.status == "done" and each.run and not each.tuning]
+            before = [state for state in earlier.values() if state.run.phase == study.start.phase]
+            done = [each.run for each in before if each.status == "done" and not each.run.tuning]
             study = with_weights(study, done, self.folder.parent / study.start.phase)
         study = with_chosen_rates(study, self.folder)
         if study != self.study or not self._runs:
@@ -127,23 +137,18 @@ class _Phase:
             if study.is_known(run):
                 states.append(self._state(run, run.name in begun))
             else:
-                tuning = [] if run.tuning else [each for each in states if each.is_open and each.tuning]
+                tuning = [] if run.tuning else [each for each in states if each.is_open and each.run.tuning]
                 states.append(self._waiting(run, tuning, earlier))
         return states
 
     def _waiting(self, run: Run, tuning: Sequence[RunState], earlier: Mapping[str, RunState]) -> RunState:
-        after = [state.task for state in tuning if state.network == run.point.key]
+        after = [state.task for state in tuning if state.run.point.key == run.point.key]
         if run.after and earlier[run.after].can_begin:
             after.append(run.after)
         elif run.after:  # that has failed
             after = []
         folder = self.folder / ("tuning" if run.tuning else "runs") / run.task
-        return RunState(
-            *(run.task, run.point.key, _seed_text(run), "waiting", folder, run.arguments.epochs_in_all),
-            phase=run.phase,
-            tuning=run.tuning,
-            after=tuple(after),
-        )
+        return RunState(run, folder, is_known=False, after=tuple(after))
 
     def _state(self, run: Run, begun: bool) -> RunState:
         state = self._known.get(run.name)
@@ -159,26 +164,15 @@ def look_at(run: Run, folder: Path) -> RunState:
     names: list[str] = []
     with suppress(FileNotFoundError):
         names = os.listdir(folder)
-    is_done = RESULT in names
-    state = RunState(
-        *(run.task, run.point.key, _seed_text(run), "done" if is_done else "waiting"),
-        *(folder, run.arguments.epochs_in_all, run.phase, run.tuning),
-        run=run,
-    )
-    if is_done:
-        return replace(state, result=load_result(folder / RESULT))
+    if RESULT in names:
+        return RunState(run, folder, "done", result=load_result(folder / RESULT))
     epochs, last_epoch = finished_epochs(folder) if SUMMARY in names else (0, 0.0)
     holder = holder_of(folder) if LOCK in names else None
     failure = read_failure(folder) if FAILURE in names else None
     status: Status = "running" if holder else "failed" if failure and failure.final else "waiting"
-    return replace(state, status=status, epochs=epochs, holder=holder, last_epoch=last_epoch, failure=failure)
-
-
-def _seed_text(run: Run) -> str:
-    if run.tuning:
-        return f"{run.arguments.lr:g}"
-    start = run.pretraining_seed
-    return str(run.arguments.seed) if start is None else f"{start}/{run.arguments.seed}"
+    return RunState(
+        *(run, folder, status), epochs=epochs, holder=holder, last_epoch=last_epoch, failure=failure
+    )
 
 
 def totals(states: Iterable[RunState]) -> dict[Status, int]:
@@ -197,13 +191,13 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
     taken: dict[tuple[str, str], list[float]] = {}  # by an epoch of a network in a phase
     for state in states:
         if seconds := _epoch_seconds(state):
-            taken.setdefault((state.phase, state.network), []).append(seconds)
+            taken.setdefault((state.run.phase, state.run.point.key), []).append(seconds)
     if not taken:
         return None
     known = {place: fmean(each) for place, each in taken.items()}
     average = fmean(known.values())
     left = [
-        (state.due - state.epochs) * known.get((state.phase, state.network), average)
+        (state.due - state.epochs) * known.get((state.run.phase, state.run.point.key), average)
         for state in states
         if state.is_open
     ]
