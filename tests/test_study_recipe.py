@@ -15,7 +15,7 @@ from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import external, setup
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.experiment_file import overridden, scaled
+from convnext_ablation.study.experiment_file import overridden, phases_of, scaled
 from convnext_ablation.study.setup import plan_phases
 from convnext_ablation.study.store import read_study, save_study
 from convnext_ablation.study.tuning import learning_rates
@@ -76,7 +76,7 @@ def test_values_of_the_recipe_are_replaced(planned, words, expected):
 def test_a_learning_rate_that_is_given_comes_before_the_table_and_the_recipes():
     call = ["study", "run", "--data=typefaces", "--output=x", "--set"]
     for given, rate in (("lr=0.5", 0.5), ("lr_base=0.5", 0.5 * (32 / 256) ** 0.5)):
-        args = cli._parser([*call, given]).parse_args([*call, given])
+        (args,) = phases_of(cli._parser([*call, given]).parse_args([*call, given]))
         recipe, values = overridden(read_recipe("typefaces"), args)
         points = design_of("stages", "atto").points
         assert set(learning_rates(points, "typefaces", recipe, values).values()) == {rate}

@@ -123,16 +123,19 @@ class Run:
         return hashlib.sha256(json.dumps(determining, sort_keys=True).encode()).hexdigest()
 
     @property
-    def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that the network is given, as training resolves them."""
+    def data_config(self) -> dict[str, Any]:
+        """How images are prepared for the network, as training resolves it."""
         import timm
         from timm.data import resolve_data_config
 
         model = timm.get_pretrained_cfg(self.arguments.model, allow_unregistered=True)
-        config = resolve_data_config(
-            self.arguments.preprocessing(), pretrained_cfg=model.to_dict() if model else None
-        )
-        channels, height, width = config["input_size"]
+        given = self.arguments.preprocessing()
+        return dict(resolve_data_config(given, pretrained_cfg=model.to_dict() if model else None))
+
+    @property
+    def input_size(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images that the network is given."""
+        channels, height, width = self.data_config["input_size"]
         return channels, height, width
 
     def share(self) -> TrainingArguments:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import check_name
@@ -93,7 +92,18 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
             raise UserError(f"phase {name}: names no data; give it data: NAME")
     folders = _folders([word for words in args.data for word in words], every)
     settings = _settings(args.set, every)
-    return [_arguments(shared, name, phases[name], folders, settings) for name in _in_order(phases)]
+    return [_arguments(shared, name, phases[name], folders, settings[name]) for name in _in_order(phases)]
+
+
+@contextmanager
+def named(phase: str) -> Iterator[None]:
+    """Has an error say which phase it is about."""
+    try:
+        yield
+    except UserError as error:
+        if not phase:
+            raise
+        raise UserError(f"phase {phase}: {error}") from error
 
 
 def _alone(args: argparse.Namespace) -> argparse.Namespace:
@@ -104,7 +114,7 @@ def _alone(args: argparse.Namespace) -> argparse.Namespace:
         )
     alone = copy(args)
     alone.data, alone.data_name, alone.phase, alone.start, alone.networks = data[0], "", "", "", "all"
-    alone.by_network = {}
+    alone.by_network, alone.set = {}, _values(map(_setting, args.set))
     return _with_defaults(alone)
 
 
@@ -113,23 +123,25 @@ def _arguments(
     name: str,
     said: Phase,
     folders: Mapping[str, str],
-    settings: Mapping[str, Sequence[str]],
+    settings: Mapping[str, Any],
 ) -> argparse.Namespace:
     phase = copy(shared)
     phase.phase, phase.start, phase.networks = name, said.get("start") or "", said.get("networks")
     phase.data_name = str(said["data"])
     phase.data = folders.get(phase.data_name, phase.data_name)
     phase.recipe = said.get("recipe") or phase.recipe
-    replaced = {word.partition("=")[0].replace("-", "_") for word in settings[name]}
-    replaced |= {argument for argument, option in SAME_AS.items() if getattr(shared, option)}
-    phase.by_network = {
-        str(network): (own.get("recipe"), _words(own.get("set"), replaced))
-        for network, own in _own(name, said).items()
-    }
+    replaced = {argument for argument, option in SAME_AS.items() if getattr(shared, option)}
+    replaced |= settings.keys()
+    own = _own(name, said)
+    with named(name):
+        phase.set = {**_kept(said.get("set"), replaced), **settings}
+        phase.by_network = {
+            str(network): (each.get("recipe"), _kept(each.get("set"), replaced))
+            for network, each in own.items()
+        }
     for key in ("seeds", "tune", "epochs", "batch_size", "precision", "init", "pretraining_seeds"):
         if key in said and not getattr(shared, key):
             setattr(phase, key, said[key])
-    phase.set = _words(said.get("set"), replaced) + list(settings[name])
     return _with_defaults(phase)
 
 
@@ -208,15 +220,9 @@ def _own(name: str, said: Phase) -> dict[str, Mapping[str, Any]]:
     return dict(own)
 
 
-def _words(values: Mapping[str, Any] | None, replaced: Collection[str]) -> list[str]:
-    """Values of a recipe as the words of `--set`, but for those that the command line replaces."""
-    return [f"{key}={_flow(value)}" for key, value in (values or {}).items() if key not in replaced]
-
-
-def _flow(value: object) -> str:
-    return (
-        yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")
-    )
+def _kept(values: Mapping[str, Any] | None, replaced: Collection[str]) -> dict[str, Any]:
+    """Values of a recipe, but for those that the command line replaces."""
+    return {name: value for name, value in _values((values or {}).items()).items() if name not in replaced}
 
 
 def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str]:
@@ -240,19 +246,16 @@ def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str
     return folders
 
 
-def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, list[str]]:
+def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, dict[str, Any]]:
     """What `--set` says for each phase: ``PHASE.NAME=VALUE``, or ``NAME=VALUE`` for all."""
     found: dict[str, list[str]] = {name: [] for name in phases}
     for word in words:
         name, dot, rest = word.partition("=")[0].partition(".")
-        if not dot:
-            for each in found.values():
-                each.append(word)
-        elif name not in phases:
+        if dot and name not in phases:
             raise unknown_name("phase in --set", name, phases)
-        else:
-            found[name].append(f"{rest}={word.partition('=')[2]}")
-    return found
+        for each in [name] if dot else phases:
+            found[each].append(f"{rest}={word.partition('=')[2]}" if dot else word)
+    return {name: _values(map(_setting, said)) for name, said in found.items()}
 
 
 def _in_order(phases: Mapping[str, Phase]) -> list[str]:
@@ -287,11 +290,14 @@ def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dic
     Raises:
         UserError: A value is not what the argument takes, or something is given twice.
     """
-    given = _parsed(args.set)
-    for name in given:
+    given = known_settings(args.set, "--set")
+    for name in args.set:
         option = SAME_AS.get(name, "")
         if option and getattr(args, option):
             raise UserError(f"--set {name} and --{option.replace('_', '-')} are both given; give one")
+        if name not in given:
+            raise UserError(f"--set {name}: an argument of timm's train.py without effect here; leave it out")
+        ARGUMENTS[name].check(given[name])
     changed = {**recipe, **given}
     if given.keys() & {"lr_base", "lr_base_size", "lr_base_scale"} and "lr" not in given:
         changed.pop("lr", None)  # it would come before them
@@ -303,28 +309,28 @@ def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dic
     return changed, given
 
 
-def _parsed(words: Sequence[str]) -> dict[str, Any]:
-    """Reads ``NAME=VALUE`` words, with values in YAML."""
-    given: dict[str, Any] = {}
-    for word in words:
-        name, equals, text = word.partition("=")
-        if not equals:
-            raise UserError(f"--set {word}: write NAME=VALUE, such as drop_path=0.1 or aa=null")
-        name = name.replace("-", "_")
-        if name in given:
+def _setting(word: str) -> tuple[str, Any]:
+    """Reads ``NAME=VALUE``, with a value in YAML."""
+    name, equals, text = word.partition("=")
+    if not equals:
+        raise UserError(f"--set {word}: write NAME=VALUE, such as drop_path=0.1 or aa=null")
+    return name, parse_yaml(text, f"--set {word}")
+
+
+def _values(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values of a recipe, by arguments that a study doesn't set itself."""
+    found: dict[str, Any] = {}
+    for given, value in pairs:
+        name = str(given).replace("-", "_")
+        if name in found:
             raise UserError(f"--set {name} is given twice; give one")
         if name in _SET_BY_STUDY:
             instead = _SET_BY_STUDY[name]
             raise UserError(
                 f"--set {name}: a study sets it itself; {f'use {instead}' if instead else 'leave it out'}"
             )
-        given[name] = parse_yaml(text, f"--set {word}")
-    known = known_settings(given, "--set")
-    for name in given:
-        if name not in known:
-            raise UserError(f"--set {name}: an argument of timm's train.py without effect here; leave it out")
-        ARGUMENTS[name].check(known[name])
-    return known
+        found[name] = value
+    return found
 
 
 def scaled(arguments: TrainingArguments, epochs: int) -> dict[str, Any]:

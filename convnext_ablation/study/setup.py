@@ -6,13 +6,11 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from timm.data import resolve_data_config
 
 from convnext_ablation import machine
 from convnext_ablation.data.folder import FolderSummary, check_folder
@@ -20,8 +18,15 @@ from convnext_ablation.data.prepare import BUILT_IN, DATASETS, as_published, pre
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
-from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, VALIDATION_SPLIT, Study, splits_of
-from convnext_ablation.study.experiment_file import overridden, phases_of
+from convnext_ablation.study.experiment import (
+    TEST_SPLIT,
+    TUNING_SEED,
+    VALIDATION_SPLIT,
+    Run,
+    Study,
+    splits_of,
+)
+from convnext_ablation.study.experiment_file import named, overridden, phases_of
 from convnext_ablation.study.external import find_script
 from convnext_ablation.study.pretrained import check_networks, check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
@@ -39,25 +44,14 @@ def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
     planned: dict[str, tuple[Study, FolderSummary]] = {}
     phases = phases_of(args)
     for phase in phases:  # what is quick to tell, of all of them
-        with _named(phase.phase):
+        with named(phase.phase):
             _check_numbers(phase)
             _check_device(phase)
             _check_data(phase)
     for phase in phases:
-        with _named(phase.phase):
+        with named(phase.phase):
             planned[phase.phase] = _plan_study(phase, planned[phase.start][0] if phase.start else None)
     return list(planned.values())
-
-
-@contextmanager
-def _named(phase: str) -> Iterator[None]:
-    """Has an error say which phase it is about."""
-    try:
-        yield
-    except UserError as error:
-        if not phase:
-            raise
-        raise UserError(f"phase {phase}: {error}") from error
 
 
 def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[Study, FolderSummary]:
@@ -75,10 +69,9 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
     own_recipes: dict[str, Mapping[str, Any]] = {}
     for key, (own, values) in _by_key(args, design).items():
         own_name = own or recipe_name
-        names = {word.partition("=")[0] for word in values}
-        of_all = [word for word in args.set if word.partition("=")[0].replace("-", "_") not in names]
-        own_args = argparse.Namespace(**{**vars(args), "set": [*of_all, *values]})
+        own_args = argparse.Namespace(**{**vars(args), "set": {**args.set, **values}})
         own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
+<<<<<<< HEAD
         _check_names_no_weights(own_name, own_recipes[key])
         _try(own_recipes[key], next(point for point in design.points if point.key == key))
         other = _precision(args, own_name, TrainingArguments(**own_recipes[key]))
@@ -89,6 +82,11 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         if not tuning:
             mine = [point for point in design.points if point.key == key]
             rates |= learning_rates(mine, own_name, own_recipes[key], own_given)
+=======
+        point = next(point for point in design.points if point.key == key)
+        _try(own_recipes[key], point)
+        rates |= {} if tuning else learning_rates([point], own_name, own_recipes[key], own_given)
+>>>>>>> 4d85f25 (Carry a phase's values of the recipe as values, not as words of YAML that are read again)
     for line in _other_models(design, recipe_name, recipe, own_recipes):
         print(line, file=sys.stderr)
     script = find_script(args.train_script) if args.train_script else None
@@ -136,7 +134,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
             f"{data.root}: {images} training images are fewer than one batch of {batch}; give "
             f"--batch-size {each}{whole}"
         )
-    _check_images(args, first.arguments, data, recipe_name)
+    _check_images(args, first, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
     check_networks(study, len(data.classes))
     return study, data
@@ -168,7 +166,7 @@ def _try(recipe: Mapping[str, Any], point: Point) -> None:
     dry_run(TrainingArguments(**{**recipe, **of_point}))
 
 
-def _by_key(args: argparse.Namespace, design: Design) -> dict[str, tuple[str | None, list[str]]]:
+def _by_key(args: argparse.Namespace, design: Design) -> dict[str, tuple[str | None, dict[str, Any]]]:
     """What is said of single networks, by their key; without the width's suffix they are meant, too."""
     keys, found = {point.key for point in design.points}, {}
     for name, said in args.by_network.items():
@@ -288,10 +286,9 @@ def _trains_elsewhere(args: argparse.Namespace) -> bool:
     return bool(getattr(args, "only_counts", False))
 
 
-def _check_images(
-    args: argparse.Namespace, arguments: TrainingArguments, data: FolderSummary, recipe_name: str
-) -> None:
+def _check_images(args: argparse.Namespace, run: Run, data: FolderSummary, recipe_name: str) -> None:
     """Compares the recipe's classes, size and colours with those of the images."""
+    arguments = run.arguments
     classes, meant = len(data.classes), arguments.num_classes
     if meant not in (None, classes):
         raise UserError(
@@ -301,8 +298,7 @@ def _check_images(
     if not data.root.exists():  # a published set that isn't prepared yet
         return
     images = open_split(arguments, arguments.train_split)
-    model = timm.get_pretrained_cfg(arguments.model, allow_unregistered=True)
-    config = resolve_data_config(arguments.preprocessing(), pretrained_cfg=model.to_dict() if model else None)
+    config = run.data_config
     sample = look_at(images, arguments, config, "--set input_img_mode=L")
     if not args.enlarge and 0 < sample.side * MOST_ENLARGED < sample.needed:
         raise UserError(
