@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from convnext_ablation.machine import available_cores, processor_name
-from convnext_ablation.study import engine, ray_cluster, slurm
+from convnext_ablation.study import clusters, engine
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState, StudyProgress
@@ -67,7 +67,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.runs < 1 or args.runs % NETWORKS:
         parser.error(f"--runs {args.runs}: takes a multiple of {NETWORKS}")
-    for module in (engine, slurm, ray_cluster):
+    for module in (engine, clusters):
         vars(module)["command_of"] = command_of
     study = study_of(args.runs)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -80,9 +80,9 @@ def main() -> None:
         begun = time.monotonic()
         made: engine.Engine
         if args.engine == "slurm":
-            made = slurm.Slurm(study, folder / "study", args.slots, [])
+            made = clusters.Slurm(study, folder / "study", args.slots, [])
         elif args.engine == "ray":
-            made = ray_cluster.RayCluster(study, folder / "study", args.slots, args.address)
+            made = clusters.RayCluster(study, folder / "study", args.slots, args.address)
         else:
             made = engine.Local([{}] * args.slots)
         start = time.monotonic() - begun

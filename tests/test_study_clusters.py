@@ -27,8 +27,7 @@ from test_study_running import DESIGN, at_work, outcomes, start, wait_for
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.ray_cluster import RayCluster
-from convnext_ablation.study.slurm import Slurm, queue_of
+from convnext_ablation.study.clusters import RayCluster, Slurm, queue_of
 from convnext_ablation.study.status import Survey
 from convnext_ablation.study.store import (
     finished_epochs,

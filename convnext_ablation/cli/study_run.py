@@ -12,12 +12,11 @@ from convnext_ablation.cli.experiment import add_plan_arguments, resolve_of
 from convnext_ablation.cli.study_report import Asked, report
 from convnext_ablation.console import counted, duration
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.clusters import RayCluster, Slurm
 from convnext_ablation.study.engine import Engine, Local, drive
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.pretrained import fetch_published
-from convnext_ablation.study.ray_cluster import RayCluster
 from convnext_ablation.study.setup import local_places, plan_phases
-from convnext_ablation.study.slurm import Slurm
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, totals
 from convnext_ablation.study.store import FAILURE, HeldError, folder_of, held, save_phases
 from convnext_ablation.study.tuning import TUNING_FILE, as_known, write_tuning

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from convnext_ablation.console import counted, duration, table
+from convnext_ablation.study.clusters import queue_of
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.slurm import queue_of
 from convnext_ablation.study.status import RunState, Survey, seconds_left, totals
 from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of, read_phases
 
