@@ -518,22 +518,6 @@ def test_what_the_script_needs_is_checked(study, tmp_path, monkeypatch):
         external.check_script(script)
 
 
-def test_the_script_ends_with_the_run_and_with_whoever_started_it(study, tmp_path):
-    path = tmp_path / "train.py"
-    path.write_text(
-        f"import os, time\nopen({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)"
-    )
-    first = set_up(replace(study, script=external.find_script(str(path))), tmp_path / "study")
-    local = Local([{"OMP_NUM_THREADS": "1"}])
-    begin(local, first, tmp_path / "study")
-    script = int(wait_for(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
-    (slot,) = local._at_work.values()
-    slot.process.kill()
-    assert "SIGKILL" in wait_for(lambda: local.wait(5))[0][1]
-    wait_for(lambda: not Path(f"/proc/{script}").exists())
-    local.cancel()
-
-
 def test_processes_of_a_run_end_with_it_and_resume_to_the_undisturbed_weights(study, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     epochs = 5
