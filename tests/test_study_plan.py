@@ -59,6 +59,7 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
     changes = [
         {"data_fingerprint": "0" * 64},
         {"recipe": {**STUDY.recipe, "epochs": 3}},
+        {"recipe": {**STUDY.recipe, "global_batch": 8}},
         {"learning_rates": dict.fromkeys(STUDY.learning_rates, 0.002)},
         {"precision": "bfloat16"},
         {"threads": 2},
@@ -78,36 +79,13 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
 
 
 @pytest.mark.parametrize(
-    ("recipe", "precision", "computed"),
-    [
-        ({}, "float32", (False, "bfloat16", None)),
-        ({}, "bfloat16", (True, "bfloat16", None)),
-        ({"amp": True}, "float16", (True, "float16", None)),
-        ({"amp": True}, "float32", (False, "bfloat16", None)),
-        ({"model_dtype": "bfloat16"}, "bfloat16", (False, "bfloat16", "bfloat16")),
-    ],
+    ("processes", "whole", "batch_size", "steps"),
+    [(1, 128, 16, 8), (2, 128, 16, 4), (8, 128, 16, 1), (1, None, 16, 1), (2, None, 8, 1), (8, None, 2, 1)],
 )
-def test_runs_are_computed_in_the_studys_precision(recipe, precision, computed):
-    study = replace(STUDY, recipe={**STUDY.recipe, **recipe}, precision=precision)
-    arguments = study.runs()[0].arguments
-    assert (arguments.amp, arguments.amp_dtype, arguments.model_dtype) == computed
-    assert arguments.precision == precision
-
-
-@pytest.mark.parametrize(
-    ("processes", "batch_size", "steps"), [(1, 16, 8), (2, 16, 4), (4, 16, 2), (8, 16, 1)]
-)
-def test_processes_of_a_run_reach_the_global_batch_with_the_recipes_own_batches(processes, batch_size, steps):
-    study = replace(STUDY, recipe={**STUDY.recipe, "batch_size": 16, "global_batch": 128})
+def test_processes_share_a_global_batch_by_steps_or_else_the_batch(processes, whole, batch_size, steps):
+    study = replace(STUDY, recipe={**STUDY.recipe, "batch_size": 16, "global_batch": whole})
     share = replace(study, processes=processes).runs()[0].share()
     assert (share.batch_size, share.grad_accum_steps) == (batch_size, steps)
-    assert study.runs()[0].identity != STUDY.runs()[0].identity
-
-
-@pytest.mark.parametrize(("processes", "batch_size"), [(1, 8), (2, 4), (8, 1)])
-def test_without_a_global_batch_processes_share_the_batch(processes, batch_size):
-    share = replace(STUDY, processes=processes).runs()[0].share()
-    assert (share.batch_size, share.grad_accum_steps) == (batch_size, 1)
 
 
 def test_a_study_of_an_earlier_version_has_one_process_a_run(tmp_path):

@@ -285,13 +285,13 @@ def test_published_sets_have_their_published_sizes():
 
 def test_figures_are_in_units_that_people_read():
     assert [_short(each) for each in (0.00012, 0.0474, 0.9, 2.474, 61, 700)] == [
-        *("0.12 ms", "47.4 ms", "900 ms", "2.5 s", "61 s", "12 min"),
+        *("0.12 ms", "47.4 ms", "900 ms", "2.5 s", "61 s", "12 min")
     ]
     assert [_computed(each, "CPU") for each in (10, 700, 5000, 9000, 10**7)] == [
-        *("10 CPU-seconds", "12 CPU-minutes", "83 CPU-minutes", "2.5 CPU-hours", "2,778 CPU-hours"),
+        *("10 CPU-seconds", "12 CPU-minutes", "83 CPU-minutes", "2.5 CPU-hours", "2,778 CPU-hours")
     ]
     assert [_bytes(each) for each in (1500, 81e6, 3.94e9, 2e12, 999.6e6)] == [
-        *("1.5 kB", "81 MB", "3.9 GB", "2.0 TB", "1.0 GB"),
+        *("1.5 kB", "81 MB", "3.9 GB", "2.0 TB", "1.0 GB")
     ]
 
 

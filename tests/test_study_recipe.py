@@ -40,18 +40,21 @@ def planned(image_folder, recipe_file, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("lines", "further", "precision"),
+    ("lines", "further", "precision", "amp"),
     [
-        ("", [], "float32"),
-        ("amp: true\namp_dtype: bfloat16", [], "bfloat16"),
-        ("amp: true\namp_dtype: float16", ["--precision=float32"], "float32"),
-        ("amp: true", ["--engine=slurm", "--device=cuda"], "float16"),
-        ("", ["--precision=float16", "--engine=slurm", "--device=cuda"], "float16"),
-        ("model_dtype: bfloat16", [], "bfloat16"),
+        ("", [], "float32", False),
+        ("amp: true\namp_dtype: bfloat16", [], "bfloat16", True),
+        ("amp: true\namp_dtype: float16", ["--precision=float32"], "float32", False),
+        ("amp: true", ["--engine=slurm", "--device=cuda"], "float16", True),
+        ("", ["--precision=float16", "--engine=slurm", "--device=cuda"], "float16", True),
+        ("model_dtype: bfloat16", [], "bfloat16", False),
     ],
 )
-def test_the_precision_is_the_recipes_unless_another_is_asked_for(planned, lines, further, precision):
-    assert planned(lines, *further).precision == precision
+def test_the_precision_is_the_recipes_unless_another_is_asked_for(planned, lines, further, precision, amp):
+    study = planned(lines, *further)
+    arguments = study.runs()[0].arguments
+    assert study.precision == arguments.precision == precision
+    assert (arguments.amp, arguments.amp_dtype) == (amp, precision if amp else "bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -238,16 +241,10 @@ def test_a_fine_tuning_recipe_trains_from_scratch_only_if_that_is_meant(planned,
     ("further", "message"),
     [
         (["--design=stages"], "fine-tunes, and no weights are published of model_i_atto, model_ii_atto, "),
-        (
-            ["--design=stages", "--width=full"],
-            "of model_ii, model_iii, model_iv; give --init PATTERN",
-        ),
+        (["--design=stages", "--width=full"], "of model_ii, model_iii, model_iv; give --init PATTERN"),
         (["--design=screening"], "published of .* and 11 more; give --init PATTERN, or --from-scratch"),
         (["--from-scratch", "--init=x"], "--from-scratch and --init are both given; give one"),
-        (
-            ["--from-scratch", "--set", "pretrained=true"],
-            "--set pretrained and --from-scratch are both",
-        ),
+        (["--from-scratch", "--set", "pretrained=true"], "--set pretrained and --from-scratch are both"),
     ],
 )
 def test_a_fine_tuning_recipe_without_weights_is_refused(planned, further, message):
