@@ -25,27 +25,15 @@ from convnext_ablation.study.tuning import TUNING_FILE, as_known, write_tuning
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the `study` command."""
     add_plan_arguments(parser)
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the study's folder; required")
+    add = parser.add_argument
+    add("--output", type=Path, metavar="FOLDER", help="the study's folder; required")
     parser.set_defaults(misused=parser.error)
-    parser.add_argument(
-        "--engine",
-        choices=("local", "slurm", "ray"),
-        default="local",
-        help="who does the runs: processes of this machine, Slurm (extra `slurm`) or Ray (extra `ray`)",
-    )
-    parser.add_argument(
-        "--sbatch",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="options of sbatch for --engine slurm, such as partition=gpu account=lab gpus=1 time=4:00:00",
-    )
-    parser.add_argument(
-        "--ray-address", metavar="ADDRESS", help="of Ray's cluster, for --engine ray; default: auto"
-    )
-    parser.add_argument(
-        "--retry-failed", action="store_true", help="try runs again that failed twice in the same way"
-    )
+    who = "who does the runs: processes of this machine, Slurm (extra `slurm`) or Ray (extra `ray`)"
+    add("--engine", choices=("local", "slurm", "ray"), default="local", help=who)
+    asked = "options of sbatch for --engine slurm, such as partition=gpu account=lab gpus=1 time=4:00:00"
+    add("--sbatch", nargs="+", default=[], metavar="KEY=VALUE", help=asked)
+    add("--ray-address", metavar="ADDRESS", help="of Ray's cluster, for --engine ray; default: auto")
+    add("--retry-failed", action="store_true", help="try runs again that failed twice in the same way")
 
 
 def run(args: argparse.Namespace) -> None:

@@ -44,8 +44,9 @@ def run(args: argparse.Namespace) -> None:
 def report(phases: Sequence[Study], states: Sequence[RunState], folder: Path, width: int) -> str:
     """What the command prints on a terminal of so many columns."""
     now = time.time()
-    seeds = [_by_seed(phase, [s for s in states if s.run.phase == phase.phase], width) for phase in phases]
-    parts = [_heading(phases, states, folder, now), *filter(None, seeds)]
+    by_phase = [[state for state in states if state.run.phase == phase.phase] for phase in phases]
+    seeds = [_by_seed(*each, width) for each in zip(phases, by_phase, strict=True)]
+    parts = [_heading(phases, by_phase, folder, now), *filter(None, seeds)]
     running = [_running_line(state, state.holder, now) for state in states if state.holder]
     if running:
         parts.append("\n".join(["running:", *running]))
@@ -55,11 +56,16 @@ def report(phases: Sequence[Study], states: Sequence[RunState], folder: Path, wi
     return "\n\n".join(parts)
 
 
-def _heading(phases: Sequence[Study], states: Sequence[RunState], folder: Path, now: float) -> str:
-    counts = totals(states)
-    lines = [f"{folder}: {_title(phases[0])}"] if len(phases) == 1 else [f"{folder}:"]
-    if len(phases) > 1:
-        lines += [_phase_line(phase, [s for s in states if s.run.phase == phase.phase]) for phase in phases]
+def _heading(
+    phases: Sequence[Study], by_phase: Sequence[Sequence[RunState]], folder: Path, now: float
+) -> str:
+    states = [state for each in by_phase for state in each]
+    counts, lines = totals(states), [f"{folder}:"]
+    for phase, own in zip(phases, by_phase, strict=True):
+        title = f"{phase.design.name} on {phase.data_name}, {phase.size}"
+        lines.append(f"  {phase.phase}: {title}; {totals(own)['done']} of {len(own)} done")
+        if len(phases) == 1:
+            lines = [f"{folder}: {title}"]
     lines.append(
         f"{counted(len(states), 'run')}: " + ", ".join(f"{count} {name}" for name, count in counts.items())
     )
@@ -70,14 +76,6 @@ def _heading(phases: Sequence[Study], states: Sequence[RunState], folder: Path, 
         if queue := queue_of(folder):
             lines.append(f"Slurm: {queue}")
     return "\n".join(lines)
-
-
-def _phase_line(phase: Study, states: Sequence[RunState]) -> str:
-    return f"  {phase.phase}: {_title(phase)}; {totals(states)['done']} of {len(states)} done"
-
-
-def _title(study: Study) -> str:
-    return f"{study.design.name} on {study.data_name}, {study.size}"
 
 
 def _time_to_go(states: Sequence[RunState], running: int) -> str:
