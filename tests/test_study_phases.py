@@ -17,10 +17,8 @@ from test_study_running import at_work, kill, start, wait_for
 from test_study_running import finished as times_of_results
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.data.prepare import BUILT_IN
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import drive
-from convnext_ablation.study.experiment_file import experiment_names, experiment_path, phases_of
 from convnext_ablation.study.setup import plan_phases
 from convnext_ablation.study.status import StudyProgress, Survey
 from convnext_ablation.study.store import finished_epochs, read_phases, save_phases
@@ -357,16 +355,3 @@ def test_parts_of_an_experiment_are_flags_too(command, folders, tmp_path):
     two = planned([*call, "--set", "fine.lr=0.5", "epochs=2"])
     assert [each.recipe["epochs"] for each in two] == [2, 2, 2]
     assert [each.learning_rates["model_i_atto"] for each in two] == [2e-3, 0.5, 2e-3]
-
-
-@pytest.mark.parametrize("name", experiment_names())
-def test_the_shipped_experiments_name_recipes_and_networks_that_there_are(name):
-    content = yaml.safe_load(experiment_path(name).read_text())
-    data = {str(phase["data"]) for phase in content["phases"].values()}
-    given = [f"{each}=somewhere" for each in sorted(data - {*BUILT_IN})]
-    call = ["study", "run", name, "--output=x", *(["--data", *given] if given else [])]
-    phases = phases_of(cli._parser(call).parse_args(call))
-    assert [phase.phase for phase in phases] == [*content["phases"]]
-    for phase in phases:
-        for recipe in (phase.recipe, *(own for own, _ in phase.by_network.values())):
-            assert recipe is None or cli.main(["recipes", recipe, "--path"]) == 0

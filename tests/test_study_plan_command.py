@@ -16,6 +16,7 @@ from convnext_ablation.data.folder import SPLITS, FolderSummary
 from convnext_ablation.data.prepare import DATASETS, as_published
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import forecast, setup
+from convnext_ablation.study.experiment_file import experiment_names
 from convnext_ablation.study.forecast import (
     PlannedPhase,
     differences,
@@ -107,8 +108,12 @@ def test_an_experiment_is_planned_before_any_of_its_data_are_here(plan, tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["birds.yaml"]
 
 
-@pytest.mark.parametrize(("name", "runs"), [("fgvc_11785", 71), ("fgvc_11785_as_reported", 27)])
+RUNS = {"fgvc_11785": 71, "fgvc_11785_as_reported": 27}
+
+
+@pytest.mark.parametrize(("name", "runs"), RUNS.items())
 def test_the_shipped_experiments_can_be_planned_anywhere(plan, name, runs):
+    assert {*RUNS, "mini"} == {*experiment_names()}
     code, out, err = plan("--no-timing", "--device=cuda", experiment=(name,))
     assert code == 0, err
     assert f"In all {runs} runs." in out
@@ -299,20 +304,20 @@ def test_figures_are_in_units_that_people_read():
 
 
 def test_runs_effects_assumptions_and_notes_are_printed_and_nothing_is_written(plan_study, tmp_path):
-    code, out, _ = plan_study("--design=factorial", "--seeds", "0", "1", "2", "3", "--no-timing")
+    groups = ("--design=factorial", "--groups", "narrow=inverted,moved_up", "gelu")
+    code, out, _ = plan_study(*groups, "--seeds", "0", "1", "2", "3", "--no-timing")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0] == f"factorial on {lines[0].split()[2]} (21 test images): 16 networks x 4 seeds = 64 runs"
+    assert lines[0] == f"factorial on {lines[0].split()[2]} (21 test images): 4 networks x 4 seeds = 16 runs"
     assert max(map(len, lines[1:-3])) <= 80  # the last are commands
-    start = next(number for number, line in enumerate(lines) if line.startswith("macro resnext  "))
-    table = [line.split() for line in lines[start : start + 4]]  # the main effects
-    assert [row[0] for row in table] == ["macro", "inverted", "kernel", "micro"]
+    table = [line.split() for line in lines if line.startswith(("narrow  ", "GELU  "))]  # the main effects
+    assert [row[0] for row in table] == ["narrow", "GELU"]
     assert len({row[-2] for row in table}) == 1
     said = " ".join(out.split())
-    assert "at an adjusted p below 0.05 (Holm, 4 effects; the other 10 are not adjusted)" in said
+    assert "at an adjusted p below 0.05 (Holm, 2 effects; the other 3 are not adjusted)" in said
     assert re.search(r"\nshades\w* +80 +0\.3 +10 +\d+\n", out)
     assert "Picard, arXiv:2109.08203" in said
-    assert "- Group inverted: inverted bottleneck, spatial convolution moved up." in said
+    assert "- Group narrow: inverted bottleneck, spatial convolution moved up." in said
     assert "Where over 1000 seeds would be needed, there are too few test images" in said
     assert "Disk: about " in said
     assert "CPU-" not in out
