@@ -407,23 +407,6 @@ def test_no_result_is_kept_of_images_that_have_changed_meanwhile(study, tmp_path
     run._Data(second)  # it would raise
 
 
-<<<<<<< HEAD
-=======
-def test_a_report_says_what_the_runs_resolved_where_nothing_is_as_by_default(study, tmp_path):
-    recipe = {name: value for name, value in study.recipe.items() if name != "input_size"}
-    recipe |= {"in_chans": 1, "img_size": 48, "epochs": 1, "crop_pct": 1.0, "input_img_mode": "L"}
-    other = replace(study, recipe=recipe, seeds=[7], threads=2, precision="bfloat16", data_name="other")
-    finish(other.runs()[0], tmp_path, right=[True] * 21)
-    facts = read_results(other, tmp_path).facts()
-    said = (facts.data_name, facts.pixels, facts.epochs, facts.threads, facts.precision, facts.test_images)
-    assert said == ("other", "48 px", 1, 2, "bfloat16", 21)
-    assert not facts.pretrained
-    wide = {**recipe, "img_size": None, "in_chans": None, "input_size": [1, 32, 48]}
-    mixed = replace(other, recipe=wide)
-    assert mixed.one_run_each()[0].input_size == (1, 32, 48)
-
-
->>>>>>> 3776bff (Read what a report says of runs from written results)
 def test_a_run_refuses_published_weights_that_the_study_did_not_begin_with(study, tmp_path, monkeypatch):
     tuned = replace(
         study, recipe={**study.recipe, "pretrained": True}, published={"resnet_to_convnext_atto": "a"}

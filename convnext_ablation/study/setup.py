@@ -71,22 +71,15 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         own_name = own or recipe_name
         own_args = argparse.Namespace(**{**vars(args), "set": {**args.set, **values}})
         own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
-<<<<<<< HEAD
         _check_names_no_weights(own_name, own_recipes[key])
-        _try(own_recipes[key], next(point for point in design.points if point.key == key))
+        point = next(point for point in design.points if point.key == key)
+        _try(own_recipes[key], point)
         other = _precision(args, own_name, TrainingArguments(**own_recipes[key]))
         if other != precision:
             raise UserError(
                 f"{key}: its recipe is in {other}, and the others' in {precision}; give --precision"
             )
-        if not tuning:
-            mine = [point for point in design.points if point.key == key]
-            rates |= learning_rates(mine, own_name, own_recipes[key], own_given)
-=======
-        point = next(point for point in design.points if point.key == key)
-        _try(own_recipes[key], point)
         rates |= {} if tuning else learning_rates([point], own_name, own_recipes[key], own_given)
->>>>>>> 4d85f25 (Carry a phase's values of the recipe as values, not as words of YAML that are read again)
     for line in _other_models(design, recipe_name, recipe, own_recipes):
         print(line, file=sys.stderr)
     script = find_script(args.train_script) if args.train_script else None
