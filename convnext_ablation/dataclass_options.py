@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 from convnext_ablation.errors import UserError, shown, unknown_name
 
-__all__ = ["Option", "add_options", "given_options", "identity", "option", "options_of"]
+__all__ = ["Option", "Parser", "add_options", "given_options", "identity", "option", "options_of"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises what is wrong as the user's error, with the nearest name for an unknown one."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises a message of argparse's."""
+        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if choice:
+            nearest = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
+            message += f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise UserError(message)
 
 
 def option(

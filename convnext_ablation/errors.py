@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import io
 import os
 import reprlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 # what libraries raise for bad input
@@ -65,23 +66,71 @@ def in_one_line(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {str(error).strip() or type(error).__name__}") from error
 
 
-def system_line(error: OSError) -> str:
+# what to do where the system refuses to write
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room and run the same command again"),
+    errno.EFBIG: "raise the limit, `ulimit -f`, and run the same command again",
+    errno.EMFILE: "raise the limit, `ulimit -n`, and run the same command again",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose another place, or change permissions"),
+    errno.ELOOP: "remove the link",
+}
+
+
+def system_error(error: OSError, path: object = None) -> UserError:
     """What the system refuses, such as a full disk or a folder that can't be written, in one line.
+
+    Args:
+        error: What it says.
+        path: What it refuses, if the error doesn't say.
 
     Raises:
         OSError: The error itself, if the system doesn't say why.
     """
     if not error.strerror:
         raise error
-    if error.errno == errno.ENOSPC:
-        _leave_stdout()  # it may be what is full, and Python writes the rest of it at its end
-    return f"{error.filename}: {error.strerror}" if error.filename else f"{error.strerror}, of disk or output"
+    remedy = f"; {_REMEDIES[error.errno]}" if error.errno in _REMEDIES else ""
+    return UserError(f"{error.filename or path or 'disk or output'}: {error.strerror}{remedy}")
 
 
-def nobody_reads() -> int:
-    """The exit code where whoever reads the output, such as ``head``, has seen enough."""
-    _leave_stdout()
-    return 141
+def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
+    """Does a program's work; what a user can mend becomes one line, and exit code 2.
+
+    Args:
+        program: Its name, with which the line begins.
+        work: Returns the exit code; None is 0.
+
+    Returns:
+        That, 2 for what the user can mend, 130 when interrupted, 141 when nobody reads any more.
+    """
+    _open_outputs()
+    try:
+        try:
+            return work() or 0
+        finally:
+            sys.stdout.flush()  # else Python does when it ends, and complains if that fails
+    except BrokenPipeError:  # whoever reads the output, such as ``head``, has seen enough
+        _leave_stdout()
+        return 141
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError):
+            if not error.filename:
+                _leave_stdout()  # it may be what is full, and Python writes the rest of it at its end
+            error = system_error(error)
+        print(f"{program}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        stopped = "stopped; finished work is kept: run the same command again to resume"
+        print(f"\n{program}: {stopped}", file=sys.stderr)
+        return 130
+
+
+def _open_outputs() -> None:
+    """Gives an output that is closed to nobody, and prints names that are not UTF-8 with escapes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # the next file that is opened would take its number
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave_stdout() -> None:

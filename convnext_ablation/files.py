@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from convnext_ablation.errors import UserError, shown
+from convnext_ablation.errors import UserError, shown, system_error
 
 _LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
 _OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # a drive, a home, Windows' own slash
@@ -72,12 +72,24 @@ def below(folder: Path, name: str, where: str) -> Path:
     """
     path = folder / check_path(name, where)
     try:
-        inside = path.resolve().is_relative_to(folder.resolve())
-    except (OSError, RuntimeError) as error:  # links in a circle
-        raise UserError(f"{where}: {shown(name)} can't be followed ({error}); remove the link") from error
+        inside = resolved(path).is_relative_to(resolved(folder))
+    except OSError as error:
+        raise UserError(f"{where}: {shown(name)} can't be followed: {system_error(error)}") from error
     if not inside:
         raise UserError(f"{where}: {shown(name)} is a link that leads out of {folder}; remove the link")
     return path
+
+
+def resolved(path: Path) -> Path:
+    """The absolute path without links.
+
+    Raises:
+        OSError: They lead in a circle, of which Python made a RuntimeError up to 3.12.
+    """
+    try:
+        return path.resolve()
+    except RuntimeError as error:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 @contextmanager
@@ -88,21 +100,41 @@ def written_whole(path: Path) -> Iterator[Path]:
     the permissions that the umask gives, whatever the writer sets: safetensors lets the owner alone read.
 
     Raises:
-        UserError: The disk is full.
+        UserError: The system refuses, for example since the disk is full, or there is no file at `path`.
     """
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"{path}: is no file, and is not replaced by one; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with told_of_full_disk(path):
-            temporary.touch()
-            mode = temporary.stat().st_mode
-            yield temporary
-            if temporary.stat().st_mode != mode:
-                temporary.chmod(mode)
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        yield temporary
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except Exception as error:
+        refusal = _refusal(error)
+        if refusal is None:
+            raise
+        if refusal.filename == str(temporary):
+            refusal.filename = str(path)
+        raise system_error(refusal, path) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk may be read-only now
+            temporary.unlink(missing_ok=True)
+
+
+def _refusal(error: BaseException | None) -> OSError | None:
+    """The system's error that is behind one of a library that writes, if one is."""
+    while error is not None and not isinstance(error, UserError):
+        if isinstance(error, OSError) and error.strerror:
+            return error
+        if said := re.search(r"\(os error (\d+)\)", str(error)):  # Rust's, as of safetensors
+            return OSError(int(said[1]), os.strerror(int(said[1])))
+        error = error.__context__  # where torch's error has it
+    return None
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -144,24 +176,6 @@ def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
             # those who wait notice; on Windows it can be removed by `release` alone, which does so
             path.unlink(missing_ok=True)
         lock.release()
-
-
-@contextmanager
-def told_of_full_disk(path: Path) -> Iterator[None]:
-    """Makes one line of a disk that is full while a file is written.
-
-    Raises:
-        UserError: It is.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"{path}: the disk is full; what was finished stays valid: "
-                "make room and run the same command again"
-            ) from error
-        raise
 
 
 def sha256_of(path: Path, on_read: Callable[[int], None] = lambda size: None) -> str:

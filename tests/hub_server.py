@@ -5,7 +5,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -66,7 +68,7 @@ class Hub:
         self.repositories: dict[str, Repository] = {}  # by name, ``namespace/name``
         self.uploaded: dict[str, bytes] = {}
         self.requests: list[str] = []  # method and path of each
-        # patterns of requests, and what goes wrong: "flip" a bit, once, or an HTTP status
+        # patterns of requests, and what goes wrong: "flip" a bit, once, "drip" bytes, or an HTTP status
         self.faults: list[tuple[str, str | int]] = []
         self.pages = False  # whether a list has no end
         self.names: dict[str, str] = {}  # an "etag" or a "commit" that it answers instead of the true one
@@ -148,7 +150,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            step = 1 if self.fault == "drip" else len(content) + 1
+            with suppress(OSError):  # whoever asked has given up
+                for place in range(0, len(content), step):
+                    self.wfile.write(content[place : place + step])
+                    time.sleep(0.05 if step == 1 else 0)
 
     def _json(self, **value: Any) -> None:
         self._send(json.dumps(value).encode(), **{"Content-Type": "application/json"})

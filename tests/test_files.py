@@ -1,7 +1,7 @@
 """Files appear whole or not at all."""
 
-import errno
 import os
+import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import locked, remove_unfinished, write_text, written_whole
+from convnext_ablation.training.checkpoints import save_checkpoint
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -36,16 +37,29 @@ def test_what_stood_there_survives_a_failure(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_a_full_disk_is_one_line_and_harms_nothing(tmp_path, monkeypatch):
+def write_safetensors(path, size):
+    with written_whole(path) as temporary:
+        save_file({"weight": torch.zeros(size)}, temporary)
+
+
+WRITERS = {
+    "text": lambda path, size: write_text(path, "a" * size),
+    "safetensors": write_safetensors,
+    "checkpoint": lambda path, size: save_checkpoint(path, {"weight": torch.zeros(size)}),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_that_the_system_refuses_is_one_line_and_harms_nothing(tmp_path, kind):
     path = tmp_path / "a.txt"
     write_text(path, "old")
-
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="the disk is full; what was finished stays valid"):
-        write_text(path, "new")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, limits[1]))
+    try:
+        with pytest.raises(UserError, match=rf"^{path}: File too large; raise the limit, `ulimit -f`"):
+            WRITERS[kind](path, 9999)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 
@@ -71,8 +85,8 @@ def test_one_at_a_time_has_a_lock_and_none_is_left(tmp_path, capsys):
         pass
 
 
-def test_other_system_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(UserError, match=r"none/a\.txt: No such file or directory$"):
         write_text(tmp_path / "none" / "a.txt", "text")
 
 
@@ -84,15 +98,11 @@ def test_unknown_names_come_with_the_nearest_or_with_all():
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
-@pytest.mark.parametrize("how", ["text", "safetensors"])
-def test_files_get_what_the_umask_gives(tmp_path, umask, how):
+@pytest.mark.parametrize("kind", WRITERS)
+def test_files_get_what_the_umask_gives(tmp_path, umask, kind):
     path, before = tmp_path / "file", os.umask(umask)
     try:
-        if how == "text":
-            write_text(path, "new")
-        else:
-            with written_whole(path) as temporary:
-                save_file({"weight": torch.zeros(1)}, temporary)
+        WRITERS[kind](path, 1)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask

@@ -336,6 +336,19 @@ def test_verify_on_other_data_says_what_differs(released, data, tmp_path, capsys
         assert differs in said
 
 
+def test_verify_leaves_out_broken_images_where_it_is_told_to(released, data, tmp_path, capsys):
+    other = Path(shutil.copytree(data, tmp_path / "data"))
+    broken = next((other / "test").glob("*/*.png"))
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(UserError, match=rf"^{broken}: can't be decoded"):
+        verify(released, "--data", other)
+    with pytest.raises(SystemExit, match="1"):
+        verify(released, "--data", other, "--skip-bad-images", 1)
+    said = capsys.readouterr().out
+    assert "skipped, 1 of 21 images, which can't be decoded" in said
+    assert "has 20 images, claimed are figures on 21" in said
+
+
 def test_a_release_is_verified_and_evaluated_by_the_names_of_its_classes(train, data, tmp_path, capsys):
     (tmp_path / "map.txt").write_text("light\ndark\ngrey\n")
     run = train("model_iv_atto", *COLOUR, "--class-map", tmp_path / "map.txt", "--epochs", 1)

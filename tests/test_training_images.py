@@ -115,6 +115,15 @@ def test_a_broken_image_is_named_in_one_line(arguments, tmp_path, image_folder, 
     assert not multiprocessing.active_children()
 
 
+def test_an_image_that_cannot_be_prepared_is_named_in_one_line(arguments, image_folder):
+    images = EvaluatedImages(open_split(arguments(), "test"), 0, 1)
+    images.transform = lambda image: 1 / 0
+    first = image_folder / "test" / "dark" / "00.png"
+    message = rf"^{first}: can't be prepared \(32 x 32 pixels\): division by zero; mend or remove it$"
+    with pytest.raises(UserError, match=message):
+        images[0]
+
+
 def test_a_class_whose_images_are_all_broken_keeps_its_number(arguments, tmp_path, image_folder):
     shutil.copytree(image_folder / "val", tmp_path / "val")
     for path in (tmp_path / "val" / "dark").iterdir():

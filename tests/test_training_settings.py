@@ -82,7 +82,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         (["--batch-size", "0"], r"batch_size is 0; it must be at least 1"),
         (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
         (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
-        (["--lr", "-1.0"], r"lr is -1\.0; it must be above 0"),
+        (["--lr", "-1.0"], r"lr is -1\.0; it must be at least 0"),
     ],
 )
 def test_a_bad_command_line_is_one_line(argv, message):
@@ -156,7 +156,8 @@ def test_settings_of_timms_script_are_accepted_where_they_change_nothing():
 @pytest.mark.parametrize(
     ("settings", "rate"),
     [
-        ({"lr": 0.3}, 0.3),
+        ({"lr": 0.3, "decay_epochs": 0.0, "decay_milestones": (9, 3)}, 0.3),
+        ({"lr": 0}, 0.0),
         ({"opt": "sgd"}, 0.1 * 1024 / 256),
         ({"opt": "adamw"}, 0.1 * (1024 / 256) ** 0.5),
         ({"opt": "lamb", "lr_base_scale": "linear", "lr_base": 4e-3, "lr_base_size": 4096}, 1e-3),

@@ -296,6 +296,14 @@ def test_what_a_hub_says_is_limited(lab, weights, monkeypatch):
     assert len(lab.said("GET /api/models$")) == 5
 
 
+def test_a_hub_that_answers_a_byte_at_a_time_is_waited_for_no_longer_than_a_limit(lab, weights, monkeypatch):
+    monkeypatch.setattr(download, "_SECONDS", 0.5)
+    slow = "less than 1024 bytes a second"
+    for what, name in (("GET /api/models", MODEL), ("GET /storage", f"hf-hub:{NAME}")):
+        lab.faults[:] = [(what, "drip")]
+        assert slow in refusal(name)
+
+
 def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):
     hub.add(NAME, release(weights), private=True)
     monkeypatch.setenv("HF_TOKEN", "")

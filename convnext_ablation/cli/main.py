@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any
 
 import convnext_ablation
-from convnext_ablation.errors import UserError, nobody_reads, system_line
+from convnext_ablation.dataclass_options import Parser
+from convnext_ablation.errors import UserError, exit_code_of
 from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.version import __version__
 
@@ -38,47 +37,20 @@ COMMANDS: Mapping[str, str | Mapping[str, str]] = {
 WITHOUT_NETWORKS = {"study status", "prepare", "data-report", "recipes"}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Prints one line, without the usage above it, and the nearest name for an unknown one."""
-        choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
-        if choice:
-            nearest = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
-            message += f"; did you mean {nearest[0]!r}?" if nearest else ""
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Runs the command line `argv`, that of the process if None; returns the exit code."""
+    return exit_code_of("convnext-ablation", lambda: _run(argv))
 
-    Args:
-        argv: The arguments, those of the process if None.
 
-    Returns:
-        The exit code: 0, 2 for what the user can mend, 130 when interrupted, 141 when nobody reads any more.
-    """
+def _run(argv: Sequence[str] | None) -> None:
     argv = _with_default_command(sys.argv[1:] if argv is None else list(argv))
     try:
-        try:
-            args = _parser(argv).parse_args(argv)
-            if not {argv[0], " ".join(argv[:2])} & WITHOUT_NETWORKS:
-                convnext_ablation.register_networks()
-            args.run(args)
-        finally:
-            remove_empty_cache()
-            sys.stdout.flush()  # else Python does when it ends, and complains if nobody reads any more
-    except UserError as error:
-        print(f"convnext-ablation: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; finished work is kept: run the same command again to resume", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return nobody_reads()
-    except OSError as error:
-        print(f"convnext-ablation: error: {system_line(error)}", file=sys.stderr)
-        return 2
-    return 0
+        args = _parser(argv).parse_args(argv)
+        if not {argv[0], " ".join(argv[:2])} & WITHOUT_NETWORKS:
+            convnext_ablation.register_networks()
+        args.run(args)
+    finally:
+        remove_empty_cache()
 
 
 def _with_default_command(argv: list[str]) -> list[str]:
@@ -90,7 +62,7 @@ def _with_default_command(argv: list[str]) -> list[str]:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="convnext-ablation", description="From ResNet-50 to ConvNeXt-T, one component at a time."
     )
     parser.add_argument("--version", action="version", version=__version__)

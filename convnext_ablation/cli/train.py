@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from convnext_ablation.errors import UserError, in_one_line, nobody_reads, system_line
+from convnext_ablation.errors import UserError, exit_code_of, in_one_line
 from convnext_ablation.files import check_path, locked
 from convnext_ablation.machine import remove_empty_cache
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
@@ -40,35 +39,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(program: str, work: Callable[[], int]) -> int:
-    """Does a program's work, which returns the exit code; a user's error becomes one line and exit code 2."""
+    """Does a program's work, as one of several processes or alone; see `exit_code_of`."""
     try:
-        try:
-            return work()
-        finally:
-            sys.stdout.flush()  # else Python does when it ends, and complains
+        return exit_code_of(program, lambda: _told_once(program, work))
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        remove_empty_cache()
+
+
+def _told_once(program: str, work: Callable[[], int]) -> int:
+    """Has the first process alone say what is wrong with all of them."""
+    try:
+        return work()
     except UserError as error:
         if is_first_process():
-            print(f"{program}: error: {error}", file=sys.stderr)
-        elif dist.is_initialized() and not isinstance(error, SharedError):
-            print(f"{program}: error (process {dist.get_rank()}): {error}", file=sys.stderr)
+            raise
+        if dist.is_initialized() and not isinstance(error, SharedError):
+            raise UserError(f"process {dist.get_rank()}: {error}") from error
         return 2
-    except BrokenPipeError:
-        return nobody_reads()
-    except OSError as error:
-        print(f"{program}: error: {system_line(error)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\n{program}: stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
     except RuntimeError as error:
         if not _lost_others(error):
             raise
         print(f"{program}: process {dist.get_rank()} ends: another process of the run did", file=sys.stderr)
         return 1
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
-        remove_empty_cache()
 
 
 def _lost_others(error: RuntimeError) -> bool:

@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-j", "--workers", type=int, default=workers, help="processes that load (%(default)s)"
     )
+    skip = "leave out up to so many images that can't be decoded, as the run did (%(default)s)"
+    parser.add_argument("--skip-bad-images", type=int, default=0, metavar="N", help=skip)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,10 +49,13 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         batch_size=args.batch_size,
         workers=args.workers,
+        skip_bad_images=args.skip_bad_images,
     )
     with Progress("evaluating") as progress:
         images, found = differences(release, claim, arguments, args.tolerance, progress.move)
     print(f"{release.name}: weights as published, SHA-256 {release.sha256}")
+    for line in images.skipped:
+        print(f"{images.name}: skipped, {line}")
     for difference in found:
         print(f"differs: {difference}")
     if found:
@@ -58,4 +63,4 @@ def run(args: argparse.Namespace) -> None:
     if not release.trained.get("manifest_sha256"):
         print("note: the release doesn't say by a manifest which images its figures are of")
     top1, top5 = claim["top1_percent"], claim["top5_percent"]
-    print(f"verified: {claim['split']}, {images} images, top-1 {top1:.2f} %, top-5 {top5:.2f} %")
+    print(f"verified: {claim['split']}, {len(images)} images, top-1 {top1:.2f} %, top-5 {top5:.2f} %")

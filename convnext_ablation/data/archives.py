@@ -18,7 +18,7 @@ from convnext_ablation.console import Progress
 from convnext_ablation.data.packed import list_archive
 from convnext_ablation.data.walk import Piece, piece_of, walk
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import locked, told_of_full_disk
+from convnext_ablation.files import locked
 
 _BLOCK = 1 << 20
 _SECONDS = 60  # without a byte, and how long a download may be slower than so many bytes a second
@@ -62,8 +62,7 @@ class Published:
     def _download(self, path: Path) -> None:
         part = path.with_name(f"{path.name}.part")
         try:
-            with told_of_full_disk(part):
-                _fetch(self.url, part)
+            _fetch(self.url, part)
         except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
             raise UserError(f"{self.url} can't be had ({error}); run the same command to resume") from error
         try:

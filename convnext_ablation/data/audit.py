@@ -22,7 +22,7 @@ from convnext_ablation.data.overlap import (
 from convnext_ablation.data.pictures import picture_uri
 from convnext_ablation.data.skipped import told
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_csv, write_text
+from convnext_ablation.files import resolved, write_csv, write_text
 from convnext_ablation.page import render
 
 SHOWN = 50  # pairs of a kind on the page
@@ -93,7 +93,7 @@ def data_report(
 def _output_folder(contents: Contents, output: Path) -> Path:
     """Makes the folder of the report, where no one takes it for images."""
     for split in contents.classes if contents.has_splits else [""]:
-        if (contents.root / split).resolve() in (output.resolve(), *output.resolve().parents):
+        if resolved(contents.root / split) in (resolved(output), *resolved(output).parents):
             where = split or contents.root
             raise UserError(f"{output} is among the images of {where}; choose another place with --output")
     try:

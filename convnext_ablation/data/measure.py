@@ -28,7 +28,6 @@ from convnext_ablation.data.layout import find_base
 from convnext_ablation.data.pictures import as_seen
 from convnext_ablation.data.walk import joined, walk, why_skipped
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import told_of_full_disk
 
 
 def split_rank(split: str) -> int:
@@ -123,14 +122,11 @@ def measure_images(root: Path, names: Sequence[str], cache: Path) -> list[Measur
         names: Paths of the files below it.
         cache: Keeps what was measured, a JSON list a line; it grows while this runs, so that nothing done is
             lost.
-
-    Raises:
-        UserError: The disk is full.
     """
     states = {name: _state(root / name) for name in names}
     known = {name: image for name, state, image in _kept(cache) if state and state == states.get(name)}
     left = [name for name in names if name not in known]
-    with told_of_full_disk(cache), warnings.catch_warnings(), open(cache, "a", encoding="ascii") as file:
+    with warnings.catch_warnings(), open(cache, "a", encoding="ascii") as file:
         warnings.simplefilter("ignore")  # Pillow's, of what it could mend
         file.write("\n")  # ends a line that a killed run has cut off
         measured = in_threads(lambda name: measure_image(root / name), left, f"measuring images of {root}")

@@ -56,7 +56,7 @@ from convnext_ablation.data.stanford_cars import StanfordCars
 from convnext_ablation.data.stanford_dogs import StanfordDogs
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
-from convnext_ablation.files import check_path, locked
+from convnext_ablation.files import check_path, locked, resolved
 
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
@@ -92,8 +92,9 @@ def prepare(
     if workers is not None and workers < 1:
         raise UserError(f"workers is {workers}; give 1 or more")
     dataset = DATASETS[name](**parameters)
-    out = Path(out).resolve()
+    out = Path(out)
     try:
+        out = resolved(out)
         if not _is_there(out, dataset):
             check_place(dataset, out)
             busy = f"{out}: another `prepare` makes it"

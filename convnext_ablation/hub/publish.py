@@ -27,7 +27,7 @@ from timm.data import resolve_data_config
 from timm.models import clean_state_dict, save_for_hf
 
 from convnext_ablation.errors import UserError, first_line, in_one_line
-from convnext_ablation.files import locked, sha256_of, write_text
+from convnext_ablation.files import locked, resolved, sha256_of, write_text
 from convnext_ablation.hub.card import model_card, recipe_of
 from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models.cost import count_gmacs, count_parameters
@@ -47,7 +47,7 @@ Target = str | Path  # a repository of the hub, ``namespace/name``, or a folder
 def target_of(text: str) -> Target:
     """Tells a repository, ``namespace/name``, from a folder, which begins with a dot, a slash or a tilde."""
     if text.startswith((".", "/", "~")):
-        return Path(text).expanduser().resolve()
+        return resolved(Path(text).expanduser())
     name = text.removeprefix(HUB)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise UserError(f"{text}: write NAMESPACE/NAME for the hub, or ./{name} for a folder")

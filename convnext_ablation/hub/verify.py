@@ -16,6 +16,7 @@ from convnext_ablation.data.folder import CLASSES, MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import check_name
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images
@@ -50,19 +51,20 @@ def differences(
     arguments: TrainingArguments,
     tolerance: float,
     on_progress: Callable[[int, int], None],
-) -> tuple[int, list[str]]:
+) -> tuple[Images, list[str]]:
     """Evaluates a release, whose weights are checked first, on the data of a claim.
 
     Returns:
-        The number of images, and what differs: the data, or else figures by more than `tolerance` points.
+        The images, and what differs: the data, or else figures by more than `tolerance` points.
     """
     weights = release.weights()
-    images = open_split(arguments, claim["split"])
-    found = _other_data(release, claim, images, arguments)
-    if found:
-        return len(images), found
     check_device(arguments.device)
     processes = Processes(torch.device(arguments.device))
+    images = open_split(arguments, claim["split"])
+    leave_out_broken([images], arguments, processes)
+    found = _other_data(release, claim, images, arguments)
+    if found:
+        return images, found
     prepare_torch(processes.device)
     model = timm.create_model(
         release.architecture, **{"num_classes": release.num_classes, **release.model_args}
@@ -80,7 +82,7 @@ def differences(
         ("top-1", claim["top1_percent"], predictions.top1),
         ("top-5", claim["top5_percent"], predictions.top5_accuracy),
     )
-    return len(images), [
+    return images, [
         f"{name} is {figure:.3f} %, claimed are {claimed:.3f} %, {abs(figure - claimed):.3f} points off"
         for name, claimed, figure in pairs
         if abs(figure - claimed) > tolerance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -78,6 +79,8 @@ def held(folder: Path, timeout: float = 0, epochs: int = 0) -> Iterator[None]:
     except Timeout:
         raise HeldError(_read_holder(folder)) from None
     except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+            raise
         raise UserError(
             f"{folder}: its file system has no file locks ({error}); give an --output on one that has"
         ) from error

@@ -102,7 +102,7 @@ class TrainingArguments:
 
     sched: str = _schedule("cosine", "schedule")
     sched_on_updates: bool = _schedule(False, "change the learning rate at each update, not each epoch")
-    lr: float | None = _schedule(None, "learning rate; from lr_base if not given", "(0, inf)")
+    lr: float | None = _schedule(None, "learning rate; from lr_base if not given", "[0, inf)")
     lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size", "(0, inf)")
     lr_base_size: int = _schedule(256, "see lr_base", "[1, inf)")
     lr_base_scale: Literal["linear", "sqrt", ""] = _schedule("", "growth with the batch; Adam's kin: sqrt")
@@ -120,9 +120,9 @@ class TrainingArguments:
     epochs: int = _schedule(300, "epochs, warm-up included unless warmup_prefix", "[1, inf)")
     start_epoch: int | None = _schedule(None, "number of the first epoch, unless a run resumes", "[0, inf)")
     decay_milestones: tuple[int, ...] = _schedule(
-        (90, 180, 270), "epochs of the steps of multistep", "[0, inf)"
+        (90, 180, 270), "epochs of the steps of multistep, in order", "[0, inf)"
     )
-    decay_epochs: float = _schedule(90.0, "epochs between the steps of step", "(0, inf)")
+    decay_epochs: float = _schedule(90.0, "epochs between the steps of step", "[0, inf)")
     warmup_epochs: int = _schedule(5, "epochs of warm-up", "[0, inf)")
     warmup_prefix: bool = _schedule(False, "add the warm-up to the epochs")
     cooldown_epochs: int = _schedule(0, "epochs at min_lr at the end", "[0, inf)")
@@ -195,8 +195,11 @@ class TrainingArguments:
             raise UserError(f"lr_noise is {list(self.lr_noise)}; it takes 1 or 2 numbers")
         if self.input_size is not None and len(self.input_size) != 3:
             raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
-        if list(self.decay_milestones) != sorted(set(self.decay_milestones)):
-            raise UserError(f"decay_milestones is {list(self.decay_milestones)}; give epochs that increase")
+        if self.sched == "multistep" and list(self.decay_milestones) != sorted(self.decay_milestones):
+            # timm would take any order, and change the learning rate at other epochs
+            raise UserError(f"decay_milestones is {list(self.decay_milestones)}; give them in order")
+        if self.sched == "step" and not self.decay_epochs:
+            raise UserError("decay_epochs is 0; sched step needs a number above 0")
         if self.cutmix_minmax is not None and self.cutmix_minmax[0] >= self.cutmix_minmax[1]:
             raise UserError(f"cutmix_minmax is {list(self.cutmix_minmax)}; give the smaller one first")
         if self.input_size and self.in_chans not in (None, self.input_size[0]):
@@ -278,7 +281,7 @@ class TrainingArguments:
 
     def learning_rate(self, global_batch: int) -> float:
         """The learning rate; if none is given, timm's rule makes it of the images of an update."""
-        if self.lr:
+        if self.lr is not None:
             return self.lr
         scale = self.lr_base_scale
         if not scale:

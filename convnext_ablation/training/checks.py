@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from PIL import Image
 from timm.data import resolve_data_config
-from timm.data.transforms import str_to_interp_mode
+from timm.data.transforms import RandomResizedCropAndInterpolation, str_to_interp_mode
 from torch import nn
 
 from convnext_ablation.data.pictures import as_seen, open_picture
@@ -67,6 +68,7 @@ def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
     with in_one_line("images can't be evaluated like this"):
         next(iter(evaluation_loader(EvaluatedImages(images, 0, 1), two, small, torch.device("cpu"))))
     if trains:
+        _check_crops(arguments, blank)
         _try_training(two, images, small)
 
 
@@ -108,6 +110,18 @@ def _check_logits(model: nn.Module, arguments: TrainingArguments, config: dict[s
         raise UserError(f"{arguments.model} gives no logits for whole images; give another gp, such as avg")
 
 
+def _check_crops(arguments: TrainingArguments, blank: Image.Image) -> None:
+    """Refuses shares and aspect ratios of which timm would make crops without a pixel, black images."""
+    if not arguments.no_aug and arguments.train_crop_mode in (None, "", "rrc"):
+        draw = RandomResizedCropAndInterpolation.get_params
+        crops = [draw(blank, arguments.scale, arguments.ratio) for _ in range(10)]
+        if not any(height and width for _, _, height, width in crops):
+            raise UserError(
+                f"scale is {list(arguments.scale)}, ratio {list(arguments.ratio)}: no crop of an image of "
+                f"{_MOST_PIXELS} x {_MOST_PIXELS} has a pixel; give shares of its area such as 0.08 1"
+            )
+
+
 def _try_training(arguments: TrainingArguments, images: Images, config: dict[str, Any]) -> None:
     classes = max(_CLASSES, arguments.num_classes or 0)
     with in_one_line("the training images can't be augmented like this"):
@@ -120,7 +134,7 @@ def _try_training(arguments: TrainingArguments, images: Images, config: dict[str
     with in_one_line(f"opt {arguments.opt}"):
         parameters(torch.ones(1, 2)).sum().backward()
         optimizer.step()
-    with in_one_line(f"sched {arguments.sched}"):
+    with in_one_line(f"sched {arguments.sched} (timm {timm.__version__})"):
         scheduler, epochs = create_scheduler(arguments, optimizer, updates=1)
         for epoch in (0, epochs // 2, epochs) if scheduler else ():
             scheduler.step(epoch, 1.0)

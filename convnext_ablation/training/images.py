@@ -25,7 +25,7 @@ from convnext_ablation.training.distributed import seed_stream
 
 
 class UnreadableImageError(UserError):
-    """An image can't be decoded."""
+    """An image can't be decoded, or prepared for the network."""
 
 
 class Images(Dataset):
@@ -102,8 +102,7 @@ class Images(Dataset):
             with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
                 decoded = as_seen(image, self.mode)[0]
         except Exception as error:  # decoders raise anything
-            path, reason = os.path.join(self.name, self.id(index)), " ".join(str(error).split())
-            raise UnreadableImageError(f"{path}: can't be decoded: {reason}; mend or remove it") from error
+            raise self._unreadable(index, "decoded", error) from error
         try:
             number = self._numbers[target] if self._numbers else int(target)
         except (LookupError, TypeError, ValueError):
@@ -111,6 +110,19 @@ class Images(Dataset):
         if number < 0:
             raise UserError(f"{self.name}: {self.id(index)} has the label {target!r}, which is no class")
         return decoded, number
+
+    def prepare(self, index: int, image: Image.Image, transform: Any) -> Any:
+        """An image as a transform of timm's makes it ready for the network."""
+        try:
+            return transform(image)
+        except Exception as error:  # for a picture of an extreme shape, for example
+            what = f"prepared ({image.width} x {image.height} pixels)"
+            raise self._unreadable(index, what, error) from error
+
+    def _unreadable(self, index: int, what: str, error: Exception) -> UnreadableImageError:
+        path = os.path.join(self.name, self.id(index))
+        reason = " ".join(str(error).split()) or type(error).__name__
+        return UnreadableImageError(f"{path}: can't be {what}: {reason}; mend or remove it")
 
 
 def is_missing(label: Any) -> bool:
@@ -186,7 +198,7 @@ class TrainingImages(IterableDataset):
             for index in order[start : start + self.batch_size].tolist():
                 image, target = self.images.load(index)
                 seed_stream(self.seed, "image", epoch, index)
-                yield self.transform(image), target
+                yield self.images.prepare(index, image, self.transform), target
 
 
 class EvaluatedImages(Dataset):
@@ -203,5 +215,6 @@ class EvaluatedImages(Dataset):
 
     def __getitem__(self, number: int) -> tuple[Any, int]:
         """An image, prepared, and the number of its class."""
-        image, target = self.images.load(self.indices[number])
-        return self.transform(image), target
+        index = self.indices[number]
+        image, target = self.images.load(index)
+        return self.images.prepare(index, image, self.transform), target

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from convnext_ablation.dataclass_options import Option, add_options
+from convnext_ablation.dataclass_options import Option, Parser, add_options
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.yaml_files import read_yaml
@@ -41,12 +40,6 @@ _ALSO = {
 _TRAINS = "Trains a network as timm's train.py does, exactly resumable and exactly evaluated."
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Raises the message, one line, as the user's error."""
-        raise UserError(message)
-
-
 def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
     """Reads the command line of `train.py`, that of the process if None."""
     given = read_command_line("train.py", _TRAINS, ARGUMENTS, (*TIMM_ONLY, *WITHOUT_EFFECT), argv)
@@ -72,7 +65,7 @@ def read_command_line(
 
     Arguments in `timms` are those that only timm's script of that name takes.
     """
-    parser = _Parser(prog=program, description=description, allow_abbrev=False)
+    parser = Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
     add_options(parser, options, _ALSO, alone={"torchcompile": "inductor"})
     if program == "train.py":

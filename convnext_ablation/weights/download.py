@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from huggingface_hub import (
     HfApi,
@@ -23,16 +28,18 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
 
-from convnext_ablation.errors import UserError, first_line
-from convnext_ablation.files import below, check_name, check_path, sha256_of, told_of_full_disk
+from convnext_ablation.errors import UserError, first_line, system_error
+from convnext_ablation.files import below, check_name, check_path, sha256_of
 
 __all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "releases_on_hub"]
 
+T = TypeVar("T")
 _MOST = 1000  # releases of a network that a hub lists
+# without an answer, or with a download that is slower than so many bytes a second
+_SECONDS, _SLOWEST = 60.0, 1024
 _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 
@@ -45,6 +52,8 @@ def hub_errors(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)):
+            raise system_error(error, constants.HF_HUB_CACHE) from error  # not the network
         told = (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, told):
@@ -72,11 +81,13 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     at, what = revision or None, f"{repository}: {file}"
     for said in (file, at or "main"):
         check_path(said, name)
-    with hub_errors(what), told_of_full_disk(Path(cache_dir or constants.HF_HUB_CACHE)):
-        cached = isinstance(try_to_load_from_cache(name, file, cache_dir, at), str)
+    cache = Path(cache_dir or constants.HF_HUB_CACHE)
+    with hub_errors(what):
+        cached = isinstance(try_to_load_from_cache(name, file, cache, at), str)
         offline = cached and bool(re.fullmatch("[0-9a-f]{40}", revision))
         offline = offline or not _answers(hf_hub_url(name, file, revision=at), cached)
-        path = Path(hf_hub_download(name, file, revision=at, cache_dir=cache_dir, local_files_only=offline))
+        get = partial(hf_hub_download, name, file, revision=at, cache_dir=cache, local_files_only=offline)
+        path = Path(_in_time(get, cache / f"models--{name.replace('/', '--')}" / "blobs"))
     _check_place(path, file, what)
     expected = sha256 or _hash_on_hub(path, name, file)
     if expected is None:
@@ -91,13 +102,49 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     return path
 
 
+def _in_time(ask: Callable[[], T], folder: Path | None = None) -> T:
+    """Asks a hub, whose client has a limit on each wait and none on all of them together.
+
+    Args:
+        ask: Does so.
+        folder: Where files arrive; as long as they grow, it is waited for.
+
+    Raises:
+        TimeoutError: Nothing has come for a while.
+    """
+    future: Future[T] = Future()
+
+    def answer() -> None:
+        try:
+            future.set_result(ask())
+        except BaseException as error:
+            future.set_exception(error)
+
+    had = _size(folder)
+    threading.Thread(target=answer, daemon=True).start()
+    while not wait([future], _SECONDS).done:
+        has = _size(folder)
+        if has < had + _SECONDS * _SLOWEST:
+            raise TimeoutError(f"less than {_SLOWEST} bytes a second for {_SECONDS:.0f} s")
+        had = has
+    return future.result()
+
+
+def _size(folder: Path | None) -> int:
+    size = 0
+    for path in folder.glob("*") if folder else ():
+        with suppress(OSError):  # it has just got another name
+            size += path.stat().st_size
+    return size
+
+
 def _answers(url: str, cached: bool) -> bool:
     """Whether a hub has a file, asked once: a download would try again for minutes.
 
     The client's cache names files by what the hub answers, so that is checked beforehand.
     """
     try:
-        answer = get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
+        answer = _in_time(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
     except EntryNotFoundError:
         raise
     except Exception:
@@ -162,9 +209,8 @@ def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = N
     start, api = f"{namespace}/{model}.", HfApi()
     try:
         with hub_errors(f"{namespace}/{model}"):
-            with suppress(RepositoryNotFoundError):  # a list would be waited for without a limit
-                api.model_info(f"{namespace}/{model}", timeout=constants.HF_HUB_ETAG_TIMEOUT)
-            names = [info.id for info in api.list_models(author=namespace, search=f"{model}.", limit=_MOST)]
+            found = _in_time(lambda: list(api.list_models(author=namespace, search=f"{model}.", limit=_MOST)))
+            names = [info.id for info in found]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
