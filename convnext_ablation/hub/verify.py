@@ -16,11 +16,10 @@ from convnext_ablation.data.folder import CLASSES, MANIFEST, manifest_hash
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import check_name
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.broken import leave_out_broken
 from convnext_ablation.training.distributed import Processes, check_device, prepare_torch
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images
-from convnext_ablation.training.splits import number_as_trained, open_split
+from convnext_ablation.training.splits import leave_out_broken, number_as_trained, open_split
 from convnext_ablation.weights import Release
 
 __all__ = ["ROUNDING", "claim_of", "differences"]
