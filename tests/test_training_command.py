@@ -4,11 +4,14 @@ import csv
 import io
 import itertools
 import json
+import multiprocessing
+import os
 import re
 import shutil
 import signal
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -271,7 +274,7 @@ def test_a_run_stopped_in_its_final_test_is_tested_when_it_resumes(
 
 def test_a_run_that_is_stopped_twice_resumes_bit_identical(train, finished, tmp_path, monkeypatch, capsys):
     same = (*FINISHED, "--workers", 1, "--resume", "auto")
-    for how, epoch in ((signal.SIGTERM, 0), (signal.SIGINT, 1)):
+    for how, epoch in ((signal.SIGUSR1, 0), (signal.SIGINT, 1)):
         with monkeypatch.context() as patched:
             patched.setattr(train_command, "Log", partial(_Stopping, how, epoch))
             assert train(tmp_path, *same) == 128 + how
@@ -297,7 +300,8 @@ class _Stopping(Log):
     def trained(self, epoch, step, images):
         super().trained(epoch, step, images)
         if (epoch, step) == (self.in_epoch, 2):
-            signal.raise_signal(self.how)
+            for process in (*multiprocessing.active_children(), multiprocessing.current_process()):
+                os.kill(process.pid, self.how)  # as a terminal or Slurm does
 
 
 def test_broken_images_that_are_left_out_are_said_by_runs_that_resume_and_by_validation(
@@ -397,6 +401,25 @@ def test_validation_takes_what_the_run_was_trained_with_in_either_form(
 def test_what_cannot_be_validated_is_one_line(validate, capsys, arguments, message):
     assert validate(*arguments) == 2
     one_line(capsys, "validate.py", message)
+
+
+def test_a_resumed_run_goes_on_in_its_run_of_weights_and_biases(train, tmp_path, monkeypatch, capsys):
+    begun, rows = [], []
+
+    def init(**given):
+        begun.append((given["id"], given["resume"]))
+        return SimpleNamespace(log=rows.append)
+
+    monkeypatch.setitem(sys.modules, "wandb", wandb := SimpleNamespace(init=init))
+    for epochs in (1, 2):
+        assert train(tmp_path, "--epochs", epochs, "--resume", "auto", "--log-wandb") == 0
+    assert begun[0] == begun[1] == ((tmp_path / "run" / "wandb_id.txt").read_text(), "allow")
+    assert [row["epoch"] for row in rows] == [0, 1]
+    train(tmp_path, "--epochs", 3, "--resume", "auto", "--log-wandb", "--wandb-resume-id", "abc")
+    assert begun[2] == ("abc", "allow")
+    wandb.init = lambda **given: SimpleNamespace(log=lambda row: 1 / 0)
+    assert train(tmp_path, "--epochs", 1, "--log-wandb", name="offline") == 0
+    assert "WARNING: nothing is logged to Weights & Biases: division by zero\n" in capsys.readouterr().out
 
 
 def test_a_second_interrupt_stops_at_once():

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import torch.distributed as dist
@@ -26,7 +27,7 @@ from convnext_ablation.training.distributed import (
     prepare_torch,
     start_processes,
 )
-from convnext_ablation.training.logs import Log, start_wandb
+from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.settings import parse_arguments
 
@@ -79,12 +80,14 @@ def _train(arguments: TrainingArguments) -> int:
     processes = start_processes(arguments.device)
     prepare_torch(processes.device)
     folder = _run_folder(arguments, processes)
-    wandb = start_wandb(arguments, folder) if arguments.log_wandb and processes.is_first else None
-    log = Log(quiet=not processes.is_first, wandb=wandb)
+    log = Log(quiet=not processes.is_first)
     with log.progress, StopRequest() as stop, ExitStack() as until_done:
         # before it is read: two that write there would mix two runs
         processes.together(lambda: processes.is_first and until_done.enter_context(_alone_in(folder)))
         trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
+        if arguments.log_wandb:
+            start = partial(log.start_wandb, arguments, folder)
+            processes.together(start if processes.is_first else lambda: None)
         images, config = trainer.splits[trainer.arguments.train_split], trainer.data_config
         sample: Sample = processes.together(
             lambda: look_at(images, trainer.arguments, config, "--input-img-mode L")

@@ -145,8 +145,12 @@ def seed_stream(*identity: object) -> None:
         torch.cuda.manual_seed_all(seed)
 
 
+# of these some clusters send SIGUSR1 before a job's time is over; other systems than Unix have none
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
+
 class StopRequest:
-    """Turns Ctrl-C and SIGTERM into a request to stop while entered; a second Ctrl-C stops at once."""
+    """Turns the signals `STOPPING` into a request to stop while entered; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self.signal = 0  # none came
@@ -154,7 +158,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         """Takes over the signals."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             self._before[number] = signal.signal(number, self._note)
         return self
 

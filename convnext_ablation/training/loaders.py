@@ -18,6 +18,7 @@ from torch.utils.data import get_worker_info
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.distributed import STOPPING
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages, UnreadableImageError
 
 # well below the 30 seconds that torchrun waits before it kills
@@ -220,8 +221,8 @@ def _start_worker(worker: Any) -> int:
     It ends with the process that it loads for, if that is killed. torch sees to it only where that is its
     parent, which it isn't if a fork server started the worker, as by default from Python 3.14 on.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _end_soon)
+    for number in STOPPING:
+        signal.signal(number, _end_soon if number == signal.SIGTERM else signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     return int(worker.seed)  # timm's loader asks for it here
 

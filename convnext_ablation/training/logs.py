@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from convnext_ablation.console import Progress, duration
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, first_line
+from convnext_ablation.files import write_text
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import Epoch
 
+_WANDB_ID = "wandb_id.txt"  # in the folder of a run
+
 
 class Log:
-    """Is called as a run proceeds, and prints it; epochs go to the run of Weights & Biases, too."""
+    """Is called as a run proceeds, and prints it; epochs go to Weights & Biases after `start_wandb`."""
 
-    def __init__(self, quiet: bool = True, wandb: Any = None) -> None:
+    def __init__(self, quiet: bool = True) -> None:
         self.steps = self.first = self.images = 0
         self.since = time.perf_counter()
-        self.wandb = wandb
+        self.wandb: Any = None
         self.progress = Progress("training", unit="batches", quiet=quiet)
 
     def started(self, epochs: int, steps: int, done: int) -> None:
@@ -62,26 +67,41 @@ class Log:
         if self.wandb is not None and epoch.epoch >= self.first:
             hidden = ("train_seconds", "images")
             row = {name: value for name, value in asdict(epoch).items() if name not in hidden}
-            self.wandb.log({name: value for name, value in row.items() if value is not None})
+            self._by_wandb(self.wandb.log, {name: value for name, value in row.items() if value is not None})
 
     def line(self, text: str) -> None:
         """Anything else."""
         self.progress.line(text)
 
+    def start_wandb(self, arguments: TrainingArguments, folder: Path) -> None:
+        """Has epochs go to a folder's run of Weights & Biases, which begins if there is none.
 
-def start_wandb(arguments: TrainingArguments, folder: Path) -> Any:
-    """Begins a run at Weights & Biases, or resumes one."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError("log_wandb needs Weights & Biases; pip install wandb") from error
-    if arguments.wandb_resume_id and not arguments.resume:
-        raise UserError("wandb_resume_id goes with --resume")
-    return wandb.init(
-        project=arguments.wandb_project,
-        name=folder.name,
-        config=arguments.to_dict(),
-        tags=list(arguments.wandb_tags),
-        resume="must" if arguments.wandb_resume_id else None,
-        id=arguments.wandb_resume_id or None,
-    )
+        Raises:
+            UserError: It isn't installed.
+        """
+        try:
+            import wandb
+        except ImportError as error:
+            raise UserError("log_wandb needs Weights & Biases; pip install wandb") from error
+        path = folder / _WANDB_ID
+        known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+        id_ = arguments.wandb_resume_id or known or secrets.token_hex(8)
+        write_text(path, id_)
+        self.wandb = self._by_wandb(
+            wandb.init,
+            project=arguments.wandb_project,
+            name=folder.name,
+            config=arguments.to_dict(),
+            tags=list(arguments.wandb_tags),
+            resume="allow",
+            id=id_,
+        )
+
+    def _by_wandb(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
+        """What Weights & Biases returns; if it fails, which must not end a run, nothing more goes there."""
+        try:
+            return call(*values, **options)
+        except Exception as error:  # no login, no network, and its own
+            self.wandb = None
+            self.line(f"WARNING: nothing is logged to Weights & Biases: {first_line(error)}")
+            return None
