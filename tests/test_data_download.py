@@ -13,7 +13,7 @@ from official_archives import bird_files, write_tar
 from convnext_ablation.cli.main import main
 from convnext_ablation.data import archives
 from convnext_ablation.data.archives import Published
-from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.birds import CUB200
 from convnext_ablation.errors import UserError
 
 DATA = bytes(range(256)) * 20_000

@@ -11,9 +11,10 @@ import pytest
 from official_archives import encoded
 from PIL import Image
 
-from convnext_ablation.data import rendering
+from convnext_ablation.data import drawn
 from convnext_ablation.data.drawn import (
     BASES,
+    FACES,
     MARKS,
     STYLES,
     WORDS,
@@ -23,7 +24,6 @@ from convnext_ablation.data.drawn import (
     Typefaces,
 )
 from convnext_ablation.data.prepare import BUILT_IN, library_versions
-from convnext_ablation.data.rendering import FACES
 from convnext_ablation.errors import UserError
 
 SETS = (Characters, Typefaces, FewTypefaces, Diacritics)
@@ -82,13 +82,13 @@ def test_image_depends_on_nothing_but_its_key_and_seed(small_set):
 
 
 def test_no_two_faces_draw_alike_and_all_have_every_letter():
-    drawn = {}
+    shapes = {}
     for face in FACES:
-        font = rendering._font(face, 48)
+        font = drawn._font(face, 48)
         letters = [bytes(font.getmask(letter)) for letter in string.ascii_letters]
         assert len({*letters, bytes(font.getmask("\uffff"))}) == 53
-        drawn[face] = letters
-    for (face, letters), (other, others) in itertools.combinations(drawn.items(), 2):
+        shapes[face] = letters
+    for (face, letters), (other, others) in itertools.combinations(shapes.items(), 2):
         assert sum(a == b for a, b in zip(letters, others, strict=True)) <= 3, (face, other)
 
 
@@ -96,7 +96,7 @@ def test_every_typeface_of_diacritics_has_every_letter_with_every_mark():
     marked = [unicodedata.normalize("NFC", base + mark) for base in BASES for mark in MARKS.values()]
     assert {len(letter) for letter in marked} == {1}
     for face in Diacritics.faces:
-        font = rendering._font(face, 48)
+        font = drawn._font(face, 48)
         shapes = {bytes(font.getmask(letter)) for letter in marked}
         assert len({*shapes, bytes(font.getmask("\uffff"))}) == len(marked) + 1
 
@@ -137,7 +137,7 @@ def test_drawn_sets_are_built_in():
 def test_missing_font_is_named_before_anything_is_drawn(tmp_path, monkeypatch):
     import matplotlib
 
-    rendering.font_file.cache_clear()
+    drawn.font_file.cache_clear()
     monkeypatch.setattr(matplotlib, "get_data_path", lambda: str(tmp_path))
     with pytest.raises(UserError, match=r"DejaVuSans\.ttf is missing; reinstall matplotlib"):
         next(Typefaces().records(Path("unused")))

@@ -210,6 +210,7 @@ def test_folds_are_stratified_and_hold_each_image_once(tmp_path, group_column):
         ("path,class\nash/0.jpg,a/b\nash/1.jpg,a_b\n", {}, "'a/b' and 'a_b' would both become 'a_b'"),
         ("path,class\nash/0.jpg,.net\nash/1.jpg,net\n", {}, "would both become 'net'"),
         ("path,class\nash/0.jpg,-1\n", {}, "line 2 has the class -1, which means no label"),
+        ("path,class\nash/0.jpg,NaN\n", {}, "line 2 has the class NaN, which means no label"),
         ("image,kind\nash/0.jpg,ash\n", {}, "no column 'class' .* 'kind'; name it with --class-column"),
         ("path,class\nash/0.jpg,ash\n", {"path_column": "p"}, "no column 'p'.*--path-column"),
         ("path,class\n0,ash\n", {}, r"'0' may be 'ash/0.jpg' or 'birch/0.jpg'"),

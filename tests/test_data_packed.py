@@ -222,6 +222,12 @@ def test_names_of_a_zip_are_in_the_encoding_that_is_given_or_in_utf_8_beside(
     assert (said in capsys.readouterr().out) == (found != "桜表")
 
 
+def test_names_of_a_tar_are_in_the_encoding_that_is_given(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.GNU_FORMAT, encoding="cp932") as archive:
+        archive.addfile(tarfile.TarInfo("桜/0.jpg"))
+    assert set(open_source(tmp_path / "a.tar", tmp_path, encoding="cp932")) == {"桜/0.jpg"}
+
+
 @pytest.mark.parametrize(("encoding", "reason"), [("cp9999", "unknown encoding"), ("utf-8", "can't decode")])
 def test_other_encoding_than_that_of_a_zip_is_refused(tmp_path, encoding, reason):
     path = write_japanese(tmp_path / "a.zip")

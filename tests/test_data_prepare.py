@@ -12,13 +12,12 @@ from official_archives import contents, jpeg, write_folder, write_tar
 from convnext_ablation.cli.main import main
 from convnext_ablation.data import folder as manifest
 from convnext_ablation.data import prepare as module
-from convnext_ablation.data.cub200 import CUB200
-from convnext_ablation.data.drawn import Typefaces
+from convnext_ablation.data.birds import CUB200
+from convnext_ablation.data.drawn import FACES, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import manifest_hash
 from convnext_ablation.data.prepare import prepare, verify
-from convnext_ablation.data.rendering import FACES
-from convnext_ablation.data.stanford_dogs import StanfordDogs
+from convnext_ablation.data.stanford import StanfordDogs
 from convnext_ablation.errors import UserError
 
 SMALL = {"train": 2, "val": 1, "test": 1}

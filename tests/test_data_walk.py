@@ -171,6 +171,14 @@ def test_blank_at_the_end_of_a_class_folder_is_stripped_and_said(tmp_path, capsy
     assert (tmp_path / "out" / "classes.txt").read_text() == "ash\nbirch\n"
 
 
+def test_folders_without_a_picture_are_named(tmp_path, capsys):
+    images = write_folder(tmp_path / "mine", {**plain(3), "elm/film.mp4": b"x", ".git/config": b""})
+    (images / "oak").mkdir()
+    prepare("folder", tmp_path / "out", images=images, size=16)
+    said = capsys.readouterr().out.partition("folders beside the classes without a picture: ")[2]
+    assert sorted(said.splitlines()[0].split(", ")) == ["'elm'", "'oak'"]
+
+
 def test_digits_of_other_scripts_sort_without_a_traceback():
     assert sort_classes(["m²", "m10", "m2", "m٣"]) == ["m2", "m٣", "m10", "m²"]
 

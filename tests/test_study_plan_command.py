@@ -12,7 +12,8 @@ from test_study_power import SCATTER, latent, simulated, write_run
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli.study_plan import _bytes, _computed, _short
-from convnext_ablation.data.folder import SPLITS, FolderSummary
+from convnext_ablation.data.folder import FolderSummary
+from convnext_ablation.data.layout import SPLITS
 from convnext_ablation.data.prepare import DATASETS, as_published
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import forecast, setup

@@ -155,8 +155,8 @@ def open_source(
 ) -> Source:
     """Lists the files of a folder or an archive, which may be unpacked to the folder `scratch`.
 
-    Links to nothing are files without content, unless `dangling` is false. `encoding` is that of names in a
-    zip that doesn't say it.
+    Links to nothing are files without content, unless `dangling` is false. `encoding` is that of names in
+    an archive that doesn't say it.
 
     Raises:
         UserError: There is nothing at `path`, or the archive is not the published one, or `walk` or

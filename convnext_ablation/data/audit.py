@@ -8,9 +8,17 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 
 from convnext_ablation.console import counted
-from convnext_ablation.data.findings import COLUMNS, KINDS, Finding, about_images
-from convnext_ablation.data.folder import data_set_name
-from convnext_ablation.data.measure import Contents, measure_images, read_folder, split_rank
+from convnext_ablation.data.folder import data_set_name, told
+from convnext_ablation.data.measure import (
+    COLUMNS,
+    KINDS,
+    Contents,
+    Finding,
+    about_images,
+    measure_images,
+    read_folder,
+    split_rank,
+)
 from convnext_ablation.data.overlap import (
     DISTANCE,
     MOST_PAIRS,
@@ -20,7 +28,6 @@ from convnext_ablation.data.overlap import (
     pretraining_overlap,
 )
 from convnext_ablation.data.pictures import picture_uri
-from convnext_ablation.data.skipped import told
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import resolved, write_csv, write_text
 from convnext_ablation.page import render

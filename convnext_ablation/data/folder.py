@@ -23,9 +23,19 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import printable, track
+from convnext_ablation.data.layout import SPLITS, find_split
 from convnext_ablation.data.packed import find_pieces
 from convnext_ablation.data.pictures import open_picture
-from convnext_ablation.data.walk import UNREAD, Piece, joined, skipped_by_name, walk, why_skipped
+from convnext_ablation.data.walk import (
+    UNREAD,
+    Piece,
+    joined,
+    read_skipped,
+    skipped_by_name,
+    skipped_lines,
+    walk,
+    why_skipped,
+)
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import CONTROLS, csv_cell, csv_text
 from convnext_ablation.machine import available_cores
@@ -35,19 +45,8 @@ R = TypeVar("R")
 
 CLASSES = "classes.txt"  # names of the classes in the order of their numbers
 DESCRIPTION = "dataset.json"
+CHANGED = "changed"  # in it: how many images `pictures.as_seen` changed in each way
 MANIFEST = "manifest.csv"
-SPLITS = ("train", "val", "test")
-# what splits are called: timm's names of folders, and what people add to them
-_NAMES = {
-    "train": ("train", "training"),
-    "val": ("validation", "val", "valid", "eval", "evaluation", "dev"),
-    "test": ("test", "testing"),
-}
-_ADDED = ("", "_set", "_images", "_data", "_imgs", "set")
-SYNONYMS = {
-    split: tuple(f"{name}{added}" for added in _ADDED for name in names) for split, names in _NAMES.items()
-}
-SPLIT_OF = {name: split for split, names in SYNONYMS.items() for name in names}
 # what is known to be wrong with a data set, by the name in ``dataset.json``
 KNOWN_FAULTS = {
     "cub200": "CUB-200-2011: 22 or 23 of its test images also stand in ImageNet, so weights that began from "
@@ -183,28 +182,6 @@ def _sorted_out(
     return SplitFiles(images, skipped, {os.path.basename(each) for each in (*filled, *empty)}, empty)
 
 
-def find_split(root: Path, split: str) -> Path | None:
-    """The folder of a split, or else a tar, by any name that people give it, in any case; None without one.
-
-    Raises:
-        UserError: Two folders are that split.
-    """
-    meant = {split.lower(), *SYNONYMS.get(SPLIT_OF.get(split.lower(), ""), ())}
-    there = sorted(path for path in root.iterdir() if path.name.lower().removesuffix(".tar") in meant)
-    if folders := [path for path in there if path.is_dir()]:
-        check_one_each({path.name: SPLIT_OF.get(split.lower(), split) for path in folders}, str(root))
-        return folders[0]
-    return there[0] if there else None
-
-
-def check_one_each(splits: Mapping[str, str], where: str) -> None:
-    """Raises a `UserError` if two folders, of which `splits` has the split, are one split."""
-    first: dict[str, str] = {}
-    for folder, split in splits.items():
-        if (other := first.setdefault(split, folder)) != folder:
-            raise UserError(f"{where}: {other!r} and {folder!r} are both the split {split}; rename one")
-
-
 def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
     """Raises a `UserError` if a folder has pictures, and none of a format that is read."""
     read = {os.path.dirname(path) for path in images}
@@ -232,6 +209,19 @@ def read_description(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
     return {}
+
+
+def changed_line(changed: Mapping[str, int]) -> str:
+    """How many images were changed in each way."""
+    return "changed: " + ", ".join(f"{kind}: {count:,}" for kind, count in changed.items())
+
+
+def told(folder: Path) -> list[str]:
+    """What a prepared folder says of the images that were changed or left out, a line each."""
+    changed, lines = read_description(folder / DESCRIPTION).get(CHANGED), []
+    if changed:
+        lines.append(changed_line(changed))
+    return lines + [f"skipped: {line}" for line in skipped_lines(read_skipped(folder))]
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from convnext_ablation.data.class_names import listed
-from convnext_ablation.data.folder import SPLIT_OF
 from convnext_ablation.data.image_list import CLASS_COLUMNS
+from convnext_ablation.data.layout import SPLIT_OF
 from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option

@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from convnext_ablation.data.archives import Source, open_source
-from convnext_ablation.data.folder import SPLIT_OF, SPLITS
 from convnext_ablation.data.groups import check_groups, fold_out
+from convnext_ablation.data.layout import SPLIT_OF, SPLITS
 from convnext_ablation.data.own import OwnPhotographs, class_folders
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.data.pictures import is_called_picture
@@ -48,7 +48,7 @@ class ImageList(OwnPhotographs):
         None, "folder that the paths are below, if not that of the file", identity=False
     )
     names_encoding: str | None = option(
-        None, "encoding of names in a zip that doesn't say it, such as cp932; UTF-8, else code page 437"
+        None, "encoding of names in an archive that doesn't say it, such as cp932; UTF-8 if not given"
     )
     names: Path | None = option(
         None, "file with the names of numbered classes: number and name, or a name per line", identity=False
@@ -83,6 +83,9 @@ class ImageList(OwnPhotographs):
         """The lists by the splits that they are for; one for all has none."""
         paths = {"": self.file, **{split: getattr(self, f"{split}_file") for split in SPLITS}}
         return {split: path for split, path in paths.items() if path is not None}
+
+    def check_place(self, out: Path) -> None:
+        """Any will do: a list names its images one by one."""
 
     def is_named(self) -> bool:
         """Whether it is said where the images are."""
@@ -148,7 +151,7 @@ class ImageList(OwnPhotographs):
             for what, at in columns.items():
                 if at is not None and not fields[at]:
                     raise UserError(f"{where} has no {what}; complete or remove it")
-            if re.fullmatch(r"-\d+(\.0+)?", label := fields[class_at]):
+            if re.fullmatch(r"-\d+(\.0+)?|nan", label := fields[class_at], re.I):
                 raise UserError(f"{where} has the class {label}, which means no label; complete or remove it")
             split = list_split or "train"
             if split_at is not None:

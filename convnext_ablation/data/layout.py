@@ -1,13 +1,26 @@
-"""Which folders of a tree are the splits and classes of a data set."""
+"""Which folders of a tree are the splits and classes of a data set, and what splits are called."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from convnext_ablation.data.folder import SPLIT_OF, check_one_each
 from convnext_ablation.errors import UserError
+
+SPLITS = ("train", "val", "test")
+# what splits are called: timm's names of folders, and what people add to them
+_NAMES = {
+    "train": ("train", "training"),
+    "val": ("validation", "val", "valid", "eval", "evaluation", "dev"),
+    "test": ("test", "testing"),
+}
+_ADDED = ("", "_set", "_images", "_data", "_imgs", "set")
+SYNONYMS = {
+    split: tuple(f"{name}{added}" for added in _ADDED for name in names) for split, names in _NAMES.items()
+}
+SPLIT_OF = {name: split for split, names in SYNONYMS.items() for name in names}
 
 
 class Placed(NamedTuple):
@@ -94,3 +107,25 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
 def _has_surrogates(name: str) -> bool:
     """Whether it has what Python makes of bytes that aren't UTF-8."""
     return any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
+def find_split(root: Path, split: str) -> Path | None:
+    """The folder of a split, or else a tar, by any name that people give it, in any case; None without one.
+
+    Raises:
+        UserError: Two folders are that split.
+    """
+    meant = {split.lower(), *SYNONYMS.get(SPLIT_OF.get(split.lower(), ""), ())}
+    there = sorted(path for path in root.iterdir() if path.name.lower().removesuffix(".tar") in meant)
+    if folders := [path for path in there if path.is_dir()]:
+        check_one_each({path.name: SPLIT_OF.get(split.lower(), split) for path in folders}, str(root))
+        return folders[0]
+    return there[0] if there else None
+
+
+def check_one_each(splits: Mapping[str, str], where: str) -> None:
+    """Raises a `UserError` if two folders, of which `splits` has the split, are one split."""
+    first: dict[str, str] = {}
+    for folder, split in splits.items():
+        if (other := first.setdefault(split, folder)) != folder:
+            raise UserError(f"{where}: {other!r} and {folder!r} are both the split {split}; rename one")

@@ -30,9 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convnext_ablation.console import Progress
-from convnext_ablation.data.findings import Finding, paired
 from convnext_ablation.data.folder import Record
-from convnext_ablation.data.measure import Contents, Measured, measure_images
+from convnext_ablation.data.measure import Contents, Finding, Measured, measure_images, paired
 from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.walk import walk
 from convnext_ablation.errors import UserError

@@ -9,17 +9,18 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
 
 from convnext_ablation.data.archives import open_source
+from convnext_ablation.data.class_names import listed
 from convnext_ablation.data.folder import Record, check_read
 from convnext_ablation.data.groups import hold_out_groups
 from convnext_ablation.data.layout import arrange
 from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
-from convnext_ablation.data.walk import why_skipped
+from convnext_ablation.data.walk import skipped_by_name, why_skipped
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import CONTROLS
@@ -95,7 +96,7 @@ class ImageFolder(OwnPhotographs):
 
     images: Path | None = option(None, "the folder, or a zip or tar of it", identity=False)
     names_encoding: str | None = option(
-        None, "encoding of names in a zip that doesn't say it, such as cp932; UTF-8, else code page 437"
+        None, "encoding of names in an archive that doesn't say it, such as cp932; UTF-8 if not given"
     )
 
     def photographs(self, scratch: Path) -> list[Photograph]:
@@ -109,12 +110,22 @@ class ImageFolder(OwnPhotographs):
         self.skipped.update({name: reason for name, reason in reasons.items() if reason})
         placed = list(arrange([name for name, why in reasons.items() if not why], where, self.skipped))
         check_read([each.name for each in placed], self.skipped, where)
+        self._say_lost({each.class_name for each in placed}, {each.name for each in placed})
         folders = class_folders(sorted({each.class_name for each in placed}), where)
         originals = [
             Photograph(each.below, each.below, folders[each.class_name], each.split, source[each.name])
             for each in placed
         ]
         return self.completed(originals, where)
+
+    def _say_lost(self, classes: Collection[str], used: Iterable[str]) -> None:
+        """Says which folders beside those of classes hold no picture of a class, or nothing at all."""
+        assert self.images is not None
+        around = {PurePosixPath(name).parent.parent for name in used}
+        beside = (path for place in sorted(around) for path in (self.images / place).glob("*/"))
+        lost = [path.name for path in beside if path.name not in classes and not skipped_by_name(path.name)]
+        if lost:
+            print(f"{self.images}: folders beside the classes without a picture: {listed(lost)}")
 
 
 def class_folders(names: Iterable[str], where: str) -> dict[str, str]:

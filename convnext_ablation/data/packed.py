@@ -82,7 +82,7 @@ def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapp
     Args:
         path: The archive.
         scratch: A folder.
-        encoding: Of names in a zip that doesn't say it.
+        encoding: Of names that don't say it.
 
     Raises:
         UserError: The archive is damaged or cut short, is of another kind, grows beyond all measure, or holds
@@ -94,12 +94,16 @@ def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapp
         pieces = _list_zip(path, encoding)
     else:
         decoders = [make for magic, make in _DECODERS.items() if head.startswith(magic)]
-        pieces = find_pieces(_unpack(path, scratch, decoders[0]) if decoders else path, path)
+        pieces = find_pieces(
+            _unpack(path, scratch, decoders[0]) if decoders else path, path, encoding=encoding
+        )
     print(f"{path}: {len(pieces)} files")
     return pieces
 
 
-def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = None) -> dict[str, Piece]:
+def find_pieces(
+    tar: Path, shown: Path | None = None, within: Piece | None = None, encoding: str | None = None
+) -> dict[str, Piece]:
     """Lists the files of a tar by the paths that it gives them.
 
     A hard link to a file of the tar is that file.
@@ -108,6 +112,7 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
         tar: The file.
         shown: What it is called in messages.
         within: The part of the file that is the tar.
+        encoding: Of names that aren't in UTF-8.
 
     Raises:
         UserError: A header is damaged; the tar is cut short, or goes on behind its end; or it holds other
@@ -120,7 +125,9 @@ def find_pieces(tar: Path, shown: Path | None = None, within: Piece | None = Non
     with open(tar, "rb") as file:
         file.seek(start)
         try:
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as archive:
+            with tarfile.open(
+                fileobj=file, mode="r:", encoding=encoding or "utf-8", errors="surrogateescape"
+            ) as archive:
                 for member in archive:
                     if member.offset >= end:  # of what the tar is in
                         break

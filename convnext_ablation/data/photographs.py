@@ -19,11 +19,15 @@ from typing import Any, BinaryIO, ClassVar
 
 from PIL import Image
 
+from convnext_ablation.console import Progress
 from convnext_ablation.data.archives import Published
-from convnext_ablation.data.folder import SPLITS, Record, decode
+from convnext_ablation.data.folder import Record, decode
+from convnext_ablation.data.layout import SPLITS
 from convnext_ablation.data.pictures import as_seen, with_ending
+from convnext_ablation.data.walk import walk
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.files import sha256_of
 
 FITS = ("squash", "short-side")
 # options of Pillow's encoders: lossless formats at their fastest
@@ -87,6 +91,49 @@ class DataSet:
     def sources(self) -> dict[str, Any]:
         """The paths that a set is made of, by the options that name them, among other values."""
         return vars(self)
+
+    def originals(self) -> Iterator[tuple[str, Path]]:
+        """The files and folders that a set is made of, by the options that name them."""
+        for name, value in self.sources().items():
+            path = Path(value) if name == "source" and value else value
+            if isinstance(path, Path) and (path := path.expanduser()).exists():
+                yield name, path
+
+    def state(self) -> dict[str, list[Any]]:
+        """Place, size and times of the originals by their options; on this machine, for now."""
+        return {
+            name: [
+                str(path.resolve()),
+                path.stat().st_size,
+                path.stat().st_mtime_ns,
+                _listing(path, times=True) if path.is_dir() else "",
+            ]
+            for name, path in self.originals()
+        }
+
+    def content(self) -> dict[str, str]:
+        """SHA-256 of the originals by their options, so that others aren't taken for them, wherever they lie.
+
+        That of a file is its content's; that of a folder stands for the names and sizes of the files below
+        it. Archives that are compared with the published ones are left out.
+        """
+        published = {} if getattr(self, "unofficial", False) else self.published
+        return {
+            name: _listing(path) if path.is_dir() else _hash(path)
+            for name, path in self.originals()
+            if path.is_dir() or name not in published
+        }
+
+    def check_place(self, out: Path) -> None:
+        """Raises a `UserError` if the set would be written below the folder of its own images."""
+        for name, path in self.originals():
+            if out.is_relative_to(path.resolve()):
+                option = self.option_of(name)
+                raise UserError(f"{out} is in {path}, the folder of {option}; choose a place outside of it")
+
+    def option_of(self, name: str) -> str:
+        """The option that an original was found by: its own, or that of the folder of all archives."""
+        return f"--{name.replace('_', '-')}" if vars(self).get(name) is not None else "--archives"
 
     def check_least(self, **least: int) -> None:
         """Raises a `UserError` if a number is less than it may be."""
@@ -222,3 +269,21 @@ def hold_out(
         done += [replace(original, split=split) for original in members[:count]]
         done += members[count:]
     return sorted(done, key=lambda original: original.path)
+
+
+def _hash(path: Path) -> str:
+    with Progress(f"hashing {path.name}", path.stat().st_size, "B") as progress:
+        return sha256_of(path, progress.update)
+
+
+def _listing(path: Path, times: bool = False) -> str:
+    """Hash over what lies below a folder."""
+    lines = []
+    for below, _, names in walk(path, dangling=True):
+        for name in names:
+            try:
+                stat = (path / below / name).stat()
+            except OSError:  # a link to nothing
+                continue
+            lines.append(f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\n")
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -22,16 +22,16 @@ from typing import Any
 
 from PIL import features
 
-from convnext_ablation.data.cub200 import CUB200
+from convnext_ablation.data.birds import CUB200, NABirds
 from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
 from convnext_ablation.data.fashion_mnist import FashionMNIST
-from convnext_ablation.data.fgvc_aircraft import FGVCAircraft
-from convnext_ablation.data.flowers102 import Flowers102
 from convnext_ablation.data.folder import (
+    CHANGED,
     CLASSES,
     DESCRIPTION,
     FolderSummary,
     Record,
+    changed_line,
     check_folder,
     decode,
     in_threads,
@@ -39,21 +39,19 @@ from convnext_ablation.data.folder import (
     read_description,
     read_manifest,
     sort_classes,
+    told,
     write_manifest,
 )
 from convnext_ablation.data.food101 import Food101
 from convnext_ablation.data.hub_images import HubPhotographs
 from convnext_ablation.data.image_list import ImageList
 from convnext_ablation.data.imagenet import ImageNet
-from convnext_ablation.data.nabirds import NABirds
-from convnext_ablation.data.originals import check_place, content_of, option_of, state_of
 from convnext_ablation.data.own import ImageFolder
-from convnext_ablation.data.oxford_pets import OxfordPets
 from convnext_ablation.data.photographs import BrokenPictureError, DataSet, Photographs
 from convnext_ablation.data.pictures import pixels_allowed
-from convnext_ablation.data.skipped import CHANGED, SKIPPED, changed_line, skipped_lines, told, write_skipped
-from convnext_ablation.data.stanford_cars import StanfordCars
-from convnext_ablation.data.stanford_dogs import StanfordDogs
+from convnext_ablation.data.stanford import StanfordCars, StanfordDogs
+from convnext_ablation.data.vgg import FGVCAircraft, Flowers102, OxfordPets
+from convnext_ablation.data.walk import SKIPPED, skipped_lines, write_skipped
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.files import check_path, locked, resolved
@@ -96,7 +94,7 @@ def prepare(
     try:
         out = resolved(out)
         if not _is_there(out, dataset):
-            check_place(dataset, out)
+            dataset.check_place(out)
             busy = f"{out}: another `prepare` makes it"
             with locked(out.with_name(f".{out.name}.lock"), busy, wait=True):
                 if not _is_there(out, dataset):
@@ -147,9 +145,9 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
             what = f"{key} is {there.get(key)}, not {wanted[key]}"
             raise UserError(f"{out} holds another data set ({what}); remove it or choose another place")
     before = found.get("originals") or {}  # folders of earlier versions don't say
-    for key, digest in content_of(dataset).items() if before else ():
+    for key, digest in dataset.content().items() if before else ():
         if before.get(key, digest) != digest:
-            what = f"what {option_of(dataset, key)} names has changed or is another"
+            what = f"what {dataset.option_of(key)} names has changed or is another"
             raise UserError(f"{out} was made of other originals ({what}); remove it or choose another place")
     return True
 
@@ -310,7 +308,7 @@ def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
 def _begin(dataset: DataSet, partial: Path) -> None:
     """Makes the unfinished folder, or takes up the one that a killed run has left."""
     description = _describe(dataset)
-    origin = {"description": description, "originals": state_of(dataset)}
+    origin = {"description": description, "originals": dataset.state()}
     if partial.exists():
         if not partial.is_dir() or (any(partial.iterdir()) and not read_description(partial / DESCRIPTION)):
             raise UserError(f"{partial} is in the way and not from an earlier `prepare`; move it")
@@ -319,6 +317,6 @@ def _begin(dataset: DataSet, partial: Path) -> None:
             return
         shutil.rmtree(partial)
     (partial / _SCRATCH).mkdir(parents=True)
-    originals = content_of(dataset)
+    originals = dataset.content()
     _write_json(partial / DESCRIPTION, {**description, **({"originals": originals} if originals else {})})
     _write_json(partial / _SCRATCH / "origin.json", origin)

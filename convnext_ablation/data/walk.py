@@ -1,16 +1,18 @@
-"""Files where they lie, and the one rule by which a file is a picture, or is skipped and why."""
+"""Files where they lie, and the one rule by which a file is a picture, or why it is skipped."""
 
 from __future__ import annotations
 
+import csv
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.data.pictures import is_called_picture, is_picture
 from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.files import csv_text, write_csv
 
 # names of files and folders that are no part of a data set, by the reason to skip them
 _LITTER = {
@@ -26,10 +28,13 @@ _NOTES = re.compile(
 )
 # of cameras and drawing programs
 _UNREAD = tuple(
-    ".heic .heif .jxl .cr2 .cr3 .nef .arw .dng .orf .raf .rw2 .tga .dcm .svs .ndpi .czi .nd2".split()
+    ".heic .heif .jxl .jxr .cr2 .cr3 .nef .arw .dng .orf .raf .rw2 .tga .dcm .svs .ndpi .czi .nd2"
+    " .svg .exr .hdr .xcf .fits .nii .npy".split()
 )
 UNREAD = "picture of a format that isn't read; convert it"
 
+SKIPPED = "skipped.csv"
+_NAMED = 10  # of each reason
 _TIMES = 100  # that a folder may be reached by links; links to links to links double at each step
 
 
@@ -136,3 +141,40 @@ def why_skipped(name: str, place: Piece | Path) -> str:
     if name.lower().endswith(_UNREAD):
         return UNREAD
     return "licence or notes" if _NOTES.fullmatch(name.rpartition("/")[2]) else "not a picture"
+
+
+def write_skipped(folder: Path, skipped: Mapping[str, str]) -> None:
+    """Writes ``skipped.csv`` with names and reasons, if there are any."""
+    if skipped:
+        write_csv(folder / SKIPPED, ("name", "reason"), sorted(skipped.items()))
+
+
+def read_skipped(folder: Path) -> dict[str, str]:
+    """What a folder's ``skipped.csv`` says, reasons by name; nothing without one."""
+    if not (folder / SKIPPED).exists():
+        return {}
+    with open(folder / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return {csv_text(row["name"]): csv_text(row["reason"]) for row in csv.DictReader(file)}
+
+
+def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
+    """A line for each reason: how many of each ending, and some of their names."""
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in sorted(skipped.items()):
+        by_reason[reason.partition(":")[0]].append(name)
+    lines = []
+    for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
+        endings = Counter(_ending(name) for name in names)
+        counts = ", ".join(f"{count} {ending}".strip() for ending, count in endings.most_common())
+        more = ", ..." if len(names) > _NAMED else ""
+        lines.append(f"{reason}: {counts} ({', '.join(map(_shown, names[:_NAMED]))}{more})")
+    return lines
+
+
+def _ending(name: str) -> str:
+    return ascii(os.path.splitext(name)[1].lower())[1:-1][:20]
+
+
+def _shown(name: str) -> str:
+    """A name on one line of any terminal."""
+    return repr(name) if name.isprintable() else ascii(name)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from convnext_ablation.data.class_names import numbers_of
-from convnext_ablation.data.folder import MANIFEST, SYNONYMS, data_set_name, manifest_hash
-from convnext_ablation.data.skipped import read_skipped
+from convnext_ablation.data.folder import MANIFEST, data_set_name, manifest_hash
+from convnext_ablation.data.layout import SYNONYMS
+from convnext_ablation.data.walk import read_skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import OURS, classes_in
 from convnext_ablation.models.convert import StateDict, weights_in

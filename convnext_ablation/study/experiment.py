@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.console import counted
-from convnext_ablation.data.folder import SPLITS, find_split
+from convnext_ablation.data.layout import SPLITS, find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import check_name
 from convnext_ablation.study.designs.contrasts import Design, Point

@@ -16,7 +16,8 @@ import timm
 import yaml
 
 from convnext_ablation import machine, stock
-from convnext_ablation.data.folder import CLASSES, find_split
+from convnext_ablation.data.folder import CLASSES
+from convnext_ablation.data.layout import find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.study.experiment import Run, Script

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from convnext_ablation.console import printable
 from convnext_ablation.data.class_names import by_name, check_known, names_of
 from convnext_ablation.data.pictures import as_seen, open_picture
-from convnext_ablation.data.skipped import skipped_lines
+from convnext_ablation.data.walk import skipped_lines
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.distributed import seed_stream
 

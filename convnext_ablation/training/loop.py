@@ -11,7 +11,7 @@ import yaml
 from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad, distribute_bn
 
-from convnext_ablation.data.skipped import SKIPPED, write_skipped
+from convnext_ablation.data.walk import SKIPPED, write_skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import remove_unfinished, write_text
 from convnext_ablation.training.checkpoints import (

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from convnext_ablation.data.folder import SPLIT_OF
+from convnext_ablation.data.layout import SPLIT_OF
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import csv_text, write_csv, written_whole
 
