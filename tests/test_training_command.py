@@ -12,6 +12,7 @@ import signal
 import sys
 from functools import partial
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from PIL import Image
 
 from convnext_ablation.cli import train as train_command
 from convnext_ablation.cli import validate as validate_command
+from convnext_ablation.errors import UserError
 from convnext_ablation.inference import optimize_for_inference
 from convnext_ablation.training import distributed
 from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
@@ -420,6 +422,15 @@ def test_a_resumed_run_goes_on_in_its_run_of_weights_and_biases(train, tmp_path,
     wandb.init = lambda **given: SimpleNamespace(log=lambda row: 1 / 0)
     assert train(tmp_path, "--epochs", 1, "--log-wandb", name="offline") == 0
     assert "WARNING: nothing is logged to Weights & Biases: division by zero\n" in capsys.readouterr().out
+
+
+def test_one_process_in_a_slurm_allocation_of_several_tasks_trains_alone():
+    slurm = {"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    with mock.patch.dict(os.environ, slurm):
+        assert distributed.start_processes("cpu").world_size == 1
+    by_srun = mock.patch.dict(os.environ, {**slurm, "SLURM_STEP_NUM_TASKS": "4"})
+    with by_srun, pytest.raises(UserError, match=r"can't be joined: .*MASTER_ADDR expected, but not set"):
+        distributed.start_processes("cpu")
 
 
 def test_a_second_interrupt_stops_at_once():

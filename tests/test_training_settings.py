@@ -10,6 +10,7 @@ import pytest
 from convnext_ablation.errors import UserError
 from convnext_ablation.training import settings, validation
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
+from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
 
 OURS = {"global_batch", "skip_bad_images", "test_split"}
@@ -143,6 +144,11 @@ def test_help_gives_ranges(capsys):
 def test_values_of_another_type_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         TrainingArguments(**settings)
+
+
+def test_channels_without_a_size_are_one_line():
+    with pytest.raises(UserError, match=r"have the 3 channels of the network's own; give --input-size 1 HEI"):
+        dry_run(TrainingArguments(model="test_resnet", in_chans=1, device="cpu"))
 
 
 def test_settings_of_timms_script_are_accepted_where_they_change_nothing():

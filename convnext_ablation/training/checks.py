@@ -53,6 +53,12 @@ def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
         given = {"in_chans": arguments.channels, **arguments.preprocessing()}
         config = resolve_data_config(given, model=model)
         str_to_interp_mode(config["interpolation"])
+    if config["input_size"][0] != arguments.channels:
+        raise UserError(
+            f"in_chans is {arguments.channels}, and where no size is given images have the "
+            f"{config['input_size'][0]} channels of the network's own; give --input-size "
+            f"{arguments.channels} HEIGHT WIDTH"
+        )
     if model is not None:
         _check_logits(model, arguments, config)
     if arguments.torchcompile:

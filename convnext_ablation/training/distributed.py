@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 import signal
 from collections.abc import Callable, Sequence
@@ -73,9 +74,12 @@ class Processes:
 
 
 def start_processes(device: str) -> Processes:
-    """Joins the other processes of the run, if torchrun or Slurm started several."""
+    """Joins the other processes of the run, if torchrun or srun started several."""
+    if "SLURM_NTASKS" in os.environ and os.environ.get("SLURM_STEP_NUM_TASKS", "1") == "1":
+        os.environ.setdefault("WORLD_SIZE", "1")  # else timm waits for tasks that srun hasn't started
     check_device(device)
-    started = init_distributed_device_so(device=device)
+    with in_one_line("the processes of the run can't be joined"):
+        started = init_distributed_device_so(device=device)
     group = None
     if started["distributed"]:
         end_with_parent()  # a killed torchrun leaves its processes behind, and a new one may do their work
