@@ -19,11 +19,7 @@ from convnext_ablation.errors import UserError
 
 PLACES = itertools.product(("train", "val", "test"), ("ash", "oak"), range(3))
 SOUND = {f"{split}/{name}/{at}.jpg": jpeg(at, size=(12, 12)) for split, name, at in PLACES}
-BROKEN = {
-    "train/ash/8.jpg": jpeg(8)[:-200],
-    "train/oak/empty.png": b"",
-    "val/ash/text.jpg": b"no picture",
-}
+BROKEN = {"train/ash/8.jpg": jpeg(8)[:-200], "train/oak/empty.png": b"", "val/ash/text.jpg": b"no picture"}
 
 
 def test_broken_pictures_are_left_out_and_listed(tmp_path, capsys):

@@ -89,10 +89,7 @@ def test_broken_download_resumes_where_it_broke(home, tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "ranges", "asked"),
-    [
-        (DATA, True, [f"bytes={len(DATA)}-"]),
-        (b"x", False, ["bytes=1-"]),
-    ],
+    [(DATA, True, [f"bytes={len(DATA)}-"]), (b"x", False, ["bytes=1-"])],
     ids=["complete", "home without ranges"],
 )
 def test_download_takes_up_what_is_there(home, tmp_path, part, ranges, asked):

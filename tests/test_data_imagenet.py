@@ -71,11 +71,7 @@ def kaggle(labelled=(1, 2)):
 def test_imagenet_as_kaggle_has_it(tmp_path, top, zipped):
     names, solution = kaggle()
     files = {f"{top}{name}": jpeg(number) for number, name in enumerate(names)}
-    files |= {
-        "LOC_val_solution.csv": solution.encode(),
-        f"{top}.DS_Store": b"",
-        "ILSVRC/Annotations/a": b"",
-    }
+    files |= {"LOC_val_solution.csv": solution.encode(), f"{top}.DS_Store": b"", "ILSVRC/Annotations/a": b""}
     place = write_zip(tmp_path / "k.zip", files) if zipped else write_folder(tmp_path / "k", files)
     summary = prepare("imagenet", tmp_path / "out", archives=place, unofficial=True, size=16)
     assert summary.counts == {"train": 6, "val": 2}
@@ -91,10 +87,7 @@ def test_imagenet_as_kaggle_has_it(tmp_path, top, zipped):
 @pytest.mark.parametrize(
     ("solution", "message"),
     [
-        (
-            kaggle([1])[1],
-            r"val_00000002\.JPEG is in no folder <synset>, and no LOC_val_solution",
-        ),
+        (kaggle([1])[1], r"val_00000002\.JPEG is in no folder <synset>, and no LOC_val_solution"),
         (
             "ILSVRC2012_val_00000001,n01440764 1 2 3 4 n01443537 1 2 3 4",
             "has the line 'ILSVRC2012_val_00000001",

@@ -209,6 +209,16 @@ def test_folds_are_stratified_and_hold_each_image_once(tmp_path, group_column):
     [
         ("path,class\nash/0.jpg,a/b\nash/1.jpg,a_b\n", {}, "'a/b' and 'a_b' would both become 'a_b'"),
         ("path,class\nash/0.jpg,.net\nash/1.jpg,net\n", {}, "would both become 'net'"),
+        ("path\nash/0.jpg\n", {}, "has no column 'class'"),
+        ("path,class\n,ash\n", {}, "line 2 has no path"),
+        ("path,class,split\nash/0.jpg,ash,all\n", {}, "line 2 has the split 'all'"),
+        ("path,class\nash/0.jpg,ash\nash/0.jpg,oak\n", {}, "line 3 lists ash/0.jpg a second time"),
+        ("path,class\nash/9.jpg,ash\n", {}, r"line 2: .*9\.jpg can't be read"),
+        (
+            lines("{name}," + "a" * 300),
+            {},
+            r"jpg: '.*/a{30}.* is longer than 250 bytes; it needs",
+        ),
         ("path,class\nash/0.jpg,-1\n", {}, "line 2 has the class -1, which means no label"),
         ("path,class\nash/0.jpg,NaN\n", {}, "line 2 has the class NaN, which means no label"),
         ("image,kind\nash/0.jpg,ash\n", {}, "no column 'class' .* 'kind'; name it with --class-column"),

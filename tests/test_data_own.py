@@ -1,9 +1,7 @@
 """Anyone's own photographs: folders, lists, data sets of the hub."""
 
-import csv
-
 import pytest
-from official_archives import jpeg, refused, write_folder, write_tar
+from official_archives import jpeg, refused, write_folder
 
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare
@@ -22,15 +20,9 @@ def by_split(out):
     return found
 
 
-@pytest.mark.parametrize("kind", ["folder", "tar", "tar with a top folder"])
-def test_folder_of_classes_is_split_evenly(tmp_path, kind):
+def test_folder_of_classes_is_split_evenly(tmp_path):
     files = plain()
-    if kind == "folder":
-        images = write_folder(tmp_path / "mine", {**files, "notes.txt": b"x", ".cache/x/1.jpg": b"x"})
-    elif kind == "tar":
-        images = write_tar(tmp_path / "mine.tar", files)
-    else:
-        images = write_tar(tmp_path / "mine.tgz", {f"mine/{name}": files[name] for name in files}, "w:gz")
+    images = write_folder(tmp_path / "mine", files)
     summary = prepare("folder", tmp_path / "out", images=images, size=16, val=2)
     assert summary.classes == ["ash", "birch"]
     assert summary.counts == {"train": 18, "val": 4, "test": 2}  # test: a tenth, rounded
@@ -47,15 +39,6 @@ def test_a_class_of_any_picture_format_is_prepared(tmp_path, ending):
     prepare("folder", tmp_path / "out", images=images, size=16)
     found = by_split(tmp_path / "out")
     assert set().union(*found.values()) == set(plain()) | set(files)
-
-
-def test_splits_that_are_there_are_kept(tmp_path):
-    files = {f"{split}/{name}": data for split in ("training", "valid") for name, data in plain(4).items()}
-    images = write_folder(tmp_path / "mine", files)
-    prepare("folder", tmp_path / "out", images=images, size=16)
-    found = by_split(tmp_path / "out")
-    assert {split: len(sources) for split, sources in found.items()} == {"train": 6, "val": 8, "test": 2}
-    assert all(source.startswith("valid/") for source in found["val"])
 
 
 @pytest.mark.parametrize(
@@ -96,52 +79,6 @@ def test_images_of_one_name_are_kept_apart(tmp_path, capsys):
     assert found["train/a/train_a_1.PNG.jpg"] == "train/a/1.PNG"
     assert found["train/a/2.jpg"] == "train/a/2.png"
     assert "stored under names made of their paths: 6, such as" in capsys.readouterr().out
-
-
-def write_list(path, rows, columns=("path", "class", "split")):
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
-    return path
-
-
-def test_list_gives_class_and_split(tmp_path):
-    files = write_folder(tmp_path / "images", plain(3))
-    rows = [(name, "Tree/Ash" if "ash" in name else "Birke, weiß", "train") for name in plain(3)]
-    rows[0] = (*rows[0][:2], "validation")
-    rows[3] = (*rows[3][:2], "test")
-    path = write_list(tmp_path / "mine.csv", rows)
-    summary = prepare("csv", tmp_path / "out", file=path, root=files, size=16)
-    assert sorted(summary.classes) == ["Birke, weiß", "Tree_Ash"]
-    assert by_split(tmp_path / "out")["val"] == {rows[0][0]: "Tree_Ash"}
-    assert by_split(tmp_path / "out")["test"] == {rows[3][0]: "Birke, weiß"}
-
-
-@pytest.mark.parametrize(
-    ("rows", "columns", "message"),
-    [
-        ([("ash/0.jpg",)], ("path",), "has no column 'class'"),
-        ([("", "ash")], ("path", "class"), "line 2 has no path"),
-        ([("ash/0.jpg", "ash", "all")], ("path", "class", "split"), "line 2 has the split 'all'"),
-        (
-            [("ash/0.jpg", "ash"), ("ash/0.jpg", "oak")],
-            ("path", "class"),
-            "line 3 lists ash/0.jpg a second time",
-        ),
-        ([("ash/9.jpg", "ash")], ("path", "class"), r"line 2: .*9\.jpg can't be read"),
-        (
-            [(f"ash/{at}.jpg", "a" * 300, split) for at, split in enumerate(("train", "val", "test"))],
-            ("path", "class", "split"),
-            r"ash/0\.jpg: 'train/a{30}.* is longer than 250 bytes; it needs another name",
-        ),
-    ],
-)
-def test_broken_list_is_refused(tmp_path, rows, columns, message):
-    write_folder(tmp_path, plain(3))
-    path = write_list(tmp_path / "mine.csv", rows, columns)
-    refused("csv", tmp_path, message, file=path)
-    refused("csv", tmp_path, r"none\.csv can't be read", file=tmp_path / "none.csv")
 
 
 @pytest.fixture

@@ -89,6 +89,11 @@ REFUSED = {
     "symbolic link": (link("ash/x.jpg", "0.jpg", tarfile.SYMTYPE), "is a link or a device; pack what it"),
     "hard link outside": (link("ash/x.jpg", "../../etc/passwd"), "is a link or a device"),
     "pipe": (link("ash/x.jpg", "", tarfile.FIFOTYPE), "is a link or a device"),
+    "device": (link("ash/x.jpg", "", tarfile.CHRTYPE), "is a link or a device"),
+    "parent": (link("../x.txt", "", tarfile.REGTYPE), "leads out of the archive"),
+    "absolute": (link("/tmp/x.txt", "", tarfile.REGTYPE), "leads out of the archive"),
+    "backslash": (link("..\\x.txt", "", tarfile.REGTYPE), "leads out of the archive"),
+    "twice": (link("ash/0.jpg", "", tarfile.REGTYPE), "is there twice"),
     "one name in two Unicode forms": ((tarfile.TarInfo("ash/e\u0301.jpg"), b""), "in two Unicode forms"),
 }
 

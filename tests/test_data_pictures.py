@@ -265,10 +265,7 @@ def on_white(colour, alpha):
     [
         (encoded(with_palette(RED, BLUE), "PNG", transparency=1), [RED, (255, 255, 255)]),
         (encoded(with_palette(RED, BLUE), "GIF", transparency=1), [RED, (255, 255, 255)]),
-        (
-            encoded(with_palette(RED, BLUE), "PNG", transparency=bytes([255, 51])),
-            [RED, on_white(BLUE, 51)],
-        ),
+        (encoded(with_palette(RED, BLUE), "PNG", transparency=bytes([255, 51])), [RED, on_white(BLUE, 51)]),
         (
             encoded(Image.fromarray(np.uint8([[[9, 8, 7, 0], [90, 80, 70, 51]]])), "PNG"),
             [(255, 255, 255), on_white((90, 80, 70), 51)],

@@ -5,16 +5,19 @@ import io
 import os
 import shutil
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from official_archives import jpeg, refused, write_folder, write_tar
+from PIL import Image
 from test_data_own import by_split, plain
 from test_data_packed import write_zip
 
 from convnext_ablation.data.folder import check_folder, listing, sort_classes
+from convnext_ablation.data.layout import SPLIT_OF, SPLITS
 from convnext_ablation.data.prepare import prepare
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import splits_of
@@ -94,11 +97,12 @@ def test_check_before_training_refuses_the_same(tmp_path, case):
 
 
 @pytest.mark.parametrize("names", [("Train", "valid", "Testing"), ("training_set", "Dev", "TEST_IMAGES")])
-def test_a_study_takes_splits_of_any_name_as_training_does(tmp_path, arguments, names):
+def test_splits_have_the_names_that_people_give_them_everywhere(tmp_path, arguments, names):
     files = {f"{split}/{name}": data for split in names for name, data in plain(2).items()}
     root = write_folder(tmp_path / "mine", files)
-    assert splits_of(root) == ("train", "val", "test")
-    assert check_folder(root).counts == {"train": 4, "val": 4, "test": 4}
+    assert prepare("folder", tmp_path / "out", images=root, size=16).counts == dict.fromkeys(SPLITS, 4)
+    assert splits_of(root) == SPLITS
+    assert check_folder(root).counts == dict.fromkeys(SPLITS, 4)
     assert set(listing(root, ("train", "test"))) == {name for name in files if not name.startswith(names[1])}
     for split, name in zip(("train", "validation", "test"), names, strict=True):
         assert open_split(arguments(data_dir=str(root)), split).name == str(root / name)
@@ -232,15 +236,6 @@ def test_top_folders_are_left_out_whatever_lies_beside(tmp_path, tops, beside):
     assert skipped(tmp_path / "out .tgz mine.tgz") == beside
 
 
-@pytest.mark.parametrize(
-    "names", [("Train", "VALIDATION", "test_images"), ("training_set", "valid", "Testset")]
-)
-def test_splits_have_the_names_that_people_give_them(tmp_path, names):
-    files = {f"{split}/{name}": data for split in names for name, data in plain(3).items()}
-    summary = prepare("folder", tmp_path / "out", images=write_folder(tmp_path / "mine", files), size=16)
-    assert summary.counts == {"train": 6, "val": 6, "test": 6}
-
-
 def test_splits_are_found_in_any_case_and_depth_and_unlabelled_images_skipped(tmp_path):
     files = {
         f"set/{split}/{name}": data for split in ("Training", "VALID") for name, data in plain(4).items()
@@ -285,42 +280,67 @@ def test_ambiguous_layouts_are_refused(tmp_path, names, message):
     refused("folder", tmp_path, message, images=images)
 
 
-_PICTURE = jpeg(3, size=(8, 8))
-_NAMES = st.sampled_from(["a", "B", "2", "é", "x y", ".h", "._a", "Thumbs.db", "LICENSE", "__MACOSX"])
-_FILES = st.dictionaries(
-    st.tuples(
-        st.lists(_NAMES, max_size=2).map(lambda parts: "/".join(["ash", *parts][-2:])),
-        _NAMES,
-        st.sampled_from(["", ".jpg", ".PNG", ".tiff", ".txt", ".eps", ".dat"]),
-    ).map(lambda each: f"{each[0]}/{each[1]}{each[2]}"),
-    st.sampled_from([_PICTURE, b"", b"text"]),
-    max_size=8,
+def encoded(mode, kind, **options):
+    file = io.BytesIO()
+    Image.effect_noise((8, 8), 60).convert(mode).save(file, kind, **options)
+    return file.getvalue()
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+_CONTENTS = st.sampled_from(
+    [jpeg(3, size=(8, 8)), encoded("I;16", "PNG"), encoded("RGBA", "PNG"), encoded("CMYK", "JPEG"),
+     encoded("P", "GIF"), encoded("RGB", "JPEG", exif=TURNED), b"", b"text", b"%!PS-Adobe-3.0"]
+)  # fmt: skip
+_FOLDERS = st.sampled_from(
+    ["ash", "birch", "ash ", "e\u0301lm", "2", ".h", "__MACOSX", "a/b", "x y.", "@eaDir"]
+)
+_STEMS = st.sampled_from(["a", "B", "2", "é", "x y", "._a", "Thumbs.db", "LICENSE"])
+_ENDINGS = st.sampled_from(["", ".jpg", ".PNG", ".tiff", ".txt", ".eps", ".dat", ".heic"])
+_LAYOUTS = st.sampled_from(
+    [[""], ["set/"], ["Train/", "TEST/"], ["a/b/training/", "a/b/Valid/", "a/b/test/"]]
 )
 
 
 @settings(max_examples=25, deadline=None)
-@given(_FILES)
-def test_each_file_is_used_or_skipped_and_folder_and_archives_agree(files):
+@given(_LAYOUTS, st.dictionaries(st.tuples(_FOLDERS, _STEMS, _ENDINGS), _CONTENTS, max_size=8), st.data())
+def test_each_file_is_used_or_skipped_and_folder_archives_and_lists_agree(tops, odd, data):
     """Or else all are refused alike."""
-    names = sorted(files)
-    if any(one.startswith(f"{other}/") for one in names for other in names):
+    files = {f"{top}{name}": content for top in tops for name, content in plain(3).items()}
+    for (folder, stem, ending), content in odd.items():
+        files[f"{data.draw(st.sampled_from([*tops, '']))}{folder}/{stem}{ending}"] = content
+    files = {unicodedata.normalize("NFC", name): content for name, content in files.items()}
+    if any(one.startswith(f"{other}/") for one in files for other in files):
         return  # no file system has it
     found = []
     with tempfile.TemporaryDirectory() as root:
         top = Path(root)
-        files = {**plain(3), **files}
         images = [write_folder(top / "mine", files), write_tar(top / "mine.tar", files)]
         images.append(write_zip(top / "mine.zip", files))
         for number, path in enumerate(images):
             out = top / str(number)
             try:
-                prepare("folder", out, images=path, size=8, workers=1)
+                prepare("folder", out, images=path, size=8, workers=1, skip_bad_images=99)
             except UserError as error:
                 found.append(str(error).replace(str(path), ""))
                 continue
             used, rest = by_split(out), skipped(out)
             found.append((used, rest))
-            sources = [source for each in used.values() for source in each]
+            base = max(tops, key=len).rpartition("/")[0].rpartition("/")[0] if len(tops) > 1 else tops[0][:-1]
+            sources = [f"{base}/{name}".lstrip("/") for each in used.values() for name in each]
             assert sorted([*sources, *rest]) == sorted(files)
-            assert all(label == s.split("/")[-2] for each in used.values() for s, label in each.items())
+            for split, each in used.items():
+                for source, label in each.items():
+                    assert label == source.split("/")[-2].strip().rstrip(". ")
+                    assert len(tops) == 1 or SPLIT_OF[source.split("/")[0].lower()] in (split, "train")
+        if not isinstance(found[0], str):
+            listed = {f"{base}/{name}".lstrip("/"): (label, split)
+                      for split, each in found[0][0].items() for name, label in each.items()}  # fmt: skip
+            mark = data.draw(st.sampled_from(",;\t|"))
+            rows = [mark.join(f'"{field}"' for field in (name, *rest)) for name, rest in listed.items()]
+            (top / "list.csv").write_text("\n".join([mark.join(("file", "label", "subset")), *rows]))
+            prepare("csv", top / "4", file=top / "list.csv", root=images[2], size=8, workers=1)
+            assert {name: (label, split) for split, each in by_split(top / "4").items()
+                    for name, label in each.items()} == listed  # fmt: skip
+            assert sorted([*listed, *skipped(top / "4")]) == sorted(files)
     assert all(each == found[0] for each in found)

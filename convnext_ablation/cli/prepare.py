@@ -13,10 +13,7 @@ from convnext_ablation.errors import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of ``convnext-ablation prepare``."""
     parser.add_argument(
-        "--verify",
-        metavar="OUT",
-        type=Path,
-        help="only compare a prepared folder with its manifest",
+        "--verify", metavar="OUT", type=Path, help="only compare a prepared folder with its manifest"
     )
     commands = parser.add_subparsers(dest="dataset", metavar="DATASET")
     for name, dataset in DATASETS.items():

@@ -199,8 +199,7 @@ def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any]) -> Path:
         open(path, "rb") as raw,
         Progress(f"unzipping {path.name}", size, "B") as progress,
     ):
-        chunks = _decoded(raw, decoder)
-        while (chunk := _next_chunk(chunks, path)) is not None:
+        for chunk in _decoded(raw, decoder, path):
             to.write(chunk)
             progress.move(raw.tell())
             if to.tell() > most:
@@ -209,32 +208,27 @@ def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any]) -> Path:
     return unpacked
 
 
-def _next_chunk(chunks: Iterator[bytes], path: Path) -> bytes | None:
+def _decoded(raw: BinaryIO, make: Callable[[], Any], path: Path) -> Iterator[bytes]:
+    """What all streams of a file hold, by blocks; zeros may stand between them."""
+    decoder = make()
     try:
-        return next(chunks, None)
-    except UserError:
-        raise
+        data = raw.read(_BLOCK)
+        while data:
+            yield decoder.decompress(data, _BLOCK)
+            while not decoder.eof and not decoder.needs_input:
+                yield decoder.decompress(b"", _BLOCK)
+            data = b""
+            if decoder.eof:
+                data = decoder.unused_data.lstrip(b"\0")
+                while not data and (block := raw.read(_BLOCK)):
+                    data = block.lstrip(b"\0")
+                decoder = make() if data else decoder
+            else:
+                data = raw.read(_BLOCK)
+        if not decoder.eof:
+            raise EOFError("its end is missing")
     except Exception as error:  # each decoder has its own
         raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
-
-
-def _decoded(raw: BinaryIO, make: Callable[[], Any]) -> Iterator[bytes]:
-    """What all streams of a file hold, by blocks; zeros may stand between them."""
-    decoder, data = make(), raw.read(_BLOCK)
-    while data:
-        yield decoder.decompress(data, _BLOCK)
-        while not decoder.eof and not decoder.needs_input:
-            yield decoder.decompress(b"", _BLOCK)
-        data = b""
-        if decoder.eof:
-            data = decoder.unused_data.lstrip(b"\0")
-            while not data and (block := raw.read(_BLOCK)):
-                data = block.lstrip(b"\0")
-            decoder = make() if data else decoder
-        else:
-            data = raw.read(_BLOCK)
-    if not decoder.eof:
-        raise EOFError("its end is missing")
 
 
 @dataclass(frozen=True)

@@ -70,11 +70,7 @@ BUILT_IN = tuple(dataset.name for dataset in (FashionMNIST, *_DRAWN))
 
 
 def prepare(
-    name: str,
-    out: str | os.PathLike[str],
-    *,
-    workers: int | None = None,
-    **parameters: Any,
+    name: str, out: str | os.PathLike[str], *, workers: int | None = None, **parameters: Any
 ) -> FolderSummary:
     """Writes a data set of `DATASETS` as an image folder, unless it is there already.
 

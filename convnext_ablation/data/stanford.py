@@ -50,11 +50,7 @@ class StanfordCars(HeldOut):
     published: ClassVar[Mapping[str, Published]] = {
         "annotations": Published("cars_annos.mat", "", "b407c6086d669747186bd1d764ff9dbc", "md5"),
         "images": Published("car_ims.tgz", "", "d5c8f0aa497503f355e17dc7886c3f14", "md5", unpacked="car_ims"),
-        "labels": Published(
-            _LABELS,
-            "",
-            "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05",
-        ),
+        "labels": Published(_LABELS, "", "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"),
         "devkit": Published(
             "car_devkit.tgz",
             "",
