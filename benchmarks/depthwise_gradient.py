@@ -2,7 +2,7 @@
 
     python benchmarks/depthwise_gradient.py --output results/depthwise_gradient.csv
 
-`convnext_ablation/training/depthwise.py` says what is computed. `whole`, `pieces` and a single piece of three
+`convnext_ablation/training/cpu_convs.py` says what is computed. `whole`, `pieces` and a single piece of three
 columns take turns in one process, on maps of noise; an error is the largest difference from the sum in
 float64, in parts of the largest gradient. `ratio_lowest` and `ratio_highest` are the ends of the 95 %
 interval of the median of the rounds' ratios.
@@ -23,7 +23,7 @@ from torch.nn.grad import conv2d_weight
 
 from convnext_ablation.machine import keep_memory, processor_name
 from convnext_ablation.timing import interleaved
-from convnext_ablation.training.depthwise import weight_gradient
+from convnext_ablation.training.cpu_convs import weight_gradient
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
 # channels and size of the maps: those of Models IV and V at 224 px, at full width and at a quarter of it

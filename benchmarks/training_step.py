@@ -42,7 +42,7 @@ from timm.utils import dispatch_clip_grad
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory, processor_name
 from convnext_ablation.timing import Times, interleaved
-from convnext_ablation.training.depthwise import make_depthwise_fast
+from convnext_ablation.training.cpu_convs import make_depthwise_fast
 
 TIMMS = {"model_i": "resnet50", "model_v": "convnext_tiny"}  # the same networks in timm
 

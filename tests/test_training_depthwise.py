@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import conv2d
 
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
-from convnext_ablation.training import depthwise
-from convnext_ablation.training.depthwise import DepthwiseConv2d, make_depthwise_fast, weight_gradient
+from convnext_ablation.training import cpu_convs
+from convnext_ablation.training.cpu_convs import DepthwiseConv2d, make_depthwise_fast, weight_gradient
 from convnext_ablation.training.loop import Trainer
 
 
@@ -31,7 +31,7 @@ def pieces(monkeypatch):
         kernels.append(tuple(weight.shape[2:]))
         return weight_gradient(x, gradient, weight)
 
-    monkeypatch.setattr(depthwise, "weight_gradient", noted)
+    monkeypatch.setattr(cpu_convs, "weight_gradient", noted)
     return kernels
 
 

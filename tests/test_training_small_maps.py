@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d
 
-from convnext_ablation.training.depthwise import make_depthwise_fast
+from convnext_ablation.training.cpu_convs import SmallMapConv2d, make_depthwise_fast, make_gradients_right
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.small_maps import SmallMapConv2d, make_gradients_right
 
 
 def spoil(weight):

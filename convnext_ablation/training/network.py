@@ -23,7 +23,7 @@ from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import classes_in, read_checkpoint, read_pickle
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.depthwise import make_depthwise_fast
+from convnext_ablation.training.cpu_convs import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.weights import release_of
 

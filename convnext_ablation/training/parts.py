@@ -19,7 +19,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.models.zoo import has_weights
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import dry_run
-from convnext_ablation.training.depthwise import make_depthwise_fast
+from convnext_ablation.training.cpu_convs import make_depthwise_fast, make_gradients_right
 from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
 from convnext_ablation.training.history import Epoch
 from convnext_ablation.training.images import TrainingImages
@@ -34,7 +34,6 @@ from convnext_ablation.training.network import (
     create_scheduler,
     wrap_network,
 )
-from convnext_ablation.training.small_maps import make_gradients_right
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_splits
 
 

@@ -1,11 +1,16 @@
-"""Depthwise convs that train faster on a CPU, with the names, weights and outputs that they had.
+"""Convs that a CPU trains right and fast, with the names, weights and outputs that they had.
 
-oneDNN, which computes torch's convolutions on a CPU, is slow here (seen with oneDNN 3.12):
+oneDNN computes torch's convolutions on a CPU. Seen with oneDNN 3.12 (torch 2.14):
 
-- Backward in bf16, most of all with a stride: a bf16 step of Model III is 2.4 times as fast at a quarter of
-  the width and 32 px with depthwise convs in float32. benchmarks/training_step.py measures whole steps.
-- The weight gradient of a kernel wider than three columns, for which it has no depthwise form. It is computed
-  three columns at a time here; benchmarks/depthwise_gradient.py measures both.
+- In bfloat16 it leaves the weight gradient of kernel positions that see nothing but padding as the memory
+  was: on maps of 1 px (kernels of 3 with a stride, and of 5 and more) and 2 px (7). Measured with AVX-512:
+  errors of 1 to 1e36 times the largest gradient, or NaN. Dense kernels of 5 or 7 have such maps in the last
+  stage at images of 32 px, or of 64.
+- Depthwise convs are slow backward in bf16, most of all with a stride: a bf16 step of Model III is 2.4 times
+  as fast at a quarter of the width and 32 px with depthwise convs in float32. benchmarks/training_step.py
+  measures whole steps.
+- So is the weight gradient of a depthwise kernel wider than three columns, for which it has no depthwise
+  form. It is computed three columns at a time here; benchmarks/depthwise_gradient.py measures both.
 """
 
 from __future__ import annotations
@@ -17,12 +22,36 @@ from torch import nn
 from torch.nn.functional import conv2d, pad
 from torch.nn.grad import conv2d_weight
 
-from convnext_ablation.training.small_maps import SmallMapConv2d
-
 _PIECE = 3  # columns
 # Elements of an image's feature map from which on pieces gain in every case measured. On a map smaller than
 # the kernel oneDNN has no depthwise form for them either.
 _MIN_ELEMENTS = 6144
+
+
+def make_gradients_right(model: nn.Module) -> None:
+    """Has a network's convs leave out what sees padding only; names, weights and outputs stay."""
+    for module in model.modules():
+        if type(module) is nn.Conv2d and max(module.kernel_size) > 1:
+            module.__class__ = SmallMapConv2d
+
+
+class SmallMapConv2d(nn.Conv2d):
+    """A conv that computes in bfloat16 with the part of its kernel that sees pixels: the same output."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, C, H, W) -> (B, C', H', W')``."""
+        kind, pads = x.device.type, [size // 2 for size in self.kernel_size]
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+        top, left = (min(pad, side - 1) for pad, side in zip(pads, x.shape[2:], strict=True))
+        keeps_size = list(self.padding) == pads and all(size % 2 for size in self.kernel_size)
+        plain = self.padding_mode == "zeros" and self.dilation == (1, 1)
+        if dtype.itemsize > 2 or [top, left] == pads or not (keeps_size and plain):
+            return super().forward(x)
+        rows, columns = (
+            slice(pad - seen, pad + seen + 1) for pad, seen in zip(pads, (top, left), strict=True)
+        )
+        weight = self.weight[:, :, rows, columns]
+        return conv2d(x, weight, self.bias, self.stride, (top, left), groups=self.groups)
 
 
 def make_depthwise_fast(model: nn.Module) -> None:
