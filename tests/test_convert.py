@@ -126,3 +126,11 @@ def test_another_models_checkpoint_names_the_model_that_it_fits(tmp_path):
     assert "layer1.0.conv1.weight is 96x1x7x7 in the checkpoint and 384x96x1x1 in model_iii" in message
     assert message.endswith("; it fits --model model_iv")
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path):
+    content = torch.load(checkpoint[0], weights_only=True)
+    next(iter(content["state_dict"].values())).flatten()[0] = float("inf")
+    torch.save(content, checkpoint[0])
+    message = _refusal(checkpoint[0], tmp_path / "out.safetensors", "--model", "model_iv_atto")
+    assert f"{checkpoint[0]}: stem.conv.weight isn't finite" in message

@@ -15,6 +15,7 @@ from convnext_ablation.models import zoo
 from convnext_ablation.models.checkpoint_files import read_checkpoint
 from convnext_ablation.models.convert import format_of, loaded
 from convnext_ablation.models.cost import count_parameters
+from convnext_ablation.training.network import check_finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
         model = loaded(args.model, checkpoint.state_dict)
     except UserError as error:
         raise UserError(f"{args.checkpoint}: {error}") from error
+    check_finite(model, str(args.checkpoint))
     names = format_of(checkpoint.state_dict)
     assert names is not None  # else it would not have loaded
     metadata = {  # safetensors holds strings only

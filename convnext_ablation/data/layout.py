@@ -123,6 +123,11 @@ def find_split(root: Path, split: str) -> Path | None:
     return there[0] if there else None
 
 
+def same_split(one: str, other: str) -> bool:
+    """Whether two names are of one split, such as ``val`` and ``Validation``."""
+    return len({SPLIT_OF.get(name.lower(), name) for name in (one, other)}) == 1
+
+
 def check_one_each(splits: Mapping[str, str], where: str) -> None:
     """Raises a `UserError` if two folders, of which `splits` has the split, are one split."""
     first: dict[str, str] = {}

@@ -12,7 +12,7 @@ import numpy as np
 
 from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.data.folder import MANIFEST, data_set_name, manifest_hash
-from convnext_ablation.data.layout import SYNONYMS
+from convnext_ablation.data.layout import same_split
 from convnext_ablation.data.walk import read_skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import OURS, classes_in
@@ -166,8 +166,7 @@ def _results(
                 f"{folder}: the data have other images in the split {split!r} than the run was tested on; "
                 "name the folder that it was with --data"
             )
-        same = next((names for names in SYNONYMS.values() if split in names), (split,))
-        validates, images = arguments.val_split in same, len(predictions.targets)
+        validates, images = same_split(split, arguments.val_split), len(predictions.targets)
         picked = validates and not _tests_last(folder, arguments)
         yield SplitResult(split, predictions.top1, predictions.top5_accuracy, images, picked)
         if validates:
@@ -185,7 +184,8 @@ def _results(
 def _tests_last(folder: Path, arguments: TrainingArguments) -> bool:
     """Whether a study tested the last epoch: its data have no test split, so none was picked."""
     result = _study_result(folder)
-    return bool(result) and result.get("split", arguments.test_split) == arguments.val_split
+    split = result.get("split", arguments.test_split) or ""
+    return bool(result) and same_split(split, arguments.val_split)
 
 
 def _test(folder: Path, arguments: TrainingArguments, best: Epoch) -> tuple[str, Predictions] | None:

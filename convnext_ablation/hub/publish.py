@@ -32,6 +32,8 @@ from convnext_ablation.hub.card import model_card, recipe_of
 from convnext_ablation.hub.finished_run import FinishedRun
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.training.arguments import PREPROCESSING
+from convnext_ablation.training.history import BEST
+from convnext_ablation.training.network import check_finite
 from convnext_ablation.version import __version__
 from convnext_ablation.weights.download import hub_errors
 from convnext_ablation.weights.release import CONFIG, HUB, WEIGHTS
@@ -121,6 +123,7 @@ def _save(
     weights = {name: value.contiguous() for name, value in clean_state_dict(run.weights()).items()}
     with in_one_line(f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"):
         model.load_state_dict(weights, assign=True)
+    check_finite(model, str(run.folder / BEST))
     cfg = model.pretrained_cfg
     same_size = tuple(images["input_size"][1:]) == tuple(cfg["input_size"][1:])
     # what the weights that it was started from were published with is left out: licence, source, test size

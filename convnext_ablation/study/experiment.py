@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from convnext_ablation.console import counted
-from convnext_ablation.data.layout import SPLITS, find_split
+from convnext_ablation.data.layout import SPLITS, find_split, same_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import check_name
 from convnext_ablation.study.designs.contrasts import Design, Point
@@ -102,7 +102,7 @@ class Run:
     @property
     def tests_last(self) -> bool:
         """Whether the last epoch is tested: the best epoch is picked on the images of the test."""
-        return self.arguments.test_split == self.arguments.val_split
+        return same_split(self.arguments.test_split or "", self.arguments.val_split)
 
     @cached_property
     def identity(self) -> str:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from convnext_ablation.console import counted
 from convnext_ablation.data.folder import KNOWN_FAULTS, data_set_name
+from convnext_ablation.data.layout import find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
@@ -53,7 +54,9 @@ class StudyResults:
     @property
     def evidence(self) -> Evidence:
         """The runs, and the images that they were tested on."""
-        return Evidence(self.runs, self.ids, self.classes, Path(self.study.data_dir) / self.study.test_split)
+        root, split = Path(self.study.data_dir), self.study.test_split
+        folder = (find_split(root, split) if root.is_dir() else None) or root / split
+        return Evidence(self.runs, self.ids, self.classes, folder)
 
     def networks(self) -> list[NetworkResult]:
         """One result for each network that has a finished run."""
