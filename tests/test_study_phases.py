@@ -125,7 +125,13 @@ def test_what_the_last_epoch_left_is_tested_though_another_was_better(command, t
     """On the images of the test no epoch is picked."""
     from convnext_ablation.training import loop
 
-    call = command({"fine": None, "finer": None, "general": {"seeds": [0], "set": {"epochs": 3, "val_split": "validation"}}})
+    call = command(
+        {
+            "fine": None,
+            "finer": None,
+            "general": {"seeds": [0], "set": {"epochs": 3, "val_split": "validation"}},
+        }
+    )
     call = [*call[: call.index("--data")], "--data", call[call.index("--data") + 1]]
     kept = []
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,8 +24,8 @@ from convnext_ablation.training.images import EvaluatedImages, TrainingImages, U
 
 # well below the 30 seconds that torchrun waits before it kills
 _SECONDS_TO_END = 10.0
-# a batch may take longer: workers have stalled when none of them has read an image for so many waits
-_SECONDS_A_WAIT, _MOST_WAITS = 8.0, 3
+# a batch may take longer: workers have stalled when none of them has read an image for so long
+_SECONDS_STALLED = 24.0
 _SHARED_MEMORY = "/dev/shm"
 _END = object()
 
@@ -140,48 +141,54 @@ class _Counted:
 
 
 class _Watched:
-    """torch's loader, which gives up when its workers have stalled."""
+    """torch's loader, which gives up when its workers have stalled, in whatever they are waited for."""
 
     def __init__(self, loader: Any, read: torch.Tensor) -> None:
         self.loader, self.read = loader, read
-        loader.timeout = _SECONDS_A_WAIT  # timm's function has no argument for it
+        self.waiting = self.stalled = False
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
-        waits, read = 0, int(self.read)
-        while (batch := _next(batches)) is not _END:
-            if batch is not None:
-                waits = 0
+        done = threading.Event()
+        threading.Thread(target=self._watch, args=(done,), daemon=True).start()
+        try:
+            batches = self._wait(lambda: iter(self.loader))
+            while (batch := self._wait(lambda: next(batches, _END))) is not _END:
                 yield batch
-                continue
-            waits, read = waits + 1 if read == int(self.read) else 0, int(self.read)
-            if waits == _MOST_WAITS:
-                _kill_children()
-                raise UserError(
-                    f"the workers that load data stand still: no image for {_SECONDS_A_WAIT * waits:.0f} s; "
-                    "look at the disk and at its files, or load with --workers 0 to see which one it is"
-                )
+        except (EOFError, OSError, RuntimeError) as error:  # what torch makes of killed workers
+            if not self.stalled:
+                raise
+            error.__traceback__ = None  # it keeps workers alive
+            raise UserError(
+                f"the workers that load data stand still: no image for {_SECONDS_STALLED:.0f} s; look at the "
+                "disk and at its files, or load with --workers 0 to see which one it is"
+            ) from None
+        finally:
+            done.set()
 
+    def _wait(self, work: Callable[[], Any]) -> Any:
+        self.waiting = True
+        try:
+            return work()
+        finally:
+            self.waiting = False
 
-def _next(batches: Iterator[Any]) -> Any:
-    """The next batch, `_END` behind the last, or None if none came within a wait."""
-    try:
-        return next(batches, _END)
-    except RuntimeError as error:
-        if "timed out" not in str(error):
-            raise
-        return None
+    def _watch(self, done: threading.Event) -> None:
+        """Kills workers of which none has read an image for long while they are waited for.
 
-
-def _kill_children() -> None:
-    """Ends workers that hang: they would hold up the end of this process."""
-    for worker in multiprocessing.active_children():
-        with suppress(RuntimeError):  # torch says that they have died
-            worker.kill()
-            worker.join(_SECONDS_A_WAIT)
+        Nothing less ends a wait for a worker that is stopped with a batch half handed over.
+        """
+        read, since = -1, 0.0
+        while not done.wait(_SECONDS_STALLED / 24):
+            if not self.waiting or read != int(self.read):
+                read, since = int(self.read), time.monotonic()
+            elif time.monotonic() - since > _SECONDS_STALLED:
+                self.stalled = True
+                for worker in multiprocessing.active_children():
+                    worker.kill()
+                return
 
 
 @contextmanager
