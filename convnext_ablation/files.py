@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import errno
+import glob
 import hashlib
 import io
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
@@ -15,6 +17,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError, shown, system_error
 
+_IDLE = 5.0  # seconds without a write from which on a file of no process was abandoned
 _LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
 _OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # a drive, a home, Windows' own slash
 CONTROLS = "\0-\x1f\x7f-\x9f\u2028\u2029"  # control characters and whatever else ends a line, for a set
@@ -106,6 +109,8 @@ def written_whole(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: is no file, and is not replaced by one; choose another name")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        for left in filter(_is_abandoned, path.parent.glob(f".{glob.escape(path.name)}.*.tmp")):
+            left.unlink(missing_ok=True)
         temporary.touch()
         mode = temporary.stat().st_mode
         yield temporary
@@ -135,6 +140,16 @@ def _refusal(error: BaseException | None) -> OSError | None:
             return OSError(int(said[1]), os.strerror(int(said[1])))
         error = error.__context__  # where torch's error has it
     return None
+
+
+def _is_abandoned(temporary: Path) -> bool:
+    """Whether its process was killed, as far as can be told: others may write from other machines."""
+    process = temporary.name.split(".")[-2]
+    if not process.isdigit() or not Path("/proc/self").exists() or Path("/proc", process).exists():
+        return False
+    with suppress(FileNotFoundError):  # put in its place just now
+        return time.time() - temporary.stat().st_mtime > _IDLE
+    return False
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -108,6 +108,16 @@ def test_files_get_what_the_umask_gives(tmp_path, umask, kind):
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
+def test_a_file_is_written_without_what_a_killed_process_left_of_it(tmp_path):
+    left, at_work, fresh = (tmp_path / f".a.txt.{process}.tmp" for process in (2**22 + 1, 1, 2**22 + 2))
+    for path in (left, at_work, fresh):  # process numbers end at 2**22
+        path.touch()
+    for path in (left, at_work):
+        os.utime(path, (0, 0))
+    write_text(tmp_path / "a.txt", "whole")
+    assert set(tmp_path.iterdir()) == {tmp_path / "a.txt", at_work, fresh}
+
+
 def test_only_what_a_killed_process_left_is_removed(tmp_path):
     left, others = ".last.pth.tar.123.tmp", ["last.pth.tar", ".notes.tmp", "a.1.tmp"]
     for name in (left, *others):
