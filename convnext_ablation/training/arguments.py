@@ -18,9 +18,9 @@ from convnext_ablation.errors import UserError
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
 _device = partial(option, group="Device and processes")
-_optimizer = partial(option, group="Optimizer")
+_optim = partial(option, group="Optimizer")
 _schedule = partial(option, group="Learning rate schedule")
-_augmentation = partial(option, group="Augmentation and regularization")
+_augment = partial(option, group="Augmentation and regularization")
 _average = partial(option, group="Average of the weights (EMA)")
 _run = partial(option, group="Run and output")
 
@@ -53,9 +53,7 @@ class TrainingArguments:
     gp: str | None = _model(None, "global pool, e.g. avg, max, avgmax")
     img_size: int | None = _model(None, "side of the images in pixels", "[1, 16384]")
     in_chans: int | None = _model(None, "channels of the images", "[1, inf)")
-    input_size: tuple[int, ...] | None = _model(
-        None, "channels, height and width of the images", "[1, 16384]"
-    )
+    input_size: tuple[int, ...] | None = _model(None, "channels, height and width of images", "[1, 16384]")
     crop_pct: float | None = _model(None, "share of the resized image that evaluation crops", "[0.1, 10]")
     mean: tuple[float, ...] | None = _model(None, "mean of the pixels that is subtracted")
     std: tuple[float, ...] | None = _model(None, "deviation of the pixels that is divided by", "(0, inf)")
@@ -84,21 +82,17 @@ class TrainingArguments:
     sync_bn: bool = _device(False, "BatchNorm over the batches of all processes (GPUs only)")
     dist_bn: Literal["reduce", "broadcast", ""] = _device("reduce", "how they share them after an epoch")
 
-    opt: str = _optimizer("sgd", "optimizer; sgd is Nesterov's, momentum the plain one")
-    opt_eps: float | None = _optimizer(None, "its epsilon", "[0, inf)")
-    opt_betas: tuple[float, ...] | None = _optimizer(None, "its betas", "[0, 1)")
-    momentum: float = _optimizer(0.9, "its momentum", "[0, 1]")
-    weight_decay: float = _optimizer(2e-5, "weight decay, on all parameters but norms and biases", "[0, inf)")
-    clip_grad: float | None = _optimizer(None, "bound on the gradients", "[0, inf]")
-    clip_mode: Literal["norm", "value", "agc"] = _optimizer("norm", "what is bounded")
-    layer_decay: float | None = _optimizer(
-        None, "learning rate's factor from a layer to the one below", "[0, inf)"
-    )
-    layer_decay_min_scale: float = _optimizer(0.0, "bound of that factor from below", "[0, inf)")
-    layer_decay_no_opt_scale: float | None = _optimizer(
-        None, "factor below which a layer is frozen", "[0, inf)"
-    )
-    opt_kwargs: Mapping[str, Any] = _optimizer({}, "further ones, e.g. filter_bias_and_bn=False fused=True")
+    opt: str = _optim("sgd", "optimizer; sgd is Nesterov's, momentum the plain one")
+    opt_eps: float | None = _optim(None, "its epsilon", "[0, inf)")
+    opt_betas: tuple[float, ...] | None = _optim(None, "its betas", "[0, 1)")
+    momentum: float = _optim(0.9, "its momentum", "[0, 1]")
+    weight_decay: float = _optim(2e-5, "weight decay, on all parameters but norms and biases", "[0, inf)")
+    clip_grad: float | None = _optim(None, "bound on the gradients", "[0, inf]")
+    clip_mode: Literal["norm", "value", "agc"] = _optim("norm", "what is bounded")
+    layer_decay: float | None = _optim(None, "learning rate's factor for each layer below", "[0, inf)")
+    layer_decay_min_scale: float = _optim(0.0, "bound of that factor from below", "[0, inf)")
+    layer_decay_no_opt_scale: float | None = _optim(None, "factor below which a layer is frozen", "[0, inf)")
+    opt_kwargs: Mapping[str, Any] = _optim({}, "further ones, e.g. filter_bias_and_bn=False fused=True")
 
     sched: str = _schedule("cosine", "schedule")
     sched_on_updates: bool = _schedule(False, "change the learning rate at each update, not each epoch")
@@ -106,9 +100,7 @@ class TrainingArguments:
     lr_base: float = _schedule(0.1, "learning rate for a global batch of lr_base_size", "(0, inf)")
     lr_base_size: int = _schedule(256, "see lr_base", "[1, inf)")
     lr_base_scale: Literal["linear", "sqrt", ""] = _schedule("", "growth with the batch; Adam's kin: sqrt")
-    lr_noise: tuple[float, ...] | None = _schedule(
-        None, "shares of the epochs between which it is noisy", "[0, inf)"
-    )
+    lr_noise: tuple[float, ...] | None = _schedule(None, "shares of epochs where it is noisy", "[0, inf)")
     lr_noise_pct: float = _schedule(0.67, "bound of the noise", "(0, inf)")
     lr_noise_std: float = _schedule(1.0, "deviation of the noise", "(0, inf)")
     lr_cycle_mul: float = _schedule(1.0, "factor on the length of each cycle", "(0, inf)")
@@ -120,7 +112,7 @@ class TrainingArguments:
     epochs: int = _schedule(300, "epochs, warm-up included unless warmup_prefix", "[1, inf)")
     start_epoch: int | None = _schedule(None, "number of the first epoch, unless a run resumes", "[0, inf)")
     decay_milestones: tuple[int, ...] = _schedule(
-        (90, 180, 270), "epochs of the steps of multistep, in order", "[0, inf)"
+        (90, 180, 270), "epochs of multistep's steps, in order", "[0, inf)"
     )
     decay_epochs: float = _schedule(90.0, "epochs between the steps of step", "[0, inf)")
     warmup_epochs: int = _schedule(5, "epochs of warm-up", "[0, inf)")
@@ -129,45 +121,39 @@ class TrainingArguments:
     patience_epochs: int = _schedule(10, "epochs that plateau waits", "[0, inf)")
     decay_rate: float = _schedule(0.1, "factor of a step", "[0, inf)")
 
-    no_aug: bool = _augmentation(False, "no augmentation at all")
-    train_crop_mode: str | None = _augmentation(None, "how training images are cropped: rrc, rkrc, rkrr")
-    scale: tuple[float, float] = _augmentation(
-        (0.08, 1.0), "least and largest share of an image's area in a crop", "(0, inf)"
+    no_aug: bool = _augment(False, "no augmentation at all")
+    train_crop_mode: str | None = _augment(None, "how training images are cropped: rrc, rkrc, rkrr")
+    scale: tuple[float, float] = _augment(
+        (0.08, 1.0), "least and largest share of area in a crop", "(0, inf)"
     )
-    ratio: tuple[float, float] = _augmentation(
-        (3.0 / 4.0, 4.0 / 3.0), "least and largest aspect ratio of a crop", "(0, inf)"
+    ratio: tuple[float, float] = _augment((3 / 4, 4 / 3), "least and largest aspect ratio of it", "(0, inf)")
+    hflip: float = _augment(0.5, "probability of a horizontal flip", "[0, 1]")
+    vflip: float = _augment(0.0, "probability of a vertical flip", "[0, 1]")
+    color_jitter: float | None = _augment(0.4, "strength of the colour jitter, null for none", "[0, inf)")
+    color_jitter_prob: float | None = _augment(None, "probability of it", "[0, 1]")
+    grayscale_prob: float | None = _augment(None, "probability of turning an image grey", "[0, 1]")
+    gaussian_blur_prob: float | None = _augment(None, "probability of a blur", "[0, 1]")
+    aa: str | None = _augment(None, "automatic augmentation, e.g. rand-m9-mstd0.5-inc1")
+    reprob: float = _augment(0.0, "probability of random erasing", "[0, 1]")
+    remode: Literal["pixel", "const", "rand"] = _augment("pixel", "what is put in its place")
+    recount: int = _augment(1, "areas that are erased", "[1, 1000]")
+    mixup: float = _augment(0.0, "alpha of mixup; 0 for none", "[0, inf)")
+    cutmix: float = _augment(0.0, "alpha of cutmix; 0 for none", "[0, inf)")
+    cutmix_minmax: tuple[float, float] | None = _augment(
+        None, "least, largest share of it, for alpha", "[0, 1]"
     )
-    hflip: float = _augmentation(0.5, "probability of a horizontal flip", "[0, 1]")
-    vflip: float = _augmentation(0.0, "probability of a vertical flip", "[0, 1]")
-    color_jitter: float | None = _augmentation(
-        0.4, "strength of the colour jitter, null for none", "[0, inf)"
-    )
-    color_jitter_prob: float | None = _augmentation(None, "probability of it", "[0, 1]")
-    grayscale_prob: float | None = _augmentation(None, "probability of turning an image grey", "[0, 1]")
-    gaussian_blur_prob: float | None = _augmentation(None, "probability of a blur", "[0, 1]")
-    aa: str | None = _augmentation(None, "automatic augmentation, e.g. rand-m9-mstd0.5-inc1")
-    reprob: float = _augmentation(0.0, "probability of random erasing", "[0, 1]")
-    remode: Literal["pixel", "const", "rand"] = _augmentation("pixel", "what is put in its place")
-    recount: int = _augmentation(1, "areas that are erased", "[1, 1000]")
-    mixup: float = _augmentation(0.0, "alpha of mixup; 0 for none", "[0, inf)")
-    cutmix: float = _augmentation(0.0, "alpha of cutmix; 0 for none", "[0, inf)")
-    cutmix_minmax: tuple[float, float] | None = _augmentation(
-        None, "least and largest share of it, for alpha", "[0, 1]"
-    )
-    mixup_prob: float = _augmentation(1.0, "probability of mixup or cutmix", "[0, 1]")
-    mixup_switch_prob: float = _augmentation(0.5, "probability of cutmix where there are both", "[0, 1]")
-    mixup_mode: Literal["batch", "pair", "elem"] = _augmentation("batch", "what is mixed the same way")
-    mixup_off_epoch: int = _augmentation(0, "epoch from which nothing is mixed; 0 for none", "[0, inf)")
-    bce_loss: bool = _augmentation(False, "binary cross-entropy")
-    bce_sum: bool = _augmentation(False, "sum it over the classes")
-    bce_target_thresh: float | None = _augmentation(
-        None, "threshold that makes mixed targets 0 or 1", "[0, 1]"
-    )
-    bce_pos_weight: float | None = _augmentation(None, "weight of the positive class", "[0, inf)")
-    smoothing: float = _augmentation(0.1, "label smoothing", "[0, 1]")
-    train_interpolation: str = _augmentation("random", "interpolation when cropping")
-    drop: float = _augmentation(0.0, "dropout before the classifier", "[0, 1]")
-    drop_path: float | None = _augmentation(None, "stochastic depth", "[0, 1]")
+    mixup_prob: float = _augment(1.0, "probability of mixup or cutmix", "[0, 1]")
+    mixup_switch_prob: float = _augment(0.5, "probability of cutmix where there are both", "[0, 1]")
+    mixup_mode: Literal["batch", "pair", "elem"] = _augment("batch", "what is mixed the same way")
+    mixup_off_epoch: int = _augment(0, "epoch from which nothing is mixed; 0 for none", "[0, inf)")
+    bce_loss: bool = _augment(False, "binary cross-entropy")
+    bce_sum: bool = _augment(False, "sum it over the classes")
+    bce_target_thresh: float | None = _augment(None, "threshold that makes mixed targets 0 or 1", "[0, 1]")
+    bce_pos_weight: float | None = _augment(None, "weight of the positive class", "[0, inf)")
+    smoothing: float = _augment(0.1, "label smoothing", "[0, 1]")
+    train_interpolation: str = _augment("random", "interpolation when cropping")
+    drop: float = _augment(0.0, "dropout before the classifier", "[0, 1]")
+    drop_path: float | None = _augment(None, "stochastic depth", "[0, 1]")
 
     model_ema: bool = _average(False, "keep an average of the weights, and evaluate it")
     model_ema_force_cpu: bool = _average(False, "keep it on the CPU; it isn't evaluated then")
