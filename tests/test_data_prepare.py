@@ -246,6 +246,7 @@ def test_incomplete_command_line_is_one_line(words, message, capsys):
     [
         (Typefaces, {"seed": -1}, "seed is -1; give 0 or more"),
         (Typefaces, {"size": 15}, "size is 15; give 16 or more"),
+        (Typefaces, {"size": 10**12}, "size is 1000000000000; give at most 16384 pixels"),
         (FashionMNIST, {"train": 5401}, r"train \+ val is 6001 images per class; there are 6000"),
         (CUB200, {"size": 4}, "size is 4; give 8 or more"),
         (CUB200, {"fit": "crop"}, "unknown fit 'crop'"),

@@ -26,7 +26,7 @@ from convnext_ablation.data.layout import SPLITS
 from convnext_ablation.data.pictures import as_seen, with_ending
 from convnext_ablation.data.walk import walk
 from convnext_ablation.dataclass_options import option
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError, shown, unknown_name
 from convnext_ablation.files import sha256_of
 
 FITS = ("squash", "short-side")
@@ -36,6 +36,7 @@ FORMATS: dict[str, dict[str, Any]] = {
     "png": {"compress_level": 1},
     "webp": {"lossless": True, "quality": 0, "method": 0},
 }
+_MOST_SIDE = 16_384  # of images that are stored
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
@@ -136,11 +137,13 @@ class DataSet:
         return f"--{name.replace('_', '-')}" if vars(self).get(name) is not None else "--archives"
 
     def check_least(self, **least: int) -> None:
-        """Raises a `UserError` if a number is less than it may be."""
+        """Raises a `UserError` if a number is less than it may be, or images would be too large."""
         for name, minimum in least.items():
             value = getattr(self, name)
             if value is not None and value < minimum:
                 raise UserError(f"{self.name}: {name} is {value}; give {minimum} or more")
+            if name == "size" and value is not None and value > _MOST_SIDE:
+                raise UserError(f"{self.name}: {name} is {shown(value)}; give at most {_MOST_SIDE} pixels")
 
 
 @dataclass(frozen=True)

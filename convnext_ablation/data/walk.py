@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.data.pictures import is_called_picture, is_picture
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError, in_one_line, shown
 from convnext_ablation.files import csv_text, write_csv
 
 # names of files and folders that are no part of a data set, by the reason to skip them
@@ -167,14 +167,9 @@ def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
         endings = Counter(_ending(name) for name in names)
         counts = ", ".join(f"{count} {ending}".strip() for ending, count in endings.most_common())
         more = ", ..." if len(names) > _NAMED else ""
-        lines.append(f"{reason}: {counts} ({', '.join(map(_shown, names[:_NAMED]))}{more})")
+        lines.append(f"{reason}: {counts} ({', '.join(map(shown, names[:_NAMED]))}{more})")
     return lines
 
 
 def _ending(name: str) -> str:
     return ascii(os.path.splitext(name)[1].lower())[1:-1][:20]
-
-
-def _shown(name: str) -> str:
-    """A name on one line of any terminal."""
-    return repr(name) if name.isprintable() else ascii(name)
