@@ -13,7 +13,7 @@ from fake_study import svg_texts
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast, design_of
-from convnext_ablation.study.report.answer import answer, caveats, p_text, percent_points
+from convnext_ablation.study.report.answer import answer, caveats, p_text, points_text
 from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
@@ -192,29 +192,40 @@ def test_what_can_not_be_compared_is_refused(stages):
 
 def test_answer_says_what_rose_what_fell_what_is_not_significant_and_how_far_it_reaches(stages):
     assert answer(findings_of(stages), FACTS) == (
-        "On shades (40 classes, 2000 test images, 32 px, 3 epochs, 3 seeds), top-1 rose by 5.0 points "
-        f"(95 % interval +4.1 to +5.9, adjusted p <0.001) with Model II ({ADDS[1]}) and by 6.5 points (95 % "
-        f"interval +5.4 to +7.6, adjusted p <0.001) with Model V ({ADDS[4]}); it fell by 1.5 points (95 % "
-        f"interval −2.0 to −1.0, adjusted p <0.001) with Model IV ({ADDS[3]}); smaller than 1 point: Model "
-        "III (inverted bottleneck) (95 % interval −0.1 to +0.1 points). These figures hold at this width, "
-        "data set and training budget and do not carry over to others, such as full-width networks "
-        "pre-trained on ImageNet."
+        f"Model II ({ADDS[1]}) adds 5.0 points [+4.1, +5.9], p <0.001. "
+        f"Model V ({ADDS[4]}) adds 6.5 points [+5.4, +7.6], p <0.001. "
+        f"Model IV ({ADDS[3]}) costs 1.5 points [−2.0, −1.0], p <0.001. "
+        "Model III (inverted bottleneck): smaller than 1 point, 0.0 [−0.1, +0.1]. "
+        "Effects are in points of top-1; brackets are 95 % intervals; p is adjusted by Holm's method. "
+        "Measured on shades: 40 classes, 2000 test images, 32 px, 3 epochs, 3 seeds. "
+        "These figures hold at this width, data set and training budget and do not carry over to others, "
+        "such as full-width networks pre-trained on ImageNet."
     )
+
+
+def test_no_sentence_of_an_answer_has_more_than_25_words(stages):
+    labels = [each.label for each in design_of("stages", "atto").contrasts]
+    pairs = [versus(*pair[::-1]) for pair in itertools.pairwise(stages)]
+    pairs = [replace(pair, label=label) for pair, label in zip(pairs, labels, strict=True)]
+    noisy = random_networks([0.60, 0.62, 0.63, 0.64, 0.66])
+    for results in (stages, noisy):
+        for sentence in re.split(r"\.\s", answer(findings_of(results, pairs), FACTS)):
+            assert len(sentence.split()) <= 25, sentence
 
 
 @pytest.mark.parametrize(
     ("results", "said", "warned"),
     [
-        ([network(0, 1500, runs=1), network(1, 1900, runs=1)], "1 seed), nothing can be claimed", "one seed"),
+        ([network(0, 1500, runs=1), network(1, 1900, runs=1)], "Nothing can be claimed", "one seed"),
         (
             [network(0, 1500), network(1, 1600), network(2, 1900, runs=1)],
-            "; not tested, for want of a second shared seed: Model III (inverted bottleneck).",
+            " Model III (inverted bottleneck): not tested, for want of a second shared seed.",
             "one seed only for Model III",
         ),
         ([network(0, 50), network(1, 55), network(2, 1600)], "are not above chance (2.5 %)", "Model I and"),
         (
             [network(0, 1500), network(1, 1502), network(2, 1500)],
-            "no effect is significant; smaller than 1 point: Model II",
+            f"No effect is significant. Model II ({ADDS[1]}): smaller than 1 point, ",
             "",
         ),
     ],
@@ -236,7 +247,7 @@ def test_no_claim_is_made_of_an_effect_that_a_network_at_chance_takes_part_in(st
     # the others' p-values are adjusted over three tests, as if it weren't there
     assert others == findings_of(stages[1:]).effects
     said = answer(findings, FACTS)
-    assert f"not tested, as Model I is not above chance (2.5 %): Model II ({ADDS[1]})" in said
+    assert f"Model II ({ADDS[1]}): not tested, as Model I is not above chance (2.5 %)." in said
     assert said.count("above chance") == 1
     assert "adjusted (Holm) for 3 comparisons" in "\n".join(caveats(findings, FACTS))
     written(tmp_path, findings)
@@ -275,18 +286,18 @@ def test_what_is_not_significant_is_judged_by_a_stated_size_whatever_the_estimat
     effect, d = findings.effects[0], findings.effects[0].difference
     assert (effect.power.detectable, effect.power.seeds_needed) == (smallest, needed)
     assert effect.finding == f"could not have been detected: {needed} seeds needed for 5 points"
+    said, points = answer(findings, FACTS), points_text(d)
     assert (
-        f"; could not have been detected: Model II ({ADDS[1]}) (95 % interval {percent_points(d.low)} to "
-        f"{percent_points(d.high)} points; with 3 seeds, 80 of 100 such studies find those above "
-        f"{100 * smallest:.1f} points; for 5 points it takes {needed} seeds)."
-    ) in answer(findings, FACTS)
+        f"Model II ({ADDS[1]}): could not have been detected, {points}. With 3 seeds, 80 of 100 such" in said
+    )
+    assert f" find effects above {100 * smallest:.1f} points. 5 points takes {needed} seeds." in said
     sharper = replace(effect, power=replace(effect.power, detectable=0.049))
     assert sharper.finding == "not significant"
     size = 1.001 * max(abs(d.low), abs(d.high))
     assert size < smallest
     findings = compare(results, contrasts, 40, size)
     assert findings.effects[0].finding == f"smaller than {100 * size:g} points"
-    assert f"; smaller than {100 * size:g} points: Model II ({ADDS[1]}) (95" in answer(findings, FACTS)
+    assert f"): smaller than {100 * size:g} points, {points}." in answer(findings, FACTS)
 
 
 def test_each_of_several_effects_that_could_not_be_detected_has_its_own_number_of_seeds():
@@ -298,7 +309,7 @@ def test_each_of_several_effects_that_could_not_be_detected_has_its_own_number_o
     assert takes[:2] == ["more test images"] * 2
     assert re.fullmatch(r"\d+ seeds", takes[2])
     names = f"Model II ({ADDS[1]}) and Model III ({ADDS[2]})"
-    said = f"for 0.2 points it takes more test images for {names} and {takes[2]} for half of it)"
+    said = f"0.2 points takes more test images for {names}. 0.2 points takes {takes[2]} for half of it."
     assert said in answer(findings, FACTS)
 
 

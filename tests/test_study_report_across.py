@@ -10,8 +10,8 @@ from simulated_studies import simulated_experiments
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.across import SetResults, answer_across, compare_across
-from convnext_ablation.study.report.answer import not_significant
+from convnext_ablation.study.report.across import SetResults, compare_across
+from convnext_ablation.study.report.answer import answer_across
 from convnext_ablation.study.report.evidence import FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.stats.across import contrast_across
@@ -99,30 +99,32 @@ def test_the_answer_says_what_matters_more_and_what_could_not_be_told():
     more, *unclear = FOUND.effects
     d = more.whole.difference
     sizes = [100 * effect.difference.estimate for effect in more.effects]
-    assert answer_across(FOUND).startswith(
-        f"For CUB and Dogs, compared with ImageNet: kernel 7 matters more, by {100 * d.estimate:.1f} points "
-        f"(95 % interval {100 * d.low:+.1f} to {100 * d.high:+.1f}, adjusted p = {d.p_holm:.3f}; "
-        f"{sizes[0]:+.1f} on ImageNet, {sizes[1]:+.1f} on CUB, {sizes[2]:+.1f} on Dogs); "
-        "could not have been detected: GELU (95 % interval "
+    said = answer_across(FOUND)
+    assert said.startswith(
+        f"kernel 7 matters more on CUB and Dogs. The difference to ImageNet is {100 * d.estimate:+.1f} "
+        f"points [{100 * d.low:+.1f}, {100 * d.high:+.1f}], p {d.p_holm:.3f}. "
+        f"Its effect is {sizes[0]:+.1f} points on ImageNet, {sizes[1]:+.1f} on CUB and {sizes[2]:+.1f} on "
+        "Dogs. "
+        "LayerNorm: not significant after Holm's correction, "
     )
     assert [each.whole.power is None for each in FOUND.effects] == [True, False, False]
     assert [each.whole.verdict for each in unclear] == ["undetectable", "corrected"]
-    said = answer_across(FOUND)
-    assert " points; with 3 pre-trainings, 80 of 100 such experiments find those above " in said
-    assert f"for 1 point it takes {unclear[0].whole.power.takes}); not significant after Holm's corr" in said
+    assert " GELU: could not have been detected, " in said
+    assert "]. With 3 pre-trainings, 80 of 100 such experiments find differences above " in said
+    assert f" 1 point takes {unclear[0].whole.power.takes}. Effects are in points of top-1; brack" in said
 
 
 @pytest.mark.parametrize(
     ("general", "tuned", "said"),
     [
-        (0.0, (0, -0.15, -0.15, -0.11), "kernel 7 costs more, by "),
-        (-0.4, (0, -0.04, -0.04, 0.0), "kernel 7 costs less, by "),
-        (0.02, (0, -0.15, -0.15, -0.11), "kernel 7 adds less, by "),
-        (0.3, (0, 0.15, 0.15, 0.19), "kernel 7 matters less, by "),
+        (0.0, (0, -0.15, -0.15, -0.11), "kernel 7 costs more on"),
+        (-0.4, (0, -0.04, -0.04, 0.0), "kernel 7 costs less on"),
+        (0.02, (0, -0.15, -0.15, -0.11), "kernel 7 adds less on"),
+        (0.3, (0, 0.15, 0.15, 0.19), "kernel 7 matters less on"),
         (
             0.02,
             (0.02, 0.02, 0.02, 0.06),
-            "no difference is significant; could not have been detected: kernel 7",
+            "No difference is significant. kernel 7: could not have been detected, ",
         ),
     ],
 )
@@ -150,9 +152,6 @@ def test_what_is_significant_but_for_holms_correction_could_have_been_detected()
     gap = replace(FOUND.effects[1].whole, difference=Difference(-0.08, -0.12, -0.03, 0.012, 0.06))
     assert gap.power.detectable > gap.size
     assert (gap.verdict, gap.finding) == ("corrected", "not significant after Holm's correction")
-    assert not_significant([gap]) == [
-        "not significant after Holm's correction: GELU (95 % interval −12.0 to −3.0 points)"
-    ]
     assert replace(gap, difference=Difference(-0.08, -0.17, 0.01, 0.06, 0.3)).verdict == "undetectable"
 
 
@@ -193,7 +192,7 @@ def test_only_pretrainings_that_all_sets_have_are_compared():
     assert (found.whole.difference.low, found.whole.pretrainings) == (pytest.approx(wanted.low), 2)
     assert found.gaps[1].pretrainings == 3  # Dogs alone
     said = answer_across(findings)
-    assert said.endswith(" share: kernel 7 (10 of 13), GELU (10 of 13) and LayerNorm (10 of 13).")
+    assert said.endswith(" LayerNorm: over the 10 of 13 runs that all networks and sets share.")
 
 
 def test_no_gap_is_claimed_of_a_network_at_chance_on_one_of_the_sets():
@@ -204,7 +203,7 @@ def test_no_gap_is_claimed_of_a_network_at_chance_on_one_of_the_sets():
     assert all(np.isnan(gap.difference.p_holm) for gap in first.gaps)
     p_values = [gap.difference.p_value for each in rest for gap in each.gaps]
     assert [gap.difference.p_holm for each in rest for gap in each.gaps] == holm(p_values)
-    assert "not tested, for networks not above chance (plain): kernel 7" in answer_across(found)
+    assert "kernel 7: not tested, as plain is not above chance." in answer_across(found)
 
 
 def test_effects_of_lesser_interest_are_not_adjusted_and_not_in_the_answer():
@@ -221,7 +220,7 @@ def test_what_can_not_be_compared_yet_is_named():
     found = compare_across(set_results("ImageNet", general, general=True), sets, CONTRASTS)
     assert found.missing == CONTRASTS[2:]
     assert [gap.sets for gap in found.effects[2].gaps] == [("CUB",)]
-    assert "; not compared on all sets, as runs are missing: LayerNorm." in answer_across(found)
+    assert "LayerNorm: not compared on all sets, as runs are missing." in answer_across(found)
     # of several pre-trainings, nobody knows which one it was
     unknown = [set_results("CUB", cub[:, :1], starts=[None])]
     assert compare_across(set_results("ImageNet", general, general=True), unknown, CONTRASTS).effects == []
@@ -237,7 +236,7 @@ def test_sets_that_are_none_or_the_same_are_refused():
 def test_one_seed_of_one_pretraining_supports_no_claim():
     tables = experiment(pretraining=1, seeds=1)
     said = answer_across(compare_across(*three_sets(tables, starts=[None]), CONTRASTS))
-    assert "not tested, for want of a second seed: kernel 7, GELU and LayerNorm" in said
+    assert " GELU: not tested, for want of a second shared seed." in said
 
 
 def test_single_runs_tell_in_which_images_networks_differ():

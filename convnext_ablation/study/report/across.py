@@ -15,13 +15,6 @@ import numpy as np
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.answer import (
-    by_verdict,
-    interval_text,
-    joined,
-    not_significant,
-    percent_points,
-)
 from convnext_ablation.study.report.evidence import NetworkResult
 from convnext_ablation.study.report.findings import RESOLVED, Effect, Estimate, Findings, Power, measured_in
 from convnext_ablation.study.stats.across import contrast_across
@@ -265,47 +258,11 @@ def _scatter(each: SetResults, asked: set[str]) -> Scatter | None:
         return None
 
 
-def answer_across(findings: AcrossFindings) -> str:
-    """Says which components matter more on the fine-tuned sets, which less, and which are not significant."""
-    general, *others = findings.sets
-    primary = [each for each in findings.effects if each.contrast.primary]
-    groups = by_verdict(each.whole for each in primary)
-    claimed = [each for name in ("raised", "lowered") for each in primary if each.whole.verdict == name]
-    clauses = [_gap_text(each, findings.sets) for each in claimed]
-    found = not_significant((each.whole for each in primary), "experiments")
-    clauses += found if clauses or not found else ["no difference is significant", *found]
-    if at_chance := [gap for gap in groups["untested"] if gap.at_chance]:
-        networks = list(dict.fromkeys(label for gap in at_chance for label in gap.at_chance))
-        clauses.append(f"not tested, for networks not above chance ({joined(networks)}): {_names(at_chance)}")
-    if untested := [gap for gap in groups["untested"] if not gap.at_chance]:
-        clauses.append(f"not tested, for want of a second seed: {_names(untested)}")
-    if missing := [contrast.label for contrast in findings.missing if contrast.primary]:
-        clauses.append(f"not compared on all sets, as runs are missing: {joined(missing)}")
-    once = any(each.whole.pretrainings == 1 for each in findings.effects)
-    reach = " Each network was pre-trained once: this holds for these pre-trainings alone." if once else ""
-    wholes = [each.whole for each in findings.effects]
-    if part := [f"{gap.contrast.label} ({gap.runs} of {gap.of})" for gap in wholes if gap.runs < gap.of]:
-        reach += f" Over the runs that all networks and sets share: {joined(part)}."
-    return f"For {joined(others)}, compared with {general}: {'; '.join(clauses)}.{reach}"
-
-
 def set_name(sets: Sequence[str]) -> str:
     """What a set is called, or the mean of several."""
     return sets[0] if len(sets) == 1 else f"mean of {joined(sets)}"
 
 
-def _gap_text(each: EffectAcross, sets: Sequence[str]) -> str:
-    """Says how much more or less an effect is on the fine-tuned sets, and what it is on each."""
-    d = each.whole.difference
-    sizes = {name: effect.difference for name, effect in zip(sets, each.effects, strict=True) if effect}
-    tuned = sum(sizes[name].estimate for name in each.whole.sets)
-    general = sizes[sets[0]].estimate
-    verb = "matters" if tuned > 0 else "costs" if general <= 0 else "adds"
-    more = "more" if (d.estimate > 0) == (tuned > 0 or general > 0) else "less"
-    told = ", ".join(f"{percent_points(size.estimate)} on {name}" for name, size in sizes.items())
-    by = f"{abs(100 * d.estimate):.1f} points"
-    return f"{each.contrast.label} {verb} {more}, by {by} ({interval_text(d)}; {told})"
-
-
-def _names(gaps: Sequence[Gap]) -> str:
-    return joined([gap.label for gap in gaps])
+def joined(parts: Sequence[str]) -> str:
+    """Joins as in running text: a, b and c."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,13 +1,13 @@
-"""What a study's figures support and what they don't, in words."""
+"""What a study's or an experiment's figures support and what they don't, in sentences of 25 words at most."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 from convnext_ablation.console import counted, seeds_text
+from convnext_ablation.study.report.across import AcrossFindings, Gap, joined
 from convnext_ablation.study.report.findings import (
-    Effect,
     Estimate,
     Findings,
     Row,
@@ -18,8 +18,10 @@ from convnext_ablation.study.report.findings import (
 from convnext_ablation.study.stats.effects import Difference
 from convnext_ablation.study.stats.power import POWER
 
-VERDICTS = ("raised", "lowered", "smaller", "corrected", "undetectable", "unclear", "untested")
 E = TypeVar("E", bound=Estimate)
+_SIGNIFICANT = ("raised", "lowered")
+_OTHERS = ("smaller", "corrected", "undetectable", "unclear", "untested")
+_BRACKETS = "Effects are in points of top-1; brackets are 95 % intervals; p is adjusted by Holm's method."
 
 
 def p_text(p: float) -> str:
@@ -38,30 +40,150 @@ def percent_points(value: float) -> str:
 
 
 def answer(findings: Findings, facts: StudyFacts) -> str:
-    """Says in a sentence or two which changes mattered, how sure that is, and how far it reaches."""
-    table = findings.rows
-    elsewhere = "" if facts.pretrained else ", such as full-width networks pre-trained on ImageNet"
-    reach = (
-        " These figures hold at this width, data set and training budget and do not carry over to others"
-        f"{elsewhere}."
-    )
-    named: set[str] = set()
-    if max(row.runs for row in table) == 1:
-        claim, reach = _nothing(table), ""
-    elif findings.primary:
-        claim = _claims(findings.primary, 1 / facts.classes)
-        named = {label for effect in findings.primary for label in effect.at_chance}
+    """Says which changes mattered, how sure that is, where it was measured, and how far it reaches."""
+    table, primary = findings.rows, findings.primary
+    named = {label for effect in primary for label in effect.at_chance}
+    if claims := max(row.runs for row in table) > 1:
+        chance = f" ({100 / facts.classes:.1f} %)"
+        said = _sentences(primary, "effect", "studies", _change, chance) or [
+            "No effect of the design can be estimated."
+        ]
     else:
-        claim = "no effect of the design can be estimated yet"
+        low, high = (f"{100 * end(row.top1.estimate for row in table):.1f}" for end in (min, max))
+        reached = low if low == high else f"{low} to {high}"
+        said = [
+            f"Nothing can be claimed from one seed per network: top-1 is {reached} % here.",
+            "What another seed would change is not known; train at least 3 seeds.",
+        ]
+    said += _chance_text(table, facts, named if claims else ())
     counts = sorted({row.runs for row in table})
-    several = len({run.pretraining_seed for row in table for run in row.network.runs}) > 1
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    several = len({run.pretraining_seed for row in table for run in row.network.runs}) > 1
     seeds = f"{number} runs of each network" if several else f"{number} seed{'s' * (counts[-1] > 1)}"
-    scene = (
-        f"On {facts.data_name} ({facts.classes} classes, {facts.test_images} {facts.split} images, "
-        f"{facts.pixels}, {counted(facts.epochs, 'epoch')}, {seeds})"
+    said.append(
+        f"Measured on {facts.data_name}: {facts.classes} classes, {facts.test_images} {facts.split} images, "
+        f"{facts.pixels}, {counted(facts.epochs, 'epoch')}, {seeds}."
     )
-    return f"{scene}, {claim}.{reach}{_chance_text(table, facts, named)}"
+    if claims:
+        elsewhere = "" if facts.pretrained else ", such as full-width networks pre-trained on ImageNet"
+        said.append(
+            "These figures hold at this width, data set and training budget and do not carry over to others"
+            f"{elsewhere}."
+        )
+    return " ".join(said)
+
+
+def _change(effect: Estimate) -> list[str]:
+    d, verb = effect.difference, "adds" if effect.difference.estimate > 0 else "costs"
+    by = f"{abs(100 * d.estimate):.1f} points {_interval(d)}"
+    return [f"{effect.label} {verb} {by}, p {p_text(d.p_holm)}."]
+
+
+def answer_across(findings: AcrossFindings) -> str:
+    """Says which components matter more on the fine-tuned sets, which less, and which are not significant."""
+    primary = [each for each in findings.effects if each.contrast.primary]
+    sizes = {
+        each.contrast: {
+            name: effect.difference.estimate
+            for name, effect in zip(findings.sets, each.effects, strict=True)
+            if effect
+        }
+        for each in primary
+    }
+
+    def claim(gap: Gap) -> list[str]:
+        return _gap_texts(gap, findings.sets[0], sizes[gap.contrast])
+
+    said = _sentences([each.whole for each in primary], "difference", "experiments", claim)
+    said += [
+        f"{contrast.label}: not compared on all sets, as runs are missing."
+        for contrast in findings.missing
+        if contrast.primary
+    ]
+    wholes = [each.whole for each in findings.effects]
+    if any(gap.pretrainings == 1 for gap in wholes):
+        said.append("Each network was pre-trained once: this holds for these pre-trainings alone.")
+    said += [
+        f"{gap.label}: over the {gap.runs} of {gap.of} runs that all networks and sets share."
+        for gap in wholes
+        if gap.runs < gap.of
+    ]
+    return " ".join(said)
+
+
+def _gap_texts(gap: Gap, general: str, sizes: dict[str, float]) -> list[str]:
+    """Says how much more or less an effect is on the fine-tuned sets, and what it is on each."""
+    d, tuned = gap.difference, sum(sizes[name] for name in gap.sets)
+    verb = "matters" if tuned > 0 else "costs" if sizes[general] <= 0 else "adds"
+    more = "more" if (d.estimate > 0) == (tuned > 0 or sizes[general] > 0) else "less"
+    first, *others = (f"{percent_points(size)}{{}} on {name}" for name, size in sizes.items())
+    return [
+        f"{gap.label} {verb} {more} on {joined(gap.sets)}.",
+        f"The difference to {general} is {percent_points(d.estimate)} points {_interval(d)}, "
+        f"p {p_text(d.p_holm)}.",
+        f"Its effect is {joined([first.format(' points'), *(each.format('') for each in others)])}.",
+    ]
+
+
+def _sentences(
+    found: Sequence[E], what: str, trials: str, claim: Callable[[E], list[str]], chance: str = ""
+) -> list[str]:
+    """What is said of estimates: claims first, then a sentence for each that is not significant.
+
+    Args:
+        found: The estimates.
+        what: What they are, in the singular.
+        trials: What finds them, in the plural.
+        claim: Says what is found of a significant one.
+        chance: The accuracy by chance, where it is the same for all.
+    """
+    groups: dict[str, list[E]] = {name: [] for name in (*_SIGNIFICANT, *_OTHERS)}
+    for each in found:
+        groups[each.verdict].append(each)
+    claims = [text for name in _SIGNIFICANT for each in groups[name] for text in claim(each)]
+    others = [_not_claimed(each, chance) for name in _OTHERS for each in groups[name]]
+    said = claims if claims or not others else [f"No {what} is significant."]
+    powers = _power_texts(groups["undetectable"], what, trials)
+    return [*said, *others, *powers, _BRACKETS] if found else []
+
+
+def _not_claimed(each: Estimate, chance: str) -> str:
+    if each.at_chance:
+        are = "is" if len(each.at_chance) == 1 else "are"
+        return f"{each.label}: not tested, as {joined(each.at_chance)} {are} not above chance{chance}."
+    if each.verdict == "untested":
+        return f"{each.label}: not tested, for want of a second shared seed."
+    finding = "could not have been detected" if each.verdict == "undetectable" else each.finding
+    return f"{each.label}: {finding}, {points_text(each.difference)}."
+
+
+def _power_texts(missed: Sequence[Estimate], what: str, trials: str) -> list[str]:
+    """Says what can be found, and what it takes to find the size that is asked about."""
+    powers = {each.label: each.power for each in missed if each.power}
+    if not powers:
+        return []
+    first = next(iter(powers.values()))
+    low, high = (f"{100 * end(power.detectable for power in powers.values()):.1f}" for end in (min, max))
+    range_ = low if low == high else f"{low} to {high}"
+    labels: dict[str, list[str]] = {}  # by what they take
+    for label, power in powers.items():
+        labels.setdefault(power.takes, []).append(label)
+    size = size_text(missed[0].size)
+    takes = [f"{size} takes {takes} for {joined(those)}." for takes, those in labels.items()]
+    return [
+        f"With {counted(first.draws, first.unit)}, {100 * POWER:.0f} of 100 such {trials} find {what}s above "
+        f"{range_} points.",
+        *(takes if len(takes) > 1 else [f"{size} takes {next(iter(labels))}."]),
+    ]
+
+
+def _interval(d: Difference) -> str:
+    return f"[{percent_points(d.low)}, {percent_points(d.high)}]"
+
+
+def points_text(d: Difference) -> str:
+    """A difference with its interval, in percentage points."""
+    return f"{percent_points(d.estimate)} {_interval(d)}"
 
 
 def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
@@ -82,14 +204,12 @@ def caveats(findings: Findings, facts: StudyFacts) -> list[str]:
     if findings.missing:
         names = joined([each.label for each in findings.missing])
         found.append(f"WARNING: not estimated yet, as runs are missing: {names}.")
-    if at_chance := _chance_text(table, facts):
-        found.append(f"WARNING: {at_chance.strip()}")
+    found += [f"WARNING: {text}" for text in _chance_text(table, facts)]
     tested = sum(verdict(effect.difference) != "untested" for effect in findings.primary)
     if tested > 1:
         found.append(
             "Each interval is 95 % for its own change; p-values are adjusted (Holm) for "
-            f"{tested} comparisons, so an interval can exclude 0 where the adjusted p is "
-            "above 0.05."
+            f"{tested} comparisons. So an interval can exclude 0 where the adjusted p is above 0.05."
         )
     found.append("images/s and time were measured on a machine that may have done other things meanwhile.")
     return found
@@ -112,123 +232,13 @@ def method(findings: Findings, facts: StudyFacts) -> dict[str, str]:
     }
 
 
-def _nothing(table: list[Row]) -> str:
-    low, high = (f"{100 * end(row.top1.estimate for row in table):.1f}" for end in (min, max))
-    reached = low if low == high else f"{low} to {high}"
-    return (
-        f"nothing can be claimed from one seed per network: a network reaches {reached} % top-1 here, "
-        "and what another seed would change is not known; train at least 3 seeds"
-    )
-
-
-def _claims(effects: list[Effect], chance: float) -> str:
-    """Says what became of each change: a clause for each that mattered, one for all that are unclear."""
-    groups = by_verdict(effects)
-    clauses: list[str] = []
-    for group, verb in (("raised", "rose"), ("lowered", "fell")):
-        if groups[group]:
-            subject = "it" if clauses else "top-1"
-            clauses.append(f"{subject} {verb} {joined([_change_text(effect) for effect in groups[group]])}")
-    found = not_significant(effects)
-    clauses += found if clauses or not found else ["no effect is significant", *found]
-    if at_chance := [effect for effect in groups["untested"] if effect.at_chance]:
-        networks = list(dict.fromkeys(label for effect in at_chance for label in effect.at_chance))
-        clauses.append(
-            f"not tested, as {joined(networks)} {_are(networks)} not above chance ({100 * chance:.1f} %): "
-            + _names(at_chance)
-        )
-    if untested := [effect for effect in groups["untested"] if not effect.at_chance]:
-        clauses.append(f"not tested, for want of a second shared seed: {_names(untested)}")
-    return "; ".join(clauses)
-
-
-def by_verdict(found: Iterable[E]) -> dict[str, list[E]]:
-    """Estimates by their `verdict`; there is a list for each."""
-    groups: dict[str, list[E]] = {name: [] for name in VERDICTS}
-    for each in found:
-        groups[each.verdict].append(each)
-    return groups
-
-
-def not_significant(found: Iterable[Estimate], trials: str = "studies") -> list[str]:
-    """A clause each for estimates that are small, that could not have been detected, and that are neither.
-
-    Args:
-        found: Of these, those that are not significant.
-        trials: What finds them, in the plural.
-    """
-    groups, clauses = by_verdict(found), []
-    if smaller := groups["smaller"]:
-        clauses.append(f"smaller than {size_text(smaller[0].size)}: {_with_intervals(smaller)}")
-    if missed := groups["undetectable"]:
-        clauses.append(
-            f"could not have been detected: {_with_intervals(missed, _missed_text(missed, trials))}"
-        )
-    if corrected := groups["corrected"]:
-        clauses.append(f"not significant after Holm's correction: {_with_intervals(corrected)}")
-    if unclear := groups["unclear"]:
-        clauses.append(f"not significant: {_with_intervals(unclear)}")
-    return clauses
-
-
-def _with_intervals(found: Sequence[Estimate], more: str = "") -> str:
-    low = percent_points(min(each.difference.low for each in found))
-    high = percent_points(max(each.difference.high for each in found))
-    interval = "95 % interval" if len(found) == 1 else "95 % intervals within"
-    return f"{_names(found)} ({interval} {low} to {high} points{more})"
-
-
-def _missed_text(missed: Sequence[Estimate], trials: str) -> str:
-    """Says what can be found, and what it takes to find the size that is asked about."""
-    powers = {each.label: each.power for each in missed if each.power}
-    first = next(iter(powers.values()))
-    low, high = (f"{100 * end(power.detectable for power in powers.values()):.1f}" for end in (min, max))
-    range_ = low if low == high else f"{low} to {high}"
-    labels: dict[str, list[str]] = {}  # by what they take
-    for label, power in powers.items():
-        labels.setdefault(power.takes, []).append(label)
-    each = [f"{takes} for {joined(those)}" for takes, those in labels.items()]
-    takes = joined(each) if len(each) > 1 else next(iter(labels))
-    return (
-        f"; with {counted(first.draws, first.unit)}, {100 * POWER:.0f} of 100 such {trials} find those above "
-        f"{range_} points; for {size_text(missed[0].size)} it takes {takes}"
-    )
-
-
-def _change_text(effect: Effect) -> str:
-    d = effect.difference
-    return f"by {abs(100 * d.estimate):.1f} points ({interval_text(d)}) with {effect.label}"
-
-
-def interval_text(d: Difference) -> str:
-    """Says how sure a difference is."""
-    p = p_text(d.p_holm)
-    return (
-        f"95 % interval {percent_points(d.low)} to {percent_points(d.high)}, "
-        f"adjusted p {p if p.startswith('<') else '= ' + p}"
-    )
-
-
-def _chance_text(table: list[Row], facts: StudyFacts, named: Collection[str] = ()) -> str:
-    """Names the networks that aren't shown to be above guessing, but those named already; empty without."""
+def _chance_text(table: Iterable[Row], facts: StudyFacts, named: Collection[str] = ()) -> list[str]:
+    """Names the networks that aren't shown to be above guessing, but those named already."""
     names = [row.label for row in table if not row.above_chance and row.label not in named]
     if not names:
-        return ""
-    them = "it" if len(names) == 1 else "them"
-    return (
-        f" {joined(names)} {_are(names)} not above chance ({100 / facts.classes:.1f} %), so what is compared "
-        f"with {them} says nothing about the change."
-    )
-
-
-def _names(effects: Sequence[Estimate]) -> str:
-    return joined([effect.label for effect in effects])
-
-
-def _are(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"
-
-
-def joined(parts: Sequence[str]) -> str:
-    """Joins as in running text: a, b and c."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+        return []
+    are, them = ("is", "it") if len(names) == 1 else ("are", "them")
+    return [
+        f"{joined(names)} {are} not above chance ({100 / facts.classes:.1f} %), so what is compared with "
+        f"{them} says nothing about the change."
+    ]

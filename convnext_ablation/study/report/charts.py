@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from convnext_ablation.console import counted, printable
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.across import AcrossFindings, set_name
-from convnext_ablation.study.report.answer import p_text, percent_points
+from convnext_ablation.study.report.answer import p_text, percent_points, points_text
 from convnext_ablation.study.report.classes import ClassGain, surest
 from convnext_ablation.study.report.contents import Contents, CurvePoint
 from convnext_ablation.study.report.findings import Effect, Row, StudyFacts, verdict
@@ -49,7 +49,7 @@ _ROW, _BAR_ROW = 0.24, 0.56  # inches
 _LEFT = 3.2  # inches between a figure's title and the axes
 _FOREST = 4.6  # inches of the axes of differences
 _PANELS = 4  # in a row of learning curves
-_LONGEST = 50  # characters of a label
+_LONGEST = 50  # characters in a line of a label
 _REMARK = 120  # characters in a line of remarks below a figure
 _TITLE = 36  # characters in a line above a panel
 _CONTRASTS, _CLASSES = 4, 5  # contrasts in the chart of classes, and classes at either end of each
@@ -122,18 +122,21 @@ def _beside(
     axes.annotate(shown, (0, place), offset, at, textcoords="offset points", **style)
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= _LONGEST else f"{label[: _LONGEST - 1]}…"
+def _lines(label: str) -> list[str]:
+    return wrap(printable(label), _LONGEST) or [""]
 
 
-def _interval(d: Difference) -> str:
-    estimate, low, high = map(percent_points, (d.estimate, d.low, d.high))
-    return f"{estimate} [{low}, {high}]"
+def _name(axes: Axes, place: float, label: str, **style: Any) -> int:
+    """Writes a name left of the axes, from a row on; returns how many rows it takes."""
+    lines = _lines(label)
+    _beside(axes, place + (len(lines) - 1) / 2, -0.11, "\n".join(lines), linespacing=1.5, **style)
+    return len(lines)
 
 
 def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
     """Top-1 of each network and what it costs, after Figure 2 of the ConvNeXt paper."""
-    figure, axes = _rows(4.2, len(table), _BAR_ROW)
+    lines = max(len(_changed(row)) for row in table)
+    figure, axes = _rows(4.2, len(table), max(_BAR_ROW, 0.3 + 0.13 * lines))
     start, end = _axis_range(table)
     axes.set_xlim(start, end)
     for place, row in enumerate(table):
@@ -180,14 +183,19 @@ def _draw_bar(axes: Axes, place: int, row: Row) -> None:
     _beside(axes, place, 5 / 72, f"{top1:.1f}", "left", fontsize=9, fontweight="bold", bbox=box)
 
 
+def _changed(row: Row) -> list[str]:
+    """What a network changes, in lines."""
+    against = "" if row.follows or not row.baseline else f"; against {row.baseline}"
+    return _lines(row.network.adds + against)
+
+
 def _write_row(axes: Axes, place: int, row: Row) -> None:
     """Writes the network's name left of the bar, and what it changed and costs right of it."""
-    against = "" if row.follows or not row.baseline else f"; against {row.baseline}"
-    lines = wrap(row.network.adds + against, 50, max_lines=2, placeholder=" …")
+    lines = _changed(row)
     _beside(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=9)
     _beside(axes, place, -0.12, "\n".join(lines), nudge=-7, fontsize=7.5, linespacing=1.1)
     d = row.difference
-    change, p = ("–", "–") if d is None else (_interval(d), p_text(d.p_holm))
+    change, p = ("–", "–") if d is None else (points_text(d), p_text(d.p_holm))
     texts = (change, p, f"{row.network.parameters / 1e6:.2f}", f"{row.network.gmacs:.3f}")
     for inches, text in zip(_COLUMNS.values(), texts, strict=True):
         _beside(axes, place, inches, text, fontsize=9)
@@ -208,28 +216,40 @@ def _draw_legend(figure: Figure, present: set[str]) -> None:
 
 def draw_effects(effects: Sequence[Effect]) -> Figure:
     """The effects with their intervals, one below the other; significant ones have a filled mark."""
-    figure, axes = _forest(len(effects))
-    for place, effect in enumerate(effects):
-        _beside(axes, place, -0.11, _short(effect.label))
-        _draw_difference(axes, place, effect.difference, "D" if effect.contrast.primary else "o")
+    figure, axes = _forest(sum(len(_lines(effect.label)) for effect in effects))
+    place = 0
+    for effect in effects:
+        rows = _name(axes, place, effect.label)
+        marker = "D" if effect.contrast.primary else "o"
+        _draw_difference(axes, place + (rows - 1) / 2, effect.difference, marker)
+        place += rows
     return figure
 
 
 def draw_across(findings: AcrossFindings, remarks: Sequence[str] = ()) -> Figure:
     """Each effect on each data set, and how it differs from the general one; `remarks` stand below."""
-    rows = len(findings.sets) + 3  # of an effect: its name, the sets, the difference, and an empty one
-    figure, axes = _forest(rows * len(findings.effects) - 1)
-    for number, each in enumerate(findings.effects):
-        place = rows * number
-        _beside(axes, place, -0.11, _short(each.contrast.label), fontweight="bold")
-        for name, effect in zip(findings.sets, each.effects, strict=True):
-            place += 1
-            _beside(axes, place, -0.11, _short(name))
-            _draw_difference(axes, place, effect.difference if effect else None, "o")
-        _beside(axes, place + 1, -0.11, _short(f"{set_name(each.whole.sets)} − {findings.sets[0]}"))
-        _draw_difference(axes, place + 1, each.whole.difference, "D")
+    groups = []
+    for each in findings.effects:
+        found = [effect.difference if effect else None for effect in each.effects]
+        gap = f"{set_name(each.whole.sets)} − {findings.sets[0]}"
+        groups.append([*zip(findings.sets, found, strict=True), (gap, each.whole.difference)])
+    names = [each.contrast.label for each in findings.effects] + [
+        name for group in groups for name, _ in group
+    ]
+    rows = sum(len(_lines(name)) for name in names) + len(groups) - 1  # with an empty one between effects
+    figure, axes = _forest(rows)
+    place = 0
+    for each, group in zip(findings.effects, groups, strict=True):
+        place += _name(axes, place, each.contrast.label, fontweight="bold")
+        for number, (name, difference) in enumerate(group):
+            lines = _name(axes, place, name)
+            _draw_difference(
+                axes, place + (lines - 1) / 2, difference, "o" if number < len(group) - 1 else "D"
+            )
+            place += lines
+        place += 1
     text = "\n".join(fill(remark, _REMARK) for remark in remarks)
-    _beside(axes, rows * len(findings.effects) - 1.5, -_LEFT, text, "left", nudge=-60, va="top")
+    _beside(axes, rows - 0.5, -_LEFT, text, "left", nudge=-60, va="top")
     return figure
 
 
@@ -245,7 +265,7 @@ def _forest(rows: int) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _draw_difference(axes: Axes, place: int, d: Difference | None, marker: str) -> None:
+def _draw_difference(axes: Axes, place: float, d: Difference | None, marker: str) -> None:
     """Draws a difference; a significant one has a filled mark, and one that isn't known a dash."""
     if d is None:
         _beside(axes, place, _FOREST + 0.11, "–", "left")
@@ -254,7 +274,7 @@ def _draw_difference(axes: Axes, place: int, d: Difference | None, marker: str) 
     axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
     face = INK if holds else "white"
     axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
-    _beside(axes, place, _FOREST + 0.11, _interval(d), "left")
+    _beside(axes, place, _FOREST + 0.11, points_text(d), "left")
     _beside(axes, place, _FOREST + 1.8, p_text(d.p_holm), "left")
 
 
@@ -301,18 +321,23 @@ def draw_classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Figur
         group if len(group) <= 2 * _CLASSES else group[:_CLASSES] + group[-_CLASSES:] for group in groups
     ]
     middle = 5.2
-    figure, axes = _rows(middle, sum(len(group) + 2 for group in shown))
+    names = [
+        [effect.label, *(gain.class_name for gain in group)]
+        for effect, group in zip(effects, shown, strict=True)
+    ]
+    figure, axes = _rows(middle, sum(len(_lines(name)) for group in names for name in group) + len(names))
     axes.axvline(0, color=INK, linewidth=0.8)
     place = 0
     for effect, group in zip(effects, shown, strict=True):
-        _beside(axes, place, -0.11, _short(effect.label), fontweight="bold")
+        place += _name(axes, place, effect.label, fontweight="bold")
         for gain in group:
-            place += 1
-            axes.plot([gain.low_points, gain.high_points], [place, place], color=SOFT, linewidth=0.9)
-            axes.plot([gain.gain_points], [place], "o", color=INK, markersize=4)
-            _beside(axes, place, -0.11, _short(gain.class_name))
+            lines = _name(axes, place, gain.class_name)
+            row = place + (lines - 1) / 2
+            axes.plot([gain.low_points, gain.high_points], [row, row], color=SOFT, linewidth=0.9)
+            axes.plot([gain.gain_points], [row], "o", color=INK, markersize=4)
             text = f"{percent_points(gain.gain_points / 100)} ({counted(gain.images, 'image')})"
-            _beside(axes, place, middle + 0.11, text, "left")
-        place += 2
+            _beside(axes, row, middle + 0.11, text, "left")
+            place += lines
+        place += 1
     axes.set_xlabel("gain in top-1, percentage points; line: range over seeds")
     return figure

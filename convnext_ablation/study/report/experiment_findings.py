@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from convnext_ablation.console import counted
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.across import AcrossFindings, SetResults, answer_across, compare_across
-from convnext_ablation.study.report.answer import caveats, joined
+from convnext_ablation.study.report.across import AcrossFindings, SetResults, compare_across, joined
+from convnext_ablation.study.report.answer import answer_across, caveats
 from convnext_ablation.study.report.findings import RESOLVED, Row, StudyFacts
 from convnext_ablation.study.report.reported import Measured, is_reported, key_of
 
@@ -138,7 +138,8 @@ class ExperimentReport:
             shown = [self.general, *self.compared]
             left_out = [f"{phase.name} ({phase.excluded})" for phase in shown if phase and phase.kept]
             parts.append(
-                f"Without the excluded images of {joined(left_out)}: {answer_across(self.across_kept)}"
+                f"The same without the excluded images of {joined(left_out)}. "
+                + answer_across(self.across_kept)
             )
         return "\n\n".join([*parts, *self.faults])
 
