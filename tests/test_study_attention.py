@@ -13,7 +13,7 @@ from PIL import Image
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.report.attention import attention
-from convnext_ablation.study.report.pictures import attention_maps
+from convnext_ablation.study.report.html_page import attention_maps
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.settings import read_recipe

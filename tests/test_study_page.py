@@ -12,8 +12,8 @@ import pytest
 from fake_study import again, csv_lines, svg_texts, write_all
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.classes import class_gains
-from convnext_ablation.study.report.pictures import confusion_pictures
+from convnext_ablation.study.report.contents import class_gains
+from convnext_ablation.study.report.html_page import confusion_pictures
 
 # The page as a whole
 

@@ -18,8 +18,7 @@ from convnext_ablation.console import counted, printable
 from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.across import AcrossFindings, set_name
 from convnext_ablation.study.report.answer import p_text, percent_points, points_text
-from convnext_ablation.study.report.classes import ClassGain, surest
-from convnext_ablation.study.report.contents import Contents, CurvePoint
+from convnext_ablation.study.report.contents import ClassGain, Contents, CurvePoint, surest
 from convnext_ablation.study.report.findings import Effect, Row, StudyFacts, verdict
 from convnext_ablation.study.stats.effects import ALPHA, Difference
 

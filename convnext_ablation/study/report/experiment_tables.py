@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
-from convnext_ablation.console import counted, latex_text, markdown_text
+from convnext_ablation.console import counted, markdown_text
 from convnext_ablation.files import write_text
-from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.across import AcrossFindings, EffectAcross, set_name
 from convnext_ablation.study.report.answer import p_text
 from convnext_ablation.study.report.experiment_findings import ExperimentReport, Line, PhaseReport
 from convnext_ablation.study.report.findings import Estimate
 from convnext_ablation.study.report.reported import write_reported_tables
 from convnext_ablation.study.report.tables import (
+    EFFECTS,
     Column,
+    attributes,
     bullets,
     csv_file,
-    fitted,
+    for_terminal,
     interval,
     laid_out,
-    width_of,
+    latex_with_notes,
 )
 from convnext_ablation.study.stats.effects import Difference, Interval
 
 ALL, KEPT = "all", "without excluded"  # test images
+# the columns of data_sets.csv
+_ACCURACIES = (
+    *("phase", "data", "image_size", "network", "label", "runs", "images", "test_images"),
+    *("top1_percent", "top1_low_percent", "top1_high_percent"),
+)
+_NAMED = 4  # columns of `EFFECTS` that name an effect; those that say where it is estimated stand after them
 _LEGEND = "Top-1 on the test images in percent, with 95 % intervals over seeds and images."
 _EFFECTS = (
     "Effects in percentage points of top-1, with 95 % intervals over seeds and images; p of primary ones is "
@@ -90,10 +97,8 @@ def _columns(
 
 def terminal_accuracies(report: ExperimentReport, width: int) -> str:
     """The accuracies as plain text; intervals are left to the files where `width` is too little."""
-    text = fitted(accuracy_columns(report, 1), report.lines, width)
-    if width_of(text) <= width:
-        return text
-    return fitted(accuracy_columns(report, 1, with_interval=False), report.lines, width)
+    choices = (accuracy_columns(report, 1), accuracy_columns(report, 1, with_interval=False))
+    return for_terminal(report.lines, width, *choices)
 
 
 def write_experiment_tables(report: ExperimentReport) -> None:
@@ -102,13 +107,23 @@ def write_experiment_tables(report: ExperimentReport) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "answer.txt", report.answer + "\n")
     write_text(folder / "table.md", _markdown(report))
-    csv_file(folder / "data_sets.csv", AccuracyLine._fields, _accuracy_lines(report))
-    write_text(folder / "data_sets.tex", _latex(report, accuracy_columns(report, 2), report.lines, _LEGEND))
+    csv_file(folder / "data_sets.csv", _ACCURACIES, _accuracy_lines(report))
+    write_text(
+        folder / "data_sets.tex",
+        latex_with_notes(accuracy_columns(report, 2), report.lines, [_LEGEND, *report.faults]),
+    )
     if across and across.effects:
-        csv_file(folder / "effects_across.csv", EffectLine._fields, _effect_lines(report))
+        header = [*EFFECTS]
+        header[_NAMED:_NAMED] = ["images", "what", "sets", "minus"]
+        csv_file(folder / "effects_across.csv", header, _effect_lines(report))
         effects, gaps = effect_columns_across(across, 2), gap_columns(across, 2)
-        write_text(folder / "effects_across.tex", _latex(report, effects, across.effects, _EFFECTS))
-        write_text(folder / "differences_across.tex", _latex(report, gaps, across.effects, _GAPS))
+        write_text(
+            folder / "effects_across.tex",
+            latex_with_notes(effects, across.effects, [_EFFECTS, *report.faults]),
+        )
+        write_text(
+            folder / "differences_across.tex", latex_with_notes(gaps, across.effects, [_GAPS, *report.faults])
+        )
     if report.measured:
         write_reported_tables(folder, report.measured)
 
@@ -131,81 +146,30 @@ def _markdown(report: ExperimentReport) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _latex(report: ExperimentReport, columns: Sequence[Column], lines: Iterable[Any], legend: str) -> str:
-    """A table, and below it a paragraph that says how to read it and what is wrong with its data."""
-    notes = " ".join(latex_text(note.replace("`", "")) for note in [legend, *report.faults])
-    return f"{laid_out(columns, lines, form='latex')}\n\n\\smallskip\n{{\\footnotesize {notes}\\par}}\n"
-
-
-class AccuracyLine(NamedTuple):
-    """A line of data_sets.csv: a network in a phase, on all images or without those that are excluded."""
-
-    phase: str
-    data: str
-    image_size: int
-    network: str
-    label: str
-    runs: int
-    images: str  # `ALL` or `KEPT`
-    test_images: int  # how many these are
-    top1_percent: float
-    top1_low_percent: float
-    top1_high_percent: float
-
-
-def _accuracy_lines(report: ExperimentReport) -> Iterator[AccuracyLine]:
+def _accuracy_lines(report: ExperimentReport) -> Iterator[list[Any]]:
     for phase in report.phases:
         for images, results in ((ALL, phase.results), (KEPT, phase.kept)):
             for row in results.findings.rows if results else ():
                 found, network = row.top1, row.network
-                yield AccuracyLine(
+                yield [
                     *(phase.name, phase.data, phase.facts.image_size, network.name, row.label, row.runs),
                     *(images, len(network.runs[0].correct)),
                     *(100 * found.estimate, 100 * found.low, 100 * found.high),
-                )
+                ]
 
 
-class EffectLine(NamedTuple):
-    """A line of effects_across.csv: an effect on a set, or what it differs in from the general set."""
-
-    contrast: str
-    label: str
-    kind: str
-    primary: bool
-    images: str  # `ALL` or `KEPT`
-    what: str  # effect, difference
-    sets: str  # joined by ``+`` where it is the mean of several
-    minus: str  # the general set, of a difference
-    runs: int  # of each network on these sets, that it is over
-    estimate_points: float
-    low_points: float
-    high_points: float
-    p_value: float
-    p_holm: float
-    p_better: float
-    finding: str
-    detectable_points: float | None  # of one that isn't significant
-
-
-def _effect_lines(report: ExperimentReport) -> Iterator[EffectLine]:
+def _effect_lines(report: ExperimentReport) -> Iterator[list[Any]]:
     for images, findings in ((ALL, report.across), (KEPT, report.across_kept)):
         if findings is None:
             continue
         for each in findings.effects:
             for name, effect in zip(findings.sets, each.effects, strict=True):
                 if effect:
-                    yield _effect_line(each.contrast, images, ("effect", name, ""), effect)
+                    yield _effect_line(effect, images, "effect", name, "")
             for gap in each.gaps:
-                yield _effect_line(
-                    each.contrast, images, ("difference", "+".join(gap.sets), findings.sets[0]), gap
-                )
+                yield _effect_line(gap, images, "difference", "+".join(gap.sets), findings.sets[0])
 
 
-def _effect_line(contrast: Contrast, images: str, what: tuple[str, str, str], found: Estimate) -> EffectLine:
-    d = found.difference
-    detectable = 100 * found.power.detectable if found.power else None
-    return EffectLine(
-        *(contrast.name, contrast.label, contrast.kind, contrast.primary, images, *what, found.runs),
-        *(100 * d.estimate, 100 * d.low, 100 * d.high, d.p_value, d.p_holm, d.p_better),
-        *(found.finding, detectable),
-    )
+def _effect_line(found: Estimate, *where: str) -> list[Any]:
+    values = attributes(found, EFFECTS)
+    return [*values[:_NAMED], *where, *values[_NAMED:]]

@@ -17,11 +17,11 @@ from operator import itemgetter as get
 from pathlib import Path
 from typing import NamedTuple
 
-from convnext_ablation.console import counted, latex_text
+from convnext_ablation.console import counted
 from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import write_csv, write_text
-from convnext_ablation.study.report.tables import MISSING, Column, exact, laid_out
+from convnext_ablation.files import write_text
+from convnext_ablation.study.report.tables import MISSING, Column, csv_file, laid_out, latex_with_notes
 
 PROJECT = "the 11785-FGVC project"
 REPORTED = f"reported by {PROJECT}, one seed, epoch picked on test"
@@ -94,10 +94,8 @@ def write_reported_tables(folder: Path, measured: Iterable[Measured]) -> list[Pa
     paths = []
     for name, lines in tables.items():
         stem = folder / f"fgvc_11785_{name}"
-        write_csv(
-            stem.with_suffix(".csv"), Line._fields, ([exact(value) for value in line] for line in lines)
-        )
-        write_text(stem.with_suffix(".tex"), _latex(lines))
+        csv_file(stem.with_suffix(".csv"), Line._fields, lines)
+        write_text(stem.with_suffix(".tex"), latex_with_notes(*_layout(lines), [_LEGEND, *_faults(lines)]))
         paths += [stem.with_suffix(".csv"), stem.with_suffix(".tex")]
     write_text(folder / "fgvc_11785.md", _markdown(tables))
     return [*paths, folder / "fgvc_11785.md"]
@@ -167,12 +165,6 @@ def _markdown(tables: dict[str, list[Line]]) -> str:
         columns, rows = _layout(lines)
         parts += [f"## {TABLES[name]}", laid_out(columns, rows, form="markdown"), *_faults(lines)]
     return "\n\n".join(parts) + "\n"
-
-
-def _latex(lines: Sequence[Line]) -> str:
-    """The table, and below it a paragraph that says whose the figures are."""
-    notes = " ".join(latex_text(note.replace("`", "")) for note in [_LEGEND, *_faults(lines)])
-    return f"{laid_out(*_layout(lines), form='latex')}\n\n\\smallskip\n{{\\footnotesize {notes}\\par}}\n"
 
 
 def _faults(lines: Sequence[Line]) -> list[str]:

@@ -15,11 +15,10 @@ from operator import attrgetter as get
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.console import duration, markdown_text, table
+from convnext_ablation.console import duration, latex_text, markdown_text, table
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.study.report.answer import answer, caveats, method, p_text
-from convnext_ablation.study.report.classes import ClassGain, Confusion
-from convnext_ablation.study.report.contents import Contents, CurvePoint, RunLine
+from convnext_ablation.study.report.contents import ClassGain, Confusion, Contents, CurvePoint, RunLine
 from convnext_ablation.study.report.evidence import FinishedRun
 from convnext_ablation.study.report.findings import Effect, Row
 from convnext_ablation.study.stats.effects import Difference, Interval
@@ -117,29 +116,33 @@ def _shows_baseline(rows: Sequence[Row]) -> bool:
 
 
 def terminal_table(rows: Sequence[Row], width: int) -> str:
-    """The networks as plain text, words wrapped; cost is left to the files where `width` is too little."""
+    """The networks as plain text; cost is left to the files where `width` is too little."""
     columns = network_columns(rows, 1)
-    text = fitted(columns, rows, width)
-    return text if width_of(text) <= width else fitted(columns[:-COST], rows, width)
+    return for_terminal(rows, width, columns, columns[:-COST])
 
 
 def terminal_effects(effects: Sequence[Effect], width: int) -> str:
-    """The effects as plain text, words wrapped; findings are left to the answer where it is too narrow."""
-    text = fitted(effect_columns(1), effects, width)
-    return text if width_of(text) <= width else fitted(effect_columns(1)[:-1], effects, width)
+    """The effects as plain text; findings are left to the answer where `width` is too little."""
+    return for_terminal(effects, width, effect_columns(1), effect_columns(1)[:-1])
 
 
-def fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
+def for_terminal(lines: Sequence[Any], width: int, wide: Sequence[Column], narrow: Sequence[Column]) -> str:
+    """A table with words wrapped; one of fewer columns where that is too wide."""
+    text = _fitted(wide, lines, width)
+    return text if _width_of(text) <= width else _fitted(narrow, lines, width)
+
+
+def _fitted(columns: Sequence[Column], lines: Sequence[Any], width: int) -> str:
     """A table for a terminal: the widest words are wrapped until it fits, or they can't be narrower."""
     text = laid_out(columns, lines)
     limits = {place: max(len(columns[place].cell(line)) for line in lines) for place in _words(columns)}
-    for _ in range(width_of(text) - width):
+    for _ in range(_width_of(text) - width):
         widest = max(limits, key=limits.__getitem__)
         limits[widest] = max(NARROWEST, limits[widest] - 1)
     return laid_out(columns, lines, wrap=limits)
 
 
-def width_of(text: str) -> int:
+def _width_of(text: str) -> int:
     """The characters of a text's longest line."""
     return max(map(len, text.splitlines()))
 
@@ -163,8 +166,8 @@ def write_tables(contents: Contents) -> None:
     write_text(folder / "networks.tex", _latex(network_columns(findings.rows, 2), findings.rows))
     write_text(folder / "effects.tex", _latex(effect_columns(2), findings.effects))
     csv_file(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs))
-    csv_file(folder / "networks.csv", NETWORKS, (_attributes(row, NETWORKS) for row in findings.rows))
-    csv_file(folder / "effects.csv", EFFECTS, (_attributes(each, EFFECTS) for each in findings.effects))
+    csv_file(folder / "networks.csv", NETWORKS, (attributes(row, NETWORKS) for row in findings.rows))
+    csv_file(folder / "effects.csv", EFFECTS, (attributes(each, EFFECTS) for each in findings.effects))
     csv_file(folder / "curves.csv", CurvePoint._fields, contents.curves)
     csv_file(folder / "classes.csv", ClassGain._fields, contents.class_gains)
     csv_file(folder / "confusions.csv", Confusion._fields, contents.confusions)
@@ -212,12 +215,18 @@ def _latex(columns: Sequence[Column], lines: Iterable[Any]) -> str:
     return laid_out(columns, lines, form="latex") + "\n"
 
 
+def latex_with_notes(columns: Sequence[Column], lines: Iterable[Any], notes: Iterable[str]) -> str:
+    """A table, and below it a paragraph that says how to read it and what is wrong with its data."""
+    text = " ".join(latex_text(note.replace("`", "")) for note in notes)
+    return f"{_latex(columns, lines)}\n\\smallskip\n{{\\footnotesize {text}\\par}}\n"
+
+
 def csv_file(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> None:
     """Writes a CSV file in full precision."""
     write_csv(path, list(header), ([exact(value) for value in line] for line in lines))
 
 
-def _attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:
+def attributes(line: Any, columns: Mapping[str, str]) -> list[Any]:
     """What each column shows of a row or an effect; None where it has no difference, or no power."""
     return [_attribute(line, name, place) for name, place in columns.items()]
 
