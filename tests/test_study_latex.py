@@ -1,12 +1,8 @@
 """A report for a paper: tables in LaTeX and figures in PDF, whatever networks and classes are called."""
 
-import os
 import re
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from pathlib import Path
 
 import latex
 import pytest
@@ -107,18 +103,3 @@ def test_every_figure_is_a_pdf_too_without_date_or_program(study):
         assert content.rstrip().endswith(b"%%EOF")
         for entry in (b"CreationDate", b"/Creator", b"/Producer", b"/Type3"):
             assert entry not in content
-
-
-def test_another_process_draws_the_same_pdf(tmp_path):
-    script = (
-        "import sys, fake_study\nfrom pathlib import Path\n"
-        "study = fake_study.fake_study(Path(sys.argv[1]))\nfake_study.write_charts(study)\n"
-    )
-    for name in ("one", "other"):
-        environment = {**os.environ, "PYTHONHASHSEED": str(len(name))}
-        call = [sys.executable, "-c", script, str(tmp_path / name)]
-        subprocess.run(call, check=True, env=environment, cwd=Path(__file__).parent)
-    paths = list((tmp_path / "one" / "report").glob("*.pdf"))
-    assert len(paths) == 4
-    for path in paths:
-        assert path.read_bytes() == (tmp_path / "other" / "report" / path.name).read_bytes()

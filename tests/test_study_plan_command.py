@@ -26,7 +26,7 @@ from convnext_ablation.study.forecast import (
     reckoned,
     run_seconds,
 )
-from convnext_ablation.study.stats.power import Asked, PlannedSet, detectable, seeds_needed
+from convnext_ablation.study.stats.power import Asked, PlannedSet, on_one_set
 from convnext_ablation.study.stats.variance import assumed_scatter, measured_scatter, scatter_of_single_runs
 from convnext_ablation.study.store import save_phases
 from convnext_ablation.training.arguments import TrainingArguments
@@ -365,10 +365,10 @@ def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan_study)
     assert "Source: as given; the rest " in " ".join(out.split())
     size, seeds = re.findall(r"  (\S+) \((\S+)\)", out)[0]
     scatter = assumed_scatter(accuracy=0.95, seed_sd=0.02)
-    asked = (scatter, 3, 21, [1.0, -1.0], 0.05 / 4)
-    assert float(size) == pytest.approx(100 * detectable(*asked), abs=0.01)
+    asked = on_one_set(scatter, 21, [1.0, -1.0], 0.05 / 4)
+    assert float(size) == pytest.approx(100 * asked.detectable(3), abs=0.01)
     assert "seeds for 20" in out
-    assert int(seeds) == seeds_needed(0.2, scatter, 21, [1.0, -1.0], 0.05 / 4)
+    assert int(seeds) == asked.seeds_needed(0.2)
 
 
 @pytest.mark.parametrize(

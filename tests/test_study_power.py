@@ -17,11 +17,9 @@ from convnext_ablation.study.stats.effects import contrast, holm, seed_freedom
 from convnext_ablation.study.stats.power import (
     Asked,
     PlannedSet,
-    detectable,
     judged_freedom,
     level_of,
-    power,
-    seeds_needed,
+    on_one_set,
 )
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter
 from convnext_ablation.study.store import save_study
@@ -76,7 +74,8 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
     design = design_of(name, "atto")
     family = design.family
     asked = design.contrasts[-1]
-    effect = detectable(SCATTER, seeds, images, list(asked.weights.values()), level_of(True, family))
+    question = on_one_set(SCATTER, images, list(asked.weights.values()), level_of(True, family))
+    effect = question.detectable(seeds)
     weights = np.array([[c.weights.get(p.key, 0.0) for p in design.points] for c in design.contrasts])
     # the smallest change of the networks that has this effect and no other
     gains = effect * np.linalg.pinv(weights)[:, -1]
@@ -154,7 +153,7 @@ def test_a_difference_is_found_as_often_where_pretrainings_change_all_sets_alike
 
 
 def test_a_difference_between_sets_is_harder_to_find_than_either_effect_and_a_mean_of_sets_easier():
-    alone = [detectable(each.scatter, 3, each.images, TWO, 0.05) for each in SETS]
+    alone = [on_one_set(each.scatter, each.images, TWO, 0.05).detectable(3) for each in SETS]
     difference = Asked(SETS, TWO, 0.05).detectable(3)
     assert max(alone) < difference < sum(alone)
     other = replace(SETS[1], weight=0.5)
@@ -172,11 +171,11 @@ def test_a_difference_between_sets_is_harder_to_find_than_either_effect_and_a_me
 
 def test_power_at_the_detectable_size_is_the_one_asked_for_and_grows_with_it():
     for seeds, weights, level in [(2, TWO, 0.05), (3, HALVES, 0.05 / 13), (20, TWO, 0.01)]:
-        size = detectable(SCATTER, seeds, 5000, weights, level)
-        assert power(size, SCATTER, seeds, 5000, weights, level) == pytest.approx(0.8, abs=1e-6)
-        assert power(size / 2, SCATTER, seeds, 5000, weights, level) < 0.8
-        assert power(-2 * size, SCATTER, seeds, 5000, weights, level) > 0.8
-    assert math.isnan(detectable(SCATTER, 1, 5000, TWO, 0.05))
+        asked = on_one_set(SCATTER, 5000, weights, level)
+        size = asked.detectable(seeds)
+        assert asked.power(size, seeds) == pytest.approx(0.8, abs=1e-6)
+        assert asked.power(size / 2, seeds) < 0.8 < asked.power(-2 * size, seeds)
+    assert math.isnan(asked.detectable(1))
     assert (level_of(True, 13), level_of(False, 13)) == (0.05 / 13, 0.05)
 
 
@@ -184,17 +183,17 @@ def test_without_images_chance_it_is_the_power_of_a_t_test():
     """All that varies is the seeds: a paired t-test has the non-central t's power."""
     scatter = Scatter(0.8, 0.01, 0.0, 0.0, "")
     for seeds in (3, 6):
-        size = detectable(scatter, seeds, 10**9, TWO, 0.05)
+        size = on_one_set(scatter, 10**9, TWO, 0.05).detectable(seeds)
         shift = size / math.sqrt(2 * 0.01**2 / seeds)
         beyond = stats.nct(seeds - 1, shift).sf(stats.t.ppf(0.975, seeds - 1))
         assert beyond == pytest.approx(0.8, abs=0.005)
 
 
 def test_a_main_effect_of_16_networks_is_told_from_8_times_less_variance_than_a_difference():
-    one, other = (detectable(SCATTER, 1000, 5000, weights, 0.01) for weights in (TWO, HALVES))
+    one, other = (on_one_set(SCATTER, 5000, weights, 0.01).detectable(1000) for weights in (TWO, HALVES))
     assert one / other == pytest.approx(math.sqrt(8), rel=1e-3)
     # of few seeds fewer do still, as each network tells of its own
-    one, other = (detectable(SCATTER, 3, 5000, weights, 0.05 / 13) for weights in (TWO, HALVES))
+    one, other = (on_one_set(SCATTER, 5000, weights, 0.05 / 13).detectable(3) for weights in (TWO, HALVES))
     assert one / other > 3 * math.sqrt(8)
     for name, squares in {"stages": 2, "screening": 1 / 4, "screening-fold-over": 1 / 8}.items():
         for asked in design_of(name, "atto").contrasts:
@@ -216,12 +215,13 @@ def test_degrees_of_freedom_are_those_that_a_study_of_few_seeds_is_judged_by(net
 
 def test_fewest_seeds_do_and_one_fewer_does_not():
     for effect in (0.015, 0.02, 0.1):
-        seeds = seeds_needed(effect, SCATTER, 5000, TWO, 0.05 / 4)
-        assert power(effect, SCATTER, seeds, 5000, TWO, 0.05 / 4) >= 0.8
+        asked = on_one_set(SCATTER, 5000, TWO, 0.05 / 4)
+        seeds = asked.seeds_needed(effect)
+        assert asked.power(effect, seeds) >= 0.8
         if seeds > 2:
-            assert power(effect, SCATTER, seeds - 1, 5000, TWO, 0.05 / 4) < 0.8
+            assert asked.power(effect, seeds - 1) < 0.8
     # no number of seeds makes up for few images
-    assert seeds_needed(0.001, SCATTER, 1000, TWO, 0.05) is None
+    assert on_one_set(SCATTER, 1000, TWO, 0.05).seeds_needed(0.001) is None
 
 
 # What is assumed

@@ -20,7 +20,7 @@ from convnext_ablation.study.report.evidence import Evidence, FinishedRun, Netwo
 from convnext_ablation.study.report.findings import compare
 from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
-from convnext_ablation.study.stats.power import detectable, seeds_needed
+from convnext_ablation.study.stats.power import on_one_set
 from convnext_ablation.study.stats.variance import measured_scatter
 
 FACTS = replace(fake_study.FACTS, test_images=2000, classes=40)
@@ -280,8 +280,8 @@ def test_what_is_not_significant_is_judged_by_a_stated_size_whatever_the_estimat
     contrasts = [versus(results[1], results[0]), versus(results[2], results[1])]
     scatter = measured_scatter([correct_of(each) for each in results], "")
     # the other effect is significant, so that Holm's method asks no more of this one than 0.05
-    smallest = detectable(scatter, 3, 2000, [1, -1], 0.05)
-    needed = seeds_needed(0.05, scatter, 2000, [1, -1], 0.05)
+    asked = on_one_set(scatter, 2000, [1, -1], 0.05)
+    smallest, needed = asked.detectable(3), asked.seeds_needed(0.05)
     findings = compare(results, contrasts, 40, 0.05)
     effect, d = findings.effects[0], findings.effects[0].difference
     assert (effect.power.detectable, effect.power.seeds_needed) == (smallest, needed)

@@ -25,7 +25,7 @@ from convnext_ablation.study.stats.effects import (
     contrast,
     holm,
 )
-from convnext_ablation.study.stats.power import detectable, level_of, seeds_needed
+from convnext_ablation.study.stats.power import level_of, on_one_set
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter
 
 _FINDINGS = {
@@ -282,13 +282,9 @@ def measured_in(networks: Sequence[NetworkResult]) -> Scatter | None:
 
 def _power(effect: Effect, scatter: Scatter, images: int, family: int) -> Power:
     weights, level = list(effect.contrast.weights.values()), level_of(effect.contrast.primary, family)
-    draws = effect.shape[0]
-    return Power(
-        draws=draws,
-        unit="pre-training" if len(effect.shape) > 1 else "seed",
-        detectable=detectable(scatter, draws, images, weights, level),
-        seeds_needed=seeds_needed(effect.size, scatter, images, weights, level),
-    )
+    question, draws = on_one_set(scatter, images, weights, level), effect.shape[0]
+    unit = "pre-training" if len(effect.shape) > 1 else "seed"
+    return Power(draws, unit, question.detectable(draws), question.seeds_needed(effect.size))
 
 
 def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:

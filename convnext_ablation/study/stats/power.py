@@ -125,23 +125,9 @@ class Asked:
         return math.sqrt(total) * np.sqrt(reach), math.sqrt(total * variance)
 
 
-def power(
-    effect: float, scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float
-) -> float:
-    """Chance that an effect of this true size, a fraction, is found with the right sign."""
-    return Asked([PlannedSet(1.0, scatter, images)], weights, level).power(effect, seeds)
-
-
-def detectable(scatter: Scatter, seeds: int, images: int, weights: Sequence[float], level: float) -> float:
-    """The smallest effect on one data set that is found with a chance of `POWER`: see `Asked`."""
-    return Asked([PlannedSet(1.0, scatter, images)], weights, level).detectable(seeds)
-
-
-def seeds_needed(
-    effect: float, scatter: Scatter, images: int, weights: Sequence[float], level: float
-) -> int | None:
-    """Fewest seeds with which an effect on one data set is found with a chance of `POWER`: see `Asked`."""
-    return Asked([PlannedSet(1.0, scatter, images)], weights, level).seeds_needed(effect)
+def on_one_set(scatter: Scatter, images: int, weights: Sequence[float], level: float) -> Asked:
+    """A contrast of networks on one data set."""
+    return Asked([PlannedSet(1.0, scatter, images)], weights, level)
 
 
 def judged_freedom(freedom: float, networks: int, seeds: int) -> float:
