@@ -22,11 +22,12 @@ ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 SLOW_MODULES = (
     "test_timm_suite",
     "test_study_clusters",
-    "test_training_killed",
     "test_study_running",
-    "test_network_property",
+    "test_training_killed",
+    "test_study_official",
+    "test_study_phases",
     "test_training_distributed",
-    "test_inference",
+    "test_network_property",
     "test_network",
 )
 # they spend their time in torch or on many examples, which counting lines slows by a third to a half; what
@@ -153,6 +154,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Contents:
     write_images(contents.evidence)
     write_all(contents)
     return contents
+
+
+@pytest.fixture
+def no_charts(monkeypatch):
+    """Leaves figures out of a study's report, of whose time they take four fifths."""
+    monkeypatch.setattr("convnext_ablation.cli.study_report.write_charts", lambda contents: [])
 
 
 @pytest.fixture(scope="session")

@@ -305,6 +305,7 @@ def test_each_phases_own_report_is_that_of_a_study_alone(folder, report, tmp_pat
         assert mine == (folder / "imagenet" / "report" / name).read_bytes()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_the_terminal_has_the_table_the_answer_and_the_warnings(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "150")
     assert cli.main(["study", "report", str(folder), "--output", str(tmp_path / "new")]) == 0
@@ -323,6 +324,7 @@ def test_the_terminal_has_the_table_the_answer_and_the_warnings(folder, tmp_path
     assert 'href="cub200/index.html"' in text(tmp_path / "new" / "index.html")
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_what_is_finished_is_shown_and_what_is_not_is_told(tmp_path, capsys, monkeypatch):
     def is_done(run):
         number = LABELS.index(run.point.label) if run.point.label in LABELS else 0
@@ -352,6 +354,7 @@ def test_what_is_finished_is_shown_and_what_is_not_is_told(tmp_path, capsys, mon
     assert {row["contrast"] for row in rows} == {each.name for each in STAGES.contrasts[:2]}
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_without_the_general_set_no_effects_are_compared(tmp_path, capsys):
     folder = finished(experiment_of(tmp_path), tmp_path / "out", TABLES, lambda run: run.phase == "dogs_448")
     assert cli.main(["study", "report", str(folder)]) == 0
@@ -368,6 +371,7 @@ def test_nothing_finished_is_one_line(tmp_path, capsys):
     assert not list(folder.glob("**/report"))
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_one_phase_has_its_own_report_only(tmp_path, capsys):
     folder = finished(experiment_of(tmp_path)[:1], tmp_path / "out", TABLES)
     assert cli.main(["study", "report", str(folder)]) == 0
@@ -378,6 +382,7 @@ def test_one_phase_has_its_own_report_only(tmp_path, capsys):
     assert "--exclude: is for an experiment of several phases" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_sets_with_the_same_images_are_not_compared(tmp_path, capsys):
     phases = experiment_of(tmp_path, seeds=1)
     larger = replace(phases[1], phase="cub200_448", data_fingerprint="larger", data_dir=f"{tmp_path}/data/x")
@@ -415,6 +420,7 @@ def test_a_wrong_list_of_images_is_one_line_before_anything_is_written(
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_another_design_is_reported_from_the_same_runs(tmp_path, capsys):
     union = tmp_path / "union.yaml"
     union.write_text("networks: [model_v, model_iv, model_iii, model_ii, model_i]\ncontrasts: []\n")
@@ -436,6 +442,7 @@ def test_another_design_is_reported_from_the_same_runs(tmp_path, capsys):
     assert (folder / "cub200" / "report-stages" / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("no_charts")
 def test_hostile_names_do_nothing(tmp_path):
     hostile = r"<img src=x> \input{/etc/passwd} 100% $x_1$ & ~ | `a` [b](http://c) *"
     points = tuple(replace(point, label=f"{point.label} {hostile}") for point in STAGES.points)

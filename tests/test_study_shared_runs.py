@@ -9,7 +9,6 @@ from fake_experiment import finish
 from test_study_plan import STUDY
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli import study_report
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.results import seen_as
@@ -49,12 +48,6 @@ def finished(study, folder):
     for run in as_known(study, folder).runs():
         finish(run, folder, np.random.default_rng(int(run.identity[:8], 16)).random(80) < 0.7)
     return folder
-
-
-@pytest.fixture
-def no_charts(monkeypatch):
-    """Leaves figures out of reports, which take most of their time."""
-    monkeypatch.setattr(study_report, "write_charts", lambda contents: [])
 
 
 @pytest.fixture(scope="module")
