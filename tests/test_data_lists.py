@@ -155,21 +155,6 @@ def test_paths_may_lack_their_first_folders(tmp_path):
     assert set(by_split(tmp_path / "out")["val"]) == {f"val/{name.replace('/', '/val_')}" for name in NAMES}
 
 
-def test_equal_file_names_are_kept_apart(tmp_path):
-    names = [f"site{site}/{index}.jpg" for site in (1, 2) for index in range(6)]
-    folder = write_folder(tmp_path / "images", {name: jpeg(at) for at, name in enumerate(names)})
-    text = "\n".join(["path,class,split", *(f"{name},ash,{s}" for name in names for s in [_of(name)])])
-    (folder / "list.csv").write_text(text)
-    prepare("csv", tmp_path / "out", file=folder / "list.csv", size=16)
-    records = read_manifest(tmp_path / "out")
-    assert {record.source for record in records} == set(names)
-    assert "train/ash/site1_0.jpg" in {record.id for record in records}
-
-
-def _of(name):
-    return {"4": "val", "5": "test"}.get(name[-5], "train")
-
-
 def grouped(tmp_path, split=""):
     names = [f"{label}/{index}.jpg" for label in ("ash", "birch") for index in range(30)]
     write_folder(tmp_path, {name: jpeg(at, size=(8, 8)) for at, name in enumerate(names)})

@@ -7,7 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from official_archives import bird_files, but_for_originals, dog_files, jpeg, refused, write_folder, write_tar
+from official_archives import (
+    BIRDS,
+    DOGS,
+    bird_files,
+    bird_path,
+    but_for_originals,
+    dog_files,
+    dog_list,
+    jpeg,
+    refused,
+    write_folder,
+    write_tar,
+)
 from PIL import Image
 from scipy.io import savemat
 from torchvision import datasets
@@ -149,7 +161,11 @@ def birds():
 
 def dogs():
     files = dog_files()
-    return {"images.tar": files["images"], "lists.tar": files["lists"]}
+    return {
+        "images.tar": files["images"],
+        "lists.tar": files["lists"],
+        "annotation.tar": files["annotations"],
+    }
 
 
 def underscored(name):
@@ -273,7 +289,11 @@ def test_a_part_of_the_set_is_refused(name, tmp_path, monkeypatch):
 
 
 LIST = "fgvc-aircraft-2013b/data/images_variant_{}.txt".format
-# the set, the list, what it has in place of what, and how that is refused
+LABELS = "CUB_200_2011/image_class_labels.txt"
+BIRD, DOG = f"CUB_200_2011/images/{bird_path(1)}", DOGS["test"][1][0]
+_BIRDS = zip(sorted(BIRDS), BIRDS.values(), strict=True)
+SHIFTED = "".join(f"{id_} {label}\n" for id_, (label, *_) in _BIRDS).encode()
+# the set, the list, what of it (or all) is replaced by what (or nothing), and how that is refused
 BROKEN = {
     "unknown variant": (
         "fgvc-aircraft", LIST("test"), b"707", b"717", "has '717-320', which variants.txt",
@@ -301,6 +321,21 @@ BROKEN = {
     ),
     "other folder": ("nabirds", "nabirds/image_class_labels.txt", b"3a 817", b"3a 2", "class 2 is 0002.Oak"),
     "class unknown": ("nabirds", "nabirds/classes.txt", b"817 ", b"818 ", "its class 817 is unknown"),
+    "id too many": ("cub200", LABELS, b"12 1\n", b"12 1\n13 1\n", r"txt has the id 13, images\.txt lacks it"),
+    "id twice": (
+        "cub200", "CUB_200_2011/train_test_split.txt", b"9 1\n", b"10 1\n", "line 3 has the id 10 a second",
+    ),
+    "no list": ("cub200", "CUB_200_2011/images.txt", None, None, r"has no images\.txt"),
+    "listed image": ("cub200", BIRD, None, None, r"has no images/002\.Laysan.*images\.txt lists"),
+    "broken image": ("cub200", BIRD, None, b"\xff\xd8\xff", "is not a readable image"),
+    "labels by position": ("cub200", LABELS, None, SHIFTED, "image 7 is 001.*, but its class 2 is 002.Lay"),
+    "no list of dogs": ("stanford-dogs", "test_list.mat", None, None, r"has no test_list\.mat"),
+    "dogs twice": ("stanford-dogs", "test_list.mat", None, dog_list(DOGS["train"]), "a second time"),
+    "label of two": ("stanford-dogs", "test_list.mat", None, dog_list([(DOG, 1)]), "label 1, that of n02"),
+    "no path": ("stanford-dogs", "test_list.mat", None, dog_list([("1.jpg", 1)]), "is not <breed>/<file>"),
+    "listed dog": ("stanford-dogs", f"Images/{DOG}", None, None, r"which test_list\.mat lists"),
+    "no annotation": ("stanford-dogs", f"Annotation/{DOG[:-4]}", None, None, "has no Annotation/n0"),
+    "no box": ("stanford-dogs", f"Annotation/{DOG[:-4]}", None, b"<a/>", "can't be read"),
 }  # fmt: skip
 
 
@@ -309,9 +344,12 @@ def test_lists_that_contradict_are_refused(case, tmp_path):
     name, list_, old, new, message = BROKEN[case]
     folder = unpack(name, tmp_path / "archives")
     data = (folder / list_).read_bytes()
-    assert old in data
-    (folder / list_).write_bytes(data.replace(old, new))
-    refused(name, tmp_path, message, archives=folder, unofficial=True)
+    assert old is None or old in data
+    (folder / list_).unlink()
+    if new is not None:
+        (folder / list_).write_bytes(new if old is None else data.replace(old, new))
+    options = {"crop_to_box": True} if "Annotation" in list_ else {}
+    refused(name, tmp_path, message, archives=folder, unofficial=True, **options)
 
 
 def test_cars_that_are_numbered_through_have_the_same_labels_and_splits(tmp_path):
