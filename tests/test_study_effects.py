@@ -157,24 +157,6 @@ def test_the_general_case_follows_the_formula_in_the_docstring():
     assert ours.p_better == pytest.approx(1 - p / 2)
 
 
-def test_seeds_of_four_networks_are_taken_by_themselves():
-    rng = np.random.default_rng(4)
-    weights = np.array([0.7, -0.5, 0.3, -0.5])
-    networks = simulated_studies(rng, 1, 3, 600, [0.7, 0.75, 0.7, 0.8], np.array([0.05, 0.01, 0.01, 0.01]))[
-        :, 0
-    ]
-    table = np.tensordot(weights, networks.astype(float), 1)
-    parts = weights**2 * networks.mean(axis=2).var(axis=1, ddof=1) / 3
-    freedom = parts.sum() ** 2 / (parts**2 / 2).sum()
-    residuals = table - table.mean(1, keepdims=True) - table.mean(0) + table.mean()
-    images = table.mean(0).var(ddof=1) / 600 - (residuals**2).sum() / (2 * 599) / (3 * 600)
-    half = math.sqrt(parts.sum() * stats.t.ppf(0.975, freedom) ** 2 + images * stats.t.ppf(0.975, 599) ** 2)
-    ours = contrast(list(networks), list(weights))
-    assert images > 0
-    assert ours.estimate == pytest.approx(table.mean())
-    assert ours.high - ours.estimate == pytest.approx(half)
-
-
 @pytest.mark.parametrize("seeds", [2, 3])
 def test_equal_predictions_are_no_difference_but_not_proof_of_none(seeds):
     same = np.random.default_rng(0).random((seeds, 1000)) < 0.8
