@@ -59,7 +59,7 @@ oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 avx2: $(VENV)/.test
 	@$(call reported,ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 0 \
 	    -k "not double_precision and not onnx and not traced and not closed_formula" \
-	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_depthwise.py)
+	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_cpu_convs.py)
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test
 	rm -rf $@.partial

@@ -114,7 +114,7 @@ def test_evaluation_counts_every_image_once(arguments, tmp_path):
         assert trainer.model.training
         assert len(set(predictions.ids.tolist())) == len(predictions.ids) == 21
         assert predictions.targets.tolist() == [0] * 7 + [1] * 7 + [2] * 7
-        assert all(str(name).startswith("light/") for name in predictions.ids[14:])
+        assert all(name.startswith("light/") for name in predictions.ids[14:].tolist())
         assert predictions.top5.shape == (21, 3)
 
 

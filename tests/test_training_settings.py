@@ -92,15 +92,10 @@ def test_a_bad_command_line_is_one_line(argv, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [("epoch: 3\n", "did you mean 'epochs'"), ("a: [1\n", "not valid YAML")]
-)
-def test_a_bad_recipe_is_one_line(tmp_path, text, message):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=message) as caught:
-        read_recipe(str(path))
-    assert "\n" not in str(caught.value)
+def test_a_name_that_a_recipe_misspells_is_told(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("epoch: 3\n")
+    with pytest.raises(UserError, match="did you mean 'epochs'"):
+        read_recipe(str(tmp_path / "recipe.yaml"))
 
 
 NUMBERS = {name: each for name, each in ARGUMENTS.items() if each.kind in (int, float)}
