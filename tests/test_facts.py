@@ -112,10 +112,3 @@ def test_the_card_says_what_was_done(folder, run):
     assert {name: recipe[name] for name in RECIPE} == RECIPE
     images = json.loads((folder / "release/config.json").read_text())["pretrained_cfg"]
     assert {name: images[name] for name in PREPROCESSING} == {name: RECIPE[name] for name in PREPROCESSING}
-
-
-def test_the_status_says_what_is_done(folder, run, capsys):
-    assert cli.main(["study", "status", str(folder / "study")]) == 0
-    out = capsys.readouterr().out
-    assert "design on shades0, 2 networks x 1 seed" in out
-    assert f"{run[1]['val_top1_percent']:.2f}" in out

@@ -119,8 +119,6 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     folder = run.folder(study_folder)
     torch.set_num_threads(run.threads)
     prepare_torch(torch.device(run.arguments.device))
-    for half_written in folder.glob(".*.tmp"):
-        half_written.unlink(missing_ok=True)
     data = _Data(run)
     if run.published and weights_hash(run.point.model) != run.published:
         raise UserError(
