@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
 
-from convnext_ablation.errors import UserError, in_one_line, shown
+from convnext_ablation.errors import UserError, in_one_line, shown, unknown_name
 
 _MOST_BYTES = 256 << 10
 _MOST_VALUES = 100_000  # with those that aliases repeat
@@ -43,6 +43,22 @@ def parse_yaml(text: str, what: str) -> Any:
             return yaml.load(text, _Loader)
         except yaml.YAMLError as error:
             raise ValueError(str(error)) from error
+
+
+def mapping(value: Any, where: str, keys: Collection[str] = ()) -> dict[str, Any]:
+    """Returns a mapping with text for keys, having checked that it has none but `keys`, if any.
+
+    Raises:
+        UserError: It is none, or has another key; `where` says what it stands in.
+    """
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise UserError(
+            f"{where}: write lines of `key: value`" + (f" with {', '.join(keys)}" if keys else "")
+        )
+    for key in value:
+        if keys and key not in keys:
+            raise unknown_name(f"key in {where}:", key, keys)
+    return dict(value)
 
 
 class _Loader(yaml.SafeLoader):

@@ -281,7 +281,7 @@ def test_models_of_timm_are_rows_beside_the_networks(command, tmp_path):
         ({"fine": {"start": "generel"}}, (), "did you mean 'general'?"),
         ({"Fine": {"data": "birds"}}, (), "phase 'Fine': write its name in small letters"),
         ({"runs": {"data": "birds"}}, (), "phase 'runs': write its name"),
-        ({"fine": {"colour": 1}}, (), "unknown key in phase fine 'colour'"),
+        ({"fine": {"colour": 1}}, (), "unknown key in phase fine: 'colour'"),
         ({"fine": {"seeds": "a,b"}}, (), "phase fine: seeds is 'a,b'; give whole numbers"),
         ({"fine": {"seeds": [0, 0]}}, (), "phase fine: --seeds 0 0: a seed is given twice"),
         ({"fine": {"init": "x"}}, (), "phase fine: starts from phase general, and from --init too"),

@@ -16,7 +16,7 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import check_name
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.settings import known_settings
-from convnext_ablation.yaml_files import parse_yaml, read_yaml
+from convnext_ablation.yaml_files import mapping, parse_yaml, read_yaml
 
 # what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
 PHASE_KEYS = (
@@ -136,8 +136,7 @@ def _arguments(
     with named(name):
         phase.set = {**_kept(said.get("set"), replaced), **settings}
         phase.by_network = {
-            str(network): (each.get("recipe"), _kept(each.get("set"), replaced))
-            for network, each in own.items()
+            network: (each.get("recipe"), _kept(each.get("set"), replaced)) for network, each in own.items()
         }
     for key in ("seeds", "tune", "epochs", "batch_size", "precision", "init", "pretraining_seeds"):
         if key in said and not getattr(shared, key):
@@ -174,12 +173,8 @@ def _checked_name(name: str) -> str:
 
 def _checked(name: str, said: object) -> dict[str, Any]:
     """What is said of a phase, lists as lists."""
-    if not isinstance(said, Mapping):
-        raise UserError(f"phase {name}: write its settings as `key: value` lines")
-    phase = dict(said)
+    phase = mapping(said, f"phase {name}", PHASE_KEYS)
     for key, value in phase.items():
-        if key not in PHASE_KEYS:
-            raise unknown_name(f"key in phase {name}", str(key), PHASE_KEYS)
         if key in _LISTS:
             phase[key] = _numbers(name, key, value)
     if phase.get("networks", "all") not in NETWORKS:
@@ -210,14 +205,8 @@ def _pair(word: str) -> tuple[str, Any]:
 
 def _own(name: str, said: Phase) -> dict[str, Mapping[str, Any]]:
     """What a phase says of single networks."""
-    own = said.get("by_network") or {}
-    if not isinstance(own, Mapping) or not all(isinstance(each, Mapping) for each in own.values()):
-        raise UserError(f"phase {name}: by_network takes `NETWORK: {{recipe: NAME, set: {{...}}}}` lines")
-    for network, each in own.items():
-        for key in each:
-            if key not in ("recipe", "set"):
-                raise unknown_name(f"key for {network} in phase {name}", str(key), ("recipe", "set"))
-    return dict(own)
+    own = mapping(said.get("by_network") or {}, f"phase {name}: by_network")
+    return {key: mapping(each, f"phase {name}: {key}", ("recipe", "set")) for key, each in own.items()}
 
 
 def _kept(values: Mapping[str, Any] | None, replaced: Collection[str]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +22,7 @@ from convnext_ablation.study.designs.contrasts import (
     words_of,
 )
 from convnext_ablation.study.designs.factorial import factorial
-from convnext_ablation.yaml_files import read_yaml
+from convnext_ablation.yaml_files import mapping, read_yaml
 
 T = TypeVar("T")
 
@@ -41,11 +41,11 @@ def read_design(file: str, suffix: str) -> Design:
         UserError: The file is missing or isn't a design.
     """
     path = Path(file)
-    content = _mapping(read_yaml(path), file, _KEYS)
+    content = mapping(read_yaml(path), file, _KEYS)
     whole = Design("", (), ())
     if content.get("groups") is not None:
         where = f"{file}: groups"
-        whole = factorial(suffix, _mapping(content["groups"], where), where)
+        whole = factorial(suffix, mapping(content["groups"], where), where)
     named = _networks(content.get("networks") or [], file, suffix)
     points = [*whole.points, *named.values()]
     if len(points) < 2:
@@ -73,7 +73,7 @@ def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
             name, variant = entry, _named(entry, where, VARIANTS)
             point = make_point(variant.components, suffix, name, variant.label, variant.adds)
         else:
-            name, point = _free_network(_mapping(entry, where, _NETWORK_KEYS), where, suffix)
+            name, point = _free_network(mapping(entry, where, _NETWORK_KEYS), where, suffix)
         if name in points:
             raise UserError(f"{where}: {name!r} is there twice; leave one, or give one another key")
         points[name] = point
@@ -83,7 +83,7 @@ def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
 def _free_network(entry: Mapping[str, Any], where: str, suffix: str) -> tuple[str, Point]:
     label = _text(entry, "label", where)
     base = _named(_text(entry, "base", where, "model_i"), where, VARIANTS).components
-    switches = _mapping(entry.get("components"), f"{where}: components")
+    switches = mapping(entry.get("components"), f"{where}: components")
     try:
         components = base.with_(**switches)
     except UserError as error:
@@ -102,7 +102,7 @@ def _contrasts(entries: Any, file: str, points: Mapping[str, Point]) -> list[Con
     for number, each in enumerate(_list(entries, f"{file}: contrasts"), start=1):
         where = f"{file}: contrasts, entry {number}"
         weighted = isinstance(each, Mapping) and "weights" in each
-        entry = _mapping(each, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
+        entry = mapping(each, where, _WEIGHTED_KEYS if weighted else _DIFFERENCE_KEYS)
         if weighted:
             contrast = _weighted(entry, where, points)
         else:
@@ -123,7 +123,7 @@ def _minus(treated: Point, baseline: Point) -> Contrast:
 def _weighted(entry: Mapping[str, Any], where: str, points: Mapping[str, Point]) -> Contrast:
     name = _text(entry, "name", where)
     weights: dict[str, Fraction] = {}
-    for network, weight in _mapping(entry["weights"], f"{where}: weights").items():
+    for network, weight in mapping(entry["weights"], f"{where}: weights").items():
         key = _named(network, f"{where}: weights", points).key
         if key in weights:
             raise UserError(f"{where}: weights: {network!r} has two weights under two names; leave one")
@@ -156,15 +156,3 @@ def _list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise UserError(f"{where} is {value!r}; write a list, each entry behind a dash")
     return value
-
-
-def _mapping(value: Any, where: str, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Returns a mapping with text for keys, having checked that it has none but `keys`, if any."""
-    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-        raise UserError(
-            f"{where}: write lines of `key: value`" + (f" with {', '.join(keys)}" if keys else "")
-        )
-    for key in value:
-        if keys and key not in keys:
-            raise unknown_name(f"key in {where}:", key, keys)
-    return dict(value)
