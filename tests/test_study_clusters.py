@@ -33,9 +33,7 @@ from convnext_ablation.study.store import (
     finished_epochs,
     holder_of,
     read_phases,
-    read_study,
     save_phases,
-    save_study,
 )
 
 SLURM = """
@@ -78,7 +76,7 @@ def arguments(image_folder, tmp_path):
 
 
 def undisturbed(folder, like):
-    save_study(folder, read_study(like))
+    save_phases(folder, read_phases(like))
     do_all(folder)
     return outcomes(folder)
 
@@ -416,12 +414,6 @@ def experiment(image_folder, recipe_file, tmp_path):
     return ["run", str(tmp_path / "mine.yaml"), f"--output={tmp_path / 'study'}", "--data", *data]
 
 
-def undisturbed_phases(folder, like):
-    save_phases(folder, read_phases(like))
-    do_all(folder)
-    return outcomes(folder)
-
-
 def tasks_of_jobs(folder):
     """What each job does, by its id, and which jobs it waits for."""
     from submitit.core.utils import DelayedSubmission
@@ -447,7 +439,7 @@ def test_on_slurm_fine_tuning_waits_for_its_own_pre_training_only(slurm, experim
     ask("scontrol", "release", ",".join(ask("squeue", "-h", "-o", "%A")))
     assert cli.main(["study", *experiment, "--engine=slurm"]) == 0
     assert len(outcomes(folder)) == 6
-    assert outcomes(folder) == undisturbed_phases(tmp_path / "undisturbed", folder)
+    assert outcomes(folder) == undisturbed(tmp_path / "undisturbed", folder)
     assert len(list((folder / "slurm").glob("*_submission.sh"))) == 3, "no run is submitted twice"
 
 
@@ -460,7 +452,7 @@ def test_phases_on_slurm_keep_the_limit_of_jobs(slurm, experiment, tmp_path):
         over.set()
     assert code == 0
     assert watching.result() == 1
-    assert outcomes(tmp_path / "study") == undisturbed_phases(tmp_path / "undisturbed", tmp_path / "study")
+    assert outcomes(tmp_path / "study") == undisturbed(tmp_path / "undisturbed", tmp_path / "study")
 
 
 @SLOW
@@ -468,4 +460,4 @@ def test_phases_on_ray_end_complete(cluster, experiment, tmp_path):
     given = ["--engine=ray", f"--ray-address={cluster.address}"]
     assert cli.main(["study", *experiment, *given]) == 0
     assert len(outcomes(tmp_path / "study")) == 6
-    assert outcomes(tmp_path / "study") == undisturbed_phases(tmp_path / "undisturbed", tmp_path / "study")
+    assert outcomes(tmp_path / "study") == undisturbed(tmp_path / "undisturbed", tmp_path / "study")

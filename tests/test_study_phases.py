@@ -3,9 +3,7 @@
 import csv
 import json
 import os
-import random
 import shutil
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -13,15 +11,14 @@ import pytest
 import yaml
 from conftest import RECIPE
 from inline_engine import Inline, do_all
-from test_study_running import at_work, kill, start, wait_for
-from test_study_running import finished as times_of_results
+from test_study_running import disturbed, outcomes
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.engine import drive
 from convnext_ablation.study.setup import plan_phases
 from convnext_ablation.study.status import StudyProgress, Survey
-from convnext_ablation.study.store import finished_epochs, read_phases, save_phases
+from convnext_ablation.study.store import read_phases, save_phases
 from convnext_ablation.training.checkpoints import load_checkpoint
 
 PHASES = {
@@ -66,16 +63,6 @@ def command(folders, tmp_path):
 
 def planned(call):
     return [study for study, _ in plan_phases(cli._parser(call).parse_args(call))]
-
-
-def results(folder):
-    """What runs came to, by phase and run; of times, nothing."""
-    timed = ("train_images_per_second", "train_seconds", "elapsed_seconds", "elapsed_epochs")
-    found = {}
-    for path in folder.glob("*/runs/*/result.json"):
-        result = json.loads(path.read_text())
-        found[str(path.parent.relative_to(folder))] = {k: v for k, v in result.items() if k not in timed}
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +152,7 @@ def test_identities_hold_those_of_the_runs_before(command):
     assert runs[0].identity == runs[1].identity, "but for what they start from they are the same"
 
 
-def test_what_was_killed_anywhere_ends_with_the_same_results(finished, command, tmp_path):
+def test_what_was_killed_anywhere_ends_with_the_same_outcomes(finished, command, tmp_path):
     one_seed = {"general": {"seeds": [0]}, "fine": {"seeds": [1]}}
     phases = save_phases(tmp_path / "out", planned([*command(one_seed), "--without", "finer"]))
 
@@ -179,8 +166,8 @@ def test_what_was_killed_anywhere_ends_with_the_same_results(finished, command, 
         with pytest.raises(KeyboardInterrupt):
             drive(phases, tmp_path / "out", Killed(), StudyProgress(quiet=True))
     do_all(tmp_path / "out")
-    assert len(results(tmp_path / "out")) == 4
-    assert results(tmp_path / "out").items() <= results(finished[0]).items()
+    assert len(outcomes(tmp_path / "out")) == 4
+    assert outcomes(tmp_path / "out").items() <= outcomes(finished[0]).items()
 
 
 TIMED = ("train_images_per_second", "train_seconds", "seconds", "images_per_second")
@@ -202,31 +189,16 @@ def test_processes_and_drivers_that_are_killed_at_any_moment_end_with_the_undist
     command, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    kinds, epochs = ["run", "driver", "both", "run", "driver", "run", "run", "both"], 10
-    seed = time.time_ns() % 1_000_000
-    print("seed of the moments:", seed)
-    rng = random.Random(seed)
-    call = [*command({"general": {"seeds": [0]}, "fine": {"seeds": [0]}}), f"--epochs={epochs}"]
-    folder, driver, done = tmp_path / "out", None, {}
-    begun = {}  # epochs that each run's next process finds
-    for kind in kinds:
-        if driver is None or driver.poll() is not None:
-            driver = start(*call[1:], "--jobs=2", "--retry-failed")
-        wait_for(lambda: at_work(folder), driver)
-        time.sleep(rng.uniform(0, 1.5))
-        begun |= {each: finished_epochs(each)[0] for each in kill(kind, folder, driver, rng)}
-        assert done.items() <= times_of_results(folder).items(), "what is finished stays as it is"
-        done = times_of_results(folder)
-    assert cli.main([*call, "--jobs=2", "--retry-failed"]) == 0
-    for path in folder.glob("*/runs/*/result.json"):
-        trained = json.loads(path.read_text())["elapsed_epochs"]
-        assert trained == epochs - begun.get(path.parent, 0), "no epoch is trained twice"
+    kinds = ["run", "driver", "both", "run", "driver", "run", "run", "both"]
+    call = [*command({"general": {"seeds": [0]}, "fine": {"seeds": [0]}}), "--epochs=10"]
+    folder = tmp_path / "out"
+    disturbed([*call[1:], "--jobs=2", "--retry-failed"], folder, kinds, 10)
     undisturbed = [word.replace(str(folder), str(tmp_path / "undisturbed")) for word in call]
     save_phases(tmp_path / "undisturbed", planned(undisturbed))
     do_all(tmp_path / "undisturbed")
     assert cli.main(undisturbed) == 0
-    assert len(results(folder)) == 6
-    assert results(folder) == results(tmp_path / "undisturbed")
+    assert len(outcomes(folder)) == 6
+    assert outcomes(folder) == outcomes(tmp_path / "undisturbed")
     assert tables(folder) == tables(tmp_path / "undisturbed")
     assert len(tables(folder)) > 6
 

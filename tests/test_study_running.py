@@ -151,21 +151,12 @@ def kill(kind, folder, driver, rng):
     return ended
 
 
-def test_drivers_and_runs_that_are_killed_at_any_moment_end_with_the_undisturbed_results(
-    arguments, tmp_path, monkeypatch, capfd
-):
-    """With CONVNEXT_ABLATION_SLOW_TESTS set, it does so at twenty moments and not at two."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    slow = bool(os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"))
-    kinds, epochs = (["run", "driver", "both"] * 7)[:20] if slow else ["run", "both"], 60 if slow else 6
+def disturbed(arguments, folder, kinds, epochs):
+    """Kills runs, drivers or both at random moments, then has all end; how many runs were done before."""
     seed = time.time_ns() % 1_000_000
     print("seed of the moments:", seed)
     rng = random.Random(seed)
-    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("epochs: 2", f"epochs: {epochs}"))
-    arguments += [f"--recipe={tmp_path / 'recipe.yaml'}", "--jobs=2", f"--output={tmp_path / 'study'}"]
-    arguments += ["--retry-failed", "--seeds", "0", *(["1"] if slow else [])]
-    folder, driver, done = tmp_path / "study", None, {}
-    begun = {}  # epochs that each run's next process finds
+    driver, done, begun = None, {}, {}  # the last: epochs that each run's next process finds
     for kind in kinds:
         if driver is None or driver.poll() is not None:
             driver = start(*arguments)
@@ -175,12 +166,26 @@ def test_drivers_and_runs_that_are_killed_at_any_moment_end_with_the_undisturbed
         assert done.items() <= finished(folder).items(), "what is finished stays as it is"
         done = finished(folder)
     assert cli.main(["study", *arguments]) == 0
-    assert f"{len(done)} done before" in capfd.readouterr().out
-    files = {"args.yaml", "summary.csv", "model_best.pth.tar", "predictions.npz", "result.json"}
-    assert all({path.name for path in each.iterdir()} == files for each in folder.glob("runs/*"))
-    for path in folder.glob("runs/*/result.json"):
+    for path in folder.glob("**/runs/*/result.json"):
         trained = json.loads(path.read_text())["elapsed_epochs"]
         assert trained == epochs - begun.get(path.parent, 0), "no epoch is trained twice"
+    return len(done)
+
+
+def test_drivers_and_runs_that_are_killed_at_any_moment_end_with_the_undisturbed_results(
+    arguments, tmp_path, monkeypatch, capfd
+):
+    """With CONVNEXT_ABLATION_SLOW_TESTS set, it does so at twenty moments and not at two."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    slow, folder = bool(os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS")), tmp_path / "study"
+    kinds, epochs = (["run", "driver", "both"] * 7)[:20] if slow else ["run", "both"], 60 if slow else 6
+    (tmp_path / "recipe.yaml").write_text(RECIPE.replace("epochs: 2", f"epochs: {epochs}"))
+    arguments += [f"--recipe={tmp_path / 'recipe.yaml'}", "--jobs=2", f"--output={folder}"]
+    arguments += ["--retry-failed", "--seeds", "0", *(["1"] if slow else [])]
+    done = disturbed(arguments, folder, kinds, epochs)
+    assert f"{done} done before" in capfd.readouterr().out
+    files = {"args.yaml", "summary.csv", "model_best.pth.tar", "predictions.npz", "result.json"}
+    assert all({path.name for path in each.iterdir()} == files for each in folder.glob("runs/*"))
     save_study(tmp_path / "undisturbed", read_study(folder))
     do_all(tmp_path / "undisturbed")
     assert len(outcomes(folder)) == (4 if slow else 2)
