@@ -11,7 +11,7 @@ from test_study_plan import STUDY
 from test_study_power import SCATTER, latent, simulated, write_run
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli.study_plan import _bytes, _computed, _short
+from convnext_ablation.cli.study_plan import _bytes, _computed, _short, commands
 from convnext_ablation.data.folder import FolderSummary
 from convnext_ablation.data.layout import SPLITS
 from convnext_ablation.data.prepare import DATASETS, as_published
@@ -52,8 +52,7 @@ def plan(tmp_path, monkeypatch, capsys):
 
     def call(*words, experiment=("birds.yaml",)):
         arguments = ["study", "plan", *experiment, *words]
-        if experiment:
-            monkeypatch.setattr("sys.argv", ["convnext-ablation", *arguments])
+        monkeypatch.setattr("sys.argv", ["convnext-ablation", *arguments])
         code = cli.main(arguments)
         captured = capsys.readouterr()
         return code, captured.out, captured.err
@@ -147,7 +146,8 @@ def test_a_study_of_a_published_set_is_planned_before_it_is_here(plan):
     assert code == 0, err
     assert out.startswith("stages on cub200 (5,794 test images): 5 networks x 3 seeds = 15 runs\n")
     assert "GPU-hours; with 1 at a time" in " ".join(out.split())
-    assert "--from-scratch --recipe cub200_224 --device cuda --data FOLDER --output FOLDER\n" in out
+    given = "--width full --from-scratch --recipe cub200_224 --device cuda --data FOLDER --output FOLDER"
+    assert f"\nconvnext-ablation study {given}\n" in out, "the folder stands for the set's name"
     code, out, _ = plan(*words, "--no-timing", "--device=cuda", experiment=())
     assert code == 0
     assert "GPU-hours" not in out
@@ -335,16 +335,13 @@ def test_costs_are_timed_for_every_network_and_add_up(plan_study, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["birds.yaml"]
 
 
-def test_the_command_for_each_engine_is_the_plans_without_what_is_assumed(plan_study, monkeypatch):
-    words = (
-        "convnext-ablation study plan --data x --like s --design stages --seeds 0 1 --accuracy=70 --no-timing"
-    )
-    monkeypatch.setattr("sys.argv", words.split())
+def test_the_command_for_each_engine_is_the_plans_without_what_is_assumed():
+    words = "study plan --data x --like s --design stages --seeds 0 1 --accuracy=70 --no-timing"
     same = "convnext-ablation study --data x --design stages --seeds 0 1 --output FOLDER"
-    commands = plan_study("--no-timing")[1].splitlines()[-3:]
-    assert commands[0] == same
-    assert commands[1].startswith(f"{same} --engine slurm ")
-    assert commands[2].startswith(f"{same} --engine ray ")
+    found = commands(replace(STUDY, command=f"convnext-ablation {words}"))
+    assert found[0] == same
+    assert found[1].startswith(f"{same} --engine slurm ")
+    assert found[2].startswith(f"{same} --engine ray ")
 
 
 def test_tuning_runs_count(plan_study):

@@ -83,9 +83,8 @@ def run(args: argparse.Namespace) -> None:
         print(f"\n{cost_text([phase.study for phase in phases], timings, args.jobs, told)}")
     print(f"\n{disk_text(phases)}\n\n{effects_text(phases, args.resolve)}")
     absent = [phase.study for phase in phases if not phase.data.root.exists()]
-    if words := dict.fromkeys(f"{each.data_name}=FOLDER" if each.phase else "FOLDER" for each in absent):
-        further += f" --data {' '.join(words)}"
-    print("\nThe same runs by each engine:\n" + "\n".join(commands(phases[0].study, further)))
+    data = dict.fromkeys(f"{each.data_name}=FOLDER" if each.phase else "FOLDER" for each in absent)
+    print("\nThe same runs by each engine:\n" + "\n".join(commands(phases[0].study, further, [*data])))
 
 
 def _planned(args: argparse.Namespace, seconds: Mapping[str, float]) -> list[PlannedPhase]:
@@ -134,12 +133,15 @@ def _by_phase(option: str, words: Sequence[str]) -> dict[str, float]:
     return found
 
 
-def commands(study: Study, further: str = "") -> list[str]:
-    """What to give to have each engine do what was planned, with `further` options."""
+def commands(study: Study, further: str = "", data: Sequence[str] = ()) -> list[str]:
+    """What to give to have each engine do what was planned, with `further` options and folders of `data`."""
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_own(own)
+    if data and not study.phase:  # the folder stands for the name that was planned with
+        own.add_argument("--data", nargs="+")
     words = own.parse_known_args(shlex.split(study.command))[1]
-    command = shlex.join(word for word in words if word != "plan") + further + " --output FOLDER"
+    command = shlex.join(word for word in words if word != "plan") + further
+    command += (f" --data {' '.join(data)}" if data else "") + " --output FOLDER"
     engines = ("", " --engine slurm --sbatch partition=NAME", " --engine ray --ray-address auto")
     return [command + engine for engine in engines]
 
