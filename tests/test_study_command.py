@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from inline_engine import Inline
+from test_study_running import finished
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run as command
@@ -24,10 +25,6 @@ def arguments(image_folder, recipe_file, tmp_path):
         f"--output={tmp_path / 'study'}",
         *("--seeds", "0", "1"),
     ]
-
-
-def finished(folder):
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/result.json")}
 
 
 @pytest.fixture

@@ -318,12 +318,7 @@ def _computed(seconds: float, kind: str) -> str:
 
 def _bytes(number: float) -> str:
     """A size, such as ``3.9 GB``."""
-    size, unit = next(
-        (
-            each
-            for each in ((number / 1e3, "kB"), (number / 1e6, "MB"), (number / 1e9, "GB"))
-            if each[0] < 999.5
-        ),
-        (number / 1e12, "TB"),
-    )
-    return f"{size:.1f} {unit}" if size < 10 else f"{size:,.0f} {unit}"
+    size, units = number / 1e3, ["kB", "MB", "GB", "TB"]
+    while size >= 999.5 and units[1:]:
+        size, units = size / 1e3, units[1:]
+    return f"{size:.1f} {units[0]}" if size < 10 else f"{size:,.0f} {units[0]}"
