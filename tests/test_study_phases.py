@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -41,24 +42,21 @@ def folders(image_folder, tmp_path_factory):
     return root
 
 
+def command_of(folders, out, changes=None, **top):
+    """The command line of an experiment whose phases are changed a little, by their names."""
+    phases = dict(PHASES)
+    for name, change in (changes or {}).items():
+        phases[name] = None if change is None else {**phases.get(name, {}), **change}
+    kept = {name: said for name, said in phases.items() if said is not None}
+    content = yaml.safe_dump({"design": str(folders / "design.yaml"), "phases": kept, **top}, sort_keys=False)
+    (out / "mine.yaml").write_text(content.replace("RECIPE", str(folders / "recipe.yaml")))
+    data = [f"{name}={folders / name}" for name in ("letters", "birds", "dogs")]
+    return ["study", "run", str(out / "mine.yaml"), f"--output={out / 'out'}", "--data", *data]
+
+
 @pytest.fixture
 def command(folders, tmp_path):
-    """The command line of an experiment whose phases are changed a little, by their names."""
-
-    def make(changes=None, **top):
-        phases = {name: {**said} for name, said in PHASES.items()}
-        for name, change in (changes or {}).items():
-            phases[name] = {**phases.get(name, {}), **change} if change is not None else None
-        phases = {name: said for name, said in phases.items() if said is not None}
-        for said in phases.values():
-            if said.get("recipe") == "RECIPE":
-                said["recipe"] = str(folders / "recipe.yaml")
-        content = {"design": str(folders / "design.yaml"), "phases": phases, **top}
-        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-        data = [f"{name}={folders / name}" for name in ("letters", "birds", "dogs")]
-        return ["study", "run", str(tmp_path / "mine.yaml"), f"--output={tmp_path / 'out'}", "--data", *data]
-
-    return make
+    return partial(command_of, folders, tmp_path)
 
 
 def planned(call):
@@ -69,10 +67,7 @@ def planned(call):
 def finished(folders, tmp_path_factory):
     """The experiment's folder when its first two phases are done, and the order in which they were."""
     out = tmp_path_factory.mktemp("experiment")
-    phases = {name: {**said, "recipe": str(folders / "recipe.yaml")} for name, said in PHASES.items()}
-    (out / "mine.yaml").write_text(yaml.safe_dump({"design": str(folders / "design.yaml"), "phases": phases}))
-    call = ["study", "run", str(out / "mine.yaml"), f"--output={out / 'out'}", "--without", "finer"]
-    call += ["--data", *(f"{name}={folders / name}" for name in ("letters", "birds"))]
+    call = [*command_of(folders, out), "--without", "finer"]
     phases, engine = save_phases(out / "out", planned(call)), Inline()
     drive(phases, out / "out", engine, StudyProgress(quiet=True))
     return out / "out", engine.done
