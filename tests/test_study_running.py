@@ -214,25 +214,13 @@ def test_a_folder_without_locks_is_named(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def counting(tmp_path, monkeypatch):
-    """Has local runs do nothing but say so, and end as a file beside the study says."""
-    (tmp_path / "fake.py").write_text(
-        "import json, os, sys, time; from pathlib import Path\n"
-        "folder = Path(sys.argv[1]); root = Path(__file__).parent\n"
-        "with open(root / 'log', 'a') as log: log.write(folder.name + '\\n')\n"
-        "time.sleep(float((root / 'seconds').read_text()))\n"
-        "result = json.dumps({'val_top1_percent': 1.0, 'train_seconds': 0.0})\n"
-        "(folder / 'result.json.tmp').write_text(result)\n"
-        "os.rename(folder / 'result.json.tmp', folder / 'result.json')\n"
-    )
-    (tmp_path / "seconds").write_text("0")
-    fake = [sys.executable, "-S", str(tmp_path / "fake.py")]
-    monkeypatch.setattr(engine, "command_of", lambda run: [*fake, str(run.folder)])
-    return tmp_path
+def does(monkeypatch):
+    """Has local runs do something else."""
+    return lambda code: monkeypatch.setattr(engine, "command_of", lambda _: [sys.executable, "-Sc", code])
 
 
-def test_slots_are_filled_and_have_their_own_environment(study, counting, tmp_path):
-    (counting / "fake.py").write_text(
+def test_slots_are_filled_and_have_their_own_environment(study, does, tmp_path):
+    does(
         "import os, sys, time; from pathlib import Path; time.sleep(0.2)\n"
         "print(os.environ['CUDA_VISIBLE_DEVICES'])\n"
     )
@@ -354,13 +342,13 @@ def test_a_run_that_fails_twice_alike_waits_to_be_asked_and_blocks_no_other(
     assert read_failure(first.folder(tmp_path)) is None
 
 
-def test_a_run_whose_process_is_killed_each_time_has_failed_with_the_end_of_its_log(study, counting):
-    (counting / "fake.py").write_text("import os; print('step 7', flush=True); os.kill(os.getpid(), 9)")
-    first = set_up(study, counting / "study")
-    (state,) = drive([study], counting / "study", Local([{}]), StudyProgress(quiet=True))
+def test_a_run_whose_process_is_killed_each_time_has_failed_with_the_end_of_its_log(study, does, tmp_path):
+    does("import os; print('step 7', flush=True); os.kill(os.getpid(), 9)")
+    first = set_up(study, tmp_path)
+    (state,) = drive([study], tmp_path, Local([{}]), StudyProgress(quiet=True))
     assert (state.status, state.failure.times) == ("failed", 3)
     assert state.failure.reason == "its process was killed (SIGKILL; out of memory?)"
-    assert "step 7\nstep 7\nstep 7" in (first.folder(counting / "study") / "failure.txt").read_text()
+    assert "step 7\nstep 7\nstep 7" in (first.folder(tmp_path) / "failure.txt").read_text()
 
 
 def test_a_signal_without_a_name_is_told_by_its_number():
