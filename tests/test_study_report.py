@@ -153,15 +153,6 @@ def test_a_contrast_of_many_networks_is_what_effects_say_and_has_a_table_of_its_
     assert max(map(len, terminal_effects(findings.effects, 80).splitlines())) <= 80
 
 
-def test_pre_trainings_are_the_units_where_there_are_several():
-    rng = np.random.default_rng(0)
-    tables = [rng.random((4, 2000)) < share for share in (0.7, 0.75)]
-    seeds = [(0, 0), (0, 1), (1, 0), (1, 1)]
-    results = [network(place, correct=table, seeds=seeds) for place, table in enumerate(tables)]
-    wanted = contrast([table.reshape(2, 2, -1) for table in tables[::-1]], [1, -1])
-    assert findings_of(results).effects[0].difference == replace(wanted, p_holm=wanted.p_value)
-
-
 def test_contrasts_whose_networks_have_no_runs_are_named_and_left_out(stages):
     wanted = [versus(stages[1], stages[0]), versus(stages[4], stages[3])]
     findings = findings_of(stages[:3], wanted)

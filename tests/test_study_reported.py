@@ -12,7 +12,6 @@ from convnext_ablation.study.report.reported import (
     TABLES,
     Measured,
     beside_reported,
-    is_reported,
     write_reported_tables,
 )
 
@@ -118,9 +117,3 @@ def test_what_has_no_place_in_the_tables_is_refused_before_anything_is_written(w
     with pytest.raises(UserError, match=message):
         write_reported_tables(tmp_path / "new", [*SOME[1:], wrong])
     assert not (tmp_path / "new").exists()
-
-
-def test_it_can_be_asked_what_was_reported():
-    assert is_reported("convnext_tiny.fb_in1k", "cub200", 448)
-    assert not is_reported("convnext_tiny", "imagenet", 112)
-    assert not is_reported("model_i", "cub200", 448)
