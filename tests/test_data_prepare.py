@@ -81,8 +81,6 @@ def test_what_is_no_data_set_is_left_alone(tmp_path, content):
         prepare("typefaces", tmp_path / "other", **SMALL)
     with pytest.raises(UserError, match="exists and is no prepared data set"):
         prepare("typefaces", out / "thesis.tex", **SMALL)
-    with pytest.raises(UserError, match="Not a directory"):
-        prepare("typefaces", out / "thesis.tex" / "below", workers=1, **SMALL)
     assert (out / "thesis.tex").read_text() == (partial / "thesis.tex").read_text() == "mine"
 
 

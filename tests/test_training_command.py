@@ -206,7 +206,6 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--torchcompile", "none-such"], "torchcompile none-such: "),
         (["--device", "meta"], "device meta can't be used here"),
         (["--dataset", "hfds/"], "hfds/: can't be read"),
-        (["--output", __file__], r"test_training_command\.py.*: Not a directory"),
         (["--device", "cuda"], "device is cuda, but there is no GPU here"),
         (["--device-modules", "no_such_module"], "no_such_module: can't be imported"),
         (["-b", "64"], "batch size 64 x 1 processes is larger than the 48 training images"),

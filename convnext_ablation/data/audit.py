@@ -103,11 +103,8 @@ def _output_folder(contents: Contents, output: Path) -> Path:
         if resolved(contents.root / split) in (resolved(output), *resolved(output).parents):
             where = split or contents.root
             raise UserError(f"{output} is among the images of {where}; choose another place with --output")
-    try:
-        (output / _CACHE).mkdir(parents=True, exist_ok=True)
-        (output / _CACHE / _MEASURED).touch()
-    except OSError as error:
-        raise UserError(f"cannot write {output} ({error.strerror}); choose another --output") from error
+    (output / _CACHE).mkdir(parents=True, exist_ok=True)
+    (output / _CACHE / _MEASURED).touch()
     return output
 
 
