@@ -14,7 +14,6 @@ from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
-from conftest import ONE_THREAD
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -30,6 +29,8 @@ _FORKED.set_forkserver_preload([train_command.__name__, elastic_launch.__module_
 
 def start(log: Path, work: Callable[..., None], *arguments: Any, processes: int = 2) -> BaseProcess:
     """Starts an agent whose processes do some work, and returns it; what they print goes to a file."""
+    from conftest import ONE_THREAD  # the processes themselves need none of it
+
     log.touch()
     agent = _FORKED.Process(target=_agent, args=(log, work, arguments, processes))
     with mock.patch.dict(os.environ, ONE_THREAD, clear=True):
@@ -37,7 +38,7 @@ def start(log: Path, work: Callable[..., None], *arguments: Any, processes: int 
     return agent
 
 
-def finished(agent: BaseProcess, log: Path, seconds: float = 120.0) -> str:
+def finished(agent: BaseProcess, log: Path, seconds: float = 600.0) -> str:
     """Waits for the end of an agent, and returns what its processes have printed."""
     agent.join(seconds)
     text = log.read_text()
