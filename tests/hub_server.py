@@ -22,8 +22,9 @@ NAME, REVISION = r"([\w.-]+/[\w.-]+)", r"([^/]+)"
 class Refused(Exception):  # noqa: N818
     """An error to answer with, as the hub writes it."""
 
-    def __init__(self, status: int, code: str = "") -> None:
-        self.status, self.headers = status, {"X-Error-Code": code, "X-Error-Message": code or "refused"}
+    def __init__(self, status: int, code: str = "", message: str = "", **headers: str) -> None:
+        self.status = status
+        self.headers = {"X-Error-Code": code, "X-Error-Message": message or code or "refused", **headers}
 
 
 def is_large(path: str) -> bool:
@@ -68,8 +69,10 @@ class Hub:
         self.repositories: dict[str, Repository] = {}  # by name, ``namespace/name``
         self.uploaded: dict[str, bytes] = {}
         self.requests: list[str] = []  # method and path of each
-        # patterns of requests, and what goes wrong: "flip" a bit, once, "drip" bytes, or an HTTP status
-        self.faults: list[tuple[str, str | int]] = []
+        # patterns of requests, and what goes wrong: "flip" a bit or a 429's headers, once; "drip"; a status
+        self.faults: list[tuple[str, str | int | dict[str, str]]] = []
+        self.renamed: dict[str, str] = {}  # repositories, from their old names
+        self.gated: set[str] = set()
         self.pages = False  # whether a list has no end
         self.names: dict[str, str] = {}  # an "etag" or a "commit" that it answers instead of the true one
         handler = type("Handler", (_Handler,), {"hub": self})
@@ -101,13 +104,17 @@ class Hub:
         """Adds a commit to a repository, which is made if need be, and returns its id."""
         return self.repositories.setdefault(name, Repository(private)).commit(files)
 
+    def repository(self, name: str) -> Repository | None:
+        """The repository of a name, which is compared without case."""
+        return next((held for each, held in self.repositories.items() if each.lower() == name.lower()), None)
+
     def said(self, pattern: str = "") -> list[str]:
         """Method and path of the requests made so far in which the pattern is found."""
         return [request for request in self.requests if re.search(pattern, request)]
 
-    def fault_of(self, request: str) -> str | int | None:
+    def fault_of(self, request: str) -> str | int | dict[str, str] | None:
         found = next((each for each in self.faults if re.search(each[0], request)), None)
-        if found and found[1] == "flip":
+        if found and (found[1] == "flip" or isinstance(found[1], dict)):
             self.faults.remove(found)
         return found and found[1]
 
@@ -129,6 +136,14 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if isinstance(self.fault, int):
                 raise Refused(self.fault)
+            if isinstance(self.fault, dict):
+                raise Refused(429, **self.fault)
+            if self.token not in (None, TOKEN):
+                raise Refused(401, message="Invalid credentials in Authorization header")
+            for old, new in self.hub.renamed.items():
+                if f"/{old}/" in f"{path}/":
+                    self._send(b"", 307, Location=self.path.replace(old, new))
+                    return
             if self.command in ("POST", "DELETE") and self.token != TOKEN:
                 raise Refused(401)
             for pattern, answer in _ROUTES.items():
@@ -160,9 +175,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(value).encode(), **{"Content-Type": "application/json"})
 
     def _files(self, name: str, revision: str) -> tuple[str, dict[str, bytes]]:
-        repository = self.hub.repositories.get(name)
+        repository = self.hub.repository(name)
         if repository is None or (repository.private and self.token != TOKEN):
             raise Refused(404 if self.token == TOKEN else 401, "RepoNotFound")
+        if name in self.hub.gated:
+            raise Refused(403, "GatedRepo")
         commit = repository.head if revision == "main" else revision
         if commit not in repository.commits:
             raise Refused(404, "RevisionNotFound")
@@ -189,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = [
             {"id": name, "modelId": name}
             for name in sorted(self.hub.repositories)
-            if name.startswith(f"{asked['author'][0]}/") and asked["search"][0] in name
+            if name.startswith(f"{asked['author'][0].lower()}/") and asked["search"][0] in name
         ]
         following = {"Link": f'<{self.hub.url}{self.path}>; rel="next"'} if self.hub.pages else {}
         self._send(json.dumps(found).encode(), **following)
@@ -197,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
     def info(self, name: str, revision: str | None) -> None:
         commit, files = self._files(name, revision or "main")
         siblings = [{"rfilename": path} for path in files]
-        private = self.hub.repositories[name].private
+        private = self.hub.repository(name).private
         self._json(id=name, modelId=name, sha=commit, private=private, tags=[], siblings=siblings)
 
     # files down
@@ -217,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(b"", 302, **headers)
 
     def storage(self, name: str, commit: str, path: str) -> None:
-        self._send(self.hub.repositories[name].commits[commit][path])
+        self._send(self.hub.repository(name).commits[commit][path])
 
     # files up
 

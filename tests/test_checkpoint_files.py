@@ -1,20 +1,34 @@
+import datetime
+import hashlib
 import io
-import os
+import json
+import pickle
 import sys
 import zipfile
 from argparse import Namespace
+from collections import Counter, deque
+from enum import Enum
+from pathlib import Path, PureWindowsPath
 from types import ModuleType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch.serialization import safe_globals
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.checkpoint_files import read_checkpoint
-from convnext_ablation.models.convert import format_of
+from convnext_ablation.files import sha256_of
+from convnext_ablation.models.checkpoint_files import checkpoint_hash, read_checkpoint
+from convnext_ablation.models.layouts import layout_of
 
-MODEL_III_NAMES = ["conv1.bias", "layer1.0.conv1.weight", "ds1.weight", "fc.weight"]  # some of them
+MODEL_III_NAMES = [
+    "conv1.weight",
+    "conv1.bias",
+    "layer1.0.conv1.weight",
+    "ds1.weight",
+    "fc.weight",
+]  # some of them
 
 
 class _AddictDict(dict):
@@ -55,80 +69,102 @@ def fgvc_file(tmp_path, monkeypatch):
     return tmp_path / "model_best.pth.tar"
 
 
-def test_an_fgvc_file_is_read_without_addict(fgvc_file):
+def test_settings_of_a_type_that_is_not_there_are_read_as_plain_data(fgvc_file):
     checkpoint = read_checkpoint(fgvc_file)
-    assert not checkpoint.has_ema
-    assert format_of(checkpoint.state_dict).name == "11785-fgvc"
-    assert list(checkpoint.state_dict) == MODEL_III_NAMES
-    assert "addict" not in sys.modules
-
-
-@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-def test_a_timm_file_is_read_with_either_weights(tmp_path, zipped):
-    plain, averaged = {"fc.weight": torch.zeros(2, 3)}, {"module.fc.weight": torch.ones(2, 3)}
-    content = {
-        "arch": "resnet50",
-        "args": Namespace(lr=0.1, opt="sgd"),
-        "epoch": 4,
-        "metric": torch.tensor(71.5),
-        "state_dict": plain,
-        "state_dict_ema": averaged,
+    assert layout_of(checkpoint.plain).format.name == "11785-fgvc"
+    assert checkpoint.arguments == {
+        "model": checkpoint.content["arch"],
+        "optim": {"name": "sgd", "betas": [{"a": 1}]},
     }
-    path = tmp_path / "last.pth.tar"
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with safe_globals([Namespace]):  # as timm reads one, which forbids settings when it is done
-        pass
-    checkpoint, ema = read_checkpoint(path), read_checkpoint(path, ema=True)
-    assert checkpoint.has_ema
-    assert torch.equal(checkpoint.state_dict["fc.weight"], torch.zeros(2, 3))
-    assert torch.equal(ema.state_dict["fc.weight"], torch.ones(2, 3))
+    assert checkpoint.content["arch"]["backbone"]["name"] == "resnet50_c12"
+    assert "addict" not in sys.modules
+    torch.save(checkpoint.content, fgvc_file)  # as what torch takes for plain data
+    assert torch.load(fgvc_file, weights_only=True)["args"] == checkpoint.arguments
 
 
-def test_safetensors_are_known_by_their_content(tmp_path):
-    save_file({"fc.weight": torch.ones(2, 3)}, tmp_path / "weights.bin")
-    checkpoint = read_checkpoint(tmp_path / "weights.bin")
-    assert torch.equal(checkpoint.state_dict["fc.weight"], torch.ones(2, 3))
+class _Phase(Enum):
+    ONE = 1
 
 
-class _Runs:
-    """Runs a function when it is unpickled."""
+class _Names(list):
+    """A list of a type of one's own."""
 
-    def __init__(self, function, *args):
-        self.call = function, args
 
-    def __reduce__(self):
-        return self.call
+PLAIN = {
+    "number": (np.int64(7), 7),
+    "score": (np.float64(71.5), 71.5),
+    "flag": (np.bool_(True), True),
+    "path": (Path("/data/cub"), "/data/cub"),
+    "path of Windows": (PureWindowsPath("c:/data"), "c:\\data"),
+    "date": (datetime.date(2026, 1, 2), datetime.date(2026, 1, 2)),
+    "settings": (Namespace(lr=0.1), {"lr": 0.1}),
+    "counts": (Counter("aab"), {"a": 2, "b": 1}),
+    "set": ({1, 2}, {1, 2}),
+    "half": (torch.float16, torch.float16),
+    "bytes": (b"\xff", b"\xff"),
+    # kept without their values
+    "array": (np.arange(3), {}),
+    "objects": (np.array(["a", {}], dtype=object), {}),
+    "phase": (_Phase.ONE, {}),
+    "names": (_Names("ab"), {}),
+    "queue": (deque([1]), {}),
+    "type": (dict[str, Any], {}),
+    "device": (torch.device("cpu"), {}),
+}
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before torch 1.6"])
-@pytest.mark.parametrize(
-    ("function", "arg", "named"),
-    [(os.system, "touch {}", f"{os.system.__module__}.system"), (eval, "open('{}', 'w')", "eval")],
-)
-def test_a_file_that_runs_code_is_refused_and_runs_nothing(tmp_path, function, arg, named, zipped):
-    trace, path = tmp_path / "trace", tmp_path / "evil.pth"
-    weights = {"fc.weight": torch.ones(2, 3)}
-    content = {"state_dict": weights, "args": Namespace(x=[_Runs(function, arg.format(trace))])}
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    message = _unreadable(path)
-    assert f"refused, nothing was run: the file names {named}," in message
-    assert not trace.exists()
-    torch.load(path, weights_only=False)  # the trap is a real one
-    assert trace.exists()
+def test_plain_data_beside_the_weights_never_stops_a_file(tmp_path, zipped):
+    weights = {
+        "conv.weight": torch.arange(12.0).reshape(3, 4).t(),
+        "fc.weight": torch.nn.Parameter(torch.arange(10.0)[3:7:2]),
+        "fc.scale": torch.ones(3, dtype=torch.bfloat16),
+        "fc.count": torch.tensor(3, dtype=torch.uint16),
+        "fc.none": torch.empty(0, 3),
+    }
+    content = {name: saved for name, (saved, _) in PLAIN.items()} | {"loss": torch.nn.CrossEntropyLoss()}
+    torch.save({"state_dict": weights, **content}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    checkpoint = read_checkpoint(tmp_path / "a.pth")
+    for name, (_, expected) in PLAIN.items():
+        assert checkpoint.content[name] == expected, name
+    for name, value in weights.items():
+        assert torch.equal(checkpoint.plain[name], value), name
+        assert checkpoint.plain[name].dtype == value.dtype
+
+
+def test_a_file_in_parts_is_read_by_its_index(tmp_path):
+    parts = {"a.weight": "model-00001-of-00002.safetensors", "b.weight": "pytorch_model-00002.bin"}
+    save_file({"a.weight": torch.ones(2)}, tmp_path / parts["a.weight"])
+    torch.save({"b.weight": torch.zeros(3)}, tmp_path / parts["b.weight"])
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": parts}))
+    assert {name: len(value) for name, value in read_checkpoint(index).plain.items()} == {
+        "a.weight": 2,
+        "b.weight": 3,
+    }
+    hashes = "".join(sha256_of(tmp_path / part) for part in sorted(parts.values()))
+    assert checkpoint_hash(index) == hashlib.sha256(hashes.encode()).hexdigest()
+    for names in ({"a.weight": "../a.bin"}, {"a.weight": index.name}, []):
+        index.write_text(json.dumps({"weight_map": names}))
+        assert str(index) in _unreadable(index)
+    (tmp_path / parts["b.weight"]).unlink()
+    index.write_text(json.dumps({"weight_map": parts}))
+    with pytest.raises(UserError, match=r"pytorch_model-00002\.bin: no such checkpoint"):
+        read_checkpoint(index)
 
 
 def _unreadable(path, **kwargs):
     with pytest.raises(UserError) as caught:
-        read_checkpoint(path, **kwargs)
+        read_checkpoint(path).weights(**kwargs)
     message = str(caught.value)
     assert message.startswith(str(path))
     assert "\n" not in message
     return message
 
 
-def _saved(**content):
+def _saved(zipped=True, **content):
     file = io.BytesIO()
-    torch.save(content, file)
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
     return file.getvalue()
 
 
@@ -155,8 +191,11 @@ WEIGHTS = {"fc.weight": torch.full((64, 64), 0x11, dtype=torch.uint8)}
         ("a.safetensors", b"<html></html>", "a web page"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         ("a.pth", b"\x80\x02}q\x00(X\x05", "not a checkpoint, or a damaged one"),
-        ("a.pth", _saved(state_dict=WEIGHTS)[:-200], "not a checkpoint, or a damaged one"),
-        ("a.pth", _flipped(_saved(state_dict=WEIGHTS)), "fails its checksum"),
+        ("a.pth", _saved(state_dict=WEIGHTS)[:-200], "not a checkpoint, or a damaged one (it is cut short)"),
+        ("a.pth", _saved(False, state_dict=WEIGHTS)[:-200], "or a damaged one (it is cut short)"),
+        ("a.pth", _flipped(_saved(state_dict=WEIGHTS)), "Bad CRC-32"),
+        ("a.pth", _zip("model/readme.txt"), "a zip archive of other files"),
+        ("a.pth", pickle.dumps({"a": 1}), "a pickle that torch didn't write"),
         ("a.pt", _zip("model/constants.pkl"), "a TorchScript program"),
         ("a.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "not a checkpoint, or a damaged one"),
         ("a.pth", _saved(epoch=3), "holds no weights"),
@@ -171,15 +210,8 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, name, content, s
 def test_a_list_a_missing_file_and_absent_averages_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds a list" in _unreadable(tmp_path / "list.pth")
-    assert "No such file or directory" in _unreadable(tmp_path / "missing.pth")
+    assert "no such checkpoint" in _unreadable(tmp_path / "missing.pth")
     torch.save({"state_dict": WEIGHTS}, tmp_path / "a.pth")
-    assert "holds no averaged weights; leave out --ema" in _unreadable(tmp_path / "a.pth", ema=True)
-
-
-def test_torch_that_a_crafted_file_can_break_reads_safetensors_only(tmp_path, monkeypatch):
-    torch.save({"state_dict": WEIGHTS}, tmp_path / "a.pth")
-    save_file(WEIGHTS, tmp_path / "a.safetensors")
-    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("the file was unpickled"))
-    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.9.1+cpu"))
-    assert "convert it to safetensors with torch 2.10 or later" in _unreadable(tmp_path / "a.pth")
-    assert list(read_checkpoint(tmp_path / "a.safetensors").state_dict) == ["fc.weight"]
+    assert "holds no averaged weights" in _unreadable(tmp_path / "a.pth", kind="averaged")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")
+    assert "holds a whole network; save its state_dict" in _unreadable(tmp_path / "a.pth")

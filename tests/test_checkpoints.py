@@ -6,7 +6,8 @@ from timm.models import load_pretrained
 
 from convnext_ablation import zoo  # noqa: F401  (registers the models)
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.convert import checkpoint_filter_fn, format_of
+from convnext_ablation.models.convert import checkpoint_filter_fn
+from convnext_ablation.models.layouts import layout_of
 
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 AFFINE = ("weight", "bias")
@@ -81,14 +82,14 @@ def test_fgvc_weights_come_back_parameter_by_parameter(stage, prefix):
     for name, value in expected.items():
         assert torch.equal(converted[name], value), name
     if not prefix:
-        assert format_of(theirs).name == FGVC[stage][0]
+        assert layout_of(theirs).format.name == FGVC[stage][0]
 
 
 def test_our_own_names_stay():
     model = timm.create_model("convnext_tiny_without_inverted_atto", num_classes=5)
     state_dict = model.state_dict()
     converted = checkpoint_filter_fn(state_dict, model)
-    assert format_of(state_dict).name == "convnext_ablation"
+    assert layout_of(state_dict).format.name == "convnext_ablation"
     assert converted.keys() == state_dict.keys()
     assert all(converted[key] is state_dict[key] for key in state_dict)
 

@@ -270,6 +270,23 @@ def test_a_published_release_comes_back_bit_for_bit(finished, hub, tmp_path, mon
         assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())
 
 
+# evaluating the run itself
+
+
+def test_validation_says_first_which_weights_it_took(tiny, data, capsys):
+    best = tiny / "model_best.pth.tar"
+    picked = json.loads((tiny / "test.json").read_text())["top1_percent"]
+    given = [*map(str, (data, "--split", "test", "--checkpoint", best, *CPU))]
+    assert validate_command.main(given) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(f"{best}: plain weights, 3 classes, ")
+    assert first.endswith("; --use-ema takes the averaged ones, by which the run picked its best epoch")
+    assert validate_command.main([*given, "--use-ema"]) == 0
+    first, *_, result = capsys.readouterr().out.partition("\n")
+    assert first.startswith(f"{best}: averaged weights, 3 classes, ")
+    assert f'"top1": {picked:.4f}'.rstrip("0") in result
+
+
 # what is refused
 
 

@@ -240,7 +240,7 @@ def test_what_cannot_be_trained_is_one_line(train, tmp_path, capsys, monkeypatch
     [
         ({"arch": "model_ii_atto"}, "is of model_ii_atto, not of model_v_atto"),
         ({"optimizer": None}, "holds weights but no optimizer; begin anew from them with --initial-check"),
-        ({"state_dict": {"fc": torch.ones(1)}, "convnext_ablation": None}, "doesn't fit this run"),
+        ({"state_dict": {"fc": torch.ones(1)}, "convnext_ablation": None}, "holds no weights"),
         ({}, "a run resumes in its own folder, where it stopped, by --resume auto"),
     ],
 )

@@ -317,6 +317,50 @@ def test_a_private_repository_needs_a_token(hub, weights, monkeypatch):
     assert "Revision Not Found" in refusal()
 
 
+def test_what_a_hub_refuses_is_told_with_the_way_out(lab, weights, monkeypatch, caplog):
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    for name in (f"{MODEL}.cub", MODEL):
+        assert "refuses the token, which may have expired; log in again with `hf auth login`" in refusal(name)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    lab.gated.add(NAME)
+    assert f"the repository is gated; ask for access on its page at {lab.url}" in refusal()
+    lab.gated.clear()
+    lab.renamed["lab/old"] = NAME
+    assert_loaded(pretrained("hf-hub:lab/old"), weights)
+    assert f"lab/old is called {NAME} now; use that name" in caplog.text
+    lab.renamed.clear()
+    assert_loaded(pretrained("hf-hub:lab/old"), weights)  # from the cache
+
+
+@pytest.mark.parametrize("said", [{"Retry-After": "7"}, {"RateLimit": '"api";r=0;t=7'}])
+@pytest.mark.parametrize(
+    "request_", ["HEAD .*config.json", "GET /api/models/", "GET /api/models$", "HEAD .*safe"]
+)
+def test_a_hub_that_asks_to_wait_is_waited_for(lab, weights, monkeypatch, request_, said):
+    waited = []
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: waited.append(seconds) if seconds else None)
+    lab.faults.append((request_, said))
+    assert_loaded(pretrained(MODEL), weights)
+    assert waited in ([7], [8])  # the client, which adds one, waits for a list itself
+
+
+def test_a_hub_that_asks_for_more_patience_than_there_is_says_when(lab, monkeypatch):
+    waited = []
+    monkeypatch.setattr(download.time, "sleep", waited.append)
+    lab.faults.append(("HEAD", {"Retry-After": "3600"}))
+    assert f"{lab.url} has had too many requests; try again in 3600 seconds" in refusal()
+    lab.faults.append(("HEAD", {}))
+    assert "has had too many requests; try again later" in refusal()
+    assert not any(waited)
+
+
+def test_a_namespace_is_found_in_any_case(lab, weights, monkeypatch):
+    monkeypatch.setenv("CONVNEXT_ABLATION_HUB", "Lab")
+    assert_loaded(pretrained(MODEL), weights)
+    assert_loaded(pretrained(), weights)
+    assert has_weights(MODEL)
+
+
 # folders
 
 

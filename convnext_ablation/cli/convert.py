@@ -10,17 +10,19 @@ from safetensors.torch import save_file
 from torch import nn
 
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.files import sha256_of, written_whole
+from convnext_ablation.files import written_whole
 from convnext_ablation.models import zoo
-from convnext_ablation.models.checkpoint_files import read_checkpoint
-from convnext_ablation.models.convert import format_of, loaded
+from convnext_ablation.models.checkpoint_files import checkpoint_hash, read_checkpoint
+from convnext_ablation.models.convert import loaded
 from convnext_ablation.models.cost import count_parameters
 from convnext_ablation.training.network import check_finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument("checkpoint", type=Path, help="the .pth.tar, .pth, .pt or .safetensors file")
+    parser.add_argument(
+        "checkpoint", type=Path, help="a file of torch or safetensors, or the .index.json of several"
+    )
     parser.add_argument("output", type=Path, help="the .safetensors file to write")
     parser.add_argument("--model", required=True, help="the model it was made with, e.g. model_iii")
     parser.add_argument("--ema", action="store_true", help="take the averaged weights, if it holds some")
@@ -40,24 +42,20 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"{output}: only .safetensors is written, to a folder that exists")
     if output.exists() and not args.force:
         raise UserError(f"{output}: exists; give --force to overwrite it, or another name")
-    checkpoint = read_checkpoint(args.checkpoint, ema=args.ema)
-    try:
-        model = loaded(args.model, checkpoint.state_dict)
-    except UserError as error:
-        raise UserError(f"{args.checkpoint}: {error}") from error
+    checkpoint, kind = read_checkpoint(args.checkpoint), "averaged" if args.ema else "plain"
+    weights = checkpoint.weights(kind)
+    with checkpoint.named():
+        model, layout = loaded(args.model, weights)
     check_finite(model, str(args.checkpoint))
-    names = format_of(checkpoint.state_dict)
-    assert names is not None  # else it would not have loaded
     metadata = {  # safetensors holds strings only
         "model": args.model,
         "num_classes": str(model.num_classes),
-        "source_format": names.name,
-        "source_sha256": sha256_of(args.checkpoint),
+        "source_format": layout.format.name,
+        "source_sha256": checkpoint_hash(args.checkpoint),
         "source_weights": "ema" if args.ema else "plain",
     }
-    described = ", ".join(f"{key} {value}" for key, value in metadata.items() if key != "source_sha256")
-    print(f"{args.checkpoint}: {described}")
-    if checkpoint.has_ema and not args.ema:
+    print(checkpoint.told(layout, kind, model.num_classes))
+    if checkpoint.averaged and not args.ema:
         print("plain weights taken, --ema takes the averaged ones")
     _write(output, model, metadata)
     channels = f"in_chans={model.in_chans}, " if model.in_chans != 3 else ""

@@ -51,6 +51,8 @@ def _validate(argv: Sequence[str] | None) -> int:
 
 
 def _print(validation: Validation) -> None:
+    if validation.loaded:
+        print(validation.loaded)
     for line in validation.images.skipped:
         print(f"{validation.images.name}: skipped, {line}")
     if validation.taken:

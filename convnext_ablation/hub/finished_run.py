@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.data.folder import MANIFEST, data_set_name, manifest_hash
 from convnext_ablation.data.layout import same_split
 from convnext_ablation.data.walk import read_skipped
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.checkpoint_files import OURS, classes_in
-from convnext_ablation.models.convert import StateDict, weights_in
+from convnext_ablation.models.checkpoint_files import OURS, read_checkpoint
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.history import BEST, SUMMARY, Epoch, best_of, read_summary
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT
@@ -90,13 +89,10 @@ class FinishedRun:
         """Whether the weights are the averaged ones, which are evaluated where there are any."""
         return self.arguments.evaluates_average
 
-    def weights(self) -> StateDict:
-        """Reads the weights."""
-        weights = weights_in(load_checkpoint(self.folder / BEST), ema=self.ema)
-        if weights is None:
-            kind = "averaged weights" if self.ema else "weights"
-            raise UserError(f"{self.folder / BEST}: holds no {kind}; train again")
-        return weights
+    def load(self, model: nn.Module) -> str:
+        """Makes its weights those of a network, of the device `meta` perhaps; returns what was loaded."""
+        kind = "averaged" if self.ema else "plain"
+        return read_checkpoint(self.folder / BEST).load(model, kind, assign=True)
 
 
 def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
@@ -116,13 +112,14 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
             f"{folder}: only {history[-1].epoch + 1} of {arguments.epochs} epochs are done; "
             "finish it with --resume auto, then publish it"
         )
-    state = load_checkpoint(folder / BEST)
+    checkpoint = read_checkpoint(folder / BEST)
+    state = checkpoint.content
     if state.get("epoch") != best.epoch:
         raise UserError(
             f"{folder / BEST}: is of epoch {state.get('epoch')}, and the best of {SUMMARY} is {best.epoch}; "
             "the files are of different runs"
         )
-    data_facts = _data_facts(arguments, data, tuple(classes_in(state)), folder)
+    data_facts = _data_facts(arguments, data, tuple(checkpoint.classes), folder)
     return FinishedRun(
         folder=folder,
         arguments=arguments,

@@ -24,7 +24,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars
 from safetensors import SafetensorError
 from timm.data import resolve_data_config
-from timm.models import clean_state_dict, save_for_hf
+from timm.models import save_for_hf
 
 from convnext_ablation.errors import UserError, first_line, in_one_line
 from convnext_ablation.files import locked, resolved, sha256_of, write_text
@@ -35,7 +35,7 @@ from convnext_ablation.training.arguments import PREPROCESSING
 from convnext_ablation.training.history import BEST
 from convnext_ablation.training.network import check_finite
 from convnext_ablation.version import __version__
-from convnext_ablation.weights.download import hub_errors
+from convnext_ablation.weights.download import hub_errors, patiently
 from convnext_ablation.weights.release import CONFIG, HUB, WEIGHTS
 
 __all__ = ["CARD", "FILES", "Target", "client", "drafted", "into_folder", "onto_hub", "target_of"]
@@ -120,9 +120,11 @@ def _save(
     folder: Path, model: Any, run: FinishedRun, images: Mapping[str, Any], license: str
 ) -> dict[str, Any]:
     """Writes weights and `config.json` by timm's own function; returns what the latter says."""
-    weights = {name: value.contiguous() for name, value in clean_state_dict(run.weights()).items()}
-    with in_one_line(f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"):
-        model.load_state_dict(weights, assign=True)
+    try:
+        run.load(model)
+    except UserError as error:
+        what = f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"
+        raise UserError(f"{what}; {error}") from error
     check_finite(model, str(run.folder / BEST))
     cfg = model.pretrained_cfg
     same_size = tuple(images["input_size"][1:]) == tuple(cfg["input_size"][1:])
@@ -206,9 +208,11 @@ def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -
     """
     with hub_errors(repository):
         try:
-            info = api.model_info(repository)
+            info = patiently(lambda: api.model_info(repository))
         except RepositoryNotFoundError:
             return f"published {HUB}{repository}@{_into_new(release, repository, api, public)}"
+        if info.id.lower() != repository.lower():
+            raise UserError(f"{repository}: is called {info.id} now; publish --to {info.id}")
         others = {sibling.rfilename for sibling in info.siblings or ()} - {*FILES, ".gitattributes"}
         if others:
             raise UserError(f"{repository}: holds {min(others)}, no part of a release; take another name")

@@ -1,146 +1,165 @@
-"""Reads checkpoint files, and runs nothing that is in them."""
+"""Reads checkpoint files of any project, and runs nothing that is in them."""
 
 from __future__ import annotations
 
-import re
-from argparse import Namespace
-from collections import OrderedDict
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
 
-import torch
 from safetensors import SafetensorError, safe_open
-from timm.models import clean_state_dict
-from torch.serialization import add_safe_globals
+from torch import nn
 
-from convnext_ablation.errors import UserError, first_line
-from convnext_ablation.models.convert import StateDict, weights_in
+from convnext_ablation.errors import UserError
+from convnext_ablation.files import check_name, sha256_of
+from convnext_ablation.models.convert import load_weights
+from convnext_ablation.models.layouts import Layout, StateDict, state_dict_in
+from convnext_ablation.models.pickles import damaged, read_pickle
 
 # where a checkpoint of a training keeps what timm's script has no place for
 OURS = "convnext_ablation"
-# A crafted file can run code in older versions, `weights_only=True` or not: before 2.6 as a tar archive
-# (CVE-2025-32434) or a TorchScript program, before 2.10 by writing outside a tensor (CVE-2026-24747).
-SAFE_TORCH = "2.10"  # torch.__version__ compares as a version
+_INDEX = ".index.json"  # names the files that a large checkpoint is split into
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint file holds."""
 
-    state_dict: StateDict = field(repr=False)  # without prefixes such as `module.`
-    has_ema: bool  # whether the file has averaged weights too
+    path: Path
+    content: Mapping[str, Any] = field(repr=False)  # all of it, by name
+    plain: StateDict | None = field(repr=False)
+    averaged: StateDict | None = field(repr=False)
+
+    @property
+    def kind(self) -> str:
+        """Which weights a training starts from: the averaged ones, if there are some, as with timm."""
+        return "plain" if self.averaged is None else "averaged"
+
+    def weights(self, kind: str = "") -> StateDict:
+        """Returns the weights of a kind, or those that a training starts from.
+
+        Raises:
+            UserError: There are none.
+        """
+        found = self.averaged if (kind or self.kind) == "averaged" else self.plain
+        if found is None:
+            there = self.plain or self.averaged
+            raise UserError(f"{self.path}: holds no {kind if there else ''} weights; give another checkpoint")
+        return found
+
+    def load(self, model: nn.Module, kind: str = "", assign: bool = False) -> str:
+        """Loads weights into a network of as many classes; returns what was loaded, in a line.
+
+        Args:
+            model: The network, of this package or of timm.
+            kind: Of the weights, as `weights` takes it.
+            assign: Whether they become its parameters, and aren't copied into them.
+
+        Raises:
+            UserError: They aren't the network's, or there are none.
+        """
+        weights = self.weights(kind)
+        with self.named():
+            layout = load_weights(model, weights, assign)
+        return self.told(layout, kind, model.num_classes)
+
+    def told(self, layout: Layout | None, kind: str, classes: object) -> str:
+        """What was loaded, in a line."""
+        layout_told = layout or "names as they are"
+        return f"{self.path}: {kind or self.kind} weights, {classes} classes, {layout_told}"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Begins the message of an error with the path."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from error
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of the run that wrote it; empty if they aren't there."""
+        saved = self.content.get("args")
+        return dict(saved) if isinstance(saved, Mapping) else {}
+
+    @property
+    def architecture(self) -> str | None:
+        """The network by timm's name, if it says so."""
+        found = self.content.get("arch")
+        return found if isinstance(found, str) else None
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes in the order of their numbers, as a training saved them; or none."""
+        return list((self.content.get(OURS) or {}).get("classes") or ())
 
 
-def read_checkpoint(path: str | Path, ema: bool = False) -> Checkpoint:
-    """Reads the weights, or the averaged ones, in a file of torch or safetensors; runs nothing in it.
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a file of torch or safetensors, or several that an index names; runs nothing in it.
 
     Raises:
-        UserError: The file is missing, damaged or no checkpoint, could run code, or holds no such weights.
+        UserError: The file is missing, damaged or no checkpoint, or names functions.
     """
     path = Path(path)
     try:
-        content = _read_safetensors(path) if _is_safetensors(path) else _read_foreign_pickle(path)
+        content = _read(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename}: no such checkpoint") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of a checkpoint file") from error
-    averaged = weights_in(content, ema=True)
-    weights = averaged if ema else weights_in(content)
-    if weights is None:
-        raise UserError(f"{path}: holds no {'averaged weights; leave out --ema' if ema else 'weights'}")
-    return Checkpoint(clean_state_dict(weights), has_ema=averaged is not None)
+    return Checkpoint(path, content, state_dict_in(content), state_dict_in(content, averaged=True))
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether the content is safetensors: the length of a JSON header in 8 bytes, then the header.
+def files_of(path: Path) -> list[Path]:
+    """The files of a checkpoint: itself, or those that its index names."""
+    if not path.name.endswith(_INDEX):
+        return [path]
+    try:
+        names = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, "no index of a checkpoint in parts") from error
+    parts = [path.parent / check_name(str(name), str(path)) for name in names]
+    if any(part.name.endswith(_INDEX) for part in parts):
+        raise damaged(path, "an index of indices")
+    return parts
 
-    Raises:
-        UserError: A web page or a pointer is in the checkpoint's place.
-    """
+
+def checkpoint_hash(path: Path) -> str:
+    """SHA-256 of a checkpoint's file; of the hashes of its files, if an index names several."""
+    hashes = [sha256_of(each) for each in files_of(path)]
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.name.endswith(_INDEX):
+        parts = [read_checkpoint(part) for part in files_of(path)]
+        return {"state_dict": {name: value for part in parts for name, value in part.weights().items()}}
     with open(path, "rb") as file:
         start = file.read(64)
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise UserError(f"{path}: this is a web page, not a checkpoint; download the file itself")
     if start.startswith(b"version https://git-lfs"):
         raise UserError(f"{path}: this is a Git LFS pointer, not the checkpoint; run `git lfs pull`")
-    return path.suffix == ".safetensors" or start[8:9] == b"{"
-
-
-def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(f"{path}: not a checkpoint, or a damaged one ({reason}); download or copy it again")
+    # safetensors begin with the length of a JSON header in 8 bytes, then the header
+    if path.suffix == ".safetensors" or start[8:9] == b"{":
+        return _read_safetensors(path)
+    content = read_pickle(path)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
+    if "_modules" in content:
+        raise UserError(f"{path}: holds a whole network; save its state_dict where it was made")
+    return dict(content)
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             names = file.keys()  # it is not iterable itself
-            return {"state_dict": {name: file.get_tensor(name) for name in names}}
+            said = dict(file.metadata() or {})
+            weights = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
-        raise _damaged(path, error) from error
-
-
-def _read_foreign_pickle(path: Path) -> dict[str, Any]:
-    if torch.__version__ < SAFE_TORCH:
-        raise UserError(
-            f"{path}: refused: a crafted file could run code in torch {torch.__version__} "
-            f"(CVE-2026-24747); convert it to safetensors with torch {SAFE_TORCH} or later"
-        )
-    return read_pickle(path)
-
-
-def read_pickle(path: Path) -> dict[str, Any]:
-    """Reads what `torch.save` wrote, if it holds nothing but tensors, plain values and settings.
-
-    With a torch older than `SAFE_TORCH` only for files that were made here.
-    """
-    try:
-        _check_archive(path)
-        # what 11785-FGVC and timm store settings in; neither runs anything when made or filled. Each time,
-        # since timm takes the latter back when it has read a file
-        add_safe_globals([_Dict, Namespace])
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, UserError):
-        raise
-    except Exception as error:  # a damaged file can make zipfile and the unpickler fail in any way
-        refused = re.search(r"GLOBAL `?([\w.]+)", str(error))
-        if refused:
-            raise UserError(
-                f"{path}: refused, nothing was run: the file names {refused[1]}, which is neither weights "
-                "nor settings; save the state_dict alone where it was made"
-            ) from error
-        raise _damaged(path, first_line(error)) from error
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
-    return dict(content)
-
-
-def classes_in(content: Mapping[str, Any]) -> list[str]:
-    """Names of the classes in the order of their numbers, as a training saved them; empty if it didn't."""
-    return list((content.get(OURS) or {}).get("classes") or ())
-
-
-def _check_archive(path: Path) -> None:
-    """Refuses archives whose checksums don't hold, which torch doesn't look at, and programs."""
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\x03\x04":  # what torch goes by too
-            return
-    with ZipFile(path) as archive:
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise UserError(f"{path}: refused: a TorchScript program, not a checkpoint; save its state_dict")
-        if damaged := archive.testzip():
-            raise _damaged(path, f"{damaged} fails its checksum")
-
-
-class _Dict:
-    """Stands in for `addict.Dict`, 11785-FGVC's type of settings, which need not be installed.
-
-    An instance is an `OrderedDict`: that one, unlike a subclass, torch's unpickler fills. The content that a
-    pickled `addict.Dict` passes to `__new__` comes once more as items.
-    """
-
-    def __new__(cls, *_: Any) -> OrderedDict[str, Any]:  # type: ignore[misc]
-        return OrderedDict()
-
-
-_Dict.__module__, _Dict.__name__, _Dict.__qualname__ = "addict.addict", "Dict", "Dict"
+        raise damaged(path, str(error)) from error
+    return {"state_dict": weights, "arch": said.get("model"), "source_format": said.get("source_format")}

@@ -12,12 +12,10 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.files import sha256_of
 from convnext_ablation.models import zoo
-from convnext_ablation.models.checkpoint_files import read_pickle
+from convnext_ablation.models.checkpoint_files import checkpoint_hash, read_checkpoint
 from convnext_ablation.models.components import SWITCHES
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import Run, Study, Weights
@@ -52,7 +50,7 @@ def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[i
     starts: list[int | None] = [*seeds] or [None]
     found = [(point, seed, _file(pattern, point, seed)) for seed in starts for point in points]
     return tuple(
-        Weights(point.key, seed, str(path.resolve()), sha256_of(path), _origin(path, point))
+        Weights(point.key, seed, str(path.resolve()), checkpoint_hash(path), _origin(path, point))
         for point, seed, path in found
     )
 
@@ -126,29 +124,18 @@ def _file(pattern: str, point: Point, seed: int | None) -> Path:
 
 def _origin(path: Path, point: Point) -> str:
     """How weights were pre-trained."""
-    content = _settings(path)
-    arguments = content.get("args") or {}
-    arguments = dict(arguments if isinstance(arguments, Mapping) else vars(arguments))
-    _check_network(path, point, content.get("arch") or content.get("model"), arguments)
+    checkpoint = read_checkpoint(path)
+    arguments = checkpoint.arguments
+    checkpoint.weights()
+    _check_network(path, point, checkpoint.architecture, arguments)
     if not arguments:
-        kept = content.get("source_format")
+        kept = checkpoint.content.get("source_format")
         return f"converted from {kept}" if kept else UNKNOWN
     data = arguments.get("dataset") or Path(str(arguments.get("data_dir") or "unnamed data")).name
     size = arguments.get("input_size") or (arguments.get("img_size"),)
     rest = {name: value for name, value in arguments.items() if name not in _OWN}
     digest = hashlib.sha256(json.dumps(rest, sort_keys=True, default=str).encode()).hexdigest()
     return f"{data}, {size[-1]} px, {arguments.get('epochs')} epochs (arguments {digest[:8]})"
-
-
-def _settings(path: Path) -> dict[str, Any]:
-    """What a file says of itself besides its weights."""
-    if path.suffix != ".safetensors":
-        return read_pickle(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a safetensors file, or a damaged one ({error})") from error
 
 
 def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.models import clean_state_dict
 
 from convnext_ablation.data.class_names import numbers_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import written_whole
-from convnext_ablation.models.checkpoint_files import OURS, classes_in, read_pickle
+from convnext_ablation.models.checkpoint_files import OURS, Checkpoint, read_checkpoint
+from convnext_ablation.models.convert import fitted
 from convnext_ablation.training.history import LAST, SUMMARY, Epoch, read_summary
 from convnext_ablation.training.parts import Losses, Parts
 
@@ -33,12 +33,10 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint of ours or of timm's script; nothing in the file is executed."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    state = read_pickle(path)
+    state = read_checkpoint(path).content
     if "state_dict" not in state:
         raise UserError(f"{path}: not a checkpoint of a training: it has no state_dict")
-    return state
+    return dict(state)
 
 
 def copy_whole(source: Path, target: Path) -> None:
@@ -151,10 +149,11 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
         first = arguments.start_epoch or 0
         _set_schedule(run, first, [])
         return first, 0, losses
-    state = load_checkpoint(path)
-    ours = state.get(OURS, {})
-    _check_fits(run, path, state)
-    epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
+    checkpoint = read_checkpoint(path)
+    state, ours = checkpoint.content, checkpoint.content.get(OURS, {})
+    _check_fits(run, checkpoint)
+    with in_one_line(f"{path}: its epoch can't be read"):
+        epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
     step = int(ours.get("step", 0))
     if ours:
         past = [Epoch(**values) for values in ours["history"]]
@@ -163,7 +162,7 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
         epoch = epoch if arguments.start_epoch is None else arguments.start_epoch
     _set_schedule(run, epoch, past)
     rates = [group["lr"] for group in run.optimizer.param_groups]
-    _load(run, path, state)
+    loaded = list(_load(run, checkpoint))
     if not ours:  # as timm's script does
         for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
@@ -174,17 +173,17 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
     if step:
         losses = Losses(run.processes, tuple(ours["losses"]), ours["seconds"])
     run.processes.any(False)  # all have read before one writes
+    for line in loaded:
+        run.log.line(line)
     run.log.line(f"resumed from {path}: epoch {epoch}, batch {step}")
     return epoch, step, losses
 
 
-def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
-    arguments, processes = run.arguments, run.processes
-    saved = state.get("args") or {}
-    saved = saved if isinstance(saved, dict) else vars(saved)  # timm's script stores a namespace
-    arch = state.get("arch")
-    if isinstance(arch, str) and arch != arguments.model:
-        raise UserError(f"{path}: is of {arch}, not of {arguments.model}")
+def _check_fits(run: Parts, checkpoint: Checkpoint) -> None:
+    arguments, processes, path, state = run.arguments, run.processes, checkpoint.path, checkpoint.content
+    saved = checkpoint.arguments
+    if checkpoint.architecture not in (None, arguments.model):
+        raise UserError(f"{path}: is of {checkpoint.architecture}, not of {arguments.model}")
     before = state.get(OURS, {}).get("world_size") or saved.get("world_size")
     if before and before != processes.world_size:
         raise UserError(
@@ -201,7 +200,7 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
             f"{path}: a run resumes in its own folder, where it stopped, by --resume auto; "
             "begin anew from its weights with --initial-checkpoint"
         )
-    if names := classes_in(state):
+    if names := checkpoint.classes:
         for split in run.splits.values():
             split.number_by(numbers_of(names), str(path), "resume with the data that the run had")
     for name, value in arguments.to_dict().items():
@@ -211,13 +210,17 @@ def _check_fits(run: Parts, path: Path, state: dict[str, Any]) -> None:
             run.log.line(f"{name} was {old} and is {value} now")
 
 
-def _load(run: Parts, path: Path, state: dict[str, Any]) -> None:
+def _load(run: Parts, checkpoint: Checkpoint) -> Iterator[str]:
+    """Puts weights and the optimizer's state into a run; says what is loaded, in lines."""
+    path, state = checkpoint.path, checkpoint.content
     with in_one_line(f"{path}: doesn't fit this run"):
-        run.model.load_state_dict(clean_state_dict(state["state_dict"]))
+        yield checkpoint.load(run.model, "plain")
         if run.average is not None:
-            averaged = state.get("state_dict_ema", state["state_dict"])
-            run.average.module.load_state_dict(clean_state_dict(averaged))
+            yield checkpoint.load(run.average.module)
         if not run.arguments.no_resume_opt:
+            order = list(fitted(checkpoint.weights("plain"), run.model)[0])
+            if order != list(run.model.state_dict()):  # the state of a parameter goes by its place
+                raise UserError(f"{path}: has the parameters in another order; add --no-resume-opt")
             run.optimizer.load_state_dict(state["optimizer"])
             if run.scaler is not None and run.scaler.state_dict_key in state:
                 run.scaler.load_state_dict(state[run.scaler.state_dict_key])

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -21,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 from convnext_ablation.data.class_names import check_known, numbers_of
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.machine import compile_network
-from convnext_ablation.models.checkpoint_files import classes_in, read_checkpoint, read_pickle
+from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
+from convnext_ablation.models.layouts import layout_of, unwrapped
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.cpu_convs import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes
@@ -31,28 +31,33 @@ Precision = Callable[[], AbstractContextManager[Any]]
 
 
 def create_network(
-    arguments: TrainingArguments, num_classes: int | None, processes: Processes, classes: Sequence[str] = ()
+    arguments: TrainingArguments,
+    num_classes: int | None,
+    processes: Processes,
+    classes: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
     """Makes the network on its device, with the weights that training starts from.
 
     It has as many classes as its weights if `num_classes` is None. By the names of `classes` a trained head
-    is taken over.
+    is taken over. `say` is called with what is loaded from a file.
     """
     if arguments.fast_norm:
         set_fast_norm()
-    given = [Path(path) for path in (arguments.pretrained_path, arguments.initial_checkpoint) if path]
-    for path in given:  # in a line what is wrong with it, which timm doesn't say
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint")
-        (read_checkpoint if path.suffix == ".safetensors" else read_pickle)(path)
-    weights: dict[str, Any] = {"checkpoint_path": arguments.initial_checkpoint}
-    # an initial checkpoint replaces all of the pretrained weights
-    weights["pretrained"] = bool(arguments.pretrained_path) or (arguments.pretrained and not given)
-    if arguments.pretrained_path:
+    path = arguments.initial_checkpoint or arguments.pretrained_path  # the first replaces all of the second
+    start = read_checkpoint(path) if path else None
+    if start and not arguments.initial_checkpoint:
         # -1: timm then makes a new classifier, for as many classes as there are here
-        weights["pretrained_cfg_overlay"] = {"file": arguments.pretrained_path, "num_classes": -1}
-    model = build_network(arguments, num_classes, **weights)
-    _order_head(model, arguments, classes)
+        overlay = {"state_dict": unwrapped(start.weights()), "num_classes": -1}
+        with start.named():
+            model = build_network(arguments, num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
+        model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]  # else kept twice
+        say(start.told(layout_of(start.weights()), "", "other"))
+    else:
+        model = build_network(arguments, num_classes, pretrained=arguments.pretrained and not start)
+        if start:
+            say(start.load(model))
+    _order_head(model, arguments, classes, start)
     _change_head(model, arguments)
     if arguments.grad_checkpointing:
         model.set_grad_checkpointing(enable=True)  # type: ignore[operator]
@@ -106,15 +111,14 @@ def create_scheduler(
 
 
 @torch.no_grad()
-def _order_head(model: Any, arguments: TrainingArguments, classes: Sequence[str]) -> None:
+def _order_head(
+    model: Any, arguments: TrainingArguments, classes: Sequence[str], start: Checkpoint | None
+) -> None:
     """Brings the rows of a trained head into the order of the classes, whose names must be the same."""
-    if path := arguments.initial_checkpoint:
-        if path.endswith(".safetensors"):
-            release = release_of(Path(path))
-            trained: Sequence[str] = (release and release.label_names) or ()
-        else:
-            trained = classes_in(read_pickle(Path(path)))
-    elif arguments.pretrained and not arguments.pretrained_path:
+    if start and arguments.initial_checkpoint:
+        release = release_of(start.path)
+        trained: Sequence[str] = start.classes or (release and release.label_names) or ()
+    elif arguments.pretrained and not start:
         trained = list(model.pretrained_cfg.get("label_names") or ())
     else:  # the head is new
         return
@@ -122,7 +126,7 @@ def _order_head(model: Any, arguments: TrainingArguments, classes: Sequence[str]
         return
     numbers = numbers_of(trained)
     remedy = "start from it with --pretrained-path, which makes a new head"
-    check_known(classes, numbers, path or arguments.model, "the training data", remedy)
+    check_known(classes, numbers, str(start.path) if start else arguments.model, "the training data", remedy)
     order = [numbers[name] for name in classes]
     if order != sorted(order):
         for values in model.get_classifier().parameters():

@@ -67,7 +67,7 @@ class Parts:
             for line in split.skipped:
                 self.log.line(f"{split.name}: skipped, {line}")
         names = self.splits[arguments.train_split].classes
-        self.model = create_network(arguments, self.classes, self.processes, names)
+        self.model = create_network(arguments, self.classes, self.processes, names, self.log.line)
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
             make_gradients_right(self.model)

@@ -11,15 +11,13 @@ from typing import Any, Literal
 import timm
 import torch
 from timm.data import resolve_data_config
-from timm.models import clean_state_dict
-from timm.models import load_checkpoint as load_weights
 from timm.utils import reparameterize_model
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import compile_network
-from convnext_ablation.models.checkpoint_files import classes_in, read_pickle
-from convnext_ablation.models.convert import weights_in
+from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
+from convnext_ablation.models.layouts import classes_of
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.distributed import Processes
@@ -110,6 +108,7 @@ class Validation:
     """A network with its weights, the images of a split, and what it makes of them.
 
     Attributes:
+        loaded: What was loaded from the checkpoint, in a line; empty without one.
         taken: Arguments that were taken from the run of the checkpoint, and their values.
         predictions: Of all images, from `evaluate` on.
         kept: Those without the excluded images, if any are to be.
@@ -117,10 +116,15 @@ class Validation:
 
     predictions: Predictions
     kept: Predictions | None = None
+    loaded = ""
 
     def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
         self.arguments, self.processes = arguments, processes
-        saved, names = _saved(arguments.checkpoint, arguments.run.model)
+        checkpoint = read_checkpoint(arguments.checkpoint) if arguments.checkpoint else None
+        saved = _told(checkpoint, arguments.run.model) if checkpoint else {}
+        names: Sequence[str] = checkpoint.classes if checkpoint else ()
+        if checkpoint and not names and (release := release_of(checkpoint.path)):
+            names = release.label_names or ()
         found = {
             name: saved[name] for name in _OF_THE_RUN if not getattr(arguments.run, name) and saved.get(name)
         }
@@ -146,9 +150,13 @@ class Validation:
             names, whose = model.pretrained_cfg.get("label_names") or (), run.model
         names = names if len(names) == self.classes else ()  # else of another head
         number_as_trained(self.images, names, self.classes, run.class_map, whose)
-        if arguments.checkpoint:
-            with in_one_line(f"{arguments.checkpoint}: can't be loaded"):
-                load_weights(self.model, arguments.checkpoint, use_ema=arguments.use_ema)
+        if checkpoint:
+            kind = "averaged" if arguments.use_ema else "plain"
+            self.loaded = checkpoint.load(self.model, kind)
+            if checkpoint.averaged and kind == "plain":
+                picked = saved.get("model_ema") and not saved.get("model_ema_force_cpu")
+                by = ", by which the run picked its best epoch" if picked else ""
+                self.loaded += f"; --use-ema takes the averaged ones{by}"
         check_finite(self.model, arguments.checkpoint or self.run.model)
         if arguments.reparam:
             self.model = reparameterize_model(self.model)
@@ -221,28 +229,12 @@ class Validation:
         return result
 
 
-def _saved(checkpoint: str, model: str) -> tuple[dict[str, Any], Sequence[str]]:
-    """The arguments of a checkpoint's run and the names of its classes, as far as it or its release say."""
-    path = Path(checkpoint)
-    if not checkpoint:
-        return {}, ()
-    if path.suffix == ".safetensors":
-        release = release_of(path)
-        return ({"num_classes": release.num_classes}, release.label_names or ()) if release else ({}, ())
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    state = read_pickle(path)  # refuses programs, which the oldest supported timm would run
-    saved = state.get("args") or {}
-    saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
-    if isinstance(state.get("arch"), str):
-        saved["model"] = state["arch"]
+def _told(checkpoint: Checkpoint, model: str) -> dict[str, Any]:
+    """What a checkpoint, or the release that it is of, says of its network."""
+    release = release_of(checkpoint.path)
+    saved = checkpoint.arguments | ({"num_classes": release.num_classes} if release else {})
+    saved["model"] = checkpoint.architecture or saved.get("model")
     if saved.get("num_classes") is None:
-        saved["num_classes"] = _head_size(weights_in(state) or {}, model or saved.get("model", ""))
-    return saved, classes_in(state)
-
-
-def _head_size(weights: Mapping[str, torch.Tensor], model: str) -> int | None:
-    """How many classes weights are for, by the layer that timm knows as the classifier; None if not known."""
-    cfg = timm.get_pretrained_cfg(model, allow_unregistered=True) if model else None
-    weight = clean_state_dict(weights).get(f"{cfg.classifier}.weight") if cfg else None
-    return None if weight is None else len(weight)
+        cfg = timm.get_pretrained_cfg(model or saved["model"] or "", allow_unregistered=True)
+        saved["num_classes"] = classes_of(checkpoint.weights(), str(cfg and cfg.classifier))
+    return saved

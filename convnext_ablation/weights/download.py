@@ -8,38 +8,44 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from huggingface_hub import (
     HfApi,
     constants,
     get_hf_file_metadata,
+    get_token,
     hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     OfflineModeIsEnabled,
+    RepositoryNotFoundError,
 )
 from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError, first_line, system_error
 from convnext_ablation.files import below, check_name, check_path, sha256_of
 
-__all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "releases_on_hub"]
+__all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "patiently", "releases_on_hub"]
 
 T = TypeVar("T")
 _MOST = 1000  # releases of a network that a hub lists
 # without an answer, or with a download that is slower than so many bytes a second
 _SECONDS, _SLOWEST = 60.0, 1024
+_LONGEST_WAIT = 600  # seconds; a hub's limits are on five minutes
 _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 
@@ -62,7 +68,50 @@ def hub_errors(what: str) -> Iterator[None]:
         reason = re.sub(r" for url: \S+", "", reason)  # `what` says it
         if not isinstance(cause, told):  # an error of its HTTP library, which changes, so can't be named
             reason = f"{constants.ENDPOINT} can't be reached ({reason}); check the network and HF_ENDPOINT"
+        elif isinstance(cause, HfHubHTTPError):
+            reason = _explained(cause) or reason
         raise UserError(f"{what}: {reason}") from error
+
+
+def _explained(error: HfHubHTTPError) -> str | None:
+    """What is to be done about a refusal that the client leaves unexplained."""
+    if isinstance(error, GatedRepoError):
+        login = "" if get_token() else "log in with `hf auth login` and "
+        return f"the repository is gated; {login}ask for access on its page at {constants.ENDPOINT}"
+    status = getattr(error.response, "status_code", None)
+    if status == 401 and get_token():
+        return (
+            f"{constants.ENDPOINT} refuses the token, which may have expired; log in again with "
+            "`hf auth login`, or unset HF_TOKEN for what is public"
+        )
+    if status == 429:
+        seconds = _seconds_to_wait(error)
+        when = "later" if seconds is None else f"in {seconds} seconds"
+        return f"{constants.ENDPOINT} has had too many requests; try again {when}"
+    return None
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Asks a hub, and once more after as long as it says if it has had too many requests."""
+    try:
+        return ask()
+    except HfHubHTTPError as error:
+        seconds = _seconds_to_wait(error)
+        if seconds is None or seconds > _LONGEST_WAIT:
+            raise
+        _logger.warning("%s has had too many requests; waiting %d s", constants.ENDPOINT, seconds)
+        time.sleep(seconds)
+    return ask()
+
+
+def _seconds_to_wait(error: HfHubHTTPError) -> int | None:
+    """How long a hub asks to wait, None if it doesn't."""
+    if getattr(error.response, "status_code", None) != 429:
+        return None
+    headers = error.response.headers
+    said = f"{headers.get('Retry-After', '')};{headers.get('RateLimit', '')}"
+    found = re.match(r"(\d+);", said) or re.search(r";t=(\d+)", said)
+    return int(found[1]) if found else None
 
 
 def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha256: str | None = None) -> Path:
@@ -85,9 +134,10 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     with hub_errors(what):
         cached = isinstance(try_to_load_from_cache(name, file, cache, at), str)
         offline = cached and bool(re.fullmatch("[0-9a-f]{40}", revision))
-        offline = offline or not _answers(hf_hub_url(name, file, revision=at), cached)
+        offline = offline or not _answers(name, hf_hub_url(name, file, revision=at), cached)
         get = partial(hf_hub_download, name, file, revision=at, cache_dir=cache, local_files_only=offline)
-        path = Path(_in_time(get, cache / f"models--{name.replace('/', '--')}" / "blobs"))
+        blobs = cache / f"models--{name.replace('/', '--')}" / "blobs"
+        path = Path(patiently(lambda: _in_time(get, blobs)))
     _check_place(path, file, what)
     expected = sha256 or _hash_on_hub(path, name, file)
     if expected is None:
@@ -138,19 +188,23 @@ def _size(folder: Path | None) -> int:
     return size
 
 
-def _answers(url: str, cached: bool) -> bool:
+def _answers(name: str, url: str, cached: bool) -> bool:
     """Whether a hub has a file, asked once: a download would try again for minutes.
 
     The client's cache names files by what the hub answers, so that is checked beforehand.
     """
+    ask = partial(get_hf_file_metadata, url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     try:
-        answer = _in_time(lambda: get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT))
+        answer = _in_time(ask) if cached else patiently(lambda: _in_time(ask))
     except EntryNotFoundError:
         raise
     except Exception:
         if cached:
             return False
         raise
+    now = urlsplit(answer.location).path.partition("/resolve/")[0].strip("/")
+    if now.lower() != name.lower() and answer.location.startswith(constants.ENDPOINT):
+        _logger.warning("%s is called %s now; use that name", name, now)
     for said in (answer.etag, answer.commit_hash):
         if said is not None:
             check_name(said, f"{url}: the hub's name of the file")
@@ -206,14 +260,16 @@ def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> 
 
 def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = None) -> list[str]:
     """Names the releases of a network, ``model.<tag>``, on the hub or, if it can't be asked, in its cache."""
-    start, api = f"{namespace}/{model}.", HfApi()
+    start, api = f"{namespace}/{model}.".lower(), HfApi()  # hubs compare without case
     try:
         with hub_errors(f"{namespace}/{model}"):
+            with suppress(RepositoryNotFoundError):  # too many requests are told by this, and not by a list
+                patiently(lambda: _in_time(lambda: api.model_info(f"{namespace}/{model}")))
             found = _in_time(lambda: list(api.list_models(author=namespace, search=f"{model}.", limit=_MOST)))
             names = [info.id for info in found]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]
-        if not any(name.startswith(start) for name in names):
+        if not any(name.lower().startswith(start) for name in names):
             raise
-    return sorted({name.partition("/")[2] for name in names if name.startswith(start)})
+    return sorted({name.partition("/")[2] for name in names if name.lower().startswith(start)})

@@ -1,0 +1,232 @@
+"""How projects name the parameters of these networks, and where in a checkpoint they keep them.
+
+A `Format` is a table of rules, pattern of their parameter name -> our name. A state dict is of the first
+format whose rules match all of its names, or all below a prefix, which a wrapper put before them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from timm.models import clean_state_dict
+
+from convnext_ablation.errors import UserError
+
+StateDict = dict[str, torch.Tensor]
+Rules = tuple[tuple[str, str], ...]
+
+CLASSIFIER = "head.fc"
+FIRST_CONV = "stem.conv.weight"
+# where projects keep weights, and averaged ones
+_PLAIN = ("state_dict", "model", "module", "network")
+_AVERAGED = ("state_dict_ema", "model_ema", "module_ema", "ema")
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a project names its parameters."""
+
+    name: str
+    used_by: str
+    first: str  # their name of the first convolution's weight
+    rules: Rules  # pattern at the start of their name, and what it is in ours; the first that matches counts
+
+    def rename(self, key: str) -> str | None:
+        """Returns our name for theirs, None if no rule matches."""
+        for pattern, replacement in self.rules:
+            renamed, found = re.subn(rf"^{pattern}", replacement, key, count=1)
+            if found:
+                return renamed
+        return None
+
+    def known(self, keys: Iterable[str]) -> int:
+        """How many of the names match."""
+        return sum(self.rename(key) is not None for key in keys)
+
+
+@dataclass(frozen=True)
+class AsItIs(Format):
+    """The names of a network of timm's that is of no format: they are kept."""
+
+    names: frozenset[str]
+
+    def rename(self, key: str) -> str | None:
+        """Returns the name, None if the network hasn't it."""
+        return key if key in self.names else None
+
+
+def _resnet_stage(number: int) -> Rules:
+    theirs, ours = rf"layer{number}\.(\d+)\.", rf"stages.{number - 1}.blocks.\1."
+    return (
+        (rf"{theirs}conv([123])\.", rf"{ours}conv\2."),
+        (rf"{theirs}bn([123])\.", rf"{ours}norm\2."),
+        (rf"{theirs}downsample\.0\.", rf"{ours}shortcut.conv."),
+        (rf"{theirs}downsample\.1\.", rf"{ours}shortcut.norm."),
+    )
+
+
+def _torchvision_stage(stage: int) -> Rules:
+    theirs, ours = rf"features\.{2 * stage + 1}\.(\d+)\.", rf"stages.{stage}.blocks.\1."
+    return (
+        (rf"features\.{2 * stage}\.([01])\.", rf"stages.{stage}.downsample.\1."),
+        (rf"{theirs}block\.0\.", rf"{ours}conv1."),
+        (rf"{theirs}block\.2\.", rf"{ours}norm1."),
+        (rf"{theirs}block\.3\.", rf"{ours}conv2."),
+        (rf"{theirs}block\.5\.", rf"{ours}conv3."),
+        (rf"{theirs}layer_scale$", rf"{ours}scale.gamma"),
+    )
+
+
+_OURS = (
+    (r"(stem\.(?:conv|norm)\.)", r"\1"),
+    (r"(stages\.\d+\.downsample\.[01]\.)", r"\1"),
+    (r"(stages\.\d+\.blocks\.\d+\.(?:conv[123]|norm[123]|scale|shortcut\.conv|shortcut\.norm)\.)", r"\1"),
+    (r"(head\.(?:norm|fc)\.)", r"\1"),
+)
+_RESNET = (
+    (r"conv1\.", "stem.conv."),
+    (r"bn1\.", "stem.norm."),
+    *(rule for number in (1, 2, 3, 4) for rule in _resnet_stage(number)),
+    (r"(?:head\.)?fc\.", "head.fc."),
+)
+# Models III and IV of 11785-FGVC: ds1 stands between the first stage and the second
+_FGVC = (*_RESNET, (r"ds([123])\.", r"stages.\1.downsample.0."))
+_CONVNEXT = (
+    (r"downsample_layers\.0\.0\.", "stem.conv."),
+    (r"downsample_layers\.0\.1\.", "stem.norm."),
+    (r"downsample_layers\.([123])\.([01])\.", r"stages.\1.downsample.\2."),
+    (r"stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv1."),
+    (r"stages\.(\d+)\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm1."),
+    (r"stages\.(\d+)\.(\d+)\.pwconv1\.", r"stages.\1.blocks.\2.conv2."),
+    (r"stages\.(\d+)\.(\d+)\.pwconv2\.", r"stages.\1.blocks.\2.conv3."),
+    (r"stages\.(\d+)\.(\d+)\.gamma$", r"stages.\1.blocks.\2.scale.gamma"),
+    (r"norm\.", "head.norm."),
+    (r"head\.(?:fc\.)?(?=weight|bias)", "head.fc."),
+)
+_TIMM_CONVNEXT = (
+    (r"stem\.0\.", "stem.conv."),
+    (r"stem\.1\.", "stem.norm."),
+    (r"(stages\.[123]\.downsample\.[01]\.)", r"\1"),
+    (r"(stages\.\d+\.blocks\.\d+\.)conv_dw\.", r"\1conv1."),
+    (r"(stages\.\d+\.blocks\.\d+\.)norm\.", r"\1norm1."),
+    (r"(stages\.\d+\.blocks\.\d+\.)mlp\.fc1\.", r"\1conv2."),
+    (r"(stages\.\d+\.blocks\.\d+\.)mlp\.fc2\.", r"\1conv3."),
+    (r"(stages\.\d+\.blocks\.\d+\.)gamma$", r"\1scale.gamma"),
+    (r"(head\.(?:norm|fc)\.)", r"\1"),
+)
+_TORCHVISION_CONVNEXT = (
+    (r"features\.0\.0\.", "stem.conv."),
+    (r"features\.0\.1\.", "stem.norm."),
+    *(rule for stage in (0, 1, 2, 3) for rule in _torchvision_stage(stage)),
+    (r"classifier\.0\.", "head.norm."),
+    (r"classifier\.2\.", "head.fc."),
+)
+
+_FIRST_OFFICIAL = "downsample_layers.0.0.weight"
+FORMATS = (
+    Format("convnext_ablation", "this package", FIRST_CONV, _OURS),
+    Format("resnet", "torchvision, timm, and Models I and II of 11785-FGVC", "conv1.weight", _RESNET),
+    Format("11785-fgvc", "Models III and IV of 11785-FGVC", "conv1.weight", _FGVC),
+    Format("convnext", "the official ConvNeXt, and Model V of 11785-FGVC", _FIRST_OFFICIAL, _CONVNEXT),
+    Format("timm-convnext", "timm's ConvNeXt", "stem.0.weight", _TIMM_CONVNEXT),
+    Format("torchvision-convnext", "torchvision's ConvNeXt", "features.0.0.weight", _TORCHVISION_CONVNEXT),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the names of a state dict are made up."""
+
+    format: Format
+    prefix: str  # before all of its names
+    names: Mapping[str, str] = field(repr=False)  # ours -> theirs, whole
+    left_out: tuple[str, ...] = field(repr=False)  # other tensors of the state dict
+
+    def __str__(self) -> str:
+        """In words."""
+        words = [f"{self.format.name} layout"]
+        if self.prefix:
+            words.append(f"prefix {self.prefix!r} cut")
+        if self.left_out:
+            more = f" and {len(self.left_out) - 1} more tensors" if self.left_out[1:] else ""
+            words.append(f"left out: {self.left_out[0]}{more}")
+        return ", ".join(words)
+
+
+def state_dict_in(content: Mapping[str, Any], averaged: bool = False) -> StateDict | None:
+    """Finds the (averaged) weights in a checkpoint, wherever projects put them; None if it holds none."""
+    inside = {key: value for key, value in content.items() if isinstance(value, Mapping)}
+    places = [(key, False) for key in _AVERAGED if averaged] + [(key, averaged) for key in _PLAIN]
+    for key, wanted in places:
+        if key in inside and (found := state_dict_in(inside[key], wanted)):
+            return found
+    if averaged:
+        return None
+    named = ((key, value) for key, value in content.items() if isinstance(key, str))
+    tensors = {key: value for key, value in named if isinstance(value, torch.Tensor)}
+    return tensors if any("." in key for key in tensors) else None
+
+
+def layout_of(state_dict: Mapping[str, Any], further: Format | None = None) -> Layout | None:
+    """Finds the layout of a state dict, None if it is unknown.
+
+    Args:
+        state_dict: What to look at.
+        further: A format to try besides the known ones.
+
+    Raises:
+        UserError: It holds several networks.
+    """
+    formats = (*FORMATS, further) if further else FORMATS
+    found = []
+    for prefix in _prefixes(state_dict, formats):
+        theirs = {key.removeprefix(prefix): key for key in state_dict if key.startswith(prefix)}
+        if prefix.endswith("backbone."):  # mmpretrain has the classifier beside it
+            beside = prefix.removesuffix("backbone.") + "head.fc."
+            theirs |= {key[key.rindex("head.fc.") :]: key for key in state_dict if key.startswith(beside)}
+        for known in formats:
+            names = {known.rename(key): whole for key, whole in theirs.items()}
+            if None in names or known.rename(known.first) not in names:
+                continue
+            if known is further or any(str(name).startswith("stages.0.blocks.") for name in names):
+                taken = set(names.values())
+                others = tuple(key for key in state_dict if key not in taken)
+                found.append(Layout(known, prefix, names, others))  # type: ignore[arg-type]
+                break
+    if len(found) > 1:
+        where = ", ".join(repr(each.prefix) for each in found)
+        raise UserError(f"the checkpoint holds {len(found)} networks, under {where}; save one alone")
+    return found[0] if found else None
+
+
+def unwrapped(state_dict: StateDict) -> StateDict:
+    """The same without the prefix of a wrapper, and the tensors beside the network."""
+    layout = layout_of(state_dict)
+    if layout is None:
+        return clean_state_dict(state_dict)
+    return {key.removeprefix(layout.prefix): state_dict[key] for key in layout.names.values()}
+
+
+def classes_of(state_dict: StateDict, classifier: str) -> int | None:
+    """How many classes weights are for, None if that can't be told.
+
+    Args:
+        state_dict: Of any layout.
+        classifier: The layer that the network has for them, if the layout is unknown.
+    """
+    layout = layout_of(state_dict)
+    theirs, name = (layout.names, CLASSIFIER) if layout else (clean_state_dict(state_dict), classifier)
+    if f"{name}.weight" not in theirs:
+        return None
+    return len(state_dict[theirs[f"{name}.weight"]] if layout else theirs[f"{name}.weight"])
+
+
+def _prefixes(state_dict: Mapping[str, Any], formats: tuple[Format, ...]) -> list[str]:
+    """What stands before the name of a first convolution."""
+    firsts = {known.first for known in formats}
+    ends = [(key, first) for key in state_dict for first in firsts if f".{key}".endswith(f".{first}")]
+    return list(dict.fromkeys(key.removesuffix(first) for key, first in ends))
