@@ -21,7 +21,7 @@ from convnext_ablation.data.class_names import check_known, numbers_of
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.machine import compile_network
 from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
-from convnext_ablation.models.layouts import layout_of, unwrapped
+from convnext_ablation.models.layouts import classes_of, layout_of, unwrapped
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.cpu_convs import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes
@@ -52,7 +52,8 @@ def create_network(
         with start.named():
             model = build_network(arguments, num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
         model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr, operator]  # else kept twice
-        say(start.told(layout_of(start.weights()), "", "other"))
+        said = start.told(layout_of(start.weights()), "", classes_of(start.weights(), "") or "no known")
+        say(f"{said}; the classifier is new")
     else:
         model = build_network(arguments, num_classes, pretrained=arguments.pretrained and not start)
         if start:
