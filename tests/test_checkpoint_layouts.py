@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from test_checkpoints import FGVC
+from test_checkpoints import fgvc_state_dict
 from test_weights import randomized
 from timm.models.convnext import ConvNeXt
 from torchvision.models.convnext import CNBlockConfig
@@ -50,11 +50,10 @@ def ours(stage):
 
 def fgvc(stage):
     """Our network, and its weights by the names of 11785-FGVC, which those of ResNet and ConvNeXt are."""
-    model, weights = ours(stage)
-    return model, {
-        theirs: weights[name].flatten(1) if ".pwconv" in theirs and weights[name].ndim == 4 else weights[name]
-        for theirs, name in FGVC[stage][1].items()
-    }
+    theirs, weights = fgvc_state_dict(stage, CLASSES)
+    model = timm.create_model(f"{stage}_atto", num_classes=CLASSES).eval()
+    model.load_state_dict(weights)
+    return model, theirs
 
 
 def timms():
