@@ -95,6 +95,22 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alon
         assert mine["images"] == other["images"] == 48
 
 
+def test_three_processes_that_resume_learn_what_they_would_have_bit_for_bit(
+    tmp_path, image_folder, recipe_file
+):
+    plain = settings(image_folder, recipe_file, **PLAIN, model="model_v_atto", sched="step")
+    train_together(tmp_path, 3, whole=plain, resumed={**plain, "epochs": 1})
+    train_together(tmp_path, 3, resumed={**plain, "resume": "auto"})
+    whole, resumed = (load_checkpoint(tmp_path / name / LAST) for name in ("whole", "resumed"))
+    assert whole["state_dict"].keys() == resumed["state_dict"].keys()
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+    losses = [
+        [past["train_loss"] for past in state["convnext_ablation"]["history"]] for state in (whole, resumed)
+    ]
+    assert losses[0] == losses[1]
+
+
 def test_batch_norm_statistics_of_two_processes_are_those_of_one_as_far_as_halves_tell(together, alone):
     one = alone(**TRAINING["batch norm"])["state_dict"]
     two = load_checkpoint(together / "batch norm" / LAST)["state_dict"]

@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from types import FrameType
 from typing import Any
 
@@ -44,9 +45,11 @@ class Processes:
         """Adds up the values of all processes, place by place, in float64."""
         if self.world_size == 1:
             return list(values)
-        total = torch.tensor(values, dtype=torch.float64)
-        dist.all_reduce(total, group=self.group)
-        return total.tolist()
+        mine = torch.tensor(values, dtype=torch.float64)
+        parts = [torch.empty_like(mine) for _ in range(self.world_size)]
+        dist.all_gather(parts, mine, group=self.group)
+        total: list[float] = reduce(torch.add, parts).tolist()  # in one order, however many there are
+        return total
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""

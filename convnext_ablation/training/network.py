@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import timm
 import torch
+import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.optim import create_optimizer_v2, optimizer_kwargs
@@ -173,7 +174,20 @@ def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Proc
         # newer torch warns of the argument even where it is given its default
         without: dict[str, Any] = {"broadcast_buffers": False} if arguments.no_ddp_bb else {}
         model = DistributedDataParallel(model, device_ids=devices, **without)
+        if processes.device.type == "cpu" and processes.world_size > 2:  # two numbers have one sum
+            model.register_comm_hook(None, lambda _, bucket: averaged_in_turn(bucket.buffer()))
     return model
+
+
+def averaged_in_turn(gradients: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
+    """Averages gradients over processes in the order of their ranks.
+
+    Gloo's order depends on where a gradient lies in its bucket, and torch changes that after the first step:
+    a run that has resumed would round otherwise.
+    """
+    parts = [torch.empty_like(gradients) for _ in range(dist.get_world_size())]
+    gathered = dist.all_gather(parts, gradients, async_op=True).get_future()
+    return gathered.then(lambda _: reduce(torch.add, parts) / len(parts))
 
 
 def create_average(model: nn.Module, arguments: TrainingArguments) -> ModelEmaV3 | None:
