@@ -16,10 +16,10 @@ from official_archives import (
 )
 from PIL import Image
 from test_data_packed import write_zip
-from test_data_walk import skipped
 
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare, verify
+from convnext_ablation.data.walk import read_skipped as skipped
 
 
 @pytest.fixture

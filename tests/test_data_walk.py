@@ -1,6 +1,5 @@
 """Trees of files as people bring them: each file is used, skipped for a reason, or refused."""
 
-import csv
 import io
 import os
 import shutil
@@ -19,17 +18,10 @@ from test_data_packed import write_zip
 from convnext_ablation.data.folder import check_folder, listing, sort_classes
 from convnext_ablation.data.layout import SPLIT_OF, SPLITS
 from convnext_ablation.data.prepare import prepare
+from convnext_ablation.data.walk import read_skipped as skipped
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import splits_of
 from convnext_ablation.training.splits import open_split
-
-
-def skipped(out):
-    path = out / "skipped.csv"
-    if not path.exists():
-        return {}
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return {row["name"]: row["reason"] for row in csv.DictReader(file)}
 
 
 def test_links_to_classes_and_images_are_followed(tmp_path):
@@ -292,9 +284,8 @@ _CONTENTS = st.sampled_from(
     [jpeg(3, size=(8, 8)), encoded("I;16", "PNG"), encoded("RGBA", "PNG"), encoded("CMYK", "JPEG"),
      encoded("P", "GIF"), encoded("RGB", "JPEG", exif=TURNED), b"", b"text", b"%!PS-Adobe-3.0"]
 )  # fmt: skip
-_FOLDERS = st.sampled_from(
-    ["ash", "birch", "ash ", "e\u0301lm", "2", ".h", "__MACOSX", "a/b", "x y.", "@eaDir"]
-)
+_CLASSES = st.sampled_from([("ash", "birch"), ("ash ", "e\u0301lm"), ("2", "10"), ("x y.", "[b]")])
+_FOLDERS = st.sampled_from([0, 0, 0, 1, 1, 1, ".h", "__MACOSX", "@eaDir", "oak"])
 _STEMS = st.sampled_from(["a", "B", "2", "é", "x y", "._a", "Thumbs.db", "LICENSE"])
 _ENDINGS = st.sampled_from(["", ".jpg", ".PNG", ".tiff", ".txt", ".eps", ".dat", ".heic"])
 _LAYOUTS = st.sampled_from(
@@ -302,13 +293,18 @@ _LAYOUTS = st.sampled_from(
 )
 
 
-@settings(max_examples=25, deadline=None)
-@given(_LAYOUTS, st.dictionaries(st.tuples(_FOLDERS, _STEMS, _ENDINGS), _CONTENTS, max_size=8), st.data())
-def test_each_file_is_used_or_skipped_and_folder_archives_and_lists_agree(tops, odd, data):
+@settings(max_examples=10, deadline=None)
+@given(
+    _LAYOUTS, _CLASSES,
+    st.dictionaries(st.tuples(_FOLDERS, _STEMS, _ENDINGS), _CONTENTS, min_size=3, max_size=12), st.data(),
+)  # fmt: skip
+def test_each_file_is_used_or_skipped_and_folder_archives_and_lists_agree(tops, classes, odd, data):
     """Or else all are refused alike."""
-    files = {f"{top}{name}": content for top in tops for name, content in plain(3).items()}
+    own = {f"{classes['birch' in name]}/{name.split('/')[1]}": each for name, each in plain(3).items()}
+    files = {f"{top}{name}": content for top in tops for name, content in own.items()}
     for (folder, stem, ending), content in odd.items():
-        files[f"{data.draw(st.sampled_from([*tops, '']))}{folder}/{stem}{ending}"] = content
+        folder = classes[folder] if isinstance(folder, int) else folder
+        files[f"{data.draw(st.sampled_from(tops))}{folder}/{stem}{ending}"] = content
     files = {unicodedata.normalize("NFC", name): content for name, content in files.items()}
     if any(one.startswith(f"{other}/") for one in files for other in files):
         return  # no file system has it

@@ -113,7 +113,14 @@ class ImageFolder(OwnPhotographs):
         self._say_lost({each.class_name for each in placed}, {each.name for each in placed})
         folders = class_folders(sorted({each.class_name for each in placed}), where)
         originals = [
-            Photograph(each.below, each.below, folders[each.class_name], each.split, source[each.name])
+            Photograph(
+                each.below,
+                each.below,
+                folders[each.class_name],
+                each.split,
+                source[each.name],
+                name=each.name,
+            )
             for each in placed
         ]
         return self.completed(originals, where)

@@ -157,6 +157,7 @@ class Photograph:
     piece: Any  # its method `read` gives the file
     box: Box | None = None
     group: str = ""  # those of one stay in one split
+    name: str = ""  # where it lies below what the user named, if that isn't `path`
 
 
 def pixels(text: str) -> int | None:
@@ -220,7 +221,7 @@ class Photographs(DataSet):
         except UserError:
             raise
         except Exception as error:  # decoders raise anything
-            raise BrokenPictureError(original.path, " ".join(str(error).split())) from error
+            raise BrokenPictureError(original.name or original.path, " ".join(str(error).split())) from error
         if self._keeps(original):
             file.write(data)
         else:
