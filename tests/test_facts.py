@@ -79,7 +79,7 @@ def test_page_and_tables_say_what_was_done(folder, run):
         "3 epochs from pre-trained weights, bfloat16, seed 5",
         f"{platform.node()} ({device_name('cpu')}), 1 thread",
         ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        "(3 classes, 21 test images, 28 x 32 px, 3 epochs, 1 seed)",
+        "Measured on shades0: 3 classes, 21 test images, 28 x 32 px, 3 epochs, 1 seed.",
     ]
     markdown, page = (report / "table.md").read_text(), read(report / "index.html")[0].words()
     assert [words for words in done if words not in markdown or words not in page] == []
