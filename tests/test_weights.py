@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -333,25 +334,23 @@ def test_what_a_hub_refuses_is_told_with_the_way_out(lab, weights, monkeypatch, 
 
 
 @pytest.mark.parametrize("said", [{"Retry-After": "7"}, {"RateLimit": '"api";r=0;t=7'}])
-@pytest.mark.parametrize(
-    "request_", ["HEAD .*config.json", "GET /api/models/", "GET /api/models$", "HEAD .*safe"]
-)
+@pytest.mark.parametrize("request_", ["HEAD .*config.json", "GET /api/models/", "HEAD .*safe"])
 def test_a_hub_that_asks_to_wait_is_waited_for(lab, weights, monkeypatch, request_, said):
     waited = []
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: waited.append(seconds) if seconds else None)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=waited.append))  # other threads sleep on
     lab.faults.append((request_, said))
     assert_loaded(pretrained(MODEL), weights)
-    assert waited in ([7], [8])  # the client, which adds one, waits for a list itself
+    assert waited == [7]
 
 
 def test_a_hub_that_asks_for_more_patience_than_there_is_says_when(lab, monkeypatch):
     waited = []
-    monkeypatch.setattr(download.time, "sleep", waited.append)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=waited.append))
     lab.faults.append(("HEAD", {"Retry-After": "3600"}))
     assert f"{lab.url} has had too many requests; try again in 3600 seconds" in refusal()
     lab.faults.append(("HEAD", {}))
     assert "has had too many requests; try again later" in refusal()
-    assert not any(waited)
+    assert not waited
 
 
 def test_a_namespace_is_found_in_any_case(lab, weights, monkeypatch):
