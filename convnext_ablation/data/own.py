@@ -112,17 +112,9 @@ class ImageFolder(OwnPhotographs):
         check_read([each.name for each in placed], self.skipped, where)
         self._say_lost({each.class_name for each in placed}, {each.name for each in placed})
         folders = class_folders(sorted({each.class_name for each in placed}), where)
-        originals = [
-            Photograph(
-                each.below,
-                each.below,
-                folders[each.class_name],
-                each.split,
-                source[each.name],
-                name=each.name,
-            )
-            for each in placed
-        ]
+        originals = []
+        for name, below, split, class_name in placed:
+            originals.append(Photograph(below, below, folders[class_name], split, source[name], name=name))
         return self.completed(originals, where)
 
     def _say_lost(self, classes: Collection[str], used: Iterable[str]) -> None:

@@ -119,11 +119,14 @@ class DataSet:
         it. Archives that are compared with the published ones are left out.
         """
         published = {} if getattr(self, "unofficial", False) else self.published
-        return {
-            name: _listing(path) if path.is_dir() else _hash(path)
-            for name, path in self.originals()
-            if path.is_dir() or name not in published
-        }
+        found = {}
+        for name, path in self.originals():
+            if path.is_dir():
+                found[name] = _listing(path)
+            elif name not in published:
+                with Progress(f"hashing {path.name}", path.stat().st_size, "B") as progress:
+                    found[name] = sha256_of(path, progress.update)
+        return found
 
     def check_place(self, out: Path) -> None:
         """Raises a `UserError` if the set would be written below the folder of its own images."""
@@ -273,11 +276,6 @@ def hold_out(
         done += [replace(original, split=split) for original in members[:count]]
         done += members[count:]
     return sorted(done, key=lambda original: original.path)
-
-
-def _hash(path: Path) -> str:
-    with Progress(f"hashing {path.name}", path.stat().st_size, "B") as progress:
-        return sha256_of(path, progress.update)
 
 
 def _listing(path: Path, times: bool = False) -> str:
