@@ -141,7 +141,9 @@ def test_500_batches_of_training_evaluation_and_prediction_take_no_more_than_50(
         first, most = np.max(part[:50], axis=0), np.max(part[50:], axis=0)
         assert (most - first <= [8, 0, 0, 8, 20]).all(), (first, most)  # workers are batches ahead
     del trainer
-    assert len(multiprocessing.active_children()) == 0
+    for worker in multiprocessing.active_children():  # told to end; on a busy machine it takes its time
+        worker.join(60)
+    assert not multiprocessing.active_children()
 
 
 @pytest.mark.parametrize("place", ["weight", "statistic", "average"])
