@@ -231,7 +231,7 @@ def test_a_folder_without_a_study_that_can_be_read_is_named(tmp_path, content, m
 
 def checkpoint(path, arch="model_i_atto", **arguments):
     settings = {"data_dir": "/x/in1k", "epochs": 100, "input_size": [3, 112, 112], "seed": 4, **arguments}
-    torch.save({"state_dict": {"w": torch.zeros(1)}, "arch": arch, "args": settings}, path)
+    torch.save({"state_dict": {"stem.conv.weight": torch.zeros(1)}, "arch": arch, "args": settings}, path)
 
 
 def test_the_files_to_start_from_are_found_and_told_apart(tmp_path):
@@ -281,12 +281,12 @@ def test_arguments_of_a_network_that_are_no_components_make_no_other_network(tmp
 
 def test_what_safetensors_say_of_themselves_is_their_origin(tmp_path):
     path = tmp_path / "model_i_atto.safetensors"
-    save_file({"w": torch.zeros(1)}, path, {"model": "model_i_atto", "source_format": "timm"})
+    save_file({"stem.conv.weight": torch.zeros(1)}, path, {"model": "model_i_atto", "source_format": "timm"})
     assert find_weights(str(path), POINTS[:1], [])[0].origin == "converted from timm"
-    save_file({"w": torch.zeros(1)}, path)
+    save_file({"stem.conv.weight": torch.zeros(1)}, path)
     assert find_weights(str(path), POINTS[:1], [])[0].origin == "not told"
     path.write_bytes(b"x")
-    with pytest.raises(UserError, match="not a safetensors file"):
+    with pytest.raises(UserError, match="not a checkpoint, or a damaged one"):
         find_weights(str(path), POINTS[:1], [])
 
 

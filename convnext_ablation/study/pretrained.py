@@ -162,7 +162,8 @@ def check_networks(study: Study, classes: int) -> None:
             try:
                 create_network(run.arguments, classes, Processes(torch.device("cpu")))
             except UserError as error:
-                raise UserError(f"--init {path}: {error}") from error
+                reason = str(error).removeprefix(f"{path}: ")
+                raise UserError(f"--init {path}: {reason}") from error
     if study.start is None:
         return
     for before in study.start.one_run_each():
