@@ -93,6 +93,17 @@ def test_boxes_of_birds_crop_within_the_image(birds, tmp_path):
             assert np.array_equal(np.asarray(stored), np.asarray(original.convert("RGB").crop(box)))
 
 
+@pytest.mark.parametrize(
+    "box", ["nan 5.0 30.0 20.0", "10.0 5.0 inf 20.0", "60.0 5.0 9.0 9.0", "10.0 5.0 30.0"]
+)
+def test_boxes_that_hold_no_picture_are_refused(tmp_path, box):
+    files = bird_files()
+    lists = "CUB_200_2011/bounding_boxes.txt"
+    files[lists] = files[lists].replace(b"10.0 5.0 30.0 20.0", box.encode())
+    write_tar(path := tmp_path / "CUB_200_2011.tgz", files, "w:gz")
+    refused("cub200", tmp_path, r"box", archive=path, unofficial=True, crop_to_box=True)
+
+
 def test_box_of_dogs_is_around_all_of_them(dogs, tmp_path):
     out = tmp_path / "out"
     prepare("stanford-dogs", out, **dogs, val=1, unofficial=True, size=None, crop_to_box=True, format="png")

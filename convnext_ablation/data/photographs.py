@@ -11,6 +11,7 @@ every version of every library, and whatever the order of the lists.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -249,6 +250,8 @@ class Photographs(DataSet):
 
 
 def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, int]:
+    if not all(map(math.isfinite, box)):
+        raise UserError(f"{name}: its bounding box {box} is not of numbers; mend the list of boxes")
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(size[0], round(box[2])), min(size[1], round(box[3]))
     if left >= right or top >= bottom:
