@@ -71,6 +71,21 @@ def test_who_raises_is_left_out_and_the_others_are_measured(monkeypatch: pytest.
 
 
 @pytest.mark.usefixtures("small_kernels")
+def test_outputs_that_are_not_finite_are_an_error(monkeypatch: pytest.MonkeyPatch):
+    build = contestants._network
+
+    def broken(name: str, one: Configuration) -> torch.nn.Module:
+        torch.nn.init.constant_((model := build(name, one)).head.fc.bias, torch.nan)
+        return model
+
+    monkeypatch.setattr(contestants, "_network", broken)
+    (result,) = contestants.measure(configuration("model_v_atto", "--forms", "plain"), lambda name: None)[
+        0
+    ].values()
+    assert (result.times, result.error) == (None, "FloatingPointError: its outputs are not finite")
+
+
+@pytest.mark.usefixtures("small_kernels")
 def test_training_steps_change_weights_under_autocast(monkeypatch: pytest.MonkeyPatch):
     seen: list[tuple[torch.nn.Module, torch.dtype]] = []
     build = contestants._network

@@ -218,6 +218,8 @@ def _prepared(
     output = step()
     result.preparation = timer() - start
     if isinstance(output, torch.Tensor):
+        if not output.isfinite().all():
+            raise FloatingPointError("its outputs are not finite")
         expected = plain(contestant.model)
         difference = (output.float().cpu() - expected).abs().max() / expected.abs().max()
         result.difference = difference.item()
