@@ -57,7 +57,7 @@ SPOILT = {
     "links that double": (lambda root: doubled(root / "ash"), "is a folder that more than 100 links lead to"),
     "no UTF-8": (
         lambda root: (root / "ash").rename(os.fsdecode(bytes(root) + b"/caf\xe9")),
-        r"the name 'caf\\udce9/0\.jpg' is not UTF-8 in one line",
+        r"the name 'caf\\udce9/0\.jpg' is not valid UTF-8, or has a line break",
     ),
     "one name after stripping": (
         lambda root: shutil.copytree(root / "ash", root / "ash "),

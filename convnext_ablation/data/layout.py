@@ -62,7 +62,7 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
         elif len(rest) != (3 if splits else 2):
             raise UserError(f"{where}: {name} is not {expected}; move or remove it")
         elif name.splitlines() != [name] or (not name.isascii() and _has_surrogates(name)):
-            raise UserError(f"{where}: the name {name!r} is not UTF-8 in one line; change it")
+            raise UserError(f"{where}: the name {name!r} is not valid UTF-8, or has a line break; rename it")
         else:
             yield Placed(name, "/".join(rest), split, rest[-2])
 
