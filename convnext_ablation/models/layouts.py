@@ -212,7 +212,7 @@ def unwrapped(state_dict: StateDict) -> StateDict:
 
 
 def classes_of(state_dict: StateDict, classifier: str) -> int | None:
-    """How many classes weights are for, None if that can't be told.
+    """Returns the number of classes that weights are for, None if it is unknown.
 
     Args:
         state_dict: Of any layout.
