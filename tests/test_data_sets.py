@@ -294,6 +294,15 @@ BIRD, DOG = f"CUB_200_2011/images/{bird_path(1)}", DOGS["test"][1][0]
 _BIRDS = zip(sorted(BIRDS), BIRDS.values(), strict=True)
 SHIFTED = "".join(f"{id_} {label}\n" for id_, (label, *_) in _BIRDS).encode()
 # the set, the list, what of it (or all) is replaced by what (or nothing), and how that is refused
+# the second box is wrong, and min() and max() would take the first
+NAN_BOX = (
+    b"<a>"
+    + b"".join(
+        b"<bndbox><xmin>%s</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>" % left
+        for left in (b"1", b"nan")
+    )
+    + b"</a>"
+)
 BROKEN = {
     "unknown variant": (
         "fgvc-aircraft", LIST("test"), b"707", b"717", "has '717-320', which variants.txt",
@@ -336,6 +345,7 @@ BROKEN = {
     "listed dog": ("stanford-dogs", f"Images/{DOG}", None, None, r"which test_list\.mat lists"),
     "no annotation": ("stanford-dogs", f"Annotation/{DOG[:-4]}", None, None, "has no Annotation/n0"),
     "no box": ("stanford-dogs", f"Annotation/{DOG[:-4]}", None, b"<a/>", "can't be read"),
+    "box of NaN": ("stanford-dogs", f"Annotation/{DOG[:-4]}", None, NAN_BOX, "a side of a box is no number"),
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ their labels; ``convnext-ablation data-report --against`` counts them.
 
 from __future__ import annotations
 
+import math
 import unicodedata
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
@@ -184,6 +185,8 @@ def _read_box(annotations: Source, path: str) -> Box:
             [float(box.findtext(side, "")) for side in ("xmin", "ymin", "xmax", "ymax")]
             for box in tree.iter("bndbox")
         ]
+        if not all(math.isfinite(side) for box in boxes for side in box):
+            raise ValueError("a side of a box is no number")
         lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{annotations.path}: {name} can't be read ({error}); get it again") from error
