@@ -214,7 +214,8 @@ def test_the_answer_is_of_all_images_and_of_those_that_are_left(report):
     d = expected_effects(TABLES)[0, "difference", "cub200+dogs"]
     assert d.p_holm < 0.05
     assert said[0].startswith(
-        f"{STAGES.contrasts[0].label} matters more on cub200 and dogs. The difference to imagenet is "
+        f"{STAGES.contrasts[0].label} matters more, averaged over cub200 and dogs. "
+        "The difference to imagenet is "
         f"{points_text(d).replace(' ', ' points ', 1)}, p "
     )
     left = expected_effects(kept(TABLES))[0, "difference", "cub200+dogs"]
@@ -314,7 +315,7 @@ def test_the_terminal_has_the_table_the_answer_and_the_warnings(folder, tmp_path
     assert "without 100 images" not in said
     assert cell(TABLES["dogs"][4], ".1f") in said
     assert text(tmp_path / "new" / "answer.txt") in said
-    assert said.count(" matters more on cub200 and dogs.") == 1
+    assert said.count(" matters more, averaged over cub200 and dogs.") == 1
     assert "WARNING: the project's tables show" in said
     page = f"{tmp_path}/new/index.html"
     assert said.endswith(

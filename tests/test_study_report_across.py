@@ -101,7 +101,8 @@ def test_the_answer_says_what_matters_more_and_what_could_not_be_told():
     sizes = [100 * effect.difference.estimate for effect in more.effects]
     said = answer_across(FOUND)
     assert said.startswith(
-        f"kernel 7 matters more on CUB and Dogs. The difference to ImageNet is {100 * d.estimate:+.1f} "
+        "kernel 7 matters more, averaged over CUB and Dogs. "
+        f"The difference to ImageNet is {100 * d.estimate:+.1f} "
         f"points [{100 * d.low:+.1f}, {100 * d.high:+.1f}], p {d.p_holm:.3f}. "
         f"Its effect is {sizes[0]:+.1f} points on ImageNet, {sizes[1]:+.1f} on CUB and {sizes[2]:+.1f} on "
         "Dogs. "
@@ -117,10 +118,10 @@ def test_the_answer_says_what_matters_more_and_what_could_not_be_told():
 @pytest.mark.parametrize(
     ("general", "tuned", "said"),
     [
-        (0.0, (0, -0.15, -0.15, -0.11), "kernel 7 costs more on"),
-        (-0.4, (0, -0.04, -0.04, 0.0), "kernel 7 costs less on"),
-        (0.02, (0, -0.15, -0.15, -0.11), "kernel 7 adds less on"),
-        (0.3, (0, 0.15, 0.15, 0.19), "kernel 7 matters less on"),
+        (0.0, (0, -0.15, -0.15, -0.11), "kernel 7 costs more, averaged over"),
+        (-0.4, (0, -0.04, -0.04, 0.0), "kernel 7 costs less, averaged over"),
+        (0.02, (0, -0.15, -0.15, -0.11), "kernel 7 adds less, averaged over"),
+        (0.3, (0, 0.15, 0.15, 0.19), "kernel 7 matters less, averaged over"),
         (
             0.02,
             (0.02, 0.02, 0.02, 0.06),

@@ -116,9 +116,10 @@ def _gap_texts(gap: Gap, general: str, sizes: dict[str, float]) -> list[str]:
     d, tuned = gap.difference, sum(sizes[name] for name in gap.sets)
     verb = "matters" if tuned > 0 else "costs" if sizes[general] <= 0 else "adds"
     more = "more" if (d.estimate > 0) == (tuned > 0 or sizes[general] > 0) else "less"
+    where = ", averaged over" if gap.sets[1:] else " on"  # the sets may differ among themselves
     first, *others = (f"{percent_points(size)}{{}} on {name}" for name, size in sizes.items())
     return [
-        f"{gap.label} {verb} {more} on {joined(gap.sets)}.",
+        f"{gap.label} {verb} {more}{where} {joined(gap.sets)}.",
         f"The difference to {general} is {percent_points(d.estimate)} points {_interval(d)}, "
         f"p {p_text(d.p_holm)}.",
         f"Its effect is {joined([first.format(' points'), *(each.format('') for each in others)])}.",
