@@ -50,7 +50,7 @@ def test_a_class_of_any_picture_format_is_prepared(tmp_path, ending):
             {"train/a/1.jpg": b"", "val/a/1.jpg": b"", "test/b/1.jpg": b""},
             "class 'b' has images in test but none in train",
         ),
-        ({"a/1.jpg": b"", "a/\udcff.jpg": b""}, r"'a/\\udcff.jpg' is not UTF-8"),
+        ({"a/1.jpg": b"", "a/\udcff.jpg": b""}, r"'a/\\udcff.jpg' is not valid UTF-8"),
         ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)}, "has too few images to hold any out for val"),
         (
             {f"{split}/{split}/{c}/1.jpg": b"" for split in ("train", "test") for c in "ab"},
