@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib.metadata import version
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,8 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     partial = out.with_name(f"{out.name}.partial")
     _begin(dataset, partial)
+    beside = ThreadPool(1)  # hashes the originals while they are listed and read
+    content = beside.apply_async(dataset.content)
     try:
         images = list(dataset.records(partial / _SCRATCH))
         classes = _numbered_classes(dataset, [record for record, _ in images])
@@ -179,14 +182,20 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         skipped, changed = getattr(dataset, "skipped", {}), _count_changes(partial)
         write_skipped(partial, skipped)
+        description = _describe(dataset)
+        if originals := content.get():
+            description["originals"] = originals
         if isinstance(dataset, Photographs):
-            _write_json(partial / DESCRIPTION, {**read_description(partial / DESCRIPTION), CHANGED: changed})
+            description[CHANGED] = changed
+        _write_json(partial / DESCRIPTION, description)
         shutil.rmtree(partial / _SCRATCH)
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
     except UserError:  # after anything else, such as a full disk, the same command resumes
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        beside.terminate()
     counts = {split: sum(record.split == split for record in records) for split in dataset.splits}
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
@@ -313,6 +322,5 @@ def _begin(dataset: DataSet, partial: Path) -> None:
             return
         shutil.rmtree(partial)
     (partial / _SCRATCH).mkdir(parents=True)
-    originals = dataset.content()
-    _write_json(partial / DESCRIPTION, {**description, **({"originals": originals} if originals else {})})
+    _write_json(partial / DESCRIPTION, description)
     _write_json(partial / _SCRATCH / "origin.json", origin)
