@@ -287,6 +287,24 @@ def test_validation_says_first_which_weights_it_took(tiny, data, capsys):
     assert f'"top1": {picked:.4f}'.rstrip("0") in result
 
 
+def test_validation_takes_the_folder_of_a_run_or_of_its_release(finished, released, data, tmp_path, capsys):
+    def validate(weights, *more):
+        given = (data, "--split", "test", "--checkpoint", weights, *CPU, *more)
+        return validate_command.main([*map(str, (*given, "--predictions-file", tmp_path / "rows.csv"))])
+
+    assert validate(finished, "--use-ema") == 0
+    rows = (tmp_path / "rows.csv").read_text()
+    assert validate(finished) == validate(released) == 0
+    assert (tmp_path / "rows.csv").read_text() == rows
+    capsys.readouterr()
+    assert validate(released, "--model", "model_iv_atto") == validate(tmp_path) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"validate.py: error: {released} says of which network it is; leave --model out",
+        f"validate.py: error: {tmp_path}: is no run and no release, it has neither model_best.pth.tar nor "
+        "config.json; name a file",
+    ]
+
+
 # what is refused
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 from timm.data import resolve_data_config
 from timm.utils import reparameterize_model
@@ -16,13 +15,11 @@ from timm.utils import reparameterize_model
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import compile_network
-from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
-from convnext_ablation.models.layouts import classes_of
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.network import check_finite, create_network, create_precision
+from convnext_ablation.training.network import check_finite, create_precision
 from convnext_ablation.training.predictions import (
     Predictions,
     excluded_ids,
@@ -31,7 +28,7 @@ from convnext_ablation.training.predictions import (
     write_predictions,
 )
 from convnext_ablation.training.splits import count_classes, number_as_trained, open_split
-from convnext_ablation.weights import release_of
+from convnext_ablation.training.trained import TrainedWeights
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -43,11 +40,6 @@ _SHARED = (
     "in_chans", "input_size", "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last",
     "fast_norm", "model_kwargs", "torchcompile", "torchcompile_mode", "device", "amp", "amp_dtype",
     "model_dtype", "workers", "pin_mem", "seed",
-)  # fmt: skip
-# what a run's own weights are evaluated with if nothing else is given
-_OF_THE_RUN = (
-    "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "crop_pct", "mean",
-    "std", "interpolation",
 )  # fmt: skip
 # what timm's validate.py takes besides
 TIMM_ONLY = (
@@ -65,7 +57,7 @@ class ValidationArguments:
     run: TrainingArguments  # those that `train.py` has too
     split: str = _data("validation", "split to evaluate on; '' if data_dir itself is it")
     exclude: str = _data("", "file of image ids; the figures without these images are given, too")
-    checkpoint: str = _model("", "file of the weights")
+    checkpoint: str = _model("", "weights: a file, the folder of a run or release, or hf-hub:NAME")
     use_ema: bool = _model(False, "take the averaged weights of the checkpoint")
     reparam: bool = _model(False, "fold what can be folded first")
     use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
@@ -120,43 +112,23 @@ class Validation:
 
     def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
         self.arguments, self.processes = arguments, processes
-        checkpoint = read_checkpoint(arguments.checkpoint) if arguments.checkpoint else None
-        saved = _told(checkpoint, arguments.run.model) if checkpoint else {}
-        names: Sequence[str] = checkpoint.classes if checkpoint else ()
-        if checkpoint and not names and (release := release_of(checkpoint.path)):
-            names = release.label_names or ()
-        found = {
-            name: saved[name] for name in _OF_THE_RUN if not getattr(arguments.run, name) and saved.get(name)
-        }
-        run = replace(arguments.run, **found)
-        self.taken = [f"{name} {getattr(run, name)}" for name in found]
-        if not run.model:
-            raise UserError(f"{arguments.checkpoint}: doesn't say what network it is of; give --model")
+        weights = TrainedWeights(arguments.run, arguments.checkpoint)
+        run, self.taken = weights.arguments, weights.taken
         dry_run(run, trains=False)
         self.images = open_split(run, arguments.split)
         self.excluded: set[str] | None = None
         if arguments.exclude:
             path, ids = Path(arguments.exclude), self.images.ids()
             self.excluded = excluded_ids(path, ids, self.images.name, arguments.split)
-        classes, whose = run.num_classes, arguments.checkpoint
-        if arguments.checkpoint and classes is None:
+        classes = run.num_classes
+        if weights.in_file and classes is None:
             split = replace(run, train_split=arguments.split)
-            classes = len(names) or count_classes(split, {arguments.split: self.images})
-        run = replace(run, pretrained=run.pretrained or not arguments.checkpoint)
-        model: Any = create_network(run, classes, processes)
+            classes = len(weights.names) or count_classes(split, {arguments.split: self.images})
+        model: Any = weights.network(classes, processes)
         self.model, self.classes = model, int(model.num_classes)
         self.run = replace(run, num_classes=self.classes)
-        if not arguments.checkpoint:
-            names, whose = model.pretrained_cfg.get("label_names") or (), run.model
-        names = names if len(names) == self.classes else ()  # else of another head
-        number_as_trained(self.images, names, self.classes, run.class_map, whose)
-        if checkpoint:
-            kind = "averaged" if arguments.use_ema else "plain"
-            self.loaded = checkpoint.load(self.model, kind)
-            if checkpoint.averaged and kind == "plain":
-                picked = saved.get("model_ema") and not saved.get("model_ema_force_cpu")
-                by = ", by which the run picked its best epoch" if picked else ""
-                self.loaded += f"; --use-ema takes the averaged ones{by}"
+        number_as_trained(self.images, weights.names, self.classes, run.class_map, weights.whose)
+        self.loaded = weights.load(self.model, "averaged" if arguments.use_ema else "plain")
         check_finite(self.model, arguments.checkpoint or self.run.model)
         if arguments.reparam:
             self.model = reparameterize_model(self.model)
@@ -227,14 +199,3 @@ class Validation:
         if self.images.left_out:
             result["left_out"] = self.images.left_out
         return result
-
-
-def _told(checkpoint: Checkpoint, model: str) -> dict[str, Any]:
-    """What a checkpoint, or the release that it is of, says of its network."""
-    release = release_of(checkpoint.path)
-    saved = checkpoint.arguments | ({"num_classes": release.num_classes} if release else {})
-    saved["model"] = checkpoint.architecture or saved.get("model")
-    if saved.get("num_classes") is None:
-        cfg = timm.get_pretrained_cfg(model or saved["model"] or "", allow_unregistered=True)
-        saved["num_classes"] = classes_of(checkpoint.weights(), str(cfg and cfg.classifier))
-    return saved
