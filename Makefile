@@ -18,7 +18,7 @@ reported = mkdir -p .cache; if $(1) > .cache/$@.log 2>&1; \
 # a module is compiled once, and not in each process
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study test lint types copies unit slurm-test oldest-timm avx2 clean
+.PHONY: study test lint format types copies unit slurm-test oldest-timm avx2 clean
 
 # pre-train the five stages on drawn characters, fine-tune them on two finer sets, and say which step matters where
 study: $(VENV)/.study
@@ -32,6 +32,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory -j 2 types copies
+
+# mends what `lint` finds in style
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
 
 types:
 	$(BIN)/mypy
