@@ -18,7 +18,7 @@ reported = mkdir -p .cache; if $(1) > .cache/$@.log 2>&1; \
 # a module is compiled once, and not in each process
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study test lint format types copies unit slurm-test oldest-timm avx2 clean
+.PHONY: study test lint format types copies unit docs slurm-test oldest-timm avx2 clean
 
 # pre-train the five stages on drawn characters, fine-tune them on two finer sets, and say which step matters where
 study: $(VENV)/.study
@@ -26,7 +26,7 @@ study: $(VENV)/.study
 
 # beside the others, as some tests wait
 test: lint
-	$(MAKE) --no-print-directory -j 2 unit oldest-timm avx2
+	$(MAKE) --no-print-directory -j 2 unit oldest-timm avx2 docs
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -46,6 +46,10 @@ copies:
 
 unit: $(VENV)/.test
 	$(PYTEST) -n 2 --durations=10 --cov --cov-fail-under=90 tests
+
+# the documentation as a site, in .cache/site; a broken link is an error
+docs: $(VENV)/.test
+	@$(call reported,NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir .cache/site)
 
 # studies as jobs of a Slurm of two nodes on this machine; as root, on Debian
 slurm-test: $(VENV)/.test
@@ -74,7 +78,7 @@ avx2: $(VENV)/.test
 
 # one environment for both; `test` adds its tools; by uv, in a third of pip's time, or by pip where uv cannot
 $(VENV)/.study: EXTRAS := study
-$(VENV)/.test: EXTRAS := study,test
+$(VENV)/.test: EXTRAS := study,test,docs
 $(VENV)/.study $(VENV)/.test: setup.cfg pyproject.toml
 	@echo "making the environment in $(VENV), some minutes the first time"
 	@start=$$(date +%s); \

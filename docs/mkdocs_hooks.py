@@ -1,0 +1,50 @@
+"""Hooks of mkdocs: the repository's files at their own paths, and a page of what each command takes."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+from convnext_ablation.cli import main as command_line
+from convnext_ablation.cli import train, validate
+
+FOLDERS = ("docs", "results", "benchmarks", "tests", "convnext_ablation")
+SUFFIXES = {".md", ".py", ".svg", ".pdf", ".csv", ".tex", ".txt", ".html", ".yaml"}
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Replaces the pages of docs/ by all files that pages may link to, at their paths in the repository."""
+    for file in list(files):
+        if file.src_dir == config.docs_dir:
+            files.remove(file)
+    root = Path(config.config_file_path).parent
+    paths = [*root.glob("*.md"), *(path for folder in FOLDERS for path in root.glob(f"{folder}/**/*"))]
+    for path in paths:
+        if path.suffix in SUFFIXES and "templates" not in path.parts:
+            uri = path.relative_to(root).as_posix()
+            files.append(File.generated(config, uri, abs_src_path=str(path)))
+    files.append(File.generated(config, "docs/commands.md", content="\n".join(_commands())))
+    return files
+
+
+def _commands() -> Iterator[str]:
+    yield "# Commands\n\nWhat `--help` prints of each.\n"
+    for name, what in command_line.COMMANDS.items():
+        for command in [f"{name} {part}" for part in what] if isinstance(what, Mapping) else [name]:
+            yield _help(f"convnext-ablation {command}", command_line.main, command.split())
+    for script in (train, validate):
+        yield _help(f"{script.__name__.rpartition('.')[2]}.py", script.main, [])
+
+
+def _help(title: str, main: Callable[[list[str]], int], argv: list[str]) -> str:
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}  # of argparse
+    said = io.StringIO()
+    with redirect_stdout(said), suppress(SystemExit):
+        main([*argv, "--help"])
+    return f"## {title}\n\n```text\n{said.getvalue().rstrip()}\n```\n"
