@@ -1,0 +1,44 @@
+"""README and docs: short, in short sentences, and true."""
+
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from convnext_ablation import __version__
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Those of a page's paragraphs and lists; inline code counts as one word, tables and headings as none."""
+    text = FENCED.sub("", text)
+    text = re.sub(r"^(?: {4}|\||#|:::).*$", "", text, flags=re.M)
+    text = re.sub(r"`[^`]+`", "code", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    for paragraph in re.split(r"\n\s*\n|^ *(?:[-*]|\d+\.) ", text, flags=re.M):
+        yield from filter(None, re.split(r"(?<=[.!?])[*)\"]*\s+", " ".join(paragraph.split())))
+
+
+def test_sentences_are_short():
+    lengths = {sentence: len(sentence.split()) for page in PAGES for sentence in sentences(page.read_text())}
+    assert len(lengths) > 500
+    assert statistics.median(lengths.values()) <= 18
+    assert {sentence: words for sentence, words in lengths.items() if words > 40} == {}
+
+
+def test_what_counts_as_a_sentence():
+    text = "# Title\n\nOne `a b.c d` [two](x.md). Three\nfour!\n\n- Five.\n\n```bash\nsix. 7\n```\n|8.|\n"
+    assert list(sentences(text)) == ["One code two.", "Three four!", "Five."]
+
+
+def test_the_readme_takes_two_screens():
+    assert len((ROOT / "README.md").read_text().split()) <= 900
+
+
+def test_the_citation_is_of_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
