@@ -60,6 +60,7 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
         {"data_fingerprint": "0" * 64},
         {"recipe": {**STUDY.recipe, "epochs": 3}},
         {"recipe": {**STUDY.recipe, "global_batch": 8}},
+        {"recipe": {**STUDY.recipe, "early_stopping": 3}},
         {"learning_rates": dict.fromkeys(STUDY.learning_rates, 0.002)},
         {"precision": "bfloat16"},
         {"threads": 2},

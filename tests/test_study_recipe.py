@@ -1,6 +1,7 @@
 """The recipe of a study: what the command line changes of it, and what doesn't fit."""
 
 import itertools
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -108,12 +109,24 @@ def test_a_learning_rate_that_is_given_comes_before_the_table_and_the_recipes():
         (["--batch-size=0"], "batch_size is 0; it must be at least 1"),
         (["--workers=-1"], "--workers is -1; it must be at least 0"),
         (["--set", "global_batch=12"], "global_batch is 12, no multiple of batch_size 8 x 1 process = 8"),
+        (
+            ["--set", "early_stopping=3", f"--train-script={__file__}"],
+            "early_stopping is 3, and timm's script has no such argument; leave one out",
+        ),
     ],
 )
 def test_values_that_the_recipe_cannot_take_are_refused(planned, words, message):
     with pytest.raises(UserError, match=message) as caught:
         planned("", *words)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_that_is_tested_on_its_validation_images_does_not_stop_by_them(planned, image_folder, tmp_path):
+    for split in ("train", "val"):
+        shutil.copytree(image_folder / split, tmp_path / "data" / split)
+    with pytest.raises(UserError, match="early_stopping would look at the images of the test"):
+        planned("early_stopping: 2", f"--data={tmp_path / 'data'}")
+    assert planned("early_stopping: 2").runs()[0].arguments.early_stopping == 2
 
 
 def epochs_by_timm(arguments):

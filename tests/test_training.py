@@ -14,7 +14,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.evaluation import merge, predict
-from convnext_ablation.training.history import BEST, SUMMARY
+from convnext_ablation.training.history import BEST, SUMMARY, Epoch, stops_early
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.predictions import Predictions
@@ -70,6 +70,35 @@ def test_a_run_learns_and_keeps_the_best_epoch(arguments, tmp_path):
         "test_resnet", num_classes=3, in_chans=1, checkpoint_path=str(tmp_path / BEST)
     )
     assert same_weights(by_timm.state_dict(), trainer.model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("top1", "settings", "stops"),
+    [
+        ([50, 60, 60, 59], {}, [False, False, False, True]),
+        ([60, 50, 61, 50, 50], {}, [False, False, False, False, True]),
+        ([60, 50, 50, 50], {"warmup_epochs": 2}, [False, False, False, True]),
+        ([None, 60, None, 60, None, 60], {"val_interval": 2}, [False] * 5 + [True]),
+        ([60, 60, 60, 60], {"early_stopping": 0}, [False] * 4),
+        ([50, 60, 70], {"eval_metric": "loss"}, [False, False, True]),  # the loss is as large here
+    ],
+)
+def test_a_run_stops_after_evaluations_without_a_better_one(arguments, top1, settings, stops):
+    given = arguments(**{"early_stopping": 2, **settings})
+    history = [Epoch(epoch, 1.0, value, value, value, 0.1) for epoch, value in enumerate(top1)]
+    assert [stops_early(history[: done + 1], given) for done in range(len(history))] == stops
+
+
+def test_a_run_that_stops_early_resumes_with_its_count(arguments, tmp_path):
+    lines = []
+    for epochs in (2, 9, 9):
+        still = arguments(model="test_convnext", lr=1e-30, early_stopping=2, epochs=epochs, resume="auto")
+        trainer = Trainer(still, tmp_path)
+        trainer.log.line = lines.append
+        trainer.run()
+    assert [epoch.epoch for epoch in trainer.history] == [0, 1, 2]
+    told = "stopped early, after 3 of 9 epochs: 2 evaluations without a better top1 than that of epoch 0"
+    assert lines.count(told) == 2
 
 
 def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):

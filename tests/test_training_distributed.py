@@ -30,6 +30,7 @@ TRAINING = {
         "model_ema_decay": 0.5,
     },
     "global batch": {**PLAIN, "model": "test_convnext", "global_batch": 16, "batch_size": 2},
+    "stops early": {**PLAIN, "model": "test_convnext", "lr": 1e-30, "epochs": 9, "early_stopping": 1},
     # weights that stand still: what BatchNorm notes down of its inputs is compared
     "batch norm": {**PLAIN, "model": "model_i_atto", "lr": 1e-12, "epochs": 1, "no_ddp_bb": True},
 }
@@ -122,6 +123,10 @@ def test_batch_norm_statistics_of_two_processes_are_those_of_one_as_far_as_halve
     ratio = two["stem.norm.running_var"] / one["stem.norm.running_var"]
     assert not torch.equal(two["stem.norm.running_var"], one["stem.norm.running_var"])
     assert 0.8 < ratio.min() < ratio.max() < 1.2
+
+
+def test_two_processes_stop_early_together(together):
+    assert load_checkpoint(together / "stops early" / LAST)["epoch"] == 1  # the second
 
 
 def test_two_processes_count_every_image_once(together, tmp_path, image_folder, recipe_file):

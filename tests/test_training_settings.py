@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.training import settings, validation
+from convnext_ablation.training import network, settings, validation
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
 
-OURS = {"global_batch", "skip_bad_images", "test_split"}
+OURS = {"early_stopping", "global_batch", "skip_bad_images", "test_split"}
 OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file", "skip_bad_images"}
 
 
@@ -84,6 +84,11 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
         (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
         (["--lr", "-1.0"], r"lr is -1\.0; it must be at least 0"),
+        (["--early-stopping", "3", "--val-split", ""], "early_stopping is 3; it needs a val_split"),
+        (
+            ["--sched", "plateau", "--early-stopping", "11"],
+            "early_stopping is 11, and plateau lowers the learning rate only after 11 evaluations",
+        ),
     ],
 )
 def test_a_bad_command_line_is_one_line(argv, message):
@@ -139,6 +144,16 @@ def test_help_gives_ranges(capsys):
 def test_values_of_another_type_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         TrainingArguments(**settings)
+
+
+def test_a_schedule_that_torch_has_outgrown_is_one_line_with_a_way_out(monkeypatch):
+    def made(*args, **kwargs):
+        raise TypeError("__init__() got an unexpected keyword argument 'verbose'")
+
+    monkeypatch.setattr(network, "create_scheduler_v2", made)
+    message = r"sched plateau \(timm .*'verbose'; pip install 'timm>=1\.0\.23', or give another sched"
+    with pytest.raises(UserError, match=message):
+        dry_run(TrainingArguments(model="test_resnet", sched="plateau", device="cpu"))
 
 
 def test_channels_without_a_size_are_one_line():

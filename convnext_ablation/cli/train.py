@@ -149,7 +149,8 @@ def _introduced(trainer: Trainer) -> str:
 
 def _epochs(trainer: Trainer) -> str:
     """How many epochs there are, and which of them timm adds to `epochs`."""
-    arguments, text = trainer.arguments, f"{trainer.epochs} epochs"
+    arguments = trainer.arguments
+    text = f"{'up to ' if arguments.early_stopping else ''}{trainer.epochs} epochs"
     warmup, cooldown = arguments.warmup_epochs * arguments.warmup_prefix, arguments.cooldown_epochs
     added = [f"{warmup} of warm-up before them"] if warmup else []
     added += [f"{cooldown} of cooldown"] if cooldown else []

@@ -20,7 +20,7 @@ from convnext_ablation.models.checkpoint_files import OURS, read_checkpoint
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.history import BEST, SUMMARY, Epoch, best_of, read_summary
+from convnext_ablation.training.history import BEST, SUMMARY, Epoch, best_of, read_summary, stops_early
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.training.predictions import Predictions
@@ -107,7 +107,7 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
         best = history[-1]
     if best is None:
         raise UserError(f"{folder}: {SUMMARY} has no epoch with a {metric}; this is no finished run")
-    if history[-1].epoch + 1 < arguments.epochs:
+    if history[-1].epoch + 1 < arguments.epochs and not stops_early(history, arguments):
         raise UserError(
             f"{folder}: only {history[-1].epoch + 1} of {arguments.epochs} epochs are done; "
             "finish it with --resume auto, then publish it"

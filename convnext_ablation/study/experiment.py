@@ -27,7 +27,7 @@ _NOT_IDENTITY = (
     "pretrained_path", "initial_checkpoint",
 )  # fmt: skip
 # arguments of later versions, with the defaults that all runs of earlier ones had
-_SINCE: Mapping[str, Any] = {"global_batch": None}
+_SINCE: Mapping[str, Any] = {"global_batch": None, "early_stopping": 0}
 
 
 def splits_of(root: Path) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from convnext_ablation.data.layout import find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
 from convnext_ablation.study.experiment import Run, Script
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.history import BEST, LAST
 from convnext_ablation.training.loop import StoppedError, Trainer
@@ -41,6 +42,13 @@ def find_script(path: str) -> Script:
     if not Path(path).is_file():
         raise UserError(f"--train-script {path}: no such file; to get timm's: {stock.clone_command()}")
     return Script(str(Path(path).resolve()), sha256_of(Path(path)), timm.__version__)
+
+
+def check_arguments(arguments: TrainingArguments) -> None:
+    """Refuses arguments that timm's script would ignore."""
+    for name in ("early_stopping", "skip_bad_images"):
+        if value := getattr(arguments, name):
+            raise UserError(f"{name} is {value}, and timm's script has no such argument; leave one out")
 
 
 def check_script(script: Script) -> None:

@@ -27,7 +27,7 @@ from convnext_ablation.study.experiment import (
     splits_of,
 )
 from convnext_ablation.study.experiment_file import named, overridden, phases_of
-from convnext_ablation.study.external import find_script
+from convnext_ablation.study.external import check_arguments, find_script
 from convnext_ablation.study.pretrained import check_networks, check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
@@ -118,6 +118,14 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         start=start,
         own_recipes=own_recipes,
     )
+    for run in study.one_run_each():
+        if script:
+            check_arguments(run.arguments)
+        if run.tests_last and run.arguments.early_stopping:
+            raise UserError(
+                f"{data.root}: early_stopping would look at the images of the test; leave it out, or add "
+                "a split of images to test on"
+            )
     first, images = study.one_run_each()[0], data.counts["train"]
     batch = first.arguments.global_batch or first.arguments.batch_size
     if batch > images:

@@ -163,6 +163,7 @@ class TrainingArguments:
     seed: int = _run(42, "seed of everything random", "[0, inf)")
     log_interval: int = _run(50, "updates between two lines about the training", "[1, inf)")
     val_interval: int = _run(1, "epochs between two evaluations", "[1, inf)")
+    early_stopping: int = _run(0, "end after so many evaluations without a better; 0 for never", "[0, inf)")
     recovery_interval: int = _run(0, "updates between checkpoints in an epoch; 0 for none", "[0, inf)")
     checkpoint_hist: int = _run(10, "checkpoints of the best epochs to keep; 0 for none", "[0, inf)")
     output: str = _run("", "folder of the experiments (output/train if not given)")
@@ -192,6 +193,14 @@ class TrainingArguments:
             raise UserError(f"in_chans is {self.in_chans}, and input_size {list(self.input_size)}; give one")
         if self.mixes and self.batch_size % 2:
             raise UserError(f"batch_size is {self.batch_size}; mixup and cutmix need an even one")
+        if self.early_stopping and not self.val_split:
+            raise UserError(f"early_stopping is {self.early_stopping}; it needs a val_split")
+        if self.sched == "plateau" and 0 < self.early_stopping <= self.patience_epochs + 1:
+            raise UserError(
+                f"early_stopping is {self.early_stopping}, and plateau lowers the learning rate only after "
+                f"{self.patience_epochs + 1} evaluations without a better one; give more than that, or a "
+                "smaller patience_epochs"
+            )
         if self.amp and self.model_dtype not in (None, "float32"):
             raise UserError(f"model_dtype is {self.model_dtype}; amp needs float32")
 

@@ -140,10 +140,15 @@ def _try_training(arguments: TrainingArguments, images: Images, config: dict[str
     with in_one_line(f"opt {arguments.opt}"):
         parameters(torch.ones(1, 2)).sum().backward()
         optimizer.step()
-    with in_one_line(f"sched {arguments.sched} (timm {timm.__version__})"):
-        scheduler, epochs = create_scheduler(arguments, optimizer, updates=1)
-        for epoch in (0, epochs // 2, epochs) if scheduler else ():
-            scheduler.step(epoch, 1.0)
+    try:
+        with in_one_line(f"sched {arguments.sched} (timm {timm.__version__})"):
+            scheduler, epochs = create_scheduler(arguments, optimizer, updates=1)
+            for epoch in (0, epochs // 2, epochs) if scheduler else ():
+                scheduler.step(epoch, 1.0)
+    except UserError as error:
+        if "'verbose'" in str(error):  # which torch no longer takes
+            raise UserError(f"{error}; pip install 'timm>=1.0.23', or give another sched") from error
+        raise
     if scheduler is None:
         raise UserError(f"sched {arguments.sched}: give step, decay_rate 1 and warmup_epochs 0 instead")
     if (arguments.start_epoch or 0) >= epochs:

@@ -11,6 +11,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
+from convnext_ablation.training.arguments import TrainingArguments
 
 SUMMARY, LAST, BEST = "summary.csv", "last.pth.tar", "model_best.pth.tar"
 _TRAINED = ("epoch", "train_loss")
@@ -47,6 +48,16 @@ def ranked(history: Sequence[Epoch], metric: str, decreasing: bool) -> list[Epoc
 def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | None:
     """The epoch with the best metric, the first of equals; None if none has been evaluated."""
     return next(iter(ranked(history, metric, decreasing)), None)
+
+
+def stops_early(history: Sequence[Epoch], arguments: TrainingArguments) -> bool:
+    """Whether the last `early_stopping` evaluations brought nothing better; the warm-up's don't count."""
+    best = best_of(history, arguments.eval_metric, arguments.decreasing_metric)
+    if best is None or not arguments.early_stopping:
+        return False
+    since = max(best.epoch, arguments.warmup_epochs - 1)
+    worse = [epoch for epoch in history if epoch.epoch > since and epoch.eval_loss is not None]
+    return len(worse) >= arguments.early_stopping
 
 
 def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None:

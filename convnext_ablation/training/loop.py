@@ -26,7 +26,7 @@ from convnext_ablation.training.checkpoints import (
 )
 from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
-from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, ranked, write_summary
+from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, ranked, stops_early, write_summary
 from convnext_ablation.training.loaders import worker_errors
 from convnext_ablation.training.network import check_finite, memory_format
 from convnext_ablation.training.parts import Losses, Parts
@@ -64,10 +64,15 @@ class Trainer(Parts):
         self.log.started(self.epochs, self.steps, epoch * self.steps + step)
         for past in self.history:
             self.log.epoch(past)
-        while epoch < self.epochs:
+        while epoch < self.epochs and not stops_early(self.history, self.arguments):
             self._train_epoch(epoch, step, losses)
             self._finish_epoch(epoch, losses)
             epoch, step, losses = epoch + 1, 0, Losses(self.processes)
+        if epoch < self.epochs:
+            self.log.line(
+                f"stopped early, after {epoch} of {self.epochs} epochs: {self.arguments.early_stopping} "
+                f"evaluations without a better {self.metric} than that of epoch {self.best.epoch}"
+            )
         return self.history
 
     @property
