@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,16 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for index in range(count):
                 pixels = np.clip(rng.normal(shade, 10.0, (32, 32)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(root / split / name / f"{index:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def unbalanced_folder(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """The same with 16, 8 and 4 training images of the classes."""
+    root = shutil.copytree(image_folder, tmp_path_factory.mktemp("unbalanced") / "shades")
+    for name, left in (("grey", 8), ("light", 4)):
+        for path in sorted((root / "train" / name).iterdir())[left:]:
+            path.unlink()
     return root
 
 

@@ -1,5 +1,6 @@
 """The loop: exact resumption, exact evaluation, timm's files, and one line for what is wrong."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -119,9 +120,12 @@ def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
     assert max(used) == 0.01
 
 
-def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
+@pytest.mark.parametrize("class_weights", [None, "balanced"])
+def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path, class_weights):
     # LayerNorm looks at one image, so nothing but the order of sums can differ
-    settings = arguments(model="model_v_atto", epochs=1, global_batch=20, opt="momentum", lr=0.05)
+    settings = arguments(
+        model="model_v_atto", epochs=1, global_batch=20, opt="momentum", lr=0.05, class_weights=class_weights
+    )
     found = {}
     for size in (20, 4):
         trainer = Trainer(dataclasses.replace(settings, batch_size=size), tmp_path / str(size))
@@ -132,6 +136,23 @@ def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
         found[size] = trainer.model.state_dict()
     for name, value in found[20].items():
         torch.testing.assert_close(found[4][name], value, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.5])
+def test_class_weights_are_those_of_torchs_loss_over_an_update(arguments, tmp_path, unbalanced_folder, mixup):
+    settings = {"model": "test_convnext", "opt": "momentum", "momentum": 0.0, "lr": 0.1, "weight_decay": 0.0}
+    settings |= {"epochs": 1, "val_split": "", "mixup": mixup, "data_dir": str(unbalanced_folder)}
+    given = arguments(**settings, batch_size=14, grad_accum_steps=2, class_weights="balanced")
+    trainer = Trainer(given, tmp_path)
+    before = copy.deepcopy(trainer.model)
+    trainer.train_images.start_at(0, 0)
+    images, targets = map(torch.cat, zip(*trainer.train_batches, strict=True))
+    weights = 28 / (3 * torch.tensor([16.0, 8.0, 4.0]))
+    smoothing = 0.0 if mixup else 0.1  # mixed targets are smoothed before
+    torch.nn.CrossEntropyLoss(weights, label_smoothing=smoothing)(before(images), targets).backward()
+    trainer.run()
+    for (name, old), new in zip(before.named_parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(new, old - 0.1 * old.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_evaluation_counts_every_image_once(arguments, tmp_path):

@@ -29,11 +29,20 @@ TRAINING = {
         "model_ema": True,
         "model_ema_decay": 0.5,
     },
+    "class weights": {
+        **PLAIN,
+        "model": "test_convnext",
+        "class_weights": "balanced",
+        "batch_size": 2,
+        "grad_accum_steps": 3,
+    },
+    "sampler": {**PLAIN, "model": "test_convnext", "sampler": "balanced", "epochs": 1},
     "global batch": {**PLAIN, "model": "test_convnext", "global_batch": 16, "batch_size": 2},
     "stops early": {**PLAIN, "model": "test_convnext", "lr": 1e-30, "epochs": 9, "early_stopping": 1},
     # weights that stand still: what BatchNorm notes down of its inputs is compared
     "batch norm": {**PLAIN, "model": "model_i_atto", "lr": 1e-12, "epochs": 1, "no_ddp_bb": True},
 }
+UNBALANCED = ("class weights", "sampler")
 EVALUATION = {"validation_batch_size": 4}
 BROKEN = ["test/dark/02.png", "train/dark/00.png", "train/grey/03.png", "val/light/04.png"]
 
@@ -60,30 +69,37 @@ def train_together(folder, processes, **cases):
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory, image_folder, recipe_file):
+def cases(image_folder, unbalanced_folder, recipe_file):
+    """The settings of each training, and of the evaluation."""
+    return {
+        name: settings(unbalanced_folder if name in UNBALANCED else image_folder, recipe_file, **case)
+        for name, case in {**TRAINING, "test": EVALUATION}.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory, cases):
     """Folder with what two processes left: a run for each training, predictions for each evaluation."""
-    cases = {**TRAINING, "test": EVALUATION}
-    cases = {name: settings(image_folder, recipe_file, **case) for name, case in cases.items()}
     return train_together(tmp_path_factory.mktemp("together"), 2, **cases)
 
 
 @pytest.fixture
-def alone(tmp_path, image_folder, recipe_file):
+def alone(tmp_path, cases):
     """Trains with one process on batches twice as large, and returns its last checkpoint."""
 
-    def train(**case):
+    def train(name):
         make_deterministic(threads=1)
-        case["batch_size"] = 2 * case["batch_size"]
-        trainer = Trainer(TrainingArguments(**settings(image_folder, recipe_file, **case)), tmp_path)
+        case = {**cases[name], "batch_size": 2 * cases[name]["batch_size"]}
+        trainer = Trainer(TrainingArguments(**case), tmp_path)
         trainer.run()
         return load_checkpoint(tmp_path / LAST)
 
     return train
 
 
-@pytest.mark.parametrize("name", ["layer norm", "accumulated", "global batch"])
+@pytest.mark.parametrize("name", ["layer norm", "accumulated", "global batch", "class weights", "sampler"])
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alone, name):
-    one, two = alone(**TRAINING[name]), load_checkpoint(together / name / LAST)
+    one, two = alone(name), load_checkpoint(together / name / LAST)
     for entry in {"state_dict", "state_dict_ema"} & set(one):
         for key, value in one[entry].items():
             torch.testing.assert_close(two[entry][key], value, rtol=1e-3, atol=2e-5, msg=f"{entry} {key}")
@@ -93,7 +109,7 @@ def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alon
         assert mine["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
         assert mine["eval_loss"] == pytest.approx(other["eval_loss"], rel=1e-4)
         assert mine["eval_top1"] == other["eval_top1"]
-        assert mine["images"] == other["images"] == 48
+        assert mine["images"] == other["images"] == (28 if name in UNBALANCED else 48)
 
 
 def test_three_processes_that_resume_learn_what_they_would_have_bit_for_bit(
@@ -113,7 +129,7 @@ def test_three_processes_that_resume_learn_what_they_would_have_bit_for_bit(
 
 
 def test_batch_norm_statistics_of_two_processes_are_those_of_one_as_far_as_halves_tell(together, alone):
-    one = alone(**TRAINING["batch norm"])["state_dict"]
+    one = alone("batch norm")["state_dict"]
     two = load_checkpoint(together / "batch norm" / LAST)["state_dict"]
     # behind the first conv the mean of two halves' means is the whole's mean ...
     torch.testing.assert_close(

@@ -14,7 +14,7 @@ from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.images import EvaluatedImages, TrainingImages
+from convnext_ablation.training.images import EvaluatedImages, TrainingImages, balanced_weights
 from convnext_ablation.training.loaders import evaluation_loader, training_loader, worker_errors
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_split, open_splits
 
@@ -52,9 +52,10 @@ def test_a_folder_is_read_by_the_rule_of_prepare(tmp_path):
         open_split(TrainingArguments(data_dir=str(tmp_path)), "train")
 
 
-def batches(given, epoch=0, first=0, rank=0, world_size=1):
+def batches(given, epoch=0, first=0, rank=0, world_size=1, chances=None):
     """The training batches of a process from a point of an epoch on, with new workers."""
-    images = TrainingImages(open_split(given, "train"), given.batch_size, 7, rank, world_size)
+    train = open_split(given, "train")
+    images = TrainingImages(train, given.batch_size, 7, rank, world_size, chances=chances)
     images.start_at(epoch, first)
     return list(training_loader(images, given, resolve_data_config(given.preprocessing()), 3, CPU))
 
@@ -84,12 +85,37 @@ def test_an_epoch_is_another_order_with_other_crops(arguments):
     assert counts.tolist() == [16, 16, 16]
 
 
-def test_two_processes_share_out_the_batches_of_one(arguments):
-    halves = [batches(arguments(batch_size=4), rank=rank, world_size=2) for rank in (0, 1)]
-    whole = batches(arguments(batch_size=8))
+@pytest.mark.parametrize("chances", [None, torch.arange(48.0)])
+def test_two_processes_share_out_the_batches_of_one(arguments, chances):
+    halves = [batches(arguments(batch_size=4), rank=rank, world_size=2, chances=chances) for rank in (0, 1)]
+    whole = batches(arguments(batch_size=8), chances=chances)
     for (images, targets), one, two in zip(whole, *halves, strict=True):
         assert torch.equal(images, torch.cat([one[0], two[0]]))
         assert torch.equal(targets, torch.cat([one[1], two[1]]))
+
+
+def test_a_balanced_epoch_has_as_many_images_and_its_classes_are_equally_frequent(arguments, tmp_path):
+    counts = {"dark": 90, "grey": 9, "light": 1}
+    names = (f"{name}/{number}.jpg" for name, count in counts.items() for number in range(count))
+    write_folder(tmp_path / "train", dict.fromkeys(names, jpeg(1)))
+    images = open_split(arguments(data_dir=str(tmp_path)), "train")
+    labels = images.labels()
+    weights = balanced_weights(labels, 4)  # of a fourth class there is no image
+    assert weights.tolist() == pytest.approx([100 / 270, 100 / 27, 100 / 3, 0])
+    drawn = TrainingImages(images, 8, 7, 0, 1, chances=weights[labels])
+    orders = [drawn.order(epoch) for epoch in range(30)]
+    assert {len(order) for order in orders} == {100}
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[1], drawn.order(1))
+    assert all(900 < count < 1100 for count in torch.bincount(labels[torch.cat(orders)]))
+
+
+def test_an_image_that_is_drawn_twice_is_augmented_anew(arguments):
+    given, once = arguments(batch_size=24, aa="rand-m9-mstd0.5"), torch.eye(48)[5]
+    (one, _), (two, _) = batches(given, chances=once)
+    crops = torch.cat([one, two]).flatten(1).unique(dim=0)
+    assert len(crops) > 40
+    assert same(batches(given, first=1, chances=once), [batches(given, chances=once)[1]])
 
 
 def test_mixing_ends_at_its_epoch(arguments):

@@ -27,7 +27,9 @@ _NOT_IDENTITY = (
     "pretrained_path", "initial_checkpoint",
 )  # fmt: skip
 # arguments of later versions, with the defaults that all runs of earlier ones had
-_SINCE: Mapping[str, Any] = {"global_batch": None, "early_stopping": 0}
+_SINCE: Mapping[str, Any] = {
+    "global_batch": None, "early_stopping": 0, "sampler": None, "class_weights": None,
+}  # fmt: skip
 
 
 def splits_of(root: Path) -> tuple[str, ...]:

@@ -121,6 +121,8 @@ class TrainingArguments:
     patience_epochs: int = _schedule(10, "epochs that plateau waits", "[0, inf)")
     decay_rate: float = _schedule(0.1, "factor of a step", "[0, inf)")
 
+    sampler: Literal["balanced"] | None = _augment(None, "draw images so that classes are equally frequent")
+    class_weights: Literal["balanced"] | None = _augment(None, "weight losses by the rarity of classes")
     no_aug: bool = _augment(False, "no augmentation at all")
     train_crop_mode: str | None = _augment(None, "how training images are cropped: rrc, rkrc, rkrr")
     scale: tuple[float, float] = _augment(
@@ -193,6 +195,10 @@ class TrainingArguments:
             raise UserError(f"in_chans is {self.in_chans}, and input_size {list(self.input_size)}; give one")
         if self.mixes and self.batch_size % 2:
             raise UserError(f"batch_size is {self.batch_size}; mixup and cutmix need an even one")
+        if self.class_weights and self.sampler:
+            raise UserError("class_weights and sampler would both make up for rare classes; give one")
+        if self.class_weights and self.bce_loss:
+            raise UserError("class_weights don't go with bce_loss; leave that out, or give sampler balanced")
         if self.early_stopping and not self.val_split:
             raise UserError(f"early_stopping is {self.early_stopping}; it needs a val_split")
         if self.sched == "plateau" and 0 < self.early_stopping <= self.patience_epochs + 1:

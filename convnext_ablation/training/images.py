@@ -76,6 +76,17 @@ class Images(Dataset):
         filename = getattr(self.reader, "filename", None)
         return str((callable(filename) and filename(index)) or index)
 
+    def labels(self) -> torch.Tensor:
+        """The class of each image, (N,), told without reading the images.
+
+        Raises:
+            UserError: The data set doesn't tell.
+        """
+        labels = stored_labels(self.reader) or [label for _, label in getattr(self.reader, "samples", ())]
+        if len(labels) != len(self):
+            raise UserError(f"{self.name}: doesn't tell the classes of its images before they are read")
+        return torch.tensor([self._numbers.get(label, label) for label in labels])
+
     def ids(self) -> list[str]:
         """Paths of all images."""
         return [self.id(index) for index in range(len(self))]
@@ -138,12 +149,33 @@ def _named_labels(reader: Any, where: str) -> dict[str, Any]:
     return by_name(((name, label) for label, name in enumerate(getattr(reader, "classes", ()))), where)
 
 
+def stored_labels(reader: Any) -> list[Any]:
+    """The labels as a data set stores them, as far as they can be read without the images."""
+    rows: Any = getattr(reader, "dataset", None)
+    column = getattr(reader, "label_key", None)
+    if column in getattr(rows, "column_names", ()):
+        return list(rows.select_columns(column)[:][column])
+    targets = getattr(reader, "targets", ())
+    return list(targets.tolist() if hasattr(targets, "tolist") else targets)
+
+
+def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """Weights of classes, (classes,): those that have images count alike then, and an image 1 on average.
+
+    They are scikit-learn's ``class_weight="balanced"``.
+    """
+    counts = torch.bincount(labels, minlength=classes).double()
+    weights = len(labels) / ((counts > 0).sum() * counts)
+    return torch.where(counts > 0, weights, 0.0)
+
+
 class TrainingImages(IterableDataset):
     """What one process trains on: its part of each batch, from any batch of any epoch on.
 
     Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
     with 32 images each see what one with 64 sees. What is left over for less than a batch, or for less than
-    `whole_updates_of` batches, is left out.
+    `whole_updates_of` batches, is left out. With `chances`, (N,), an epoch has as many images, drawn by these
+    with replacement.
     """
 
     def __init__(
@@ -154,8 +186,10 @@ class TrainingImages(IterableDataset):
         rank: int,
         world_size: int,
         whole_updates_of: int = 1,
+        chances: torch.Tensor | None = None,
     ) -> None:
         self.images = images
+        self.chances = chances
         self.transform: Any = None  # timm's loader puts its own here
         self.batch_size = batch_size
         self.seed = seed
@@ -181,9 +215,11 @@ class TrainingImages(IterableDataset):
         self._position.copy_(torch.tensor([epoch, step]))
 
     def order(self, epoch: int) -> torch.Tensor:
-        """Indices of all images in the order of an epoch."""
+        """Indices of the images of an epoch, in its order."""
         digest = hashlib.sha256(repr((self.seed, "order", epoch)).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+        if self.chances is not None:
+            return torch.multinomial(self.chances, len(self.images), replacement=True, generator=generator)
         return torch.randperm(len(self.images), generator=generator)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
@@ -195,9 +231,10 @@ class TrainingImages(IterableDataset):
         # the loader asks its workers in turn, so each reads every so many batches
         for step in range(first + number, self.steps, workers):
             start = (step * self.world_size + self.rank) * self.batch_size
-            for index in order[start : start + self.batch_size].tolist():
+            for place, index in enumerate(order[start : start + self.batch_size].tolist(), start):
                 image, target = self.images.load(index)
-                seed_stream(self.seed, "image", epoch, index)
+                # an image that is drawn again gets another augmentation
+                seed_stream(self.seed, "image", epoch, index, *(() if self.chances is None else (place,)))
                 yield self.images.prepare(index, image, self.transform), target
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -141,6 +142,7 @@ class Trainer(Parts):
         """Trains on an epoch's batches from `first` on."""
         accumulate = self.arguments.grad_accum_steps
         whole = self.steps - self.steps % accumulate  # behind it, fewer batches make an update
+        weights = self._weights_of_updates(epoch)
         self.wrapped.train()
         self.optimizer.zero_grad()
         self.train_images.start_at(epoch, first)
@@ -151,7 +153,7 @@ class Trainer(Parts):
                 seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
                 updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
                 share = accumulate if step < whole else self.steps % accumulate
-                losses.add(step, self.step(images, targets, share, updates))
+                losses.add(step, self.step(images, targets, share * weights[step // accumulate], updates))
                 self.log.trained(epoch, step, len(targets) * self.processes.world_size)
                 if updates:
                     self._after_update(epoch, step, losses)
@@ -176,8 +178,16 @@ class Trainer(Parts):
             if stops:
                 raise StoppedError(path, epoch, step + 1)
 
-    def step(self, images: torch.Tensor, targets: torch.Tensor, share: int, updates: bool) -> torch.Tensor:
-        """Adds up gradients over one of `share` batches, and makes an update behind the last of them."""
+    def _weights_of_updates(self, epoch: int) -> Sequence[float]:
+        """What the images of each of an epoch's updates weigh on average; their loss is divided by that."""
+        if self.image_weights is None:
+            return [1] * self.updates_per_epoch
+        images = self.steps * self.arguments.batch_size * self.processes.world_size
+        weights = self.image_weights[self.train_images.order(epoch)[:images]]
+        return [float(update.mean()) for update in weights.split(self.images_an_update)]
+
+    def step(self, images: torch.Tensor, targets: torch.Tensor, share: float, updates: bool) -> torch.Tensor:
+        """Adds a batch's gradients, divided by `share`, and makes an update where this is its last batch."""
         arguments = self.arguments
         images = self.erase(images).contiguous(memory_format=memory_format(arguments))
         # gradients need averaging over processes only once for an update
@@ -187,7 +197,7 @@ class Trainer(Parts):
                 outputs = self.wrapped(images)
                 # autocast has losses computed in float32 on a GPU, but not on a CPU
                 loss: torch.Tensor = self.loss(outputs.float() if arguments.amp else outputs, targets)
-            scaled = loss / share if share > 1 else loss
+            scaled = loss / share if share != 1 else loss
             clipped = model_parameters(self.model, exclude_head="agc" in arguments.clip_mode)
             if self.scaler is not None:
                 bound, mode = arguments.clip_grad, arguments.clip_mode

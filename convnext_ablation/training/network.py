@@ -211,8 +211,25 @@ def create_precision(
     return partial(torch.autocast, device.type, dtype), scaler
 
 
-def create_loss(arguments: TrainingArguments) -> nn.Module:
-    """The training loss; timm's script picks it by the same rules."""
+class WeightedCrossEntropy(nn.CrossEntropyLoss):
+    """Cross-entropy with weights of classes, a mean over images.
+
+    torch's is divided by the weights of a batch's images. Training divides by those of an update's, which
+    several batches and processes make.
+    """
+
+    def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Logits ``(B, classes)`` and targets ``(B,)`` or ``(B, classes)`` to a number."""
+        if targets.ndim == 1:
+            targets = nn.functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
+        return super().forward(logits, targets)
+
+
+def create_loss(arguments: TrainingArguments, class_weights: torch.Tensor | None = None) -> nn.Module:
+    """The training loss; timm's script, which has no class weights, picks it by the same rules."""
+    if class_weights is not None:
+        smoothing = 0.0 if arguments.mixes else arguments.smoothing  # mixed targets are smoothed before
+        return WeightedCrossEntropy(class_weights.float(), label_smoothing=smoothing)
     binary = partial(
         BinaryCrossEntropy,
         target_threshold=arguments.bce_target_thresh,

@@ -22,7 +22,7 @@ from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.cpu_convs import make_depthwise_fast, make_gradients_right
 from convnext_ablation.training.distributed import Processes, SharedError, seed_stream
 from convnext_ablation.training.history import Epoch
-from convnext_ablation.training.images import TrainingImages
+from convnext_ablation.training.images import TrainingImages, balanced_weights
 from convnext_ablation.training.loaders import training_loader
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.network import (
@@ -72,14 +72,21 @@ class Parts:
             make_depthwise_fast(self.model)
             make_gradients_right(self.model)
         self.data_config = resolve_data_config(arguments.preprocessing(), model=self.model)
+        train = self.splits[arguments.train_split]
+        of_classes, of_images = None, None
+        if arguments.class_weights or arguments.sampler:
+            labels = train.labels()
+            of_classes = balanced_weights(labels, self.classes)
+            of_images = of_classes[labels]
         self.train_images = TrainingImages(
-            self.splits[arguments.train_split],
+            train,
             arguments.batch_size,
             arguments.seed,
             self.processes.rank,
             self.processes.world_size,
             # by any number of processes then, the updates are the same
             whole_updates_of=arguments.grad_accum_steps if arguments.global_batch else 1,
+            chances=of_images if arguments.sampler else None,
         )
         self.steps = self.train_images.steps
         if not self.steps:
@@ -94,7 +101,10 @@ class Parts:
         self.train_batches = training_loader(
             self.train_images, arguments, self.data_config, self.classes, self.processes.device
         )
-        self.loss = create_loss(arguments).to(self.processes.device)
+        loss = create_loss(arguments, None if arguments.sampler else of_classes)
+        self.loss = loss.to(self.processes.device)
+        # mixed images count alike: their classes' weights are within torch's loss
+        self.image_weights = None if arguments.sampler or arguments.mixes else of_images
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
         self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
         if arguments.reprob and not arguments.no_aug:

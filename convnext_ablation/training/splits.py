@@ -19,7 +19,7 @@ from convnext_ablation.data.walk import Piece
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, SharedError
-from convnext_ablation.training.images import Images, UnreadableImageError, is_missing
+from convnext_ablation.training.images import Images, UnreadableImageError, is_missing, stored_labels
 
 # kinds of data sets besides folders of images whose images can be read in any order
 _KINDS = ("hfds", "torch")
@@ -106,7 +106,7 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
     images = Images(reader, arguments.image_mode, called)
     if not len(images):
         raise UserError(f"{images.name}: there is no image in it")
-    labels = _labels(reader)
+    labels = stored_labels(reader)
     if missing := [number for number, label in enumerate(labels) if is_missing(label)]:
         raise UserError(
             f"{called}: {len(missing)} of {len(labels)} images have no label, such as number {missing[0]}; "
@@ -162,16 +162,6 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
     if hasattr(dataset, "loader"):  # torchvision's own opens any format
         dataset.loader = open_picture
     return getattr(dataset, "reader", dataset), called
-
-
-def _labels(reader: Any) -> list[Any]:
-    """The labels as they are stored, as far as they can be read without the images."""
-    rows: Any = getattr(reader, "dataset", None)
-    column = getattr(reader, "label_key", None)
-    if column in getattr(rows, "column_names", ()):
-        return list(rows.select_columns(column)[:][column])
-    targets = getattr(reader, "targets", ())
-    return list(targets.tolist() if hasattr(targets, "tolist") else targets)
 
 
 def _split_folder(root: Path, split: str) -> Path:
