@@ -61,6 +61,7 @@ def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_
         {"recipe": {**STUDY.recipe, "epochs": 3}},
         {"recipe": {**STUDY.recipe, "global_batch": 8}},
         {"recipe": {**STUDY.recipe, "early_stopping": 3}},
+        {"recipe": {**STUDY.recipe, "freeze": "head-only"}},
         *({"recipe": {**STUDY.recipe, name: "balanced"}} for name in ("sampler", "class_weights")),
         {"learning_rates": dict.fromkeys(STUDY.learning_rates, 0.002)},
         {"precision": "bfloat16"},

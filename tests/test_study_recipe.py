@@ -69,6 +69,7 @@ def test_the_precision_is_the_recipes_unless_another_is_asked_for(planned, lines
         (["--batch-size=6", "--set", "global_batch=12"], {"batch_size": 6, "global_batch": 12}),
         (["--set", "amp=true", "amp_dtype=bfloat16"], {"amp": True, "amp_dtype": "bfloat16"}),
         (["--epochs=7"], {"epochs": 7}),
+        (["--set", "freeze=stages=2", "sampler=balanced"], {"freeze": "stages=2", "sampler": "balanced"}),
         (["--workers=3"], {"workers": 3}),
     ],
 )

@@ -120,12 +120,9 @@ def test_learning_rates_are_those_of_timms_schedule(arguments, tmp_path):
     assert max(used) == 0.01
 
 
-@pytest.mark.parametrize("class_weights", [None, "balanced"])
-def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path, class_weights):
+def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
     # LayerNorm looks at one image, so nothing but the order of sums can differ
-    settings = arguments(
-        model="model_v_atto", epochs=1, global_batch=20, opt="momentum", lr=0.05, class_weights=class_weights
-    )
+    settings = arguments(model="model_v_atto", epochs=1, global_batch=20, opt="momentum", lr=0.05)
     found = {}
     for size in (20, 4):
         trainer = Trainer(dataclasses.replace(settings, batch_size=size), tmp_path / str(size))
@@ -142,7 +139,7 @@ def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path, c
 def test_class_weights_are_those_of_torchs_loss_over_an_update(arguments, tmp_path, unbalanced_folder, mixup):
     settings = {"model": "test_convnext", "opt": "momentum", "momentum": 0.0, "lr": 0.1, "weight_decay": 0.0}
     settings |= {"epochs": 1, "val_split": "", "mixup": mixup, "data_dir": str(unbalanced_folder)}
-    given = arguments(**settings, batch_size=14, grad_accum_steps=2, class_weights="balanced")
+    given = arguments(**settings, batch_size=8, global_batch=16, class_weights="balanced")
     trainer = Trainer(given, tmp_path)
     before = copy.deepcopy(trainer.model)
     trainer.train_images.start_at(0, 0)

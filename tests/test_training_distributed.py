@@ -36,7 +36,8 @@ TRAINING = {
         "batch_size": 2,
         "grad_accum_steps": 3,
     },
-    "sampler": {**PLAIN, "model": "test_convnext", "sampler": "balanced", "epochs": 1},
+    "frozen": {**PLAIN, "model": "model_v_atto", "epochs": 1, "freeze": "stages=2", "batch_size": 2},
+    "sampler": {**PLAIN, "model": "test_convnext", "sampler": "balanced", "epochs": 1, "batch_size": 2},
     "global batch": {**PLAIN, "model": "test_convnext", "global_batch": 16, "batch_size": 2},
     "stops early": {**PLAIN, "model": "test_convnext", "lr": 1e-30, "epochs": 9, "early_stopping": 1},
     # weights that stand still: what BatchNorm notes down of its inputs is compared
@@ -97,7 +98,7 @@ def alone(tmp_path, cases):
     return train
 
 
-@pytest.mark.parametrize("name", ["layer norm", "accumulated", "global batch", "class weights", "sampler"])
+@pytest.mark.parametrize("name", sorted(set(TRAINING) - {"stops early", "batch norm"}))
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alone, name):
     one, two = alone(name), load_checkpoint(together / name / LAST)
     for entry in {"state_dict", "state_dict_ema"} & set(one):

@@ -13,7 +13,9 @@ from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArg
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.settings import known_settings, parse_arguments, read_recipe
 
-OURS = {"class_weights", "early_stopping", "global_batch", "sampler", "skip_bad_images", "test_split"}
+OURS = {
+    "class_weights", "early_stopping", "freeze", "global_batch", "sampler", "skip_bad_images", "test_split",
+}  # fmt: skip
 OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file", "skip_bad_images"}
 
 

@@ -93,6 +93,9 @@ def _train(arguments: TrainingArguments) -> int:
             lambda: look_at(images, trainer.arguments, config, "--input-img-mode L")
         )
         log.line("\n".join([_introduced(trainer), *sample.remarks]))
+        starts = arguments.pretrained, arguments.pretrained_path, arguments.initial_checkpoint
+        if arguments.freeze and not any(starts) and arguments.resume in ("", "auto"):
+            log.line("WARNING: the frozen layers have random weights; give others with --pretrained-path")
         if arguments.precision == "float16" and processes.device.type == "cpu":
             instead = "--model-dtype" if arguments.model_dtype else "--amp-dtype"
             log.line(
@@ -140,8 +143,10 @@ def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
 def _introduced(trainer: Trainer) -> str:
     arguments, processes = trainer.arguments, trainer.processes
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
+    counted = f"{parameters:,} parameters" + (f", {trained:,} of them trained" if arguments.freeze else "")
     return (
-        f"{arguments.model}, {parameters:,} parameters, {trainer.classes} classes; {_epochs(trainer)} "
+        f"{arguments.model}, {counted}, {trainer.classes} classes; {_epochs(trainer)} "
         f"of {trainer.steps} batches, {trainer.images_an_update} images an update, learning rate "
         f"{arguments.lr:g}; {processes.world_size} x {processes.device.type}; files go to {trainer.folder}"
     )

@@ -28,7 +28,7 @@ _NOT_IDENTITY = (
 )  # fmt: skip
 # arguments of later versions, with the defaults that all runs of earlier ones had
 _SINCE: Mapping[str, Any] = {
-    "global_batch": None, "early_stopping": 0, "sampler": None, "class_weights": None,
+    "global_batch": None, "early_stopping": 0, "sampler": None, "class_weights": None, "freeze": None,
 }  # fmt: skip
 
 

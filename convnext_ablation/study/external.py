@@ -46,7 +46,7 @@ def find_script(path: str) -> Script:
 
 def check_arguments(arguments: TrainingArguments) -> None:
     """Refuses arguments that timm's script would ignore."""
-    for name in ("class_weights", "early_stopping", "sampler", "skip_bad_images"):
+    for name in ("class_weights", "early_stopping", "freeze", "sampler", "skip_bad_images"):
         if value := getattr(arguments, name):
             raise UserError(f"{name} is {value}, and timm's script has no such argument; leave one out")
 

@@ -7,13 +7,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from convnext_ablation.dataclass_options import option, options_of
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, shown
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -64,6 +65,7 @@ class TrainingArguments:
     grad_accum_steps: int = _model(1, "batches whose gradients are added up for one update", "[1, inf)")
     global_batch: int | None = _model(None, "images of an update; sets grad_accum_steps", "[1, inf)")
     grad_checkpointing: bool = _model(False, "compute activations again in the backward pass to save memory")
+    freeze: str | None = _model(None, "what keeps its weights: head-only (all but the head), or stages=N")
     fast_norm: bool = _model(False, "timm's faster norms under AMP")
     model_kwargs: Mapping[str, Any] = _model({}, "arguments of the network, e.g. inverted=True kernel_size=7")
     head_init_scale: float | None = _model(None, "factor on the classifier's first weights")
@@ -195,6 +197,11 @@ class TrainingArguments:
             raise UserError(f"in_chans is {self.in_chans}, and input_size {list(self.input_size)}; give one")
         if self.mixes and self.batch_size % 2:
             raise UserError(f"batch_size is {self.batch_size}; mixup and cutmix need an even one")
+        if self.freeze is not None and not re.fullmatch(r"head-only|stages=\d{1,3}", self.freeze):
+            raise UserError(
+                f"freeze is {shown(self.freeze)}; give head-only to train the classifier alone, or stages=2 "
+                "to keep the stem and the first two stages"
+            )
         if self.class_weights and self.sampler:
             raise UserError("class_weights and sampler would both make up for rare classes; give one")
         if self.class_weights and self.bce_loss:

@@ -213,7 +213,7 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> None:
 def _load(run: Parts, checkpoint: Checkpoint) -> Iterator[str]:
     """Puts weights and the optimizer's state into a run; says what is loaded, in lines."""
     path, state = checkpoint.path, checkpoint.content
-    with in_one_line(f"{path}: doesn't fit this run"):
+    with in_one_line(f"{path}: doesn't fit this run; --no-resume-opt leaves the optimizer out"):
         yield checkpoint.load(run.model, "plain")
         if run.average is not None:
             yield checkpoint.load(run.average.module)

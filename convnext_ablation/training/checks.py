@@ -23,7 +23,13 @@ from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, Images, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.network import build_network, create_loss, create_optimizer, create_scheduler
+from convnext_ablation.training.network import (
+    build_network,
+    create_loss,
+    create_optimizer,
+    create_scheduler,
+    freeze,
+)
 
 MOST_ENLARGED = 4 / 3  # more of it is no rounding of sizes, but a recipe for other images
 _SAMPLE = 32  # images that are looked at
@@ -60,6 +66,8 @@ def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
             f"{arguments.channels} HEIGHT WIDTH"
         )
     if model is not None:
+        if arguments.freeze:
+            freeze(model, arguments.freeze)
         _check_logits(model, arguments, config)
     if arguments.torchcompile:
         with in_one_line(f"torchcompile {arguments.torchcompile}"):

@@ -144,6 +144,8 @@ class Trainer(Parts):
         whole = self.steps - self.steps % accumulate  # behind it, fewer batches make an update
         weights = self._weights_of_updates(epoch)
         self.wrapped.train()
+        for part in self.frozen:
+            part.eval()
         self.optimizer.zero_grad()
         self.train_images.start_at(epoch, first)
         # none are left where an evaluation was stopped, and timm's loader fails on none
@@ -224,7 +226,8 @@ class Trainer(Parts):
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
         self._check_weights(f"after epoch {number}")
-        if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
+        averages = arguments.dist_bn and not arguments.sync_bn and arguments.freeze != "head-only"
+        if self.processes.world_size > 1 and averages:
             for model in dict.fromkeys((self.model, self.evaluated_model)):
                 distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
         judged = (number + 1) % arguments.val_interval == 0 or number + 1 == self.epochs

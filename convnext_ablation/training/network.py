@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from timm.layers import convert_sync_batchnorm, set_fast_norm
 from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import ModelEmaV3, NativeScaler
@@ -110,6 +111,57 @@ def create_scheduler(
     kwargs = scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric)
     scheduler, epochs = create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates)
     return scheduler, int(epochs)
+
+
+def freeze(model: Any, what: str) -> list[nn.Module]:
+    """Has layers of a network keep their weights.
+
+    Args:
+        model: A network of timm's.
+        what: ``head-only`` for all layers but the classifier, ``stages=N`` for the stem and N stages.
+
+    Returns:
+        The largest parts that are frozen whole. Training leaves them in evaluation mode: BatchNorm's
+        statistics stay, and there is no stochastic depth.
+
+    Raises:
+        UserError: timm doesn't tell its stages, or it has fewer.
+    """
+    if what == "head-only":
+        classifier = model.get_classifier()
+        heads = classifier if isinstance(classifier, (tuple, list)) else [classifier]
+        trained = {parameter for head in heads for parameter in head.parameters()}
+        frozen = [parameter for parameter in model.parameters() if parameter not in trained]
+    else:
+        frozen = _of_first_stages(model, int(what.removeprefix("stages=")))
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    return list(_frozen_parts(model))
+
+
+def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
+    """The parameters of a network's stem and first stages, by timm's groups for layer-wise learning rates."""
+    known, name = dict(model.named_parameters()), model.pretrained_cfg["architecture"]
+    matcher = getattr(model, "group_matcher", None)
+    groups = group_parameters(model, matcher(coarse=True)) if matcher else {}
+    sizes = {stage["reduction"] for stage in getattr(model, "feature_info", ())}
+    stages = len(groups) - 2  # without stem and head
+    names = [name for layer in range(min(count, stages) + 1) for name in groups[layer]]
+    if not groups or len(sizes) < 2 or set(names) != set(list(known)[: len(names)]):  # other layers than the first
+        raise UserError(f"freeze stages={count}: {name} has no stages that timm tells of; give head-only")
+    if count > stages:
+        raise UserError(f"freeze is stages={count}, and {name} has {stages} stages; give a smaller number")
+    return [known[name] for name in names]
+
+
+def _frozen_parts(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest parts of a network that have parameters, all of them frozen."""
+    trained = [parameter.requires_grad for parameter in module.parameters()]
+    if trained and not any(trained):
+        yield module
+    elif trained:
+        for child in module.children():
+            yield from _frozen_parts(child)
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from convnext_ablation.training.network import (
     create_optimizer,
     create_precision,
     create_scheduler,
+    freeze,
     wrap_network,
 )
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_splits
@@ -68,6 +69,7 @@ class Parts:
                 self.log.line(f"{split.name}: skipped, {line}")
         names = self.splits[arguments.train_split].classes
         self.model = create_network(arguments, self.classes, self.processes, names, self.log.line)
+        self.frozen = freeze(self.model, arguments.freeze) if arguments.freeze else []
         if self.processes.device.type == "cpu":
             make_depthwise_fast(self.model)
             make_gradients_right(self.model)
