@@ -226,6 +226,10 @@ def test_weights_and_images_that_do_not_fit_a_network_are_refused(planned, netwo
         UserError, match=rf"--init {tmp_path}/model_v_atto\.pth: the checkpoint .* model_v_atto"
     ):
         planned("", f"--init={tmp_path}/{{model}}.pth", *two)
+    state["stages.0.blocks.0.conv1.weight"][0] = torch.nan
+    torch.save(state, tmp_path / "model_i_atto.pth")
+    with pytest.raises(UserError, match=r"--init .*model_i_atto\.pth: stages\.0\.bl.* isn't finite; begin"):
+        planned("", f"--init={tmp_path}/{{model}}.pth", *two)
     with pytest.raises(UserError, match="model_v_atto: can't take images of 4 x 4 px"):
         planned("input_size: [1, 4, 4]", *two)
 

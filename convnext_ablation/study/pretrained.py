@@ -20,7 +20,7 @@ from convnext_ablation.models.components import SWITCHES
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import Run, Study, Weights
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.network import create_network
+from convnext_ablation.training.network import check_finite, create_network
 from convnext_ablation.weights.download import fetch
 
 MODEL, SEED = "{model}", "{pretraining_seed}"
@@ -160,7 +160,8 @@ def check_networks(study: Study, classes: int) -> None:
     for path, run in files.items():
         if path:
             try:
-                create_network(run.arguments, classes, Processes(torch.device("cpu")))
+                network = create_network(run.arguments, classes, Processes(torch.device("cpu")))
+                check_finite(network, path)
             except UserError as error:
                 reason = str(error).removeprefix(f"{path}: ")
                 raise UserError(f"--init {path}: {reason}") from error
