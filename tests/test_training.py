@@ -17,7 +17,7 @@ from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.evaluation import merge, predict
 from convnext_ablation.training.history import BEST, SUMMARY, Epoch, stops_early
 from convnext_ablation.training.logs import Log
-from convnext_ablation.training.loop import Trainer
+from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.predictions import Predictions
 
 
@@ -133,6 +133,30 @@ def test_a_global_batch_is_reached_by_batches_of_any_size(arguments, tmp_path):
         found[size] = trainer.model.state_dict()
     for name, value in found[20].items():
         torch.testing.assert_close(found[4][name], value, rtol=1e-3, atol=2e-5)
+
+
+def test_a_run_resumes_within_an_epoch_with_smaller_batches_for_the_same_updates(arguments, tmp_path):
+    settings = arguments(model="test_convnext", epochs=2, opt="momentum", lr=0.05, batch_size=8)
+    whole = Trainer(settings, tmp_path / "whole")
+    whole.run()
+    updates = []
+    parts = Trainer(settings, tmp_path / "parts", should_stop=lambda: len(updates) == 9)
+    parts.optimizer.register_step_post_hook(lambda *_: updates.append(1))
+    with pytest.raises(StoppedError):
+        parts.run()
+    half = dataclasses.replace(settings, batch_size=4, resume="auto")
+    with pytest.raises(
+        UserError, match="made an update of 8 images and an epoch of 48, and now 1 would of 4 "
+    ):
+        Trainer(half, tmp_path / "parts").run()
+    resumed = Trainer(dataclasses.replace(half, grad_accum_steps=2), tmp_path / "parts")
+    seen, step = [], resumed.step
+    resumed.step = lambda images, *more: seen.append(len(images)) or step(images, *more)
+    history = resumed.run()
+    assert seen == [4] * 6  # three updates of the second epoch
+    assert [past.train_loss for past in history] == pytest.approx([past.train_loss for past in whole.history])
+    for name, value in whole.model.state_dict().items():
+        torch.testing.assert_close(resumed.model.state_dict()[name], value, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.5])

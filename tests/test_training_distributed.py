@@ -37,6 +37,7 @@ TRAINING = {
         "grad_accum_steps": 3,
     },
     "frozen": {**PLAIN, "model": "model_v_atto", "epochs": 1, "freeze": "stages=2", "batch_size": 2},
+    "begun": {**PLAIN, "model": "test_convnext", "epochs": 1, "sched": "step"},
     "sampler": {**PLAIN, "model": "test_convnext", "sampler": "balanced", "epochs": 1, "batch_size": 2},
     "global batch": {**PLAIN, "model": "test_convnext", "global_batch": 16, "batch_size": 2},
     "stops early": {**PLAIN, "model": "test_convnext", "lr": 1e-30, "epochs": 9, "early_stopping": 1},
@@ -88,9 +89,9 @@ def together(tmp_path_factory, cases):
 def alone(tmp_path, cases):
     """Trains with one process on batches twice as large, and returns its last checkpoint."""
 
-    def train(name):
+    def train(name, **changes):
         make_deterministic(threads=1)
-        case = {**cases[name], "batch_size": 2 * cases[name]["batch_size"]}
+        case = {**cases[name], "batch_size": 2 * cases[name]["batch_size"], **changes}
         trainer = Trainer(TrainingArguments(**case), tmp_path)
         trainer.run()
         return load_checkpoint(tmp_path / LAST)
@@ -98,7 +99,7 @@ def alone(tmp_path, cases):
     return train
 
 
-@pytest.mark.parametrize("name", sorted(set(TRAINING) - {"stops early", "batch norm"}))
+@pytest.mark.parametrize("name", sorted(set(TRAINING) - {"begun", "stops early", "batch norm"}))
 def test_two_processes_learn_what_one_with_twice_the_batch_learns(together, alone, name):
     one, two = alone(name), load_checkpoint(together / name / LAST)
     for entry in {"state_dict", "state_dict_ema"} & set(one):
@@ -140,6 +141,18 @@ def test_batch_norm_statistics_of_two_processes_are_those_of_one_as_far_as_halve
     ratio = two["stem.norm.running_var"] / one["stem.norm.running_var"]
     assert not torch.equal(two["stem.norm.running_var"], one["stem.norm.running_var"])
     assert 0.8 < ratio.min() < ratio.max() < 1.2
+
+
+def test_one_process_goes_on_with_the_updates_of_two(together, alone, cases, tmp_path):
+    one = alone("begun", epochs=2)
+    shutil.copytree(together / "begun", tmp_path / "begun")
+    resumed = TrainingArguments(
+        **{**cases["begun"], "epochs": 2, "batch_size": 4, "grad_accum_steps": 2, "resume": "auto"}
+    )
+    Trainer(resumed, tmp_path / "begun").run()
+    state = load_checkpoint(tmp_path / "begun" / LAST)
+    for name, value in one["state_dict"].items():
+        torch.testing.assert_close(state["state_dict"][name], value, rtol=1e-3, atol=2e-5, msg=name)
 
 
 def test_two_processes_stop_early_together(together):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -134,8 +134,12 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
     return state
 
 
-def resume(run: Parts) -> tuple[int, int, Losses]:
-    """Puts the state that the arguments ask for into a run; returns epoch, batch and losses to resume."""
+def resume(run: Parts) -> tuple[int, int, Losses, Path | None]:
+    """Puts the state that the arguments ask for into a run.
+
+    Returns:
+        Epoch, batch and losses to resume, and the checkpoint that they are from.
+    """
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
     path = Path(arguments.resume) if arguments.resume else None
     if arguments.resume == "auto":
@@ -148,13 +152,12 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
             )
         first = arguments.start_epoch or 0
         _set_schedule(run, first, [])
-        return first, 0, losses
+        return first, 0, losses, None
     checkpoint = read_checkpoint(path)
     state, ours = checkpoint.content, checkpoint.content.get(OURS, {})
-    _check_fits(run, checkpoint)
+    step = _check_fits(run, checkpoint)
     with in_one_line(f"{path}: its epoch can't be read"):
         epoch = int(state.get("epoch", -1)) + (1 if state.get("version", 2) > 1 else 0)
-    step = int(ours.get("step", 0))
     if ours:
         past = [Epoch(**values) for values in ours["history"]]
     else:
@@ -166,29 +169,44 @@ def resume(run: Parts) -> tuple[int, int, Losses]:
     if not ours:  # as timm's script does
         for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-    if ours.get("buffers"):
+    if len(ours.get("buffers", ())) == run.processes.world_size:  # else all have the first one's
         saved = ours["buffers"][run.processes.rank]
         for name, buffer in _buffers(run).items():
             buffer.copy_(saved.get(name, buffer))
     if step:
-        losses = Losses(run.processes, tuple(ours["losses"]), ours["seconds"])
+        total, count = ours["losses"]
+        losses = Losses(run.processes, (total * (step / count), step), ours["seconds"])
     run.processes.any(False)  # all have read before one writes
     for line in loaded:
         run.log.line(line)
     run.log.line(f"resumed from {path}: epoch {epoch}, batch {step}")
-    return epoch, step, losses
+    return epoch, step, losses, path
 
 
-def _check_fits(run: Parts, checkpoint: Checkpoint) -> None:
+def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
+    """Makes sure that a run can resume; returns at which batch of the epoch."""
     arguments, processes, path, state = run.arguments, run.processes, checkpoint.path, checkpoint.content
     saved = checkpoint.arguments
     if checkpoint.architecture not in (None, arguments.model):
         raise UserError(f"{path}: is of {checkpoint.architecture}, not of {arguments.model}")
-    before = state.get(OURS, {}).get("world_size") or saved.get("world_size")
-    if before and before != processes.world_size:
-        raise UserError(
-            f"{path}: was written by {before} processes, and now there are {processes.world_size}; "
-            f"start {before}, or begin anew from its weights with --initial-checkpoint"
+    step = int(state.get(OURS, {}).get("step", 0))
+    before = int(state.get(OURS, {}).get("world_size") or saved.get("world_size") or processes.world_size)
+    if saved and (before != processes.world_size or step):
+        images = len(run.train_images.images)
+        batch, *then = _cut(saved, before, images)
+        batch_now, *now = _cut(arguments.to_dict(), processes.world_size, images)
+        if then != now:
+            raise UserError(
+                f"{path}: {before} processes made an update of {then[0]} images and an epoch of {then[1]}, "
+                f"and now {processes.world_size} would of {now[0]} and {now[1]}; give --batch-size or "
+                "--grad-accum-steps with which these are the same, or begin anew from its weights with "
+                "--initial-checkpoint"
+            )
+        step = step * batch // batch_now
+    if before != processes.world_size:
+        run.log.line(
+            f"{path}: begun by {before} processes, resumed by {processes.world_size}: updates have the same "
+            "images, and differ by rounding and what a process draws or normalizes by itself"
         )
     if "optimizer" not in state and not arguments.no_resume_opt:
         raise UserError(
@@ -208,6 +226,15 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> None:
         old = list(old) if isinstance(old, tuple) else old
         if old != value and name not in _MAY_CHANGE:
             run.log.line(f"{name} was {old} and is {value} now")
+    return step
+
+
+def _cut(arguments: Mapping[str, Any], processes: int, images: int) -> tuple[int, int, int]:
+    """How many images there are in a batch of all processes, in an update, and in an epoch."""
+    batch = arguments["batch_size"] * processes
+    update = batch * arguments.get("grad_accum_steps", 1)
+    whole = update if arguments.get("global_batch") else batch
+    return batch, update, images // whole * whole
 
 
 def _load(run: Parts, checkpoint: Checkpoint) -> Iterator[str]:

@@ -50,13 +50,13 @@ class Trainer(Parts):
 
     def run(self) -> list[Epoch]:
         """Trains to the end, from the start or from where a checkpoint is."""
-        epoch, step, losses = resume(self)
+        epoch, step, losses, resumed = resume(self)
         self._check_weights("at the start")
         if self.processes.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
             remove_unfinished(self.folder)
-            remove_recoveries(self.folder, but=recovery_path(self.folder, epoch, step))
+            remove_recoveries(self.folder, but=resumed and self.folder / resumed.name)
             (self.folder / SKIPPED).unlink(missing_ok=True)  # of before an interruption
             write_skipped(self.folder, self.left_out)
             last = self.folder / LAST  # a run that began from a checkpoint of timm's may have none yet

@@ -147,7 +147,9 @@ def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
     sizes = {stage["reduction"] for stage in getattr(model, "feature_info", ())}
     stages = len(groups) - 2  # without stem and head
     names = [name for layer in range(min(count, stages) + 1) for name in groups[layer]]
-    if not groups or len(sizes) < 2 or set(names) != set(list(known)[: len(names)]):  # other layers than the first
+    if (
+        not groups or len(sizes) < 2 or set(names) != set(list(known)[: len(names)])
+    ):  # other layers than the first
         raise UserError(f"freeze stages={count}: {name} has no stages that timm tells of; give head-only")
     if count > stages:
         raise UserError(f"freeze is stages={count}, and {name} has {stages} stages; give a smaller number")
