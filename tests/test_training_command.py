@@ -19,6 +19,7 @@ import pytest
 import torch
 from filelock import FileLock
 from PIL import Image
+from test_classification import check_files
 
 from convnext_ablation.cli import train as train_command
 from convnext_ablation.cli import validate as validate_command
@@ -384,13 +385,47 @@ def test_validation_takes_what_the_run_was_trained_with_in_either_form(
     assert [int(row["top1"]) for row in rows] == expected.top5[:, 0].tolist()
     assert [float(row["probability"]) for row in rows] == pytest.approx(expected.probability, rel=1e-5)
     assert [row["class"] for row in classes] == ["dark", "grey", "light"]
-    assert np.mean([float(row["top1_percent"]) for row in classes]) == pytest.approx(expected.top1, abs=1e-3)
+    assert np.mean([float(row["recall_percent"]) for row in classes]) == pytest.approx(
+        expected.top1, abs=1e-3
+    )
+
+
+def test_validation_reports_scikit_learns_figures_of_a_split_whose_classes_differ_in_size(
+    finished, validate, image_folder, tmp_path, capsys
+):
+    uneven = shutil.copytree(image_folder / "test", tmp_path / "uneven" / "test")
+    shutil.rmtree(uneven / "dark")
+    for number in range(4):
+        (uneven / "grey" / f"0{number}.png").unlink()
+    report = tmp_path / "report"
+    given = ("--checkpoint", finished / "model_best.pth.tar", "--data-dir", uneven.parent)
+    assert validate(*given, "--report-dir", report) == 0
+    said = capsys.readouterr().out
+    metrics, rows = check_files(report, 3)
+    assert (len(rows), metrics["images"], metrics["classes_with_images"]) == (10, 10, 2)
+    assert (metrics["model"], metrics["data"]) == ("model_v_atto", str(uneven))
+    assert said.index("has no image of 'dark'") < said.index("top-1")
+    balanced = (
+        f"balanced (macro) accuracy {metrics['balanced_accuracy_percent']:.3f} %: mean recall of the 2 "
+    )
+    assert f"{balanced}classes with images; expected calibration error {metrics['ece_percent']:.3f} %" in said
+    with open(report / "classes.csv", newline="") as file:
+        assert [(line["class"], line["images"]) for line in csv.DictReader(file)] == [
+            ("dark", "0"), ("grey", "3"), ("light", "7")
+        ]  # fmt: skip
+    assert {"reliability.svg", "confusion_matrix.pdf"} <= {path.name for path in report.iterdir()}
+    assert validate(*given[:2]) == 0
+    assert "equal to top-1 as each has as many images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "no network is given"),
+        (
+            ["--model", "model_i_atto", "--report-dir", "no/where"],
+            "no/where: can't be a folder; --report-dir",
+        ),
         (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
         (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
         (["--model", "model_i_atto", "--exclude", "x.txt"], "x.txt: --exclude takes a file of image ids"),

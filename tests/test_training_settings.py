@@ -16,7 +16,9 @@ from convnext_ablation.training.settings import known_settings, parse_arguments,
 OURS = {
     "class_weights", "early_stopping", "freeze", "global_batch", "sampler", "skip_bad_images", "test_split",
 }  # fmt: skip
-OURS_IN_VALIDATION = {"exclude", "optimize", "predictions_file", "per_class_file", "skip_bad_images"}
+OURS_IN_VALIDATION = {
+    "exclude", "optimize", "per_class_file", "predictions_file", "report_dir", "skip_bad_images",
+}  # fmt: skip
 
 
 def timms_script(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from convnext_ablation.data.layout import SPLIT_OF
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import csv_text, write_csv, written_whole
 
-__all__ = ["Predictions", "excluded_ids", "without", "write_classes", "write_predictions"]
+__all__ = ["Predictions", "excluded_ids", "without", "write_predictions"]
 
 _COLUMN = "id"
 _ARRAYS = ("ids", "targets", "top5", "probability")
@@ -33,9 +33,14 @@ class Predictions:
     loss: float  # mean cross-entropy in nats
 
     @property
+    def predicted(self) -> NDArray[np.int64]:
+        """The most probable class, ``(N,)``."""
+        return self.top5[:, 0]
+
+    @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether the most probable class is the target, ``(N,)``."""
-        return self.top5[:, 0] == self.targets
+        return self.predicted == self.targets
 
     @property
     def top1(self) -> float:
@@ -46,13 +51,6 @@ class Predictions:
     def top5_accuracy(self) -> float:
         """Percentage of images whose target is among the five most probable classes."""
         return 100.0 * float((self.top5 == self.targets[:, None]).any(axis=1).mean())
-
-    def class_top1(self, classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Returns how many images each of so many classes has, and the percentage that is right, or NaN."""
-        images = np.bincount(self.targets, minlength=classes)
-        right = np.bincount(self.targets, weights=self.correct, minlength=classes)
-        with np.errstate(invalid="ignore"):
-            return images, 100.0 * right / images
 
     def save(self, path: Path) -> None:
         """Writes a compressed NumPy archive with one array an attribute."""
@@ -70,16 +68,6 @@ class Predictions:
             raise UserError(
                 f"{path}: predictions can't be read ({error}); delete its run to do it again"
             ) from error
-
-
-def write_classes(path: Path, predictions: Predictions, classes: int, names: Sequence[str]) -> None:
-    """Writes a CSV file with a line for each class: its number, name if known, images and top-1."""
-    images, top1 = predictions.class_top1(classes)
-    rows = [
-        [index, names[index] if index < len(names) else "", images[index], f"{top1[index]:.4f}"]
-        for index in range(classes)
-    ]
-    write_csv(path, ["index", "class", "images", "top1_percent"], rows)
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:

@@ -17,6 +17,7 @@ from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import compile_network
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.checks import dry_run
+from convnext_ablation.training.classification import write_classes
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.network import check_finite, create_precision
@@ -24,7 +25,6 @@ from convnext_ablation.training.predictions import (
     Predictions,
     excluded_ids,
     without,
-    write_classes,
     write_predictions,
 )
 from convnext_ablation.training.splits import count_classes, number_as_trained, open_split
@@ -66,7 +66,8 @@ class ValidationArguments:
     results_file: str = _results("", "file to write the result to, as timm's script writes it")
     results_format: Literal["csv", "json"] = _results("csv", "its format")
     predictions_file: str = _results("", "CSV file to write a line for each image to")
-    per_class_file: str = _results("", "CSV file to write a line for each class to")
+    per_class_file: str = _results("", "CSV file to write precision, recall and F1 of each class to")
+    report_dir: str = _results("", "folder to write figures of classes, confusions and calibration to")
 
     def __post_init__(self) -> None:
         """Checks types and values."""
@@ -77,6 +78,9 @@ class ValidationArguments:
         for file in filter(None, (self.results_file, self.predictions_file, self.per_class_file)):
             if Path(file).is_dir() or not Path(file).parent.is_dir():
                 raise UserError(f"{file}: can't be written; give a file in a folder that is there")
+        folder = Path(self.report_dir)
+        if (folder.exists() and not folder.is_dir()) or not folder.parent.is_dir():
+            raise UserError(f"{folder}: can't be a folder; --report-dir takes one in a folder that is there")
         if self.optimize and (self.run.amp or self.run.torchcompile):
             other = "--amp; --model-dtype bfloat16 computes in it" if self.run.amp else "--torchcompile"
             raise UserError(f"--optimize can't be combined with {other}")
