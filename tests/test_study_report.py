@@ -3,13 +3,14 @@
 import csv
 import itertools
 import re
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import fake_study
 import numpy as np
 import pytest
 from fake_study import svg_texts
+from sklearn.metrics import balanced_accuracy_score
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast, design_of
@@ -368,6 +369,41 @@ def test_terminal_table_fits_and_keeps_what_matters(stages, width):
     start, stop = lines[0].index("adds"), lines[0].index("runs")
     assert " ".join(" ".join(line[start:stop] for line in lines[2:]).split()) == " ".join(ADDS)
     assert re.search(r"^Model II .* 80\.0 \[.* \+5\.0 \[.* <0\.001", "\n".join(lines), re.MULTILINE)
+
+
+def test_effects_on_balanced_accuracy_are_given_where_classes_differ_in_size(tmp_path):
+    contents = fake_study.fake_study(tmp_path)
+    networks = [row.network for row in contents.findings.rows]
+    contrasts = [effect.contrast for effect in contents.findings.effects]
+    alike = compare([network.balanced() for network in networks], contrasts, FACTS.classes).effects
+    for top1, balanced in zip(contents.findings.effects, alike, strict=True):
+        assert astuple(balanced.difference) == pytest.approx(astuple(top1.difference), abs=1e-9)
+
+    kept = (
+        np.arange(60) % np.where(np.arange(60) < 20, 1, 2) == 0
+    )  # all of the first images, half of the rest
+    runs = [run.on(kept) for run in contents.evidence.runs]
+    evidence = replace(contents.evidence, runs=runs, ids=contents.evidence.ids[kept])
+    findings = compare([network.on(kept) for network in networks], contrasts, FACTS.classes)
+    uneven = replace(contents, findings=findings, evidence=evidence)
+    write_tables(uneven)
+    accuracies = {
+        (run.network, run.seed): 100 * balanced_accuracy_score(run.targets, run.predicted) for run in runs
+    }
+    for line in fake_study.csv_lines(uneven, "runs"):
+        expected = accuracies[line["network"], int(line["seed"])]
+        assert float(line["test_balanced_accuracy_percent"]) == pytest.approx(expected)
+    lines = fake_study.csv_lines(uneven, "effects_balanced")
+    assert [line["contrast"] for line in lines] == [each.name for each in contrasts]
+    for line, each, top1 in zip(lines, contrasts, findings.effects, strict=True):
+        by_seed = [sum(w * accuracies[key, seed] for key, w in each.weights.items()) for seed in range(3)]
+        assert float(line["estimate_points"]) == pytest.approx(np.mean(by_seed))
+        assert float(line["estimate_points"]) != pytest.approx(100 * top1.difference.estimate)
+        assert float(line["low_points"]) < np.mean(by_seed) < float(line["high_points"])
+    assert "## Effects on balanced accuracy" in markdown(uneven.folder)
+    write_tables(contents)  # into the same folder
+    assert not (contents.folder / "effects_balanced.csv").exists()
+    assert "All classes have as many test images, so balanced (macro)" in markdown(contents.folder)
 
 
 # Files and figure

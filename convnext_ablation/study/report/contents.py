@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun
-from convnext_ablation.study.report.findings import Effect, Findings, StudyFacts
+from convnext_ablation.study.report.findings import Effect, Findings, StudyFacts, compare
+from convnext_ablation.training.classification import balanced_accuracy
 from convnext_ablation.training.history import SUMMARY, Epoch, read_summary
 
 _LISTED = 20  # confusions of a contrast at either end
@@ -51,6 +52,7 @@ class RunLine(NamedTuple):
     best_epoch: str
     val_top1_percent: float
     test_top1_percent: float
+    test_balanced_accuracy_percent: float  # mean over the classes that have test images; or macro accuracy
     folder: str  # relative to the report's
     command: str  # repeats the run
     versions: str
@@ -92,6 +94,16 @@ class Contents:
     evidence: Evidence
 
     @cached_property
+    def balanced_effects(self) -> list[Effect]:
+        """The effects on balanced accuracy; none where all classes have as many test images."""
+        images, effects = np.bincount(self.evidence.targets), self.findings.effects
+        if len(set(images[images > 0])) == 1 or not effects:
+            return []
+        networks = [row.network.balanced() for row in self.findings.rows]
+        contrasts = [effect.contrast for effect in effects]
+        return compare(networks, contrasts, self.facts.classes, effects[0].size).effects
+
+    @cached_property
     def curves(self) -> list[CurvePoint]:
         """The learning curves of the networks, epoch by epoch."""
         return curve_points(self.evidence.runs)
@@ -119,6 +131,7 @@ class Contents:
             best_epoch=str(result.get("best_epoch", "")),
             val_top1_percent=run.val_top1_percent,
             test_top1_percent=run.test_top1_percent,
+            test_balanced_accuracy_percent=100 * balanced_accuracy(run.targets, run.predicted),
             folder=folder,
             command=f"{_program(result)} --config {folder}/args.yaml",
             versions=", ".join(f"{name} {number}" for name, number in result.get("versions", {}).items()),

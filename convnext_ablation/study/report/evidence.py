@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import leads_out
-from convnext_ablation.study.stats.effects import BoolArray
+from convnext_ablation.study.stats.effects import Answers, BoolArray
 
 Labels = NDArray[np.int64]
 Seeds = tuple[int, int]  # of pre-training, of this training
@@ -32,6 +32,7 @@ class FinishedRun:
     targets: Labels  # their classes, (N,)
     result: Mapping[str, Any]  # its ``result.json``
     pretraining_seed: int | None = None  # None where it started from no weights
+    balanced: bool = False  # whether its accuracy weighs all classes alike, and not all images
 
     @property
     def seeds(self) -> Seeds:
@@ -42,6 +43,16 @@ class FinishedRun:
     def correct(self) -> BoolArray:
         """Whether each test image is classified rightly, (N,)."""
         return self.predicted == self.targets
+
+    @cached_property
+    def scores(self) -> Answers:
+        """What its accuracy is the mean of, (N,): `correct`, or the linearized weighted mean of that."""
+        if not self.balanced:
+            return self.correct
+        images = np.bincount(self.targets)
+        weights = len(self.targets) / (np.count_nonzero(images) * images[self.targets])
+        accuracy = np.mean(weights * self.correct)
+        return accuracy + weights * (self.correct - accuracy)
 
     def on(self, kept: BoolArray) -> FinishedRun:
         """The same run on some of the test images: `kept` says of each whether, (N,)."""
@@ -75,6 +86,10 @@ class NetworkResult:
     def on(self, kept: BoolArray) -> NetworkResult:
         """The same on some of the test images; see `FinishedRun.on`."""
         return replace(self, runs=[run.on(kept) for run in self.runs])
+
+    def balanced(self) -> NetworkResult:
+        """The same with balanced accuracy, the mean of the classes' accuracies."""
+        return replace(self, runs=[replace(run, balanced=True) for run in self.runs])
 
     @property
     def learning_rate(self) -> float:

@@ -18,7 +18,7 @@ from convnext_ablation.study.designs.design import Contrast
 from convnext_ablation.study.report.evidence import NetworkResult, Seeds
 from convnext_ablation.study.stats.effects import (
     ALPHA,
-    BoolArray,
+    Answers,
     Difference,
     Interval,
     accuracy,
@@ -271,8 +271,11 @@ def _with_power(effects: list[Effect], networks: Sequence[NetworkResult]) -> lis
 
 
 def measured_in(networks: Sequence[NetworkResult]) -> Scatter | None:
-    """How much chance there is in the runs that networks share; None where these can't tell."""
-    if not networks:
+    """How much chance there is in the runs that networks share; None where these can't tell.
+
+    Those of balanced accuracy can't, as the model is of answers that are right or wrong.
+    """
+    if not networks or networks[0].runs[0].balanced:
         return None
     try:
         return measured_scatter(_shared_tables(networks)[1], "this study")
@@ -287,15 +290,17 @@ def _power(effect: Effect, scatter: Scatter, images: int, family: int) -> Power:
     return Power(draws, unit, question.detectable(draws), question.seeds_needed(effect.size))
 
 
-def _shared_tables(networks: Sequence[NetworkResult]) -> tuple[list[Seeds], list[BoolArray]]:
+def _shared_tables(
+    networks: Sequence[NetworkResult],
+) -> tuple[list[Seeds], list[Answers]]:
     """The runs that all of some networks have, and their tables as `effects.contrast` takes them."""
-    correct = [{run.seeds: run.correct for run in network.runs} for network in networks]
-    shared = [seeds for seeds in correct[0] if all(seeds in other for other in correct)]
+    scores = [{run.seeds: run.scores for run in network.runs} for network in networks]
+    shared = [seeds for seeds in scores[0] if all(seeds in other for other in scores)]
     if not shared:
         names = " and ".join(network.name for network in networks[:2])
         raise UserError(f"{names} have no seed in common; run both with the same seeds")
     shared, shape = _balanced(shared)
-    return shared, [np.stack([found[seeds] for seeds in shared]).reshape(*shape, -1) for found in correct]
+    return shared, [np.stack([found[seeds] for seeds in shared]).reshape(*shape, -1) for found in scores]
 
 
 def _balanced(runs: Sequence[Seeds]) -> tuple[list[Seeds], tuple[int, ...]]:

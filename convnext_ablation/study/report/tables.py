@@ -33,6 +33,7 @@ _LEGEND = (
     "could not have been detected, if fewer than 80 of 100 such studies find an effect of that size."
 )
 
+BALANCED = "effects_balanced.csv"
 UNITS = ("_percent", "_points")  # of columns that show a fraction
 SEEDS = (
     *("network", "pretraining_seed", "seed"),
@@ -168,6 +169,11 @@ def write_tables(contents: Contents) -> None:
     csv_file(folder / "seeds.csv", SEEDS, (_seed(run) for row in findings.rows for run in row.network.runs))
     csv_file(folder / "networks.csv", NETWORKS, (attributes(row, NETWORKS) for row in findings.rows))
     csv_file(folder / "effects.csv", EFFECTS, (attributes(each, EFFECTS) for each in findings.effects))
+    if contents.balanced_effects:
+        lines = (attributes(each, EFFECTS) for each in contents.balanced_effects)
+        csv_file(folder / BALANCED, EFFECTS, lines)
+    else:
+        (folder / BALANCED).unlink(missing_ok=True)  # of a report on other images
     csv_file(folder / "curves.csv", CurvePoint._fields, contents.curves)
     csv_file(folder / "classes.csv", ClassGain._fields, contents.class_gains)
     csv_file(folder / "confusions.csv", Confusion._fields, contents.confusions)
@@ -196,6 +202,7 @@ def _markdown(contents: Contents) -> str:
         "seeds. time: mean of a run.",
         "![Top-1 of each network](roadmap.svg)",
         *([] if findings.shown_by_rows else [laid_out(effect_columns(2), effects, form="markdown"), _LEGEND]),
+        *_balanced(contents),
         *([bullets(facts.notes)] if facts.notes else []),
         "## What was done",
         bullets(f"{what}: {value}" for what, value in method(findings, facts).items()),
@@ -204,6 +211,22 @@ def _markdown(contents: Contents) -> str:
         bullets(caveats(findings, facts)),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _balanced(contents: Contents) -> list[str]:
+    """The effects on balanced accuracy, or why they would be the same table again."""
+    if contents.balanced_effects:
+        return [
+            "## Effects on balanced accuracy",
+            "Balanced (macro) accuracy is the mean of the classes' accuracies, whatever their numbers of "
+            f"images. In {BALANCED}:",
+            laid_out(effect_columns(2), contents.balanced_effects, form="markdown"),
+        ]
+    if not contents.findings.effects:
+        return []
+    return [
+        "All classes have as many test images, so balanced (macro) accuracy equals top-1, as do its effects."
+    ]
 
 
 def bullets(lines: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ MANY = 4  # networks in a contrast from which on each has a seed variance of its
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int_]
+Answers = npt.NDArray[Any]  # of bool, right or wrong, or of float64 whose mean over images is the accuracy
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Difference:
     p_better: float = math.nan  # probability that the contrast is above 0; NaN where `p_value` is
 
 
-def accuracy(correct: BoolArray) -> Interval:
+def accuracy(correct: Answers) -> Interval:
     """Estimates the mean top-1 of a network, with a 95 % interval over seeds and images.
 
     The interval is Wilson's for as many independent images as would give the estimated variance. Unlike
@@ -76,17 +78,17 @@ def accuracy(correct: BoolArray) -> Interval:
     return Interval(mean, max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half)))
 
 
-def contrast(tables: Sequence[BoolArray], weights: Sequence[float]) -> Difference:
+def contrast(tables: Sequence[Answers], weights: Sequence[float]) -> Difference:
     """Estimates a weighted sum of networks' accuracies, paired by seed and image.
 
     ``p_holm`` is the p-value itself: there is one contrast here. `holm` adjusts several.
 
     Args:
-        tables: Whether each image is classified rightly, for each network: (seeds, images), or (pre-training
-            seeds, fine-tuning seeds, images), where a pre-training seed counts as one draw and the mean over
-            its fine-tuning seeds as its answer. Where there is one pre-training seed the fine-tuning seeds
-            are the draws, and what is found holds for that one pre-training. All networks have the same
-            seeds and images in the same order.
+        tables: Whether each image is classified rightly, or values whose mean over images is the accuracy.
+            For each network (seeds, images), or (pre-training seeds, fine-tuning seeds, images), where a
+            pre-training seed counts as one draw and the mean over its fine-tuning seeds as its answer. Where
+            there is one pre-training seed the fine-tuning seeds are the draws, and what is found holds for
+            that one pre-training. All networks have the same seeds and images in the same order.
         weights: One per network. They sum to 0, or to 1 for a mean of accuracies, of which no p-value is
             given.
 
@@ -113,7 +115,7 @@ def contrast(tables: Sequence[BoolArray], weights: Sequence[float]) -> Differenc
     return Spread((by_seed, by_image)).difference(float(values.mean()), signs, tested)
 
 
-def paired_difference(treated: BoolArray, baseline: BoolArray) -> Difference:
+def paired_difference(treated: Answers, baseline: Answers) -> Difference:
     """Estimates how much higher the top-1 of one network is than another's: see `contrast`."""
     return contrast([treated, baseline], [1.0, -1.0])
 
@@ -144,7 +146,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def over_units(tables: Sequence[BoolArray]) -> FloatArray:
+def over_units(tables: Sequence[Answers]) -> FloatArray:
     """Gives each network's answers by the seeds that count as draws, (networks, units, images)."""
     for table in tables[1:]:
         if np.shape(table) != np.shape(tables[0]):
@@ -220,10 +222,10 @@ def mean_squares(values: FloatArray) -> tuple[float, float, float]:
     return float(rows.var(ddof=1)), float(columns.var(ddof=1)), rest
 
 
-def by_unit(correct: BoolArray) -> FloatArray:
+def by_unit(correct: Answers) -> FloatArray:
     """Turns a network's answers into numbers, a row for each seed that counts as a draw: see `contrast`."""
     correct = np.asarray(correct)
-    if correct.dtype != np.bool_:
+    if correct.dtype not in (np.bool_, np.float64):
         raise TypeError(f"expected an array of bool (seeds, images), got {correct.dtype}")
     if correct.ndim not in (2, 3) or 0 in correct.shape or correct.shape[-1] < 2:
         raise UserError(f"expected at least one seed and two test images, got {_shape(correct)}")
@@ -232,6 +234,6 @@ def by_unit(correct: BoolArray) -> FloatArray:
     return correct[0].astype(np.float64) if len(correct) == 1 else correct.mean(axis=1)
 
 
-def _shape(correct: BoolArray) -> str:
+def _shape(correct: Answers) -> str:
     axes = "pre-training seeds x seeds x images" if np.ndim(correct) == 3 else "seeds x images"
     return " x ".join(str(size) for size in np.shape(correct)) + f" ({axes})"

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.stats.effects import BoolArray, by_unit, mean_squares
+from convnext_ablation.study.stats.effects import Answers, BoolArray, by_unit, mean_squares
 
 # Of two runs' errors, the share that only one of them makes: what independent mistakes would come near 2 in,
 # and the same mistakes 0. In a study of ours (typefaces, five stages, 3 seeds, 2 epochs from scratch) it is
@@ -69,7 +69,7 @@ def assumed_scatter(accuracy: float = ACCURACY, seed_sd: float = SEED_SD) -> Sca
     return Scatter(accuracy, seed_sd, seeds, networks, source)
 
 
-def measured_scatter(tables: Sequence[BoolArray], source: str) -> Scatter:
+def measured_scatter(tables: Sequence[Answers], source: str) -> Scatter:
     """Estimates it from mean squares of all pairs' differences.
 
     Args:
