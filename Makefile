@@ -61,7 +61,8 @@ slurm-test: $(VENV)/.test
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not onnx and not traced and not docs" \
 	    -W ignore::FutureWarning -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
-	    tests/test_timm_suite.py tests/test_training.py tests/test_training_images.py)
+	    tests/test_timm_suite.py tests/test_training.py tests/test_training_freeze.py \
+	    tests/test_training_images.py)
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
 # without the test that sets instruction sets itself, what is exported, and what computes nothing

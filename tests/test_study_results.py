@@ -11,16 +11,24 @@ from test_study_plan import STUDY
 from convnext_ablation.study.report.evidence import FinishedRun
 from convnext_ablation.study.results import StudyResults
 from convnext_ablation.study.store import read_study, save_study
+from convnext_ablation.training.arguments import TrainingArguments
 
 RESULT = {"host": "one", "device": "a processor", "versions": {"torch": "2.9.0"}}
 
 
 def results_of(
-    folder, name="stanford-dogs", pretrained=True, results=(RESULT, RESULT), runs=2, origins=("a",)
+    folder,
+    name="stanford-dogs",
+    pretrained=True,
+    results=(RESULT, RESULT),
+    runs=2,
+    origins=("a",),
+    arguments=None,
 ):
+    each = SimpleNamespace(is_pretrained=True, arguments=TrainingArguments(**(arguments or {})))
     (folder / "dataset.json").write_text(json.dumps({"name": name}))
     study = SimpleNamespace(
-        one_run_each=list,
+        one_run_each=lambda: [each] if arguments else [],
         design=SimpleNamespace(name="stages", notes=()),
         data_name="mine",
         data_dir=str(folder),
@@ -62,6 +70,10 @@ def test_classes_go_by_the_folders_of_their_images_or_their_number_and_each_mach
         ({"name": "cub200"}, ["22 or 23 of its test images also stand in ImageNet"]),
         ({"name": "typefaces"}, []),
         ({"pretrained": False}, []),
+        (
+            {"name": "mine", "arguments": {"freeze": "head-only", "early_stopping": 3}},
+            ["layers are frozen, by freeze head-only", "runs end early where nothing gets better"],
+        ),
         ({"name": "mine", "runs": 6}, ["2 of 6 runs are finished"]),
         ({"name": "mine", "origins": ("a", "b")}, ["start from weights of different origin: a: a; b: b"]),
         (

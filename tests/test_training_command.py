@@ -87,7 +87,13 @@ def test_a_run_tests_its_best_epoch_once(finished, train, capsys):
     (finished / "test.json").write_text('{"top1": 0}')  # done before: not to be read again
     assert train(finished.parent, *FINISHED, "--resume", "auto") == 0
     assert json.loads((finished / "test.json").read_text()) == {"top1": 0}
-    assert "resumed from" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "resumed from" in said
+    assert "WARNING" not in said
+    (finished / "test.json").write_text('{"epoch": 7}')  # of before the run went on
+    assert train(finished.parent, *FINISHED, "--resume", "auto") == 0
+    told = f"test.json is of epoch 7, and the best is {result['epoch']} now; remove it to test that\n"
+    assert told in capsys.readouterr().out
     (finished / "test.json").write_text(text)
 
 
@@ -196,6 +202,7 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--sched", "step", "--decay-epochs", "0"], "decay_epochs is 0; sched step needs a number above 0"),
         (["--sched", "none"], "sched none: give step, decay_rate 1"),
         (["--start-epoch", "2"], "start_epoch is 2, and there are 2 epochs"),
+        (["--freeze", "stages=9"], "freeze is stages=9, and test_resnet has 4 stages; give a smaller number"),
         (["--scale", "1"], r"scale is \[1.0\]; it takes 2 numbers"),
         (["--mixup", "1", "-b", "7"], "batch_size is 7; mixup and cutmix need an even one"),
         (["--in-chans", "3"], r"in_chans is 3, and input_size \[1, 32, 32\]"),

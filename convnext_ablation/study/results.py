@@ -109,6 +109,10 @@ class StudyResults:
         if len({run.arguments.epochs_in_all for run in each}) > 1:
             told = ", ".join(f"{run.point.label} {run.arguments.epochs_in_all}" for run in each)
             warnings.append(f"WARNING: networks are trained for different numbers of epochs: {told}.")
+        if frozen := _values(run.arguments.freeze for run in each if run.arguments.freeze):
+            warnings.append(f"WARNING: layers are frozen, by freeze {', '.join(frozen)}; the others train.")
+        if any(run.arguments.early_stopping for run in each):
+            warnings.append("WARNING: runs end early where nothing gets better, so their epochs differ.")
         scratch = [run.point.label for run in each if not run.is_pretrained]
         if 0 < len(scratch) < len(each):
             warnings.append(f"WARNING: only some networks start from scratch: {', '.join(scratch)}.")

@@ -191,7 +191,7 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
         raise UserError(f"{path}: is of {checkpoint.architecture}, not of {arguments.model}")
     step = int(state.get(OURS, {}).get("step", 0))
     before = int(state.get(OURS, {}).get("world_size") or saved.get("world_size") or processes.world_size)
-    if saved and (before != processes.world_size or step):
+    if "batch_size" in saved and (before != processes.world_size or step):
         images = len(run.train_images.images)
         batch, *then = _cut(saved, before, images)
         batch_now, *now = _cut(arguments.to_dict(), processes.world_size, images)

@@ -66,7 +66,7 @@ def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
             f"{arguments.channels} HEIGHT WIDTH"
         )
     if model is not None:
-        if arguments.freeze:
+        if trains and arguments.freeze:
             freeze(model, arguments.freeze)
         _check_logits(model, arguments, config)
     if arguments.torchcompile:

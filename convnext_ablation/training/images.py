@@ -84,7 +84,10 @@ class Images(Dataset):
         """
         labels = stored_labels(self.reader) or [label for _, label in getattr(self.reader, "samples", ())]
         if len(labels) != len(self):
-            raise UserError(f"{self.name}: doesn't tell the classes of its images before they are read")
+            raise UserError(
+                f"{self.name}: doesn't tell the classes of its images before they are read; leave "
+                "class_weights and sampler out"
+            )
         return torch.tensor([self._numbers.get(label, label) for label in labels])
 
     def ids(self) -> list[str]:

@@ -112,7 +112,13 @@ class Trainer(Parts):
     def test(self) -> None:
         """Tests the best epoch's weights on the test split, once, if there is one."""
         split, folder, best = self.arguments.test_split, self.folder, self.best
-        if not split or (folder / TEST_RESULT).is_file():
+        if not split:
+            return
+        if (folder / TEST_RESULT).is_file():
+            tested = json.loads((folder / TEST_RESULT).read_text()).get("epoch", best.epoch)
+            if tested != best.epoch:
+                told = f"{folder / TEST_RESULT} is of epoch {tested}, and the best is {best.epoch} now"
+                self.log.line(f"WARNING: {told}; remove it to test that")
             return
         self.load_best()
         try:
