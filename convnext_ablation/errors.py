@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import reprlib
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -100,7 +101,8 @@ def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
         work: Returns the exit code; None is 0.
 
     Returns:
-        That, 2 for what the user can mend, 130 when interrupted, 141 when nobody reads any more.
+        That, 2 for what the user can mend, 128 + n when signal n interrupted it, 141 when nobody reads any
+        more.
     """
     _open_outputs()
     try:
@@ -118,10 +120,10 @@ def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
             error = system_error(error)
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         stopped = "stopped; finished work is kept: run the same command again to resume"
         print(f"\n{program}: {stopped}", file=sys.stderr)
-        return 130
+        return 128 + (error.args[0] if error.args else signal.SIGINT)
 
 
 def _open_outputs() -> None:

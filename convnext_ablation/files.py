@@ -116,7 +116,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.stat().st_mode != mode:
             temporary.chmod(mode)
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows puts only what is open for writing on disk
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
@@ -191,6 +191,24 @@ def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
             # those who wait notice; on Windows it can be removed by `release` alone, which does so
             path.unlink(missing_ok=True)
         lock.release()
+
+
+def refuse_stand_in(path: Path, what: str = "") -> None:
+    """Refuses a file of Git LFS, or a web page, that stands where weights should be.
+
+    Args:
+        path: The file.
+        what: What it is called in the message; its path if not given.
+
+    Raises:
+        UserError: It is one.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise UserError(f"{what or path}: this is a web page, not a checkpoint; download the file itself")
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{what or path}: this is a Git LFS pointer, not the checkpoint; run `git lfs pull`")
 
 
 def sha256_of(path: Path, on_read: Callable[[int], None] = lambda size: None) -> str:

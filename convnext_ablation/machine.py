@@ -102,7 +102,8 @@ def device_name(device: str) -> str:
     """The name of the GPU, or of the processor where torch's device is none."""
     import torch  # takes a second, and all else here does without
 
-    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor_name()
+    kind = torch.device(device).type
+    return getattr(torch, kind).get_device_name(device) if kind in ("cuda", "xpu") else processor_name()
 
 
 def keep_memory() -> bool:

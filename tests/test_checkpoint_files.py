@@ -2,6 +2,7 @@ import datetime
 import hashlib
 import io
 import json
+import os
 import pickle
 import sys
 import zipfile
@@ -186,7 +187,16 @@ WEIGHTS = {"fc.weight": torch.full((64, 64), 0x11, dtype=torch.uint8)}
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.pth", b"", "not a checkpoint, or a damaged one"),
+        ("a.pth", b"", "not a checkpoint, or a damaged one (it is empty)"),
+        ("a.pth", b"GGUF\x03\x00", "this is a GGUF file, not a checkpoint of torch or safetensors; save"),
+        ("a.pth", b"\x08\x07\x12\x07pytorch", "this is an ONNX file"),
+        ("a.ckpt", b"\x89HDF\r\n\x1a\n", "this is an HDF5 file, as of Keras"),
+        (
+            "a.pth",
+            b"\x1f\x8b\x08\x00",
+            "this is a gzip file, not a checkpoint of torch or safetensors; unpack it",
+        ),
+        ("a.pth.tar", b"sys_info".ljust(257, b"\x00") + b"ustar", "this is a tar archive"),
         ("a.pth", b"\n<!DOCTYPE html><html>404</html>", "a web page"),
         ("a.safetensors", b"<html></html>", "a web page"),
         ("a.pth", b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
@@ -200,6 +210,7 @@ WEIGHTS = {"fc.weight": torch.full((64, 64), 0x11, dtype=torch.uint8)}
         ("a.safetensors", b"\x08\x00\x00\x00\x00\x00\x00\x00{", "not a checkpoint, or a damaged one"),
         ("a.pth", _saved(epoch=3), "holds no weights"),
         ("a.pth", _saved(state_dict={}), "holds no weights"),
+        ("a.pth", _saved(net=torch.nn.Linear(2, 2)), "holds a whole network; save its state_dict"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path, name, content, says):
@@ -211,6 +222,9 @@ def test_a_list_a_missing_file_and_absent_averages_are_refused(tmp_path):
     torch.save([1, 2], tmp_path / "list.pth")
     assert "holds a list" in _unreadable(tmp_path / "list.pth")
     assert "no such checkpoint" in _unreadable(tmp_path / "missing.pth")
+    assert "is a folder; give the path of a checkpoint file" in _unreadable(tmp_path)
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "is no file; give" in _unreadable(tmp_path / "pipe.pth")
     torch.save({"state_dict": WEIGHTS}, tmp_path / "a.pth")
     assert "holds no averaged weights" in _unreadable(tmp_path / "a.pth", kind="averaged")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "a.pth")

@@ -1,11 +1,12 @@
 """Every layout of a checkpoint, by every command that reads one: the network gives the original's logits."""
 
 import argparse
+import itertools
 import os
+import re
 import types
 from dataclasses import replace
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.hub.finished_run import DataFacts, FinishedRun
 from convnext_ablation.models.checkpoint_files import read_checkpoint
 from convnext_ablation.models.components import STAGES
+from convnext_ablation.models.layouts import unwrapped
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.pretrained import find_weights
 from convnext_ablation.training import validation
@@ -99,6 +101,66 @@ def spark(weights):
     return {"args": "Namespace(lr=1)", "module": {**inside, "config": {"mask": 0.6}}, "optimizer": {}}
 
 
+def renamed(weights, *rules):
+    """The names by the first of the rules, pattern and replacement, that matches them."""
+
+    def name(key):
+        return next(re.sub(f"^{each}", to, key) for each, to in rules if re.match(each, key))
+
+    return {name(key): value for key, value in weights.items()}
+
+
+def transformers_convnext(weights):
+    block = r"convnext.encoder.stages.\1.layers.\2."
+    return renamed(
+        weights,
+        (r"downsample_layers\.0\.0\.", "convnext.embeddings.patch_embeddings."),
+        (r"downsample_layers\.0\.1\.", "convnext.embeddings.layernorm."),
+        (r"downsample_layers\.(\d)\.", r"convnext.encoder.stages.\1.downsampling_layer."),
+        (r"stages\.(\d)\.(\d)\.norm\.", f"{block}layernorm."),
+        (r"stages\.(\d)\.(\d)\.gamma", f"{block}layer_scale_parameter"),
+        (r"stages\.(\d)\.(\d)\.", block),
+        (r"norm\.", "convnext.layernorm."),
+        (r"head\.", "classifier."),
+    )
+
+
+def transformers_resnet(weights):
+    rules = [(r"conv1\.", "resnet.embedder.embedder.convolution.")]
+    rules += [(r"bn1\.", "resnet.embedder.embedder.normalization."), (r"fc\.", "classifier.1.")]
+    for stage, number in itertools.product((1, 2, 3, 4), (0, 1, 2)):
+        theirs, block = rf"layer{stage}\.(\d)\.", rf"resnet.encoder.stages.{stage - 1}.layers.\1."
+        rules += [(rf"{theirs}conv{number + 1}\.", rf"{block}layer.{number}.convolution.")]
+        rules += [(rf"{theirs}bn{number + 1}\.", rf"{block}layer.{number}.normalization.")]
+        rules += [(rf"{theirs}downsample\.0\.", rf"{block}shortcut.convolution.")]
+        rules += [(rf"{theirs}downsample\.1\.", rf"{block}shortcut.normalization.")]
+    return renamed(weights, *rules)
+
+
+def mmpretrain_convnext(weights):
+    return renamed(
+        weights,
+        (r"(stages\.\d\.\d\.)dw(conv\.)", r"backbone.\1depthwise_\2"),
+        (r"(stages\.\d\.\d\.)pw(conv\d\.)", r"backbone.\1pointwise_\2"),
+        (r"norm\.", "backbone.norm3."),
+        (r"head\.", "head.fc."),
+        ("", "backbone."),
+    )
+
+
+def in_wrapped_parts(weights):
+    """As FSDP, activation checkpoints and torch.compile put their own names into those of a network."""
+    part = r"\1._fsdp_wrapped_module._checkpoint_wrapped_module.\2"
+    return renamed(
+        weights, (r"(stages\.\d\.blocks\.\d)\.(.*)", part), (r"stem\.", "stem._orig_mod."), ("", "")
+    )
+
+
+def mmengine(weights):
+    state = {"state_dict": weights, "ema_state_dict": averaged_model(noise(weights))}
+    return {"meta": {}, "message_hub": {"log_scalars": {}}, **state, "optimizer": {"state": {}}}
+
+
 def averaged_model(weights):
     return {"n_averaged": torch.tensor(5), **prefixed("module.", weights)}
 
@@ -147,6 +209,79 @@ LAYOUTS = {
     "SparK": (lambda: fgvc("model_i"), spark, "left out: dense_decoder.proj.weight"),
     "an average by torch": (lambda: ours("model_iii"), averaged_model, "left out: n_averaged"),
 }
+
+
+# what else projects write; read by the same reader
+FURTHER = {
+    "transformers' ConvNeXt": (lambda: fgvc("model_v"), transformers_convnext, "prefix 'convnext.' cut"),
+    "transformers' ResNet": (lambda: fgvc("model_i"), transformers_resnet, "transformers-resnet layout"),
+    "mmpretrain's ConvNeXt": (
+        lambda: fgvc("model_v"),
+        lambda weights: {"state_dict": prefixed("data.", mmpretrain_convnext(weights))},
+        "plain weights, 3 classes, convnext layout, prefix 'data.backbone.' cut",
+    ),
+    "mmengine with an average": (lambda: fgvc("model_i"), mmengine, "averaged weights"),
+    "parts wrapped": (lambda: ours("model_iii"), in_wrapped_parts, "convnext_ablation layout"),
+    "PyTorch's tutorial": (
+        lambda: ours("model_iii"),
+        lambda weights: {"epoch": 5, "model_state_dict": weights, "optimizer_state_dict": {"state": {}}},
+        "plain weights",
+    ),
+    "under a name of one's own": (
+        timms,
+        lambda weights: {"classifier": weights, "scheduler": {"a.b": torch.ones(2)}, "best": {}},
+        "plain weights",
+    ),
+    "DeepSpeed": (
+        timms,
+        lambda weights: {"module": weights, "param_shapes": [{"a.b": torch.Size([2])}], "ds_config": {}},
+        "plain weights",
+    ),
+    "an average within a module of Lightning": (
+        timms,
+        lambda weights: {
+            "state_dict": prefixed("model.", noise(weights)) | prefixed("ema_model.module.", weights)
+        },
+        "averaged weights, 3 classes, timm-convnext layout, prefix 'ema_model.module.' cut",
+    ),
+    "an average by Lightning": (
+        lambda: ours("model_iv"),
+        lambda weights: {
+            "state_dict": prefixed("net.", weights),
+            "current_model_state": prefixed("net.", noise(weights)),
+            "averaging_state": {"n_averaged": torch.tensor(1)},
+        },
+        "averaged weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", FURTHER)
+def test_layouts_of_further_projects_are_read(layout, tmp_path):
+    network, kept_in, said = FURTHER[layout]
+    original, weights = network()
+    torch.save(kept_in(weights), tmp_path / "a.ckpt")
+    checkpoint, name = read_checkpoint(tmp_path / "a.ckpt"), name_of(original)
+    model = timm.create_model(name, num_classes=CLASSES)
+    assert said in checkpoint.load(model)
+    torch.testing.assert_close(model.eval()(IMAGES), original(IMAGES), atol=1e-6, rtol=1e-6)
+    if said.startswith("averaged"):
+        checkpoint.load(model, "plain")
+        assert not torch.allclose(model(IMAGES), original(IMAGES))
+    fresh = {"state_dict": unwrapped(checkpoint.weights()), "num_classes": -1}
+    start = timm.create_model(name, num_classes=2, pretrained=True, pretrained_cfg_overlay=fresh)
+    checkpoint.load(model)
+    assert torch.equal(start.stages[3].blocks[0].conv2.weight, model.stages[3].blocks[0].conv2.weight)
+
+
+def test_a_checkpoint_of_several_networks_is_refused(tmp_path):
+    _, weights = ours("model_iii")
+    torch.save({"teacher": weights, "student": weights}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a\.pth: holds 2 networks, under student, teacher; save one alone"):
+        read_checkpoint(tmp_path / "a.pth")
+    torch.save({**prefixed("student.", weights), **prefixed("teacher.", weights)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"holds 2 networks, under 'student\.', 'teacher\.'; save one alone"):
+        read_checkpoint(tmp_path / "a.pth").load(timm.create_model("model_iii_atto", num_classes=CLASSES))
 
 
 @pytest.fixture
@@ -262,13 +397,11 @@ def test_no_command_runs_what_a_file_names_whatever_its_ending(evil, zipped, giv
     make, named = EVIL[evil]
     content = {"state_dict": ours("model_i")[1], "args": Namespace(x=[make(tmp_path / "trace")])}
     refused = f"refused, nothing was run: the file names {named},"
-    endings = ("pth", "pt", "bin", "ckpt", "pth.tar", "safetensors", "npz", "")
-    for ending, reader in zip_longest(endings, READERS, fillvalue=by_validate):
+    endings = ("pth", "pt", "bin", "ckpt", "pth.tar", "safetensors", "npz", "pkl", "pickle", "tar", "")
+    for ending, reader in itertools.zip_longest(endings, READERS, fillvalue=by_validate):
         path = tmp_path / f"evil.{ending}"
         torch.save(content, path, _use_new_zipfile_serialization=zipped)
-        with pytest.raises(
-            UserError, match=refused if ending != "safetensors" else f"or a damaged one|{refused}"
-        ):
+        with pytest.raises(UserError, match=refused):
             reader(path, "model_i_atto", given)
     assert not (tmp_path / "trace").exists()
 

@@ -1,5 +1,6 @@
 """Files appear whole or not at all."""
 
+import fcntl
 import os
 import resource
 import time
@@ -20,6 +21,15 @@ def test_a_file_is_replaced_whole(tmp_path):
     write_text(path, "zwei ü")
     assert path.read_text(encoding="utf-8") == "zwei ü"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_what_is_put_on_disk_is_open_for_writing_as_windows_asks(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: done.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE)
+    )
+    write_text(tmp_path / "a.txt", "one")
+    assert done == [os.O_RDWR]
 
 
 def test_what_stood_there_survives_a_failure(tmp_path):

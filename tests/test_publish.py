@@ -8,6 +8,7 @@ import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -26,6 +27,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of
 from convnext_ablation.hub.publish import FILES, target_of
 from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.weights import download
 
 # of the hub's client, about itself
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
@@ -247,6 +249,20 @@ def test_nothing_stays_of_a_first_publication_that_fails(tiny, hub, capsys):
     hub.faults.append(("DELETE", 403))
     refused("403", tiny, "--to", REPOSITORY)
     assert re.search(rf"may be left; remove it at .*/{NAME}", capsys.readouterr().err)
+
+
+def test_a_hub_that_asks_to_wait_is_published_to_later_and_a_slow_one_is_given_up(tiny, hub, monkeypatch):
+    waited: list[float] = []
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=waited.append))
+    for request, licence in (("repos/create", "mit"), ("preupload", "cc0-1.0"), ("commit/main", "other")):
+        hub.faults.append((request, {"Retry-After": "7"}))
+        publish(tiny, "--to", REPOSITORY, "--license", licence)
+    assert waited == [7, 7, 7]
+    assert len(hub.repositories[REPOSITORY].commits) == 4
+    monkeypatch.setattr(download, "_LONGEST_WAIT", 0)
+    monkeypatch.setattr(download, "_SLOWEST_SENT", 1e9)
+    hub.faults.append(("commit/main", "drip"))
+    refused("bytes were not sent in 0 s", tiny, "--to", REPOSITORY, "--license", "bsd-3-clause")
 
 
 @pytest.mark.parametrize(

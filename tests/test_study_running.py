@@ -12,9 +12,11 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+import timm
 import timm_repo
 import torch
 import two_processes
@@ -22,10 +24,12 @@ from conftest import ONE_THREAD, RECIPE
 from fake_experiment import finish
 from inline_engine import Inline, do_all
 from PIL import Image
+from safetensors.torch import load_file
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.data.folder import check_folder
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, exit_code_of
+from convnext_ablation.files import sha256_of
 from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.engine import Local, drive, how_it_ended
@@ -282,18 +286,20 @@ def test_a_driver_that_is_asked_to_stop_has_its_runs_save_where_they_are(study, 
     assert holder_of(folder) is None
 
 
-def test_a_driver_that_is_asked_to_stop_does_as_with_ctrl_c(study, tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_driver_that_is_asked_to_stop_does_as_with_ctrl_c(study, tmp_path, number, capsys):
+    before = signal.getsignal(number)
 
     class Asked(Inline):
         def wait(self, seconds):
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
             time.sleep(5)
 
     set_up(study, tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        drive([study], tmp_path, Asked(), StudyProgress(quiet=True))
-    assert signal.getsignal(signal.SIGTERM) is before
+    driving = partial(drive, [study], tmp_path, Asked(), StudyProgress(quiet=True))
+    assert exit_code_of("study", driving) == 128 + number
+    assert "finished work is kept: run the same command again" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
 
 
 def test_a_run_that_is_stopped_and_resumes_ends_as_if_it_never_was(study, undisturbed, tmp_path):
@@ -488,6 +494,40 @@ def test_timms_script_trains_and_the_test_is_ours(study, tmp_path, monkeypatch, 
     assert result["train_images_per_second"] > 0
     assert (folder / "train.log").stat().st_size
     assert (folder / "predictions.npz").is_file()
+
+
+def test_timms_script_starts_from_the_weights_alone_whatever_file_they_came_in(study, tmp_path, monkeypatch):
+    class Runs:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    [point] = study.points
+    state = timm.create_model(point.model, in_chans=1, **point.model_kwargs).state_dict()
+    given = tmp_path / "given.ckpt"
+    content = {"state_dict": {f"_orig_mod.module.{name}": value for name, value in state.items()}}
+    torch.save({**content, "hyper_parameters": {"root": Path("/data"), "x": torch.nn.Identity()}}, given)
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import shutil, sys, yaml\n"
+        "shutil.copy(yaml.safe_load(open(sys.argv[sys.argv.index('-c') + 1]))['pretrained_path'], "
+        f"{str(tmp_path / 'got.safetensors')!r})\n"
+    )
+    weights = Weights(point.key, None, str(given), sha256_of(given), "not told")
+    scripted = replace(study, script=external.find_script(str(script)), weights=(weights,))
+    scripted = replace(scripted, recipe={**study.recipe, "pretrained": True})
+    run = set_up(scripted, tmp_path / "study")
+    folder = run.folder(tmp_path / "study")
+    folder.mkdir(parents=True, exist_ok=True)
+    code = external._train(run, 3, folder, lambda: False)
+    assert code == 0, (folder / "train.log").read_text()
+    got = load_file(tmp_path / "got.safetensors")
+    assert got.keys() == state.keys()
+    assert all(torch.equal(got[name], state[name]) for name in state)
+    assert not (folder / "start.safetensors").exists()
+    torch.save({**content, "x": Runs()}, given)
+    with pytest.raises(UserError, match=r"given\.ckpt: refused, nothing was run: the file names posix.mkdir"):
+        external._train(run, 3, folder, lambda: False)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_the_script_needs_is_checked(study, tmp_path, monkeypatch):

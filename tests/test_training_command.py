@@ -213,6 +213,11 @@ def test_fine_tuning_starts_from_weights_with_other_classes(finished, train, tmp
         (["--opt-betas", "0.9"], "opt adamw: "),
         (["--torchcompile", "none-such"], "torchcompile none-such: "),
         (["--device", "meta"], "device meta can't be used here"),
+        (
+            ["--model", "model_v_atto", "--input-size", "1", "31", "40"],
+            "model_v_atto: can't take images of 31 x 40 px: .*; give at least 32 px",
+        ),
+        (["-b", "1"], r"test_resnet: can't take images of 32 x 32 px: .*; give at least \d+ px"),
         (["--dataset", "hfds/"], "hfds/: can't be read"),
         (["--device", "cuda"], "device is cuda, but there is no GPU here"),
         (["--device-modules", "no_such_module"], "no_such_module: can't be imported"),
@@ -435,6 +440,7 @@ def test_validation_reports_scikit_learns_figures_of_a_split_whose_classes_diffe
         ),
         (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
         (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
+        (["--model", "model_v", "--img-size", "16"], "images of 16 x 16 px: .*; give at least 32 px"),
         (["--model", "model_i_atto", "--exclude", "x.txt"], "x.txt: --exclude takes a file of image ids"),
         (["--checkpoint", "x.pth"], r"x\.pth: no such checkpoint"),
         (["--model", "model_i_atto", "--optimize", "--amp"], "--optimize can't be combined with --amp;"),
@@ -460,9 +466,16 @@ def test_a_resumed_run_goes_on_in_its_run_of_weights_and_biases(train, tmp_path,
     assert [row["epoch"] for row in rows] == [0, 1]
     train(tmp_path, "--epochs", 3, "--resume", "auto", "--log-wandb", "--wandb-resume-id", "abc")
     assert begun[2] == ("abc", "allow")
-    wandb.init = lambda **given: SimpleNamespace(log=lambda row: 1 / 0)
-    assert train(tmp_path, "--epochs", 1, "--log-wandb", name="offline") == 0
-    assert "WARNING: nothing is logged to Weights & Biases: division by zero\n" in capsys.readouterr().out
+    failing = {"log": lambda **given: SimpleNamespace(log=lambda row: 1 / 0), "init": lambda **given: 1 / 0}
+    for name, wandb.init in failing.items():
+        assert train(tmp_path, "--epochs", 1, "--log-wandb", name=name) == 0
+        said = "WARNING: nothing is logged to Weights & Biases: division by zero\n"
+        assert said in capsys.readouterr().out
+    (tmp_path / "wandb.py").write_text("1 / 0")  # an installation that does not fit the others
+    monkeypatch.delitem(sys.modules, "wandb")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert train(tmp_path, "--epochs", 1, "--log-wandb", name="import") == 0
+    assert said in capsys.readouterr().out
 
 
 def test_one_process_in_a_slurm_allocation_of_several_tasks_trains_alone():

@@ -334,13 +334,16 @@ def test_what_a_hub_refuses_is_told_with_the_way_out(lab, weights, monkeypatch, 
 
 
 @pytest.mark.parametrize("said", [{"Retry-After": "7"}, {"RateLimit": '"api";r=0;t=7'}])
-@pytest.mark.parametrize("request_", ["HEAD .*config.json", "GET /api/models/", "HEAD .*safe"])
+@pytest.mark.parametrize(
+    "request_",
+    ["HEAD .*config.json", "GET /lab.*config.json", "GET /api/models/", "GET /api/models$", "GET /storage"],
+)
 def test_a_hub_that_asks_to_wait_is_waited_for(lab, weights, monkeypatch, request_, said):
     waited = []
     monkeypatch.setattr(download, "time", SimpleNamespace(sleep=waited.append))  # other threads sleep on
     lab.faults.append((request_, said))
     assert_loaded(pretrained(MODEL), weights)
-    assert waited == [7]
+    assert waited == [7]  # the client itself would sleep, for longer than it is waited for without a byte
 
 
 def test_a_hub_that_asks_for_more_patience_than_there_is_says_when(lab, monkeypatch):
@@ -360,6 +363,28 @@ def test_a_namespace_is_found_in_any_case(lab, weights, monkeypatch):
     assert has_weights(MODEL)
 
 
+def test_a_file_of_ones_own_is_loaded_into_a_backbone_by_its_overlay(tmp_path):
+    state = timm.create_model(MODEL).state_dict()
+    torch.save(state, tmp_path / "own.pth")
+    options = {"features_only": True, "out_indices": (0, 3)}
+    overlay = {"file": str(tmp_path / "own.pth")}
+    backbone = timm.create_model(MODEL, pretrained=True, pretrained_cfg_overlay=overlay, **options)
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, state[name.replace("stages_", "stages.")]), name
+    with pytest.raises(RuntimeError, match="Missing key"):  # as with any network of timm
+        timm.create_model(MODEL, checkpoint_path=tmp_path / "own.pth", **options)
+
+
+def test_training_says_which_pretrained_weights_it_starts_from(lab, weights):
+    commit = lab.add(NAME, release(weights, trained={"weights": "ema"}))
+    said: list[str] = []
+    arguments = TrainingArguments(model=MODEL, pretrained=True, device="cpu")
+    for classes in (3, 2):
+        create_network(arguments, classes, Processes(torch.device("cpu")), say=said.append)
+    loaded = f"{NAME}@{commit}: averaged weights, 3 classes"
+    assert said == [loaded, f"{loaded}; the classifier is new"]
+
+
 # folders
 
 
@@ -376,6 +401,8 @@ def test_a_folder_serves_a_release_with_its_tag_and_without(folder, weights, cap
 def test_what_a_folder_lacks_is_told(folder, weights, monkeypatch):
     dogs = write(folder / f"{MODEL}.dogs", release(weights))
     assert refusal() == f"{folder} has no {MODEL}.cub; it has {MODEL}.dogs"
+    (dogs / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\n")
+    assert "this is a Git LFS pointer, not the checkpoint; run `git lfs pull`" in refusal(MODEL)
     (dogs / "model.safetensors").unlink()
     assert "model.safetensors: missing" in refusal(MODEL)
     (dogs / "config.json").write_text("{")

@@ -30,10 +30,9 @@ def run(args: argparse.Namespace) -> None:
     if args.public and not args.license:
         raise UserError("--public needs --license: without one, nobody may use the weights")
     target, run = target_of(args.to), read_run(args.run_folder, args.data)
-    with drafted(run, target, args.license) as release:
+    with drafted(run, target, args.license, print) as release:
         if args.dry_run:
-            weights = f"the {'averaged (EMA)' if run.ema else 'plain'} weights of epoch {run.best.epoch}"
-            print(f"would publish {target}: {weights}")
+            print(f"would publish {target}: the weights of epoch {run.best.epoch}")
             for name in FILES:
                 print(f"  {name:<20}{(release / name).stat().st_size:>14,} bytes")
             print((release / CARD).read_text(encoding="utf-8"))

@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> None:
     )
     with Progress("evaluating") as progress:
         images, found = differences(release, claim, arguments, args.tolerance, progress.move)
-    print(f"{release.name}: weights as published, SHA-256 {release.sha256}")
+    said = f"{release.kind} weights as published, {release.num_classes} classes, SHA-256 {release.sha256}"
+    print(f"{release.name}: {said.strip()}")
     for line in images.skipped:
         print(f"{images.name}: skipped, {line}")
     for difference in found:

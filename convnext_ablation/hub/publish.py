@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path, PurePath
 from typing import Any
@@ -35,7 +35,7 @@ from convnext_ablation.training.arguments import PREPROCESSING
 from convnext_ablation.training.history import BEST
 from convnext_ablation.training.network import check_finite
 from convnext_ablation.version import __version__
-from convnext_ablation.weights.download import hub_errors, patiently
+from convnext_ablation.weights.download import hub_errors, in_time, patiently
 from convnext_ablation.weights.release import CONFIG, HUB, WEIGHTS
 
 __all__ = ["CARD", "FILES", "Target", "client", "drafted", "into_folder", "onto_hub", "target_of"]
@@ -59,8 +59,13 @@ def target_of(text: str) -> Target:
 
 
 @contextmanager
-def drafted(run: FinishedRun, target: Target, license: str = "") -> Iterator[Path]:
-    """Makes a release of a run, and gives its folder, which is removed when the context is left."""
+def drafted(
+    run: FinishedRun, target: Target, license: str = "", say: Callable[[str], None] = lambda line: None
+) -> Iterator[Path]:
+    """Makes a release of a run, and gives its folder, which is removed when the context is left.
+
+    `say` is called with what is loaded.
+    """
     # on the disk of its folder it need only be renamed
     if isinstance(target, Path):
         where = next(above for above in target.parents if above.is_dir())
@@ -73,6 +78,7 @@ def drafted(run: FinishedRun, target: Target, license: str = "") -> Iterator[Pat
         settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
         images = resolve_data_config(settings, model=model)
         gmacs = count_gmacs(model, images["input_size"])
+        say(_loaded(run, model))
         card = model_card(
             run,
             PurePath(target).name,
@@ -116,16 +122,21 @@ def _model_args(run: FinishedRun) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _save(
-    folder: Path, model: Any, run: FinishedRun, images: Mapping[str, Any], license: str
-) -> dict[str, Any]:
-    """Writes weights and `config.json` by timm's own function; returns what the latter says."""
+def _loaded(run: FinishedRun, model: Any) -> str:
+    """Loads the run's weights into its network; what was loaded, in a line."""
     try:
-        run.load(model)
+        said = run.load(model)
     except UserError as error:
         what = f"{run.folder}: its weights aren't those of {run.arguments.model} as args.yaml has it"
         raise UserError(f"{what}; {error}") from error
     check_finite(model, str(run.folder / BEST))
+    return said
+
+
+def _save(
+    folder: Path, model: Any, run: FinishedRun, images: Mapping[str, Any], license: str
+) -> dict[str, Any]:
+    """Writes weights and `config.json` by timm's own function; returns what the latter says."""
     cfg = model.pretrained_cfg
     same_size = tuple(images["input_size"][1:]) == tuple(cfg["input_size"][1:])
     # what the weights that it was started from were published with is left out: licence, source, test size
@@ -208,7 +219,7 @@ def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -
     """
     with hub_errors(repository):
         try:
-            info = patiently(lambda: api.model_info(repository))
+            info = patiently(lambda: in_time(lambda: api.model_info(repository)))
         except RepositoryNotFoundError:
             return f"published {HUB}{repository}@{_into_new(release, repository, api, public)}"
         if info.id.lower() != repository.lower():
@@ -225,23 +236,25 @@ def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -
 
 
 def _commit(release: Path, repository: str, api: HfApi, parent: str | None) -> str:
-    commit = api.create_commit(
-        repository,
-        [CommitOperationAdd(name, release / name) for name in FILES],
-        commit_message="Publish a release",
-        parent_commit=parent,  # refused if another commit came between
-    )
-    return commit.oid
+    def commit() -> str:
+        return api.create_commit(
+            repository,
+            [CommitOperationAdd(name, release / name) for name in FILES],
+            commit_message="Publish a release",
+            parent_commit=parent,  # refused if another commit came between
+        ).oid
+
+    return patiently(lambda: in_time(commit, sends=sum((release / name).stat().st_size for name in FILES)))
 
 
 def _into_new(release: Path, repository: str, api: HfApi, public: bool) -> str:
     """Makes the repository, and removes it again if the commit fails; returns the commit."""
-    api.create_repo(repository, private=not public)
+    patiently(lambda: in_time(lambda: api.create_repo(repository, private=not public)))
     try:
         return _commit(release, repository, api, None)
     except BaseException:
         try:
-            api.delete_repo(repository)
+            patiently(lambda: in_time(lambda: api.delete_repo(repository)))
         except Exception:  # the hub is gone, most likely
             page = f"{constants.ENDPOINT}/{repository}"
             print(f"an empty repository may be left; remove it at {page}", file=sys.stderr)

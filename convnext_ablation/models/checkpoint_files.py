@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import check_name, sha256_of
+from convnext_ablation.files import check_name, refuse_stand_in, sha256_of
 from convnext_ablation.models.convert import load_weights
 from convnext_ablation.models.layouts import Layout, StateDict, state_dict_in
 from convnext_ablation.models.pickles import damaged, read_pickle
@@ -22,6 +22,21 @@ from convnext_ablation.models.pickles import damaged, read_pickle
 # where a checkpoint of a training keeps what timm's script has no place for
 OURS = "convnext_ablation"
 _INDEX = ".index.json"  # names the files that a large checkpoint is split into
+_UNPACK, _SAVE = "unpack it", "save the state_dict with torch"
+# how files of other kinds begin, what they are, and what to do with them
+_OTHERS = {
+    b"GGUF": ("a GGUF file", _SAVE),
+    b"\x89HDF": ("an HDF5 file, as of Keras", _SAVE),
+    b"\x08": ("an ONNX file", _SAVE),
+    b"\x93NUMPY": ("a NumPy file", _SAVE),
+    b"\x1f\x8b": ("a gzip file", _UNPACK),
+    b"BZh": ("a bzip2 file", _UNPACK),
+    b"\xfd7zXZ": ("an xz file", _UNPACK),
+    b"\x28\xb5\x2f\xfd": ("a Zstandard file", _UNPACK),
+    b"7z\xbc\xaf": ("a 7-Zip archive", _UNPACK),
+    b"tar": ("a tar archive", _UNPACK),
+    b"Rar!": ("a RAR archive", _UNPACK),
+}
 
 
 @dataclass(frozen=True)
@@ -47,6 +62,9 @@ class Checkpoint:
         found = self.averaged if (kind or self.kind) == "averaged" else self.plain
         if found is None:
             there = self.plain or self.averaged
+            inside = (value for value in self.content.values() if isinstance(value, Mapping))
+            if not there and any("_modules" in value for value in inside):
+                raise _whole_network(self.path)
             raise UserError(f"{self.path}: holds no {kind if there else ''} weights; give another checkpoint")
         return found
 
@@ -110,7 +128,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise UserError(f"{error.filename}: no such checkpoint") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; give the path of a checkpoint file") from error
-    return Checkpoint(path, content, state_dict_in(content), state_dict_in(content, averaged=True))
+    try:
+        return Checkpoint(path, content, state_dict_in(content), state_dict_in(content, averaged=True))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
 def files_of(path: Path) -> list[Path]:
@@ -137,21 +158,33 @@ def _read(path: Path) -> dict[str, Any]:
     if path.name.endswith(_INDEX):
         parts = [read_checkpoint(part) for part in files_of(path)]
         return {"state_dict": {name: value for part in parts for name, value in part.weights().items()}}
+    if path.exists() and not path.is_file():  # to open a FIFO would wait for who writes to it
+        raise UserError(
+            f"{path}: is {'a folder' if path.is_dir() else 'no file'}; give the path of a checkpoint file"
+        )
+    refuse_stand_in(path)
     with open(path, "rb") as file:
-        start = file.read(64)
-    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise UserError(f"{path}: this is a web page, not a checkpoint; download the file itself")
-    if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: this is a Git LFS pointer, not the checkpoint; run `git lfs pull`")
+        start = file.read(265)
+    if not start:
+        raise damaged(path, "it is empty")
     # safetensors begin with the length of a JSON header in 8 bytes, then the header
-    if path.suffix == ".safetensors" or start[8:9] == b"{":
+    if start[8:9] == b"{":
         return _read_safetensors(path)
+    if start[257:262] == b"ustar":
+        start = b"tar"
+    for known, (kind, remedy) in _OTHERS.items():
+        if start.startswith(known):
+            raise UserError(f"{path}: this is {kind}, not a checkpoint of torch or safetensors; {remedy}")
     content = read_pickle(path)
     if not isinstance(content, Mapping):
         raise UserError(f"{path}: holds a {type(content).__name__}; give a checkpoint with a 'state_dict'")
     if "_modules" in content:
-        raise UserError(f"{path}: holds a whole network; save its state_dict where it was made")
+        raise _whole_network(path)
     return dict(content)
+
+
+def _whole_network(path: Path) -> UserError:
+    return UserError(f"{path}: holds a whole network; save its state_dict where it was made")
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
 
 def fitted(state_dict: Mapping[str, Any], model: nn.Module) -> tuple[StateDict, Layout]:
     """The same, with the layout that the state dict had; the model may be one of timm's."""
-    theirs, own = state_dict_in(state_dict) or {}, model.state_dict()
+    theirs = state_dict_in(state_dict) or state_dict_in(state_dict, averaged=True) or {}
+    own = model.state_dict()
     cfg = getattr(model, "pretrained_cfg", None) or {}
     model_name = cfg.get("architecture") or "the model"
     mine = layout_of(own)

@@ -7,7 +7,7 @@ format whose rules match all of its names, or all below a prefix, which a wrappe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,15 @@ Rules = tuple[tuple[str, str], ...]
 
 CLASSIFIER = "head.fc"
 FIRST_CONV = "stem.conv.weight"
-# where projects keep weights, and averaged ones
-_PLAIN = ("state_dict", "model", "module", "network")
-_AVERAGED = ("state_dict_ema", "model_ema", "module_ema", "ema")
+_PLAIN = ("state_dict", "model", "module", "network", "model_state_dict")  # where projects keep weights
+# where Lightning and mmengine put the others if `state_dict` is averaged, and what else is there then
+_BESIDE_AVERAGE = {"current_model_state": "averaging_state", "ema_state_dict": "message_hub"}
+# in names of averaged weights, and of averaged networks within larger ones
+_AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")
+# what wrappers of parts of a network put into names
+_WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+# where a wrapper keeps the network, and the classifier beside it
+_BESIDE = {"backbone.": "head.fc.", "convnext.": "classifier.", "resnet.": "classifier.1."}
 
 
 @dataclass(frozen=True)
@@ -99,12 +105,13 @@ _CONVNEXT = (
     (r"downsample_layers\.0\.0\.", "stem.conv."),
     (r"downsample_layers\.0\.1\.", "stem.norm."),
     (r"downsample_layers\.([123])\.([01])\.", r"stages.\1.downsample.\2."),
-    (r"stages\.(\d+)\.(\d+)\.dwconv\.", r"stages.\1.blocks.\2.conv1."),
+    # mmpretrain writes the names in full
+    (r"stages\.(\d+)\.(\d+)\.(?:dwconv|depthwise_conv)\.", r"stages.\1.blocks.\2.conv1."),
     (r"stages\.(\d+)\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm1."),
-    (r"stages\.(\d+)\.(\d+)\.pwconv1\.", r"stages.\1.blocks.\2.conv2."),
-    (r"stages\.(\d+)\.(\d+)\.pwconv2\.", r"stages.\1.blocks.\2.conv3."),
+    (r"stages\.(\d+)\.(\d+)\.(?:pwconv|pointwise_conv)1\.", r"stages.\1.blocks.\2.conv2."),
+    (r"stages\.(\d+)\.(\d+)\.(?:pwconv|pointwise_conv)2\.", r"stages.\1.blocks.\2.conv3."),
     (r"stages\.(\d+)\.(\d+)\.gamma$", r"stages.\1.blocks.\2.scale.gamma"),
-    (r"norm\.", "head.norm."),
+    (r"norm3?\.", "head.norm."),
     (r"head\.(?:fc\.)?(?=weight|bias)", "head.fc."),
 )
 _TIMM_CONVNEXT = (
@@ -125,6 +132,32 @@ _TORCHVISION_CONVNEXT = (
     (r"classifier\.0\.", "head.norm."),
     (r"classifier\.2\.", "head.fc."),
 )
+_TRANSFORMERS_STAGE = r"encoder\.stages\.(\d+)\."
+_TRANSFORMERS_BLOCK = rf"{_TRANSFORMERS_STAGE}layers\.(\d+)\."
+_TRANSFORMERS_CONVNEXT = (
+    (r"embeddings\.patch_embeddings\.", "stem.conv."),
+    (r"embeddings\.layernorm\.", "stem.norm."),
+    (rf"{_TRANSFORMERS_STAGE}downsampling_layer\.([01])\.", r"stages.\1.downsample.\2."),
+    (rf"{_TRANSFORMERS_BLOCK}dwconv\.", r"stages.\1.blocks.\2.conv1."),
+    (rf"{_TRANSFORMERS_BLOCK}layernorm\.", r"stages.\1.blocks.\2.norm1."),
+    (rf"{_TRANSFORMERS_BLOCK}pwconv1\.", r"stages.\1.blocks.\2.conv2."),
+    (rf"{_TRANSFORMERS_BLOCK}pwconv2\.", r"stages.\1.blocks.\2.conv3."),
+    (rf"{_TRANSFORMERS_BLOCK}layer_scale_parameter$", r"stages.\1.blocks.\2.scale.gamma"),
+    (r"layernorm\.", "head.norm."),
+    (r"classifier\.", "head.fc."),
+)
+_TRANSFORMERS_RESNET = (
+    (r"embedder\.embedder\.convolution\.", "stem.conv."),
+    (r"embedder\.embedder\.normalization\.", "stem.norm."),
+    (rf"{_TRANSFORMERS_BLOCK}shortcut\.convolution\.", r"stages.\1.blocks.\2.shortcut.conv."),
+    (rf"{_TRANSFORMERS_BLOCK}shortcut\.normalization\.", r"stages.\1.blocks.\2.shortcut.norm."),
+    *(
+        (rf"{_TRANSFORMERS_BLOCK}layer\.{number}\.{theirs}\.", rf"stages.\1.blocks.\2.{ours}{number + 1}.")
+        for number in (0, 1, 2)
+        for theirs, ours in (("convolution", "conv"), ("normalization", "norm"))
+    ),
+    (r"classifier\.1\.", "head.fc."),
+)
 
 _FIRST_OFFICIAL = "downsample_layers.0.0.weight"
 FORMATS = (
@@ -134,6 +167,18 @@ FORMATS = (
     Format("convnext", "the official ConvNeXt, and Model V of 11785-FGVC", _FIRST_OFFICIAL, _CONVNEXT),
     Format("timm-convnext", "timm's ConvNeXt", "stem.0.weight", _TIMM_CONVNEXT),
     Format("torchvision-convnext", "torchvision's ConvNeXt", "features.0.0.weight", _TORCHVISION_CONVNEXT),
+    Format(
+        "transformers-convnext",
+        "transformers' ConvNeXt",
+        "embeddings.patch_embeddings.weight",
+        _TRANSFORMERS_CONVNEXT,
+    ),
+    Format(
+        "transformers-resnet",
+        "transformers' ResNet",
+        "embedder.embedder.convolution.weight",
+        _TRANSFORMERS_RESNET,
+    ),
 )
 
 
@@ -157,18 +202,41 @@ class Layout:
         return ", ".join(words)
 
 
-def state_dict_in(content: Mapping[str, Any], averaged: bool = False) -> StateDict | None:
-    """Finds the (averaged) weights in a checkpoint, wherever projects put them; None if it holds none."""
-    inside = {key: value for key, value in content.items() if isinstance(value, Mapping)}
-    places = [(key, False) for key in _AVERAGED if averaged] + [(key, averaged) for key in _PLAIN]
-    for key, wanted in places:
-        if key in inside and (found := state_dict_in(inside[key], wanted)):
+def state_dict_in(content: Mapping[str, Any], averaged: bool = False, depth: int = 3) -> StateDict | None:
+    """Finds the (averaged) weights in a checkpoint, wherever projects put them; None if it holds none.
+
+    Args:
+        content: What the checkpoint holds.
+        averaged: Whether the averaged weights are wanted.
+        depth: How many levels of dictionaries are searched.
+
+    Raises:
+        UserError: It holds several networks.
+    """
+    named = {key: value for key, value in content.items() if isinstance(key, str)}
+    inside = {key: value for key, value in named.items() if isinstance(value, Mapping) and depth}
+    plain, of_average = [key for key in _PLAIN if key in inside], list(filter(_AVERAGE.search, inside))
+    for key, sign in _BESIDE_AVERAGE.items():
+        if key in inside and sign in content:
+            plain, of_average = [key], ["state_dict"]
+    places = [(key, wanted) for wanted in (False, True) for key in of_average] if averaged else []
+    for key, wanted in (*places, *((key, averaged) for key in plain)):
+        if key in inside and (found := state_dict_in(inside[key], wanted, depth - 1)):
             return found
-    if averaged:
-        return None
-    named = ((key, value) for key, value in content.items() if isinstance(key, str))
-    tensors = {key: value for key, value in named if isinstance(value, torch.Tensor)}
-    return tensors if any("." in key for key in tensors) else None
+    tensors = {key: value for key, value in named.items() if isinstance(value, torch.Tensor)}
+    averages = tuple(prefix for prefix in _prefixes(tensors, FORMATS) if _AVERAGE.search(prefix))
+    if averages or averaged:
+        tensors = {key: value for key, value in tensors.items() if key.startswith(averages) == averaged}
+    if any("." in key for key in tensors):
+        return tensors
+    others = {}
+    for key in inside.keys() - {*plain, *of_average, "optimizer"}:
+        found = state_dict_in(inside[key], averaged, depth - 1)
+        if found and _prefixes(found, FORMATS):
+            others[key] = found
+    if len(others) > 1:
+        raise UserError(f"holds {len(others)} networks, under {', '.join(sorted(others))}; save one alone")
+    return next(iter(others.values()), None)
 
 
 def layout_of(state_dict: Mapping[str, Any], further: Format | None = None) -> Layout | None:
@@ -184,12 +252,11 @@ def layout_of(state_dict: Mapping[str, Any], further: Format | None = None) -> L
     formats = (*FORMATS, further) if further else FORMATS
     found = []
     for prefix in _prefixes(state_dict, formats):
-        theirs = {key.removeprefix(prefix): key for key in state_dict if key.startswith(prefix)}
-        if prefix.endswith("backbone."):  # mmpretrain has the classifier beside it
-            beside = prefix.removesuffix("backbone.") + "head.fc."
-            theirs |= {key[key.rindex("head.fc.") :]: key for key in state_dict if key.startswith(beside)}
+        theirs = {_WRAPPED.sub("", key[len(prefix) :]): key for key in state_dict if key.startswith(prefix)}
         for known in formats:
             names = {known.rename(key): whole for key, whole in theirs.items()}
+            beside = {known.rename(key): whole for key, whole in _beside(prefix, state_dict)}
+            names |= {name: whole for name, whole in beside.items() if name}
             if None in names or known.rename(known.first) not in names:
                 continue
             if known is further or any(str(name).startswith("stages.0.blocks.") for name in names):
@@ -208,7 +275,9 @@ def unwrapped(state_dict: StateDict) -> StateDict:
     layout = layout_of(state_dict)
     if layout is None:
         return clean_state_dict(state_dict)
-    return {key.removeprefix(layout.prefix): state_dict[key] for key in layout.names.values()}
+    above, _ = _apart(layout.prefix)
+    short = {key.removeprefix(layout.prefix).removeprefix(above): key for key in layout.names.values()}
+    return {_WRAPPED.sub("", name): state_dict[key] for name, key in short.items()}
 
 
 def classes_of(state_dict: StateDict, classifier: str) -> int | None:
@@ -227,6 +296,22 @@ def classes_of(state_dict: StateDict, classifier: str) -> int | None:
 
 def _prefixes(state_dict: Mapping[str, Any], formats: tuple[Format, ...]) -> list[str]:
     """What stands before the name of a first convolution."""
-    firsts = {known.first for known in formats}
-    ends = [(key, first) for key in state_dict for first in firsts if f".{key}".endswith(f".{first}")]
-    return list(dict.fromkeys(key.removesuffix(first) for key, first in ends))
+    between = rf"\.(?:{_WRAPPED.pattern})*"
+    firsts = "|".join(between.join(map(re.escape, known.first.split("."))) for known in formats)
+    found = [re.fullmatch(rf"(|.*\.)(?:{firsts})", key) for key in state_dict]
+    return list(dict.fromkeys(each[1] for each in found if each))
+
+
+def _beside(prefix: str, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The parameters of a classifier that a wrapper keeps beside its network: names there, and whole ones."""
+    above, network = _apart(prefix)
+    if network in _BESIDE:
+        for key in state_dict:
+            if key.startswith(above + _BESIDE[network]):
+                yield key.removeprefix(above), key
+
+
+def _apart(prefix: str) -> tuple[str, str]:
+    """A prefix without the name of its innermost wrapper, and that name."""
+    above = prefix[: prefix[:-1].rfind(".") + 1]
+    return above, prefix.removeprefix(above)

@@ -25,6 +25,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, look_at
 from convnext_ablation.study.store import LOGS, folder_of, note_failure, remove_what_resumes
+from convnext_ablation.training.distributed import STOPPING
 
 RUN = "convnext_ablation.study.run"
 _LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0
@@ -160,8 +161,8 @@ def name_of(folder: Path) -> str:
 def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: StudyProgress) -> list[RunState]:
     """Has an engine do all runs of an experiment that are left, and returns the state of each.
 
-    A run that fails is tried again until its failure is final; others are done meanwhile. SIGTERM does what
-    Ctrl-C does.
+    A run that fails is tried again until its failure is final; others are done meanwhile. The signals that
+    stop a training do what Ctrl-C does.
     """
     folder = folder.absolute()  # engines may work in another
     for phase in phases:
@@ -172,7 +173,7 @@ def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: Study
         if state.status == "done":  # its process may have been killed a moment too early
             remove_what_resumes(state.folder)
     submitted: dict[str, RunState] = {}
-    sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = {each: signal.signal(each, _interrupt) for each in STOPPING if each != signal.SIGINT}
     try:
         while True:
             progress.show(states)
@@ -187,7 +188,12 @@ def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: Study
             states = survey.look()
     finally:
         engine.cancel()
-        signal.signal(signal.SIGTERM, sigterm)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupt(number: int, _: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _note_end(before: RunState, ending: str) -> None:

@@ -13,13 +13,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import timm
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from convnext_ablation import machine, stock
 from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.data.layout import find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
+from convnext_ablation.models.checkpoint_files import read_checkpoint
+from convnext_ablation.models.layouts import unwrapped
 from convnext_ablation.study.experiment import Run, Script
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import load_checkpoint
@@ -27,6 +31,7 @@ from convnext_ablation.training.history import BEST, LAST
 from convnext_ablation.training.loop import StoppedError, Trainer
 
 LOG, ARGUMENTS = "train.log", "script_args.yaml"
+_START = "start.safetensors"  # the weights that timm's script starts from
 _EARLIER_BEST = "earlier_best.pth.tar"  # timm's script forgets the best epoch when it resumes
 _HALF_RENAMED = "tmp.pth.tar"  # it removes last.pth.tar before it renames this one
 # each of its processes has the standard input of torchrun, and ends with it
@@ -97,7 +102,11 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
         program += ["--resume", str(resume)] if resume else []
     else:
         program = ["convnext_ablation.cli.train", "--checkpoint-hist", "0", "--resume", "auto"]
-    write_text(folder / ARGUMENTS, yaml.safe_dump(_arguments(run, classes)))
+    arguments = _arguments(run, classes)
+    if run.script and run.arguments.pretrained_path:
+        _write_start(Path(run.arguments.pretrained_path), folder / _START)
+        arguments["pretrained_path"] = str(folder / _START)
+    write_text(folder / ARGUMENTS, yaml.safe_dump(arguments))
     together = [*_TORCHRUN, str(run.processes), machine.__file__] if run.processes > 1 else []
     command = [
         *(sys.executable, machine.__file__, *together, *program),
@@ -119,6 +128,15 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
                 process.wait(_SECONDS_TO_END)
             process.kill()
             process.communicate()
+            (folder / _START).unlink(missing_ok=True)
+
+
+def _write_start(path: Path, start: Path) -> None:
+    """Writes a checkpoint's weights so that any timm reads them, and runs nothing."""
+    weights = unwrapped(read_checkpoint(path).weights())
+    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    with written_whole(start) as temporary:
+        save_file(weights, temporary, {"format": "pt"})
 
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:

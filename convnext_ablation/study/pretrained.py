@@ -6,7 +6,8 @@ import functools
 import glob
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from convnext_ablation.models.checkpoint_files import checkpoint_hash, read_chec
 from convnext_ablation.models.components import SWITCHES
 from convnext_ablation.study.designs.contrasts import Point
 from convnext_ablation.study.experiment import Run, Study, Weights
+from convnext_ablation.training.checks import pass_images
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.network import check_finite, create_network
 from convnext_ablation.weights.download import fetch
@@ -147,8 +149,10 @@ def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[st
         raise UserError(f"{path}: holds {arch}, not {point.key}; correct --init")
 
 
-def check_networks(study: Study, classes: int) -> None:
+def check_networks(study: Study, classes: int, say: Callable[[str], None] = lambda line: None) -> None:
     """Makes each network without its values, passes an image through, and loads the files it starts from.
+
+    `say` is called with what is loaded from files.
 
     Raises:
         UserError: A network can't be made, can't take images of the recipe's size, or doesn't fit its
@@ -157,14 +161,18 @@ def check_networks(study: Study, classes: int) -> None:
     runs = study.one_run_each()
     shapes = {run.point.key: _shapes(run) for run in runs}
     files = {run.arguments.pretrained_path: run for run in study.all_runs()}
+    alike: dict[str, list[str]] = {}
     for path, run in files.items():
         if path:
+            loaded = partial(_note, alike, path)
             try:
-                network = create_network(run.arguments, classes, Processes(torch.device("cpu")))
+                network = create_network(run.arguments, classes, Processes(torch.device("cpu")), say=loaded)
                 check_finite(network, path)
             except UserError as error:
                 reason = str(error).removeprefix(f"{path}: ")
                 raise UserError(f"--init {path}: {reason}") from error
+    for line, paths in alike.items():
+        say(f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {line}")
     if study.start is None:
         return
     for before in study.start.one_run_each():
@@ -172,6 +180,10 @@ def check_networks(study: Study, classes: int) -> None:
             # timm makes weights for three channels fit any number
             channels = runs[0].arguments.channels if before.arguments.channels == 3 else None
             _check_same(study.start.phase, before, _shapes(before, channels), shapes[before.point.key])
+
+
+def _note(alike: dict[str, list[str]], path: str, line: str) -> None:
+    alike.setdefault(line.removeprefix(f"{path}: "), []).append(path)
 
 
 def _shapes(run: Run, channels: int | None = None) -> Shapes:
@@ -190,9 +202,8 @@ def _shapes_of(model: str, kwargs: str, size: tuple[int, ...]) -> Shapes:
     with in_one_line(f"{model}: can't be made"):
         network = timm.create_model(
             model, num_classes=0, in_chans=size[0], device="meta", **json.loads(kwargs)
-        ).eval()
-    with in_one_line(f"{model}: can't take images of {size[1]} x {size[2]} px"), torch.no_grad():
-        network(torch.empty(1, *size, device="meta"))
+        )
+    pass_images(network, model, size)
     return {name: each.shape for name, each in network.state_dict().items()}
 
 

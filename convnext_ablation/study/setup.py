@@ -137,7 +137,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         )
     _check_images(args, first, data, recipe_name)
     first.share()  # refuses a number of processes that doesn't reach the batch
-    check_networks(study, len(data.classes))
+    check_networks(study, len(data.classes), lambda line: print(line, file=sys.stderr))
     return study, data
 
 

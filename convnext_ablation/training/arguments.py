@@ -73,7 +73,7 @@ class TrainingArguments:
     torchcompile: str | None = _model(None, "compile with this backend (inductor if none is named)")
     torchcompile_mode: str | None = _model(None, "mode of torch.compile")
 
-    device: str = _device("cuda", "device to train on: cuda, cpu")
+    device: str = _device("cuda", "device to train on: cuda, cpu, mps, xpu")
     amp: bool = _device(False, "automatic mixed precision")
     amp_dtype: Literal["float16", "bfloat16"] = _device("float16", "lower precision of it")
     model_dtype: Literal["float32", "float16", "bfloat16"] | None = _device(None, "type of the weights")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -68,7 +68,7 @@ def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
     if model is not None:
         if trains and arguments.freeze:
             freeze(model, arguments.freeze)
-        _check_logits(model, arguments, config)
+        _check_logits(model, arguments, config, trains)
     if arguments.torchcompile:
         with in_one_line(f"torchcompile {arguments.torchcompile}"):
             torch.compile(nn.Identity(), backend=arguments.torchcompile, mode=arguments.torchcompile_mode)
@@ -96,32 +96,74 @@ class _Blanks:
         return Image.new("RGB", (_MOST_PIXELS, _MOST_PIXELS), "grey"), number
 
 
-def _network(arguments: TrainingArguments) -> nn.Module | None:
-    """The network without memory for its weights; None where timm can't make it so, or has to fetch it."""
+def _network(arguments: TrainingArguments, device: str = "meta") -> nn.Module | None:
+    """The network, on the CPU if it can't be made without memory for its weights; None if it is fetched."""
     if ":" in arguments.model:  # on a hub, or in a folder
         return None
     classes = _CLASSES if arguments.num_classes is None else arguments.num_classes
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             return build_network(arguments, classes)
     except UserError as error:
         if "meta" in str(error.__cause__):
-            return None
+            return _network(arguments, "cpu")
         raise
 
 
-def _check_logits(model: nn.Module, arguments: TrainingArguments, config: dict[str, Any]) -> None:
-    """Makes sure that images of the size give logits, ``(B, classes)``."""
-    size = "x".join(map(str, config["input_size"]))
+def _check_logits(
+    model: nn.Module | None, arguments: TrainingArguments, config: dict[str, Any], trains: bool
+) -> None:
+    """Makes sure that images of the size give logits, ``(B, classes)``, and can be trained on."""
     try:
-        with in_one_line(f"{arguments.model} doesn't take images of {size}"), torch.no_grad():
-            logits = model.eval()(torch.empty(1, *config["input_size"], device="meta"))
+        logits = pass_images(model, arguments.model, config["input_size"])
     except UserError as error:
-        if "meta" in str(error.__cause__):
-            return
-        raise
+        if "meta" not in str(error.__cause__):
+            raise
+        model = _network(arguments, "cpu")
+        logits = pass_images(model, arguments.model, config["input_size"])
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         raise UserError(f"{arguments.model} gives no logits for whole images; give another gp, such as avg")
+    if trains and arguments.batch_size == 1 and not arguments.freeze:  # BatchNorm needs two values
+        pass_images(model, arguments.model, config["input_size"], training=True)
+
+
+def pass_images(model: Any, name: str, size: Sequence[int], training: bool = False) -> Any:
+    """Passes an image, of torch's device ``meta`` as a rule, through a network.
+
+    Args:
+        model: The network.
+        name: What it is called in messages.
+        size: Of the image, ``(C, H, W)``.
+        training: Whether it is in training mode.
+
+    Raises:
+        UserError: It doesn't take images of this size; the least that it takes is named.
+    """
+    device = next((each.device for each in model.parameters()), None)
+    model.train(training)
+
+    def passed(*sides: int) -> Any:
+        with torch.no_grad():
+            return model(torch.empty(1, size[0], *sides, device=device))
+
+    try:
+        with in_one_line(f"{name}: can't take images of {size[1]} x {size[2]} px"):
+            return passed(*size[1:])
+    except UserError as error:
+        too_small, enough = min(size[1:]), max((model.pretrained_cfg.get("input_size") or size)[1:])
+        if too_small >= enough or "meta" in str(error.__cause__) or not _goes(passed, enough):
+            raise
+        while enough - too_small > 1:
+            middle = (too_small + enough) // 2
+            too_small, enough = (too_small, middle) if _goes(passed, middle) else (middle, enough)
+        raise UserError(f"{error}; give at least {enough} px") from error
+
+
+def _goes(passed: Callable[..., Any], side: int) -> bool:
+    with suppress(Exception):  # of whatever the network is made of
+        passed(side, side)
+        return True
+    return False
 
 
 def _check_crops(arguments: TrainingArguments, blank: Image.Image) -> None:

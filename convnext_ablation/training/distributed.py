@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.utils.deterministic
 from timm.utils import is_distributed_env, world_info_from_env
 from timm.utils.distributed import init_distributed_device_so
+from torch.utils.data import get_worker_info
 
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.machine import end_with_parent, keep_memory
@@ -96,7 +97,7 @@ def check_device(device: str) -> None:
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
-        raise UserError(f"device is {device!r}; it takes cpu or cuda") from error
+        raise UserError(f"device is {device!r}; it takes cpu, cuda, mps or xpu") from error
     if kind != "cuda":
         with in_one_line(f"device {device} can't be used here; give --device cpu"):
             torch.zeros(1, device=device).item()
@@ -124,7 +125,7 @@ def prepare_torch(device: torch.device) -> None:
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    else:
+    elif device.type == "cpu":
         make_deterministic(torch.get_num_threads())
 
 
@@ -150,6 +151,10 @@ def seed_stream(*identity: object) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # not so in a worker that loads data
         torch.cuda.manual_seed_all(seed)
+    if torch.xpu.is_initialized():
+        torch.xpu.manual_seed_all(seed)
+    if torch.backends.mps.is_available() and get_worker_info() is None:
+        torch.mps.manual_seed(seed)
 
 
 # of these some clusters send SIGUSR1 before a job's time is over; other systems than Unix have none

@@ -83,6 +83,9 @@ class Log:
             import wandb
         except ImportError as error:
             raise UserError("log_wandb needs Weights & Biases; pip install wandb") from error
+        except Exception as error:  # of a version that does not fit what else is installed
+            self._without_wandb(error)
+            return
         path = folder / _WANDB_ID
         known = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
         id_ = arguments.wandb_resume_id or known or secrets.token_hex(8)
@@ -102,6 +105,9 @@ class Log:
         try:
             return call(*values, **options)
         except Exception as error:  # no login, no network, and its own
-            self.wandb = None
-            self.line(f"WARNING: nothing is logged to Weights & Biases: {first_line(error)}")
+            self._without_wandb(error)
             return None
+
+    def _without_wandb(self, error: Exception) -> None:
+        self.wandb = None
+        self.line(f"WARNING: nothing is logged to Weights & Biases: {first_line(error)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial, reduce
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -60,6 +61,8 @@ def create_network(
         model = build_network(arguments, num_classes, pretrained=arguments.pretrained and not start)
         if start:
             say(start.load(model))
+        elif arguments.pretrained:
+            say(_pretrained_told(model))
     _order_head(model, arguments, classes, start)
     _change_head(model, arguments)
     if arguments.grad_checkpointing:
@@ -75,6 +78,16 @@ def create_network(
             )
         model = convert_sync_batchnorm(model)
     return model
+
+
+def _pretrained_told(model: Any) -> str:
+    """What timm has loaded, in a line."""
+    cfg = model.pretrained_cfg
+    release = release_of(Path(cfg["file"])) if cfg.get("file") else None
+    where = cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")
+    kind = f"{release.kind} weights".strip() if release else "weights"
+    new = "" if cfg["num_classes"] == model.num_classes else "; the classifier is new"
+    return f"{where}: {kind}, {cfg['num_classes']} classes{new}"
 
 
 def build_network(arguments: TrainingArguments, num_classes: int | None, **weights: Any) -> nn.Module:
@@ -261,7 +274,10 @@ def create_precision(
     if not arguments.amp:
         return nullcontext, None
     dtype = getattr(torch, arguments.amp_dtype)
-    scaler = NativeScaler(device=device.type) if device.type == "cuda" and dtype == torch.float16 else None
+    scaled = device.type != "cpu" and dtype == torch.float16
+    with in_one_line(f"device {device.type} has no amp; leave it out, or give --model-dtype bfloat16"):
+        torch.autocast(device.type, dtype)
+        scaler = NativeScaler(device=device.type) if scaled else None
     return partial(torch.autocast, device.type, dtype), scaler
 
 

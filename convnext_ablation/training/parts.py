@@ -163,7 +163,7 @@ class Losses:
             SharedError: One isn't finite.
         """
         if self.pending:
-            values = torch.stack([loss.double() for _, loss in self.pending]).cpu().tolist()
+            values = torch.stack([loss.float() for _, loss in self.pending]).tolist()
             for (step, _), value in zip(self.pending, self.processes.sum(values), strict=True):
                 if not math.isfinite(value):
                     raise SharedError(

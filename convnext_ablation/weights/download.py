@@ -14,7 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from huggingface_hub import (
@@ -34,17 +34,27 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import get_session, hf_raise_for_status  # type: ignore[attr-defined]
 from safetensors import SafetensorError, safe_open
 
 from convnext_ablation.errors import UserError, first_line, system_error
 from convnext_ablation.files import below, check_name, check_path, sha256_of
 
-__all__ = ["check_hash", "check_safetensors", "fetch", "hub_errors", "patiently", "releases_on_hub"]
+__all__ = [
+    "check_hash",
+    "check_safetensors",
+    "fetch",
+    "hub_errors",
+    "in_time",
+    "patiently",
+    "releases_on_hub",
+]
 
 T = TypeVar("T")
 _MOST = 1000  # releases of a network that a hub lists
 # without an answer, or with a download that is slower than so many bytes a second
 _SECONDS, _SLOWEST = 60.0, 1024
+_SLOWEST_SENT = 64 << 10  # bytes a second; a slower upload is given up
 _LONGEST_WAIT = 600  # seconds; a hub's limits are on five minutes
 _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
@@ -137,7 +147,7 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
         offline = offline or not _answers(name, hf_hub_url(name, file, revision=at), cached)
         get = partial(hf_hub_download, name, file, revision=at, cache_dir=cache, local_files_only=offline)
         blobs = cache / f"models--{name.replace('/', '--')}" / "blobs"
-        path = Path(patiently(lambda: _in_time(get, blobs)))
+        path = Path(patiently(lambda: in_time(get, blobs)))
     _check_place(path, file, what)
     expected = sha256 or _hash_on_hub(path, name, file)
     if expected is None:
@@ -152,32 +162,58 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     return path
 
 
-def _in_time(ask: Callable[[], T], folder: Path | None = None) -> T:
+def in_time(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) -> T:
     """Asks a hub, whose client has a limit on each wait and none on all of them together.
 
     Args:
         ask: Does so.
         folder: Where files arrive; as long as they grow, it is waited for.
+        sends: Bytes that are sent, for which there is more time.
 
     Raises:
-        TimeoutError: Nothing has come for a while.
+        TimeoutError: Nothing has come for a while, or sending took too long.
     """
     future: Future[T] = Future()
 
     def answer() -> None:
         try:
-            future.set_result(ask())
+            with _limits_raised():
+                future.set_result(ask())
         except BaseException as error:
             future.set_exception(error)
 
     had = _size(folder)
     threading.Thread(target=answer, daemon=True).start()
-    while not wait([future], _SECONDS).done:
+    # while it sends, the client may wait itself for as long as the hub says
+    seconds = _LONGEST_WAIT + sends / _SLOWEST_SENT if sends else _SECONDS
+    while not wait([future], seconds).done:
+        if sends:
+            raise TimeoutError(f"{sends:,} bytes were not sent in {seconds:.0f} s")
         has = _size(folder)
         if has < had + _SECONDS * _SLOWEST:
             raise TimeoutError(f"less than {_SLOWEST} bytes a second for {_SECONDS:.0f} s")
         had = has
     return future.result()
+
+
+@contextmanager
+def _limits_raised() -> Iterator[None]:
+    """Has the client raise at once, in this thread, that a hub has had too many requests.
+
+    It would sleep for as long as the hub says without a word, and longer than `in_time` waits.
+    """
+    thread = threading.get_ident()
+
+    def note(response: Any) -> None:
+        if response.status_code == 429 and threading.get_ident() == thread:
+            hf_raise_for_status(response)
+
+    hooks = getattr(get_session(), "event_hooks", {}).get("response", [])  # older clients don't sleep
+    hooks.append(note)
+    try:
+        yield
+    finally:
+        hooks.remove(note)
 
 
 def _size(folder: Path | None) -> int:
@@ -195,7 +231,7 @@ def _answers(name: str, url: str, cached: bool) -> bool:
     """
     ask = partial(get_hf_file_metadata, url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     try:
-        answer = _in_time(ask) if cached else patiently(lambda: _in_time(ask))
+        answer = in_time(ask) if cached else patiently(lambda: in_time(ask))
     except EntryNotFoundError:
         raise
     except Exception:
@@ -264,9 +300,9 @@ def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = N
     try:
         with hub_errors(f"{namespace}/{model}"):
             with suppress(RepositoryNotFoundError):  # too many requests are told by this, and not by a list
-                patiently(lambda: _in_time(lambda: api.model_info(f"{namespace}/{model}")))
-            found = _in_time(lambda: list(api.list_models(author=namespace, search=f"{model}.", limit=_MOST)))
-            names = [info.id for info in found]
+                patiently(lambda: in_time(lambda: api.model_info(f"{namespace}/{model}")))
+            ask = partial(api.list_models, author=namespace, search=f"{model}.", limit=_MOST)
+            names = [info.id for info in patiently(lambda: in_time(lambda: list(ask())))]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]

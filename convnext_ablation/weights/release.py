@@ -22,7 +22,7 @@ from typing import Any
 from timm.models import PretrainedCfg
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import check_name
+from convnext_ablation.files import check_name, refuse_stand_in
 from convnext_ablation.weights.download import check_hash, check_safetensors, fetch, releases_on_hub
 
 __all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
@@ -56,6 +56,11 @@ class Release:
     trained: Mapping[str, Any] = field(repr=False)  # what the figures of its card were computed from
     config: Mapping[str, Any] = field(repr=False)  # all that it says
 
+    @property
+    def kind(self) -> str:
+        """Which weights of the run they are, ``plain`` or ``averaged``; empty if it doesn't say."""
+        return {"plain": "plain", "ema": "averaged"}.get(str(self.trained.get("weights")), "")
+
     def pretrained_cfg(self) -> dict[str, Any]:
         """Preprocessing, classes and the rest, as timm's `PretrainedCfg` takes it, without the weights."""
         # a config of a newer timm may have more
@@ -79,6 +84,7 @@ class Release:
             path = self.folder / self.file
             if not path.is_file():
                 raise UserError(f"{name}: missing; pickles are not read, have it published as safetensors")
+            refuse_stand_in(path, name)
             if self.sha256:
                 check_hash(path, self.sha256, name)
             else:
