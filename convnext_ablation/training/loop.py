@@ -147,8 +147,7 @@ class Trainer(Parts):
     def _train_epoch(self, epoch: int, first: int, losses: Losses) -> None:
         """Trains on an epoch's batches from `first` on."""
         accumulate = self.arguments.grad_accum_steps
-        whole = self.steps - self.steps % accumulate  # behind it, fewer batches make an update
-        weights = self._weights_of_updates(epoch)
+        shares = self._shares(epoch)
         self.wrapped.train()
         for part in self.frozen:
             part.eval()
@@ -160,8 +159,7 @@ class Trainer(Parts):
             for step, (images, targets) in enumerate(batches, first):
                 seed_stream(self.arguments.seed, "step", epoch, step, self.processes.rank)
                 updates = (step + 1) % accumulate == 0 or step + 1 == self.steps
-                share = accumulate if step < whole else self.steps % accumulate
-                losses.add(step, self.step(images, targets, share * weights[step // accumulate], updates))
+                losses.add(step, self.step(images, targets, shares[step // accumulate], updates))
                 self.log.trained(epoch, step, len(targets) * self.processes.world_size)
                 if updates:
                     self._after_update(epoch, step, losses)
@@ -186,13 +184,16 @@ class Trainer(Parts):
             if stops:
                 raise StoppedError(path, epoch, step + 1)
 
-    def _weights_of_updates(self, epoch: int) -> Sequence[float]:
-        """What the images of each of an epoch's updates weigh on average; their loss is divided by that."""
+    def _shares(self, epoch: int) -> Sequence[float]:
+        """By what losses are divided in each update: its batches, times the mean weight of its images."""
+        accumulate = self.arguments.grad_accum_steps
+        batches = [min(accumulate, self.steps - first) for first in range(0, self.steps, accumulate)]
         if self.image_weights is None:
-            return [1] * self.updates_per_epoch
+            return batches
         images = self.steps * self.arguments.batch_size * self.processes.world_size
         weights = self.image_weights[self.train_images.order(epoch)[:images]]
-        return [float(update.mean()) for update in weights.split(self.images_an_update)]
+        updates = weights.split(self.images_an_update)
+        return [each * float(update.mean()) for each, update in zip(batches, updates, strict=True)]
 
     def step(self, images: torch.Tensor, targets: torch.Tensor, share: float, updates: bool) -> torch.Tensor:
         """Adds a batch's gradients, divided by `share`, and makes an update where this is its last batch."""
