@@ -12,10 +12,10 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
-from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.checkpoints import load_checkpoint, save_checkpoint
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.evaluation import merge, predict
-from convnext_ablation.training.history import BEST, SUMMARY, Epoch, stops_early
+from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, stops_early
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.training.predictions import Predictions
@@ -146,7 +146,7 @@ def test_a_run_resumes_within_an_epoch_with_smaller_batches_for_the_same_updates
         parts.run()
     half = dataclasses.replace(settings, batch_size=4, resume="auto")
     with pytest.raises(
-        UserError, match="made an update of 8 images and an epoch of 48, and now 1 would of 4 "
+        UserError, match="an update had 8 images and an epoch 48, and now they would have 4 and 48 "
     ):
         Trainer(half, tmp_path / "parts").run()
     resumed = Trainer(dataclasses.replace(half, grad_accum_steps=2), tmp_path / "parts")
@@ -174,6 +174,20 @@ def test_class_weights_are_those_of_torchs_loss_over_an_update(arguments, tmp_pa
     trainer.run()
     for (name, old), new in zip(before.named_parameters(), trainer.model.parameters(), strict=True):
         torch.testing.assert_close(new, old - 0.1 * old.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_class_weights_go_by_the_numbers_that_a_checkpoint_gives_to_classes(
+    arguments, tmp_path, unbalanced_folder
+):
+    settings = {"model": "test_convnext", "epochs": 1, "data_dir": str(unbalanced_folder)}
+    given = arguments(**settings, class_weights="balanced", resume="auto")
+    Trainer(given, tmp_path).run()
+    state = load_checkpoint(tmp_path / LAST)
+    state["convnext_ablation"]["classes"] = ["light", "dark", "grey"]
+    save_checkpoint(tmp_path / LAST, state)
+    resumed = Trainer(given, tmp_path)
+    resumed.run()
+    assert resumed.loss.weight.tolist() == pytest.approx([28 / 12, 28 / 48, 28 / 24])
 
 
 def test_evaluation_counts_every_image_once(arguments, tmp_path):

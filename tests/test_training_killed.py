@@ -102,7 +102,10 @@ def test_two_processes_killed_or_stopped_at_any_moment_end_with_the_weights_of_a
 def test_other_processes_resume_a_run_only_with_the_same_updates(undisturbed, capsys):
     assert train_command.main([*undisturbed.arguments, "--resume", "auto", "--epochs", "5"]) == 2
     error = capsys.readouterr().err
-    assert "2 processes made an update of 8 images and an epoch of 48, and now 1 would of 4 and 48; " in error
+    told = (
+        "an update had 8 images and an epoch 48, and now they would have 4 and 48 (processes: 2, now 1); give"
+    )
+    assert told in error
 
 
 def test_a_process_that_dies_brings_the_run_down_with_its_own_error(tmp_path, image_folder, recipe_file):

@@ -18,6 +18,7 @@ from convnext_ablation.files import written_whole
 from convnext_ablation.models.checkpoint_files import OURS, Checkpoint, read_checkpoint
 from convnext_ablation.models.convert import fitted
 from convnext_ablation.training.history import LAST, SUMMARY, Epoch, read_summary
+from convnext_ablation.training.images import balanced_weights
 from convnext_ablation.training.parts import Losses, Parts
 
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
@@ -197,16 +198,16 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
         batch_now, *now = _cut(arguments.to_dict(), processes.world_size, images)
         if then != now:
             raise UserError(
-                f"{path}: {before} processes made an update of {then[0]} images and an epoch of {then[1]}, "
-                f"and now {processes.world_size} would of {now[0]} and {now[1]}; give --batch-size or "
-                "--grad-accum-steps with which these are the same, or begin anew from its weights with "
+                f"{path}: an update had {then[0]} images and an epoch {then[1]}, and now they would have "
+                f"{now[0]} and {now[1]} (processes: {before}, now {processes.world_size}); give --batch-size "
+                "or --grad-accum-steps with which they are the same, or begin anew from its weights with "
                 "--initial-checkpoint"
             )
         step = step * batch // batch_now
     if before != processes.world_size:
         run.log.line(
-            f"{path}: begun by {before} processes, resumed by {processes.world_size}: updates have the same "
-            "images, and differ by rounding and what a process draws or normalizes by itself"
+            f"{path}: processes: {before}, now {processes.world_size}; updates have the same images, and "
+            "differ by rounding and what each process draws or normalizes by itself"
         )
     if "optimizer" not in state and not arguments.no_resume_opt:
         raise UserError(
@@ -221,6 +222,9 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
     if names := checkpoint.classes:
         for split in run.splits.values():
             split.number_by(numbers_of(names), str(path), "resume with the data that the run had")
+        if arguments.class_weights:  # by the numbers that classes have now
+            labels = run.splits[arguments.train_split].labels()
+            run.loss.weight.copy_(balanced_weights(labels, run.classes))  # type: ignore[operator]
     for name, value in arguments.to_dict().items():
         old = saved.get(name, value)
         old = list(old) if isinstance(old, tuple) else old
