@@ -56,13 +56,15 @@ slurm-test: $(VENV)/.test
 	apt-get update -qq && apt-get install -y -qq slurm-wlm munge
 	$(BIN)/pytest tests/test_study_clusters.py -k slurm
 
-# the networks and the training on the oldest timm that is supported, with the same torch, whose deprecations
-# that timm could not know; without what torch alone exports and the costs in docs/, which are the same there
+# the networks, the training and crafted checkpoints on the oldest timm that is supported, with the same torch,
+# whose deprecations that timm could not know; without what torch alone exports and the costs in docs/, which are
+# the same there
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not onnx and not traced and not docs" \
 	    -W ignore::FutureWarning -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_freeze.py \
-	    tests/test_training_images.py)
+	    tests/test_training_images.py \
+	    tests/test_checkpoint_layouts.py::test_no_command_runs_what_a_file_names_whatever_its_ending)
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
 # without the test that sets instruction sets itself, what is exported, and what computes nothing

@@ -266,13 +266,25 @@ def test_a_hub_that_asks_to_wait_is_published_to_later_and_a_slow_one_is_given_u
 
 
 @pytest.mark.parametrize(
-    ("token", "to", "said"), [("", REPOSITORY, "no token"), (TOKEN, f"others/{NAME}", "403")]
+    ("token", "to", "said"),
+    [
+        ("", REPOSITORY, "no token"),
+        (
+            "hf_expired",
+            REPOSITORY,
+            "refuses the token, which may have expired; log in again with `hf auth login`",
+        ),
+        (TOKEN, f"others/{NAME}", "403"),
+        (TOKEN, "lab/old", "lab/old: is called lab/new now; publish --to lab/new"),
+    ],
 )
 def test_who_may_not_publish_is_told_in_a_line(tiny, hub, monkeypatch, token, to, said):
+    hub.renamed["lab/old"] = "lab/new"
+    hub.add("lab/new", {})
     monkeypatch.setenv("HF_TOKEN", token)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", "/nowhere/token")
     refused(said, tiny, "--to", to)
-    assert not hub.repositories
+    assert list(hub.repositories) == ["lab/new"]
 
 
 def test_a_published_release_comes_back_bit_for_bit(finished, hub, tmp_path, monkeypatch):

@@ -506,20 +506,19 @@ def test_timms_script_starts_from_the_weights_alone_whatever_file_they_came_in(s
     given = tmp_path / "given.ckpt"
     content = {"state_dict": {f"_orig_mod.module.{name}": value for name, value in state.items()}}
     torch.save({**content, "hyper_parameters": {"root": Path("/data"), "x": torch.nn.Identity()}}, given)
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import shutil, sys, yaml\n"
-        "shutil.copy(yaml.safe_load(open(sys.argv[sys.argv.index('-c') + 1]))['pretrained_path'], "
-        f"{str(tmp_path / 'got.safetensors')!r})\n"
-    )
+    script, python = tmp_path / "train.py", tmp_path / "python"
+    script.touch()
     weights = Weights(point.key, None, str(given), sha256_of(given), "not told")
     scripted = replace(study, script=external.find_script(str(script)), weights=(weights,))
     scripted = replace(scripted, recipe={**study.recipe, "pretrained": True})
     run = set_up(scripted, tmp_path / "study")
     folder = run.folder(tmp_path / "study")
     folder.mkdir(parents=True, exist_ok=True)
-    code = external._train(run, 3, folder, lambda: False)
-    assert code == 0, (folder / "train.log").read_text()
+    python.write_text(f"#!/bin/sh\ncp {folder}/start.safetensors {tmp_path}/got.safetensors\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert external._train(run, 3, folder, lambda: False) == 0
+    assert f"pretrained_path: {folder}/start.safetensors\n" in (folder / "script_args.yaml").read_text()
     got = load_file(tmp_path / "got.safetensors")
     assert got.keys() == state.keys()
     assert all(torch.equal(got[name], state[name]) for name in state)
