@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="", help="which of the claimed figures; the first if not given")
     parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percentage points (%(default)s)")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help="cuda or cpu")
+    parser.add_argument("--device", default=device, help="cuda, cpu, mps or xpu")
     parser.add_argument("--batch-size", type=int, default=256, help="images at a time (%(default)s)")
     workers = min(4, available_cores())
     parser.add_argument(

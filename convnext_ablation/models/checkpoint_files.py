@@ -61,11 +61,13 @@ class Checkpoint:
         """
         found = self.averaged if (kind or self.kind) == "averaged" else self.plain
         if found is None:
-            there = self.plain or self.averaged
+            if self.plain or self.averaged:
+                other = "plain" if self.plain else "averaged"
+                raise UserError(f"{self.path}: holds no {kind} weights, only {other} ones; ask for those")
             inside = (value for value in self.content.values() if isinstance(value, Mapping))
-            if not there and any("_modules" in value for value in inside):
+            if any("_modules" in value for value in inside):
                 raise _whole_network(self.path)
-            raise UserError(f"{self.path}: holds no {kind if there else ''} weights; give another checkpoint")
+            raise UserError(f"{self.path}: holds no weights; give another checkpoint")
         return found
 
     def load(self, model: nn.Module, kind: str = "", assign: bool = False) -> str:
