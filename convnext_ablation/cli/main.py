@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str | Mapping[str, str]] = {
     "prepare": "write a data set as an image folder",
     "data-report": "find duplicates, leaks and broken images in a data set",
     "models": "list the networks, their cost and their weights",
+    "predict": "give the classes of pictures without labels",
     "bench": "measure how fast networks are on this machine",
     "publish": "release a finished run",
     "verify": "recompute the accuracy that a release claims",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bz2
 import importlib
 import lzma
+import os
 import posixpath
 import stat
 import struct
@@ -88,8 +89,7 @@ def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapp
         UserError: The archive is damaged or cut short, is of another kind, grows beyond all measure, or holds
             what `find_pieces` refuses, or what is encrypted.
     """
-    with in_one_line(f"{path} can't be read"), open(path, "rb") as file:
-        head = file.read(6)
+    head = _head(path)
     if head.startswith(_ZIP):
         pieces = _list_zip(path, encoding)
     else:
@@ -99,6 +99,16 @@ def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapp
         )
     print(f"{path}: {len(pieces)} files")
     return pieces
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file is a zip or a tar, packed or plain, as its first bytes say."""
+    return _head(path).startswith((*_ZIP, *_DECODERS)) or tarfile.is_tarfile(path)
+
+
+def _head(path: Path) -> bytes:
+    with in_one_line(f"{path} can't be read"), open(path, "rb") as file:
+        return file.read(6)
 
 
 def find_pieces(
@@ -231,18 +241,35 @@ def _decoded(raw: BinaryIO, make: Callable[[], Any], path: Path) -> Iterator[byt
         raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
 
 
+class _Zip:
+    """A zip that each process opens for itself: an open file has one place where all of them read on."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._opened: tuple[int, zipfile.ZipFile] | None = None
+
+    def __reduce__(self) -> tuple[type[_Zip], tuple[Path]]:
+        return _Zip, (self.path,)
+
+    @property
+    def file(self) -> zipfile.ZipFile:
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), zipfile.ZipFile(self.path)
+        return self._opened[1]
+
+
 @dataclass(frozen=True)
 class _Zipped(Piece):
-    """A file in a zip; any number of threads may read."""
+    """A file in a zip; any number of threads and processes may read."""
 
-    archive: zipfile.ZipFile = field(repr=False)
+    archive: _Zip = field(repr=False)
     member: zipfile.ZipInfo
 
     def read(self, most: int | None = None) -> bytes:
         """Reads it, or so many of its first bytes; compares the checksum of all."""
         where = f"{self.path}: {ascii(self.member.filename)[:200]} can't be read; get the archive again"
         try:
-            with self.archive.open(self.member) as file:
+            with self.archive.file.open(self.member) as file:
                 data = file.read(-1 if most is None else most)
         except Exception as error:  # of damaged data each decoder raises its own
             raise UserError(f"{where} ({error})") from error
@@ -279,13 +306,13 @@ def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
     pieces: dict[str, Piece] = {}
     unsure = []
     try:
-        archive = zipfile.ZipFile(path)
+        archive = _Zip(path)
+        members = archive.file.infolist()
     except Exception as error:  # of hostile tables zipfile raises many kinds
         reason = f"can't be read as a zip ({error})"
         raise UserError(
             f"{path} {reason}; it may be cut short, or a part of several: get it whole"
         ) from error
-    members = archive.infolist()
     if sum(member.file_size for member in members) > _GROWTH * path.stat().st_size + _TABLES:
         what = f"{path} unzips to more than {_GROWTH} times its size"
         raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
@@ -306,7 +333,7 @@ def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
         }
         _refuse(path, member.filename, reasons)
         try:
-            archive.open(member).close()  # compares its two headers
+            archive.file.open(member).close()  # compares its two headers
         except NotImplementedError:
             how = f"is compressed by method {member.compress_type}, which can't be read; unpack it"
             _refuse(path, member.filename, {f"{how}, and name the folder": True})

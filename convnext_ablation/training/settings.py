@@ -34,7 +34,7 @@ WITHOUT_EFFECT = (
     "log_tensorboard",
 )  # fmt: skip
 # timm's short forms
-_ALSO = {
+SHORT_FORMS = {
     "batch_size": "-b", "validation_batch_size": "-vb", "workers": "-j", "decay_rate": "--dr", "model": "-m",
 }  # fmt: skip
 _TRAINS = "Trains a network as timm's train.py does, exactly resumable and exactly evaluated."
@@ -67,7 +67,7 @@ def read_command_line(
     """
     parser = Parser(prog=program, description=description, allow_abbrev=False)
     parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
-    add_options(parser, options, _ALSO, alone={"torchcompile": "inductor"})
+    add_options(parser, options, SHORT_FORMS, alone={"torchcompile": "inductor"})
     if program == "train.py":
         text = "YAML file of arguments, or one of the recipes that `convnext-ablation recipes` lists"
         parser.add_argument("-c", "--config", metavar="FILE|NAME", help=text)

@@ -79,7 +79,8 @@ class TrainedWeights:
         arguments = replace(self.arguments, pretrained=self.arguments.pretrained or self._checkpoint is None)
         model: Any = create_network(arguments, classes, processes)
         if self._checkpoint is None:
-            self.names = model.pretrained_cfg.get("label_names") or ()
+            names = model.pretrained_cfg.get("label_names") or ()
+            self.names = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
         if len(self.names) != model.num_classes:  # of another head
             self.names = ()
         return model
@@ -94,9 +95,8 @@ class TrainedWeights:
         """
         if self._checkpoint is None:
             return ""
-        if not kind and self._saved.get("model_ema_force_cpu"):
-            kind = "plain"
-        loaded = self._checkpoint.load(model, kind)
+        evaluated = "plain" if self._saved.get("model_ema_force_cpu") else ""
+        loaded = self._checkpoint.load(model, kind or evaluated)
         if self._checkpoint.averaged and kind == "plain":
             picked = self._saved.get("model_ema") and not self._saved.get("model_ema_force_cpu")
             by = ", by which the run picked its best epoch" if picked else ""
