@@ -3,6 +3,7 @@
 import csv
 import json
 import warnings
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix
 
-from convnext_ablation.study.report.classification_charts import write_classification_charts
+from convnext_ablation.study.report.charts import write_chart
+from convnext_ablation.study.report.classification_charts import draw_matrix, write_classification_charts
 from convnext_ablation.training.classification import MOST_CLASSES, write_figures
 from convnext_ablation.training.predictions import Predictions
 
@@ -117,6 +119,16 @@ def test_charts_name_what_is_confused_and_say_how_calibrated_it_is(tmp_path, cla
         in reliability
     )
     assert (tmp_path / "confusion_matrix.pdf").is_file()
+
+
+def test_letters_that_the_font_lacks_are_said_in_one_line(tmp_path, capsys):
+    matrix, names = np.diag([3, 2]), ["冷杉", "oak"]
+    write_chart(tmp_path, "matrix", partial(draw_matrix, matrix, names, []))
+    assert ">冷杉<" in (tmp_path / "matrix.svg").read_text(encoding="utf-8")
+    said = (
+        f"{tmp_path}/matrix.pdf: has boxes for letters that DejaVu Sans lacks; matrix.svg has the letters\n"
+    )
+    assert capsys.readouterr().err == said
 
 
 def test_of_very_many_classes_there_is_a_list_of_confusions_and_no_matrix(tmp_path):

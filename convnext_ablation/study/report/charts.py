@@ -8,6 +8,8 @@ The same rows give the same bytes.
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,13 +77,19 @@ def write_chart(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
 
     folder.mkdir(parents=True, exist_ok=True)
     # The user's own settings must not change the bytes, nor ours the user's.
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
+        warnings.filterwarnings("always", "Glyph")
         matplotlib.rcdefaults()
         matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": name})
         figure = draw()
         for kind, metadata in _SAVED.items():
             with written_whole(folder / f"{name}.{kind}") as temporary:
                 figure.savefig(temporary, format=kind, bbox_inches="tight", metadata=metadata)
+    if any(str(each.message).startswith("Glyph") for each in caught):
+        text = (
+            f"{folder / name}.pdf: has boxes for letters that DejaVu Sans lacks; {name}.svg has the letters"
+        )
+        print(text, file=sys.stderr)
     return folder / f"{name}.svg"
 
 
