@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.training import checks
 from convnext_ablation.training.distributed import check_device, prepare_torch
 from convnext_ablation.training.loop import Trainer
 from convnext_ablation.training.network import create_precision
@@ -59,3 +61,23 @@ def test_training_and_evaluation_need_no_float64(arguments, tmp_path):
         (epoch,) = trainer.run()
         assert trainer.evaluate("val").top1 >= 0
     assert epoch.train_loss > 0
+
+
+class _OnACpuOnly(nn.Module):
+    pretrained_cfg = {"input_size": (1, 32, 32)}  # noqa: RUF012
+
+    def __init__(self, *_):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 8)
+
+    def forward(self, images):
+        if images.is_meta:
+            raise NotImplementedError("an operator does not support meta tensors")
+        return self.conv(images).mean((2, 3))
+
+
+def test_a_network_that_cannot_be_tried_without_memory_is_tried_on_the_cpu(arguments, monkeypatch):
+    monkeypatch.setattr(checks, "build_network", _OnACpuOnly)
+    checks.dry_run(arguments(num_classes=2))
+    with pytest.raises(UserError, match=r"can't take images of 7 x 32 px: .*; give at least 8 px"):
+        checks.dry_run(arguments(num_classes=2, input_size=[1, 7, 32]))

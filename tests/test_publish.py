@@ -324,7 +324,7 @@ def test_validation_takes_the_folder_of_a_run_or_of_its_release(finished, releas
     rows = (tmp_path / "rows.csv").read_text()
     assert validate(finished) == validate(released) == 0
     assert (tmp_path / "rows.csv").read_text() == rows
-    capsys.readouterr()
+    assert f"\n{released}/model.safetensors: averaged weights, 3 classes\n" in capsys.readouterr().out
     assert validate(released, "--model", "model_iv_atto") == validate(tmp_path) == 2
     assert capsys.readouterr().err.splitlines() == [
         f"validate.py: error: {released} says of which network it is; leave --model out",

@@ -47,6 +47,7 @@ class TrainedWeights:
 
     def __init__(self, arguments: TrainingArguments, path: str) -> None:
         self.whose, self._checkpoint, self._saved = path or arguments.model, None, {}
+        self._pretrained: list[str] = []  # what is said of pretrained weights
         self.names: Sequence[str] = ()
         path = _file_in(path)
         if path.startswith((FOLDER, HUB)):
@@ -77,7 +78,7 @@ class TrainedWeights:
     def network(self, classes: int | None, processes: Processes) -> nn.Module:
         """Makes the network on its device, for so many classes; those of a file are loaded by `load`."""
         arguments = replace(self.arguments, pretrained=self.arguments.pretrained or self._checkpoint is None)
-        model: Any = create_network(arguments, classes, processes)
+        model: Any = create_network(arguments, classes, processes, say=self._pretrained.append)
         if self._checkpoint is None:
             names = model.pretrained_cfg.get("label_names") or ()
             self.names = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
@@ -86,7 +87,7 @@ class TrainedWeights:
         return model
 
     def load(self, model: nn.Module, kind: str = "") -> str:
-        """Loads the weights of a file into `network`; returns what was loaded, in a line, or nothing.
+        """Loads the weights of a file into `network`; returns what was loaded, in a line, of a release, too.
 
         Args:
             model: The network.
@@ -94,7 +95,7 @@ class TrainedWeights:
                 else as `Checkpoint.weights` takes it.
         """
         if self._checkpoint is None:
-            return ""
+            return "".join(self._pretrained)
         evaluated = "plain" if self._saved.get("model_ema_force_cpu") else ""
         loaded = self._checkpoint.load(model, kind or evaluated)
         if self._checkpoint.averaged and kind == "plain":

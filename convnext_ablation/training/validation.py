@@ -104,7 +104,7 @@ class Validation:
     """A network with its weights, the images of a split, and what it makes of them.
 
     Attributes:
-        loaded: What was loaded from the checkpoint, in a line; empty without one.
+        loaded: What was loaded, in a line.
         taken: Arguments that were taken from the run of the checkpoint, and their values.
         predictions: Of all images, from `evaluate` on.
         kept: Those without the excluded images, if any are to be.
