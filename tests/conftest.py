@@ -27,6 +27,7 @@ SLOW_MODULES = (
     "test_training_killed",
     "test_study_official",
     "test_study_phases",
+    "test_docs_run",
     "test_training_distributed",
     "test_network_property",
     "test_network",
