@@ -11,7 +11,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.loop import Trainer
-from convnext_ablation.training.network import freeze
+from convnext_ablation.training.network import freeze, share_statistics
 
 
 @pytest.mark.parametrize(
@@ -59,6 +59,24 @@ def test_frozen_layers_stay_and_a_run_resumes_bit_identical(arguments, tmp_path,
     resumed = Trainer(dataclasses.replace(given, resume="auto"), tmp_path / "parts")
     resumed.run()
     assert all(torch.equal(value, resumed.model.state_dict()[name]) for name, value in after.items())
+
+
+def test_statistics_of_frozen_layers_are_not_averaged_over_processes(monkeypatch):
+    def rounded(model, processes, mean):
+        assert (processes, mean) == (8, True)
+        for name, buffer in model.named_buffers():
+            buffer.add_("running" in name)
+
+    monkeypatch.setattr("convnext_ablation.training.network.distribute_bn", rounded)
+    model = timm.create_model("model_i_atto", num_classes=3)
+    parts = freeze(model, "stages=2")
+    assert parts == ["stem", "stages.0", "stages.1"]
+    before = {name: buffer.clone() for name, buffer in model.named_buffers() if "running" in name}
+    share_statistics(model, parts, 8, mean=True)
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            frozen = name.startswith(("stem.", "stages.0.", "stages.1."))
+            assert torch.equal(buffer, before[name] if frozen else before[name] + 1), name
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+from collections import UserList
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from convnext_ablation.data.folder import check_folder
 from convnext_ablation.errors import UserError
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.training.images import EvaluatedImages, TrainingImages, balanced_weights
+from convnext_ablation.training.images import EvaluatedImages, Images, TrainingImages, balanced_weights
 from convnext_ablation.training.loaders import evaluation_loader, training_loader, worker_errors
 from convnext_ablation.training.splits import count_classes, leave_out_broken, open_split, open_splits
 
@@ -108,6 +109,20 @@ def test_a_balanced_epoch_has_as_many_images_and_its_classes_are_equally_frequen
     assert not torch.equal(orders[0], orders[1])
     assert torch.equal(orders[1], drawn.order(1))
     assert all(900 < count < 1100 for count in torch.bincount(labels[torch.cat(orders)]))
+
+
+def test_labels_are_told_before_images_are_read_or_that_is_said():
+    reader = UserList("abc")
+    reader.class_to_idx = {"ash": 0, "oak": 1}
+    images = Images(reader, "L", "mine")
+    with pytest.raises(
+        UserError, match="mine: doesn't tell the classes of its images before they are read; le"
+    ):
+        images.labels()
+    reader.targets = torch.tensor([1, 1, 0])
+    assert images.labels().tolist() == [1, 1, 0]
+    images.number_by({"oak": 0, "ash": 1}, "a map", "mend it")
+    assert images.labels().tolist() == [0, 0, 1]
 
 
 def test_an_image_that_is_drawn_twice_is_augmented_anew(arguments):

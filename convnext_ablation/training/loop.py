@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 from timm.models import model_parameters
-from timm.utils import dispatch_clip_grad, distribute_bn
+from timm.utils import dispatch_clip_grad
 
 from convnext_ablation.data.walk import SKIPPED, write_skipped
 from convnext_ablation.errors import UserError
@@ -29,7 +29,7 @@ from convnext_ablation.training.distributed import seed_stream
 from convnext_ablation.training.evaluation import EvaluationStoppedError, evaluate
 from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, ranked, stops_early, write_summary
 from convnext_ablation.training.loaders import worker_errors
-from convnext_ablation.training.network import check_finite, memory_format
+from convnext_ablation.training.network import check_finite, memory_format, share_statistics
 from convnext_ablation.training.parts import Losses, Parts
 from convnext_ablation.training.predictions import Predictions
 
@@ -150,7 +150,7 @@ class Trainer(Parts):
         shares = self._shares(epoch)
         self.wrapped.train()
         for part in self.frozen:
-            part.eval()
+            self.model.get_submodule(part).eval()
         self.optimizer.zero_grad()
         self.train_images.start_at(epoch, first)
         # none are left where an evaluation was stopped, and timm's loader fails on none
@@ -233,10 +233,11 @@ class Trainer(Parts):
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
         self._check_weights(f"after epoch {number}")
-        averages = arguments.dist_bn and not arguments.sync_bn and arguments.freeze != "head-only"
-        if self.processes.world_size > 1 and averages:
+        if self.processes.world_size > 1 and arguments.dist_bn and not arguments.sync_bn:
             for model in dict.fromkeys((self.model, self.evaluated_model)):
-                distribute_bn(model, self.processes.world_size, arguments.dist_bn == "reduce")
+                share_statistics(
+                    model, self.frozen, self.processes.world_size, mean=arguments.dist_bn == "reduce"
+                )
         judged = (number + 1) % arguments.val_interval == 0 or number + 1 == self.epochs
         try:
             validation = self.evaluate(arguments.val_split) if arguments.val_split and judged else None

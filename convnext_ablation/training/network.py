@@ -16,7 +16,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import ModelEmaV3, NativeScaler
+from timm.utils import ModelEmaV3, NativeScaler, distribute_bn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -126,7 +126,7 @@ def create_scheduler(
     return scheduler, int(epochs)
 
 
-def freeze(model: Any, what: str) -> list[nn.Module]:
+def freeze(model: Any, what: str) -> list[str]:
     """Has layers of a network keep their weights.
 
     Args:
@@ -134,8 +134,8 @@ def freeze(model: Any, what: str) -> list[nn.Module]:
         what: ``head-only`` for all layers but the classifier, ``stages=N`` for the stem and N stages.
 
     Returns:
-        The largest parts that are frozen whole. Training leaves them in evaluation mode: BatchNorm's
-        statistics stay, and there is no stochastic depth.
+        Names of the largest parts that are frozen whole. Training leaves them in evaluation mode:
+        BatchNorm's statistics stay, and there is no stochastic depth.
 
     Raises:
         UserError: timm doesn't tell its stages, or it has fewer.
@@ -169,14 +169,23 @@ def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
     return [known[name] for name in names]
 
 
-def _frozen_parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest parts of a network that have parameters, all of them frozen."""
+def _frozen_parts(module: nn.Module, name: str = "") -> Iterator[str]:
+    """Names of the largest parts of a network that have parameters, all of them frozen."""
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if trained and not any(trained):
-        yield module
+        yield name
     elif trained:
-        for child in module.children():
-            yield from _frozen_parts(child)
+        for below, child in module.named_children():
+            yield from _frozen_parts(child, f"{name}.{below}" if name else below)
+
+
+def share_statistics(model: nn.Module, frozen: Sequence[str], processes: int, mean: bool) -> None:
+    """Gives processes the mean of their BatchNorm statistics, or the first's; frozen parts keep theirs."""
+    parts = [model.get_submodule(name) for name in frozen]
+    kept = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
+    distribute_bn(model, processes, mean)
+    for buffer, value in kept:  # the mean of many equals may be rounded
+        buffer.copy_(value)
 
 
 @torch.no_grad()
