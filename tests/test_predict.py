@@ -131,6 +131,15 @@ def test_weights_are_taken_from_wherever_they_are(
         assert ("label_0" in row) == names
 
 
+def test_a_size_that_is_given_goes_before_that_of_the_run(predict, weights, pictures):
+    bare = ["--model", MODEL, "--checkpoint", weights / "bare.pth"]
+    rows, small = (predict(pictures / "dark", topk=3, **size) for size in ({"img_size": 64}, {}))
+    for row, other, tiny in zip(
+        rows, predict(pictures / "dark", weights=bare, topk=3, img_size=64), small, strict=True
+    ):
+        assert probabilities(row) == probabilities(other) != probabilities(tiny)
+
+
 @needs_timm_repo
 def test_timms_script_gives_the_same(weights, pictures, tmp_path, predict):
     given = ["--model", MODEL, "--checkpoint", weights / "bare.pth", "--num-classes", 3, "--img-size", 32]
@@ -148,7 +157,7 @@ def test_timms_script_gives_the_same(weights, pictures, tmp_path, predict):
 
 
 def listed(folder, pictures):
-    lines = [str(pictures / "dark/00.png"), "gone.png", str(pictures / "dark"), "", "beside.png"]
+    lines = [str(pictures / "dark/00.png"), "gone.png", str(pictures / "dark"), "", " beside.png "]
     (folder / "list.txt").write_bytes("\r\n".join(lines).encode())
     shutil.copy(pictures / "grey/00.png", folder / "beside.png")
     return [folder / "list.txt"], [lines[0], "gone.png", lines[2], "beside.png"]
@@ -389,6 +398,7 @@ def test_stopped_it_leaves_nothing(predict, pictures, tmp_path, number, monkeypa
         ("binary {run}", "binary: is no picture and no archive that can be read, and no list"),
         ("broken.zip {run}", "broken.zip can't be read as a zip"),
         ("/dev/null {run}", "/dev/null: is neither a file nor a folder"),
+        ("{pictures} {run} -b 0", "batch_size is 0; it must be at least 1"),
         ("{pictures} {run} --topk 0", "topk is 0; it must be at least 1"),
         ("{pictures} {run} --class-map two.txt", "two.txt: names 2 classes, and the network has 3"),
         (

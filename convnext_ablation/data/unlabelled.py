@@ -124,8 +124,8 @@ def _listed(path: Path) -> Iterator[Picture]:
     """The pictures of a list; those that aren't there, too, unless none is."""
     content = path.read_bytes()
     lines = content.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").split("\n")
-    names = [] if b"\0" in content else [line for line in lines if line.strip()]
-    places = [_place(path.parent, name) for name in names]
+    named = [] if b"\0" in content else [_place(path.parent, line) for line in lines if line.strip()]
+    names, places = [name for name, _ in named], [place for _, place in named]
     if not any(map(os.path.isfile, places)):
         raise UserError(
             f"{path}: is no picture and no archive that can be read, and no list: no line is a file's path"
@@ -135,7 +135,7 @@ def _listed(path: Path) -> Iterator[Picture]:
         yield Picture(name, piece_of(place), why)
 
 
-def _place(folder: Path, name: str) -> Path:
-    """The file that a line names, from the folder of the list or the working directory."""
-    places = [Path(base, each) for each in (name, name.strip()) for base in (folder, Path())]
-    return next(filter(os.path.exists, places), places[0])
+def _place(folder: Path, line: str) -> tuple[str, Path]:
+    """The name and the file of a line, from the folder of the list or the working directory."""
+    places = [(name, Path(base, name)) for name in (line, line.strip()) for base in (folder, Path())]
+    return next((found for found in places if os.path.exists(found[1])), places[0])

@@ -82,7 +82,8 @@ class PredictionArguments:
         values = {name: given.get(name, known.default) for name, known in PREDICTION_ARGUMENTS.items()}
         own = {name: values.pop(name) for name in _OWN}
         batch = values["batch_size"]
-        values["batch_size"] = batch or (_ON_CPU if values["device"].startswith("cpu") else _ON_GPU)
+        if batch is None:
+            values["batch_size"] = _ON_CPU if values["device"].startswith("cpu") else _ON_GPU
         return cls(run=TrainingArguments(**values), batch_given=batch is not None, **own)
 
 

@@ -58,6 +58,10 @@ class TrainedWeights:
         if path:
             self._checkpoint = checkpoint = read_checkpoint(path)
             self._saved = _told(checkpoint, arguments.model)
+            if arguments.img_size and (size := self._saved.pop("input_size", None)):  # timm would go by it
+                self._saved["in_chans"] = self._saved.get("in_chans") or size[0]
+            if arguments.input_size:
+                self._saved.pop("img_size", None)
             release = release_of(checkpoint.path)
             self.names = checkpoint.classes or (release and release.label_names) or ()
         found = {
