@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +20,7 @@ __all__ = [
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
 _bars: list[Any] = []  # tqdm's, those that a terminal shows now
+_NARROWEST = 13  # characters of a column that is wrapped: the longest of its usual words
 _FORMATS = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # tabulate's names
 _BAR = re.compile(r"\|")
 # what Markdown would take for its own: in running text, and in words of a table
@@ -208,8 +211,9 @@ def table(
     words: Sequence[int] = (0,),
     wrap: dict[int, int] | None = None,
     form: Literal["terminal", "markdown", "latex"] = "terminal",
+    fit: int | None = None,
 ) -> str:
-    """Lays a table out.
+    """Lays a table out; for a terminal, with a bold heading, unless ``NO_COLOR`` is set.
 
     Args:
         header: Headings of the columns.
@@ -218,6 +222,7 @@ def table(
         wrap: Columns and the most characters that they may be wide.
         form: Markdown and LaTeX show special characters in cells as they are. LaTeX is a ``tabular`` with
             the rules of the package booktabs.
+        fit: Which column is wrapped where the table would be wider than the terminal.
     """
     import tabulate
 
@@ -226,6 +231,11 @@ def table(
     if form == "latex":
         cells = cells or [[""] * len(header)]  # tabulate aligns no columns without rows
     align = ["left" if place in words else "right" for place in range(len(header))]
+    on_terminal = form == "terminal" and sys.stdout.isatty()
+    if on_terminal and fit is not None:
+        longest = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+        room = shutil.get_terminal_size().columns - sum(longest) + longest[fit] - 2 * len(longest) + 2
+        wrap = {fit: max(room, len(header[fit]), _NARROWEST)}
     widths = [wrap.get(place) for place in range(len(header))] if wrap and cells else None
     text: str = tabulate.tabulate(
         cells,
@@ -237,6 +247,8 @@ def table(
         disable_numparse=True,
     )
     lines = [line.rstrip() for line in text.splitlines()]
+    if on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
     return "\n".join(map(_math, lines) if form == "latex" else lines)
 
 

@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
@@ -19,15 +20,37 @@ __all__ = ["Option", "Parser", "add_options", "given_options", "identity", "opti
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what is wrong as the user's error, with the nearest name for an unknown one."""
+    """Raises what is wrong as the user's error, with what was probably meant."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parses as argparse does; keeps the words, for messages."""
+        self.words = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self.words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raises a message of argparse's."""
+        """Raises a message of argparse's, or what an unknown option caused it."""
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice:
             nearest = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
             message += f"; did you mean {nearest[0]!r}?" if nearest else ""
+        elif unknown := [word for word in self.words if word.startswith("--") and not self._has(word)]:
+            raise self.unknown_argument(unknown[0])
+        elif re.search(r"invalid (int|float) value: '[^']*,", message):
+            message += "; separate numbers by spaces, as in 0 1 2"
         raise UserError(message)
+
+    def _has(self, word: str) -> bool:
+        return any(known.startswith(word.partition("=")[0]) for known in self._option_string_actions)
+
+    def unknown_argument(self, word: str) -> UserError:
+        """Builds the error for a word that no argument takes, with the nearest option that there is."""
+        option = word.partition("=")[0]
+        nearest = difflib.get_close_matches(option, self._option_string_actions, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help"
+        return UserError(f"unknown argument {option!r}; {hint}")
 
 
 def option(
@@ -61,6 +84,7 @@ def option(
     return field(default=default, metadata=metadata)
 
 
+_METAVAR = 30  # characters of choices that stand behind an option in `--help`
 _MOST = 2**63  # a larger whole number is none that torch or NumPy take
 _WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "names and values",
@@ -113,19 +137,30 @@ class Option(NamedTuple):
     def for_argparse(self) -> dict[str, Any]:
         """The keyword arguments of `argparse.ArgumentParser.add_argument`."""
         told = self.default is not False and self.default not in (None, "", (), {})
-        notes = [f"default: {self.default}"] if told else []
+        choices = "|".join(choice or '""' for choice in self.choices)
+        default = ", ".join(map(str, self.default)) if self.several and told else self.default
+        notes = [f"default: {default}"] if told else []
+        notes += [f"choices: {choices}"] if len(choices) > _METAVAR else []
         notes += [f"range: {self.within}"] if self.within else []
         text = f"{self.help} ({'; '.join(notes)})" if notes else self.help
         form: dict[str, Any] = {"dest": self.name, "help": text.replace("%", "%%")}
         if self.kind is bool:
             return {**form, "action": "store_true"}
         if self.kind is dict:
-            from timm.utils import ParseKwargs  # takes seconds, and only the scripts need it
-
-            return {**form, "nargs": "*", "action": ParseKwargs, "metavar": "NAME=VALUE", "type": _assignment}
-        choices = "|".join(choice or '""' for choice in self.choices)
+            form |= {"action": _NamedValues, "metavar": "NAME=VALUE", "type": _assignment}
+            return {**form, "nargs": "*"}
+        choices = choices if len(choices) <= _METAVAR else ""
         form |= {"type": self.parse, "metavar": choices or self.name.rpartition("_")[2].upper()}
         return {**form, "nargs": "+"} if self.several else form
+
+
+class _NamedValues(argparse.Action):
+    """Parses values as timm's scripts do, whose import would take seconds of `--help`."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        from timm.utils import ParseKwargs
+
+        ParseKwargs(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
 def _assignment(word: str) -> str:

@@ -17,6 +17,8 @@ _REFUSALS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
     RuntimeError, TypeError, ValueError,
 )  # fmt: skip
+NOTHING_KEPT = "nothing was kept"
+KEPT = "finished work is kept: run the same command again to resume"
 _MOST = 360  # characters of a message; the command that prints it puts its name before
 _values = reprlib.Repr()
 _values.maxstring = _values.maxother = _values.maxlong = 80
@@ -102,7 +104,7 @@ def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
 
     Returns:
         That, 2 for what the user can mend, 128 + n when signal n interrupted it, 141 when nobody reads any
-        more.
+        more. The signal and a text about what is kept are arguments of the `KeyboardInterrupt`.
     """
     _open_outputs()
     try:
@@ -121,9 +123,10 @@ def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        stopped = "stopped; finished work is kept: run the same command again to resume"
-        print(f"\n{program}: {stopped}", file=sys.stderr)
-        return 128 + (error.args[0] if error.args else signal.SIGINT)
+        kept = next((each for each in error.args if isinstance(each, str)), NOTHING_KEPT)
+        line_end = "\n" if sys.stderr.isatty() else ""  # of the terminal's ^C
+        print(f"{line_end}{program}: stopped; {kept}", file=sys.stderr)
+        return 128 + next((each for each in error.args if isinstance(each, int)), signal.SIGINT)
 
 
 def _open_outputs() -> None:

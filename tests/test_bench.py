@@ -10,11 +10,12 @@ import torch
 from filelock import FileLock
 
 from convnext_ablation.bench import contestants, roofline
-from convnext_ablation.bench.contestants import OPTIONS, BenchArguments, Configuration, Result, configurations
+from convnext_ablation.bench.arguments import OPTIONS, BenchArguments
+from convnext_ablation.bench.contestants import Configuration, Result, configurations
 from convnext_ablation.bench.roofline import Cost, checked_cost
 from convnext_ablation.bench.rows import COLUMNS, TIMMS_COLUMNS, machine_of, rows_of
-from convnext_ablation.cli import bench as command
 from convnext_ablation.cli import main as cli
+from convnext_ablation.cli import parsers
 from convnext_ablation.dataclass_options import given_options
 from convnext_ablation.timing import Times
 
@@ -23,7 +24,7 @@ SMALL = "--img-size 32 --batch-size 2 --rounds 3 --threads 1 --device cpu".split
 
 def asked_for(*given: str) -> list[Configuration]:
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    parsers.add_bench(parser)
     args = parser.parse_args(given)
     return configurations(BenchArguments(models=tuple(args.models), **given_options(args, OPTIONS)))
 

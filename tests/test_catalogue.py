@@ -5,16 +5,19 @@ from pathlib import Path
 
 import pytest
 import timm
+from test_progress import on_a_terminal, screen
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from convnext_ablation.cli import models as command
+from convnext_ablation.cli import parsers
 from convnext_ablation.errors import UserError
 from convnext_ablation.models import zoo
+from convnext_ablation.models.components import NETWORKS
 
 
 def _run(*arguments):
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    parsers.add_models(parser)
     command.run(parser.parse_args(arguments))
 
 
@@ -26,8 +29,8 @@ def _rows(capsys, *arguments):
 def test_the_table_says_what_a_network_adds_and_costs(capsys):
     rows = _rows(capsys, "model_i*_atto")
     assert [row[0] for row in rows] == [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv")]
-    assert rows[0][1:] == ["ResNet-50, a quarter of the width", "1,993,976", "0.278", "train it"]
-    assert _rows(capsys, "model_v_atto", "--size", "32")[0][3] == "0.006"
+    assert rows[0][1:] == ["ResNet-50, a quarter of the width", "1.994", "0.278", "none"]
+    assert _rows(capsys, "model_v_atto", "--size", "32")[0][3] == "0.00633"
 
 
 def test_every_model_says_what_it_adds():
@@ -51,8 +54,7 @@ def test_the_documented_weights_are_those_that_there_are(capsys):
     assert {(cfg.mean, cfg.std) for cfg in cfgs} == {(IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)}
     names = timm.list_pretrained(["model_i", "model_v"])
     assert {row[0] for row in listed} == set(names)
-    count = sum(name.startswith("model_v.") for name in names)
-    assert _rows(capsys, "model_v")[0][-1] == f"in12k_ft_in1k and {count - 1} more"
+    assert _rows(capsys, "model_v")[0][-1] == "timm's"
 
 
 def test_releases_in_the_folder_that_is_set_are_listed(tmp_path, monkeypatch, capsys):
@@ -79,3 +81,18 @@ def test_what_is_not_there_is_refused(arguments, message):
     with pytest.raises(UserError) as caught:
         _run(*arguments)
     assert str(caught.value) == message
+
+
+def test_which_networks_there_are_and_what_they_cost_needs_no_torch_and_fits_the_terminal():
+    program = """
+    import os, sys
+    sys.orig_argv += ["-m", "convnext_ablation.cli.main"]
+    from convnext_ablation.cli.main import main
+    main(["models", "--size", "225"])
+    assert "torch" not in sys.modules
+    """
+    bold, *lines = screen(on_a_terminal(program, columns=80))[0]
+    assert max(map(len, lines)) <= 80
+    assert bold.startswith("\x1b[1mmodel ")
+    names = [line.split()[0] for line in lines[1:] if line and not line.startswith(" ")]
+    assert names == list(NETWORKS)

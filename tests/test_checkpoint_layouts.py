@@ -19,7 +19,7 @@ from timm.models.convnext import ConvNeXt
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.convnext import ConvNeXt as TorchvisionConvNeXt
 
-from convnext_ablation.cli import convert
+from convnext_ablation.cli import convert, parsers
 from convnext_ablation.errors import UserError
 from convnext_ablation.hub.finished_run import DataFacts, FinishedRun
 from convnext_ablation.models.checkpoint_files import read_checkpoint
@@ -295,7 +295,7 @@ def given(arguments, monkeypatch):
 
 def by_convert(path, name, given):
     parser = argparse.ArgumentParser()
-    convert.add_arguments(parser)
+    parsers.add_convert(parser)
     output = path.with_name("converted.safetensors")
     kind = ["--ema"] if "averaged" in path.name else []
     convert.run(parser.parse_args([str(path), str(output), "--model", name, "--force", *kind]))

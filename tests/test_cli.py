@@ -1,14 +1,18 @@
 """The command line itself: versions, missing packages, interruptions."""
 
+import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from convnext_ablation import __version__
 from convnext_ablation.cli import main as cli
+from convnext_ablation.errors import KEPT
 
 
 def test_version(capsys):
@@ -24,6 +28,16 @@ def test_version(capsys):
         (["studi"], "did you mean 'study'?"),
         (["study"], "--data"),
         (["prepare", "typeface", "out"], "did you mean 'typefaces'?"),
+        (["study", "--desing", "stages"], "unknown argument '--desing'; did you mean '--design'?"),
+        (["study", "--seeds", "0,1,2"], "separate numbers by spaces, as in 0 1 2"),
+        (["study", "statsu", "X"], "did you mean 'status'?"),
+        (["study", "minni"], "did you mean 'mini'?"),
+        (["study", "X"], "known: fgvc_11785, "),
+        (["study", "--recipe", "cub20_224"], "unknown recipe 'cub20_224'; did you mean 'cub200_224'?"),
+        (["study", "plan", "--width", "ful"], "did you mean 'full'?"),
+        (["study", "report", "X", "--design", "stage"], "did you mean 'stages'?"),
+        (["convert", "a", "b", "--modle", "model_i"], "unknown argument '--modle'; did you mean '--model'?"),
+        (["prepare", "cub200", "out", "--vall", "3"], "unknown argument '--vall'; did you mean '--val'?"),
     ],
 )
 def test_what_is_not_understood_is_one_line(capsys, arguments, says):
@@ -35,6 +49,56 @@ def test_what_is_not_understood_is_one_line(capsys, arguments, says):
     assert captured.out == ""
 
 
+def leaves():
+    """Each command's words, and what it is."""
+    for name, what in cli.COMMANDS.items():
+        if isinstance(what, Mapping):
+            yield from (([name, sub], command) for sub, command in what.items())
+        else:
+            yield [name], what
+
+
+HELP_OF_ALL = """
+import json, sys
+sys.orig_argv += ["-m", "convnext_ablation.cli.main"]
+from convnext_ablation.cli.main import main
+for command in json.loads(sys.argv[1]):
+    try:
+        main([*command, "--help"])
+    except SystemExit:
+        print("END")
+print([name for name in ("torch", "timm", "matplotlib", "pandas") if name in sys.modules])
+"""
+
+
+def test_help_imports_no_torch_fits_80_columns_and_has_two_examples():
+    # `predict` says what its device is, which torch knows
+    commands = [[], *(words for words, _ in leaves() if words != ["predict"]), ["prepare", "cub200"]]
+    process = subprocess.run(
+        [sys.executable, "-c", HELP_OF_ALL, json.dumps(commands)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    *texts, imported = process.stdout.split("END\n")
+    assert imported == "[]\n"
+    assert len(texts) == len(commands)
+    assert [line for line in process.stdout.splitlines() if len(line) > 80] == []
+    for words, text in zip(commands, texts, strict=True):
+        if len(words) and words[0] != "prepare":
+            assert text.count("\n  convnext-ablation ") == 2, words
+
+
+@pytest.mark.parametrize(("words", "command"), list(leaves()))
+def test_examples_are_understood(words, command):
+    for example in command.examples:
+        argv = cli._with_default_command(shlex.split(example))
+        args, unknown = cli._parser(argv).parse_known_args(argv)
+        assert (args.command, unknown) == (command, [])
+        assert argv[: len(words)] == words
+
+
 def test_commands_are_listed_with_what_they_do(capsys):
     with pytest.raises(SystemExit):
         cli.main(["--help"])
@@ -44,8 +108,10 @@ def test_commands_are_listed_with_what_they_do(capsys):
 
 
 def test_a_missing_package_names_the_extra(monkeypatch, capsys):
-    def missing(name):
-        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+    def missing(name, *package, found=cli.importlib.import_module):
+        if name == "convnext_ablation.cli.study_run":
+            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
+        return found(name, *package)
 
     monkeypatch.setattr(cli.importlib, "import_module", missing)
     assert cli.main(["study"]) == 2
@@ -63,13 +129,20 @@ def test_a_fault_of_ours_is_no_missing_package(monkeypatch):
         cli.main(["study"])
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("command", "module", "line"),
+    [
+        (["study", "--data=typefaces", "--output=x"], "study_run", f"stopped; {KEPT}"),
+        (["models"], "models", "stopped; nothing was kept"),
+    ],
+)
+def test_an_interruption_says_truly_what_is_kept(monkeypatch, capsys, command, module, line):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("convnext_ablation.cli.study_run.run", interrupted)
-    assert cli.main(["study", "--data=typefaces", f"--output={tmp_path}"]) == 130
-    assert "run the same command again to resume" in capsys.readouterr().err
+    monkeypatch.setattr(f"convnext_ablation.cli.{module}.run", interrupted)
+    assert cli.main(command) == 130
+    assert capsys.readouterr().err == f"convnext-ablation: {line}\n"
 
 
 @pytest.mark.parametrize(

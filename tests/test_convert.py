@@ -7,13 +7,13 @@ import torch
 from safetensors import safe_open
 from test_checkpoints import FGVC
 
-from convnext_ablation.cli import convert
+from convnext_ablation.cli import convert, parsers
 from convnext_ablation.errors import UserError
 
 
 def _run(*arguments):
     parser = argparse.ArgumentParser()
-    convert.add_arguments(parser)
+    parsers.add_convert(parser)
     convert.run(parser.parse_args([str(argument) for argument in arguments]))
 
 

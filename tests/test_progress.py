@@ -141,17 +141,17 @@ def screen(data):
     return ["".join(each).rstrip() for each in rows], left
 
 
-def on_a_terminal(program, output=None):
+def on_a_terminal(program, output=None, columns=90):
     """Runs a program on a terminal, stdout elsewhere if that is given; returns all that it wrote there."""
     main, other = pty.openpty()
-    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(main, "rb", buffering=0) as terminal:
         process = subprocess.Popen(
             [sys.executable, "-c", textwrap.dedent(program)],
             stdin=other,
             stdout=output or other,
             stderr=other,
-            env={**os.environ, "TERM": "xterm"},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "", "NO_COLOR": ""},
         )
         os.close(other)
         data = b""

@@ -18,6 +18,7 @@ from hub_server import TOKEN
 from huggingface_hub import constants
 from safetensors.torch import load_file
 
+from convnext_ablation.cli import parsers
 from convnext_ablation.cli import publish as publish_command
 from convnext_ablation.cli import train as train_command
 from convnext_ablation.cli import validate as validate_command
@@ -62,14 +63,14 @@ def train(data, recipe_file, tmp_path_factory):
     return run
 
 
-def publish(*argv, command=publish_command):
+def publish(*argv, command=publish_command, add_arguments=parsers.add_publish):
     parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
+    add_arguments(parser)
     command.run(parser.parse_args([str(argument) for argument in argv]))
 
 
 def verify(*argv):
-    publish(*argv, *CPU, command=verify_command)
+    publish(*argv, *CPU, command=verify_command, add_arguments=parsers.add_verify)
 
 
 def refused(match, *argv):

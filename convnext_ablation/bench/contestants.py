@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 
 import timm
@@ -14,27 +14,26 @@ import torch
 from timm.optim import create_optimizer_v2
 from torch import nn
 
+from convnext_ablation.bench.arguments import (
+    CHANNELS_LAST,
+    COMPILED,
+    DTYPES,
+    FORMS,
+    INFERENCE,
+    OPTIMIZED,
+    PLAIN,
+    BenchArguments,
+)
 from convnext_ablation.bench.roofline import kernels, peaks_of
-from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.inference import optimize_for_inference
-from convnext_ablation.machine import available_cores, compile_network
+from convnext_ablation.machine import compile_network
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.timing import Times, interleaved
 from convnext_ablation.training.distributed import check_device
 
-__all__ = [
-    *("INFERENCE", "OPTIONS", "TRAINING"),
-    *("BenchArguments", "Configuration", "Contestant", "Result", "configurations", "measure"),
-]
+__all__ = ["Configuration", "Contestant", "Result", "configurations", "measure"]
 
-INFERENCE, TRAINING = MODES = ("inference", "training")
-PLAIN, CHANNELS_LAST, OPTIMIZED, COMPILED = "plain", "channels-last", "optimized", "compiled"
-FORMS = {
-    INFERENCE: (PLAIN, CHANNELS_LAST, OPTIMIZED, COMPILED),
-    TRAINING: (PLAIN, CHANNELS_LAST, COMPILED),
-}
-DTYPES = ("float32", "bfloat16", "float16")
 _AT_LEAST = 0.1  # seconds that a measurement lasts
 _CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
 
@@ -86,37 +85,15 @@ class Result:
     error: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BenchArguments:
-    """What is to be measured."""
-
-    models: tuple[str, ...]
-    mode: tuple[str, ...] = option((INFERENCE,), "what to time", choices=MODES)
-    batch_size: tuple[int, ...] = option((16,), "images at a time", "[1, 1000000]")
-    img_size: tuple[int, ...] = option((224,), "their side in pixels", "[1, 16384]")
-    dtype: tuple[str, ...] = option(("float32",), "in training, of autocast", choices=DTYPES)
-    device: str = option("cuda" if torch.cuda.is_available() else "cpu", "torch's device")
-    rounds: int = option(7, "measurements of each", "[3, 1000000]")
-    threads: int = option(available_cores(), "torch's threads", "[1, 1024]")
-    forms: tuple[str, ...] = option(FORMS[INFERENCE], "those that the mode has", choices=FORMS[INFERENCE])
-    baseline: str = option("", "MODEL[:FORM[:DTYPE]]; the first model in its first form if not given")
-
-    def __post_init__(self) -> None:
-        """Checks choices and ranges."""
-        for name, known in OPTIONS.items():
-            object.__setattr__(self, name, known.check(getattr(self, name)))
-
-
-OPTIONS = options_of(BenchArguments)
-
-
 def configurations(asked: BenchArguments) -> list[Configuration]:
     """What the arguments ask for, in the order in which it is measured.
 
     Raises:
         UserError: They ask for what can't be measured.
     """
-    check_device(asked.device)
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(device)
+    asked = replace(asked, device=device)
     return [
         _configuration(asked, mode, dtype, img_size, batch_size)
         for mode in dict.fromkeys(asked.mode)

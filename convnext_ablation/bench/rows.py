@@ -14,7 +14,8 @@ from typing import Any
 import timm
 import torch
 
-from convnext_ablation.bench.contestants import INFERENCE, Configuration, Result
+from convnext_ablation.bench.arguments import INFERENCE
+from convnext_ablation.bench.contestants import Configuration, Result
 from convnext_ablation.bench.roofline import Cost
 from convnext_ablation.console import counted, table
 from convnext_ablation.errors import UserError

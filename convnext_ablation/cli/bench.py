@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from convnext_ablation.bench import contestants
-from convnext_ablation.bench.contestants import OPTIONS, BenchArguments, configurations
+from convnext_ablation.bench.arguments import OPTIONS, BenchArguments
+from convnext_ablation.bench.contestants import configurations
 from convnext_ablation.bench.roofline import checked_cost
 from convnext_ablation.bench.rows import COLUMNS, machine_of, page, read_rows, rows_of, screen
 from convnext_ablation.console import Progress
-from convnext_ablation.dataclass_options import add_options, given_options
+from convnext_ablation.dataclass_options import given_options
 from convnext_ablation.files import locked, write_csv, write_text
-
-__all__ = ["add_arguments", "run"]
 
 CSV, PAGE = "bench.csv", "bench.md"
 _CALLS = 3  # turns of a contestant beside its rounds: to prepare it, to warm up, to time a call
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.epilog = "what is in OUTPUT already isn't measured again: a stopped command resumes there"
-    parser.add_argument("models", nargs="+", metavar="MODEL", help="any of our networks, and any of timm's")
-    add_options(parser, OPTIONS)
-    parser.add_argument("--output", type=Path, default=Path("bench"), metavar="FOLDER", help="default: bench")
 
 
 def run(args: argparse.Namespace) -> None:

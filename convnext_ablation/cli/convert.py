@@ -18,17 +18,6 @@ from convnext_ablation.models.cost import count_parameters
 from convnext_ablation.training.network import check_finite
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument(
-        "checkpoint", type=Path, help="a file of torch or safetensors, or the .index.json of several"
-    )
-    parser.add_argument("output", type=Path, help="the .safetensors file to write")
-    parser.add_argument("--model", required=True, help="the model it was made with, e.g. model_iii")
-    parser.add_argument("--ema", action="store_true", help="take the averaged weights, if it holds some")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
-
-
 def run(args: argparse.Namespace) -> None:
     """Runs the command.
 

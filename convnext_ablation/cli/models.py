@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import os
 from fnmatch import fnmatchcase
-
-import timm
-from timm.models import PretrainedCfg, get_arch_pretrained_cfgs
+from typing import Any
 
 from convnext_ablation.console import table
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.models import zoo
-from convnext_ablation.models.components import FAMILIES, STAGES
-from convnext_ablation.models.cost import count_gmacs, count_parameters
-from convnext_ablation.weights import place_from_environment
+from convnext_ablation.models.components import FAMILIES, FREE, NETWORKS, STAGES, TIMM_NAMES
+from convnext_ablation.models.expected_cost import expected_cost
 
-HEADER = ("model", "adds", "parameters", "GMACs", "weights")
+HEADER = ("model", "adds", "M par.", "GMACs", "weights")
 WEIGHTS_HEADER = ("weights", "classes", "pixels", "crop", "interpolation", "licence", "from")
-NO_WEIGHTS = "train it"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("pattern", nargs="?", default="*", help="which models, e.g. 'roadmap_*'; default all")
-    parser.add_argument("--size", type=int, default=224, help="side of the images that GMACs are for")
-    parser.add_argument("--weights", action="store_true", help="list the weights that there are instead")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command.
+    """Runs the command; only weights need torch.
 
     Raises:
         UserError: No model matches, or the images are too small.
@@ -37,24 +26,26 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--size is {args.size}; the networks need images of 32 or more a side")
     if args.size > 16384:
         raise UserError(f"--size is {args.size}; it must be at most 16384")
-    names = [name for name in zoo.model_names() if fnmatchcase(name, args.pattern)]
+    names = [name for name in NETWORKS if fnmatchcase(name, args.pattern)]
     if not names:
-        raise unknown_name("model", args.pattern, zoo.model_names())
+        raise unknown_name("model", args.pattern, NETWORKS)
     if not args.weights:
-        print(table(HEADER, [_row(name, args.size) for name in names], (0, 1, 4)))
+        print(table(HEADER, [_row(name, args.size) for name in names], (0, 1, 4), fit=1))
         return
     rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
     if not rows:
-        raise UserError(f"nobody has published weights of these models; {NO_WEIGHTS}")
-    print(table(WEIGHTS_HEADER, rows, (0, 4, 5, 6)))
+        raise UserError("nobody has published weights of these models; train it")
+    print(table(WEIGHTS_HEADER, rows, (0, 4, 5, 6), fit=6))
 
 
 def _row(name: str, size: int) -> tuple[str, ...]:
-    model, tags = timm.create_model(name, device="meta"), list(_known_weights(name))
-    more = f" and {len(tags) - 1} more" if len(tags) > 1 else ""  # `--weights` lists them
-    weights = tags[0].partition(".")[2] + more if tags else NO_WEIGHTS
-    gmacs = count_gmacs(model, (3, size, size))
-    return name, adds(name), f"{count_parameters(model):,}", f"{gmacs:.3f}", weights
+    components, factor = NETWORKS[name]
+    cost = expected_cost(components, round(components.width * factor), size)
+    found = ["timm's"] if factor == 1 and name != FREE and components in TIMM_NAMES else []
+    if os.environ.get("CONVNEXT_ABLATION_WEIGHTS"):  # else there is no need to import torch
+        found += [key.partition(".")[2] for key in _own_weights(name)]
+    weights = ", ".join(found) or "none"  # `--weights` lists them
+    return name, adds(name), f"{cost.parameters / 1e6:.3f}", f"{cost.macs / 1e9:.3g}", weights
 
 
 def adds(name: str) -> str:
@@ -62,23 +53,34 @@ def adds(name: str) -> str:
     base = name.removesuffix("_atto")
     variants = {key: variant for family in FAMILIES.values() for key, variant in family.items()}
     for number, variant in enumerate(STAGES.values(), start=1):
-        variants[f"resnet_to_convnext_stage{number}"] = variant
+        variants[f"{FREE}_stage{number}"] = variant
     if base not in variants:
         return "any combination, by keyword arguments"
     return variants[base].adds + (", a quarter of the width" if base != name else "")
 
 
-def _weights_row(name: str, cfg: PretrainedCfg) -> tuple[str, ...]:
+def _weights_row(name: str, cfg: Any) -> tuple[str, ...]:
     size, crop = str(cfg.input_size[-1]), f"{cfg.crop_pct:g}"
     source = (cfg.license or "not stated", cfg.origin_url or "not stated")
     return name, str(cfg.num_classes), size, crop, cfg.interpolation, *source
 
 
-def _known_weights(name: str) -> dict[str, PretrainedCfg]:
-    """By name: the public ones, timm's default first, then those in the folder that is set for one's own."""
+def _known_weights(name: str) -> dict[str, Any]:
+    """Timm's `PretrainedCfg` by name: public ones, its default first, then those in one's own folder."""
+    from timm.models import get_arch_pretrained_cfgs
+
+    from convnext_ablation.models import zoo  # noqa: F401  registers the networks
+
     public = {key: cfg for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights}
+    return {**public, **_own_weights(name)}
+
+
+def _own_weights(name: str) -> dict[str, Any]:
+    from timm.models import PretrainedCfg
+
+    from convnext_ablation.weights import place_from_environment
+
     place = place_from_environment()
     if place is None or place.folder is None:
-        return public
-    own = {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in place.names(name)}
-    return {**public, **own}
+        return {}
+    return {key: PretrainedCfg(**place.read(key).pretrained_cfg()) for key in place.names(name)}

@@ -18,29 +18,13 @@ import torch
 from convnext_ablation.console import Progress, counted, printable, table
 from convnext_ablation.data.unlabelled import Unlabelled, find_pictures
 from convnext_ablation.data.walk import skipped_lines
-from convnext_ablation.dataclass_options import add_options
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv, write_text, written_whole
-from convnext_ablation.inference.prediction import (
-    PREDICTION_ARGUMENTS,
-    Answers,
-    Prediction,
-    PredictionArguments,
-)
+from convnext_ablation.inference.prediction import Answers, Prediction, PredictionArguments
 from convnext_ablation.training.distributed import StopRequest, check_device, prepare_torch
-from convnext_ablation.training.settings import SHORT_FORMS
-
-__all__ = ["add_arguments", "run"]
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 _SHOWN = 10  # pictures whose classes are printed, if there are no more
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    text = "a folder, a zip or tar, a text file with a path a line, a picture, or a pattern in quotes"
-    parser.add_argument("inputs", nargs="*", metavar="INPUT", help=text)
-    add_options(parser, PREDICTION_ARGUMENTS, SHORT_FORMS, alone={"torchcompile": "inductor"})
 
 
 def run(args: argparse.Namespace) -> None:

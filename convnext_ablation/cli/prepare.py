@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from convnext_ablation.data.prepare import DATASETS, prepare, verify
-from convnext_ablation.dataclass_options import add_options, given_options, options_of
+from convnext_ablation.dataclass_options import given_options, options_of
 from convnext_ablation.errors import UserError
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of ``convnext-ablation prepare``."""
-    parser.add_argument(
-        "--verify", metavar="OUT", type=Path, help="only compare a prepared folder with its manifest"
-    )
-    commands = parser.add_subparsers(dest="dataset", metavar="DATASET")
-    for name, dataset in DATASETS.items():
-        command = commands.add_parser(name, help=dataset.summary, description=dataset.summary)
-        command.add_argument("out", metavar="OUT", help="folder to make")
-        add_options(command, options_of(dataset))
-        if dataset.published:
-            command.add_argument(
-                "--download",
-                metavar="FOLDER",
-                type=Path,
-                nargs="?",
-                const=Path("downloads"),
-                help="fetch the archives from their home into this folder (./downloads if none is named), "
-                "unless they are there",
-            )
-        command.add_argument("--workers", type=int, metavar="N", help="threads; one per core if not given")
-
-
 def run(args: argparse.Namespace) -> None:
-    """Does what the arguments of `add_arguments` say."""
+    """Does what its arguments say."""
     if args.verify is not None:
         if args.dataset:
             raise UserError("--verify looks at a folder that is there; leave the data set out")

@@ -10,18 +10,6 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.hub.finished_run import read_run
 from convnext_ablation.hub.publish import CARD, FILES, client, drafted, into_folder, onto_hub, target_of
 
-__all__ = ["add_arguments", "run"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run of train.py, or one in a study")
-    parser.add_argument("--to", required=True, metavar="WHERE", help="NAMESPACE/NAME on the hub, or ./FOLDER")
-    parser.add_argument("--license", default="", help="identifier of the weights' licence, such as cc-by-4.0")
-    parser.add_argument("--data", type=Path, help="folder of the data, if it isn't where the run had it")
-    parser.add_argument("--public", action="store_true", help="let everybody read it; private if not given")
-    parser.add_argument("--dry-run", action="store_true", help="show all of it, and publish nothing")
-
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command."""

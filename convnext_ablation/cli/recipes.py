@@ -11,13 +11,6 @@ from convnext_ablation.study.experiment_file import experiment_names, experiment
 from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    text = "a recipe or experiment to print; without it, all are listed"
-    parser.add_argument("name", nargs="?", help=text)
-    parser.add_argument("--path", action="store_true", help="print where its file is, for timm's train.py")
-
-
 def run(args: argparse.Namespace) -> None:
     """Runs the command.
 

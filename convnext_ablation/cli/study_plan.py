@@ -7,10 +7,8 @@ import math
 import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
-from convnext_ablation.cli.experiment import add_plan_arguments, resolve_of
+from convnext_ablation.cli.parsers import add_plan_only
 from convnext_ablation.console import counted, duration, table
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.experiment import Study
@@ -33,37 +31,8 @@ from convnext_ablation.study.store import read_phases
 WIDTH = 80  # characters
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the `study plan` command: those of `study`, and what to assume."""
-    add_plan_arguments(parser)
-    _add_own(parser)
-    parser.set_defaults(device=None)
-
-
-def _add_own(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-timing", action="store_true", help="leave out the cost, which takes a minute a phase"
-    )
-    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # each may name its phase
-    parser.add_argument(
-        "--seconds-per-image",
-        metavar="[PHASE=]SECONDS",
-        help="of a training step on a device that the runs will have, instead of a timing here: of the "
-        "network with most multiply-accumulates in that phase, or in all; others are reckoned in "
-        "proportion. --device is then cuda by default, and published data sets need not be here",
-        **many,
-    )
-    group = parser.add_argument_group("assumptions, in percent or percentage points, of a phase or of all")
-    group.add_argument("--like", type=Path, metavar="STUDY", help="measure them in a study's finished runs")
-    top1 = f"top-1 without --like (default {100 * ACCURACY:g})"
-    group.add_argument("--accuracy", metavar="[PHASE=]PERCENT", help=top1, **many)
-    seed_sd = f"SD of a network's true top-1 between seeds without --like (default {100 * SEED_SD:g})"
-    group.add_argument("--seed-sd", metavar="[PHASE=]POINTS", help=seed_sd, **many)
-
-
 def run(args: argparse.Namespace) -> None:
     """Prints what the experiment would cost and what it could show."""
-    resolve_of(args)
     seconds = _by_phase("--seconds-per-image", args.seconds_per_image)
     if any(not value > 0 for value in seconds.values()):
         raise UserError("--seconds-per-image: give a number above 0, such as 0.004")
@@ -136,7 +105,7 @@ def _by_phase(option: str, words: Sequence[str]) -> dict[str, float]:
 def commands(study: Study, further: str = "", data: Sequence[str] = ()) -> list[str]:
     """What to give to have each engine do what was planned, with `further` options and folders of `data`."""
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    _add_own(own)
+    add_plan_only(own)
     if data and not study.phase:  # the folder stands for the name that was planned with
         own.add_argument("--data", nargs="+")
     words = own.parse_known_args(shlex.split(study.command))[1]

@@ -16,11 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from convnext_ablation.cli.experiment import add_resolve, resolve_of
 from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
-from convnext_ablation.study.designs.design import DESIGNS, GROUPED
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.report.across import SetResults
 from convnext_ablation.study.report.charts import draw_across, write_chart, write_charts
@@ -67,37 +65,6 @@ class Asked:
     size: float = RESOLVED
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the `study report` command."""
-    parser.add_argument("study", type=Path, help="the folder of the study or experiment")
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="FOLDER",
-        help="by default STUDY/report, of another design STUDY/report-NAME",
-    )
-    parser.add_argument(
-        "--design",
-        metavar="NAME|FILE",
-        help=f"report on another design from the study's runs: {', '.join(DESIGNS)}, or a YAML file",
-    )
-    parser.add_argument(
-        "--groups",
-        nargs="+",
-        metavar="NAME=COMPONENT,...",
-        help=f"components that are switched together, for the designs {', '.join(GROUPED)}",
-    )
-    parser.add_argument(
-        "--exclude",
-        nargs="+",
-        default=[],
-        metavar="PHASE=FILE",
-        help="give figures without these test images of an experiment's phase, too: a file of image ids, "
-        "such as the exclude_test.txt of data-report",
-    )
-    add_resolve(parser)
-
-
 def run(args: argparse.Namespace) -> None:
     """Writes the report."""
     if args.groups and not args.design:
@@ -105,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
     phases = read_phases(args.study)
     groups = parse_groups(args.groups) if args.groups else None
     exclude = _exclude(args.exclude, phases)
-    report(phases, args.study, Asked(args.output, args.design or "", groups, exclude, resolve_of(args)))
+    report(phases, args.study, Asked(args.output, args.design or "", groups, exclude, args.resolve / 100))
 
 
 def _exclude(words: Sequence[str], phases: Sequence[Study]) -> dict[str, Path]:

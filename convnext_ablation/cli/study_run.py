@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from convnext_ablation.cli.experiment import add_plan_arguments, resolve_of
 from convnext_ablation.cli.study_report import Asked, report
 from convnext_ablation.console import counted, duration
 from convnext_ablation.errors import UserError
@@ -22,31 +21,17 @@ from convnext_ablation.study.store import FAILURE, HeldError, folder_of, held, s
 from convnext_ablation.study.tuning import TUNING_FILE, as_known, write_tuning
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the `study` command."""
-    add_plan_arguments(parser)
-    add = parser.add_argument
-    add("--output", type=Path, metavar="FOLDER", help="the study's folder; required")
-    parser.set_defaults(misused=parser.error)
-    who = "who does the runs: processes of this machine, Slurm (extra `slurm`) or Ray (extra `ray`)"
-    add("--engine", choices=("local", "slurm", "ray"), default="local", help=who)
-    asked = "options of sbatch for --engine slurm, such as partition=gpu account=lab gpus=1 time=4:00:00"
-    add("--sbatch", nargs="+", default=[], metavar="KEY=VALUE", help=asked)
-    add("--ray-address", metavar="ADDRESS", help="of Ray's cluster, for --engine ray; default: auto")
-    add("--retry-failed", action="store_true", help="try runs again that failed twice in the same way")
-
-
 def run(args: argparse.Namespace) -> None:
     """Does what is left of the study, prints its table and answer, and writes its report."""
     start = time.monotonic()
     if not (args.experiment or args.phase or args.data):
-        args.misused("name an experiment, or the data of a study with --data")
+        raise UserError("name an experiment, or the data of a study with --data")
     if args.output is None:
-        args.misused("name the study's folder with --output")
+        raise UserError("name the study's folder with --output")
     for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
         if value and args.engine != needed:
             raise UserError(f"--{option}: is for --engine {needed}")
-    asked = Asked(size=resolve_of(args))
+    asked = Asked(size=args.resolve / 100)
     phases = [study for study, _ in plan_phases(args)]
     phases = [replace(phase, published=fetch_published([phase])) for phase in phases]
     engine = engine_of(args, phases[0])
@@ -89,13 +74,10 @@ def _do_runs(phases: Sequence[Study], folder: Path, engine: Engine, retry_failed
                 (each.folder / FAILURE).unlink(missing_ok=True)
         _introduce(phases, states, len(failed), retry_failed)
         return drive(phases, folder, engine, progress)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         if engine.leave:
-            print(
-                f"\n{engine.leave}; `convnext-ablation study status {folder}` says how far it is, "
-                "and the same command follows it",
-                flush=True,
-            )
+            how_far = f"`convnext-ablation study status {folder}` shows how far it is"
+            error.args += (f"{engine.leave}; {how_far}, and the same command follows it",)
         raise
     finally:
         progress.bar.close()

@@ -19,12 +19,6 @@ SOME_FAILED, WORK_LEFT = 1, 3
 _EXIT_CODES = "exit code: 0 if all runs are done, 1 if some have failed, 3 if work is left, 2 for an error"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.epilog = _EXIT_CODES
-    parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
-
-
 def run(args: argparse.Namespace) -> None:
     """Prints how far the study is, and ends with an exit code that says so.
 

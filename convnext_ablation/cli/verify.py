@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import torch
 
 from convnext_ablation.console import Progress
 from convnext_ablation.errors import UserError
-from convnext_ablation.hub.verify import ROUNDING, claim_of, differences
+from convnext_ablation.hub.verify import claim_of, differences
 from convnext_ablation.machine import available_cores
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.weights import read_release
-
-__all__ = ["add_arguments", "run"]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    parser.add_argument("release", help="hf-hub:NAMESPACE/NAME[@REVISION], or a folder")
-    parser.add_argument("--data", type=Path, required=True, help="folder of the data that the figures are of")
-    parser.add_argument("--split", default="", help="which of the claimed figures; the first if not given")
-    parser.add_argument("--tolerance", type=float, default=ROUNDING, help="percentage points (%(default)s)")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help="cuda, cpu, mps or xpu")
-    parser.add_argument("--batch-size", type=int, default=256, help="images at a time (%(default)s)")
-    workers = min(4, available_cores())
-    parser.add_argument(
-        "-j", "--workers", type=int, default=workers, help="processes that load (%(default)s)"
-    )
-    skip = "leave out up to so many images that can't be decoded, as the run did (%(default)s)"
-    parser.add_argument("--skip-bad-images", type=int, default=0, metavar="N", help=skip)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -46,9 +26,9 @@ def run(args: argparse.Namespace) -> None:
         model=release.architecture,
         num_classes=release.num_classes,
         in_chans=release.model_args.get("in_chans", 3),
-        device=args.device,
+        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         batch_size=args.batch_size,
-        workers=args.workers,
+        workers=min(4, available_cores()) if args.workers is None else args.workers,
         skip_bad_images=args.skip_bad_images,
     )
     with Progress("evaluating") as progress:

@@ -22,9 +22,7 @@ from convnext_ablation.training.images import Images
 from convnext_ablation.training.splits import leave_out_broken, number_as_trained, open_split
 from convnext_ablation.weights import Release
 
-__all__ = ["ROUNDING", "claim_of", "differences"]
-
-ROUNDING = 0.005  # percentage points; a card has two decimals
+__all__ = ["claim_of", "differences"]
 
 
 def claim_of(release: Release, split: str = "") -> dict[str, Any]:

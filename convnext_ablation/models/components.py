@@ -215,3 +215,19 @@ FAMILIES: Mapping[str, Mapping[str, Variant]] = {
     "leave-one-out": LEAVE_ONE_OUT,
     "add-one-in": ADD_ONE_IN,
 }
+
+FREE = "resnet_to_convnext"  # its switches are model kwargs
+# what timm calls those of our networks that it has, and publishes weights of
+TIMM_NAMES = {RESNET_50: "resnet50", CONVNEXT_TINY: "convnext_tiny"}
+
+_NAMED = {
+    FREE: RESNET_50,
+    **{f"{FREE}_stage{number}": stage.components for number, stage in enumerate(STAGES.values(), start=1)},
+    **{name: variant.components for family in FAMILIES.values() for name, variant in family.items()},
+}
+# the components and the width factor of every registered network
+NETWORKS: Mapping[str, tuple[Components, float]] = {
+    f"{name}{suffix}": (components, width_factor)
+    for suffix, width_factor in (("", 1.0), ("_atto", 0.25))
+    for name, components in _NAMED.items()
+}

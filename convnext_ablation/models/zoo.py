@@ -19,36 +19,13 @@ from timm.models import (
 )
 from torch import nn
 
-from convnext_ablation.models.components import (
-    CONVNEXT_TINY,
-    FAMILIES,
-    RESNET_50,
-    STAGES,
-    SWITCHES,
-    Components,
-)
+from convnext_ablation.models.components import FREE, NETWORKS, SWITCHES, TIMM_NAMES, Components
 from convnext_ablation.models.convert import checkpoint_filter_fn
 from convnext_ablation.models.network import ResNetToConvNeXt
 from convnext_ablation.weights.pretrained import resolve
 from convnext_ablation.weights.release import place_from_environment
 
 __all__: list[str] = []  # `register_model` adds every entry point
-
-FREE = "resnet_to_convnext"  # its switches are model kwargs
-# what timm calls those of our networks that it has, and publishes weights of
-TIMM_NAMES = {RESNET_50: "resnet50", CONVNEXT_TINY: "convnext_tiny"}
-
-_NAMED = {
-    FREE: RESNET_50,
-    **{f"{FREE}_stage{number}": stage.components for number, stage in enumerate(STAGES.values(), start=1)},
-    **{name: variant.components for family in FAMILIES.values() for name, variant in family.items()},
-}
-# the components and the width factor of every registered network
-_POINTS = {
-    f"{name}{suffix}": (components, width_factor)
-    for suffix, width_factor in (("", 1.0), ("_atto", 0.25))
-    for name, components in _NAMED.items()
-}
 
 
 def _cfg(**kwargs: Any) -> dict[str, Any]:
@@ -85,7 +62,7 @@ def _cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
     """By name, and by name and tag where timm has weights of the same network."""
     public = {(components, 1.0): _public_cfgs(name) for components, name in TIMM_NAMES.items()}
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
-    for name, point in _POINTS.items():
+    for name, point in NETWORKS.items():
         tagged = [] if name == FREE else public.get(point, [])
         cfgs.update({f"{name}.{cfg.tag}": cfg for cfg in tagged} or {name: _cfg()})
     return cfgs
@@ -136,18 +113,18 @@ def _entry_point(name: str, components: Components, width_factor: float) -> Call
     return create
 
 
-for _name, _point in _POINTS.items():
+for _name, _point in NETWORKS.items():
     globals()[_name] = register_model(_entry_point(_name, *_point))
 
 
 def components_of(name: str) -> Components:
     """Returns the components of a registered network."""
-    return _POINTS[name][0]
+    return NETWORKS[name][0]
 
 
 def model_names() -> list[str]:
     """Returns the names of all registered networks, without tags."""
-    return list(_POINTS)
+    return list(NETWORKS)
 
 
 def has_weights(name: str) -> bool:
@@ -157,7 +134,7 @@ def has_weights(name: str) -> bool:
         UserError: The hub that is set for one's own weights can't be asked.
     """
     model, _, tag = name.partition(".")
-    place = place_from_environment() if model in _POINTS else None
+    place = place_from_environment() if model in NETWORKS else None
     if place is None or (tag and is_model_pretrained(name)):
         return bool(is_model_pretrained(name))
     return any(held == name or not tag for held in place.names(model))

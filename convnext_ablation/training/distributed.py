@@ -185,5 +185,5 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt("checkpoints that were written are kept: --resume auto takes the newest")
         self.signal = number

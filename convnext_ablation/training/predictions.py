@@ -22,6 +22,11 @@ _COLUMN = "id"
 _ARRAYS = ("ids", "targets", "top5", "probability")
 
 
+def _percentage(right: NDArray[np.bool_]) -> float:
+    """The share of images, in percent: 14.0 of 7 in 50, where 100 * (7 / 50) is 14.000000000000002."""
+    return 100 * int(right.sum()) / len(right)
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a network said of each image of a split, in the order of the split."""
@@ -45,12 +50,12 @@ class Predictions:
     @property
     def top1(self) -> float:
         """Percentage of images whose most probable class is the target."""
-        return 100.0 * float(self.correct.mean())
+        return _percentage(self.correct)
 
     @property
     def top5_accuracy(self) -> float:
         """Percentage of images whose target is among the five most probable classes."""
-        return 100.0 * float((self.top5 == self.targets[:, None]).any(axis=1).mean())
+        return _percentage((self.top5 == self.targets[:, None]).any(axis=1))
 
     def save(self, path: Path) -> None:
         """Writes a compressed NumPy archive with one array an attribute."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
@@ -79,10 +78,7 @@ def read_command_line(
         option = unknown[0].partition("=")[0]
         if (name := option.removeprefix("--").replace("-", "_")) in timms:
             raise _timm_only(name, "command line", program)
-        known = ["--help", "--config", "--from-scratch", *("--" + name.replace("_", "-") for name in options)]
-        nearest = difflib.get_close_matches(option, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help"
-        raise UserError(f"unknown argument {option!r}; {hint}")
+        raise parser.unknown_argument(option)
     given: dict[str, Any] = {name: value for name, value in vars(found).items() if value is not None}
     folder = given.pop("data", None)
     return given if folder is None else {"data_dir": folder, **given}

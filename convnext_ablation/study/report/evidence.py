@@ -61,7 +61,7 @@ class FinishedRun:
     @property
     def test_top1_percent(self) -> float:
         """Top-1 on the test images."""
-        return 100 * float(self.correct.mean())
+        return 100 * int(self.correct.sum()) / len(self.correct)
 
     @property
     def val_top1_percent(self) -> float:

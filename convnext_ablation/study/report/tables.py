@@ -245,7 +245,7 @@ def latex_with_notes(columns: Sequence[Column], lines: Iterable[Any], notes: Ite
 
 
 def csv_file(path: Path, header: Iterable[str], lines: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file in full precision."""
+    """Writes a CSV file, numbers in 15 digits."""
     write_csv(path, list(header), ([exact(value) for value in line] for line in lines))
 
 
@@ -267,10 +267,10 @@ def _seed(run: FinishedRun) -> list[Any]:
 
 
 def exact(value: Any) -> str:
-    """Writes a value so that reading it back gives the same; empty for one that isn't known."""
+    """Writes a value in 15 digits, so 14 % not as 14.000000000000002; empty for one that isn't known."""
     if value is None or value != value:
         return ""
-    return repr(value) if isinstance(value, float) else str(value)
+    return repr(float(f"{value:.15g}")) if isinstance(value, float) else str(value)
 
 
 def interval(found: Interval | Difference, form: str) -> str:
