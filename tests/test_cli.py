@@ -161,3 +161,28 @@ def test_a_reader_that_has_seen_enough_is_no_error(command, unbuffered, code):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == code
+
+
+@pytest.mark.parametrize(
+    ("line", "offers"),
+    [
+        ("st", "study"),
+        ("study ", "plan"),
+        ("study --des", "--design"),
+        ("study --design add", "add-one-in"),
+        ("study --data typefaces-", "typefaces-64"),
+        ("study plan --recipe cub200_2", "cub200_224"),
+        ("models roadmap_03", "roadmap_03_depthwise"),
+    ],
+)
+def test_a_shell_completes_commands_options_and_names(tmp_path, line, offers):
+    typed = f"convnext-ablation {line}"
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "offers"),
+        "COMP_LINE": typed,
+        "COMP_POINT": str(len(typed)),
+    }
+    command = [sys.executable, "-m", "convnext_ablation.cli.main"]
+    subprocess.run(command, env={**os.environ, **asked}, check=True)
+    assert offers in [each.strip() for each in (tmp_path / "offers").read_text().split("\v")]

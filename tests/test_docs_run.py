@@ -180,7 +180,10 @@ def test_blocks_have_a_language():
 @pytest.mark.parametrize(("page", "argv"), OURS)
 def test_commands_that_are_only_shown_are_valid(page, argv, monkeypatch):
     group = cli.COMMANDS[argv[0]]
-    name = argv[0] if isinstance(group, str) else "_".join(argv[:2] if argv[1] in group else ("study", "run"))
+    named = (
+        [argv[0]] if isinstance(group, cli.Command) else argv[:2] if argv[1] in group else ["study", "run"]
+    )
+    name = "_".join(named)
     module = importlib.import_module(f"convnext_ablation.cli.{name.replace('-', '_')}")
     asked = []
     monkeypatch.setattr(module, "run", asked.append)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
@@ -138,6 +139,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> None:
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next
+        _complete()
     argv = _with_default_command(sys.argv[1:] if argv is None else list(argv))
     try:
         args, unknown = _parser(argv).parse_known_args(argv)
@@ -146,6 +149,16 @@ def _run(argv: Sequence[str] | None) -> None:
         _run_to_the_end(args)
     finally:
         remove_empty_cache()
+
+
+def _complete() -> None:
+    from convnext_ablation.cli import completion
+
+    typed = completion.words_typed()
+    words = _with_default_command(typed)
+    if words != typed and typed[1:2] and (typed[1].startswith("-") or typed[2:]):
+        completion.insert(2, words[1])
+    completion.complete(_parser(words))
 
 
 def _run_to_the_end(args: argparse.Namespace) -> None:
