@@ -4,7 +4,9 @@ import bz2
 import gzip
 import io
 import lzma
+import multiprocessing
 import os
+import pickle
 import shutil
 import struct
 import tarfile
@@ -19,7 +21,7 @@ from official_archives import jpeg, refused, write_folder, write_tar
 from test_data_own import by_split, plain
 
 from convnext_ablation.data.archives import open_source
-from convnext_ablation.data.packed import find_pieces
+from convnext_ablation.data.packed import find_pieces, list_archive
 from convnext_ablation.data.prepare import prepare
 from convnext_ablation.data.walk import Piece
 from convnext_ablation.errors import UserError
@@ -261,3 +263,18 @@ def test_damaged_encrypted_and_hostile_zips_are_refused(tmp_path):
     refused("folder", tmp_path, r"'\.\./x\.jpg' leads out of the archive", images=path)
     write_zip(path, {"zeros": bytes(100 << 20)})
     refused("folder", tmp_path, "unzips to more than 8 times its size", images=path)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # where there are threads
+def test_each_process_reads_a_zip_at_its_own_place(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("first", "last"):
+            archive.writestr(name, name * 9000)
+    pieces = list_archive(tmp_path / "a.zip", tmp_path)
+    assert pieces["first"].read() == b"first" * 9000
+    here = pieces["first"].archive.file.fp.tell()
+    other = multiprocessing.get_context("fork").Process(target=pieces["last"].read)
+    other.start()
+    other.join()
+    assert (other.exitcode, pieces["first"].archive.file.fp.tell()) == (0, here)
+    assert pickle.loads(pickle.dumps(pieces["last"])).read() == b"last" * 9000  # as for a spawned one

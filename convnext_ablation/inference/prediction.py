@@ -92,6 +92,8 @@ PREDICTION_ARGUMENTS = {name: ARGUMENTS[name] for name in _SHARED} | _OWN
 _CHANGED: Mapping[str, Mapping[str, Any]] = {
     "data_dir": {"help": "the same as an INPUT"},
     "model": {"default": "", "help": "name of the network; by default the checkpoint's"},
+    "pretrained": {"help": "take the pretrained weights of the name, as is done without a checkpoint"},
+    "num_classes": {"help": "classes of the network; by default the checkpoint's"},
     "class_map": {"help": "file that maps names of classes to numbers; by default the checkpoint's"},
     "batch_size": {
         "default": None,
