@@ -50,7 +50,8 @@ def register_networks() -> None:
 def _is_command_line() -> bool:
     """Whether this process itself, not the one that spawned it, was started as our command or its module."""
     as_script = Path(sys.argv[0]).stem == "convnext-ablation" and sys.argv[0] in sys.orig_argv
-    return as_script or ("-m", "convnext_ablation.cli.main") in pairwise(sys.orig_argv)
+    modules = {("-m", f"convnext_ablation.cli.{name}") for name in ("main", "launch")}
+    return as_script or not modules.isdisjoint(pairwise(sys.orig_argv))
 
 
 # The command itself imports the networks for those of its subcommands that need them: torch takes seconds to

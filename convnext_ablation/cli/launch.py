@@ -1,0 +1,45 @@
+"""`distributed_train.sh`: torchrun on this machine, without its traceback when a process fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from convnext_ablation.errors import UserError, exit_code_of
+
+PROGRAM = "distributed_train.sh"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Starts processes of a script, `N SCRIPT [ARGUMENTS]`; returns the code of the first to fail."""
+    return exit_code_of(PROGRAM, lambda: _launch(*(sys.argv[1:] if argv is None else argv)))
+
+
+def _launch(processes: str = "", script: str = "", *arguments: str) -> int:
+    if not (processes.isascii() and processes.isdigit() and int(processes)):
+        raise UserError(f"{processes!r} is no number of processes; write {PROGRAM} N [arguments of train.py]")
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import main as torchrun
+
+    logging.disable(logging.CRITICAL)  # 40 lines beside those of the processes
+    try:
+        torchrun(
+            ["--standalone", f"--log-dir={os.devnull}", f"--nproc-per-node={processes}", script, *arguments]
+        )
+    except SignalException as error:  # the processes got it, too, and have said how to resume
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        _, first = error.get_first_failure()
+        if first.exitcode < 0:
+            name = signal.Signals(-first.exitcode).name
+            print(f"{PROGRAM}: process {first.local_rank} was ended by {name}", file=sys.stderr)
+        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
