@@ -337,7 +337,7 @@ def test_csv_reads_back_as_the_rows_with_timings_last(stages, report):
         compared = [*percent(d), d.p_value, d.p_holm] if d else [""] * 5
         given = [number, network.name, row.label, network.adds, 3, *percent(row.top1)]
         given += [row.baseline, *compared, 0.001 * number, 25_557_031 + number, 1 / 3]
-        assert told == [str(value) for value in given]
+        assert told == [str(float(f"{value:.15g}") if isinstance(value, float) else value) for value in given]
     assert list(lines[0])[-2:] == ["images_per_second", "seconds"]
 
 
