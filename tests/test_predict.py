@@ -413,7 +413,7 @@ def test_stopped_it_leaves_nothing(predict, pictures, tmp_path, number, monkeypa
         ("{pictures} {run} --results-file .", ".: no file can be made there"),
         ("{pictures} {run} --results-file folder.csv", "folder.csv: is no file"),
         ("{pictures} {run} --device gpu", "device is 'gpu'"),
-        ("{pictures} {run} --gpu", "unrecognized arguments: --gpu"),
+        ("{pictures} {run} --gpu", "unknown argument '--gpu'"),
     ],
 )
 def test_what_is_wrong_is_one_line(words, message, weights, pictures, tmp_path, monkeypatch, capsys):

@@ -22,7 +22,9 @@ def _one_of(kind: str, names: Collection[str], also: Collection[str] = ()) -> Ca
     """Makes a check for a name, or a YAML file; the nearest of `also` is suggested, too."""
 
     def checked(text: str) -> str:
-        if text not in names and not text.endswith(_FILES):
+        if (
+            text and text not in names and not text.endswith(_FILES)
+        ):  # the command says what an empty one lacks
             raise argparse.ArgumentTypeError(str(unknown_name(kind, text, [*names, *also])))
         return text
 
