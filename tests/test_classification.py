@@ -33,7 +33,7 @@ def read(path):
 
 def close(cell, fraction):
     """Whether a cell shows a fraction in percent; an empty one shows NaN."""
-    return float(cell or "nan") == pytest.approx(100 * fraction, abs=1e-9, nan_ok=True)
+    return float("nan" if cell == "" else cell) == pytest.approx(100 * fraction, abs=1e-9, nan_ok=True)
 
 
 def check_files(folder, classes):

@@ -71,7 +71,10 @@ def class_figures(targets: Labels, predicted: Labels, classes: int) -> tuple[Val
     one that is neither.
     """
     labels = np.arange(classes)
-    return precision_recall_fscore_support(targets, predicted, labels=labels, zero_division=np.nan)
+    *figures, images = precision_recall_fscore_support(
+        targets, predicted, labels=labels, zero_division=np.nan
+    )
+    return *figures, images.astype(np.int64)  # of float where every image is wrong
 
 
 def matrix_of(targets: Labels, predicted: Labels, classes: int) -> Labels:
