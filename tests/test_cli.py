@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -130,18 +131,19 @@ def test_a_fault_of_ours_is_no_missing_package(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("command", "module", "line"),
+    ("command", "module", "signals", "line"),
     [
-        (["study", "--data=typefaces", "--output=x"], "study_run", f"stopped; {KEPT}"),
-        (["models"], "models", "stopped; nothing was kept"),
+        (["study", "--data=typefaces", "--output=x"], "study_run", (), f"stopped; {KEPT}"),
+        (["study", "--data=typefaces", "--output=x"], "study_run", (signal.SIGTERM,), f"stopped; {KEPT}"),
+        (["models"], "models", (), "stopped; nothing was kept"),
     ],
 )
-def test_an_interruption_says_truly_what_is_kept(monkeypatch, capsys, command, module, line):
+def test_an_interruption_says_truly_what_is_kept(monkeypatch, capsys, command, module, signals, line):
     def interrupted(args):
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*signals)
 
     monkeypatch.setattr(f"convnext_ablation.cli.{module}.run", interrupted)
-    assert cli.main(command) == 130
+    assert cli.main(command) == 128 + (signals or (signal.SIGINT,))[0]
     assert capsys.readouterr().err == f"convnext-ablation: {line}\n"
 
 
