@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,14 @@ def launched(tmp_path, work, processes="2"):
     (tmp_path / "distributed_train.sh").symlink_to(ROOT / "distributed_train.sh")
     (tmp_path / "convnext_ablation").symlink_to(ROOT / "convnext_ablation")
     (tmp_path / "train.py").write_text(work)
-    command = [tmp_path / "distributed_train.sh", processes]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     return subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        [tmp_path / "distributed_train.sh", processes],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
