@@ -24,6 +24,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+# what stops a training or a study; some clusters send SIGUSR1 before a job's time is over, Windows has none
+STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _SECONDS_BETWEEN_LOOKS = 0.5

@@ -25,7 +25,6 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState, StudyProgress, Survey, look_at
 from convnext_ablation.study.store import LOGS, folder_of, note_failure, remove_what_resumes
-from convnext_ablation.training.distributed import STOPPING
 
 RUN = "convnext_ablation.study.run"
 _LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0
@@ -173,7 +172,7 @@ def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: Study
         if state.status == "done":  # its process may have been killed a moment too early
             remove_what_resumes(state.folder)
     submitted: dict[str, RunState] = {}
-    before = {each: signal.signal(each, _interrupt) for each in STOPPING if each != signal.SIGINT}
+    before = {each: signal.signal(each, _interrupt) for each in machine.STOPPING if each != signal.SIGINT}
     try:
         while True:
             progress.show(states)

@@ -21,7 +21,7 @@ from timm.utils.distributed import init_distributed_device_so
 from torch.utils.data import get_worker_info
 
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.machine import end_with_parent, keep_memory
+from convnext_ablation.machine import STOPPING, end_with_parent, keep_memory
 
 
 class SharedError(UserError):
@@ -155,10 +155,6 @@ def seed_stream(*identity: object) -> None:
         torch.xpu.manual_seed_all(seed)
     if torch.backends.mps.is_available() and get_worker_info() is None:
         torch.mps.manual_seed(seed)
-
-
-# of these some clusters send SIGUSR1 before a job's time is over; other systems than Unix have none
-STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 
 
 class StopRequest:

@@ -18,8 +18,8 @@ from timm.data import FastCollateMixup, create_loader
 from torch.utils.data import get_worker_info
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.machine import STOPPING
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.distributed import STOPPING
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages, UnreadableImageError
 
 # well below the 30 seconds that torchrun waits before it kills
