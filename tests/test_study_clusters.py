@@ -410,7 +410,8 @@ def experiment(image_folder, recipe_file, tmp_path):
     (tmp_path / "design.yaml").write_text(DESIGN)
     phases = "".join(f"  {line}\n" for line in PHASES.replace("RECIPE", str(recipe_file)).splitlines())
     (tmp_path / "mine.yaml").write_text(f"design: {tmp_path / 'design.yaml'}\nphases:\n{phases}")
-    data = [f"letters={tmp_path / 'letters'}", f"birds={image_folder}", f"dogs={image_folder}"]
+    shutil.copytree(image_folder, tmp_path / "dogs")  # one folder under two names is refused
+    data = [f"letters={tmp_path / 'letters'}", f"birds={image_folder}", f"dogs={tmp_path / 'dogs'}"]
     return ["run", str(tmp_path / "mine.yaml"), f"--output={tmp_path / 'study'}", "--data", *data]
 
 
