@@ -50,8 +50,9 @@ print(kept, before, faults(sizes))
 
 def _faults(*module: str, **environment: str) -> tuple[str, int, int]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    environment = {**clean, **environment, "NUMPY_MADVISE_HUGEPAGE": "0"}  # how many are huge varies
     command = [sys.executable, "-c", _FAULTS, *module]
-    done = subprocess.run(command, env={**clean, **environment}, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     kept, before, behind = done.stdout.split()
     return kept, int(before), int(behind)
 
