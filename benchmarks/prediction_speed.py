@@ -1,9 +1,9 @@
 """How long `convnext-ablation predict` takes, against timm's `inference.py`, from the command to the file.
 
-Photograph-like JPEGs of 224x224 pixels, as `prepare` writes them; networks with random weights, and with the
-means of their BatchNorm as they are. Both commands read the same folder and checkpoint on the CPU, with
-batches and workers of their own defaults, and take turns. Their most probable classes are compared. Besides
-wall-clock time on all cores there is processor time, which other work on the machine changes less.
+Photograph-like JPEGs of `--size` pixels a side, as `prepare` writes them; networks with random weights, and
+with the means of their BatchNorm as they are. Both commands read the same folder and checkpoint on the CPU,
+with batches and workers of their own defaults, and take turns. Their most probable classes are compared.
+Besides wall-clock time on all cores there is processor time, which other work on the machine changes less.
 
     git clone https://github.com/huggingface/pytorch-image-models timm
     python benchmarks/prediction_speed.py --timm timm --output results/prediction_speed.csv
@@ -29,7 +29,7 @@ from loading_speed import DIFFERENT, photograph
 import convnext_ablation  # noqa: F401  registers the networks
 from convnext_ablation.machine import available_cores, processor_name
 
-SIZE, CLASSES = 224, 200
+CLASSES = 200
 
 
 def main() -> None:
@@ -38,14 +38,16 @@ def main() -> None:
     parser.add_argument("--timm", type=Path, required=True, help="checkout of timm's repository")
     parser.add_argument("--output", type=Path, required=True, help="the CSV file")
     parser.add_argument("--models", nargs="+", default=["model_i", "model_iv", "model_v"])
+    parser.add_argument("--size", type=int, default=224, help="pixels a side of the pictures")
     parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pictures(folder / "pictures", options.images)
+        write_pictures(folder / "pictures", options.images, options.size)
         rows = [measure(folder, model, options) for model in options.models]
     common = {
+        "size": options.size,
         "images": options.images,
         "rounds": options.rounds,
         "machine": f"{processor_name()}, {available_cores()} cores",
@@ -58,12 +60,12 @@ def main() -> None:
         writer.writerows({**row, **common} for row in rows)
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_pictures(folder: Path, count: int, size: int) -> None:
     """Writes so many, of which some are alike, in one folder of a class, without which timm's finds none."""
     (folder / "all").mkdir(parents=True)
     files = []
     for seed in range(min(DIFFERENT, count)):
-        photograph(seed).resize((SIZE, SIZE)).save(folder / "picture.jpg", quality=95)
+        photograph(seed).resize((size, size)).save(folder / "picture.jpg", quality=95)
         files.append((folder / "picture.jpg").read_bytes())
     (folder / "picture.jpg").unlink()
     for number in range(count):
@@ -76,7 +78,7 @@ def measure(folder: Path, model: str, options: argparse.Namespace) -> dict[str, 
     checkpoint = folder / f"{model}.pth"
     torch.save(timm.create_model(model, num_classes=CLASSES).state_dict(), checkpoint)
     common = [folder / "pictures", "--model", model, "--checkpoint", checkpoint, "--num-classes", CLASSES]
-    common += ["--device", "cpu", "--results-dir", folder]
+    common += ["--img-size", options.size, "--device", "cpu", "--results-dir", folder]
     theirs = ["convnext_ablation.stock", options.timm / "inference.py", *common, "--include-index"]
     theirs += ["--no-console-results", "--results-file", "timm.csv"]
     ours = ["convnext_ablation.cli.main", "predict", *common, "--results-file", "ours.csv", "--force"]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from convnext_ablation.console import Progress
 from convnext_ablation.data.packed import list_archive
-from convnext_ablation.data.walk import Piece, piece_of, walk
+from convnext_ablation.data.walk import Piece, joined, piece_of, walk
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import locked
 
@@ -164,8 +164,9 @@ def open_source(
     """
     path = path.expanduser()
     if path.is_dir():
-        files = (path / below / name for below, _, names in walk(path, dangling=dangling) for name in names)
-        return Source(path, {file.relative_to(path).as_posix(): piece_of(file) for file in files})
+        walked = walk(path, dangling=dangling)
+        files = (joined(below, name) for below, _, names in walked for name in names)
+        return Source(path, {name: piece_of(path / name) for name in files})
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if published is not None:

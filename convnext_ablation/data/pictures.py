@@ -175,7 +175,7 @@ def as_seen(
     if mode not in _ALPHA and image.has_transparency_data:
         image, change = _on_white(image)
         changes += change
-    image = image.convert(mode)
+    image = image if image.mode == mode else image.convert(mode)  # which copies what it need not convert
     if box is not None:
         image = image.crop(box)
     if turn is not None:
