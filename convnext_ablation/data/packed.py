@@ -8,6 +8,7 @@ folder first. Which kind an archive is, its first bytes say.
 from __future__ import annotations
 
 import bz2
+import gzip
 import importlib
 import lzma
 import os
@@ -36,27 +37,6 @@ _GROWTH = 8
 _TABLES = 64 << 20
 
 
-class _Gzip:
-    """The decoder of `zlib` with the interface that those of other formats have."""
-
-    def __init__(self) -> None:
-        self._decoder = zlib.decompressobj(wbits=31)
-        self.needs_input = True
-
-    def decompress(self, data: bytes, most: int) -> bytes:
-        found = self._decoder.decompress(self._decoder.unconsumed_tail + data, most)
-        self.needs_input = not self._decoder.unconsumed_tail and len(found) < most
-        return found
-
-    @property
-    def eof(self) -> bool:
-        return self._decoder.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._decoder.unused_data
-
-
 def _zstd() -> Any:
     name = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
     try:
@@ -66,8 +46,8 @@ def _zstd() -> Any:
         raise UserError(what) from error
 
 
-_DECODERS: dict[bytes, Callable[[], Any]] = {
-    b"\x1f\x8b": _Gzip,
+_DECODERS: dict[bytes, Callable[[], Any] | None] = {  # by the first bytes of what they decode
+    b"\x1f\x8b": None,  # `gzip` alone refuses whatever follows a stream and is none
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\0": lzma.LZMADecompressor,
     b"\x28\xb5\x2f\xfd": _zstd,
@@ -80,10 +60,7 @@ _ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapping[str, Piece]:
     """Lists the files of an archive by the paths that it gives them; a packed tar is unpacked to `scratch`.
 
-    Args:
-        path: The archive.
-        scratch: A folder.
-        encoding: Of names that don't say it.
+    `encoding` is that of names that don't say it.
 
     Raises:
         UserError: The archive is damaged or cut short, is of another kind, grows beyond all measure, or holds
@@ -94,9 +71,8 @@ def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapp
         pieces = _list_zip(path, encoding)
     else:
         decoders = [make for magic, make in _DECODERS.items() if head.startswith(magic)]
-        pieces = find_pieces(
-            _unpack(path, scratch, decoders[0]) if decoders else path, path, encoding=encoding
-        )
+        tar = _unpack(path, scratch, decoders[0]) if decoders else path
+        pieces = find_pieces(tar, path, encoding=encoding)
     print(f"{path}: {len(pieces)} files")
     return pieces
 
@@ -114,15 +90,9 @@ def _head(path: Path) -> bytes:
 def find_pieces(
     tar: Path, shown: Path | None = None, within: Piece | None = None, encoding: str | None = None
 ) -> dict[str, Piece]:
-    """Lists the files of a tar by the paths that it gives them.
+    """Lists the files of a tar, or of that `within` a file, by the paths that it gives them.
 
-    A hard link to a file of the tar is that file.
-
-    Args:
-        tar: The file.
-        shown: What it is called in messages.
-        within: The part of the file that is the tar.
-        encoding: Of names that aren't in UTF-8.
+    A hard link to a file of the tar is that file. In messages it is called `shown`.
 
     Raises:
         UserError: A header is damaged; the tar is cut short, or goes on behind its end; or it holds other
@@ -195,14 +165,13 @@ def _refuse(shown: Path, name: str, reasons: Mapping[str, bool]) -> None:
             raise UserError(f"{shown} can't be used: {said[:200]} {reason}")
 
 
-def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any]) -> Path:
+def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any] | None) -> Path:
     """Unpacks an archive, unless that was done before and it is still the same."""
     size = path.stat().st_size
     unpacked = scratch / f"{path.name}-{size}-{path.stat().st_mtime_ns}.tar"
     if unpacked.exists():
         return unpacked
     scratch.mkdir(parents=True, exist_ok=True)
-    most = _GROWTH * size + _TABLES
     with (
         written_whole(unpacked) as temporary,
         open(temporary, "wb") as to,
@@ -212,29 +181,36 @@ def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any]) -> Path:
         for chunk in _decoded(raw, decoder, path):
             to.write(chunk)
             progress.move(raw.tell())
-            if to.tell() > most:
-                what = f"{path} unzips to more than {_GROWTH} times its size"
-                raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
+            _check_growth(path, to.tell())
     return unpacked
 
 
-def _decoded(raw: BinaryIO, make: Callable[[], Any], path: Path) -> Iterator[bytes]:
+def _check_growth(path: Path, size: int) -> None:
+    """Raises a `UserError` if what an archive holds is far larger than the archive."""
+    if size > _GROWTH * path.stat().st_size + _TABLES:
+        what = f"{path} unzips to more than {_GROWTH} times its size"
+        raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
+
+
+def _decoded(raw: BinaryIO, make: Callable[[], Any] | None, path: Path) -> Iterator[bytes]:
     """What all streams of a file hold, by blocks; zeros may stand between them."""
-    decoder = make()
+    decoder = make() if make else None
     try:
+        if decoder is None:
+            with gzip.GzipFile(fileobj=raw) as file:
+                while block := file.read(_BLOCK):
+                    yield block
+            return
         data = raw.read(_BLOCK)
         while data:
             yield decoder.decompress(data, _BLOCK)
             while not decoder.eof and not decoder.needs_input:
                 yield decoder.decompress(b"", _BLOCK)
-            data = b""
-            if decoder.eof:
-                data = decoder.unused_data.lstrip(b"\0")
-                while not data and (block := raw.read(_BLOCK)):
-                    data = block.lstrip(b"\0")
-                decoder = make() if data else decoder
-            else:
-                data = raw.read(_BLOCK)
+            data = decoder.unused_data.lstrip(b"\0") if decoder.eof else b""
+            while not data and (block := raw.read(_BLOCK)):
+                data = block.lstrip(b"\0") if decoder.eof else block
+            if data and decoder.eof:
+                decoder = type(decoder)()
         if not decoder.eof:
             raise EOFError("its end is missing")
     except Exception as error:  # each decoder has its own
@@ -295,11 +271,10 @@ def _name_in_zip(member: zipfile.ZipInfo, encoding: str | None) -> tuple[str, bo
     try:
         return stored.decode(encoding or "utf-8"), False
     except (LookupError, UnicodeError) as error:
-        if encoding:
-            raise UserError(
-                f"--names-encoding {encoding}: {member.filename!r} can't be read ({error})"
-            ) from error
-        return member.filename, True
+        if not encoding:
+            return member.filename, True
+        what = f"--names-encoding {encoding}: {member.filename!r}"
+        raise UserError(f"{what} can't be read ({error})") from error
 
 
 def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
@@ -309,13 +284,9 @@ def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
         archive = _Zip(path)
         members = archive.file.infolist()
     except Exception as error:  # of hostile tables zipfile raises many kinds
-        reason = f"can't be read as a zip ({error})"
-        raise UserError(
-            f"{path} {reason}; it may be cut short, or a part of several: get it whole"
-        ) from error
-    if sum(member.file_size for member in members) > _GROWTH * path.stat().st_size + _TABLES:
-        what = f"{path} unzips to more than {_GROWTH} times its size"
-        raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
+        hint = "it may be cut short, or a part of several: get it whole"
+        raise UserError(f"{path} can't be read as a zip ({error}); {hint}") from error
+    _check_growth(path, sum(member.file_size for member in members))
     for member in members:
         decoded, guessed = _name_in_zip(member, encoding)
         unsure += [decoded] * guessed
