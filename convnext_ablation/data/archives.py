@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
+import re
 import shutil
 import time
 import unicodedata
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from convnext_ablation.console import Progress
 from convnext_ablation.data.packed import list_archive
-from convnext_ablation.data.walk import Piece, joined, piece_of, walk
+from convnext_ablation.data.walk import Piece, files_below, piece_of
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import locked
 
@@ -32,22 +33,21 @@ class Published:
 
     file: str
     url: str  # empty where one has to log in
-    digest: str  # in hex
-    algorithm: str = "sha256"  # as `hashlib` names it
-    only_for: str = ""  # the option that needs it, if it isn't always needed
+    digest: str  # SHA-256 or MD5, in hex
     unpacked: str = ""  # the folder that it unpacks to, if to one of its own
+    only_for: str = ""  # the option that needs it, if it isn't always needed
 
     def check(self, path: Path) -> None:
         """Raises a `UserError` if a file isn't this archive."""
-        digest = hashlib.new(self.algorithm)
+        digest = hashlib.new("md5" if len(self.digest) == 32 else "sha256")
         with open(path, "rb") as file, Progress(path.name, path.stat().st_size, "B") as progress:
             while block := file.read(_BLOCK):
                 digest.update(block)
                 progress.update(len(block))
         if digest.hexdigest() != self.digest:
             raise UserError(
-                f"{path} is not the published {self.file} ({self.algorithm} {digest.hexdigest()[:12]}..., "
-                f"not {self.digest[:12]}...); download it again, or say --unofficial if you mean another one"
+                f"{path} is not the published {self.file} ({digest.name} {digest.hexdigest()[:12]}..., not "
+                f"{self.digest[:12]}...); download it again, or say --unofficial if you mean another one"
             )
 
     def download(self, folder: Path) -> Path:
@@ -71,6 +71,18 @@ class Published:
             part.unlink()
             raise
         os.replace(part, path)
+
+
+def published_at(url: str, **archives: Sequence[str]) -> dict[str, Published]:
+    """Archives of one home by their options: file, digest, folder (by default ``x`` of ``x.tgz``), and so on.
+
+    Their names follow `url`, which is empty where one has to log in.
+    """
+    found = {}
+    for which, (file, digest, *rest) in archives.items():
+        own = re.fullmatch(r"(.*)\.(tgz|tar\.gz)", file)
+        found[which] = Published(file, url and url + file, digest, *(rest or [own[1] if own else ""]))
+    return found
 
 
 def _fetch(url: str, part: Path) -> None:
@@ -101,9 +113,8 @@ def _fetch(url: str, part: Path) -> None:
                     since, then = time.monotonic(), have
         if max(total, have) > most:
             part.unlink()
-            raise UserError(
-                f"{url} has more than {most >> 20:,} MiB, which is too much; make room or ask why"
-            )
+            what = f"has more than {most >> 20:,} MiB, which is too much"
+            raise UserError(f"{url} {what}; make room or ask why")
         if have < total:
             raise http.client.IncompleteRead(b"", total - have)
 
@@ -164,9 +175,7 @@ def open_source(
     """
     path = path.expanduser()
     if path.is_dir():
-        walked = walk(path, dangling=dangling)
-        files = (joined(below, name) for below, _, names in walked for name in names)
-        return Source(path, {name: piece_of(path / name) for name in files})
+        return Source(path, {name: piece_of(path / name) for name in files_below(path, dangling=dangling)})
     if not path.is_file():
         raise UserError(f"{path}: no such file or folder")
     if published is not None:

@@ -4,36 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from convnext_ablation.console import counted
+from convnext_ablation.data import measure, overlap
 from convnext_ablation.data.folder import data_set_name, told
-from convnext_ablation.data.measure import (
-    COLUMNS,
-    KINDS,
-    Contents,
-    Finding,
-    about_images,
-    measure_images,
-    read_folder,
-    split_rank,
-)
-from convnext_ablation.data.overlap import (
-    DISTANCE,
-    MOST_PAIRS,
-    exact_duplicates,
-    list_pretraining,
-    near_duplicates,
-    pretraining_overlap,
-)
+from convnext_ablation.data.measure import KINDS, Contents, Finding
+from convnext_ablation.data.overlap import DISTANCE, MOST_PAIRS
 from convnext_ablation.data.pictures import picture_uri
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import resolved, write_csv, write_text
 from convnext_ablation.page import render
 
 SHOWN = 50  # pairs of a kind on the page
-_CACHE, _MEASURED = "cache", "measured.jsonl"
+_CACHE = "cache"
 _SIDE = 160  # pixels of a picture on the page
 _MANY = 0.05  # of the test images
 _SINGLE = {
@@ -75,21 +60,21 @@ def data_report(
     """
     if distance < 0:
         raise UserError(f"distance is {distance}; give 0 or more")
-    contents = read_folder(folder)
-    names = list_pretraining(against) if against else []
+    contents = measure.read_folder(folder)
+    names = overlap.list_pretraining(against) if against else []
     if output is None:
         among = not contents.has_splits and contents.root == folder
         place = folder.resolve()
         output = place.with_name(f"{place.name}_report") if among else folder / "report"
     output = _output_folder(contents, output)
     images, cache = contents.images, output / _CACHE
-    ids = [record.id for record in images]
-    measured = measure_images(contents.root, ids, cache / _MEASURED)
-    findings = exact_duplicates(images, measured) + near_duplicates(contents, measured, distance)
-    findings += about_images(contents, measured)
+    measured = measure.measure_images(contents.root, [each.id for each in images], cache / "measured.jsonl")
+    findings = overlap.exact_duplicates(images, measured)
+    findings += overlap.near_duplicates(contents, measured, distance)
+    findings += measure.about_images(contents, measured)
     if against:
         kept = cache / "pretraining.jsonl"
-        findings += pretraining_overlap(images, measured, against, names, kept, distance)
+        findings += overlap.pretraining_overlap(images, measured, against, names, kept, distance)
     # stable: within these, near duplicates stay in the order of their distance
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
     report = Report(contents, findings)
@@ -104,7 +89,6 @@ def _output_folder(contents: Contents, output: Path) -> Path:
             where = split or contents.root
             raise UserError(f"{output} is among the images of {where}; choose another place with --output")
     (output / _CACHE).mkdir(parents=True, exist_ok=True)
-    (output / _CACHE / _MEASURED).touch()
     return output
 
 
@@ -130,7 +114,8 @@ def _write(report: Report, output: Path, distance: int, against: Path | None) ->
         distance=distance,
         most_pairs=MOST_PAIRS,
     )
-    write_csv(output / "findings.csv", COLUMNS, map(astuple, report.findings))
+    columns = [each.name.removesuffix("_name") for each in fields(Finding)]
+    write_csv(output / "findings.csv", columns, map(astuple, report.findings))
     write_text(output / "exclude_test.txt", "".join(f"{id_}\n" for id_ in report.excluded))
     write_text(output / "index.html", html)
     print(f"{root}:", *summary, sep="\n  ")
@@ -147,10 +132,9 @@ def summary_lines(report: Report, against: Path | None) -> list[str]:
     lines += [f"{kind}: {count:,}" for kind, count in changed.most_common()]
     lines += [f"`prepare` {line}" for line in told(report.contents.root)]
     same = [finding for finding in report.findings if finding.kind == "same_pixels"]
-    lines.append(
-        f"{len(same):,} exact copies: {sum(each.crosses for each in same):,} across splits, "
-        f"{sum(each.disagrees for each in same):,} with different classes"
-    )
+    crossing, unlike = sum(each.crosses for each in same), sum(each.disagrees for each in same)
+    where = f"{crossing:,} across splits, {unlike:,} with different classes"
+    lines.append(f"{len(same):,} exact copies: {where}")
     near = Counter((each.other_split, each.split) for each in report.findings if each.kind == "near")
     where = "; ".join(f"{one} and {two}: {count:,}" for (one, two), count in near.items() if one != two)
     lines.append(f"{near.total():,} near duplicates, to be looked at" + (f" ({where})" if where else ""))
@@ -165,22 +149,17 @@ def summary_lines(report: Report, against: Path | None) -> list[str]:
     excluded = report.excluded
     lines.append(f"{len(excluded):,} test images in exclude_test.txt")
     certain = {each.id for each in report.findings if each.leaks and not each.kind.endswith("near")}
-    tests = sum(split_rank(record.split) == 2 for record in report.contents.images)
+    tests = sum(measure.split_rank(record.split) == 2 for record in report.contents.images)
     if len(set(excluded) - certain) > _MANY * tests:
-        lines.append(
-            "so many near duplicates mean that pictures look alike, not that they are copies: "
-            "lower --distance"
-        )
+        alike = "so many near duplicates mean that pictures look alike, not that they are copies"
+        lines.append(f"{alike}: lower --distance")
     return lines
 
 
 def _split_line(report: Report, split: str, counts: Counter[str]) -> str:
     least, most = min(counts.values(), default=0), max(counts.values(), default=0)
-    line = (
-        f"{split}: {counts.total():,} images, {len(counts):,} classes of {least:,} to {most:,} images "
-        f"(ratio {most / max(least, 1):.2f})"
-    )
-    missing = [
-        each.class_name for each in report.findings if each.kind == "missing_class" and each.split == split
-    ]
+    line = f"{split}: {counts.total():,} images, {len(counts):,} classes of {least:,} to {most:,} images "
+    line += f"(ratio {most / max(least, 1):.2f})"
+    found = (each for each in report.findings if each.kind == "missing_class" and each.split == split)
+    missing = [each.class_name for each in found]
     return line + (f"; {len(missing):,} classes are missing, such as {missing[0]}" if missing else "")

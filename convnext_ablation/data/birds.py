@@ -1,29 +1,22 @@
 """CUB-200-2011 and NABirds, whose lists have one form: an id and a value a line.
 
-The lists name images by an id; they are in no order that a folder's listing has, so images, labels, splits
-and boxes are joined by it. Validation images are held out of the official training images.
-
 C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie: "The Caltech-UCSD Birds-200-2011 Dataset", Technical
-Report CNS-TR-2011-001, California Institute of Technology, 2011; home: https://data.caltech.edu, record
-65de6-vp158. About twenty of its test images are in ImageNet too, and at least 4 % of its labels are wrong, as
-the authors of NABirds found.
+Report CNS-TR-2011-001, California Institute of Technology, 2011.
 
 G. Van Horn et al.: "Building a bird recognition app and large scale dataset with citizen scientists", CVPR
-2015; home: https://dl.allaboutbirds.org/nabirds, where one accepts the terms of use. The folder of a class is
-its number in four digits. ``classes.txt`` names all nodes of a hierarchy, and some names twice: the 555 that
-have images are the classes, called by number and name, such as ``0817.Oak Titmouse``. The MD5 of the archive
-is that of several public repositories' ``NABirds``. Whether its photographs are in ImageNet, too, is unknown.
+2015. Its ``classes.txt`` names all nodes of a hierarchy, and some names twice: the 555 that have images are
+the classes, called by number and name, such as ``0817.Oak Titmouse``. The MD5 of the archive is that of
+several public repositories' ``NABirds``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-from convnext_ablation.data.archives import Published, Source
-from convnext_ablation.data.official import HeldOut, read_table
+from convnext_ablation.data.archives import Source, published_at
+from convnext_ablation.data.official import HeldOut, Official, read_table
 from convnext_ablation.data.own import class_folder
 from convnext_ablation.data.photographs import Box, Photograph
 from convnext_ablation.dataclass_options import option
@@ -34,26 +27,22 @@ from convnext_ablation.errors import UserError, in_one_line
 class CUB200(HeldOut):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "cub200"
-    summary: ClassVar[str] = "CUB-200-2011: photographs of 200 bird species"
-    home: ClassVar[str] = "https://data.caltech.edu/records/65de6-vp158"
-    published: ClassVar[Mapping[str, Published]] = {
-        "archive": Published(
-            "CUB_200_2011.tgz",
-            "https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz",
-            "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
-            unpacked="CUB_200_2011",
-        )
-    }
-
-    official: ClassVar[Mapping[str, int]] = {"train": 5994, "test": 5794}
-    classes: ClassVar[int] = 200
+    name = "cub200"
+    summary = "CUB-200-2011: photographs of 200 bird species"
+    home = "https://data.caltech.edu/records/65de6-vp158"
+    published = published_at(
+        f"{home}/files/",
+        archive=("CUB_200_2011.tgz", "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081"),
+    )
+    official = Official(200, train=5994, test=5794)
+    folder = "{name}"  # of the images of a class
+    class_name = "{name}"
 
     val: int = option(6, "validation images per class, held out of the official training images")
     crop_to_box: bool = option(False, "crop to the bounding box first")
     archive: Path | None = option(None, "CUB_200_2011.tgz, or a folder where it is unpacked", identity=False)
 
-    def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
+    def joined(self, archive: Source) -> Iterator[Photograph]:
         """All originals, by the ids of ``images.txt``."""
         source = archive.below("images.txt")
         paths = read_table(source, "images.txt")
@@ -62,22 +51,20 @@ class CUB200(HeldOut):
         boxes = read_table(source, "bounding_boxes.txt", like=paths) if self.crop_to_box else {}
         names = read_table(source, "classes.txt")
         for id_, path in paths.items():
-            folder, class_name = self.folder_and_class(labels[id_], names)
+            label = labels[id_]
+            folder, class_name = (
+                form.format(label=label, name=names[label]) if label in names else ""
+                for form in (self.folder, self.class_name)
+            )
             where = f"{source.path}: image {id_}"
             if path.split("/")[0] != folder or path.count("/") != 1:
-                raise UserError(
-                    f"{where} is {path}, but its class {labels[id_]} is {class_name or 'unknown'}"
-                )
+                raise UserError(f"{where} is {path}, but its class {label} is {class_name or 'unknown'}")
             if training[id_] not in ("0", "1"):
                 raise UserError(f"{where} has {training[id_]!r}, not 0 or 1, in train_test_split.txt")
             split = "train" if training[id_] == "1" else "test"
             box = _box(boxes[id_], id_, source) if boxes else None
             image = source.file(f"images/{path}", "images.txt")
-            yield Photograph(id_, f"images/{path}", class_name, split, image, box)
-
-    def folder_and_class(self, label: str, names: Mapping[str, str]) -> tuple[str, str]:
-        """The folder that images of a class are in, and what the class is called; empty if it is unknown."""
-        return names.get(label, ""), names.get(label, "")
+            yield Photograph(id_, f"images/{path}", class_folder(class_name), split, image, box)
 
 
 def _box(text: str, id_: str, source: Source) -> Box:
@@ -90,21 +77,13 @@ def _box(text: str, id_: str, source: Source) -> Box:
 class NABirds(CUB200):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "nabirds"
-    summary: ClassVar[str] = "NABirds: photographs of 555 visual categories of birds"
-    home: ClassVar[str] = "https://dl.allaboutbirds.org/nabirds"
-    published: ClassVar[Mapping[str, Published]] = {
-        "archive": Published(
-            "nabirds.tar.gz", "", "df21a9e4db349a14e2b08adfd45873bd", "md5", unpacked="nabirds"
-        )
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 23_929, "test": 24_633}
-    classes: ClassVar[int] = 555
+    name = "nabirds"
+    summary = "NABirds: photographs of 555 visual categories of birds"
+    home = "https://dl.allaboutbirds.org/nabirds"
+    published = published_at("", archive=("nabirds.tar.gz", "df21a9e4db349a14e2b08adfd45873bd"))
+    official = Official(555, train=23_929, test=24_633)
+    folder = "{label:0>4}"
+    class_name = "{label:0>4}.{name}"
 
     val: int = option(3, "validation images per class, held out of the official training images")
     archive: Path | None = option(None, "nabirds.tar.gz, or a folder where it is unpacked", identity=False)
-
-    def folder_and_class(self, label: str, names: Mapping[str, str]) -> tuple[str, str]:
-        """The folder that images of a class are in, and what the class is called; empty if it is unknown."""
-        folder = f"{label:0>4}"
-        return (folder, class_folder(f"{folder}.{names[label]}")) if label in names else ("", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import pickle
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +14,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError
 
+NOT_UTF8 = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that aren't UTF-8
 _SHOWN = 10  # names that a message gives
 
 
@@ -29,11 +31,7 @@ def spelled(name: str) -> str:
 
 
 def by_name(numbers: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """Numbers of classes by the one spelling of their names.
-
-    Args:
-        numbers: Names and numbers, in any order.
-        where: What they are of, for messages.
+    """Numbers of classes by the one spelling of their names; `where` is what has them, for messages.
 
     Raises:
         UserError: A name is empty or not UTF-8, or two are spelled alike.
@@ -43,12 +41,11 @@ def by_name(numbers: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
         spelling = spelled(str(name))
         if not spelling:
             raise UserError(f"{where}: a class has no name; images belong in a folder that is named after it")
-        if any("\ud800" <= letter <= "\udfff" for letter in spelling):
+        if NOT_UTF8.search(spelling):
             raise UserError(f"{where}: the class {spelling!r} is not UTF-8; rename it")
         if spelling in found:
-            raise UserError(
-                f"{where}: two classes are called {spelling!r} but for blanks or accents; rename one"
-            )
+            both = f"two classes are called {spelling!r} but for blanks or accents"
+            raise UserError(f"{where}: {both}; rename one")
         found[spelling] = number
     return found
 
@@ -73,8 +70,7 @@ def read_class_map(path: Path) -> dict[str, int]:
         content = list(content.items())
     elif path.suffix == ".pkl":
         raise UserError(f"{path}: holds a {type(content).__name__}; a class map is a dictionary")
-    blank = [number for number, (name, _) in enumerate(content, start=1) if not str(name).strip()]
-    if blank:
+    if blank := [number for number, (name, _) in enumerate(content, start=1) if not str(name).strip()]:
         raise UserError(f"{path}: line {blank[0]} is empty, and would be a class; remove it")
     numbers = sorted({number for _, number in content if type(number) is int})
     if numbers != list(range(len(numbers))) or any(type(number) is not int for _, number in content):
@@ -106,18 +102,9 @@ def numbers_of(names: Iterable[str]) -> dict[str, int]:
 
 
 def check_known(found: Iterable[str], known: Iterable[str], whose: str, where: str, remedy: str) -> None:
-    """Refuses classes that aren't known.
-
-    Args:
-        found: Their names.
-        known: The names that they may have.
-        whose: What knows these: a file, or a network.
-        where: What has the classes.
-        remedy: What to do.
-    """
+    """Raises a `UserError` if something, `where`, has classes that a file or a network, `whose`, lacks."""
     options = list(known)
-    unknown = sorted(set(found) - set(options))
-    if unknown:
+    if unknown := sorted(set(found) - set(options)):
         nearest = difflib.get_close_matches(unknown[0], options, n=1)
         hint = f" (nearest: {nearest[0]!r})" if nearest else ""
         noun = "class" if len(unknown) == 1 else "classes"

@@ -1,11 +1,7 @@
 """The built-in sets that are drawn here: nothing is downloaded, and no image is like another.
 
-`characters` is a general set, for pre-training. The others are fine-grained. The classes of `typefaces`
-share all but small shapes: regular and bold, upright and oblique of a family, italics of two families. Those
-of `diacritics` differ by a small mark. All splits draw from the same texts; size, place, tilt, greys, blur
-and noise are each image's own.
-
-An image is text in one of twenty typefaces, small and grey; matplotlib brings the fonts.
+An image is text in one of twenty typefaces, small and grey; matplotlib brings the fonts. All splits draw from
+the same texts; size, place, tilt, greys, blur and noise are each image's own.
 """
 
 from __future__ import annotations
@@ -67,18 +63,16 @@ class Rendering:
     noise: tuple[float, float] = (2.0, 6.0)  # standard deviation per pixel in grey levels
 
 
-def draw(rng: np.random.Generator, text: str, face: str, side: int, rendering: Rendering) -> np.ndarray:
-    """Draws text in a typeface: (side, side) of uint8, grey."""
-    return _develop(rng, _draw_ink(rng, text, face, side, rendering), rendering)
-
-
 def _draw_ink(rng: np.random.Generator, text: str, face: str, side: int, rendering: Rendering) -> Image.Image:
     """Sets text at random size, tilt and place; returns the coverage of each pixel by ink."""
     canvas = _OVERSAMPLING * side
     tilt = rng.uniform(*rendering.tilt)
     pixels = canvas * rng.uniform(*rendering.em)
-    width, height = _tilted_size(_font(face, round(pixels)).getbbox(text), tilt)
-    pixels *= min(1.0, rendering.fit * canvas / max(width, height))
+    x0, y0, x1, y1 = _font(face, round(pixels)).getbbox(text)
+    width, height = x1 - x0, y1 - y0
+    cosine, sine = abs(math.cos(math.radians(tilt))), abs(math.sin(math.radians(tilt)))
+    longer = max(width * cosine + height * sine, width * sine + height * cosine)  # side of it when tilted
+    pixels *= min(1.0, rendering.fit * canvas / longer)
 
     font = _font(face, int(pixels))
     x0, y0, x1, y1 = map(int, font.getbbox(text))
@@ -110,13 +104,6 @@ def _develop(rng: np.random.Generator, ink: Image.Image, rendering: Rendering) -
     return np.clip(np.rint(darker + contrast * coverage + noise), 0, 255).astype(np.uint8)
 
 
-def _tilted_size(box: tuple[float, float, float, float], tilt: float) -> tuple[float, float]:
-    """Width and height of the upright box around a tilted one."""
-    width, height = box[2] - box[0], box[3] - box[1]
-    cosine, sine = abs(math.cos(math.radians(tilt))), abs(math.sin(math.radians(tilt)))
-    return width * cosine + height * sine, width * sine + height * cosine
-
-
 @functools.lru_cache(maxsize=4096)
 def _font(face: str, pixels: int) -> ImageFont.FreeTypeFont:
     # The basic layout, whether or not Pillow has Raqm: the two kern differently.
@@ -145,7 +132,7 @@ class DrawnSet(DataSet):
     """A set as its parameters give it; all but `rendering` are options of the command line."""
 
     classes: ClassVar[Sequence[str]]
-    faces: ClassVar[Sequence[str]] = FACES
+    faces = FACES
 
     seed: int = option(0, "seed of all that is random")
     size: int = _side(32)
@@ -177,7 +164,8 @@ class DrawnSet(DataSet):
         """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
         rng = self._rng(*key)
         text, face = self.subject(rng, key[1])
-        pixels = draw(rng, text, face, self.size, self.rendering)
+        ink = _draw_ink(rng, text, face, self.size, self.rendering)
+        pixels = _develop(rng, ink, self.rendering)
         # Noise doesn't compress: the fastest level gives up a few per cent of size.
         Image.fromarray(pixels).save(file, "png", compress_level=1)
         return ()
@@ -185,16 +173,16 @@ class DrawnSet(DataSet):
     def _rng(self, split: str, class_name: str, index: int) -> np.random.Generator:
         # Names enter by their checksum: a class more or less leaves the images of the others as they are.
         entropy = [self.seed, zlib.crc32(split.encode()), zlib.crc32(class_name.encode()), index]
-        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+        return np.random.Generator(np.random.PCG64(entropy))
 
 
 @dataclass(frozen=True)
 class Typefaces(DrawnSet):
     """Which typeface is a word set in?"""
 
-    name: ClassVar[str] = "typefaces"
-    summary: ClassVar[str] = "words in 20 typefaces, rendered here; nothing is downloaded"
-    classes: ClassVar[Sequence[str]] = FACES
+    name = "typefaces"
+    summary = "words in 20 typefaces, rendered here; nothing is downloaded"
+    classes = FACES
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
         """Any word, in the typeface that is the class."""
@@ -205,8 +193,8 @@ class Typefaces(DrawnSet):
 class FewTypefaces(Typefaces):
     """Words at twice the size, and fewer of them: for networks that have been pre-trained."""
 
-    name: ClassVar[str] = "typefaces-64"
-    summary: ClassVar[str] = "the same at 64 pixels, 100 training images per class, to fine-tune on"
+    name = "typefaces-64"
+    summary = "the same at 64 pixels, 100 training images per class, to fine-tune on"
 
     size: int = _side(64)
     train: int = _train(100)
@@ -226,11 +214,9 @@ STYLES = {
 class Characters(DrawnSet):
     """Which letter is it, and in which of four styles, in any typeface?"""
 
-    name: ClassVar[str] = "characters"
-    summary: ClassVar[str] = "26 letters in four styles of 20 typefaces, rendered here"
-    classes: ClassVar[Sequence[str]] = tuple(
-        f"{letter}-{style}" for letter in string.ascii_lowercase for style in STYLES
-    )
+    name = "characters"
+    summary = "26 letters in four styles of 20 typefaces, rendered here"
+    classes = tuple(f"{letter}-{style}" for letter in string.ascii_lowercase for style in STYLES)
 
     train: int = _train(48)
     val: int = _val(3)
@@ -256,11 +242,11 @@ BASES = "aeoAEIO"
 class Diacritics(DrawnSet):
     """Which diacritic does a letter bear? Letters and typefaces are the same in all classes."""
 
-    name: ClassVar[str] = "diacritics"
-    summary: ClassVar[str] = "7 letters with one of 11 diacritics, or none, in 10 typefaces, rendered here"
-    classes: ClassVar[Sequence[str]] = tuple(MARKS)
+    name = "diacritics"
+    summary = "7 letters with one of 11 diacritics, or none, in 10 typefaces, rendered here"
+    classes = tuple(MARKS)
     # the others lack letters with marks
-    faces: ClassVar[Sequence[str]] = tuple(face for face in FACES if face.startswith("DejaVu"))
+    faces = tuple(face for face in FACES if face.startswith("DejaVu"))
 
     size: int = _side(64)
     train: int = _train(120)

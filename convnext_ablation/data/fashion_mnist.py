@@ -1,9 +1,8 @@
 """Fashion-MNIST: 70,000 real photographs of clothes in 10 classes, 28x28 pixels in grey.
 
 Han Xiao, Kashif Rasul, Roland Vollgraf: "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
-Learning Algorithms", arXiv:1708.07747; MIT licence. Debian packages the files as ``dataset-fashion-mnist``;
-where that isn't installed, torchvision downloads them. The official training set of 60,000 images is split
-into train and val, by a seed and evenly over the classes; test is the official one.
+Learning Algorithms", arXiv:1708.07747; MIT licence. The official 60,000 training images are split into train
+and val, by a seed and evenly over the classes.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, ClassVar
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -27,31 +26,26 @@ from convnext_ablation.errors import UserError
 # in the order of the official labels 0 to 9
 CLASSES = tuple("t-shirt_top trouser pullover dress coat sandal shirt sneaker bag ankle_boot".split())
 
-_PACKAGE = "dataset-fashion-mnist"
 _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-_TRAIN_PER_CLASS = 6000
-_TEST_PER_CLASS = 1000
 
 
 @dataclass(frozen=True)
 class FashionMNIST(DataSet):
     """The set as its parameters give it; a smaller `train` is a subset of a larger one, with the same val."""
 
-    name: ClassVar[str] = "fashion-mnist"
-    summary: ClassVar[str] = "photographs of clothes in 10 classes, from Debian's package or downloaded"
+    name = "fashion-mnist"
+    summary = "photographs of clothes in 10 classes, from Debian's package or downloaded"
 
     seed: int = option(0, "seed of the split into train and val")
     train: int = option(5400, "training images per class")
     val: int = option(600, "validation images per class, taken off the official train")
-    test: int = option(_TEST_PER_CLASS, "test images per class")
+    test: int = option(1000, "test images per class")
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
         self.check_least(seed=0, train=1, val=1, test=1)
-        for what, count, most in (
-            ("train + val", self.train + self.val, _TRAIN_PER_CLASS),
-            ("test", self.test, _TEST_PER_CLASS),
-        ):
+        sizes = {"train + val": (self.train + self.val, 6000), "test": (self.test, 1000)}
+        for what, (count, most) in sizes.items():
             if count > most:
                 raise UserError(f"fashion-mnist: {what} is {count} images per class; there are {most}")
 
@@ -63,7 +57,7 @@ class FashionMNIST(DataSet):
             pixels, labels = files[official]
             for label, class_name in enumerate(CLASSES):
                 entropy = [self.seed, zlib.crc32(official.encode()), label]
-                rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
+                rng = np.random.Generator(np.random.PCG64(entropy))
                 rows = rng.permutation(np.flatnonzero(labels == label))
                 for split, count in splits.items():
                     taken, rows = rows[:count], rows[count:]
@@ -90,7 +84,6 @@ def _read_files(scratch: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
                 shutil.copyfileobj(file, to)
         sets = {name: Official(scratch, name == "train", download=True) for name in ("train", "t10k")}
     except (EOFError, OSError, RuntimeError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())
-        hint = f"on Debian, `apt-get install --reinstall {_PACKAGE}` brings it"
-        raise UserError(f"Fashion-MNIST can't be unpacked or downloaded ({reason}); {hint}") from error
+        hint = "on Debian, `apt-get install --reinstall dataset-fashion-mnist` brings it"
+        raise UserError(f"Fashion-MNIST can't be unpacked or downloaded ({error}); {hint}") from error
     return {name: (each.data.numpy(), each.targets.numpy()) for name, each in sets.items()}

@@ -89,7 +89,6 @@ class SplitFiles:
 
     images: dict[str, str]  # each image's class: the name of its folder, as in timm
     skipped: dict[str, str]  # why other files are not read
-    classes: set[str]  # names of the class folders, those without images included
     empty: list[str]  # class folders without images
 
     def check_classes(self, root: Path) -> None:
@@ -178,8 +177,7 @@ def _sorted_out(
         else:
             images[path] = os.path.basename(folder)
     filled = {os.path.dirname(path) for path in images}
-    empty = [folder for folder in leaves if folder not in filled]
-    return SplitFiles(images, skipped, {os.path.basename(each) for each in (*filled, *empty)}, empty)
+    return SplitFiles(images, skipped, [folder for folder in leaves if folder not in filled])
 
 
 def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
@@ -218,9 +216,8 @@ def changed_line(changed: Mapping[str, int]) -> str:
 
 def told(folder: Path) -> list[str]:
     """What a prepared folder says of the images that were changed or left out, a line each."""
-    changed, lines = read_description(folder / DESCRIPTION).get(CHANGED), []
-    if changed:
-        lines.append(changed_line(changed))
+    changed = read_description(folder / DESCRIPTION).get(CHANGED)
+    lines = [changed_line(changed)] if changed else []
     return lines + [f"skipped: {line}" for line in skipped_lines(read_skipped(folder))]
 
 

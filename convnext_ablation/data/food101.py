@@ -1,22 +1,19 @@
 """Food-101: 101,000 photographs of 101 dishes.
 
 L. Bossard, M. Guillaumin, L. Van Gool: "Food-101 - Mining Discriminative Components with Random Forests",
-ECCV 2014; home: https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/. The official split has 750
-images of each class to train on and 250 to test; validation images are held out of the former. The layout is
-that of torchvision's ``Food101``, which says, too, what is known to be wrong with the set: the test images
-alone were reviewed, so train and val have some wrong labels and intense colours. The SHA-256 is that of
+ECCV 2014. The official split has 750 images of each class to train on and 250 to test. The layout is that of
+torchvision's ``Food101``, which says, too, that the test images alone were reviewed. The SHA-256 is that of
 TensorFlow Datasets (url_checksums/food101.txt).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
-from convnext_ablation.data.archives import Published, Source
-from convnext_ablation.data.official import HeldOut
+from convnext_ablation.data.archives import Source, published_at
+from convnext_ablation.data.official import HeldOut, Official
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
@@ -26,33 +23,25 @@ from convnext_ablation.errors import UserError, in_one_line
 class Food101(HeldOut):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "food101"
-    summary: ClassVar[str] = "Food-101: photographs of 101 dishes"
-    home: ClassVar[str] = "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/"
-    published: ClassVar[Mapping[str, Published]] = {
-        "archive": Published(
-            "food-101.tar.gz",
-            "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
-            "d97d15e438b7f4498f96086a4f7e2fa42a32f2712e87d3295441b2b6314053a4",
-            unpacked="food-101",
-        )
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 75_750, "test": 25_250}
-    classes: ClassVar[int] = 101
+    name = "food101"
+    summary = "Food-101: photographs of 101 dishes"
+    home = "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/"
+    published = published_at(
+        "http://data.vision.ee.ethz.ch/cvl/",
+        archive=("food-101.tar.gz", "d97d15e438b7f4498f96086a4f7e2fa42a32f2712e87d3295441b2b6314053a4"),
+    )
+    official = Official(101, train=75_750, test=25_250)
 
     val: int = option(75, "validation images per class, held out of the official training images")
 
-    def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
+    def joined(self, archive: Source) -> Iterator[Photograph]:
         """All originals, by the names that ``meta/<split>.json`` gives them."""
-        for split in self.official:
+        for split in self.official.images:
             name = f"meta/{split}.json"
             text = archive.text(name)
             with in_one_line(f"{archive.path}: {name} is no JSON of names by class (get it again)"):
-                rows = [
-                    (class_name, str(id_))
-                    for class_name, ids in dict(json.loads(text)).items()
-                    for id_ in ids
-                ]
+                listed = dict(json.loads(text)).items()
+                rows = [(class_name, str(id_)) for class_name, ids in listed for id_ in ids]
             for class_name, id_ in rows:
                 if id_.rpartition("/")[0] != class_name:
                     raise UserError(f"{archive.path}: {name} has {id_} in {class_name}; get it again")

@@ -1,31 +1,37 @@
-"""Splits that keep groups whole, such as all images of one site, patient or video, and folds of images."""
+"""Images that are held out of training, and folds: by groups, such as all of one site, patient or video.
+
+They are chosen by a hash of the seed and the group: the same on every machine and with every version of every
+library, and whatever the order of the lists. An image without a group is a group of its own, named by its id.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from convnext_ablation.data.photographs import Photograph, rank
+from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.errors import UserError
 
 
-def hold_out_groups(
+def hold_out(
     originals: Iterable[Photograph], per_class: int | None, seed: int, split: str = "val"
 ) -> list[Photograph]:
-    """Moves whole groups of training images to another split: about so many a class, None for a tenth.
+    """Moves training images to another split: so many of each class, None for a tenth; at least one stays.
 
-    Groups are taken in the order of a hash of the seed and the group, each if it brings the classes nearer
-    to their numbers and leaves an image of each class in train.
+    Groups are taken in the order of their hashes, each if it brings the classes nearer to their numbers and
+    leaves an image of each class in train.
     """
     found = list(originals)
-    groups = _grouped(original for original in found if original.split == "train")
-    left = sum(groups.values(), Counter[str]())
+    training = [original for original in found if original.split == "train"]
+    left = Counter(original.class_name for original in training)
     wanted = {
         name: max(1, round(count / 10)) if per_class is None else per_class for name, count in left.items()
     }
+    groups = _grouped(training)
     taken: set[str] = set()
-    for group in sorted(groups, key=lambda group: rank(seed, group)):
+    for group in sorted(groups, key=lambda group: _rank(seed, group)):
         counts = groups[group]
         change = sum(
             abs(wanted[name] - count) - abs(wanted[name]) if wanted[name] > 0 else count
@@ -37,7 +43,7 @@ def hold_out_groups(
             for name, count in counts.items():
                 wanted[name] -= count
     held = [
-        replace(each, split=split) if each.split == "train" and each.group in taken else each
+        replace(each, split=split) if each.split == "train" and _group(each) in taken else each
         for each in found
     ]
     return sorted(held, key=lambda original: original.path)
@@ -46,27 +52,25 @@ def hold_out_groups(
 def fold_out(originals: Sequence[Photograph], folds: int, fold: int, seed: int) -> list[Photograph]:
     """Makes the `fold`-th of so many folds the test split, counted from 1.
 
-    The largest groups are dealt out first, each to the fold that has the least of its classes. An image
-    without a group is one of its own: then no two folds differ by more than one image of a class.
+    The largest groups are dealt out first, each to the fold that has the least of its classes. Without
+    groups, no two folds differ by more than one image of a class.
     """
     groups = _grouped(originals)
     if len(groups) < folds:
         raise UserError(f"there are {len(groups)} groups for {folds} folds; give fewer")
-    totals = sum(groups.values(), Counter[str]())
+    totals = Counter(original.class_name for original in originals)
     dealt = [Counter[str]() for _ in range(folds)]
-    sizes = [0] * folds
     place: dict[str, int] = {}
-    for group in sorted(groups, key=lambda group: (-groups[group].total(), rank(seed, group))):
+    for group in sorted(groups, key=lambda group: (-groups[group].total(), _rank(seed, group))):
         counts = groups[group]
 
         def cost(index: int, counts: Counter[str] = counts) -> tuple[float, int]:
             there = dealt[index]
             by_class = (count * (2 * there[name] + count) / totals[name] for name, count in counts.items())
-            return sum(by_class), sizes[index]
+            return sum(by_class), there.total()
 
         place[group] = min(range(folds), key=cost)
         dealt[place[group]].update(counts)
-        sizes[place[group]] += counts.total()
     return [replace(each, split="test") if place[_group(each)] == fold - 1 else each for each in originals]
 
 
@@ -81,6 +85,7 @@ def check_groups(originals: Iterable[Photograph], where: str) -> None:
 
 
 def _grouped(originals: Iterable[Photograph]) -> dict[str, Counter[str]]:
+    """How many images of each class each group has."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for original in originals:
         groups[_group(original)][original.class_name] += 1
@@ -89,3 +94,7 @@ def _grouped(originals: Iterable[Photograph]) -> dict[str, Counter[str]]:
 
 def _group(original: Photograph) -> str:
     return original.group or original.id
+
+
+def _rank(seed: int, group: str) -> bytes:
+    return hashlib.sha256(f"{seed} {group}".encode()).digest()

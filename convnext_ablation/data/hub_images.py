@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from convnext_ablation.data.class_names import listed
 from convnext_ablation.data.image_list import CLASS_COLUMNS
@@ -21,9 +21,9 @@ from convnext_ablation.files import below
 class HubPhotographs(OwnPhotographs):
     """A data set of the Hugging Face hub, or a folder in one of its formats, loaded by `datasets`."""
 
-    name: ClassVar[str] = "hfds"
-    summary: ClassVar[str] = "a data set of the Hugging Face hub, or a folder in one of its formats"
-    required: ClassVar[str] = "source"
+    name = "hfds"
+    summary = "a data set of the Hugging Face hub, or a folder in one of its formats"
+    required = "source"
 
     source: str = option("", "its name on the hub, or the folder")
     config: str = option("", "which of its configurations")
@@ -48,13 +48,11 @@ class HubPhotographs(OwnPhotographs):
         if not tables:
             raise UserError(f"hfds: {self.source} has no train split; it needs images to train on")
         columns = next(iter(tables.values())).features
-        image = self._column("image_key", columns, lambda _, kind: isinstance(kind, datasets.Image))
-        target = self._column(
-            "target_key",
-            columns,
-            lambda _, kind: isinstance(kind, datasets.ClassLabel),
-            lambda name, _: name.lower() in CLASS_COLUMNS,
-        )
+        pictures = [name for name, kind in columns.items() if isinstance(kind, datasets.Image)]
+        classes = [name for name, kind in columns.items() if isinstance(kind, datasets.ClassLabel)]
+        image = self._column("image_key", columns, pictures)
+        classes = classes or [name for name in columns if name.lower() in CLASS_COLUMNS]
+        target = self._column("target_key", columns, classes)
         try:
             undecoded = datasets.Image(decode=False)
             tables = {split: table.cast_column(image, undecoded) for split, table in tables.items()}
@@ -66,31 +64,25 @@ class HubPhotographs(OwnPhotographs):
         reason = " ".join(str(error).split())[:300]
         return UserError(f"hfds: {self.source} can't be loaded: {reason}")
 
-    def _column(self, key: str, columns: Mapping[str, Any], *kinds: Callable[[str, Any], bool]) -> str:
-        """The column that an option names, or else the only one of the first kind that there is any of."""
+    def _column(self, key: str, columns: Iterable[str], likely: Sequence[str]) -> str:
+        """The column that an option names, or else, if it isn't given, the only likely one."""
         asked = getattr(self, key)
         if asked in columns:
             return asked
-        known = ", ".join(columns)
-        if asked == getattr(type(self), key):  # its default
-            found: list[str] = []
-            for is_one in kinds:
-                found = found or [name for name, kind in columns.items() if is_one(name, kind)]
-            if len(found) == 1:
-                print(f"{self.source}: {key.partition('_')[0]}s in column {found[0]!r}")
-                return found[0]
-        option_name = key.replace("_", "-")
+        if asked == getattr(type(self), key) and len(likely) == 1:
+            print(f"{self.source}: {key.partition('_')[0]}s in column {likely[0]!r}")
+            return likely[0]
+        known, option_name = ", ".join(columns), key.replace("_", "-")
         raise UserError(f"hfds: there is no column {asked!r} but {known}; give --{option_name}")
 
     def _rows(self, tables: Mapping[str, Any], image: str, target: str) -> Iterator[Photograph]:
         labels = {name: list(table[target]) for name, table in tables.items()}
         # the names of every split, so that two of them can't become one class
         names = {name: getattr(table.features[target], "names", None) for name, table in tables.items()}
-        written = {str(each) for found in names.values() for each in found or ()}
-        plain = [label for name, found in labels.items() if not names[name] for label in found]
-        written |= {str(label) for label in plain if _is_label(label)}
-        folders = class_folders(sorted(written), self.source)
         unused = {str(each) for found in names.values() for each in found or ()}
+        plain = [label for name, found in labels.items() if not names[name] for label in found]
+        written = unused | {str(label) for label in plain if _is_label(label)}
+        folders = class_folders(sorted(written), self.source)
         for name, table in tables.items():
             known = names[name]
             width = len(str(len(table)))
@@ -99,10 +91,8 @@ class HubPhotographs(OwnPhotographs):
                     self.skipped[f"{name}[{number}]"] = "no label"
                     continue
                 if not isinstance(label, (int, str)) or (known and int(label) >= len(known)):
-                    raise UserError(
-                        f"hfds: row {number} of {name!r} has {str(label)[:50]!r} in {target!r}, which is no "
-                        "class; give --target-key"
-                    )
+                    what = f"row {number} of {name!r} has {str(label)[:50]!r} in {target!r}"
+                    raise UserError(f"hfds: {what}, which is no class; give --target-key")
                 file = f"{name}_{number:0{width}d}.jpg"
                 unused.discard(class_name := str(known[label] if known else label))
                 folder = folders[class_name]

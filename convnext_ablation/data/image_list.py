@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import unicodedata
@@ -9,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
 from convnext_ablation.data.archives import Source, open_source
 from convnext_ablation.data.groups import check_groups, fold_out
@@ -36,9 +37,9 @@ _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes
 class ImageList(OwnPhotographs):
     """Images that a table lists with their classes, and with splits and groups if it says so."""
 
-    name: ClassVar[str] = "csv"
-    summary: ClassVar[str] = "your own images, listed in CSV files: path, class and, if you like, split"
-    required: ClassVar[str] = "file"
+    name = "csv"
+    summary = "your own images, listed in CSV files: path, class and, if you like, split"
+    required = "file"
 
     file: Path | None = option(None, "the list: CSV or any other delimited text", identity=False)
     train_file: Path | None = option(None, "a list for each split instead: training", identity=False)
@@ -135,30 +136,28 @@ class ImageList(OwnPhotographs):
         return self.completed(found, where)
 
     def _rows(self, path: Path, list_split: str) -> Iterator[_Row]:
-        asked = [self.path_column, self.class_column, self.split_column, self.group_column]
-        table = read_table(
-            path, {*_PATH_COLUMNS, *CLASS_COLUMNS, *_SPLIT_COLUMNS, *(name.lower() for name in asked if name)}
-        )
-        path_at = _column(table, self.path_column, _PATH_COLUMNS, "path")
-        class_at = _column(table, self.class_column, CLASS_COLUMNS, "class")
+        usual = {"path": _PATH_COLUMNS, "class": CLASS_COLUMNS, "split": _SPLIT_COLUMNS, "group": []}
+        asked = {what: getattr(self, f"{what}_column") for what in usual}
+        known = itertools.chain(*usual.values(), (name.lower() for name in asked.values() if name))
+        table = read_table(path, set(known))
         flags = [name for name in map(str.lower, table.columns) if name.startswith("is") and _flagged(name)]
-        split_at = _column(table, self.split_column, [*_SPLIT_COLUMNS, *flags], "split", needed=False)
-        group_at = _column(table, self.group_column, [], "group") if self.group_column else None
-        columns = {"path": path_at, "class": class_at, "split": split_at, "group": group_at}
+        usual["split"] = [*_SPLIT_COLUMNS, *flags]
+        found = {what: _column(table, what, asked[what], names) for what, names in usual.items()}
+        columns = {what: at for what, at in found.items() if at is not None}
         _say(table, columns)
         for line, fields in table.rows.items():
             where = f"{path} line {line}"
-            for what, at in columns.items():
-                if at is not None and not fields[at]:
-                    raise UserError(f"{where} has no {what}; complete or remove it")
-            if re.fullmatch(r"-\d+(\.0+)?|nan", label := fields[class_at], re.I):
+            row = {what: fields[at] for what, at in columns.items()}
+            if lacking := [what for what, value in row.items() if not value]:
+                raise UserError(f"{where} has no {lacking[0]}; complete or remove it")
+            if re.fullmatch(r"-\d+(\.0+)?|nan", label := row["class"], re.I):
                 raise UserError(f"{where} has the class {label}, which means no label; complete or remove it")
             split = list_split or "train"
-            if split_at is not None:
-                split = _split(fields[split_at], table.columns[split_at], where)
+            if "split" in row:
+                split = _split(row["split"], table.columns[columns["split"]], where)
                 if list_split not in ("", split):
                     raise UserError(f"{where} has the split {split!r} in the list for {list_split}; mend it")
-            yield _Row(where, fields[path_at], label, split, "" if group_at is None else fields[group_at])
+            yield _Row(where, row["path"], label, split, row.get("group", ""))
 
     def _named(self, labels: Iterable[str]) -> dict[str, str]:
         """The name of the class that each label stands for."""
@@ -208,8 +207,8 @@ class _Files:
                         self.short["/".join(other.parts[at:])].append(name)
 
     def find(self, listed: str, where: str) -> tuple[str, Any]:
-        """A file by its path, or by its name or stem if only one has it; with the path that it has here."""
-        root = self.source.path.expanduser()
+        """The path and the file that a list means, by all of the path or a last part, if only one has it."""
+        root = self.source.path
         for name in dict.fromkeys([listed, listed.replace("\\", "/")]):
             path = PurePosixPath(name)
             if path.is_absolute():
@@ -229,14 +228,12 @@ class _Files:
                 return found[0], self.source[found[0]]
         if leads_out(str(path)):
             raise UserError(f"{where}: {shown(listed)} is not below {root}; give its folder with --root")
-        raise UserError(
-            f"{where}: {root / listed} can't be read, there is no such file; mend the "
-            "line, or give the folder that the paths are below with --root"
-        )
+        what = f"{where}: {root / listed} can't be read, there is no such file"
+        raise UserError(f"{what}; mend the line, or give the folder that the paths are below with --root")
 
 
-def _column(table: Table, asked: str | None, usual: Iterable[str], what: str, needed: bool = True) -> Any:
-    """The place of a column; None if there is none and none is needed."""
+def _column(table: Table, what: str, asked: str | None, usual: Iterable[str]) -> int | None:
+    """The place of a column; None if there is none, and it isn't that of paths or classes."""
     lowered = [name.lower() for name in table.columns]
     if asked is not None:
         for names, name in ((table.columns, asked.strip()), (lowered, asked.strip().lower())):
@@ -244,18 +241,15 @@ def _column(table: Table, asked: str | None, usual: Iterable[str], what: str, ne
                 return names.index(name)
     elif found := [name for name in usual if name in lowered]:
         return lowered.index(found[0])
-    elif not needed:
+    elif what not in ("path", "class"):
         return None
-    there = ", ".join(repr(name) for name in table.columns)
-    missing = repr(asked or what)
-    raise UserError(
-        f"{table.path} has no column {missing} in its first line, only {there}; name it with --{what}-column"
-    )
+    lacks = f"has no column {asked or what!r} in its first line, only {', '.join(map(repr, table.columns))}"
+    raise UserError(f"{table.path} {lacks}; name it with --{what}-column")
 
 
-def _say(table: Table, columns: Mapping[str, int | None]) -> None:
+def _say(table: Table, columns: Mapping[str, int]) -> None:
     """Says how a table was read, where that isn't just as it is called."""
-    taken = {what: table.columns[at] for what, at in columns.items() if at is not None}
+    taken = {what: table.columns[at] for what, at in columns.items()}
     said = [f"{what} in column {name!r}" for what, name in taken.items() if name != what]
     if table.delimiter != ",":
         delimiter = DELIMITERS.get(table.delimiter, repr(table.delimiter))
@@ -292,16 +286,14 @@ def _read_names(path: Path, labels: set[str]) -> dict[str, str]:
     table = read_table(path, {*CLASS_COLUMNS, "name"})
     rows = [table.columns, *table.rows.values()]
     if len(table.columns) == 1:
-        lines = [row[0] for row in rows]
-        worded = [line.partition(" ") for line in lines]
+        worded = [row[0].partition(" ") for row in rows]
         spaced = {_plain(word): name.strip() for word, _, name in worded}
         if labels <= spaced.keys():
             return spaced
         if "0" not in labels:
-            raise UserError(
-                f"{path} numbers its lines from 0, and no image has 0; write the numbers before the names"
-            )
-        return {str(at): line for at, line in enumerate(lines)}
+            what = f"{path} numbers its lines from 0, and no image has 0"
+            raise UserError(f"{what}; write the numbers before the names")
+        return {str(at): row[0] for at, row in enumerate(rows)}
     keys = [{_plain(row[at]) for row in rows} for at in range(len(table.columns))]
     at = next((at for at, found in enumerate(keys) if labels <= found), 0)
     name_at = 1 if at == 0 else 0

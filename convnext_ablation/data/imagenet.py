@@ -1,22 +1,20 @@
 """ImageNet-1K (ILSVRC 2012): 1,281,167 photographs of 1000 synsets to train on and 50,000 to validate.
 
-O. Russakovsky et al.: "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. The archives are to be
-had from https://image-net.org after registering. What is written has the splits train and val only: the
-labels of the official test images were never published. Validation images are labelled by the devkit, whose
-list gives the label of the image with the number n in its line n.
+O. Russakovsky et al.: "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. The labels of the test
+images were never published. Line n of the devkit's list has the label of the validation image n.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import Any
 
-from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.official import OfficialPhotographs, check_counts, read_mat
+from convnext_ablation.data.archives import Source, open_source, published_at
+from convnext_ablation.data.official import Official, OfficialPhotographs, read_mat
 from convnext_ablation.data.packed import find_pieces
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.data.walk import skipped_by_name
@@ -35,18 +33,18 @@ _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 class ImageNet(OfficialPhotographs):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "imagenet"
-    summary: ClassVar[str] = "ImageNet-1K: photographs of 1000 synsets; train and val only"
-    home: ClassVar[str] = "https://image-net.org"
-    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    name = "imagenet"
+    summary = "ImageNet-1K: photographs of 1000 synsets; train and val only"
+    home = "https://image-net.org"
+    splits = ("train", "val")
     # MD5 as torchvision has them (torchvision.datasets.imagenet); the small ones first
-    published: ClassVar[Mapping[str, Published]] = {
-        "devkit": Published("ILSVRC2012_devkit_t12.tar.gz", "", "fa75699e90414af021442c21a62c3abf", "md5"),
-        "val": Published("ILSVRC2012_img_val.tar", "", "29b22e2961454d5413ddabcf34fc5622", "md5"),
-        "train": Published("ILSVRC2012_img_train.tar", "", "1d675b47d978889d74fa0da5fadfb00e", "md5"),
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 1_281_167, "val": 50_000}
-    classes: ClassVar[int] = 1000
+    published = published_at(
+        "",
+        devkit=("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),
+        val=("ILSVRC2012_img_val.tar", "29b22e2961454d5413ddabcf34fc5622"),
+        train=("ILSVRC2012_img_train.tar", "1d675b47d978889d74fa0da5fadfb00e"),
+    )
+    official = Official(1000, train=1_281_167, val=50_000)
 
     archives: Path | None = option(
         None,
@@ -59,17 +57,13 @@ class ImageNet(OfficialPhotographs):
         """The folder of all."""
         return {"archives": self.archives}
 
-    def photographs(self, scratch: Path) -> list[Photograph]:
+    def listed(self, scratch: Path) -> list[Photograph]:
         """All originals, by the synsets that archives or folders put them in."""
         assert self.archives is not None
         place = self.archives.expanduser()
         if place.is_file() or any((place / top / "train").is_dir() for top in ("", _KAGGLE)):
-            originals = list(self._from_folder(open_source(place, scratch)))
-        else:
-            originals = list(_from_archives(self._find_archives(self.archives), scratch))
-        if not self.unofficial:
-            check_counts(originals, self.official, self.classes, self.archives)
-        return originals
+            return list(self._from_folder(open_source(place, scratch)))
+        return list(_from_archives(self._find_archives(self.archives), scratch))
 
     def _find_archives(self, folder: Path) -> dict[str, Path]:
         found = {which: folder / published.file for which, published in self.published.items()}
@@ -84,33 +78,29 @@ class ImageNet(OfficialPhotographs):
     def _from_folder(self, source: Source) -> Iterator[Photograph]:
         tops = {match[1] for name in source if (match := _TRAINING.match(name))}
         top = min(tops, key=lambda each: (len(each), each), default="")
-        solution = min(
-            (name for name in source if PurePosixPath(name).name == _SOLUTION), key=len, default=""
-        )
+        solutions = (name for name in source if PurePosixPath(name).name == _SOLUTION)
+        solution = min(solutions, key=len, default="")
         labels = _read_solution(source, solution) if solution else {}
         for name, piece in source.items():
             if name == solution:  # read
                 continue
             path = name.removeprefix(top)
             split, _, rest = path.partition("/")
-            if reason := skipped_by_name(name):
+            reason = skipped_by_name(name)
+            if not reason and (not name.startswith(top) or split not in self.official.images):
+                reason = "no label" if path.startswith("test/") else "outside of train and val"
+            if reason:
                 self.skipped[name] = reason
-            elif not name.startswith(top) or split not in self.official:
-                self.skipped[name] = "no label" if path.startswith("test/") else "outside of train and val"
-            else:
-                synset, _, file = rest.rpartition("/")
-                if not synset and split == "val":
-                    synset = labels.get(PurePosixPath(file).stem, "")
-                    if not synset:
-                        what = (
-                            f"{source.path / name} is in no folder <synset>, and no {_SOLUTION} has its label"
-                        )
-                        raise UserError(f"{what}; add that file, or sort the images into folders")
-                if not _SYNSET.fullmatch(synset) or not file:
-                    raise UserError(
-                        f"{source.path / name} is not <split>/<synset>/<image>; move or remove it"
-                    )
-                yield Photograph(file, path, synset, split, piece)
+                continue
+            synset, _, file = rest.rpartition("/")
+            if not synset and split == "val":
+                synset = labels.get(PurePosixPath(file).stem, "")
+                if not synset:
+                    what = f"{source.path / name} is in no folder <synset>, and no {_SOLUTION} has its label"
+                    raise UserError(f"{what}; add that file, or sort the images into folders")
+            if not _SYNSET.fullmatch(synset) or not file:
+                raise UserError(f"{source.path / name} is not <split>/<synset>/<image>; move or remove it")
+            yield Photograph(file, path, synset, split, piece)
 
 
 def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph]:
@@ -137,9 +127,8 @@ def _read_solution(source: Source, solution: str) -> dict[str, str]:
             # a synset and a box for each object, all of one synset
             synsets = set(row[1].split()[::5]) if len(row) == 2 else set()
             if len(synsets) != 1 or labels.setdefault(row[0], *synsets) not in synsets:
-                raise UserError(
-                    f"{source.path}: {solution} has the line {','.join(row)[:60]!r}; get it again"
-                )
+                line = ",".join(row)[:60]
+                raise UserError(f"{source.path}: {solution} has the line {line!r}; get it again")
     return labels
 
 

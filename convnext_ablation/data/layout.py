@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from convnext_ablation.data.class_names import NOT_UTF8
 from convnext_ablation.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -36,12 +37,8 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
     """Places pictures by their folders: ``<split>/<class>/<image>`` or, all in train, ``<class>/<image>``.
 
     Splits are called as in `SPLIT_OF`, in any case. They lie in the shallowest folder that has a training
-    split with classes; without splits, classes lie in the shallowest folder that has two of them.
-
-    Args:
-        names: Paths of the pictures, with forward slashes.
-        where: What the folder or archive is called in messages.
-        skipped: Gets the names of those that are no part of the set, with the reason.
+    split with classes; without splits, classes lie in the shallowest folder that has two of them. What is no
+    part of the set goes to `skipped`, with the reason.
 
     Raises:
         UserError: There are two such folders, or two folders are one split, or a picture is at another depth.
@@ -61,7 +58,7 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
             skipped[name] = "no label"
         elif len(rest) != (3 if splits else 2):
             raise UserError(f"{where}: {name} is not {expected}; move or remove it")
-        elif name.splitlines() != [name] or (not name.isascii() and _has_surrogates(name)):
+        elif name.splitlines() != [name] or NOT_UTF8.search(name):
             raise UserError(f"{where}: the name {name!r} is not valid UTF-8, or has a line break; rename it")
         else:
             yield Placed(name, "/".join(rest), split, rest[-2])
@@ -85,9 +82,8 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
     doubled = [base for base in found if base and base[-1].lower() in SPLIT_OF]
     if any(base in bases for base in doubled) and len(doubled) > 1:
         names = " and ".join(repr("/".join(base)) for base in sorted(doubled)[:2])
-        raise UserError(
-            f"{where}: {names} each hold a split of their own; put what they hold into one folder"
-        )
+        what = f"{where}: {names} each hold a split of their own"
+        raise UserError(f"{what}; put what they hold into one folder")
     depth = min(map(len, bases), default=0)
     # beside classes of one folder, a folder of a single class, such as a genus of one species, holds classes
     alike = classes if not has_splits else bases
@@ -102,11 +98,6 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
     if not has_splits and any(folder.lower() not in SPLIT_OF for folder in folders):
         return base, {}
     return base, {name: SPLIT_OF[name.lower()] for name in sorted(folders) if name.lower() in SPLIT_OF}
-
-
-def _has_surrogates(name: str) -> bool:
-    """Whether it has what Python makes of bytes that aren't UTF-8."""
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def find_split(root: Path, split: str) -> Path | None:

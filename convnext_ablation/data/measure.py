@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import imagehash
 from convnext_ablation.data.folder import MANIFEST, Record, decode, in_threads, list_split, read_manifest
 from convnext_ablation.data.layout import SPLIT_OF, SPLITS, find_base
 from convnext_ablation.data.pictures import as_seen
-from convnext_ablation.data.walk import joined, walk, why_skipped
+from convnext_ablation.data.walk import files_below, why_skipped
 from convnext_ablation.errors import UserError
 
 
@@ -51,7 +52,7 @@ def read_folder(root: Path) -> Contents:
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name that of a data set")
-    files = (joined(below, name) for below, _, names in walk(root, dangling=True) for name in names)
+    files = files_below(root, dangling=True)
     pictures = [name.split("/") for name in files if not why_skipped(name, root / name)]
     base, splits = find_base(pictures, str(root))
     root = root.joinpath(*base)
@@ -61,7 +62,8 @@ def read_folder(root: Path) -> Contents:
     contents = Contents(root, [], {}, {}, has_splits=bool(splits))
     for split in sorted(found, key=lambda split: (split_rank(split), split)) if splits else ["train"]:
         listed_files = list_split(root, split if splits else "", dangling=True)
-        contents.classes[split] = listed_files.classes
+        empty = map(os.path.basename, listed_files.empty)
+        contents.classes[split] = {*listed_files.images.values(), *empty}
         contents.not_read.update(listed_files.skipped)
         for id_, class_name in listed_files.images.items():
             own = Record(id_, split, class_name, id_.rpartition("/")[2])
@@ -106,19 +108,21 @@ def measure_image(path: Path) -> Measured:
 
 
 def measure_images(root: Path, names: Sequence[str], cache: Path) -> list[Measured]:
-    """Measures images, but for those that were measured before and are still the same files.
+    """Measures the files of a folder, but for those that were measured before and are still the same.
 
-    Args:
-        root: Folder that the files are in.
-        names: Paths of the files below it.
-        cache: Keeps what was measured, a JSON list a line; it grows while this runs, so that nothing done is
-            lost.
+    The file `cache` keeps what was measured, a JSON list a line; it grows while this runs.
     """
     states = {name: _state(root / name) for name in names}
-    known = {name: image for name, state, image in _kept(cache) if state and state == states.get(name)}
-    left = [name for name in names if name not in known]
-    with warnings.catch_warnings(), open(cache, "a", encoding="ascii") as file:
+    known: dict[str, Measured] = {}
+    with warnings.catch_warnings(), open(cache, "a+", encoding="ascii", errors="replace") as file:
         warnings.simplefilter("ignore")  # Pillow's, of what it could mend
+        file.seek(0)
+        for line in file:
+            with suppress(ValueError):  # empty or cut off
+                name, state, values = json.loads(line)
+                if state and state == states.get(name):
+                    known[name] = Measured(*values)
+        left = [name for name in names if name not in known]
         file.write("\n")  # ends a line that a killed run has cut off
         measured = in_threads(lambda name: measure_image(root / name), left, f"measuring images of {root}")
         for name, image in zip(left, measured, strict=True):
@@ -137,19 +141,6 @@ def _state(path: Path) -> str:
     return f"{stat.st_size}:{stat.st_mtime_ns}:as seen"  # not as earlier versions decoded it
 
 
-def _kept(cache: Path) -> Iterator[tuple[str, str, Measured]]:
-    """Name, state and values of each file that a cache has, the latest last."""
-    if cache.exists():
-        with open(cache, encoding="ascii", errors="replace") as file:
-            for line in file:
-                with suppress(ValueError):  # empty or cut off
-                    name, state, values = json.loads(line)
-                    yield name, state, Measured(*values)
-
-
-COLUMNS = (
-    "kind", "id", "other", "distance", "split", "class", "other_split", "other_class", "note",
-)  # fmt: skip
 # in the order in which they are reported; templates/data_report.html says what each means
 KINDS = (
     "pretraining_id", "pretraining_near", "same_pixels", "near", "missing_class", "broken", "flat",
@@ -208,14 +199,13 @@ def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Findi
         missing = sorted(everywhere - counts.keys())
         found += [Finding("missing_class", "", split=split, class_name=name) for name in missing]
     for record, image in zip(contents.images, measured, strict=True):
-        marks: dict[str, str | bool] = {"broken": image.error, "flat": image.flat, "greyscale": image.grey}
-        marks["changed"] = image.changes
-        for kind, mark in marks.items():
-            note = mark if isinstance(mark, str) else ""
-            if mark:
-                found.append(
-                    Finding(kind, record.id, split=record.split, class_name=record.class_name, note=note)
-                )
+        notes = {"broken": image.error, "changed": image.changes}
+        kinds = {**notes, "flat": image.flat, "greyscale": image.grey}
+        found += [
+            Finding(kind, record.id, "", None, record.split, record.class_name, note=notes.get(kind, ""))
+            for kind, holds in kinds.items()
+            if holds
+        ]
     for id_, reason in contents.not_read.items():
         split = id_.partition("/")[0] if contents.has_splits else "train"
         found.append(Finding("not_read", id_, split=split, note=reason))

@@ -11,15 +11,17 @@ import math
 import struct
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from convnext_ablation.data.archives import Published, Source, open_source
-from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
+from convnext_ablation.data.groups import hold_out
+from convnext_ablation.data.layout import SPLITS
+from convnext_ablation.data.photographs import Photograph, Photographs
 from convnext_ablation.data.pictures import is_called_picture
 from convnext_ablation.data.walk import Piece
 from convnext_ablation.dataclass_options import option
@@ -28,6 +30,20 @@ from convnext_ablation.errors import UserError, in_one_line
 _MAT_BYTES = 4 << 20  # of a MATLAB file; the largest official one has 0.4 MB
 _MAT_UNZIPPED = 64 << 20
 _MAT_ROWS = 1_000_000
+
+
+class Official(NamedTuple):
+    """How many classes a set has, and images of each split."""
+
+    classes: int
+    train: int
+    val: int = 0
+    test: int = 0
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Images of the splits that there are."""
+        return {split: count for split, count in zip(SPLITS, self[1:], strict=True) if count}
 
 
 @dataclass(frozen=True)
@@ -40,8 +56,9 @@ class OfficialPhotographs(Photographs):
     """
 
     home: ClassVar[str]  # where to get what can't be downloaded
-    official: ClassVar[Mapping[str, int]]  # images of each split
-    classes: ClassVar[int]
+    official: ClassVar[Official]
+    # all originals of the archives that are needed, in their official splits
+    joined: ClassVar[Callable[..., Iterator[Photograph]]]
 
     archives: Path | None = option(None, "the folder of the archives, packed or unpacked", identity=False)
     unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
@@ -49,11 +66,12 @@ class OfficialPhotographs(Photographs):
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int]:
         """Images of each split, and classes, that the defaults make."""
-        return dict(cls.official), cls.classes
+        return cls.official.images, cls.official.classes
 
     def __post_init__(self) -> None:
         """Checks the options."""
         super().__post_init__()
+        self.check_least(val=1)
         needed = self.needed(vars(self))
         missing = [which for which in needed if self.archives is None and getattr(self, which, None) is None]
         if missing:
@@ -63,6 +81,24 @@ class OfficialPhotographs(Photographs):
             raise UserError(f"{self.name}: name the folder of {files} with --archives{own}{hint}")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
+        """All originals, each once; as many as there are officially, unless `unofficial`."""
+        originals, where = self.listed(scratch), self.archives or next(iter(self.sources().values()))
+        splits: dict[str, str] = {}
+        for each in originals:
+            if other := splits.get(each.path):
+                both = f"for {other}, then for {each.split}"
+                raise UserError(f"{where}: {each.path} is listed a second time ({both}); get the lists again")
+            splits[each.path] = each.split
+        found = Counter(f"{split} images" for split in splits.values())
+        found["classes"] = len({each.class_name for each in originals})
+        expected = {f"{split} images": count for split, count in self.official.images.items()}
+        for what, count in (expected | {"classes": self.official.classes}).items():
+            if found[what] != count and not self.unofficial:
+                hint = "complete it, or prepare a part with --unofficial"
+                raise UserError(f"{where} has {found[what]:,} {what}, not the official {count:,}; {hint}")
+        return originals
+
+    def listed(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids."""
         paths = self.sources()
         if self.archives and (missing := [which for which, path in paths.items() if not path.exists()]):
@@ -71,16 +107,12 @@ class OfficialPhotographs(Photographs):
             what = f"{self.archives} has no {' and no '.join(files)}"
             raise UserError(f"{self.name}: {what}; get what is missing from {self.home}")
         sources = {which: self._open(which, path, scratch) for which, path in paths.items()}
-        where = self.archives or next(iter(sources.values())).path
         originals = list(self.joined(**sources))
-        check_once(originals, where)
         used = {original.piece for original in originals}
         for source in sources.values():
             if not used.isdisjoint(source.values()):
                 left = (name for name, piece in source.items() if piece not in used)
                 self.skipped.update(dict.fromkeys(filter(is_called_picture, left), "in no list"))
-        if not self.unofficial:
-            check_counts(originals, self.official, self.classes, where)
         return originals
 
     def sources(self) -> dict[str, Any]:
@@ -88,8 +120,7 @@ class OfficialPhotographs(Photographs):
         return {which: self._place(which, each) for which, each in self.needed(vars(self)).items()}
 
     def _place(self, which: str, published: Published) -> Path:
-        own: Path | None = getattr(self, which, None)
-        if own is not None:
+        if own := getattr(self, which, None):
             return own
         assert self.archives is not None
         folder = self.archives.expanduser()
@@ -111,10 +142,6 @@ class OfficialPhotographs(Photographs):
         below = {name.removeprefix(top): piece for name, piece in source.items() if name.startswith(top)}
         return Source(path, below) if below else source
 
-    def joined(self, **sources: Source) -> Iterator[Photograph]:
-        """All originals of the archives that are needed, in their official splits."""
-        raise NotImplementedError
-
 
 @dataclass(frozen=True)
 class HeldOut(OfficialPhotographs):
@@ -126,41 +153,13 @@ class HeldOut(OfficialPhotographs):
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int]:
         """Images of each split, and classes, that the defaults make."""
-        held_out = cls.val * cls.classes
-        counts = {"train": cls.official["train"] - held_out, "val": held_out, "test": cls.official["test"]}
-        return counts, cls.classes
-
-    def __post_init__(self) -> None:
-        """Checks the options."""
-        super().__post_init__()
-        self.check_least(val=1)
+        held_out = cls.val * cls.official.classes
+        sizes = cls.official._replace(train=cls.official.train - held_out, val=held_out)
+        return sizes.images, sizes.classes
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, joined by their ids, with validation images held out."""
         return hold_out(super().photographs(scratch), self.val, self.seed)
-
-
-def check_once(originals: Iterable[Photograph], where: Path) -> None:
-    """Raises a `UserError` for an image that is listed twice: in two splits, for two classes, or in one."""
-    splits: dict[str, str] = {}
-    for original in originals:
-        if other := splits.get(original.path):
-            both = f"for {other}, then for {original.split}"
-            raise UserError(f"{where}: {original.path} is listed a second time ({both}); get the lists again")
-        splits[original.path] = original.split
-
-
-def check_counts(
-    originals: Iterable[Photograph], official: Mapping[str, int], classes: int, where: Path
-) -> None:
-    """Raises a `UserError` if the numbers of images and classes aren't the official ones."""
-    expected = {**{f"{split} images": count for split, count in official.items()}, "classes": classes}
-    found = Counter(f"{original.split} images" for original in originals)
-    found["classes"] = len({original.class_name for original in originals})
-    for what, count in expected.items():
-        if found[what] != count:
-            hint = "complete it, or prepare a part with --unofficial"
-            raise UserError(f"{where} has {found[what]:,} {what}, not the official {count:,}; {hint}")
 
 
 def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:

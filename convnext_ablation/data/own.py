@@ -17,9 +17,9 @@ from typing import ClassVar
 from convnext_ablation.data.archives import open_source
 from convnext_ablation.data.class_names import listed
 from convnext_ablation.data.folder import Record, check_read
-from convnext_ablation.data.groups import hold_out_groups
+from convnext_ablation.data.groups import hold_out
 from convnext_ablation.data.layout import arrange
-from convnext_ablation.data.photographs import Photograph, Photographs, hold_out
+from convnext_ablation.data.photographs import Photograph, Photographs
 from convnext_ablation.data.walk import skipped_by_name, why_skipped
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
@@ -57,10 +57,9 @@ class OwnPhotographs(Photographs):
         for record, original in records:
             if same[record.id.casefold()] > 1:
                 folder, _, name = record.id.rpartition("/")
-                joined = "_".join(PurePosixPath(original.path).parts)
                 suffix = PurePosixPath(name).suffix
-                joined = joined if joined.endswith(suffix) else f"{joined}{suffix}"
-                record = replace(record, id=f"{folder}/{joined}")
+                joined = "_".join(PurePosixPath(original.path).parts).removesuffix(suffix)
+                record = replace(record, id=f"{folder}/{joined}{suffix}")
                 renamed.append(f"{original.path!r} as {record.id!r}")
             yield record, original
         if renamed:
@@ -77,10 +76,9 @@ class OwnPhotographs(Photographs):
                 endings = Counter(PurePosixPath(name).suffix.lower() or name for name in self.skipped)
                 there += f" but {', '.join(f'{count} {ending}' for ending, count in endings.most_common(3))}"
             raise UserError(f"{where} has {there}; it needs images to train on")
-        hold = hold_out_groups if any(original.group for original in found) else hold_out
         for split in ("test", "val"):
             if split not in splits:
-                found = hold(found, getattr(self, split), self.seed, split)
+                found = hold_out(found, getattr(self, split), self.seed, split)
                 if all(original.split != split for original in found):
                     raise UserError(f"{where} has too few images to hold any out for {split}; add some")
         return found
@@ -90,9 +88,9 @@ class OwnPhotographs(Photographs):
 class ImageFolder(OwnPhotographs):
     """A folder or archive with ``<class>/<image>`` or ``<split>/<class>/<image>``."""
 
-    name: ClassVar[str] = "folder"
-    summary: ClassVar[str] = "your own images: <class>/<image> or <split>/<class>/<image>"
-    required: ClassVar[str] = "images"
+    name = "folder"
+    summary = "your own images: <class>/<image> or <split>/<class>/<image>"
+    required = "images"
 
     images: Path | None = option(None, "the folder, or a zip or tar of it", identity=False)
     names_encoding: str | None = option(
@@ -102,19 +100,18 @@ class ImageFolder(OwnPhotographs):
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals, each in the class of its folder."""
         assert self.images is not None
-        source, where = (
-            open_source(self.images, scratch, dangling=False, encoding=self.names_encoding),
-            str(self.images),
-        )
+        where = str(self.images)
+        source = open_source(self.images, scratch, dangling=False, encoding=self.names_encoding)
         reasons = {name: why_skipped(name, source[name]) for name in sorted(source)}
         self.skipped.update({name: reason for name, reason in reasons.items() if reason})
         placed = list(arrange([name for name, why in reasons.items() if not why], where, self.skipped))
         check_read([each.name for each in placed], self.skipped, where)
         self._say_lost({each.class_name for each in placed}, {each.name for each in placed})
         folders = class_folders(sorted({each.class_name for each in placed}), where)
-        originals = []
-        for name, below, split, class_name in placed:
-            originals.append(Photograph(below, below, folders[class_name], split, source[name], name=name))
+        originals = [
+            Photograph(below, below, folders[class_name], split, source[name], name=name)
+            for name, below, split, class_name in placed
+        ]
         return self.completed(originals, where)
 
     def _say_lost(self, classes: Collection[str], used: Iterable[str]) -> None:

@@ -3,18 +3,16 @@
 What is stored is RGB, as `pictures.as_seen` has it. Resizing is Pillow's antialiased bilinear one: ``squash``
 at 256 gives to the bit what torchvision's ``Resize((256, 256))`` gives, and ``short-side`` what
 ``Resize(256)`` gives.
-
-Validation images are chosen by a hash of the seed and the image's own id: the same on every machine and with
-every version of every library, and whatever the order of the lists.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections import defaultdict
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, ClassVar
 
@@ -25,7 +23,7 @@ from convnext_ablation.data.archives import Published
 from convnext_ablation.data.folder import Record, decode
 from convnext_ablation.data.layout import SPLITS
 from convnext_ablation.data.pictures import as_seen, with_ending
-from convnext_ablation.data.walk import walk
+from convnext_ablation.data.walk import files_below
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, shown, unknown_name
 from convnext_ablation.files import sha256_of
@@ -86,9 +84,7 @@ class DataSet:
     @classmethod
     def needed(cls, options: Mapping[str, Any]) -> dict[str, Published]:
         """The published archives that these options need."""
-        return {
-            which: archive for which, archive in cls.published.items() if options.get(archive.only_for, True)
-        }
+        return {which: each for which, each in cls.published.items() if options.get(each.only_for, True)}
 
     def sources(self) -> dict[str, Any]:
         """The paths that a set is made of, by the options that name them, among other values."""
@@ -101,17 +97,9 @@ class DataSet:
             if isinstance(path, Path) and (path := path.expanduser()).exists():
                 yield name, path
 
-    def state(self) -> dict[str, list[Any]]:
-        """Place, size and times of the originals by their options; on this machine, for now."""
-        return {
-            name: [
-                str(path.resolve()),
-                path.stat().st_size,
-                path.stat().st_mtime_ns,
-                _listing(path, times=True) if path.is_dir() else "",
-            ]
-            for name, path in self.originals()
-        }
+    def state(self) -> dict[str, list[str]]:
+        """Place of the originals by their options, and what tells whether they change while this runs."""
+        return {name: [str(path.resolve()), _listing(path, times=True)] for name, path in self.originals()}
 
     def content(self) -> dict[str, str]:
         """SHA-256 of the originals by their options, so that others aren't taken for them, wherever they lie.
@@ -143,7 +131,7 @@ class DataSet:
     def check_least(self, **least: int) -> None:
         """Raises a `UserError` if a number is less than it may be, or images would be too large."""
         for name, minimum in least.items():
-            value = getattr(self, name)
+            value = getattr(self, name, None)
             if value is not None and value < minimum:
                 raise UserError(f"{self.name}: {name} is {value}; give {minimum} or more")
             if name == "size" and value is not None and value > _MOST_SIDE:
@@ -259,36 +247,12 @@ def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, 
     return left, top, right, bottom
 
 
-def rank(seed: int, name: str) -> bytes:
-    """Puts names in an order that depends on the seed alone."""
-    return hashlib.sha256(f"{seed} {name}".encode()).digest()
-
-
-def hold_out(
-    originals: Iterable[Photograph], per_class: int | None, seed: int, split: str = "val"
-) -> list[Photograph]:
-    """Moves so many training images of each class to another split, None for a tenth; at least one stays."""
-    classes: dict[str, list[Photograph]] = defaultdict(list)
-    for original in originals:
-        classes[original.class_name if original.split == "train" else ""].append(original)
-    done = classes.pop("", [])
-    for members in classes.values():
-        members.sort(key=lambda original: rank(seed, original.id))
-        wanted = max(1, round(len(members) / 10)) if per_class is None else per_class
-        count = min(wanted, len(members) - 1)
-        done += [replace(original, split=split) for original in members[:count]]
-        done += members[count:]
-    return sorted(done, key=lambda original: original.path)
-
-
 def _listing(path: Path, times: bool = False) -> str:
-    """Hash over what lies below a folder."""
-    lines = []
-    for below, _, names in walk(path, dangling=True):
-        for name in names:
-            try:
-                stat = (path / below / name).stat()
-            except OSError:  # a link to nothing
-                continue
-            lines.append(f"{below}/{name}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\n")
-    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
+    """Hash over the size of a file, or the names and sizes of the files below a folder; and their `times`."""
+    digest = hashlib.sha256()
+    for name in files_below(path, dangling=True) if path.is_dir() else [""]:
+        with suppress(OSError):  # a link to nothing
+            stat = os.stat(path / name)
+            line = f"{'/'.join(os.path.split(name))}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\n"
+            digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,13 +43,13 @@ _UPRIGHT = {  # by the EXIF orientation
 _HOLDS_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 _BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
 _SCALES = {"L;2": 85, "L;4": 17}  # from grey of few bits to 255
+_CONVERTED_WRONGLY = re.compile("I$|F$|I;16|CMYK|LAB")  # modes that `Image.convert` would clip, or worse
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
 # up to twice `Image.MAX_IMAGE_PIXELS` is accepted, and Pillow refuses what is beyond it
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings(
-    "ignore", "Corrupt EXIF data|Truncated File Read", UserWarning
-)  # the pixels may be sound
+# the pixels may be sound
+warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning)
 
 
 class TooLargeError(ValueError):
@@ -75,11 +76,7 @@ def with_ending(name: str, read: Callable[[], bytes]) -> str:
 
 
 def is_picture(read: Callable[[int | None], bytes]) -> bool:
-    """Whether a file's content is of one of these formats; no more than its head is read of most others.
-
-    Args:
-        read: Gives the file's content, or so many of its first bytes.
-    """
+    """Whether a file's content, or so many first bytes, which `read` gives, is of one of these formats."""
     head = read(_HEAD)
     accepts = (Image.OPEN[name][1] for name in FORMATS)
     if not any(accept and accept(head) for accept in accepts):
@@ -110,9 +107,8 @@ def open_picture(source: bytes | str | os.PathLike[str] | BinaryIO) -> Image.Ima
         raise ValueError("cannot identify image file") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        raise TooLargeError(
-            f"has more than {most:,} pixels, perhaps a decompression bomb; `prepare --max-pixels` takes more"
-        ) from error
+        what = f"has more than {most:,} pixels, perhaps a decompression bomb"
+        raise TooLargeError(f"{what}; `prepare --max-pixels` takes more") from error
     if image.format == "TIFF":  # Pillow turns it upright as it decodes it, and forgets that it did
         image.info["turned"] = _orientation(image)
     elif image.format == "PNG" and image.tile and "transparency" in image.info:
@@ -169,8 +165,8 @@ def as_seen(
     turned_by_pillow = "turned" in image.info
     if turn is not None and turned_by_pillow and box is not None:
         raise ValueError("has a bounding box and an orientation; save it upright, with its box")
-    if image.mode != mode:
-        image, change = _in_8_bits(image)
+    if image.mode != mode and _CONVERTED_WRONGLY.match(image.mode):
+        image, change = _in_srgb(image) if image.mode in ("CMYK", "LAB") else _scaled(image)
         changes += change
     if mode not in _ALPHA and image.has_transparency_data:
         image, change = _on_white(image)
@@ -192,15 +188,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # damaged EXIF raises anything, and the pixels may be sound
         return 1
-
-
-def _in_8_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """A picture of a mode that `Image.convert` would clip or convert wrongly, in one that it can convert."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _scaled(image)
-    if image.mode in ("CMYK", "LAB"):
-        return _in_srgb(image)
-    return image, []
 
 
 def _scaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
@@ -248,12 +235,7 @@ def _on_white(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def picture_uri(path: Path, side: int) -> str:
-    """An image as a small JPEG in a data URI; empty if it can't be decoded.
-
-    Args:
-        path: The file.
-        side: Width and height are at most so many pixels.
-    """
+    """An image of at most `side` pixels a side, as a JPEG in a data URI; empty if it can't be decoded."""
     try:
         with open_picture(path) as image:
             small, _ = as_seen(image)

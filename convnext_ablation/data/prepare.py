@@ -23,8 +23,7 @@ from typing import Any
 
 from PIL import features
 
-from convnext_ablation.data.birds import CUB200, NABirds
-from convnext_ablation.data.drawn import Characters, Diacritics, FewTypefaces, Typefaces
+from convnext_ablation.data import birds, drawn, food101, image_list, imagenet, own, stanford, vgg
 from convnext_ablation.data.fashion_mnist import FashionMNIST
 from convnext_ablation.data.folder import (
     CHANGED,
@@ -43,15 +42,9 @@ from convnext_ablation.data.folder import (
     told,
     write_manifest,
 )
-from convnext_ablation.data.food101 import Food101
 from convnext_ablation.data.hub_images import HubPhotographs
-from convnext_ablation.data.image_list import ImageList
-from convnext_ablation.data.imagenet import ImageNet
-from convnext_ablation.data.own import ImageFolder
 from convnext_ablation.data.photographs import BrokenPictureError, DataSet, Photographs
 from convnext_ablation.data.pictures import pixels_allowed
-from convnext_ablation.data.stanford import StanfordCars, StanfordDogs
-from convnext_ablation.data.vgg import FGVCAircraft, Flowers102, OxfordPets
 from convnext_ablation.data.walk import SKIPPED, skipped_lines, write_skipped
 from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
@@ -60,14 +53,14 @@ from convnext_ablation.files import check_path, locked, resolved
 FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
 _SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
 
-_DRAWN = (Characters, Typefaces, FewTypefaces, Diacritics)
 _OFFICIAL = (
-    CUB200, StanfordDogs, FGVCAircraft, StanfordCars, Flowers102, OxfordPets, Food101, NABirds,
+    birds.CUB200, stanford.StanfordDogs, vgg.FGVCAircraft, stanford.StanfordCars, vgg.Flowers102,
+    vgg.OxfordPets, food101.Food101, birds.NABirds, imagenet.ImageNet,
 )  # fmt: skip
-_DATASETS = (*_OFFICIAL, ImageNet, FashionMNIST, *_DRAWN, ImageFolder, ImageList, HubPhotographs)
-DATASETS: dict[str, type[DataSet]] = {dataset.name: dataset for dataset in _DATASETS}
-# those that need nothing named to be prepared
-BUILT_IN = tuple(dataset.name for dataset in (FashionMNIST, *_DRAWN))
+_BUILT_IN = (FashionMNIST, drawn.Characters, drawn.Typefaces, drawn.FewTypefaces, drawn.Diacritics)
+_OWN = (own.ImageFolder, image_list.ImageList, HubPhotographs)
+DATASETS: dict[str, type[DataSet]] = {each.name: each for each in (*_OFFICIAL, *_BUILT_IN, *_OWN)}
+BUILT_IN = tuple(dataset.name for dataset in _BUILT_IN)  # need nothing named to be prepared
 
 
 def prepare(
@@ -99,21 +92,14 @@ def prepare(
                         return _make(dataset, out, workers)
     except OSError as error:
         raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
-    lines = told(out)
-    if isinstance(dataset, Photographs) and CHANGED not in read_description(out / DESCRIPTION):
-        lines.append(
-            "made by an earlier version, which read EXIF, 16 bits, CMYK and transparency otherwise and kept "
-            "fewer formats; remove it to make it anew"
-        )
-    print(f"{out} already holds {name} with these parameters; nothing to do", *lines, sep="\n  ")
+    print(f"{out} already holds {name} with these parameters; nothing to do", *told(out), sep="\n  ")
     return check_folder(out, dataset.splits)
 
 
 def as_published(name: str) -> FolderSummary | None:
-    """What a published set will hold once it is prepared with the defaults; None if nothing tells that.
+    """What a set will hold, prepared with the defaults, but for names and fingerprint; None if nothing tells.
 
-    The names of its classes and its fingerprint are left empty. A name may end in the size of the images,
-    such as ``cub200_512``, which changes no numbers.
+    Its name may end in the size of the images, such as ``cub200_512``, which changes no numbers.
     """
     dataset = DATASETS.get(re.sub(r"_\d+$", "", name))
     size = dataset.published_size() if dataset else None
@@ -204,11 +190,8 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     if isinstance(dataset, Photographs):
         place = f" ({out / SKIPPED})" if skipped else ""
         total = len(records) + len(skipped)
-        print(
-            f"used {len(records)}, skipped {len(skipped)}{place}, refused 0 of {total}",
-            *skipped_lines(skipped),
-            sep="\n  ",
-        )
+        used = f"used {len(records)}, skipped {len(skipped)}{place}, refused 0 of {total}"
+        print(used, *skipped_lines(skipped), sep="\n  ")
     if changed:
         print(changed_line(changed))
     for split in dataset.splits:
@@ -289,12 +272,11 @@ def _count_changes(partial: Path) -> dict[str, int]:
 
 def _written_before(path: str) -> bytes | None:
     """The file that an interrupted run has left; after a power failure it may be there and empty."""
-    try:
+    with suppress(FileNotFoundError, ValueError):
         data = Path(path).read_bytes()
         decode(data, checksums=False)
-    except (FileNotFoundError, ValueError):
-        return None
-    return data
+        return data
+    return None
 
 
 def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:

@@ -1,8 +1,7 @@
 """Stanford Cars and Stanford Dogs, whose lists are MATLAB files; validation images are held out of training.
 
 J. Krause, M. Stark, J. Deng, L. Fei-Fei: "3D Object Representations for Fine-Grained Categorization", 3dRR,
-ICCV 2013. The official page, https://ai.stanford.edu/~jkrause/cars/car_dataset.html, is gone, as
-torchvision's ``StanfordCars`` says, too. People have its files in two layouts, and both are read:
+ICCV 2013. People have its files in two layouts:
 
 - ``cars_annos.mat`` with ``car_ims.tgz``, numbered through, as metric learning has it; the MD5 are those of
   several public repositories' ``Cars196``;
@@ -10,14 +9,8 @@ torchvision's ``StanfordCars`` says, too. People have its files in two layouts, 
   test images has no labels, ``cars_test_annos_withlabels.mat``; the SHA-256 are those of TensorFlow Datasets
   (url_checksums/cars196.txt).
 
-The images have other names in the other layout, so that another choice of them is held out. Whether its
-photographs are in ImageNet, too, is unknown; the third author made both.
-
 A. Khosla, N. Jayadevaprakash, B. Yao, L. Fei-Fei: "Novel Dataset for Fine-Grained Image Categorization",
-First Workshop on Fine-Grained Visual Categorization, CVPR 2011; home:
-http://vision.stanford.edu/aditya86/ImageNetDogs/. It is made from ImageNet. All breeds are classes of ILSVRC,
-and the file names are ImageNet's ids, so that a network pre-trained there may have seen test images with
-their labels; ``convnext-ablation data-report --against`` counts them.
+First Workshop on Fine-Grained Visual Categorization, CVPR 2011. Its file names are ImageNet's ids.
 """
 
 from __future__ import annotations
@@ -28,10 +21,10 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-from convnext_ablation.data.archives import Published, Source
-from convnext_ablation.data.official import HeldOut, read_mat
+from convnext_ablation.data.archives import Published, Source, published_at
+from convnext_ablation.data.official import HeldOut, Official, read_mat
 from convnext_ablation.data.own import class_folder
 from convnext_ablation.data.photographs import Box, Photograph
 from convnext_ablation.dataclass_options import option
@@ -45,34 +38,23 @@ _NUMBERED_THROUGH = ("annotations", "images")
 class StanfordCars(HeldOut):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "stanford-cars"
-    summary: ClassVar[str] = "Stanford Cars: photographs of 196 models of cars"
-    home: ClassVar[str] = "others who have it: https://ai.stanford.edu/~jkrause/cars/car_dataset.html is gone"
-    published: ClassVar[Mapping[str, Published]] = {
-        "annotations": Published("cars_annos.mat", "", "b407c6086d669747186bd1d764ff9dbc", "md5"),
-        "images": Published("car_ims.tgz", "", "d5c8f0aa497503f355e17dc7886c3f14", "md5", unpacked="car_ims"),
-        "labels": Published(_LABELS, "", "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"),
-        "devkit": Published(
+    name = "stanford-cars"
+    summary = "Stanford Cars: photographs of 196 models of cars"
+    home = "others who have it: https://ai.stanford.edu/~jkrause/cars/car_dataset.html is gone"
+    published = published_at(
+        "",
+        annotations=("cars_annos.mat", "b407c6086d669747186bd1d764ff9dbc"),
+        images=("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14"),
+        labels=(_LABELS, "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"),
+        devkit=(
             "car_devkit.tgz",
-            "",
             "b97deb463af7d58b6bfaa18b2a4de9829f0f79e8ce663dfa9261bf7810e9accd",
-            unpacked="devkit",
+            "devkit",
         ),
-        "train": Published(
-            "cars_train.tgz",
-            "",
-            "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288",
-            unpacked="cars_train",
-        ),
-        "test": Published(
-            "cars_test.tgz",
-            "",
-            "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243",
-            unpacked="cars_test",
-        ),
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 8144, "test": 8041}
-    classes: ClassVar[int] = 196
+        train=("cars_train.tgz", "512b227b30e2f0a8aab9e09485786ab4479582073a144998da74d64b801fd288"),
+        test=("cars_test.tgz", "bffea656d6f425cba3c91c6d83336e4c5f86c6cffd8975b0f375d3a10da8e243"),
+    )
+    official = Official(196, train=8144, test=8041)
 
     val: int = option(8, "validation images per class, held out of the official training images")
 
@@ -111,31 +93,21 @@ class StanfordCars(HeldOut):
 class StanfordDogs(HeldOut):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "stanford-dogs"
-    summary: ClassVar[str] = "Stanford Dogs: photographs of 120 breeds, out of ImageNet"
-    home: ClassVar[str] = "http://vision.stanford.edu/aditya86/ImageNetDogs"
-    published: ClassVar[Mapping[str, Published]] = {
-        "lists": Published(
-            "lists.tar",
-            f"{home}/lists.tar",
-            "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c",
-        ),
-        "images": Published(
-            "images.tar",
-            f"{home}/images.tar",
-            "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58",
-            unpacked="Images",
-        ),
-        "annotations": Published(
+    name = "stanford-dogs"
+    summary = "Stanford Dogs: photographs of 120 breeds, out of ImageNet"
+    home = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+    published = published_at(
+        f"{home}/",
+        lists=("lists.tar", "34b47cacd9a98b5d150e084f24d29391c084c55272295ec65c85651bc35f4d6c"),
+        images=("images.tar", "a443fc2f9a851aa1a7b8e4fa4af94b8459fce2c9f5a2f4dd4669cf9673a4ec58", "Images"),
+        annotations=(
             "annotation.tar",
-            f"{home}/annotation.tar",
             "662ed36f707be6b195c2fda392d8e153e83af28cedc8e2134a649f198def30fd",
-            only_for="crop_to_box",
-            unpacked="Annotation",
+            "Annotation",
+            "crop_to_box",
         ),
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 12000, "test": 8580}
-    classes: ClassVar[int] = 120
+    )
+    official = Official(120, train=12000, test=8580)
 
     val: int = option(20, "validation images per class, held out of the official training images")
     crop_to_box: bool = option(False, "crop to the bounding box first, one around all of an image")
@@ -145,13 +117,13 @@ class StanfordDogs(HeldOut):
         None, "annotation.tar, or a folder where it is unpacked, for --crop-to-box", identity=False
     )
 
-    def joined(  # type: ignore[override]
+    def joined(
         self, images: Source, lists: Source, annotations: Source | None = None
     ) -> Iterator[Photograph]:
         """All originals, by the names that the lists give them."""
         images = images.below(_read_list(lists, "train_list.mat")[0][0])
         breeds: dict[int, str] = {}
-        for split in self.official:
+        for split in self.official.images:
             name = f"{split}_list.mat"
             for path, label in _read_list(lists, name):
                 breed = path.split("/")[0]
@@ -166,13 +138,10 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
     """Paths and labels (from 1) of a list, a MATLAB file."""
     paths, labels = read_mat(lists, name, "file_list", "labels")
     with in_one_line(f"{lists.path}: {name} has another form than the official list (get it again)"):
-        rows = [
-            (unicodedata.normalize("NFC", str(path)), int(label))
-            for path, label in zip(paths, labels, strict=True)
-        ]
-        if odd := [path for path, _ in rows if path.count("/") != 1]:
+        names = [unicodedata.normalize("NFC", str(path)) for path in paths]
+        if odd := [name for name in names if name.count("/") != 1]:
             raise ValueError(f"{odd[0]!r} is not <breed>/<file>")
-    return rows
+        return list(zip(names, map(int, labels), strict=True))
 
 
 def _read_box(annotations: Source, path: str) -> Box:

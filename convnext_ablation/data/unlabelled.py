@@ -13,7 +13,7 @@ from typing import BinaryIO
 from convnext_ablation.data.folder import natural_key
 from convnext_ablation.data.packed import is_archive, list_archive
 from convnext_ablation.data.pictures import is_called_picture, is_picture
-from convnext_ablation.data.walk import UNREAD, Piece, joined, piece_of, walk, why_skipped
+from convnext_ablation.data.walk import UNREAD, Piece, files_below, piece_of, why_skipped
 from convnext_ablation.errors import UserError, shown
 
 
@@ -30,14 +30,11 @@ class Picture:
 class Unlabelled:
     """All pictures of some inputs in their order, with the interface of timm's readers.
 
-    Attributes:
-        pictures: One for each file and each line of a list; those of a folder or an archive stand in natural
-            order.
-        skipped: Why other files are not read, by their paths.
+    There is one for each file and each line of a list; those of a folder or archive stand in natural order.
     """
 
     pictures: list[Picture] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)  # why other files are not read, by their paths
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -100,22 +97,18 @@ def _matching(given: str) -> Sequence[str]:
 
 def _add(found: Unlabelled, path: str, top: str, matched: bool, scratch: Path) -> None:
     """Adds the pictures of a path, which was given or has `matched` a pattern."""
-    place = Path(path)
+    place, piece = Path(path), piece_of(Path(path))
+    dangling = os.path.islink(path) and not os.path.exists(path)  # of a pattern
     if place.is_dir():
-        below = (joined(folder, name) for folder, _, names in walk(place, dangling=True) for name in names)
-        found.add({name: piece_of(place / name) for name in below}, top)
-    elif os.path.islink(path) and not os.path.exists(path):  # of a pattern
-        found.pictures.append(Picture(path, piece_of(place)))
-    elif not place.is_file():
+        found.add({name: piece_of(place / name) for name in files_below(place, dangling=True)}, top)
+    elif not place.is_file() and not dangling:
         raise UserError(f"{path}: is neither a file nor a folder; save a list to a file")
-    elif is_called_picture(path) or is_picture(piece_of(place).read):
-        found.pictures.append(Picture(path, piece_of(place)))
+    elif dangling or is_called_picture(path) or is_picture(piece.read):
+        found.pictures.append(Picture(path, piece))
     elif is_archive(place):
         found.add(list_archive(place, scratch), top)
-    elif matched:
-        found.add({place.name: piece_of(place)}, os.path.dirname(path))
-    elif why_skipped(place.name, place) == UNREAD:
-        found.pictures.append(Picture(path, piece_of(place), UNREAD))
+    elif matched or why_skipped(place.name, piece) == UNREAD:
+        found.add({place.name: piece}, os.path.dirname(path))
     else:
         found.pictures += _listed(place)
 
@@ -127,9 +120,8 @@ def _listed(path: Path) -> Iterator[Picture]:
     named = [] if b"\0" in content else [_place(path.parent, line) for line in lines if line.strip()]
     names, places = [name for name, _ in named], [place for _, place in named]
     if not any(map(os.path.isfile, places)):
-        raise UserError(
-            f"{path}: is no picture and no archive that can be read, and no list: no line is a file's path"
-        )
+        what = "is no picture and no archive that can be read, and no list"
+        raise UserError(f"{path}: {what}: no line is a file's path")
     for name, place in zip(names, places, strict=True):
         why = "" if os.path.isfile(place) else "is a folder" if os.path.isdir(place) else "no such file"
         yield Picture(name, piece_of(place), why)

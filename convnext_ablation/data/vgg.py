@@ -1,35 +1,27 @@
 """Sets of Oxford's Visual Geometry Group: FGVC-Aircraft, Oxford 102 Flowers and Oxford-IIIT Pets.
 
-Their layouts are those of torchvision's ``FGVCAircraft``, ``Flowers102`` and ``OxfordIIITPet``. Whether their
-photographs are in ImageNet, too, is unknown; many of the breeds of pets are classes there.
+Their layouts are those of torchvision's ``FGVCAircraft``, ``Flowers102`` and ``OxfordIIITPet``. The SHA-256
+are those of TensorFlow Datasets (url_checksums), the MD5 that of mlverse/torchvision (R/dataset-fgvc.R).
 
 S. Maji, J. Kannala, E. Rahtu, M. Blaschko, A. Vedaldi: "Fine-Grained Visual Classification of Aircraft",
-arXiv:1306.5151. Papers often train on the official training and validation images together. The lowest 20
-rows of each image are a banner with its copyright, which the authors say to remove: what is resized lacks it,
-and ``--size none`` keeps it. A slash in a variant, such as ``F/A-18``, becomes an underscore. For
-non-commercial research only. The MD5 is that of mlverse/torchvision (R/dataset-fgvc.R).
+arXiv:1306.5151. A slash in a variant, such as ``F/A-18``, becomes an underscore.
 
 M.-E. Nilsback, A. Zisserman: "Automated Flower Classification over a Large Number of Classes", ICVGIP 2008.
-The official splits are ``trnid``, ``valid`` and ``tstid``. Some code trains on ``tstid``: its figures don't
-compare. The archives name no classes: they are 001 to 102 here, the numbers of ``imagelabels.mat``, whose
-n-th label is that of ``image_<n>.jpg``. The SHA-256 are those of TensorFlow Datasets
-(url_checksums/oxford_flowers102.txt).
+Classes are called 001 to 102, by the numbers of ``imagelabels.mat``: its n-th is that of ``image_<n>.jpg``.
 
-O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar: "Cats and Dogs", CVPR 2012. The official training
-images are those of ``trainval.txt``. Breeds are named by the file names and numbered 1 to 37 by the lists;
-the two must agree. The SHA-256 are those of TensorFlow Datasets (url_checksums/oxford_iiit_pet.txt).
+O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar: "Cats and Dogs", CVPR 2012. Breeds are named by the
+file names and numbered 1 to 37 by the lists; the two must agree.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from PIL import Image
 
-from convnext_ablation.data.archives import Published, Source
-from convnext_ablation.data.official import HeldOut, OfficialPhotographs, read_mat, read_table
+from convnext_ablation.data.archives import Source, published_at
+from convnext_ablation.data.official import HeldOut, Official, OfficialPhotographs, read_mat, read_table
 from convnext_ablation.data.own import class_folder
 from convnext_ablation.data.photographs import Photograph
 from convnext_ablation.dataclass_options import option
@@ -43,25 +35,19 @@ BANNER = 20  # rows
 class FGVCAircraft(OfficialPhotographs):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "fgvc-aircraft"
-    summary: ClassVar[str] = "FGVC-Aircraft: photographs of 100 aircraft variants"
-    home: ClassVar[str] = f"{_HOME}/fgvc-aircraft/"
-    published: ClassVar[Mapping[str, Published]] = {
-        "archive": Published(
-            "fgvc-aircraft-2013b.tar.gz",
-            f"{home}archives/fgvc-aircraft-2013b.tar.gz",
-            "d4acdd33327262359767eeaa97a4f732",
-            "md5",
-            unpacked="fgvc-aircraft-2013b",
-        )
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 3334, "val": 3333, "test": 3333}
-    classes: ClassVar[int] = 100
+    name = "fgvc-aircraft"
+    summary = "FGVC-Aircraft: photographs of 100 aircraft variants"
+    home = f"{_HOME}/fgvc-aircraft/"
+    published = published_at(
+        f"{home}archives/",
+        archive=("fgvc-aircraft-2013b.tar.gz", "d4acdd33327262359767eeaa97a4f732"),
+    )
+    official = Official(100, train=3334, val=3333, test=3333)
 
-    def joined(self, archive: Source) -> Iterator[Photograph]:  # type: ignore[override]
+    def joined(self, archive: Source) -> Iterator[Photograph]:
         """All originals, by the ids of ``images_variant_<split>.txt``."""
         variants = set(archive.text("data/variants.txt").splitlines())
-        for split in self.official:
+        for split in self.official.images:
             name = f"data/images_variant_{split}.txt"
             for id_, variant in read_table(archive, name).items():
                 if variant not in variants:
@@ -73,44 +59,26 @@ class FGVCAircraft(OfficialPhotographs):
         return super()._resized(image.crop((0, 0, image.width, max(1, image.height - BANNER))))
 
 
-_VARIABLES = {"train": "trnid", "val": "valid", "test": "tstid"}
-
-
 @dataclass(frozen=True)
 class Flowers102(OfficialPhotographs):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "flowers102"
-    summary: ClassVar[str] = "Oxford 102 Flowers: photographs of 102 flowers"
-    home: ClassVar[str] = f"{_HOME}/flowers/102/"
-    published: ClassVar[Mapping[str, Published]] = {
-        "setid": Published(
-            "setid.mat",
-            f"{home}setid.mat",
-            "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd",
-        ),
-        "labels": Published(
-            "imagelabels.mat",
-            f"{home}imagelabels.mat",
-            "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d",
-        ),
-        "images": Published(
-            "102flowers.tgz",
-            f"{home}102flowers.tgz",
-            "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246",
-            unpacked="jpg",
-        ),
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 1020, "val": 1020, "test": 6149}
-    classes: ClassVar[int] = 102
+    name = "flowers102"
+    summary = "Oxford 102 Flowers: photographs of 102 flowers"
+    home = f"{_HOME}/flowers/102/"
+    published = published_at(
+        home,
+        setid=("setid.mat", "46b8678f91fd95d3c8f4feab80d271a6c834a1dd896fe29fd3e6ad9ce5c8dccd"),
+        labels=("imagelabels.mat", "4903e94206bac23bf772aadf06451916df56b58fc483a62db32a97b82656651d"),
+        images=("102flowers.tgz", "2d01ecc807db462958cfe3d92f57a8c252b4abd240eb955770201e45f783b246", "jpg"),
+    )
+    official = Official(102, train=1020, val=1020, test=6149)
 
-    def joined(  # type: ignore[override]
-        self, setid: Source, labels: Source, images: Source
-    ) -> Iterator[Photograph]:
+    def joined(self, setid: Source, labels: Source, images: Source) -> Iterator[Photograph]:
         """All originals, by the numbers of ``setid.mat``."""
         (label_of,) = read_mat(labels, "imagelabels.mat", "labels")
-        numbers_of = read_mat(setid, "setid.mat", *_VARIABLES.values())
-        for split, numbers in zip(_VARIABLES, numbers_of, strict=True):
+        numbers_of = read_mat(setid, "setid.mat", "trnid", "valid", "tstid")
+        for split, numbers in zip(self.official.images, numbers_of, strict=True):
             for number in map(int, numbers):
                 if not 1 <= number <= len(label_of):
                     raise UserError(f"{setid.path}: setid.mat has {number}, which imagelabels.mat lacks")
@@ -122,29 +90,22 @@ class Flowers102(OfficialPhotographs):
 class OxfordPets(HeldOut):
     """The set as its options give it."""
 
-    name: ClassVar[str] = "oxford-pets"
-    summary: ClassVar[str] = "Oxford-IIIT Pets: photographs of 37 breeds of cats and dogs"
-    home: ClassVar[str] = f"{_HOME}/pets/"
-    published: ClassVar[Mapping[str, Published]] = {
-        "annotations": Published(
+    name = "oxford-pets"
+    summary = "Oxford-IIIT Pets: photographs of 37 breeds of cats and dogs"
+    home = f"{_HOME}/pets/"
+    published = published_at(
+        f"{home}data/",
+        annotations=(
             "annotations.tar.gz",
-            f"{home}data/annotations.tar.gz",
             "52425fb6de5c424942b7626b428656fcbd798db970a937df61750c0f1d358e91",
-            unpacked="annotations",
         ),
-        "images": Published(
-            "images.tar.gz",
-            f"{home}data/images.tar.gz",
-            "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d",
-            unpacked="images",
-        ),
-    }
-    official: ClassVar[Mapping[str, int]] = {"train": 3680, "test": 3669}
-    classes: ClassVar[int] = 37
+        images=("images.tar.gz", "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d"),
+    )
+    official = Official(37, train=3680, test=3669)
 
     val: int = option(20, "validation images per class, held out of the official training images")
 
-    def joined(self, annotations: Source, images: Source) -> Iterator[Photograph]:  # type: ignore[override]
+    def joined(self, annotations: Source, images: Source) -> Iterator[Photograph]:
         """All originals, by the names that the lists give them."""
         breeds: dict[str, str] = {}
         for split, name in {"train": "trainval.txt", "test": "test.txt"}.items():
@@ -153,5 +114,5 @@ class OxfordPets(HeldOut):
                 if not breed or breeds.setdefault(label, breed) != breed:
                     what = f"gives {id_} the label {label}, that of {breeds.get(label)}"
                     raise UserError(f"{annotations.path}: {name} {what}; get it again")
-                image = images.file(f"{id_}.jpg", name)
-                yield Photograph(id_, f"images/{id_}.jpg", breed, split, image)
+                file = f"{id_}.jpg"
+                yield Photograph(id_, f"images/{file}", breed, split, images.file(file, name))

@@ -92,6 +92,12 @@ def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[st
         pending += [(joined(below, name), (*above, identity)) for name in reversed(folders)]
 
 
+def files_below(root: Path, top: str = "", dangling: bool = False) -> Iterator[str]:
+    """The paths below `root` of all files that `walk` finds from `top` down."""
+    for below, _, names in walk(root, top, dangling):
+        yield from (joined(below, name) for name in names)
+
+
 def joined(below: str, name: str) -> str:
     """The path of what lies in a folder that `walk` gives."""
     return f"{below}/{name}" if below else name
@@ -114,11 +120,7 @@ def _is_folder(entry: os.DirEntry[str], name: str, dangling: bool) -> bool:
 
 
 def skipped_by_name(name: str) -> str:
-    """Why a file is skipped, whatever it holds: the reason, or nothing.
-
-    Args:
-        name: Its path below the data set's folder, with forward slashes.
-    """
+    """Why a file of a data set is skipped for its path, whatever it holds: the reason, or nothing."""
     found = _NAMES.search(name)
     return list(_LITTER)[found.lastindex - 1] if found and found.lastindex else ""
 
@@ -164,12 +166,8 @@ def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
         by_reason[reason.partition(":")[0]].append(name)
     lines = []
     for reason, names in sorted(by_reason.items(), key=lambda item: (-len(item[1]), item[0])):
-        endings = Counter(_ending(name) for name in names)
+        endings = Counter(ascii(os.path.splitext(name)[1].lower())[1:-1][:20] for name in names)
         counts = ", ".join(f"{count} {ending}".strip() for ending, count in endings.most_common())
         more = ", ..." if len(names) > _NAMED else ""
         lines.append(f"{reason}: {counts} ({', '.join(map(shown, names[:_NAMED]))}{more})")
     return lines
-
-
-def _ending(name: str) -> str:
-    return ascii(os.path.splitext(name)[1].lower())[1:-1][:20]
