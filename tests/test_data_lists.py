@@ -199,11 +199,7 @@ def test_folds_are_stratified_and_hold_each_image_once(tmp_path, group_column):
         ("path,class,split\nash/0.jpg,ash,all\n", {}, "line 2 has the split 'all'"),
         ("path,class\nash/0.jpg,ash\nash/0.jpg,oak\n", {}, "line 3 lists ash/0.jpg a second time"),
         ("path,class\nash/9.jpg,ash\n", {}, r"line 2: .*9\.jpg can't be read"),
-        (
-            lines("{name}," + "a" * 300),
-            {},
-            r"jpg: '.*/a{30}.* is longer than 250 bytes; it needs",
-        ),
+        (lines("{name}," + "a" * 300), {}, r"jpg: '.*/a{30}.* is longer than 250 bytes; it needs"),
         ("path,class\nash/0.jpg,-1\n", {}, "line 2 has the class -1, which means no label"),
         ("path,class\nash/0.jpg,NaN\n", {}, "line 2 has the class NaN, which means no label"),
         ("image,kind\nash/0.jpg,ash\n", {}, "no column 'class' .* 'kind'; name it with --class-column"),
@@ -215,6 +211,7 @@ def test_folds_are_stratified_and_hold_each_image_once(tmp_path, group_column):
         ("p\0a\0", {}, "perhaps in UTF-16"),
         ("PK\3\4", {}, "is a workbook"),
         ("", {}, "is empty"),
+        (None, {}, "can't be read .No such file or directory.; name a table"),
         (
             "path,class,split,site\nash/0.jpg,a,train,x\nash/1.jpg,a,test,x\n",
             {"group_column": "site"},
@@ -227,14 +224,9 @@ def test_folds_are_stratified_and_hold_each_image_once(tmp_path, group_column):
 )
 def test_list_that_is_wrong_is_refused_in_one_line(tmp_path, images, text, options, message):
     path = images / "list.csv"
-    path.write_bytes(text.encode())
-    refused("csv", tmp_path, message or "", file=path, **options)
-
-
-def test_list_that_is_not_there_is_refused_in_one_line(tmp_path):
-    refused(
-        "csv", tmp_path, "can't be read .No such file or directory.; name a table", file=tmp_path / "list.csv"
-    )
+    if text is not None:
+        path.write_bytes(text.encode())
+    refused("csv", tmp_path, message, file=path, **options)
 
 
 def test_what_is_not_listed_or_listed_twice_is_said(tmp_path, images, capsys):

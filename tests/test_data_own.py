@@ -47,10 +47,9 @@ def test_a_class_of_any_picture_format_is_prepared(tmp_path, ending):
         ({}, "has no image; it needs images to train on"),
         ({"a.jpg": jpeg(1), "b/c.jpg": jpeg(2)}, r"a\.jpg is not <class>/<image>"),
         (
-            {"train/a/1.jpg": b"", "val/a/1.jpg": b"", "test/b/1.jpg": b""},
+            dict.fromkeys(["train/a/1.jpg", "val/a/1.jpg", "test/b/1.jpg"], b""),
             "class 'b' has images in test but none in train",
         ),
-        ({"a/1.jpg": b"", "a/\udcff.jpg": b""}, r"'a/\\udcff.jpg' is not valid UTF-8"),
         ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2)}, "has too few images to hold any out for val"),
         (
             {f"{split}/{split}/{c}/1.jpg": b"" for split in ("train", "test") for c in "ab"},
@@ -61,7 +60,23 @@ def test_a_class_of_any_picture_format_is_prepared(tmp_path, ending):
             "no picture beside b/1.HEIC is of a format that is read",
         ),
         ({"a.zip": b"x", "b.zip": b"x"}, "has no image but 2 .zip"),
-        ({"a/1.jpg": jpeg(1), "a/2.jpg": jpeg(2), "a/3.jpg": b"x"}, "is not a readable image"),
+        *(
+            (dict.fromkeys(names, b""), message)
+            for names, message in [
+                (
+                    ["val/a/1.jpg", "Validation/a/1.jpg", "train/a/1.jpg"],
+                    "'Validation' and 'val' are both the split val",
+                ),
+                (["x/train/a/1.jpg", "y/train/a/1.jpg"], "'x' and 'y' both hold splits; put them into one"),
+                (["x/a/1.jpg", "y/b/1.jpg"], "'x' and 'y' both hold classes; put them into one folder, or"),
+                # genera of species: one of the genera has one only
+                (["top/y/a/1.jpg", "top/y/b/1.jpg", "top/x/c/1.jpg"], "'top/x' and 'top/y' both hold cl"),
+                (["x/a/1.jpg", "x/b/1.jpg", "y/a/1.jpg", "z/c/1.jpg"], "'x' and 'y' both hold classes"),
+                (["Test/a/1.jpg"], "has only test; it needs images to train on"),
+                (["train/1.jpg", "test/1.jpg"], r"train/1\.jpg is not <split>/<class>/<image>"),
+                (["train/a/1.jpg", "train/a/b/1.jpg"], r"train/a/b/1\.jpg is not <split>/<class>/<image>"),
+            ]
+        ),
     ],
 )
 def test_folder_that_makes_no_set_is_refused(tmp_path, files, message):

@@ -92,9 +92,6 @@ REFUSED = {
     "hard link outside": (link("ash/x.jpg", "../../etc/passwd"), "is a link or a device"),
     "pipe": (link("ash/x.jpg", "", tarfile.FIFOTYPE), "is a link or a device"),
     "device": (link("ash/x.jpg", "", tarfile.CHRTYPE), "is a link or a device"),
-    "parent": (link("../x.txt", "", tarfile.REGTYPE), "leads out of the archive"),
-    "absolute": (link("/tmp/x.txt", "", tarfile.REGTYPE), "leads out of the archive"),
-    "backslash": (link("..\\x.txt", "", tarfile.REGTYPE), "leads out of the archive"),
     "twice": (link("ash/0.jpg", "", tarfile.REGTYPE), "is there twice"),
     "one name in two Unicode forms": ((tarfile.TarInfo("ash/e\u0301.jpg"), b""), "in two Unicode forms"),
 }
@@ -190,14 +187,11 @@ def test_damaged_packing_is_refused(tar, tmp_path, kind):
             open_source(tmp_path / f"{number}", tmp_path / "scratch")
 
 
-@pytest.mark.parametrize(("encoding", "found"), [("utf-8", "äö"), ("cp437", "äöxx")])
-def test_names_of_a_zip_that_says_no_encoding(tmp_path, capsys, encoding, found):
-    zipped = write_zip(
-        tmp_path / "a.zip", {name.replace("ash", "QQQQ"): data for name, data in FILES.items()}
-    )
-    zipped.write_bytes(zipped.read_bytes().replace(b"QQQQ", found.encode(encoding)))
-    assert found in {name.split("/")[0] for name in open_source(zipped, tmp_path)}
-    assert ("read by code page 437" in capsys.readouterr().out) == (encoding == "cp437")
+def test_names_of_a_zip_that_says_no_encoding_are_in_utf_8(tmp_path, capsys):
+    zipped = write_zip(tmp_path / "a.zip", {"QQQQ/0.jpg": b""})
+    zipped.write_bytes(zipped.read_bytes().replace(b"QQQQ", "äö".encode()))
+    assert set(open_source(zipped, tmp_path)) == {"äö/0.jpg"}
+    assert "read by code page 437" not in capsys.readouterr().out
 
 
 def write_japanese(path, field=False):
