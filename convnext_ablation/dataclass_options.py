@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
-import difflib
 import json
 import math
 import re
@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, field, fields
 from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
-from convnext_ablation.errors import UserError, shown, unknown_name
+from convnext_ablation.errors import UserError, nearest, shown, unknown_name
 
 __all__ = ["Option", "Parser", "add_options", "given_options", "identity", "option", "options_of"]
 
@@ -34,8 +34,8 @@ class Parser(argparse.ArgumentParser):
         """Raises a message of argparse's, or what an unknown option caused it."""
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice:
-            nearest = difflib.get_close_matches(choice[1], re.findall(r"[\w-]+", choice[2]), n=1)
-            message += f"; did you mean {nearest[0]!r}?" if nearest else ""
+            near = nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
+            message += f"; did you mean {near!r}?" if near else ""
         elif unknown := [word for word in self.words if word.startswith("--") and not self._has(word)]:
             raise self.unknown_argument(unknown[0])
         elif re.search(r"invalid (int|float) value: '[^']*,", message):
@@ -48,8 +48,8 @@ class Parser(argparse.ArgumentParser):
     def unknown_argument(self, word: str) -> UserError:
         """Builds the error for a word that no argument takes, with the nearest option that there is."""
         option = word.partition("=")[0]
-        nearest = difflib.get_close_matches(option, self._option_string_actions, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else "see --help"
+        near = nearest(option, self._option_string_actions) if option.startswith("-") else None
+        hint = f"did you mean {near!r}?" if near else "see --help"
         return UserError(f"unknown argument {option!r}; {hint}")
 
 
@@ -155,19 +155,21 @@ class Option(NamedTuple):
 
 
 class _NamedValues(argparse.Action):
-    """Parses values as timm's scripts do, whose import would take seconds of `--help`."""
+    """Stores values by name, in Python's own spelling or else as text, as timm's `ParseKwargs` does."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
-        from timm.utils import ParseKwargs
-
-        ParseKwargs(self.option_strings, self.dest)(parser, namespace, values, option_string)
+        setattr(namespace, self.dest, dict(filter(None, values)))
 
 
-def _assignment(word: str) -> str:
-    """Returns a word that says NAME=VALUE, or says nothing."""
-    if word and "=" not in word:
+def _assignment(word: str) -> tuple[str, Any] | None:
+    """Reads a word that says NAME=VALUE, or says nothing."""
+    name, equals, value = word.partition("=")
+    if word and not equals:
         raise argparse.ArgumentTypeError(f"{shown(word)}; write NAME=VALUE")
-    return word
+    try:
+        return (name, ast.literal_eval(value)) if word else None
+    except (MemoryError, RecursionError, SyntaxError, ValueError):
+        return name, value
 
 
 def _broken_bound(value: float, within: str) -> str:

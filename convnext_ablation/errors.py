@@ -20,6 +20,7 @@ _REFUSALS = (
 NOTHING_KEPT = "nothing was kept"
 KEPT = "finished work is kept: run the same command again to resume"
 _MOST = 360  # characters of a message; the command that prints it puts its name before
+_MOST_NAMES = 50  # of which a message lists all
 _values = reprlib.Repr()
 _values.maxstring = _values.maxother = _values.maxlong = 80
 
@@ -51,9 +52,20 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         known: All names that exist.
     """
     options = sorted(known)
-    nearest = difflib.get_close_matches(name[:100], options, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(options)}"
+    if near := nearest(name, options):
+        hint = f"did you mean {near!r}?"
+    elif len(options) > _MOST_NAMES:  # such as timm's models
+        hint = f"nearest: {', '.join(difflib.get_close_matches(name[:100], options, 5, 0.0))}"
+    else:
+        hint = f"known: {', '.join(options)}"
     return UserError(f"unknown {kind} {shown(name)}; {hint}")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
+    """The known name that was probably meant, in any case, if one is as similar as `cutoff` (0 to 1)."""
+    names = {each.lower(): each for each in known}
+    found = difflib.get_close_matches(name[:100].lower(), names, 1, cutoff)
+    return names[found[0]] if found else None
 
 
 @contextmanager

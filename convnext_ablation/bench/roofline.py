@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ def checked_cost(name: str, img_size: int) -> Cost:
         UserError: There is no such network, or it doesn't take images of that size.
     """
     if not timm.is_model(name):
-        raise unknown_name("model", name, difflib.get_close_matches(name, timm.list_models(), 5, 0.0))
+        raise unknown_name("model", name, timm.list_models())
     with suppress(Exception):  # few networks can't be built on meta, and what they raise is anything
         return _cost_of(name, img_size, "meta")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import pickle
 import re
@@ -12,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, nearest
 
 NOT_UTF8 = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that aren't UTF-8
 _SHOWN = 10  # names that a message gives
@@ -105,8 +104,8 @@ def check_known(found: Iterable[str], known: Iterable[str], whose: str, where: s
     """Raises a `UserError` if something, `where`, has classes that a file or a network, `whose`, lacks."""
     options = list(known)
     if unknown := sorted(set(found) - set(options)):
-        nearest = difflib.get_close_matches(unknown[0], options, n=1)
-        hint = f" (nearest: {nearest[0]!r})" if nearest else ""
+        near = nearest(unknown[0], options)
+        hint = f" (nearest: {near!r})" if near else ""
         noun = "class" if len(unknown) == 1 else "classes"
         raise UserError(
             f"{whose}: lacks the {noun} {listed(unknown)}{hint}, whose images are in {where}; {remedy}"
