@@ -9,12 +9,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib import font_manager
 from sklearn.metrics import balanced_accuracy_score, classification_report, confusion_matrix
 
-from convnext_ablation.study.report.charts import write_chart
 from convnext_ablation.study.report.classification_charts import draw_matrix, write_classification_charts
+from convnext_ablation.study.report.figures import write_chart
 from convnext_ablation.training.classification import MOST_CLASSES, write_figures
 from convnext_ablation.training.predictions import Predictions
 
@@ -121,14 +124,43 @@ def test_charts_name_what_is_confused_and_say_how_calibrated_it_is(tmp_path, cla
     assert (tmp_path / "confusion_matrix.pdf").is_file()
 
 
-def test_letters_that_the_font_lacks_are_said_in_one_line(tmp_path, capsys):
-    matrix, names = np.diag([3, 2]), ["冷杉", "oak"]
-    write_chart(tmp_path, "matrix", partial(draw_matrix, matrix, names, []))
-    assert ">冷杉<" in (tmp_path / "matrix.svg").read_text(encoding="utf-8")
+def write_font(path, letters):
+    """Writes a font of squares for these letters."""
+    names = [".notdef", *(f"square{number}" for number in range(len(letters)))]
+    font = FontBuilder(1000)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
+    pen = TTGlyphPen(None)
+    pen.moveTo((0, 0))
+    for corner in ((0, 800), (800, 800), (800, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (900, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Squares", "styleName": "Regular", "psName": "Squares-Regular"})
+    font.setupOS2()
+    font.setupPost()
+    font.save(path)
+
+
+@pytest.mark.parametrize("letters", ["冷杉", "冷"])
+def test_letters_come_from_a_font_that_has_them_or_the_font_to_install_is_named(
+    tmp_path, monkeypatch, capsys, letters
+):
+    write_font(tmp_path / "squares.ttf", letters)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "squares.ttf")])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", font_manager.fontManager.ttflist[:])
+    write_chart(tmp_path, "matrix", partial(draw_matrix, np.diag([3, 2]), ["冷杉", "oak"], []))
+    svg = (tmp_path / "matrix.svg").read_text(encoding="utf-8")
+    assert ">冷杉<" in svg
+    assert "Squares" in svg
+    assert b"Squares-Regular" in (tmp_path / "matrix.pdf").read_bytes()
     said = (
-        f"{tmp_path}/matrix.pdf: has boxes for letters that DejaVu Sans lacks; matrix.svg has the letters\n"
+        f"{tmp_path}/matrix.pdf: has boxes for 杉, as no font here has these letters; install Noto Sans CJK, "
+        "and write it again. matrix.svg has the letters\n"
     )
-    assert capsys.readouterr().err == said
+    assert capsys.readouterr().err == said * (letters == "冷")
 
 
 def test_of_very_many_classes_there_is_a_list_of_confusions_and_no_matrix(tmp_path):

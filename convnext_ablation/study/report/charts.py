@@ -8,8 +8,6 @@ The same rows give the same bytes.
 from __future__ import annotations
 
 import math
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +15,10 @@ from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 from convnext_ablation.console import counted, printable
-from convnext_ablation.files import written_whole
 from convnext_ablation.study.report.across import AcrossFindings, set_name
 from convnext_ablation.study.report.answer import p_text, percent_points, points_text
 from convnext_ablation.study.report.contents import ClassGain, Contents, CurvePoint, surest
+from convnext_ablation.study.report.figures import write_chart
 from convnext_ablation.study.report.findings import Effect, Row, StudyFacts, verdict
 from convnext_ablation.study.stats.effects import ALPHA, Difference
 
@@ -28,23 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_SETTINGS: Any = {  # matplotlib's annotations accept no plain dict of str
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and restyled
-    "pdf.fonttype": 42,  # TrueType, which journals ask for
-    "text.parse_math": False,  # a dollar in a name is a dollar
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 9,
-    "hatch.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.unicode_minus": True,
-}
-# Neither the date nor the program's version may get into a file.
-_SAVED: Any = {
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
 INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _ROW, _BAR_ROW = 0.24, 0.56  # inches
 _LEFT = 3.2  # inches between a figure's title and the axes
@@ -69,28 +50,6 @@ _FILLS: dict[str, dict[str, Any]] = {
 def write_charts(contents: Contents) -> list[Path]:
     """Draws the charts that there is something for, as SVG and PDF; returns the SVG files."""
     return [write_chart(contents.folder, name, draw) for name, draw in _charts(contents).items()]
-
-
-def write_chart(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
-    """Draws a chart as SVG and PDF into a folder; returns the SVG file."""
-    import matplotlib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    # The user's own settings must not change the bytes, nor ours the user's.
-    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as caught:
-        warnings.filterwarnings("always", "Glyph")
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update({**_SETTINGS, "svg.hashsalt": name})
-        figure = draw()
-        for kind, metadata in _SAVED.items():
-            with written_whole(folder / f"{name}.{kind}") as temporary:
-                figure.savefig(temporary, format=kind, bbox_inches="tight", metadata=metadata)
-    if any(str(each.message).startswith("Glyph") for each in caught):
-        text = (
-            f"{folder / name}.pdf: has boxes for letters that DejaVu Sans lacks; {name}.svg has the letters"
-        )
-        print(text, file=sys.stderr)
-    return folder / f"{name}.svg"
 
 
 def _charts(contents: Contents) -> dict[str, Callable[[], Figure]]:

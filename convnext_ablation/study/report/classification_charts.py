@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convnext_ablation.console import printable
-from convnext_ablation.study.report.charts import BAND, GRID, INK, SOFT, write_chart
+from convnext_ablation.study.report.charts import BAND, GRID, INK, SOFT
+from convnext_ablation.study.report.figures import write_chart
 from convnext_ablation.training.classification import (
     BINS,
     MOST_CLASSES,
