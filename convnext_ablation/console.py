@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -222,7 +223,8 @@ def table(
         wrap: Columns and the most characters that they may be wide.
         form: Markdown and LaTeX show special characters in cells as they are. LaTeX is a ``tabular`` with
             the rules of the package booktabs.
-        fit: Which column is wrapped where the table would be wider than the terminal.
+        fit: Which column is wrapped where the table would be wider than the terminal. Where that is not
+            enough, a row becomes a paragraph.
     """
     import tabulate
 
@@ -234,8 +236,11 @@ def table(
     on_terminal = form == "terminal" and sys.stdout.isatty()
     if on_terminal and fit is not None:
         longest = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-        room = shutil.get_terminal_size().columns - sum(longest) + longest[fit] - 2 * len(longest) + 2
-        wrap = {fit: max(room, len(header[fit]), _NARROWEST)}
+        width = shutil.get_terminal_size().columns
+        room = width - sum(longest) + longest[fit] - 2 * len(longest) + 2
+        if room < max(len(header[fit]), _NARROWEST):
+            return "\n".join(_record(header, row, width) for row in cells)
+        wrap = {fit: room}
     widths = [wrap.get(place) for place in range(len(header))] if wrap and cells else None
     text: str = tabulate.tabulate(
         cells,
@@ -247,9 +252,21 @@ def table(
         disable_numparse=True,
     )
     lines = [line.rstrip() for line in text.splitlines()]
-    if on_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
-        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
+    if on_terminal:
+        lines[0] = _bold(lines[0])
     return "\n".join(map(_math, lines) if form == "latex" else lines)
+
+
+def _bold(line: str) -> str:
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return line if plain else f"\x1b[1m{line}\x1b[0m"
+
+
+def _record(header: Sequence[str], row: Sequence[str], width: int) -> str:
+    """A row as a paragraph below its first cell, for a terminal of so many columns."""
+    said = "; ".join(f"{name}: {cell}" for name, cell in zip(header[1:], row[1:], strict=True))
+    indent: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  "}
+    return _bold(row[0]) + "\n" + textwrap.fill(said, width, break_long_words=False, **indent)
 
 
 def latex_text(text: str) -> str:

@@ -96,3 +96,8 @@ def test_which_networks_there_are_and_what_they_cost_needs_no_torch_and_fits_the
     assert bold.startswith("\x1b[1mmodel ")
     names = [line.split()[0] for line in lines[1:] if line and not line.startswith(" ")]
     assert names == list(NETWORKS)
+    rows = screen(on_a_terminal(program, columns=40))[0]
+    assert max(len(row.replace("\x1b[1m", "").replace("\x1b[0m", "")) for row in rows) <= 44
+    assert [row for row in rows if row and not row.startswith(" ")] == [
+        f"\x1b[1m{name}\x1b[0m" for name in names
+    ]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from convnext_ablation.console import table
-from convnext_ablation.errors import UserError
+from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.experiment_file import experiment_names, experiment_path
 from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
 
@@ -21,10 +21,10 @@ def run(args: argparse.Namespace) -> None:
         if args.path:
             raise UserError("--path needs the name of a recipe or experiment")
         rows = [_row(name) for name in recipe_names()]
-        print(table(("recipe", "for", "input", "epochs"), rows, words=range(4)))
+        print(table(("recipe", "for", "input", "epochs"), rows, words=range(4), fit=1))
         print()
         rows = [(name, _first_line(name)) for name in experiment_names()]
-        print(table(("experiment of `study`", "for"), rows, words=range(2)))
+        print(table(("experiment of `study`", "for"), rows, words=range(2), fit=1))
     elif args.path:
         print(_path(args.name))
     else:
@@ -32,7 +32,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _path(name: str) -> Path:
-    return experiment_path(name) if name in experiment_names() else recipe_path(name)
+    if name not in (known := [*recipe_names(), *experiment_names()]):
+        raise unknown_name("recipe", name, known)
+    return recipe_path(name) if name in recipe_names() else experiment_path(name)
 
 
 def _first_line(name: str) -> str:
