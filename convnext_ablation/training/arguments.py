@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, shown
+from convnext_ablation.machine import available_cores
 
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
@@ -79,7 +80,10 @@ class TrainingArguments:
     model_dtype: Literal["float32", "float16", "bfloat16"] | None = _device(None, "type of the weights")
     no_ddp_bb: bool = _device(False, "keep each process's own BatchNorm statistics within an epoch")
     device_modules: tuple[str, ...] | None = _device(None, "Python modules to import first")
-    workers: int = _device(4, "processes that load data, for each process that trains", "[0, 1024]")
+    # timm's default is 4, which torch warns of where there are fewer cores
+    workers: int = _device(
+        min(4, available_cores()), "processes that load data, for each that trains", "[0, 1024]"
+    )
     pin_mem: bool = _device(False, "pin memory for faster transfer to a GPU")
     sync_bn: bool = _device(False, "BatchNorm over the batches of all processes (GPUs only)")
     dist_bn: Literal["reduce", "broadcast", ""] = _device("reduce", "how they share them after an epoch")
