@@ -3,7 +3,7 @@
 
 import sys
 
-from convnext_ablation.cli.validate import main
+from convnext_ablation.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(script="validate.py"))

@@ -48,13 +48,15 @@ def register_networks() -> None:
 
 
 def _is_command_line() -> bool:
-    """Whether this process itself, not the one that spawned it, was started as our command or its module."""
-    as_script = Path(sys.argv[0]).stem == "convnext-ablation" and sys.argv[0] in sys.orig_argv
-    modules = {("-m", f"convnext_ablation.cli.{name}") for name in ("main", "launch")}
-    return as_script or not modules.isdisjoint(pairwise(sys.orig_argv))
+    """Whether this process itself, not the one that spawned it, was started as our command or script."""
+    script, checkout = Path(sys.argv[0]), Path(__file__).resolve().parents[1]
+    scripts = (checkout / "train.py", checkout / "validate.py")  # timm's have the same names
+    is_script = script.stem == "convnext-ablation" or script.resolve() in scripts
+    modules = {("-m", f"convnext_ablation.{name}") for name in ("cli.main", "cli.launch", "stock")}
+    return (is_script and sys.argv[0] in sys.orig_argv) or not modules.isdisjoint(pairwise(sys.orig_argv))
 
 
-# The command itself imports the networks for those of its subcommands that need them: torch takes seconds to
-# import, which `--help` and `study status` shouldn't cost.
+# Commands import the networks themselves if they need them: torch takes seconds to import, which `--help` and
+# `study status` shouldn't cost.
 if not _is_command_line():
     register_networks()

@@ -90,6 +90,23 @@ def remove_empty_cache() -> bool:
     return is_torchs
 
 
+def default_device() -> str:
+    """``cuda`` if there is a GPU that torch can use, else ``cpu``."""
+    import torch  # takes a second, and all else here does without
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def is_first_process() -> bool:
+    """Whether this is the first process of a run, or its only one, before any has joined the others.
+
+    timm reads the same variables, which torchrun, srun and mpirun set.
+    """
+    size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
+    ranks = (os.environ.get(name) for name in ("RANK", "PMI_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
+    return size == "1" or next(filter(None, ranks), "0") == "0"
+
+
 def processor_name() -> str:
     """The processor's name, if the system has it."""
     cpuinfo = Path("/proc/cpuinfo")

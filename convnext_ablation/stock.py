@@ -19,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import timm
+from convnext_ablation import register_networks
 
 MODULE = "convnext_ablation.stock"  # __name__ is "__main__"
 USAGE = "usage: python -m convnext_ablation.stock SCRIPT ARGS..."
@@ -37,9 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not script.is_file():
         print(f"{MODULE}: error: {script}: no such script; to get timm's: {clone_command()}", file=sys.stderr)
         return 2
+    timm = _timm()
     if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes is enough
-        _say_which_timm(script)
-    sys.path[:] = search_path(sys.path, script, Path(timm.__file__).parents[1])
+        _say_which_timm(script, timm)
+    register_networks()
+    sys.path[:] = search_path(sys.path, script, timm.parent)
     sys.argv[:] = argv
     os.environ[_SCRIPT] = str(script.resolve())
     module = ModuleType("__main__")
@@ -50,9 +52,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _say_which_timm(script: Path) -> None:
-    used, beside = Path(timm.__file__).parent, _version_beside(script.parent)
-    line = f"{MODULE}: {script.name} runs with timm {timm.__version__} ({used})"
+def _timm() -> Path:
+    """The folder of timm, which takes seconds to import."""
+    spec = importlib.util.find_spec("timm")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("timm is missing; pip install timm", name="timm")
+    return Path(spec.origin).parent
+
+
+def _say_which_timm(script: Path, used: Path) -> None:
+    beside = _version_beside(script.parent)
+    line = f"{MODULE}: {script.name} runs with timm {_version_beside(used.parent)} ({used})"
     if beside and used.resolve() != (script.parent / "timm").resolve():
         line += f", not with the timm {beside} beside it"
     print(line, file=sys.stderr, flush=True)
@@ -79,8 +89,11 @@ def _execute(script: Path, namespace: dict[str, Any]) -> None:
 
 def clone_command() -> str:
     """The git command that fetches the scripts of the installed timm."""
-    repository = "https://github.com/huggingface/pytorch-image-models"
-    return f"git clone --depth 1 --branch v{timm.__version__} {repository} timm-{timm.__version__}"
+    repository, version = (
+        "https://github.com/huggingface/pytorch-image-models",
+        _version_beside(_timm().parent),
+    )
+    return f"git clone --depth 1 --branch v{version} {repository} timm-{version}"
 
 
 def _version_beside(folder: Path) -> str | None:

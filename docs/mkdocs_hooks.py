@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 from convnext_ablation.cli import main as command_line
-from convnext_ablation.cli import train, validate
 
 FOLDERS = ("docs", "results", "benchmarks", "tests", "convnext_ablation")
 SUFFIXES = {".md", ".py", ".svg", ".pdf", ".csv", ".tex", ".txt", ".html", ".yaml"}
@@ -37,14 +36,12 @@ def _commands() -> Iterator[str]:
     yield "# Commands\n\nWhat `--help` prints of each.\n"
     for name, what in command_line.COMMANDS.items():
         for command in [f"{name} {part}" for part in what] if isinstance(what, Mapping) else [name]:
-            yield _help(f"convnext-ablation {command}", command_line.main, command.split())
-    for script in (train, validate):
-        yield _help(f"{script.__name__.rpartition('.')[2]}.py", script.main, [])
+            yield _help(command)
 
 
-def _help(title: str, main: Callable[[list[str]], int], argv: list[str]) -> str:
+def _help(command: str) -> str:
     os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}  # of argparse
     said = io.StringIO()
     with redirect_stdout(said), suppress(SystemExit):
-        main([*argv, "--help"])
-    return f"## {title}\n\n```text\n{said.getvalue().rstrip()}\n```\n"
+        command_line.main([*command.split(), "--help"])
+    return f"## convnext-ablation {command}\n\n```text\n{said.getvalue().rstrip()}\n```\n"

@@ -33,7 +33,8 @@ from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.history import BEST, Epoch
 from convnext_ablation.training.network import create_network
 from convnext_ablation.training.parts import Parts
-from convnext_ablation.training.validation import Validation, ValidationArguments
+from convnext_ablation.training.trained_arguments import ValidationArguments
+from convnext_ablation.training.validation import Validation
 
 IMAGES = torch.linspace(-1, 1, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64)
 CLASSES = 3

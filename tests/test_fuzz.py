@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from convnext_ablation.cli.main import main
+from convnext_ablation.cli import asked
+from convnext_ablation.cli.main import main, parsed
 from convnext_ablation.cli.train import guarded
 from convnext_ablation.data.archives import open_source
 from convnext_ablation.data.folder import Record, read_manifest, write_manifest
@@ -26,8 +27,7 @@ from convnext_ablation.study.designs.yaml_design import read_design
 from convnext_ablation.study.experiment_file import _read as read_experiment
 from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.checks import dry_run
-from convnext_ablation.training.settings import parse_arguments
-from convnext_ablation.training.validation import VALIDATION_ARGUMENTS, ValidationArguments
+from convnext_ablation.training.trained_arguments import VALIDATION_ARGUMENTS, ValidationArguments
 
 RECIPE = (resources.files("convnext_ablation") / "recipes" / "fashion_mnist.yaml").read_bytes()
 EXPERIMENT = (resources.files("convnext_ablation") / "experiments" / "mini.yaml").read_bytes()
@@ -97,7 +97,7 @@ def nothing_outside(tmp_path, monkeypatch):
 @example([("model_kwargs", ["a=" + "[" * 300])])
 def test_arguments_of_train(given_values):
     words = [word for name, values in given_values for word in ("--" + name.replace("_", "-"), *values)]
-    reads(lambda: parse_arguments(words))
+    reads(lambda: asked.train(parsed(words, "train.py")))
 
 
 @fuzz(200)
@@ -118,7 +118,7 @@ TRIED = sorted(set(ARGUMENTS) - {"torchcompile", "torchcompile_mode", "model", "
 @example("opt_kwargs", ["x=1"])
 def test_arguments_that_timm_tries(name, values):
     words = [*SMALL, "--" + name.replace("_", "-"), *values]
-    reads(lambda: dry_run(parse_arguments(words)))
+    reads(lambda: dry_run(asked.train(parsed(words, "train.py"))))
 
 
 CONFIG = {
@@ -147,7 +147,7 @@ def test_recipes(tmp_path, content):
     path = tmp_path / "input" / "a.yaml"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    reads(lambda: parse_arguments(["-c", str(path)]))
+    reads(lambda: asked.train(parsed(["-c", str(path)], "train.py")))
 
 
 DESIGN = b"""networks:

@@ -51,9 +51,7 @@ def plan(tmp_path, monkeypatch, capsys):
     (tmp_path / "birds.yaml").write_text(EXPERIMENT)
 
     def call(*words, experiment=("birds.yaml",)):
-        arguments = ["study", "plan", *experiment, *words]
-        monkeypatch.setattr("sys.argv", ["convnext-ablation", *arguments])
-        code = cli.main(arguments)
+        code = cli.main(["study", "plan", *experiment, *words])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

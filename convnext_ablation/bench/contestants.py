@@ -27,7 +27,7 @@ from convnext_ablation.bench.arguments import (
 from convnext_ablation.bench.roofline import kernels, peaks_of
 from convnext_ablation.errors import UserError, first_line
 from convnext_ablation.inference import optimize_for_inference
-from convnext_ablation.machine import compile_network
+from convnext_ablation.machine import compile_network, default_device
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.timing import Times, interleaved
 from convnext_ablation.training.distributed import check_device
@@ -91,7 +91,7 @@ def configurations(asked: BenchArguments) -> list[Configuration]:
     Raises:
         UserError: They ask for what can't be measured.
     """
-    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = asked.device or default_device()
     check_device(device)
     asked = replace(asked, device=device)
     return [

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 
 from convnext_ablation.bench import contestants
-from convnext_ablation.bench.arguments import OPTIONS, BenchArguments
 from convnext_ablation.bench.contestants import configurations
 from convnext_ablation.bench.roofline import checked_cost
 from convnext_ablation.bench.rows import COLUMNS, machine_of, page, read_rows, rows_of, screen
 from convnext_ablation.console import Progress
-from convnext_ablation.dataclass_options import given_options
 from convnext_ablation.files import locked, write_csv, write_text
 
 CSV, PAGE = "bench.csv", "bench.md"
@@ -23,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: What is asked for can't be measured here.
     """
-    asked = configurations(BenchArguments(models=tuple(args.models), **given_options(args, OPTIONS)))
+    asked = configurations(args.asked)
     networks = sorted({(one.model, each.img_size) for each in asked for one in each.contestants})
     costs = {network: checked_cost(*network) for network in networks}
     machine = machine_of(asked[0].device)

@@ -15,6 +15,7 @@ from convnext_ablation.study.experiment_file import experiment_names
 from convnext_ablation.training.settings import recipe_names
 
 _NAMES: Mapping[str, Iterable[str]] = {  # by destination of an argument; files are completed besides
+    "config": recipe_names(),
     "data": BUILT_IN,
     "design": DESIGNS,
     "experiment": experiment_names(),

@@ -9,9 +9,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.errors import UserError
 from convnext_ablation.files import written_whole
-from convnext_ablation.models import zoo
 from convnext_ablation.models.checkpoint_files import checkpoint_hash, read_checkpoint
 from convnext_ablation.models.convert import loaded
 from convnext_ablation.models.cost import count_parameters
@@ -25,8 +24,6 @@ def run(args: argparse.Namespace) -> None:
         UserError: The checkpoint can't be read safely or isn't the model's, or the output exists.
     """
     output: Path = args.output
-    if args.model not in zoo.model_names():
-        raise unknown_name("model", args.model, zoo.model_names())
     if output.suffix != ".safetensors" or not output.parent.is_dir():
         raise UserError(f"{output}: only .safetensors is written, to a folder that exists")
     if output.exists() and not args.force:

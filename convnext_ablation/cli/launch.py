@@ -11,6 +11,13 @@ from collections.abc import Sequence
 from convnext_ablation.errors import UserError, exit_code_of
 
 PROGRAM = "distributed_train.sh"
+HELP = f"""usage: ./{PROGRAM} N [arguments of train.py]
+
+Trains with N processes of this machine, by torchrun, one a GPU. `python train.py --help` lists the arguments.
+
+examples:
+  ./{PROGRAM} 2 data/cub -c cub200_224 --model model_iv
+  ./{PROGRAM} 2 data/cub -c cub200_224 --model model_iv --device cpu --experiment iv --resume auto"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +26,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _launch(processes: str = "", script: str = "", *arguments: str) -> int:
+    if processes in ("-h", "--help"):
+        print(HELP)
+        return 0
     if not (processes.isascii() and processes.isdigit() and int(processes)):
         raise UserError(f"{processes!r} is no number of processes; write {PROGRAM} N [arguments of train.py]")
+    print(f"{PROGRAM}: loading PyTorch ...", file=sys.stderr, flush=True)
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun

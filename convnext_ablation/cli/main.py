@@ -6,31 +6,39 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import convnext_ablation
-from convnext_ablation.cli import parsers
+from convnext_ablation.cli import asked, load_networks, parsers
 from convnext_ablation.dataclass_options import Parser
 from convnext_ablation.errors import KEPT, UserError, exit_code_of
-from convnext_ablation.machine import remove_empty_cache
+from convnext_ablation.machine import is_first_process, remove_empty_cache
+from convnext_ablation.training import trained_arguments
+from convnext_ablation.training.settings import TIMM_ONLY, WITHOUT_EFFECT, timm_only
 from convnext_ablation.version import __version__
+
+PROGRAM = "convnext-ablation"
 
 
 class Command(NamedTuple):
-    """A command: what it does, its arguments, examples, and whether it needs torch, and resumes."""
+    """A command.
 
-    summary: str
+    Attributes:
+        add: Adds its arguments to a parser; its docstring is what the command does.
+        examples: Command lines, without the program.
+        asked: Checks them as far as that takes no torch, and may make of them what the command takes.
+        networks: Whether it needs torch.
+        resumes: Whether it resumes, if it is interrupted and given again.
+        timms: Arguments that only timm's script of its name takes.
+    """
+
     add: Callable[[argparse.ArgumentParser], None]
     examples: Sequence[str]
+    asked: Callable[[argparse.Namespace], Any] = lambda _: None
     networks: bool = True
-    resumes: bool = False  # if it is interrupted and given again
-
-    @property
-    def epilog(self) -> str:
-        """What `--help` ends with."""
-        return "examples:\n" + "\n".join(f"  convnext-ablation {example}" for example in self.examples)
+    resumes: bool = False
+    timms: Collection[str] = ()
 
 
 # A command's module has its name and is imported when the command is used, since some need the extra `study`.
@@ -38,70 +46,83 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "study": {
         "run": Command(
-            "train a design's networks and measure each component's effect on accuracy",
             parsers.add_study_run,
             (
                 "study --data typefaces --output runs/typefaces",
                 "study mini --seeds 0 1 2 --output runs/mini",
             ),
+            asked.study_run,
             resumes=True,
         ),
         "plan": Command(
-            "estimate a study's cost and the effects it could detect",
             parsers.add_study_plan,
             (
                 "study plan --data typefaces --design stages --seeds 0 1 2",
                 "study plan fgvc_11785 --seconds-per-image 0.001",
             ),
+            asked.study_plan,
         ),
         "status": Command(
-            "show how far a study is",
             parsers.add_study_status,
             ("study status runs/typefaces", "study status runs/mini"),
             networks=False,
         ),
         "report": Command(
-            "write a study's report again",
             parsers.add_study_report,
             ("study report runs/typefaces", "study report runs/typefaces --resolve 0.5"),
+            asked.study_report,
         ),
     },
+    "train": Command(
+        parsers.add_train,
+        (
+            "train data/cub -c cub200_224 --model model_iv",
+            "train data/cub --model model_iii --device cpu --epochs 10",
+        ),
+        asked.train,
+        timms=(*TIMM_ONLY, *WITHOUT_EFFECT),
+    ),
+    "validate": Command(
+        parsers.add_validate,
+        (
+            "validate data/cub --split test --checkpoint runs/iv",
+            "validate data/imagenet --model model_v --pretrained",
+        ),
+        asked.validate,
+        timms=trained_arguments.TIMM_ONLY,
+    ),
     "predict": Command(
-        "give the classes of pictures without labels",
         parsers.add_predict,
         (
             "predict photos --checkpoint runs/mine",
             "predict photos.zip --model model_v --pretrained --topk 5",
         ),
+        asked.predict,
     ),
     "prepare": Command(
-        "write a data set as an image folder",
         parsers.add_prepare,
         ("prepare typefaces data/typefaces", "prepare cub200 data/cub --archives downloads --download"),
         networks=False,
         resumes=True,
     ),
     "data-report": Command(
-        "find duplicates, leaks and broken images in a data set",
         parsers.add_data_report,
         ("data-report data/cub", "data-report data/cub --against data/imagenet"),
         networks=False,
         resumes=True,
     ),
     "models": Command(
-        "list the networks, their cost and their weights",
         parsers.add_models,
         ("models 'roadmap_*' --size 112", "models model_v --weights"),
         networks=False,
     ),
     "bench": Command(
-        "measure how fast networks are on this machine",
         parsers.add_bench,
         ("bench model_i model_v", "bench model_v resnet50 --mode training --dtype bfloat16"),
+        asked.bench,
         resumes=True,
     ),
     "publish": Command(
-        "release a finished run",
         parsers.add_publish,
         (
             "publish output/train/mine --to ./release --dry-run",
@@ -109,7 +130,6 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
         ),
     ),
     "verify": Command(
-        "recompute the reported accuracy of a release",
         parsers.add_verify,
         (
             "verify ./release --data data/cub",
@@ -117,7 +137,6 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
         ),
     ),
     "convert": Command(
-        "convert another project's checkpoint to safetensors",
         parsers.add_convert,
         (
             "convert checkpoint.pth out.safetensors --model model_iii",
@@ -125,7 +144,6 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
         ),
     ),
     "recipes": Command(
-        "list recipes and experiments, print one, or locate its file",
         parsers.add_recipes,
         ("recipes cub200_224", "recipes cub200_224 --path"),
         networks=False,
@@ -133,20 +151,25 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line `argv`, that of the process if None; returns the exit code."""
-    return exit_code_of("convnext-ablation", lambda: _run(argv))
+def main(argv: Sequence[str] | None = None, script: str = "") -> int:
+    """Runs a command line, that of the process if None; returns the exit code.
+
+    Args:
+        argv: Its words.
+        script: The script whose command line it is, ``train.py`` or ``validate.py``, if any.
+    """
+    return exit_code_of(script or PROGRAM, lambda: _run(sys.argv[1:] if argv is None else argv, script))
 
 
-def _run(argv: Sequence[str] | None) -> None:
+def _run(argv: Sequence[str], script: str) -> int | None:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next
         _complete()
-    argv = _with_default_command(sys.argv[1:] if argv is None else list(argv))
     try:
-        args, unknown = _parser(argv).parse_known_args(argv)
-        if unknown:
-            raise args.parser.unknown_argument(unknown[0])
-        _run_to_the_end(args)
+        return _run_to_the_end(parsed(argv, script))
+    except UserError:
+        if is_first_process():
+            raise
+        return 2  # that one says what is wrong
     finally:
         remove_empty_cache()
 
@@ -161,65 +184,89 @@ def _complete() -> None:
     completion.complete(_parser(words))
 
 
-def _run_to_the_end(args: argparse.Namespace) -> None:
+def _run_to_the_end(args: argparse.Namespace) -> int | None:
     try:
-        _imported(args.module, args.command.networks).run(args)
+        with _missing_package_named():
+            args.asked = args.command.asked(args)
+            if args.command.networks:
+                load_networks(args.parser.prog)
+            module = importlib.import_module(f"convnext_ablation.cli.{args.module}")
+        code: int | None = module.run(args)
+        return code
     except KeyboardInterrupt as error:
         if args.command.resumes:
             error.args += (KEPT,)
         raise
 
 
-def _with_default_command(argv: list[str]) -> list[str]:
+def parsed(argv: Sequence[str], script: str = "") -> argparse.Namespace:
+    """Parses a command line.
+
+    Returns:
+        The values of arguments, and beside them the `command` itself, its `parser`, its `module`, the name of
+        the `program`, and the `words` that were typed.
+    """
+    words = [script.removesuffix(".py"), *argv] if script else _with_default_command(argv)
+    args, unknown = _parser(words, script).parse_known_args(words)
+    if unknown:
+        name = unknown[0].partition("=")[0].removeprefix("--").replace("-", "_")
+        if name in args.command.timms:
+            raise timm_only(name, "command line", f"{args.module}.py")
+        raise args.parser.unknown_argument(unknown[0])
+    args.words = list(argv)
+    return args
+
+
+def _with_default_command(argv: Sequence[str]) -> list[str]:
     """Inserts a group's first command where none of them is named: ``study --data X`` is ``study run``."""
     group = COMMANDS.get(argv[0]) if argv else None
     if isinstance(group, Mapping) and (len(argv) < 2 or argv[1] not in group):
         return [argv[0], next(iter(group)), *argv[1:]]
-    return argv
+    return list(argv)
 
 
-def _parser(argv: Sequence[str]) -> Parser:
-    """Makes the parser of all commands, with the arguments of the one that a command line names."""
-    parser = Parser(
-        prog="convnext-ablation", description="From ResNet-50 to ConvNeXt-T, one component at a time."
-    )
+def _parser(words: Sequence[str], script: str = "") -> Parser:
+    """Makes the parser of all commands, with the arguments of the one that is named, or is a script's."""
+    parser = Parser(prog=PROGRAM, description="From ResNet-50 to ConvNeXt-T, one component at a time.")
     parser.add_argument("--version", action="version", version=__version__)
-    _add_commands(parser, COMMANDS, argv, "convnext_ablation.cli.")
+    parser.set_defaults(program=script or PROGRAM, words=words)
+    _add_commands(parser, COMMANDS, words, script)
     return parser
 
 
 def _add_commands(
     parser: argparse.ArgumentParser,
     known: Mapping[str, Any],
-    argv: Sequence[str],
-    module: str,
-    default: str | None = None,
+    words: Sequence[str],
+    script: str,
+    group: str = "",
 ) -> None:
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands, default = parser.add_subparsers(metavar="COMMAND", required=True), next(iter(known))
     for name, what in known.items():
-        group = what if isinstance(what, Mapping) else None
-        first: Command = next(iter(group.values())) if group else what
-        command = commands.add_parser(name, help=first.summary, description=first.summary)
-        module_name = module + name.replace("-", "_")
-        if argv[:1] != [name]:
+        one: Command = what if isinstance(what, Command) else next(iter(what.values()))
+        command = commands.add_parser(name, help=one.add.__doc__, description=one.add.__doc__)
+        if words[:1] != [name]:
             continue
-        if group:
-            _add_commands(command, group, argv[1:], module_name + "_", next(iter(group)))
+        if one is not what:
+            _add_commands(command, what, words[1:], script, f"{name}_")
             continue
-        command.set_defaults(parser=command, command=what, module=module_name)
-        command.epilog = what.epilog
-        what.add(command)
-        if name == default:
+        examples = [f"{PROGRAM} {example}" for example in one.examples]
+        if script:
+            command.prog = script
+            examples = [f"python {script} {example.partition(' ')[2]}" for example in one.examples]
+        command.epilog = "\n  ".join(["examples:", *examples])
+        command.set_defaults(parser=command, command=one, module=group + name.replace("-", "_"))
+        one.add(command)
+        if group and name == default:
             command.prog = parser.prog  # without the name that users leave out
             others = ", ".join(other for other in known if other != default)
             command.epilog += f"\n\nsee also: {parser.prog} {{{others}}}"
 
 
-def _imported(module_name: str, networks: bool) -> ModuleType:
+@contextmanager
+def _missing_package_named() -> Iterator[None]:
     try:
-        if networks:
-            convnext_ablation.register_networks()
-        return importlib.import_module(module_name)
+        yield
     except ImportError as error:
         if error.name is None or error.name.startswith("convnext_ablation"):
             raise

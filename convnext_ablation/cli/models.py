@@ -7,6 +7,7 @@ import os
 from fnmatch import fnmatchcase
 from typing import Any
 
+from convnext_ablation.cli import load_networks
 from convnext_ablation.console import table
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.components import FAMILIES, FREE, NETWORKS, STAGES, TIMM_NAMES
@@ -67,15 +68,15 @@ def _weights_row(name: str, cfg: Any) -> tuple[str, ...]:
 
 def _known_weights(name: str) -> dict[str, Any]:
     """Timm's `PretrainedCfg` by name: public ones, its default first, then those in one's own folder."""
+    load_networks("convnext-ablation models")
     from timm.models import get_arch_pretrained_cfgs
-
-    from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 
     public = {key: cfg for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights}
     return {**public, **_own_weights(name)}
 
 
 def _own_weights(name: str) -> dict[str, Any]:
+    load_networks("convnext-ablation models")
     from timm.models import PretrainedCfg
 
     from convnext_ablation.weights import place_from_environment

@@ -1,38 +1,64 @@
-"""What each command takes; without torch, except of `predict`, so `--help` and typing errors are instant."""
+"""What each command takes; without torch, so `--help` and typing errors are instant."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from convnext_ablation.bench.arguments import OPTIONS
 from convnext_ablation.data.prepare import BUILT_IN, DATASETS
-from convnext_ablation.dataclass_options import add_options, options_of
+from convnext_ablation.dataclass_options import Option, add_options, options_of
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.models.components import NETWORKS
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS
 from convnext_ablation.study.experiment_file import PHASE_KEYS, experiment_names
+from convnext_ablation.study.stats import ACCURACY, SEED_SD
+from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.settings import SHORT_FORMS, recipe_names
+from convnext_ablation.training.trained_arguments import PREDICTION_ARGUMENTS, VALIDATION_ARGUMENTS
 
 _FILES = (".yaml", ".yml")
 
 
-def _one_of(kind: str, names: Collection[str], also: Collection[str] = ()) -> Callable[[str], str]:
+def _one_of(
+    kind: str, names: Collection[str], also: Collection[str] = (), or_file: bool = True
+) -> Callable[[str], str]:
     """Makes a check for a name, or a YAML file; the nearest of `also` is suggested, too."""
 
     def checked(text: str) -> str:
-        if (
-            text and text not in names and not text.endswith(_FILES)
-        ):  # the command says what an empty one lacks
+        # the command says what an empty name lacks
+        if text and text not in names and not (or_file and text.endswith(_FILES)):
             raise argparse.ArgumentTypeError(str(unknown_name(kind, text, [*names, *also])))
         return text
 
     return checked
 
 
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Train a network as timm's train.py does, resumable and evaluated exactly."""
+    _add_script(parser, ARGUMENTS)
+    text = "YAML file of arguments, or one of the recipes that `convnext-ablation recipes` lists"
+    parser.add_argument("-c", "--config", metavar="FILE|NAME", help=text)
+    text = "start from random weights, whatever the recipe says of pretrained ones"
+    parser.add_argument("--from-scratch", action="store_true", help=text)
+
+
+def add_validate(parser: argparse.ArgumentParser) -> None:
+    """Evaluate weights as timm's validate.py does, each image exactly once."""
+    _add_script(parser, VALIDATION_ARGUMENTS)
+
+
+def _add_script(parser: argparse.ArgumentParser, options: Mapping[str, Option]) -> None:
+    parser.allow_abbrev = False  # timm's have names that begin with others
+    parser.usage = "%(prog)s [DIR] [options]"
+    parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
+    add_options(parser, options, SHORT_FORMS, alone={"torchcompile": "inductor"})
+
+
 def add_study_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `study`."""
+    """Train a design's networks and measure each component's effect on accuracy."""
     parser.usage = "%(prog)s [EXPERIMENT] [--data NAME] --output FOLDER ..."
     _add_plan(parser)
     engine = parser.add_argument_group("who does the runs")
@@ -47,7 +73,7 @@ def add_study_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_study_plan(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `study plan`: those of `study`, and what to assume."""
+    """Estimate a study's cost and the effects it could detect."""
     parser.usage = "%(prog)s [EXPERIMENT] [--data NAME] ..."
     _add_plan(parser, "cpu, or cuda with --seconds-per-image")
     add_plan_only(parser)
@@ -56,8 +82,6 @@ def add_study_plan(parser: argparse.ArgumentParser) -> None:
 
 def add_plan_only(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that `study plan` alone takes."""
-    from convnext_ablation.study.stats.variance import ACCURACY, SEED_SD  # imports scipy
-
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # each may name its phase
     group = parser.add_argument_group("timing")
     group.add_argument("--no-timing", action="store_true", help="leave out the cost: a minute a phase")
@@ -78,14 +102,14 @@ def add_plan_only(parser: argparse.ArgumentParser) -> None:
 
 
 def add_study_status(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `study status`."""
+    """Show how far a study is."""
     parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
     codes = "exit code: 0 all runs are done, 1 some have failed, 3 work is left, 2 an error"
     parser.epilog = f"{codes}\n\n{parser.epilog}"
 
 
 def add_study_report(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `study report`."""
+    """Write a study's report again."""
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY", help="the folder of the study or experiment")
     where = "folder to write to (default: STUDY/report, of another design STUDY/report-NAME)"
@@ -121,13 +145,19 @@ def _add_resolve(parser: Any) -> None:
     parser.add_argument("--resolve", type=_effect, default=1.0, metavar="POINTS", help=what)
 
 
+def _experiment(text: str) -> str:
+    if text in BUILT_IN:
+        raise argparse.ArgumentTypeError(f"{text!r} is a data set; give it with --data")
+    return _one_of("experiment or command", experiment_names(), ("plan", "status", "report"))(text)
+
+
 def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
     """Adds the arguments that `plan_phases` reads."""
     parser.add_argument(
         "experiment",
         nargs="?",
         metavar="EXPERIMENT",
-        type=_one_of("experiment or command", experiment_names(), ("plan", "status", "report")),
+        type=_experiment,
         help=f"an experiment of several phases: {', '.join(experiment_names())}, or a YAML file",
     )
     networks = parser.add_argument_group("what to compare, and on what")
@@ -199,7 +229,7 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
 
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `prepare`: a sub-command for every data set, and ``--verify``."""
+    """Write a data set as an image folder."""
     verify = "only compare a prepared folder with its manifest"
     parser.add_argument("--verify", metavar="OUT", type=Path, help=verify)
     commands = parser.add_subparsers(dest="dataset", metavar="DATASET")
@@ -221,7 +251,7 @@ def add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def add_data_report(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `data-report`."""
+    """Find duplicates, leaks and broken images in a data set."""
     add = parser.add_argument
     add("folder", metavar="OUT", type=Path, help="prepared or own folder, [<split>/]<class>/<image>")
     against = "folder of the pre-training set, train/<wnid>/<image>"
@@ -233,7 +263,7 @@ def add_data_report(parser: argparse.ArgumentParser) -> None:
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `models`."""
+    """List the networks, their cost and their weights."""
     add = parser.add_argument
     add("pattern", nargs="?", default="*", metavar="PATTERN", help="models to list (default: all)")
     size = "side of the images in pixels that GMACs are for (default: %(default)s)"
@@ -242,7 +272,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
 
 
 def add_bench(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `bench`."""
+    """Measure how fast networks are on this machine."""
     parser.usage = "%(prog)s MODEL [MODEL ...] [options]"
     parser.epilog = f"What is in FOLDER already isn't measured again.\n\n{parser.epilog}"
     parser.add_argument("models", nargs="+", metavar="MODEL", help="any of our networks, and any of timm's")
@@ -252,9 +282,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `predict`."""
-    from convnext_ablation.inference.prediction import PREDICTION_ARGUMENTS  # imports torch
-
+    """Give the classes of pictures without labels."""
     parser.usage = "%(prog)s INPUT [INPUT ...] [options]"
     text = "a folder, a zip or tar, a text file with a path a line, a picture, or a pattern in quotes"
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help=text)
@@ -262,7 +290,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `publish`."""
+    """Release a finished run."""
     add = parser.add_argument
     add("run_folder", metavar="RUN", type=Path, help="a run of train.py, or one in a study")
     add("--to", required=True, metavar="WHERE", help="NAMESPACE/NAME on the hub, or ./FOLDER; required")
@@ -275,7 +303,7 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `verify`."""
+    """Recompute the reported accuracy of a release."""
     add = parser.add_argument
     add("release", metavar="RELEASE", help="hf-hub:NAMESPACE/NAME[@REVISION], or a folder")
     add("--data", type=Path, required=True, metavar="FOLDER", help="the data of the figures; required")
@@ -285,25 +313,26 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     add("--device", default="", help="cuda, cpu, mps or xpu (default: cuda if there is a GPU)")
     size = "images at a time (default: %(default)s)"
     add("--batch-size", type=int, default=256, metavar="N", help=size)
-    workers = "processes that load images (default: one per core, at most 4)"
-    add("-j", "--workers", type=int, metavar="N", help=workers)
+    workers = "processes that load images (default: %(default)s)"
+    add("-j", "--workers", type=int, default=ARGUMENTS["workers"].default, metavar="N", help=workers)
     skip = "leave out up to so many images that can't be decoded, as the run did (default: %(default)s)"
     add("--skip-bad-images", type=int, default=0, metavar="N", help=skip)
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `convert`."""
+    """Convert another project's checkpoint to safetensors."""
     add = parser.add_argument
     what = "a file of torch or safetensors, or the .index.json of several"
     add("checkpoint", metavar="CHECKPOINT", type=Path, help=what)
     add("output", metavar="OUTPUT", type=Path, help="the .safetensors file to write")
-    add("--model", required=True, help="the model it was made with, e.g. model_iii; required")
+    model = "the model it was made with, e.g. model_iii; required"
+    add("--model", required=True, type=_one_of("model", NETWORKS, or_file=False), help=model)
     add("--ema", action="store_true", help="take the averaged weights, if it holds some")
     add("--force", action="store_true", help="overwrite the output")
 
 
 def add_recipes(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of `recipes`."""
+    """List recipes and experiments, print one, or locate its file."""
     text = "a recipe or experiment to print (default: list all)"
     parser.add_argument("name", nargs="?", metavar="NAME", help=text)
     parser.add_argument("--path", action="store_true", help="print where its file is, for timm's train.py")

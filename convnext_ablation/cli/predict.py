@@ -20,8 +20,9 @@ from convnext_ablation.data.unlabelled import Unlabelled, find_pictures
 from convnext_ablation.data.walk import skipped_lines
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv, write_text, written_whole
-from convnext_ablation.inference.prediction import Answers, Prediction, PredictionArguments
+from convnext_ablation.inference.prediction import Answers, Prediction
 from convnext_ablation.training.distributed import StopRequest, check_device, prepare_torch
+from convnext_ablation.training.trained_arguments import PredictionArguments
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
 _SHOWN = 10  # pictures whose classes are printed, if there are no more
@@ -35,8 +36,6 @@ def run(args: argparse.Namespace) -> None:
     """
     arguments = PredictionArguments.of(vars(args))
     inputs = [*args.inputs, *filter(None, [arguments.run.data_dir])]
-    if not inputs:
-        raise UserError("no pictures are given; name a folder, archive, list or picture")
     check_device(arguments.run.device)
     prepare_torch(torch.device(arguments.run.device))
     prediction = Prediction(arguments)
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> None:
         _write(file, form, columns)
     if len(pictures) <= _SHOWN:
         cells = ([_short(cell) for cell in column] for column in columns.values())
-        print(table(list(columns), zip(*cells, strict=True), words=range(len(columns))))
+        print(table(list(columns), zip(*cells, strict=True), words=range(len(columns)), fit=0))
     count = len(answers.unread)
     unread = f"; {count} of them can't be read, see the column error" if count else ""
     print(f"{', '.join(map(str, files))}: {counted(len(pictures), 'picture')}{unread}")

@@ -24,8 +24,9 @@ from convnext_ablation.study.forecast import (
     time_networks,
 )
 from convnext_ablation.study.setup import local_places, plan_phases
+from convnext_ablation.study.stats import ACCURACY, SEED_SD
 from convnext_ablation.study.stats.power import MOST_SEEDS, POWER
-from convnext_ablation.study.stats.variance import ACCURACY, SEED_SD, assumed_scatter
+from convnext_ablation.study.stats.variance import assumed_scatter
 from convnext_ablation.study.store import read_phases
 
 WIDTH = 80  # characters
@@ -36,9 +37,6 @@ def run(args: argparse.Namespace) -> None:
     seconds = _by_phase("--seconds-per-image", args.seconds_per_image)
     if any(not value > 0 for value in seconds.values()):
         raise UserError("--seconds-per-image: give a number above 0, such as 0.004")
-    if seconds and args.no_timing:
-        raise UserError("--no-timing and --seconds-per-image are both given; give one")
-    args.only_counts = bool(seconds) or args.no_timing
     further = " --device cuda" if seconds and args.device is None else ""
     args.device = args.device or ("cuda" if seconds else "cpu")
     phases = _planned(args, seconds)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,10 +20,11 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.report.across import SetResults
-from convnext_ablation.study.report.charts import draw_across, write_chart, write_charts
+from convnext_ablation.study.report.charts import draw_across, write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.experiment_findings import ExperimentReport, PhaseReport
 from convnext_ablation.study.report.experiment_tables import terminal_accuracies, write_experiment_tables
+from convnext_ablation.study.report.figures import write_chart
 from convnext_ablation.study.report.findings import RESOLVED, compare
 from convnext_ablation.study.report.html_page import write_experiment_page, write_page
 from convnext_ablation.study.report.tables import (
@@ -56,6 +56,7 @@ class Asked:
         groups: Of its components.
         exclude: By phase: a file of the test images to leave out, as `validate.py --exclude` takes it.
         size: That effects which aren't significant are judged against, a fraction.
+        command: The command line that asks for it.
     """
 
     output: Path | None = None
@@ -63,16 +64,17 @@ class Asked:
     groups: Mapping[str, Sequence[str]] | None = None
     exclude: Mapping[str, Path] = field(default_factory=dict)
     size: float = RESOLVED
+    command: str = ""
 
 
 def run(args: argparse.Namespace) -> None:
     """Writes the report."""
-    if args.groups and not args.design:
-        raise UserError("--groups: of which design? give --design")
     phases = read_phases(args.study)
     groups = parse_groups(args.groups) if args.groups else None
     exclude = _exclude(args.exclude, phases)
-    report(phases, args.study, Asked(args.output, args.design or "", groups, exclude, args.resolve / 100))
+    command = shlex.join(["convnext-ablation", *args.words])
+    asked = Asked(args.output, args.design or "", groups, exclude, args.resolve / 100, command)
+    report(phases, args.study, asked)
 
 
 def _exclude(words: Sequence[str], phases: Sequence[Study]) -> dict[str, Path]:
@@ -116,8 +118,7 @@ def _seen(study: Study, folder: Path, asked: Asked) -> tuple[Study, str]:
     if not asked.design:
         return study, ""
     part = seen_as(as_known(study, folder), folder, asked.design, asked.groups)
-    command = shlex.join(["convnext-ablation", *sys.argv[1:]])
-    return replace(part, command=f"{study.command}\n{command}"), origin_of(part, study, folder)
+    return replace(part, command=f"{study.command}\n{asked.command}"), origin_of(part, study, folder)
 
 
 def _name(study: Study, asked: Asked) -> str:

@@ -24,13 +24,6 @@ from convnext_ablation.study.tuning import TUNING_FILE, as_known, write_tuning
 def run(args: argparse.Namespace) -> None:
     """Does what is left of the study, prints its table and answer, and writes its report."""
     start = time.monotonic()
-    if not (args.experiment or args.phase or args.data):
-        raise UserError("name an experiment, or the data of a study with --data")
-    if args.output is None:
-        raise UserError("name the study's folder with --output")
-    for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
-        if value and args.engine != needed:
-            raise UserError(f"--{option}: is for --engine {needed}")
     asked = Asked(size=args.resolve / 100)
     phases = [study for study, _ in plan_phases(args)]
     phases = [replace(phase, published=fetch_published([phase])) for phase in phases]

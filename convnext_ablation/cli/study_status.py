@@ -16,7 +16,6 @@ from convnext_ablation.study.status import RunState, Survey, seconds_left, total
 from convnext_ablation.study.store import FAILURE, Failure, Holder, holder_of, read_phases
 
 SOME_FAILED, WORK_LEFT = 1, 3
-_EXIT_CODES = "exit code: 0 if all runs are done, 1 if some have failed, 3 if work is left, 2 for an error"
 
 
 def run(args: argparse.Namespace) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -13,30 +14,32 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from convnext_ablation.cli import main as command_line
 from convnext_ablation.errors import UserError, exit_code_of, in_one_line
 from convnext_ablation.files import check_path, locked
-from convnext_ablation.machine import remove_empty_cache
-from convnext_ablation.models import zoo  # noqa: F401  registers the networks
+from convnext_ablation.machine import is_first_process
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import Sample, look_at
 from convnext_ablation.training.distributed import (
     Processes,
     SharedError,
     StopRequest,
-    is_first_process,
     prepare_torch,
     start_processes,
 )
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.loop import StoppedError, Trainer
-from convnext_ablation.training.settings import parse_arguments
 
 _LOCK = ".train.lock"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `train.py`; returns 0, 2 for what the user can mend, or 128 + n when signal n asked to stop."""
-    return guarded("train.py", lambda: _train(parse_arguments(argv)))
+# what the script runs: 0, 2 for what the user can mend, or 128 + n when signal n asked to stop
+main = partial(command_line.main, script="train.py")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command, with the `TrainingArguments` that are asked for."""
+    return guarded(args.program, lambda: _train(args.asked))
 
 
 def guarded(program: str, work: Callable[[], int]) -> int:
@@ -46,7 +49,6 @@ def guarded(program: str, work: Callable[[], int]) -> int:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-        remove_empty_cache()
 
 
 def _told_once(program: str, work: Callable[[], int]) -> int:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from convnext_ablation.cli import main as command_line
 from convnext_ablation.cli.train import guarded
 from convnext_ablation.console import Progress, table
 from convnext_ablation.data.class_names import listed
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.inference import optimize_for_inference
-from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.study.report.classification_charts import write_classification_charts
 from convnext_ablation.training.classification import (
     BINS,
@@ -27,27 +28,21 @@ from convnext_ablation.training.classification import (
 )
 from convnext_ablation.training.distributed import prepare_torch, start_processes
 from convnext_ablation.training.predictions import Predictions
-from convnext_ablation.training.settings import read_command_line
 from convnext_ablation.training.splits import leave_out_broken
-from convnext_ablation.training.validation import (
-    TIMM_ONLY,
-    VALIDATION_ARGUMENTS,
-    Validation,
-    ValidationArguments,
-)
+from convnext_ablation.training.trained_arguments import ValidationArguments
+from convnext_ablation.training.validation import Validation
 
 _SHOWN = 3  # confusions that are printed
-_EVALUATES = "Evaluates weights as timm's validate.py does, each image exactly once."
+# what the script runs: 0, or 2 for what the user can mend
+main = partial(command_line.main, script="validate.py")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs `validate.py`; returns 0, or 2 for what the user can mend."""
-    return guarded("validate.py", lambda: _validate(argv))
+def run(args: argparse.Namespace) -> int:
+    """Runs the command, with the `ValidationArguments` that are asked for."""
+    return guarded(args.program, lambda: _validate(args.asked))
 
 
-def _validate(argv: Sequence[str] | None) -> int:
-    given = read_command_line("validate.py", _EVALUATES, VALIDATION_ARGUMENTS, TIMM_ONLY, argv)
-    arguments = ValidationArguments.of(given)
+def _validate(arguments: ValidationArguments) -> int:
     processes = start_processes(arguments.run.device)
     prepare_torch(processes.device)
     validation: Validation = processes.together(partial(Validation, arguments, processes))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-import torch
-
 from convnext_ablation.console import Progress
 from convnext_ablation.errors import UserError
 from convnext_ablation.hub.verify import claim_of, differences
-from convnext_ablation.machine import available_cores
+from convnext_ablation.machine import default_device
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.weights import read_release
 
@@ -26,9 +24,9 @@ def run(args: argparse.Namespace) -> None:
         model=release.architecture,
         num_classes=release.num_classes,
         in_chans=release.model_args.get("in_chans", 3),
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=args.device or default_device(),
         batch_size=args.batch_size,
-        workers=min(4, available_cores()) if args.workers is None else args.workers,
+        workers=args.workers,
         skip_bad_images=args.skip_bad_images,
     )
     with Progress("evaluating") as progress:

@@ -1,12 +1,11 @@
-"""The classes of pictures without labels: arguments and work of `convnext-ablation predict`."""
+"""The classes of pictures without labels: the work of `convnext-ablation predict`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,93 +17,24 @@ from torch import nn
 from convnext_ablation.console import printable
 from convnext_ablation.data.class_names import names_of, read_class_map
 from convnext_ablation.data.unlabelled import Unlabelled
-from convnext_ablation.dataclass_options import option, options_of
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.inference.optimize import optimize_for_inference
-from convnext_ablation.machine import available_cores, compile_network
-from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
+from convnext_ablation.machine import compile_network
+from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.images import EvaluatedImages, Images, UnreadableImageError
 from convnext_ablation.training.loaders import evaluation_loader, worker_errors
 from convnext_ablation.training.network import check_finite, create_precision, memory_format
 from convnext_ablation.training.trained import TrainedWeights
+from convnext_ablation.training.trained_arguments import PredictionArguments
 
-_model = partial(option, group="Model")
-_results = partial(option, group="Results")
-# of `train.py`, under the same names
-_SHARED = (
-    "data_dir", "model", "pretrained", "num_classes", "class_map", "img_size", "in_chans", "input_size",
-    "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last", "model_kwargs", "torchcompile",
-    "torchcompile_mode", "device", "amp", "amp_dtype", "model_dtype", "workers",
-)  # fmt: skip
-_ON_CPU, _ON_GPU = 32, 256  # images at a time
 _EXAMPLE = 4  # images that the fastest form is measured with on a CPU: 16 take four times as long
 # fewer images take less time than to find the network's fastest form, or to compile it
 _WORTH_MEASURING, _WORTH_COMPILING = 256, 20_000
 _READ, _UNREADABLE = 0, 1  # in the place of a label
 _BLANK = 64  # pixels of a side
 _MOST = 200  # characters of a reason
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictionArguments:
-    """Arguments of timm's `inference.py`, and a few of ours."""
-
-    run: TrainingArguments  # those that `train.py` has too
-    checkpoint: str = _model("", "weights: a file, the folder of a run or release, or hf-hub:NAME")
-    use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
-    crop_mode: Literal["squash", "border", "center"] | None = _model(None, "how images are cropped")
-    no_optimize: bool = _model(False, "take the network as it is, not its fastest exact form")
-    topk: int = _results(1, "classes to give for each image, the most probable first", "[1, 1000000]")
-    label_type: Literal["none", "name", "description", "detailed"] = _results(
-        "description", "what classes of ImageNet are called"
-    )
-    fullname: bool = _results(False, "give paths, not names, of files")
-    results_dir: str = _results("", "folder of the results, made if it isn't there")
-    results_file: str = _results("", "file of the results; from network and size if not given")
-    results_format: tuple[str, ...] | None = _results(
-        None, "their formats; by the file's ending if not given, or csv", choices=("csv", "json", "parquet")
-    )
-    force: bool = _results(False, "overwrite what is there")
-    batch_given: bool = False  # whether it was said how many images are taken at a time
-
-    def __post_init__(self) -> None:
-        """Checks types and values."""
-        for name, known in _OWN.items():
-            object.__setattr__(self, name, known.check(getattr(self, name)))
-        if not self.run.model and not self.checkpoint:
-            raise UserError("no network is given; name it with --model, or a --checkpoint")
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any]) -> PredictionArguments:
-        """Makes the arguments of those that were given, by name."""
-        values = {name: given.get(name, known.default) for name, known in PREDICTION_ARGUMENTS.items()}
-        own = {name: values.pop(name) for name in _OWN}
-        batch = values["batch_size"]
-        if batch is None:
-            values["batch_size"] = _ON_CPU if values["device"].startswith("cpu") else _ON_GPU
-        return cls(run=TrainingArguments(**values), batch_given=batch is not None, **own)
-
-
-_OWN = options_of(PredictionArguments)
-PREDICTION_ARGUMENTS = {name: ARGUMENTS[name] for name in _SHARED} | _OWN
-_CHANGED: Mapping[str, Mapping[str, Any]] = {
-    "data_dir": {"help": "the same as an INPUT"},
-    "model": {"default": "", "help": "name of the network; by default the checkpoint's"},
-    "pretrained": {"help": "take the pretrained weights of the name, as is done without a checkpoint"},
-    "num_classes": {"help": "classes of the network; by default the checkpoint's"},
-    "class_map": {"help": "file that maps names of classes to numbers; by default the checkpoint's"},
-    "batch_size": {
-        "default": None,
-        "optional": True,
-        "help": "images at a time; by default as fits the device",
-    },
-    "device": {"default": "cuda" if torch.cuda.is_available() else "cpu", "help": "device: cuda, cpu"},
-    "workers": {"default": min(4, available_cores()), "help": "processes that load pictures"},
-}
-for _name, _changes in _CHANGED.items():
-    PREDICTION_ARGUMENTS[_name] = PREDICTION_ARGUMENTS[_name]._replace(**_changes)
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,19 @@ import torch
 
 from convnext_ablation import machine
 from convnext_ablation.data.folder import FolderSummary, check_folder
-from convnext_ablation.data.prepare import BUILT_IN, DATASETS, as_published, prepare
+from convnext_ablation.data.prepare import BUILT_IN, as_published, prepare
 from convnext_ablation.errors import UserError, unknown_name
+from convnext_ablation.study.asked import asked_phases, trains_elsewhere
 from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
 from convnext_ablation.study.experiment import (
     TEST_SPLIT,
-    TUNING_SEED,
     VALIDATION_SPLIT,
     Run,
     Study,
     splits_of,
 )
-from convnext_ablation.study.experiment_file import named, overridden, phases_of
+from convnext_ablation.study.experiment_file import named, overridden
 from convnext_ablation.study.external import check_arguments, find_script
 from convnext_ablation.study.pretrained import check_networks, check_published, find_weights, mixed_origins
 from convnext_ablation.study.tuning import learning_rates, parse_tuning
@@ -42,12 +42,10 @@ _GPU_WORKERS = 4  # timm's default; on a CPU, workers take cores from other runs
 def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
     """Makes an experiment's phases of a command line's arguments, having checked all that can be."""
     planned: dict[str, tuple[Study, FolderSummary]] = {}
-    phases = phases_of(args)
-    for phase in phases:  # what is quick to tell, of all of them
+    phases = asked_phases(args)
+    for phase in phases:
         with named(phase.phase):
-            _check_numbers(phase)
             _check_device(phase)
-            _check_data(phase)
     for phase in phases:
         with named(phase.phase):
             planned[phase.phase] = _plan_study(phase, planned[phase.start][0] if phase.start else None)
@@ -110,7 +108,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         tuning=tuning,
         weights=weights,
         script=script,
-        command=shlex.join(["convnext-ablation", *sys.argv[1:]]),
+        command=shlex.join(["convnext-ablation", *args.words]),
         processes=args.gpus_per_run,
         workers=_GPU_WORKERS * on_gpu if args.workers is None else args.workers,
         test_split=TEST_SPLIT if TEST_SPLIT in data.counts else VALIDATION_SPLIT,
@@ -253,22 +251,6 @@ def local_places(device: str, jobs: int | None, threads: int, each: int = 1) -> 
     return [{machine.VISIBLE_GPUS: group} for group in groups[:jobs]]
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
-    numbers = {"--threads": args.threads, "--jobs": args.jobs, "--gpus-per-run": args.gpus_per_run}
-    for option, number in numbers.items():
-        if number is not None and number < 1:
-            raise UserError(f"{option} is {number}; it must be at least 1")
-    if args.workers is not None and args.workers < 0:
-        raise UserError(f"--workers is {args.workers}; it must be at least 0")
-    for option, seeds in (("--seeds", args.seeds), ("--pretraining-seeds", args.pretraining_seeds)):
-        if len(set(seeds)) != len(seeds):
-            raise UserError(f"{option} {' '.join(map(str, seeds))}: a seed is given twice")
-    if args.from_scratch and args.init:
-        raise UserError("--from-scratch and --init are both given; give one")
-    if args.tune and TUNING_SEED in args.seeds:
-        raise UserError(f"--seeds {TUNING_SEED}: learning rates are chosen with this seed; leave it out")
-
-
 def _check_device(args: argparse.Namespace) -> None:
     if args.gpus_per_run > 1 and args.device not in ("cpu", "cuda"):
         raise UserError(f"--gpus-per-run {args.gpus_per_run}: --device is {args.device!r}; give cuda, or cpu")
@@ -276,15 +258,10 @@ def _check_device(args: argparse.Namespace) -> None:
         raise UserError(
             "--train-script: timm's script trains in one process on a CPU; leave out --gpus-per-run"
         )
-    if getattr(args, "engine", "local") == "local" and not _trains_elsewhere(args):
+    if getattr(args, "engine", "local") == "local" and not trains_elsewhere(args):
         check_device(args.device)
     elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
-
-
-def _trains_elsewhere(args: argparse.Namespace) -> bool:
-    """Whether nothing is trained or timed here: neither its device nor a published set need be here."""
-    return bool(getattr(args, "only_counts", False))
 
 
 def _check_images(args: argparse.Namespace, run: Run, data: FolderSummary, recipe_name: str) -> None:
@@ -329,20 +306,3 @@ def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingAr
             + ", for GPUs elsewhere --device cuda"
         )
     return str(precision)
-
-
-def _check_data(args: argparse.Namespace) -> None:
-    if args.data in BUILT_IN:
-        return
-    if not Path(args.data).exists():
-        if _trains_elsewhere(args) and as_published(args.data):
-            return
-        if args.data in DATASETS:
-            name_it = f"give --data {args.data_name}=OUT" if args.phase else "name that folder"
-            raise UserError(
-                f"--data {args.data}: make its folder first with `convnext-ablation prepare "
-                f"{args.data} OUT`, and {name_it}"
-            )
-        raise unknown_name("data set or folder", args.data, BUILT_IN)
-    if not args.recipe:
-        raise UserError(f"--data {args.data}: a folder of your own needs --recipe NAME or --recipe FILE.yaml")

@@ -111,11 +111,6 @@ def check_device(device: str) -> None:
         raise UserError(f"process {local_rank} of this machine has no GPU: there are {count}; start {count}")
 
 
-def is_first_process() -> bool:
-    """Whether this is the first process of the run, before any has joined the others."""
-    return not is_distributed_env() or world_info_from_env()[1] == 0
-
-
 def prepare_torch(device: torch.device) -> None:
     """Sets what timm's script sets on a GPU; on a CPU, makes equal runs give equal bits.
 

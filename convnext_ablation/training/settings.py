@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from convnext_ablation.dataclass_options import Option, Parser, add_options
-from convnext_ablation.errors import UserError, in_one_line, unknown_name
+from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.yaml_files import read_yaml
 
@@ -36,15 +34,13 @@ WITHOUT_EFFECT = (
 SHORT_FORMS = {
     "batch_size": "-b", "validation_batch_size": "-vb", "workers": "-j", "decay_rate": "--dr", "model": "-m",
 }  # fmt: skip
-_TRAINS = "Trains a network as timm's train.py does, exactly resumable and exactly evaluated."
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
-    """Reads the command line of `train.py`, that of the process if None."""
-    given = read_command_line("train.py", _TRAINS, ARGUMENTS, (*TIMM_ONLY, *WITHOUT_EFFECT), argv)
-    config, from_scratch = given.pop("config", None), given.pop("from_scratch", False)
+def arguments_of(found: Mapping[str, Any]) -> TrainingArguments:
+    """Makes the arguments of what the parser of `train.py` found: a recipe's values, and others instead."""
+    given, config = given_values(found, ARGUMENTS), found.get("config")
     values = {**(read_recipe(config) if config else {}), **given}
-    if from_scratch:
+    if found.get("from_scratch"):
         for name in ("pretrained", "pretrained_path", "initial_checkpoint"):
             if given.get(name):
                 option = name.replace("_", "-")
@@ -53,35 +49,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> TrainingArguments:
     return TrainingArguments(**values)
 
 
-def read_command_line(
-    program: str,
-    description: str,
-    options: Mapping[str, Option],
-    timms: Collection[str],
-    argv: Sequence[str] | None,
-) -> dict[str, Any]:
-    """Reads the values that a command line gives, by name; `train.py` takes a recipe, too.
-
-    Arguments in `timms` are those that only timm's script of that name takes.
-    """
-    parser = Parser(prog=program, description=description, allow_abbrev=False)
-    parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
-    add_options(parser, options, SHORT_FORMS, alone={"torchcompile": "inductor"})
-    if program == "train.py":
-        text = "YAML file of arguments, or one of the recipes that `convnext-ablation recipes` lists"
-        parser.add_argument("-c", "--config", metavar="FILE|NAME", help=text)
-        text = "start from random weights, whatever the recipe says of pretrained ones"
-        parser.add_argument("--from-scratch", action="store_const", const=True, help=text)
-    with in_one_line("the command line can't be read"):
-        found, unknown = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if unknown:
-        option = unknown[0].partition("=")[0]
-        if (name := option.removeprefix("--").replace("-", "_")) in timms:
-            raise _timm_only(name, "command line", program)
-        raise parser.unknown_argument(option)
-    given: dict[str, Any] = {name: value for name, value in vars(found).items() if value is not None}
-    folder = given.pop("data", None)
-    return given if folder is None else {"data_dir": folder, **given}
+def given_values(found: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
+    """The values of options that a parser found; the folder by position stands for `data_dir`."""
+    given = {name: value for name, value in found.items() if name in options}
+    return given if found.get("data") is None else {"data_dir": found["data"], **given}
 
 
 def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -92,11 +63,12 @@ def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
         if name not in TIMM_ONLY and name not in RETIRED:
             raise unknown_name(f"argument in {where}", str(name), (*ARGUMENTS, *TIMM_ONLY))
         if value and value != RETIRED.get(name):
-            raise _timm_only(name, where, "train.py")
+            raise timm_only(name, where, "train.py")
     return {name: value for name, value in settings.items() if name in ARGUMENTS}
 
 
-def _timm_only(name: str, where: str, script: str) -> UserError:
+def timm_only(name: str, where: str, script: str) -> UserError:
+    """Builds the error for an argument of timm's script that ours does without."""
     return UserError(
         f"{where}: {name} is an argument of timm's {script} that this one doesn't take; run timm's with "
         f"`python -m convnext_ablation.stock path/to/timm/{script} ...`"

@@ -18,16 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.study.stats import ACCURACY, SEED_SD
 from convnext_ablation.study.stats.effects import Answers, BoolArray, by_unit, mean_squares
 
 # Of two runs' errors, the share that only one of them makes: what independent mistakes would come near 2 in,
 # and the same mistakes 0. In a study of ours (typefaces, five stages, 3 seeds, 2 epochs from scratch) it is
 # 0.6 to 0.9 for two seeds; networks trained to the end, or from pre-trained weights, agree more.
 SEED_DISAGREEMENT, NETWORK_DISAGREEMENT = 0.5, 0.7
-ACCURACY = 0.8
-# Between the 0.1 to 0.2 points of Picard (arXiv:2109.08203), for pre-trained networks on ImageNet and for
-# CIFAR-10, and the 0.8 points of that study of ours.
-SEED_SD = 0.003
 DEFAULTS = (
     "assumed: seeds vary more than those of networks trained to the end (SD 0.1 to 0.2 points, Picard, "
     "arXiv:2109.08203) and less than in a study of ours of 2 epochs (typefaces, 0.8); of the errors, half "

@@ -1,0 +1,92 @@
+"""What is checked of a command's arguments before torch is imported, which takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+
+from convnext_ablation.bench.arguments import OPTIONS, BenchArguments
+from convnext_ablation.dataclass_options import given_options
+from convnext_ablation.errors import UserError, nearest, unknown_name
+from convnext_ablation.models.components import NETWORKS
+from convnext_ablation.study.asked import asked_phases
+from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.settings import arguments_of, given_values
+from convnext_ablation.training.trained_arguments import (
+    PREDICTION_ARGUMENTS,
+    VALIDATION_ARGUMENTS,
+    PredictionArguments,
+    ValidationArguments,
+)
+
+_SURELY = 0.86  # so similar to a name of ours is none of timm's, as a test tries
+
+
+def check_spelling(names: Iterable[str]) -> None:
+    """Refuses misspelt names of our networks; timm alone knows whether others exist."""
+    for name in names:
+        known = name.partition(".")[0]
+        if known not in NETWORKS and nearest(known, NETWORKS, _SURELY):
+            raise unknown_name("model", known, NETWORKS)
+
+
+def train(args: argparse.Namespace) -> TrainingArguments:
+    """The arguments of a training."""
+    arguments = arguments_of(vars(args))
+    if not arguments.device_modules:  # they may register others
+        check_spelling([arguments.model])
+    return arguments
+
+
+def validate(args: argparse.Namespace) -> ValidationArguments:
+    """The arguments of an evaluation."""
+    arguments = ValidationArguments.of(given_values(vars(args), VALIDATION_ARGUMENTS))
+    check_spelling([arguments.run.model])
+    return arguments
+
+
+def predict(args: argparse.Namespace) -> None:
+    """Checks the arguments of a prediction but for its device, which torch knows."""
+    given = {"device": "cpu", **given_values(vars(args), PREDICTION_ARGUMENTS)}
+    if not args.inputs and not given.get("data_dir"):
+        raise UserError("no pictures are given; name a folder, archive, list or picture")
+    check_spelling([PredictionArguments.of(given).run.model])
+
+
+def bench(args: argparse.Namespace) -> BenchArguments:
+    """The arguments of a measurement."""
+    check_spelling(args.models)
+    return BenchArguments(models=tuple(args.models), **given_options(args, OPTIONS))
+
+
+def study_run(args: argparse.Namespace) -> None:
+    """Checks what is asked of a study."""
+    if not (args.experiment or args.phase or args.data):
+        raise UserError("name an experiment, or the data of a study with --data")
+    if args.output is None:
+        raise UserError("name the study's folder with --output")
+    for option, value, needed in (("sbatch", args.sbatch, "slurm"), ("ray-address", args.ray_address, "ray")):
+        if value and args.engine != needed:
+            raise UserError(f"--{option}: is for --engine {needed}")
+    _check_phases(args)
+
+
+def study_plan(args: argparse.Namespace) -> None:
+    """Checks what is asked of a study."""
+    if args.seconds_per_image and args.no_timing:
+        raise UserError("--no-timing and --seconds-per-image are both given; give one")
+    args.only_counts = bool(args.seconds_per_image) or args.no_timing
+    _check_phases(args)
+
+
+def _check_phases(args: argparse.Namespace) -> None:
+    check_spelling(name for phase in asked_phases(args) for name in phase.models)
+
+
+def study_report(args: argparse.Namespace) -> None:
+    """Checks that there is such a study."""
+    if args.groups and not args.design:
+        raise UserError("--groups: of which design? give --design")
+    from convnext_ablation.study.store import read_phases  # needs the extra `study`
+
+    read_phases(args.study)
