@@ -135,17 +135,16 @@ def loaded(model_name: str, state_dict: StateDict) -> tuple[nn.Module, Layout]:
 
 def _fits(model_name: str, state_dict: StateDict) -> bool:
     try:
-        _load(model_name, state_dict)
+        return bool(layout_of(state_dict) and _load(model_name, state_dict, device="meta"))
     except UserError:
         return False
-    return True
 
 
-def _load(model_name: str, state_dict: StateDict) -> tuple[nn.Module, Layout]:
+def _load(model_name: str, state_dict: StateDict, device: str | None = None) -> tuple[nn.Module, Layout]:
     layout, sizes = layout_of(state_dict), {}
     if layout:
         classifier = layout.names.get(f"{CLASSIFIER}.weight")
         sizes["num_classes"] = len(state_dict[classifier]) if classifier else 0
         sizes["in_chans"] = state_dict[layout.names[FIRST_CONV]].shape[1]
-    model = timm.create_model(model_name, **sizes)
+    model = timm.create_model(model_name, **sizes, device=device)
     return model, load_weights(model, state_dict, assign=True)
