@@ -5,6 +5,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from timm.layers import LayerNorm2d
 from timm.optim import create_optimizer_v2
 from timm.utils import reparameterize_model
 from torch import nn
@@ -218,11 +219,10 @@ def test_layer_decay_slows_the_layers_near_the_image():
 
 # of the exporter's own code
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", KINDS)
-def test_onnx_network_gives_equal_outputs_for_batches_of_any_size(name, images, tmp_path):
+def test_onnx_network_gives_equal_outputs_for_batches_of_any_size(images, tmp_path):
     import onnxruntime
 
-    model = settle(randomise(timm.create_model(name))).eval()
+    model = randomise(timm.create_model("model_v_atto")).eval()  # what others have are layers of torch's own
     path = tmp_path / "model.onnx"
     batch = torch.export.Dim("batch", min=1, max=64)
     torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
@@ -244,12 +244,10 @@ def test_conv_of_few_channels_is_the_strided_conv(side):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # torch 2.15 advises against TorchScript
-@pytest.mark.parametrize(("name", "width_factor"), [("model_v", 1 / 4), ("resnet50_with_inverted", 1 / 8)])
-def test_network_is_traced_scripted_compiled_exported_and_folded(name, width_factor, images):
-    model = settle(randomise(timm.create_model(name, width_factor=width_factor))).eval()
-    few_channels = any(isinstance(module, SubsampledConv) for module in model.modules())
-    assert few_channels == (width_factor < 1 / 4)
-    forms = [torch.fx.symbolic_trace(model), torch.jit.script(model), reparameterize_model(model)]
+def test_network_is_traced_scripted_compiled_and_exported(images):
+    model = randomise(timm.create_model("model_v", width_factor=1 / 8, downsampling="block")).eval()
+    assert {SubsampledConv, LayerScale, LayerNorm2d} <= {type(module) for module in model.modules()}
+    forms = [torch.fx.symbolic_trace(model), torch.jit.script(model)]
     forms.append(torch.compile(model, backend="aot_eager", fullgraph=True))
     forms.append(torch.export.export(model, (images,)).module())
     with torch.no_grad():

@@ -7,7 +7,6 @@ import re
 import numpy as np
 import pytest
 import timm
-import torch
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import CONVNEXT_TINY, RESNET_50, SWITCHES
@@ -54,8 +53,8 @@ def test_every_network_of_every_design_is_what_it_says_and_builds():
     points = {point.components: point for name in DESIGNS for point in design_of(name, "atto").points}
     assert len(points) == 5 + 13 + 13 + 12 + 9 + 30  # those of a design that none before has
     for point in points.values():
-        with torch.device("meta"):
-            model = timm.create_model(point.model, in_chans=1, num_classes=3, **point.model_kwargs)
+        sizes = {"in_chans": 1, "num_classes": 3, "device": "meta"}
+        model = timm.create_model(point.model, **sizes, **point.model_kwargs)
         assert model.components == point.components
         assert model.num_features < 800, "a quarter of the width"
 

@@ -1,30 +1,23 @@
-"""Runs of the real `train.py` in two processes that are killed or asked to stop, and resume."""
+"""Runs of `train.py` in two processes that are killed or asked to stop, and resume."""
 
 from __future__ import annotations
 
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import ONE_THREAD
 from two_processes import finished, start, train, wait_for
 
-from convnext_ablation.cli import train as train_command
 from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.history import LAST, SUMMARY
 
-ROOT = Path(__file__).parents[1]
 # seconds after the first line of a run; more by hand: KILLS=20 pytest tests/test_training_killed.py
 MOMENTS = [random.Random(number).uniform(0.0, 1.0) for number in range(int(os.environ.get("KILLS", "1")))]
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--log-dir=/dev/null", "--nproc_per_node=2"]
-TORCHRUN += [str(ROOT / "train.py")]
 
 
 class Run:
@@ -84,12 +77,10 @@ def test_two_processes_killed_or_stopped_at_any_moment_end_with_the_weights_of_a
     run = Run(tmp_path, image_folder, recipe_file)
     resuming = ("--resume", "auto", "--recovery-interval", "2")
     for seconds in MOMENTS:
-        # torchrun itself is killed: its processes must end by themselves
-        command = [sys.executable, *TORCHRUN, *run.arguments, *resuming]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ONE_THREAD) as torchrun:
-            assert any("] loss " in line for line in torchrun.stdout)
-            time.sleep(seconds)
-            torchrun.kill()
+        agent = run.start(*resuming)
+        time.sleep(seconds)
+        agent.kill()  # as torchrun itself: its processes must end by themselves
+        agent.join()
     agent = run.start(*resuming)
     agent.terminate()
     output = finished(agent, run.log)
@@ -97,15 +88,6 @@ def test_two_processes_killed_or_stopped_at_any_moment_end_with_the_weights_of_a
     run.finish(*resuming)
     assert_same(run, undisturbed)
     assert not list(run.folder.glob("recovery-*"))
-
-
-def test_other_processes_resume_a_run_only_with_the_same_updates(undisturbed, capsys):
-    assert train_command.main([*undisturbed.arguments, "--resume", "auto", "--epochs", "5"]) == 2
-    error = capsys.readouterr().err
-    told = (
-        "an update had 8 images and an epoch 48, and now they would have 4 and 48 (processes: 2, now 1); give"
-    )
-    assert told in error
 
 
 def test_a_process_that_dies_brings_the_run_down_with_its_own_error(tmp_path, image_folder, recipe_file):

@@ -50,8 +50,9 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize(
+    ("failure", "split"), [("killed", "train"), *zip(FAILURES, ("val", "val", "val", "train"), strict=True)]
+)
 def test_a_worker_that_fails_ends_the_run_with_its_reason(arguments, tmp_path, monkeypatch, failure, split):
     how, message = FAILURES[failure]
     if failure == "stalled":  # torch looks every 5 seconds whether workers have ended
