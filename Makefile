@@ -9,7 +9,8 @@ UV = $(BIN)/uv pip install --quiet --python $(BIN)/python $$($(BIN)/pip config l
      | sed -n "s/^.*[.]index-url='\(.*\)'$$/--default-index \1/p; s/^.*[.]constraint='\(.*\)'$$/--constraint \1/p")
 # one thread each: torch's own would only get in each other's way; file by file, since the tests of a file share what
 # takes long to make, and in the order that tests/conftest.py gives: the longest first
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --dist loadfile --no-loadscope-reorder
+ORDER := --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest $(ORDER)
 
 # what runs beside other tests prints its last line, or all if it fails
 reported = mkdir -p .cache; if $(1) > .cache/$@.log 2>&1; \
@@ -44,8 +45,12 @@ types:
 copies:
 	$(BIN)/pylint --disable=all --enable=duplicate-code --score=no convnext_ablation
 
+# lines are counted by probes in the bytecode, which torch.compile can't read: `avx2` has the test of that
 unit: $(VENV)/.test
-	$(PYTEST) -n 2 --durations=10 --cov --cov-fail-under=90 tests
+	mkdir -p .cache
+	OMP_NUM_THREADS=1 $(BIN)/python -m slipcover --json --out .cache/lines.json -m pytest $(ORDER) -n 2 \
+	    --durations=10 --deselect tests/test_network.py::test_network_is_traced_scripted_compiled_and_exported tests
+	$(BIN)/python -m slipcover --merge .cache/lines.json --out .cache/merged.json --fail-under 90
 
 # the documentation as a site, in .cache/site; a broken link is an error
 docs: $(VENV)/.test
@@ -67,10 +72,10 @@ oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
 	    tests/test_checkpoint_layouts.py::test_no_command_runs_what_a_file_names_whatever_its_ending)
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
-# without the test that sets instruction sets itself, what is exported, and what computes nothing
+# without the test that sets instruction sets itself, what ONNX computes, and what computes nothing
 avx2: $(VENV)/.test
 	@$(call reported,ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 0 \
-	    -k "not double_precision and not onnx and not traced and not closed_formula" \
+	    -k "not double_precision and not onnx and not closed_formula" \
 	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_cpu_convs.py)
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test

@@ -24,32 +24,29 @@ SLOW_MODULES = (
     "test_timm_suite",
     "test_study_clusters",
     "test_study_running",
-    "test_training_killed",
-    "test_study_official",
-    "test_study_phases",
     "test_docs_run",
+    "test_checkpoint_layouts",
+    "test_study_phases",
+    "test_study_plan_command",
+    "test_predict",
+    "test_training_command",
+    "test_study_official",
+    "test_study_command",
+    "test_training_killed",
     "test_training_distributed",
-    "test_network_property",
-    "test_network",
-)
-# they spend their time in torch or on many examples, which counting lines slows by a third to a half; what
-# they run of ours others run, too
-NOT_COUNTED = (
+    "test_study_experiment_report",
+    "test_publish",
     "test_fuzz",
-    "test_inference",
-    "test_names_inert",
+    "test_study_recipe",
+    "test_weights",
     "test_network",
     "test_network_property",
-    "test_study_design",
-    "test_zoo",
+    "test_training_workers",
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Starts with what takes longest, so that no process is left alone with it at the end."""
-    for item in items:
-        if item.path.stem in NOT_COUNTED:
-            item.add_marker(pytest.mark.no_cover)
     rank = {name: place for place, name in enumerate(SLOW_MODULES)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
