@@ -172,6 +172,13 @@ def test_seeds_may_be_added_to_a_study_and_none_is_lost(tmp_path):
     assert len(read_study(tmp_path / "more").runs()) == 20
 
 
+def test_a_study_may_call_its_networks_otherwise_than_when_it_was_begun(tmp_path):
+    named = [replace(point, label=f"Network {number}") for number, point in enumerate(POINTS)]
+    save_study(tmp_path, replace(STUDY, design=replace(STAGES, points=tuple(named))))
+    save_study(tmp_path, STUDY)
+    assert [point.label for point in read_study(tmp_path).points] == [point.label for point in POINTS]
+
+
 PRETRAINED = replace(STUDY, weights=weights("a"))
 
 

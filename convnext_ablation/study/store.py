@@ -220,7 +220,7 @@ def read_content(folder: Path) -> dict[str, Any] | None:
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
     old = {**_NOT_SAID, **saved["study"]}
     for key, value in _content(study)["study"].items():
-        if old.get(key) == value or key == "notes":  # which explain the design, and change no run
+        if key == "notes" or _unnamed(old.get(key)) == _unnamed(value):  # what explains changes no run
             continue
         done = counted(len([*folder.glob("runs/*/result.json")]), "finished run")
         lost = f"{done}, and what starts from them, would not" if study.phase else f"{done} would not"
@@ -228,6 +228,16 @@ def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
             f"{folder}: holds another study: {_changed(key, old.get(key), value)}; its {lost} count; "
             "give another --output"
         )
+
+
+def _unnamed(value: Any) -> Any:
+    """What a study holds, without what its networks and questions are called for people."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {name: each[name] for name in each.keys() - {"label", "adds"}} if isinstance(each, dict) else each
+        for each in value
+    ]
 
 
 def _changed(key: str, old: Any, new: Any) -> str:

@@ -87,8 +87,8 @@ def screening(
     for number, settings in enumerate(networks):
         on = itertools.compress(groups.values(), settings)
         components = switched_on(itertools.chain(*on))
-        key = f"screening_{number:02d}"
-        points.append(make_point(components, suffix, key, f"Network {number}", words_of(components)))
+        key, words = f"screening_{number:02d}", words_of(components)
+        points.append(make_point(components, suffix, key, f"S{number:02d}: {words}", words))
     keys = [point.key for point in points]
     contrasts = [
         main_effect(factor, groups[factor], dict(zip(keys, columns[factor], strict=True)))
