@@ -168,7 +168,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Contents:
 @pytest.fixture
 def no_charts(monkeypatch):
     """Leaves figures out of a study's report, of whose time they take four fifths."""
-    monkeypatch.setattr("convnext_ablation.cli.study_report.write_charts", lambda contents: [])
+    monkeypatch.setattr("convnext_ablation.cli.study_report.write_charts", lambda report: {})
 
 
 @pytest.fixture(scope="session")

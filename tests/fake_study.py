@@ -10,12 +10,13 @@ from page_reader import read
 from PIL import Image
 
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.charts import write_charts
+from convnext_ablation.study.report.charts import charts, write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import StudyFacts, compare
 from convnext_ablation.study.report.html_page import write_page
-from convnext_ablation.study.report.tables import write_tables
+from convnext_ablation.study.report.table_files import write_tables
+from convnext_ablation.study.report.whole import Report, report_of
 from convnext_ablation.training.history import Epoch, write_summary
 
 FACTS = StudyFacts(
@@ -105,14 +106,42 @@ def write_images(evidence):
 
 def write_all(contents):
     """Writes a whole report."""
-    write_tables(contents)
-    write_page(contents, write_charts(contents))
+    write_tables(report_of(contents))
+    write_page(report_of(contents), write_charts(report_of(contents)))
 
 
 def again(contents, folder, **changes):
     """Writes the page anew into a folder, with parts of its contents changed; what it has, and its source."""
-    changed = replace(contents, folder=folder, **changes)
-    return read(write_page(changed, write_charts(changed)))
+    folder.mkdir(exist_ok=True)
+    changed = report_of(replace(contents, folder=folder, **changes))
+    return read(write_page(changed, charts(changed)))
+
+
+def several_sets(contents, folder):
+    """The report of an experiment: the study as its general set, and two sets that start from that."""
+    sets = [replace(contents, name="characters", data="characters", fingerprint="0")]
+    for name in ("cub200", "stanford-dogs"):
+        rows = contents.findings.rows
+        networks = [
+            replace(
+                row.network,
+                runs=[replace(run, pretraining_seed=run.seed, seed=0) for run in row.network.runs],
+            )
+            for row in rows
+        ]
+        asked = [effect.contrast for effect in contents.findings.effects]
+        sets.append(
+            replace(
+                contents,
+                folder=folder / name,
+                findings=compare(networks, asked, FACTS.classes),
+                name=name,
+                data=name,
+                fingerprint=name,
+                start="characters",
+            )
+        )
+    return Report(folder, sets, asked, FACTS.command)
 
 
 def csv_lines(contents, name):
@@ -123,4 +152,4 @@ def csv_lines(contents, name):
 
 def svg_texts(path):
     """The texts of a figure."""
-    return ["".join(text.itertext()) for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
+    return [" ".join(text.itertext()) for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]

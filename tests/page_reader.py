@@ -24,7 +24,8 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text.append(data)
+        if self.open[-1:] != ["script"]:
+            self.text.append(data)
 
     def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]

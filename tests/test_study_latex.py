@@ -10,7 +10,8 @@ from fake_study import csv_lines, svg_texts, write_all
 
 from convnext_ablation.console import latex_text, table
 from convnext_ablation.study.report.findings import compare
-from convnext_ablation.study.report.tables import terminal_table
+from convnext_ablation.study.report.table_files import terminal
+from convnext_ablation.study.report.whole import report_of
 
 HOSTILE = r"\input{/etc/passwd} 100% $x_1^2$ & {#1} ~<b>|"
 
@@ -69,7 +70,7 @@ def test_names_are_text_in_every_format(hostile):
     assert text.startswith("# \\input{/etc/passwd} 100% $x_1^2$ & {#1} ~\\<b>| ![x\\](http://a)\n\n")
     assert "\n- \\<img src=x> # no heading\n" in text
     assert not re.search(r"(?<!\\)(<[a-z/!?]|\]\((?!roadmap[.]svg))", text, re.IGNORECASE)
-    printed = terminal_table(hostile.findings.rows, 200)
+    printed = terminal(report_of(hostile), 200)
     assert all(character.isprintable() or character == "\n" for character in printed)
     words = svg_texts(hostile.folder / "effects.svg")
     assert any("$x_1^2$" in text for text in words), "as it is, not as a formula"

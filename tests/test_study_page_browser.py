@@ -1,18 +1,23 @@
 """The page of a study in a browser: it sorts, it loads, it complains of nothing, and anyone can read it."""
 
 import importlib.util
+import io
 import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_study import again
+from fake_study import again, several_sets
+from PIL import Image
+
+from convnext_ablation.study.report.charts import charts
+from convnext_ablation.study.report.html_page import write_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-SIZES = [(360, "dark"), (1400, "light")]
+SIZES = [(360, "dark"), (1280, "light")]
 
 
 def axe_script():
@@ -33,19 +38,28 @@ def browser():
         opened.close()
 
 
+@pytest.fixture(scope="module")
+def pages(study, tmp_path_factory):
+    """The page of a study, and of an experiment on three data sets."""
+    report = several_sets(study, tmp_path_factory.mktemp("several"))
+    return {"one": study.folder / "index.html", "several": write_page(report, charts(report))}
+
+
 @pytest.fixture
 def opened(browser, study):
     """Opens the study's page, or another, in a window of a size, in the light or in the dark."""
     contexts = []
 
-    def open_page(width=1400, scheme="light", path=study.folder / "index.html"):
-        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme))
+    def open_page(width=1280, scheme="light", path=study.folder / "index.html"):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme))
         page = contexts[-1].new_page()
         page.complaints, page.fetched = [], []
         page.on("console", lambda message: page.complaints.append(message.text))
         page.on("pageerror", lambda error: page.complaints.append(str(error)))
         page.on("request", lambda request: page.fetched.append(request.url))
         page.goto(path.as_uri())
+        drawn = page.locator(".chart svg")
+        drawn.nth(page.locator(".chart").count() - 1).wait_for()
         return page
 
     yield open_page
@@ -53,22 +67,68 @@ def opened(browser, study):
         context.close()
 
 
-@pytest.mark.parametrize(("width", "scheme"), SIZES)
-def test_the_page_loads_whole_and_without_complaint(opened, study, width, scheme):
-    page = opened(width, scheme)
+EVERY = pytest.mark.parametrize(
+    ("name", "width", "scheme"), [(n, *size) for n in ("one", "several") for size in SIZES]
+)
+
+
+@EVERY
+def test_the_page_loads_whole_and_without_complaint(opened, pages, name, width, scheme):
+    page = opened(width, scheme, pages[name])
     assert page.complaints == []
-    assert [url for url in page.fetched if not url.startswith("data:")] == [
-        (study.folder / "index.html").as_uri()
-    ]
+    assert [url for url in page.fetched if not url.startswith("data:")] == [pages[name].as_uri()]
     images = page.evaluate("[...document.images].map((each) => each.complete && each.naturalWidth)")
-    assert len(images) > 4
     assert all(images)
+    assert (len(images) > 4) == (name == "one")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     dark = scheme == "dark"
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(13, 17, 23)" if dark else "rgb(255, 255, 255)")
-    look = page.evaluate("getComputedStyle(document.querySelector('#effects ~ figure img')).filter")
-    assert look == ("invert(0.94)" if dark else "none")
+    look = page.evaluate("getComputedStyle(document.querySelector('.chart svg')).filter")
+    assert look == ("invert(0.94) hue-rotate(180deg)" if dark else "none")
+
+
+@EVERY
+def test_the_first_screen_has_question_answer_and_effects(opened, pages, name, width, scheme):
+    page = opened(width, scheme, pages[name])
+    for found in ("h1", ".question", ".answer", ".chart svg"):
+        box = page.locator(found).first.bounding_box()
+        assert box["y"] >= 0, found
+        assert box["y"] + box["height"] <= 800, found
+        assert box["x"] + box["width"] <= width, found
+    assert len(page.locator(".answer").first.inner_text().split()) <= 25
+    shown = Image.open(io.BytesIO(page.screenshot(clip=box))).convert("L")
+    assert min(shown.getcolors(), key=lambda each: each[1])[1] < 60 < 200 < shown.getextrema()[1], (
+        "it is drawn"
+    )
+
+
+@EVERY
+def test_no_name_in_a_chart_is_cut(opened, pages, name, width, scheme):
+    outside = """(chart) => {
+        const frame = chart.querySelector("svg").getBoundingClientRect();
+        return [...chart.querySelectorAll("svg text")].filter((each) => {
+            const box = each.getBoundingClientRect();
+            return box.left < frame.left - 1 || box.right > frame.right + 1 || each.textContent.includes("…");
+        }).map((each) => each.textContent);
+    }"""
+    for chart in opened(width, scheme, pages[name]).locator(".chart").all():
+        assert chart.evaluate(outside) == []
+
+
+def test_a_hover_names_the_run_and_data_sets_can_be_left_out(opened, pages):
+    page = opened(path=pages["several"])
+    effects = page.locator(".chart").first
+    assert effects.get_by_text("cub200", exact=True).count() == 2  # above its panel, and beside its box
+    effects.get_by_label("cub200", exact=True).uncheck()
+    effects.locator("svg").get_by_text("cub200", exact=True).wait_for(state="detached")
+    effects.get_by_label("Order").select_option("largest effect first")
+    assert page.complaints == []
+    run = page.locator("[data-chart=roadmap] path[stroke='#0072B2']").first
+    run.scroll_into_view_if_needed()
+    run.hover(force=True)
+    page.wait_for_selector("#vg-tooltip-element.visible")
+    assert "seed" in page.locator("#vg-tooltip-element").inner_text()
 
 
 def column(page, heading):
@@ -106,12 +166,12 @@ def test_what_is_not_known_is_sorted_last(opened):
         assert column(page, "network")[1][-1] == "Model 0"
 
 
-@pytest.mark.parametrize(("width", "scheme"), SIZES)
-def test_axe_finds_nothing_amiss(opened, width, scheme):
+@EVERY
+def test_axe_finds_nothing_amiss(opened, pages, name, width, scheme):
     script = axe_script()
     if script is None:
         pytest.skip("axe-core is not there: name its axe.min.js in AXE_JS")
-    page = opened(width, scheme)
+    page = opened(width, scheme, pages[name])
     page.evaluate(script)
     passes, violations = page.evaluate(
         "axe.run(document, {resultTypes: ['violations']}).then((result) => [result.passes.length, "

@@ -14,12 +14,13 @@ from sklearn.metrics import balanced_accuracy_score
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import Contrast, design_of
-from convnext_ablation.study.report.answer import answer, caveats, p_text, points_text
+from convnext_ablation.study.report.answer import answer, caveats, p_text, points_text, sentence
 from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import compare
-from convnext_ablation.study.report.tables import terminal_effects, terminal_table, write_tables
+from convnext_ablation.study.report.table_files import terminal, write_tables
+from convnext_ablation.study.report.whole import report_of
 from convnext_ablation.study.stats.effects import accuracy, contrast, holm, paired_difference
 from convnext_ablation.study.stats.power import on_one_set
 from convnext_ablation.study.stats.variance import measured_scatter
@@ -76,13 +77,17 @@ def findings_of(results, contrasts=None):
     return compare(results, successive if contrasts is None else contrasts, FACTS.classes)
 
 
-def written(folder, findings):
-    """Writes the tables and figures of a report whose runs are not at hand."""
+def report_on(findings, folder=Path("report")):
+    """A report whose runs are not at hand."""
     runs = [run for row in findings.rows for run in row.network.runs]
     evidence = Evidence(runs, np.array(["class/image.png"] * 2000), ["wrong", "right"], folder)
-    contents = Contents(folder, findings, FACTS, evidence)
-    write_tables(contents)
-    write_charts(contents)
+    return report_of(Contents(folder, findings, FACTS, evidence))
+
+
+def written(folder, findings):
+    """Writes its tables and figures."""
+    write_tables(report_on(findings, folder))
+    write_charts(report_on(findings, folder))
 
 
 def markdown(folder):
@@ -151,7 +156,7 @@ def test_a_contrast_of_many_networks_is_what_effects_say_and_has_a_table_of_its_
     text = markdown(tmp_path)
     assert "| width 96 | main effect | 3 | " in text
     assert "| width 96 | interaction | 3 | " in text
-    assert max(map(len, terminal_effects(findings.effects, 80).splitlines())) <= 80
+    assert max(map(len, terminal(report_on(findings), 80).splitlines())) <= 80
 
 
 def test_contrasts_whose_networks_have_no_runs_are_named_and_left_out(stages):
@@ -195,14 +200,33 @@ def test_answer_says_what_rose_what_fell_what_is_not_significant_and_how_far_it_
     )
 
 
+def test_the_first_sentence_is_the_answer(stages):
+    findings = findings_of(stages)
+    assert sentence(findings, FACTS) == (
+        "Model V has the largest effect, +6.5 points [+5.4, +7.6]; 3 of 4 effects are significant."
+    )
+    alike = findings_of([network(0, 1500), network(1, 1502), network(2, 1500)])
+    d = alike.effects[0].difference
+    assert sentence(alike, FACTS) == (
+        f"No effect is significant; the largest is Model II ({ADDS[1]}), {points_text(d)} points."
+    )
+    once = findings_of([network(0, 1500, runs=1), network(1, 1900, runs=1)])
+    assert sentence(once, FACTS).startswith(
+        "Nothing can be claimed from one seed per network, which reach 75.0 to"
+    )
+    guessing = findings_of([network(0, 50), network(1, 55)])
+    assert sentence(guessing, FACTS).startswith("No effect can be tested: ")
+
+
 def test_no_sentence_of_an_answer_has_more_than_25_words(stages):
     labels = [each.label for each in design_of("stages", "atto").contrasts]
     pairs = [versus(*pair[::-1]) for pair in itertools.pairwise(stages)]
     pairs = [replace(pair, label=label) for pair, label in zip(pairs, labels, strict=True)]
     noisy = random_networks([0.60, 0.62, 0.63, 0.64, 0.66])
     for results in (stages, noisy):
-        for sentence in re.split(r"\.\s", answer(findings_of(results, pairs), FACTS)):
-            assert len(sentence.split()) <= 25, sentence
+        findings = findings_of(results, pairs)
+        for said in [sentence(findings, FACTS), *re.split(r"\.\s", answer(findings, FACTS))]:
+            assert len(said.split()) <= 25, said
 
 
 @pytest.mark.parametrize(
@@ -354,14 +378,13 @@ def test_markdown_holds_table_facts_answer_and_caveats(stages, report):
     for fact in ("3 epochs from scratch, float32, seeds 0, 1, 2", FACTS.command, *FACTS.warnings):
         assert fact in text
     texts = svg_texts(report / "roadmap.svg")
-    change = f"-1.5 [{100 * d.low:+.1f}, {100 * d.high:+.1f}]".replace("-", "−")
-    assert {*LABELS, "78.5", change, p_text(d.p_holm), "25.56", "0.333"} <= set(texts)
-    assert "top-1 on 2000 test images, % (the axis starts at 65 %, not at 0)" in texts
+    interval = f"78.5 [{100 * top1.low:.1f}, {100 * top1.high:.1f}]"
+    assert {*LABELS, interval, "25.56", "0.333"} <= set(texts)
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_table_fits_and_keeps_what_matters(stages, width):
-    lines = terminal_table(findings_of(stages).rows, width).splitlines()
+    lines = terminal(report_on(findings_of(stages)), width).splitlines()
     assert max(map(len, lines)) <= width
     assert all(heading in lines[0] for heading in ("network", "adds", "top-1 %", "change", "p (Holm)"))
     assert ("GMACs" in lines[0]) == (width >= 120)
@@ -386,7 +409,7 @@ def test_effects_on_balanced_accuracy_are_given_where_classes_differ_in_size(tmp
     evidence = replace(contents.evidence, runs=runs, ids=contents.evidence.ids[kept])
     findings = compare([network.on(kept) for network in networks], contrasts, FACTS.classes)
     uneven = replace(contents, findings=findings, evidence=evidence)
-    write_tables(uneven)
+    write_tables(report_of(uneven))
     accuracies = {
         (run.network, run.seed): 100 * balanced_accuracy_score(run.targets, run.predicted) for run in runs
     }
@@ -401,7 +424,7 @@ def test_effects_on_balanced_accuracy_are_given_where_classes_differ_in_size(tmp
         assert float(line["estimate_points"]) != pytest.approx(100 * top1.difference.estimate)
         assert float(line["low_points"]) < np.mean(by_seed) < float(line["high_points"])
     assert "## Effects on balanced accuracy" in markdown(uneven.folder)
-    write_tables(contents)  # into the same folder
+    write_tables(report_of(contents))  # into the same folder
     assert not (contents.folder / "effects_balanced.csv").exists()
     assert "All classes have as many test images, so balanced (macro)" in markdown(contents.folder)
 

@@ -10,7 +10,7 @@ from simulated_studies import simulated_experiments
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.across import SetResults, compare_across
+from convnext_ablation.study.report.across import compare_across
 from convnext_ablation.study.report.answer import answer_across
 from convnext_ablation.study.report.evidence import FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import compare
@@ -52,7 +52,7 @@ def set_results(name, tables, general=False, starts=None, contrasts=CONTRASTS, c
                 answers = right.astype(np.int64), np.ones(len(right), np.int64)
                 runs.append(FinishedRun(key, seeds[0], Path(key), *answers, {}, seeds[1]))
         networks.append(NetworkResult(key, LABELS[place], LABELS[place], runs))
-    return SetResults(name, networks, compare(networks, contrasts, classes))
+    return name, compare(networks, contrasts, classes)
 
 
 def three_sets(tables, **options):

@@ -10,7 +10,6 @@ import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,13 @@ from convnext_ablation.data.folder import data_set_name
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.report.across import SetResults
-from convnext_ablation.study.report.charts import draw_across, write_charts
+from convnext_ablation.study.report.charts import write_charts
 from convnext_ablation.study.report.contents import Contents
-from convnext_ablation.study.report.experiment_findings import ExperimentReport, PhaseReport
-from convnext_ablation.study.report.experiment_tables import terminal_accuracies, write_experiment_tables
-from convnext_ablation.study.report.figures import write_chart
-from convnext_ablation.study.report.findings import RESOLVED, compare
-from convnext_ablation.study.report.html_page import write_experiment_page, write_page
-from convnext_ablation.study.report.tables import (
-    answer_text,
-    terminal_effects,
-    terminal_table,
-    write_tables,
-)
+from convnext_ablation.study.report.evidence import NetworkResult
+from convnext_ablation.study.report.findings import RESOLVED, Findings, compare
+from convnext_ablation.study.report.html_page import write_page
+from convnext_ablation.study.report.table_files import terminal, write_tables
+from convnext_ablation.study.report.whole import Report, report_of
 from convnext_ablation.study.results import (
     NothingFinishedError,
     StudyResults,
@@ -102,15 +94,63 @@ def report(phases: Sequence[Study], folder: Path, asked: Asked | None = None) ->
     It goes below the folder of the experiment, and each phase's below that of the phase, by default.
     """
     asked = asked or Asked()
-    if len(phases) == 1:
-        (phase,) = phases
+    found, notes = _finished(phases, folder, asked)
+    kept = [_kept(results, asked.exclude) for results, _ in found]
+    first, several = found[0][0].study, len(phases) > 1
+    sets = []
+    for (results, origin), images in zip(found, kept, strict=True):
+        study = results.study
+        where = results.folder / _name(study, asked)
+        if asked.output:
+            where = asked.output / study.phase if several else asked.output
+        sets.append(_contents(results, where, origin, images, asked.size))
+        page = _write(report_of(sets[-1]))
+        if study.tuning:
+            write_tuning(study, results.folder, where)
+    whole = report_of(sets[0])
+    if several:
+        designs = [results.study.design for results, _ in found]
+        contrasts = next((each.contrasts for each in designs if each.contrasts), ())
+        output = asked.output or folder / _name(first, asked)
+        whole = Report(output, sets, contrasts, first.command, notes, asked.size)
+        page = _write(whole)
+    print(f"\n{terminal(whole, shutil.get_terminal_size((120, 24)).columns)}\n")
+    print(f"{whole.answer_with_faults}\n")
+    for warning in whole.warnings if several else ():
+        print(warning)
+    links = ", which links those of the phases," if several else ","
+    print(f"report: {page}{links} with tables and figures beside it")
+
+
+def _write(report: Report) -> Path:
+    """Writes tables, figures and page; returns the page."""
+    write_tables(report)
+    return write_page(report, write_charts(report))
+
+
+def _finished(
+    phases: Sequence[Study], folder: Path, asked: Asked
+) -> tuple[list[tuple[StudyResults, str]], list[str]]:
+    """The results of the phases that have finished runs, where these come from, and what is left out."""
+    found, notes = [], []
+    for phase in phases:
         own = folder_of(phase, folder)
+        models_only = not phase.design.contrasts and all(p.components is None for p in phase.points)
+        if asked.design and models_only and len(phases) > 1:
+            notes.append(
+                f"WARNING: {phase.phase}: left out, as it has no networks of the design {asked.design}."
+            )
+            continue
         study, origin = _seen(phase, own, asked)
-        output = asked.output or own / _name(study, asked)
-        contents, page = _write(read_results(study, own), output, origin, asked.size)
-        _print(contents, page)
-    else:
-        _report_experiment(phases, folder, asked)
+        try:
+            found.append((read_results(study, own), origin))
+        except NothingFinishedError:
+            if len(phases) == 1:
+                raise
+            notes.append(f"WARNING: {phase.phase}: left out, as none of its runs is finished.")
+    if not found:
+        raise UserError(f"{folder}: no run of this experiment is finished; nothing to report")
+    return found, notes
 
 
 def _seen(study: Study, folder: Path, asked: Asked) -> tuple[Study, str]:
@@ -125,73 +165,27 @@ def _name(study: Study, asked: Asked) -> str:
     return f"{REPORT}-{study.design.name}" if asked.design else REPORT
 
 
-def _write(results: StudyResults, output: Path, origin: str, size: float) -> tuple[Contents, Path]:
-    """Writes the report of one study; returns what it shows, and its page."""
+def _contents(
+    results: StudyResults, folder: Path, origin: str, kept: np.ndarray | None, size: float
+) -> Contents:
+    study, networks = results.study, results.networks()
     facts = replace(results.facts(), origin=origin)
-    findings = compare(results.networks(), results.study.design.contrasts, facts.classes, size)
-    contents = Contents(output, findings, facts, results.evidence)
-    write_tables(contents)
-    if results.study.tuning:
-        write_tuning(results.study, results.folder, output)
-    return contents, write_page(contents, write_charts(contents))
 
+    def found(networks: Sequence[NetworkResult]) -> Findings:
+        return compare(networks, study.design.contrasts, facts.classes, size)
 
-def _print(contents: Contents, page: Path) -> None:
-    findings, width = contents.findings, _width()
-    print(f"\n{terminal_table(findings.rows, width)}\n")
-    if not findings.shown_by_rows:
-        print(f"{terminal_effects(findings.effects, width)}\n")
-    print(f"{answer_text(contents)}\n")
-    print(f"report: {page}, with tables and figures beside it")
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((120, 24)).columns
-
-
-def _report_experiment(phases: Sequence[Study], folder: Path, asked: Asked) -> None:
-    found: list[tuple[StudyResults, str]] = []
-    notes = []
-    for phase in phases:
-        own = folder_of(phase, folder)
-        if asked.design and not phase.design.contrasts and all(p.components is None for p in phase.points):
-            notes.append(
-                f"WARNING: {phase.phase}: left out, as it has no networks of the design {asked.design}."
-            )
-            continue
-        study, origin = _seen(phase, own, asked)
-        try:
-            found.append((read_results(study, own), origin))
-        except NothingFinishedError:
-            notes.append(f"WARNING: {phase.phase}: left out, as none of its runs is finished.")
-    if not found:
-        raise UserError(f"{folder}: no run of this experiment is finished; nothing to report")
-    kept = {results.study.phase: _kept(results, asked.exclude) for results, _ in found}
-    first = found[0][0].study
-    output = asked.output or folder / _name(first, asked)
-    reports = []
-    for results, origin in found:
-        study = results.study
-        where = output / study.phase if asked.output else results.folder / _name(study, asked)
-        contents, page = _write(results, where, origin, asked.size)
-        reports.append(_phase_report(results, contents, page, kept[study.phase], asked.size))
-    design = next(
-        (results.study.design for results, _ in found if results.study.design.contrasts), first.design
+    return Contents(
+        folder,
+        found(networks),
+        facts,
+        results.evidence,
+        name=study.phase,
+        data=data_set_name(Path(study.data_dir)),
+        fingerprint=study.data_fingerprint,
+        start=study.start.phase if study.start else "",
+        has_effects=bool(study.design.contrasts),
+        kept=None if kept is None else found([network.on(kept) for network in networks]),
     )
-    names = ", ".join(each.name for each in reports)
-    whole = ExperimentReport(
-        output, f"{design.name} on {names}", reports, design.contrasts, first.command, notes, asked.size
-    )
-    write_experiment_tables(whole)
-    chart = None
-    if whole.across and whole.across.effects:
-        chart = write_chart(output, "effects_across", partial(draw_across, whole.across, whole.faults))
-    page = write_experiment_page(whole, chart)
-    print(f"\n{terminal_accuracies(whole, _width())}\n")
-    print(f"{whole.answer}\n")
-    for warning in whole.warnings:
-        print(warning)
-    print(f"report: {page}, which links those of the phases, with tables and figures beside it")
 
 
 def _kept(results: StudyResults, exclude: Mapping[str, Path]) -> np.ndarray | None:
@@ -205,25 +199,3 @@ def _kept(results: StudyResults, exclude: Mapping[str, Path]) -> np.ndarray | No
     if not kept.any():
         raise UserError(f"{path}: all {len(kept)} test images of {study.phase} are excluded; leave some in")
     return kept
-
-
-def _phase_report(
-    results: StudyResults, contents: Contents, page: Path, kept: np.ndarray | None, size: float
-) -> PhaseReport:
-    study, networks = results.study, results.networks()
-    without = None
-    if kept is not None:
-        left = [network.on(kept) for network in networks]
-        findings = compare(left, study.design.contrasts, contents.facts.classes, size)
-        without = SetResults(study.phase, left, findings)
-    return PhaseReport(
-        SetResults(study.phase, networks, contents.findings),
-        contents.facts,
-        data=data_set_name(Path(study.data_dir)),
-        fingerprint=study.data_fingerprint,
-        ids=results.ids.tolist(),
-        start=study.start.phase if study.start else "",
-        has_effects=bool(study.design.contrasts),
-        page=page,
-        kept=without,
-    )

@@ -21,6 +21,7 @@ from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.pretrained import mixed_origins
+from convnext_ablation.study.report.answer import studied
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import StudyFacts
 from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
@@ -70,7 +71,7 @@ class StudyResults:
         """What a reader must know to judge the figures."""
         study = self.study
         return StudyFacts(
-            title=f"{study.design.name} on {study.data_name}",
+            title=f"{studied(study.design.name)} on {study.data_name}",
             design=study.design.name,
             data_name=study.data_name,
             image_size=self.sizes[0][1],

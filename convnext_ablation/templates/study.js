@@ -1,5 +1,23 @@
-// Tables sort by the column whose heading is pressed; without this script they stay as they are.
+// Draws the charts, and lets tables be sorted by the column whose heading is pressed.
 "use strict";
+
+const specs = JSON.parse(document.getElementById("specs").textContent);
+const small = matchMedia("(max-width: 700px)");
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** Draws each chart for the screen; `ast`: its expressions are interpreted, as the page allows no `eval`. Level
+ * 1 logs errors: Vega warns of panels without runs, such as those of cost. */
+function draw() {
+  for (const place of document.querySelectorAll("[data-chart]")) {
+    const spec = specs[place.dataset.chart][small.matches ? 1 : 0];
+    const tooltip = { theme: dark.matches ? "dark" : "light" };
+    const options = { mode: "vega-lite", actions: false, ast: true, renderer: "svg", logLevel: 1, tooltip };
+    vegaEmbed(place, spec, options);
+  }
+}
+
+draw();
+small.addEventListener("change", draw);
 
 const collator = new Intl.Collator("en", { numeric: true });
 

@@ -23,31 +23,7 @@ from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
 from convnext_ablation.study.stats.variance import Scatter, scatter_of_single_runs
 
 Keys = tuple[int | None, int]  # of a run: its pre-training, its seed
-
-
-@dataclass(frozen=True, eq=False)
-class SetResults:
-    """What the networks of a design reached on one data set.
-
-    Attributes:
-        name: The set's, for people.
-        networks: Their runs. On the general set a run is a pre-training, and its seed is what runs that were
-            fine-tuned from it have as their `pretraining_seed`; None there means the only pre-training.
-        findings: What these show by themselves: see `findings.compare`.
-    """
-
-    name: str
-    networks: Sequence[NetworkResult]
-    findings: Findings
-
-    def networks_of(self, contrast: Contrast) -> list[NetworkResult]:
-        """The networks that a contrast weighs, in its order."""
-        by_name = {network.name: network for network in self.networks}
-        return [by_name[key] for key in contrast.weights if key in by_name]
-
-    def effect(self, contrast: Contrast) -> Effect | None:
-        """What it shows of a contrast; None where runs are missing."""
-        return next((each for each in self.findings.effects if each.contrast == contrast), None)
+Named = tuple[str, Findings]  # a data set's name, and what its networks show by themselves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,36 +62,39 @@ class AcrossFindings:
 
 
 def compare_across(
-    general: SetResults, others: Sequence[SetResults], contrasts: Iterable[Contrast], size: float = RESOLVED
+    general: Named, others: Sequence[Named], contrasts: Iterable[Contrast], size: float = RESOLVED
 ) -> AcrossFindings:
     """Estimates each contrast of a design on each data set, and what it differs in.
 
-    Differences that aren't significant are judged against a `size`, a fraction.
+    On the general set a run is a pre-training, and its seed is what runs that were fine-tuned from it have as
+    their `pretraining_seed`; None there means the only pre-training. Differences that aren't significant are
+    judged against a `size`, a fraction.
 
     Raises:
         UserError: There is no other set, or two sets have the same name.
     """
     sets = [general, *others]
-    names = tuple(each.name for each in sets)
+    names = tuple(name for name, _ in sets)
     if not others or len(set(names)) < len(names):
         raise UserError(f"data sets {', '.join(names)}: effects are compared between two or more, once each")
     choices = [(each,) for each in others] + ([tuple(others)] if len(others) > 1 else [])
-    found, missing = [], []
+    compared, missing = [], []
     for contrast in contrasts:
         gaps = [_gap(general, chosen, contrast, size) for chosen in choices]
         if known := tuple(gap for gap in gaps if gap is not None):
-            found.append(EffectAcross(contrast, tuple(each.effect(contrast) for each in sets), known))
+            compared.append(EffectAcross(contrast, tuple(found.effect(contrast) for _, found in sets), known))
         if len(known) < len(gaps):
             missing.append(contrast)
-    return AcrossFindings(names, _with_power(_adjusted(found), sets), missing)
+    return AcrossFindings(names, _with_power(_adjusted(compared), sets), missing)
 
 
-def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast, size: float) -> Gap | None:
+def _gap(general: Named, others: Sequence[Named], contrast: Contrast, size: float) -> Gap | None:
     """The gap between the general set and the mean of others; None where they share no pre-training."""
-    sets = [general, *others]
-    if any(len(each.networks_of(contrast)) < len(contrast.weights) for each in sets):
+    sets = [found for _, found in (general, *others)]
+    weighed = [each.networks_of(contrast) for each in sets]
+    if any(len(of_set) < len(contrast.weights) for of_set in weighed):
         return None
-    runs = _paired_runs(general.networks_of(contrast), [each.networks_of(contrast) for each in others])
+    runs = _paired_runs(weighed[0], weighed[1:])
     shared = [set.intersection(*map(set, of_set)) for of_set in runs]
     pretrainings = _pretrainings(shared)
     seeds = [_seeds(keys, pretrainings) for keys in shared]
@@ -133,7 +112,7 @@ def _gap(general: SetResults, others: Sequence[SetResults], contrast: Contrast, 
         difference = replace(difference, p_value=math.nan, p_holm=math.nan, p_better=math.nan)
     return Gap(
         contrast=contrast,
-        sets=tuple(each.name for each in others),
+        sets=tuple(name for name, _ in others),
         difference=difference,
         pretrainings=len(pretrainings),
         draws=len(pretrainings) if len(pretrainings) > 1 else min(map(len, seeds[1:])),
@@ -191,26 +170,29 @@ def _adjusted(effects: list[EffectAcross]) -> list[EffectAcross]:
     return _mapped(effects, change)
 
 
-def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list[EffectAcross]:
+def _with_power(effects: list[EffectAcross], sets: Sequence[Named]) -> list[EffectAcross]:
     """Says of gaps that aren't significant what could have been found, by the scatter on and between sets."""
     asked = {key for each in effects for key in each.contrast.weights}
-    scatters = {each.name: _scatter(each, asked) for each in sets}
-    images = {each.name: len(each.networks[0].runs[0].correct) for each in sets}
+    scatters = {name: _scatter(name, found, asked) for name, found in sets}
+    images = {name: found.test_images for name, found in sets}
+    general = sets[0][0]
     primary = [gap for each in effects for gap in each.gaps if each.contrast.primary]
     open_ = sum(gap.difference.p_holm >= ALPHA for gap in primary)
 
     def change(gap: Gap) -> Gap:
-        names = [sets[0].name, *gap.sets]
+        names = [general, *gap.sets]
         known = [scatter for name in names if (scatter := scatters[name])]
         if not gap.difference.p_holm >= ALPHA or len(known) < len(names):
             return gap
         several = gap.pretrainings > 1
         planned = [
-            PlannedSet(weight, scatter, images[name], drawn=several or name != sets[0].name)
+            PlannedSet(weight, scatter, images[name], drawn=several or name != general)
             for weight, scatter, name in zip(_set_weights(len(gap.sets)), known, names, strict=True)
         ]
         weights, level = list(gap.contrast.weights.values()), level_of(gap.contrast.primary, open_)
-        together = _seed_variance([each for each in sets if each.name in names], asked) if several else None
+        together = (
+            _seed_variance([found for name, found in sets if name in names], asked) if several else None
+        )
         question = Asked(planned, weights, level, shared=several, seed_variance=together)
         needed = question.seeds_needed(gap.size)
         unit = "pre-training" if several else "seed"
@@ -219,7 +201,7 @@ def _with_power(effects: list[EffectAcross], sets: Sequence[SetResults]) -> list
     return _mapped(effects, change)
 
 
-def _seed_variance(sets: Sequence[SetResults], asked: set[str]) -> float | None:
+def _seed_variance(sets: Sequence[Findings], asked: set[str]) -> float | None:
     """Variance, between pre-trainings, of a network's accuracy on the last sets minus that on the first.
 
     What a pre-training seed changes in all networks alike is left out, as contrasts don't have it. None where
@@ -243,17 +225,17 @@ def _top1(found: dict[Keys, BoolArray], start: int | None) -> float:
     return float(np.mean([correct.mean() for key, correct in found.items() if key[0] == start]))
 
 
-def _above_chance(each: SetResults, asked: set[str]) -> list[NetworkResult]:
-    return [row.network for row in each.findings.rows if row.above_chance and row.network.name in asked]
+def _above_chance(found: Findings, asked: set[str]) -> list[NetworkResult]:
+    return [row.network for row in found.rows if row.above_chance and row.network.name in asked]
 
 
-def _scatter(each: SetResults, asked: set[str]) -> Scatter | None:
+def _scatter(name: str, findings: Findings, asked: set[str]) -> Scatter | None:
     """How much chance there is on a set; of single runs, in which images networks have right."""
-    above = _above_chance(each, asked)
+    above = _above_chance(findings, asked)
     if found := measured_in(above):
         return found
     try:
-        return scatter_of_single_runs([network.runs[0].correct for network in above], each.name)
+        return scatter_of_single_runs([network.runs[0].correct for network in above], name)
     except UserError:  # too few networks, or none of them ever errs
         return None
 

@@ -21,6 +21,17 @@ from convnext_ablation.study.stats.power import POWER
 E = TypeVar("E", bound=Estimate)
 _SIGNIFICANT = ("raised", "lowered")
 _OTHERS = ("smaller", "corrected", "undetectable", "unclear", "untested")
+_WORDS = 25  # that a sentence has at most
+# of a design: what it studies, and what its effects are of
+_STUDIED = {
+    "stages": ("ResNet-50 to ConvNeXt-T", "step"),
+    "roadmap": ("ResNet-50 to ConvNeXt-T step by step", "step"),
+    "leave-one-out": ("ConvNeXt-T without each component", "component"),
+    "add-one-in": ("ResNet-50 with each component", "component"),
+    "factorial": ("Groups of components from ResNet-50 to ConvNeXt-T", "group of components"),
+    "screening": ("Components from ResNet-50 to ConvNeXt-T", "component"),
+    "screening-fold-over": ("Components from ResNet-50 to ConvNeXt-T", "component"),
+}
 _BRACKETS = "Effects are in points of top-1; brackets are 95 % intervals; p is adjusted by Holm's method."
 
 
@@ -37,6 +48,93 @@ def percent_points(value: float) -> str:
     """Writes a fraction in percentage points with its sign; a value that rounds to nothing has none."""
     text = f"{100 * value:+.1f}"
     return "0.0" if text in ("+0.0", "-0.0") else text.replace("-", "−")
+
+
+def studied(design: str) -> str:
+    """What a design studies, for titles; the name of one that isn't built in."""
+    return _STUDIED.get(design, (design, ""))[0]
+
+
+def question(design: str, sets: Sequence[str], across: bool = False) -> str:
+    """What is asked on data sets, or `across` them: of the others beside the first, the general one."""
+    what = _STUDIED.get(design, ("", "change"))[1]
+    if across:
+        return f"Which {what} matters more on {joined(sets[1:])} than on {sets[0]}, and by how much?"
+    return f"Which {what} changes top-1 accuracy on {joined(sets)}, and by how much?"
+
+
+def sentence(findings: Findings, facts: StudyFacts) -> str:
+    """The answer on one data set in a sentence of 25 words at most."""
+    rows, primary = findings.rows, findings.primary
+    if max(row.runs for row in rows) == 1:
+        low, high = (f"{100 * end(row.top1.estimate for row in rows):.1f}" for end in (min, max))
+        reached = f"{low} %" if low == high else f"{low} to {high} %"
+        return (
+            f"Nothing can be claimed from one seed per network, which reach {reached} on {facts.data_name}."
+        )
+    if not primary:
+        return "No effect of the design can be estimated."
+    first, found = _largest(primary)
+    d = first.difference
+    if not found and all(each.verdict == "untested" for each in primary):
+        return "No effect can be tested: its networks lack seeds in common, or are not above chance."
+    if not found:
+        return _shortest(
+            f"No effect is significant; the largest is {label}, {points_text(d)} points."
+            for label in _labels(first)
+        )
+    size = f"{percent_points(d.estimate)} points {_interval(d)}"
+    ends = _significant(found, primary, "effect")
+    return _shortest(f"{label} has the largest effect, {size}; {ends}." for label in _labels(first))
+
+
+def sentence_across(findings: AcrossFindings) -> str:
+    """The answer on several data sets in a sentence of 25 words at most."""
+    wholes = [each.whole for each in findings.effects if each.contrast.primary]
+    if not wholes:
+        return "No effect can be compared between the data sets yet, as runs are missing."
+    first, found = _largest(wholes)
+    d, general = first.difference, findings.sets[0]
+    choices = [
+        (label, others) for label in _labels(first) for others in (joined(first.sets), "the other sets")
+    ]
+    if not found:
+        return _shortest(
+            f"No effect differs significantly between {general} and {others}; the largest difference is "
+            f"{points_text(d)} points, of {label}."
+            for label, others in choices
+        )
+    more = f"{abs(100 * d.estimate):.1f} points {'more' if d.estimate > 0 else 'less'}"
+    ends = _significant(found, wholes, "difference")
+    return _shortest(
+        f"{label} adds {more} on {others} than on {general}; {ends}." for label, others in choices
+    )
+
+
+def _largest(found: Sequence[E]) -> tuple[E, int]:
+    """The largest estimate of the significant ones, or of all if none is, and how many are significant."""
+    significant = [each for each in found if each.verdict in _SIGNIFICANT]
+    return max(significant or found, key=lambda each: abs(each.difference.estimate)), len(significant)
+
+
+def _significant(number: int, of: Sequence[Estimate], what: str) -> str:
+    if len(of) == 1:
+        return "it is significant"
+    return f"{number} of {counted(len(of), what)} {'is' if number == 1 else 'are'} significant"
+
+
+def _labels(each: Estimate) -> tuple[str, ...]:
+    """What an estimate is called in a sentence: also without what stands in brackets, and without a name."""
+    return each.label, each.label.partition(" (")[0], "one"
+
+
+def _shortest(choices: Iterable[str]) -> str:
+    """The first sentence that is short enough, or the last."""
+    said = ""
+    for said in choices:
+        if len(said.split()) <= _WORDS:
+            break
+    return said
 
 
 def answer(findings: Findings, facts: StudyFacts) -> str:

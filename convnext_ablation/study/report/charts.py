@@ -1,309 +1,431 @@
-"""The report's charts: the roadmap, effects, learning curves, and per-class change.
+"""The report's charts as Vega-Lite specifications: effects, networks and cost, learning curves, classes.
 
-All is black, grey and white, and what matters shows in shapes and words too. Axes fill a figure, and words
-stand outside of it: a figure is saved as large as all that is drawn, as SVG for the page and PDF for LaTeX.
-The same rows give the same bytes.
+The page draws a specification with what a hover, a choice or a zoom shows; the same one gives the SVG and PDF
+files beside it. Fill, shape and dashes say what matters; colours, those of Okabe and Ito (2008), repeat it.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import partial
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
-from textwrap import fill, wrap
-from typing import TYPE_CHECKING, Any
+from textwrap import wrap
+from typing import Any, NamedTuple
 
 from convnext_ablation.console import counted, printable
-from convnext_ablation.study.report.across import AcrossFindings, set_name
+from convnext_ablation.files import write_text, written_whole
 from convnext_ablation.study.report.answer import p_text, percent_points, points_text
 from convnext_ablation.study.report.contents import ClassGain, Contents, CurvePoint, surest
-from convnext_ablation.study.report.figures import write_chart
-from convnext_ablation.study.report.findings import Effect, Row, StudyFacts, verdict
-from convnext_ablation.study.stats.effects import ALPHA, Difference
+from convnext_ablation.study.report.figures import fonts_with, tell_of_boxes
+from convnext_ablation.study.report.findings import Effect, Estimate
+from convnext_ablation.study.report.whole import Line, Report
+from convnext_ablation.study.stats.effects import ALPHA
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+Spec = dict[str, Any]
 
-INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
-_ROW, _BAR_ROW = 0.24, 0.56  # inches
-_LEFT = 3.2  # inches between a figure's title and the axes
-_FOREST = 4.6  # inches of the axes of differences
-_PANELS = 4  # in a row of learning curves
-_LONGEST = 50  # characters in a line of a label
-_REMARK = 120  # characters in a line of remarks below a figure
-_TITLE = 36  # characters in a line above a panel
+WIDE, NARROW = 1110, 320  # pixels that a chart may take on a screen, and on a small one
+_LABEL, _STEP = 240, 24  # pixels of the names left of a chart, and of a row
+_LINE, _LETTER = 12, 6.5  # pixels of a line of names, and of a letter
+_MOST = 6  # effects that a small screen shows on each data set
 _CONTRASTS, _CLASSES = 4, 5  # contrasts in the chart of classes, and classes at either end of each
-# Right of the roadmap's bars, each column's right edge in inches from their left.
-_COLUMNS = {"change, points [95 %]": 5.95, "p (Holm)": 6.6, "M par.": 7.2, "GMACs": 7.8}
-_BAR: dict[str, Any] = {"facecolor": "white", "edgecolor": "0.25"}
-# What the fill of a bar means; see `verdict`.
-_FILLS: dict[str, dict[str, Any]] = {
-    "raised": {"facecolor": "0.62", "label": "higher than its baseline (adjusted p < 0.05)"},
-    "lowered": {"hatch": "////", "label": "lower than its baseline (adjusted p < 0.05)"},
-    "unclear": {"facecolor": "0.93", "label": "not significantly different from its baseline"},
-    "untested": {"label": "without p-value: no baseline, one seed, or a network not above chance"},
+_COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
+_CONFIG: Spec = {
+    "font": "DejaVu Sans, Verdana, sans-serif",
+    "aria": False,  # a region of the page bears the name, and a table the numbers
+    "view": {"stroke": None},
+    "mark": {
+        "aria": False,
+        "opacity": 1,
+    },  # with transparency, or a second font, PDF files differ from one time to the next
+    "axis": {
+        "aria": False,
+        "labelLimit": 0,
+        "titleFontWeight": "normal",
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+    },
+    "header": {"labelLimit": 0, "labelFontSize": 12, "labelFontWeight": "normal", "labelLineHeight": _LINE},
+    "legend": {"aria": False, "labelLimit": 0, "orient": "bottom", "title": None},
+    "title": {"orient": "bottom", "anchor": "start", "fontWeight": "normal", "fontSize": 10},
 }
+_ZOOM: Spec = {
+    "type": "interval",
+    "encodings": ["x"],
+    "zoom": "wheel![event.shiftKey]",  # else the page could not be scrolled
+    "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
+}
+_POINTS = "percentage points"
+_ORDERS = ("as in the design", "largest effect first")
 
 
-def write_charts(contents: Contents) -> list[Path]:
-    """Draws the charts that there is something for, as SVG and PDF; returns the SVG files."""
-    return [write_chart(contents.folder, name, draw) for name, draw in _charts(contents).items()]
+class Chart(NamedTuple):
+    """A chart for a screen, and one for a small screen; `title` says what it shows."""
+
+    title: str
+    wide: Spec
+    narrow: Spec
 
 
-def _charts(contents: Contents) -> dict[str, Callable[[], Figure]]:
-    rows, effects = contents.findings.rows, contents.findings.effects
-    charts: dict[str, Callable[[], Figure]] = {"roadmap": partial(draw_roadmap, rows, contents.facts)}
-    if effects:
-        charts["effects"] = partial(draw_effects, effects)
-    if contents.curves:
-        labels = {row.network.name: row.label for row in rows}
-        charts["curves"] = partial(draw_curves, contents.curves, labels)
-    if shown := surest(effects, contents.evidence, _CONTRASTS):
-        charts["classes"] = partial(draw_classes, shown, contents.class_gains)
-    return charts
+def charts(report: Report) -> dict[str, Chart]:
+    """The charts that there is something for, by the name of their files."""
+    found = {"roadmap": _networks(report)}
+    if report.estimates:
+        found["effects_across" if report.across else "effects"] = _effects(report)
+    if any(contents.curves for contents in report.sets):
+        found["curves"] = _curves(report)
+    if (alone := report.alone) and (shown := surest(alone.findings.effects, alone.evidence, _CONTRASTS)):
+        found["classes"] = _classes(shown, alone.class_gains)
+    return found
 
 
-def _rows(width: float, rows: int, row: float = _ROW) -> tuple[Figure, Axes]:
-    """A figure of rows: inches of its width, and of a row."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, row * rows))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set_ylim(rows - 0.5, -0.5)
-    axes.set_yticks([])
-    axes.set_axisbelow(True)
-    axes.grid(axis="x", color=GRID, linewidth=0.6)
-    return figure, axes
-
-
-def _beside(
-    axes: Axes, place: float, inches: float, text: str, align: str = "right", nudge: float = 0, **style: Any
-) -> None:
-    """Writes text so many inches right of the axes' left edge, `nudge` points above the middle of a row."""
-    style = {"ha": align, "va": "center", "fontsize": 8, "annotation_clip": False, **style}
-    offset, at = (72 * inches, nudge), axes.get_yaxis_transform()
-    shown = "\n".join(map(printable, text.split("\n")))
-    axes.annotate(shown, (0, place), offset, at, textcoords="offset points", **style)
-
-
-def _lines(label: str) -> list[str]:
-    return wrap(printable(label), _LONGEST) or [""]
-
-
-def _name(axes: Axes, place: float, label: str, **style: Any) -> int:
-    """Writes a name left of the axes, from a row on; returns how many rows it takes."""
-    lines = _lines(label)
-    _beside(axes, place + (len(lines) - 1) / 2, -0.11, "\n".join(lines), linespacing=1.5, **style)
-    return len(lines)
-
-
-def draw_roadmap(table: Sequence[Row], facts: StudyFacts) -> Figure:
-    """Top-1 of each network and what it costs, after Figure 2 of the ConvNeXt paper."""
-    lines = max(len(_changed(row)) for row in table)
-    figure, axes = _rows(4.2, len(table), max(_BAR_ROW, 0.3 + 0.13 * lines))
-    start, end = _axis_range(table)
-    axes.set_xlim(start, end)
-    for place, row in enumerate(table):
-        _draw_bar(axes, place, row)
-        _write_row(axes, place, row)
-    cut = f" (the axis starts at {start:g} %, not at 0)" if start else ""
-    axes.set_xlabel(f"top-1 on {facts.test_images} test images, %{cut}")
-    for heading, inches in _COLUMNS.items():
-        _beside(axes, -0.5, inches, heading, nudge=8, color=SOFT)
-    over = "seeds and test images" if max(row.runs for row in table) > 1 else "test images only (one seed)"
-    text = (
-        f"{facts.data_name}, {facts.classes} classes, {facts.pixels}, "
-        f"{counted(facts.epochs, 'epoch')}. Whiskers: 95 % intervals over {over}; circles: single seeds."
+def write_charts(report: Report) -> dict[str, Chart]:
+    """Writes the charts into the report's folder, with what is wrong with the data, and returns them."""
+    found, remarks = (
+        charts(report),
+        [line for fault in report.faults for line in wrap(printable(fault), 150, break_on_hyphens=False)],
     )
-    _beside(axes, -0.5, -_LEFT, facts.title, "left", nudge=50, fontsize=12, fontweight="bold")
-    _beside(axes, -0.5, -_LEFT, text, "left", nudge=32, color=SOFT)
-    _draw_legend(figure, {verdict(row.difference) for row in table})
-    return figure
+    for name, chart in found.items():
+        write_chart(report.folder, name, {**chart.wide, "title": remarks} if remarks else chart.wide)
+    return found
 
 
-def _axis_range(table: Sequence[Row]) -> tuple[float, float]:
-    """Chooses where the axis starts and ends, in percent: at 0 if differences are visible from there."""
-    shown = [100 * x for row in table for x in (row.top1.low, row.top1.high)]
-    shown += [run.test_top1_percent for row in table for run in row.network.runs]
-    low, high = min(shown), max(shown)
-    span = max(high - low, 1.0)
-    step = 1 if span < 5 else 5
-    start = math.floor((low - span / 2) / step) * step
-    if start < 0.3 * high:
-        start = 0
-    return start, high + 0.03 * (high - start)
+def write_chart(folder: Path, name: str, spec: Spec) -> None:
+    """Writes a chart as SVG and PDF into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    svg = _converter().vegalite_to_svg(spec)
+    drawn = iter(range(len(svg)))  # Vega numbers what it clips through all charts of a process
+    numbers: dict[str, int] = defaultdict(lambda: next(drawn))
+    svg = re.sub(r'(id="|url\(#)clip(\d+)', lambda found: f"{found[1]}clip{numbers[found[2]]}", svg)
+    write_text(folder / f"{name}.svg", svg)
+    with written_whole(folder / f"{name}.pdf") as temporary:
+        pdf = _converter().svg_to_pdf(svg)  # what made it is left out, in as many bytes
+        temporary.write_bytes(re.sub(rb"/Producer \([^)]*\)", lambda found: b" " * len(found[0]), pdf))
+    others = {letter for letter in json.dumps(spec, ensure_ascii=False) if ord(letter) not in _letters()}
+    if others:  # vl-convert takes a font of the machine that has them
+        tell_of_boxes(folder, name, fonts_with(others)[1])
 
 
-def _draw_bar(axes: Axes, place: int, row: Row) -> None:
-    start = axes.get_xlim()[0]
-    low, top1, high = (100 * x for x in (row.top1.low, row.top1.estimate, row.top1.high))
-    fill = {**_BAR, **_FILLS[verdict(row.difference)]}
-    axes.barh(place, top1 - start, 0.62, left=start, linewidth=0.8, **fill)
-    axes.errorbar(top1, place, xerr=[[top1 - low], [high - top1]], color=INK, capsize=3.5, linewidth=1.3)
-    seeds = [run.test_top1_percent for run in row.network.runs]
-    circles: dict[str, Any] = {"markerfacecolor": "white", "markersize": 3.8, "clip_on": False}
-    axes.plot(seeds, [place + 0.2] * len(seeds), "o", color=INK, **circles)
-    box = {"facecolor": "white", "edgecolor": "none", "boxstyle": "square,pad=0.15"}
-    _beside(axes, place, 5 / 72, f"{top1:.1f}", "left", fontsize=9, fontweight="bold", bbox=box)
+@cache
+def chart_library() -> str:
+    """The JavaScript of Vega, Vega-Lite and vega-embed in one piece, to stand in a page."""
+    script = str(_converter().javascript_bundle())
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _changed(row: Row) -> list[str]:
-    """What a network changes, in lines."""
-    against = "" if row.follows or not row.baseline else f"; against {row.baseline}"
-    return _lines(row.network.adds + against)
+@cache
+def _converter() -> Any:
+    """vl-convert, with the fonts that matplotlib brings."""
+    import vl_convert
+
+    vl_convert.register_font_directory(str(_fonts()))
+    return vl_convert
 
 
-def _write_row(axes: Axes, place: int, row: Row) -> None:
-    """Writes the network's name left of the bar, and what it changed and costs right of it."""
-    lines = _changed(row)
-    _beside(axes, place, -0.12, row.label, nudge=5 * len(lines), fontweight="bold", fontsize=9)
-    _beside(axes, place, -0.12, "\n".join(lines), nudge=-7, fontsize=7.5, linespacing=1.1)
-    d = row.difference
-    change, p = ("–", "–") if d is None else (points_text(d), p_text(d.p_holm))
-    texts = (change, p, f"{row.network.parameters / 1e6:.2f}", f"{row.network.gmacs:.3f}")
-    for inches, text in zip(_COLUMNS.values(), texts, strict=True):
-        _beside(axes, place, inches, text, fontsize=9)
+@cache
+def _letters() -> frozenset[int]:
+    """The letters that these have."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(str(_fonts() / "DejaVuSans.ttf")).get_charmap())
 
 
-def _draw_legend(figure: Figure, present: set[str]) -> None:
-    from matplotlib.patches import Patch
+def _fonts() -> Path:
+    import matplotlib
 
-    figure.legend(
-        handles=[Patch(**{**_BAR, **fill}) for what, fill in _FILLS.items() if what in present],
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.55 / figure.get_figheight()),
-        ncols=2,
-        frameon=False,
-        fontsize=8,
-    )
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
-def draw_effects(effects: Sequence[Effect]) -> Figure:
-    """The effects with their intervals, one below the other; significant ones have a filled mark."""
-    figure, axes = _forest(sum(len(_lines(effect.label)) for effect in effects))
-    place = 0
-    for effect in effects:
-        rows = _name(axes, place, effect.label)
-        marker = "D" if effect.contrast.primary else "o"
-        _draw_difference(axes, place + (rows - 1) / 2, effect.difference, marker)
-        place += rows
-    return figure
-
-
-def draw_across(findings: AcrossFindings, remarks: Sequence[str] = ()) -> Figure:
-    """Each effect on each data set, and how it differs from the general one; `remarks` stand below."""
-    groups = []
-    for each in findings.effects:
-        found = [effect.difference if effect else None for effect in each.effects]
-        gap = f"{set_name(each.whole.sets)} − {findings.sets[0]}"
-        groups.append([*zip(findings.sets, found, strict=True), (gap, each.whole.difference)])
-    names = [each.contrast.label for each in findings.effects] + [
-        name for group in groups for name, _ in group
+def _effects(report: Report) -> Chart:
+    estimates, names = report.estimates, report.columns
+    rows = [next(each.label for each in line if each) for line in estimates]
+    marks = [
+        _difference(found, row, column, max(abs(each.difference.estimate) for each in line if each))
+        for row, line in enumerate(estimates)
+        for column, found in enumerate(line)
+        if found
     ]
-    rows = sum(len(_lines(name)) for name in names) + len(groups) - 1  # with an empty one between effects
-    figure, axes = _forest(rows)
-    place = 0
-    for each, group in zip(findings.effects, groups, strict=True):
-        place += _name(axes, place, each.contrast.label, fontweight="bold")
-        for number, (name, difference) in enumerate(group):
-            lines = _name(axes, place, name)
-            _draw_difference(
-                axes, place + (lines - 1) / 2, difference, "o" if number < len(group) - 1 else "D"
-            )
-            place += lines
-        place += 1
-    text = "\n".join(fill(remark, _REMARK) for remark in remarks)
-    _beside(axes, rows - 0.5, -_LEFT, text, "left", nudge=-60, va="top")
-    return figure
+    last = [mark for mark in marks if mark["column"] == len(names) - 1]
+    few = last if report.across and len(rows) > _MOST else marks
+    wide = _forest(marks, rows, names, _POINTS)
+    wide["spec"]["layer"][0]["params"] = [{"name": "zoom", "select": _ZOOM, "bind": "scales"}]
+    _offer_choices(wide, names)
+    short = [*names[:-1], "difference"] if report.across else names
+    return Chart("Effects on top-1, with 95 % intervals", wide, _turned(few, rows, short, _POINTS))
 
 
-def _forest(rows: int) -> tuple[Figure, Axes]:
-    """A figure of differences with their intervals, one below the other."""
-    figure, axes = _rows(_FOREST, rows)
-    axes.axvline(0, color=INK, linewidth=0.8)
-    _beside(axes, -1, _FOREST + 0.11, "points [95 %]", "left", color=SOFT)
-    _beside(axes, -1, _FOREST + 1.8, "p (Holm)", "left", color=SOFT)
-    axes.set_xlabel("effect on top-1, percentage points, with its 95 % interval")
-    legend = "filled: adjusted p < 0.05;  open: not significant, or not tested"
-    _beside(axes, rows - 0.5, _FOREST / 2, legend, "center", nudge=-46, color=SOFT)
-    return figure, axes
+def _difference(found: Estimate, row: int, column: int, size: float) -> Spec:
+    d, power = found.difference, found.power
+    takes = power.takes.removesuffix(" test images") if found.verdict == "undetectable" and power else ""
+    return {
+        **_mark(row, column, 100 * d.estimate, 100 * d.low, 100 * d.high, points_text(d)),
+        "takes": takes.replace("more", "more images"),
+        "filled": bool(d.p_holm < ALPHA),
+        "shape": "diamond" if found.contrast.primary else "circle",
+        "size": 100 * size,
+        "effect": printable(found.label),
+        "points": points_text(d),
+        "p (Holm)": p_text(d.p_holm),
+        "finding": found.finding,
+        "runs": found.runs,
+    }
 
 
-def _draw_difference(axes: Axes, place: float, d: Difference | None, marker: str) -> None:
-    """Draws a difference; a significant one has a filled mark, and one that isn't known a dash."""
-    if d is None:
-        _beside(axes, place, _FOREST + 0.11, "–", "left")
-        return
-    holds = d.p_holm < ALPHA
-    axes.plot([100 * d.low, 100 * d.high], [place, place], color=INK, linewidth=1.4 if holds else 0.8)
-    face = INK if holds else "white"
-    axes.plot([100 * d.estimate], [place], marker, color=INK, markersize=5.5, markerfacecolor=face)
-    _beside(axes, place, _FOREST + 0.11, points_text(d), "left")
-    _beside(axes, place, _FOREST + 1.8, p_text(d.p_holm), "left")
+def _offer_choices(spec: Spec, columns: Sequence[str]) -> None:
+    """Lets a reader sort the rows, and choose the columns where there are several."""
+    select = {"input": "select", "options": _ORDERS, "name": "Order "}
+    spec["params"] = [{"name": "order", "value": _ORDERS[0], "bind": select}]
+    rank = f"order == '{_ORDERS[0]}' ? datum.row : -datum.size"
+    spec["transform"] = [{"calculate": rank, "as": "rank"}]
+    if len(columns) > 1:
+        boxes = [{"input": "checkbox", "name": f"{name} "} for name in columns]
+        spec["params"] += [{"name": f"c{k}", "value": True, "bind": box} for k, box in enumerate(boxes)]
+        shown = ", ".join(f"c{place}" for place in range(len(columns)))
+        spec["transform"] += [{"filter": f"[{shown}][datum.column]"}]
 
 
-def draw_curves(points: Sequence[CurvePoint], labels: dict[str, str]) -> Figure:
-    """Validation top-1 by epoch, a panel for each network: mean and range over runs; the first one dashed."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    by_network: dict[str, list[CurvePoint]] = {}
-    for point in points:
-        by_network.setdefault(point.network, []).append(point)
-    columns = min(_PANELS, len(by_network))
-    rows = -(-len(by_network) // columns)
-    figure = Figure(figsize=(10, 1.8 * rows))
-    figure.subplots_adjust(0, 0, 1, 1, wspace=0.08, hspace=0.3)
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    first = next(iter(by_network.values()))
-    for axes, (name, mine) in zip(panels.flat, by_network.items(), strict=False):
-        epochs = [point.epoch + 1 for point in mine]
-        low, high = [point.top1_low_percent for point in mine], [point.top1_high_percent for point in mine]
-        axes.fill_between(epochs, low, high, color=BAND, linewidth=0)
-        if mine is not first:
-            means = [point.top1_percent for point in first]
-            axes.plot([point.epoch + 1 for point in first], means, "--", color=SOFT, linewidth=0.9)
-        marker = "o" if len(mine) == 1 else None
-        axes.plot(epochs, [point.top1_percent for point in mine], marker=marker, color=INK, markersize=3)
-        axes.set_title(fill(printable(labels[name]), _TITLE), fontsize=8.5, loc="left")
-        axes.grid(color=GRID, linewidth=0.6)
-        axes.tick_params(labelsize=7.5)
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    for axes in panels.flat[len(by_network) :]:
-        axes.set_axis_off()
-    for axes in panels[-1]:
-        axes.set_xlabel("epoch")
-    for axes in panels[:, 0]:
-        axes.set_ylabel("validation top-1, %")
-    return figure
+def _networks(report: Report) -> Chart:
+    """Top-1 of each network and its runs on each data set, and what the network costs."""
+    names = [f"top-1 on {contents.called}, %" for contents in report.sets]
+    marks = [
+        mark
+        for row, line in enumerate(report.lines)
+        for column, contents in enumerate(report.sets)
+        if contents.name in line.rows
+        for mark in _reached(row, column, line, contents)
+    ]
+    costs = []
+    for row, line in enumerate(report.lines):
+        network = next(iter(line.rows.values())).network
+        for place, value, form in ((0, network.parameters / 1e6, ".2f"), (1, network.gmacs, ".3f")):
+            costs.append(_mark(row, len(names) + place, value, 0, value, format(value, form)))
+    rows = [line.label for line in report.lines]
+    wide = _forest([*marks, *costs], rows, [*names, "parameters, millions", "GMACs of an image"], "")
+    return Chart("Top-1 of each network, and its cost", wide, _turned(marks, rows, names, "top-1, %"))
 
 
-def draw_classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Figure:
+def _reached(row: int, column: int, line: Line, contents: Contents) -> Iterator[Spec]:
+    """A network's top-1 on a data set, and its runs, which a hover names."""
+    found = line.rows[contents.name]
+    top1, low, high = (100 * x for x in (found.top1.estimate, found.top1.low, found.top1.high))
+    text = f"{top1:.1f} [{low:.1f}, {high:.1f}]"
+    yield _mark(row, column, top1, low, high, text) | {"network": printable(line.label), "top-1 %": text}
+    for run in contents.runs:
+        if run.network == found.network.name:
+            yield {
+                "row": row,
+                "column": column,
+                "estimate": run.test_top1_percent,
+                "network": run.network,
+                "top-1 %": f"{run.test_top1_percent:.2f}",
+                "seed": run.seed,
+                "pre-training seed": run.pretraining_seed,
+                "command": run.command,
+            }
+
+
+def _classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Chart:
     """The classes that gain most and least with some effects: mean over seeds, and least and most of any."""
     groups = [[gain for gain in gains if gain.contrast == effect.contrast.name] for effect in effects]
     shown = [
-        group if len(group) <= 2 * _CLASSES else group[:_CLASSES] + group[-_CLASSES:] for group in groups
+        (effect.label, group if len(group) <= 2 * _CLASSES else group[:_CLASSES] + group[-_CLASSES:])
+        for effect, group in zip(effects, groups, strict=True)
     ]
-    middle = 5.2
-    names = [
-        [effect.label, *(gain.class_name for gain in group)]
-        for effect, group in zip(effects, shown, strict=True)
+    wide, narrow = (
+        {"config": _CONFIG, "columns": columns, "concat": [_class_panel(*panel, room) for panel in shown]}
+        for columns, room in ((2, WIDE // 2 - 20), (1, NARROW))
+    )
+    return Chart("Classes that gain most and least with the most significant effects", wide, narrow)
+
+
+def _class_panel(label: str, group: Sequence[ClassGain], room: int) -> Spec:
+    marks = []
+    for row, gain in enumerate(group):
+        text = f"{percent_points(gain.gain_points / 100)} ({counted(gain.images, 'image')})"
+        marks.append(_mark(row, 0, gain.gain_points, gain.low_points, gain.high_points, text))
+    names = [gain.class_name for gain in group]
+    return _forest(marks, names, [label], _POINTS, room)
+
+
+# Estimates with their intervals
+
+
+def _mark(row: int, column: int, estimate: float, low: float, high: float, text: str) -> Spec:
+    """An estimate in a chart: what else it has, a hover shows."""
+    place = {"row": row, "column": column, "estimate": estimate, "low": low, "high": high, "text": text}
+    return {**place, "filled": True, "shape": "circle", "takes": ""}
+
+
+def _forest(
+    marks: list[Spec], rows: Sequence[str], columns: Sequence[str], text: str, room: int = WIDE
+) -> Spec:
+    """Estimates with their intervals: a row each, in a panel a column.
+
+    Args:
+        marks: Of each `_mark`; one without an interval is a run.
+        rows: Names.
+        columns: Names.
+        text: What all panels show; empty where each has an axis of its own.
+        room: Pixels that it may take.
+    """
+    left = min(_LABEL, room // 2)
+    letters, width = int(left / _LETTER), (room - left) // len(columns) - 16
+    step = max(_STEP if len(rows) > 8 else 32, 4 + _LINE * max(len(_lines(name, letters)) for name in rows))
+    top = 8 - step // 2  # of a row: its name and its figures stand there
+    axis: Spec = {"title": None, "ticks": False, "domain": False, "labelExpr": _lookup(rows, letters)}
+    axis["labelOffset"] = top
+    y = {"field": "row", "type": "ordinal", "sort": {"field": "rank", "op": "min"}, "axis": axis}
+    header = {"title": None, "labelExpr": _lookup(columns, int(width / _LETTER))}
+    return {
+        "config": _CONFIG,
+        "data": {"values": marks},
+        "transform": [{"calculate": "datum.row", "as": "rank"}],
+        "facet": {"column": {"field": "column", "type": "ordinal", "header": header}},
+        "spacing": 16,
+        "spec": {"width": width, "height": {"step": step}, "layer": _layers(marks, y, text, top)},
+        "resolve": {"scale": {"x": "shared" if text else "independent"}},
+    }
+
+
+def _turned(marks: list[Spec], rows: Sequence[str], columns: Sequence[str], text: str) -> Spec:
+    """The same for a small screen: a panel a row, with its name above, and in it a line a column."""
+    several = len({mark["column"] for mark in marks}) > 1
+    axis = {"title": None, "ticks": False, "domain": False, "labelExpr": _lookup(columns, 14)}
+    axis["orient"] = "right"  # names of the rows begin at the left
+    y = {"field": "column", "type": "ordinal", "axis": axis if several else None}
+    header = {"title": None, "labelExpr": _lookup(rows, int(NARROW / _LETTER)), "labelPadding": 1}
+    header |= {"labelOrient": "top", "labelAnchor": "start", "labelAngle": 0}
+    lines = max(len(_lines(name, 14)) for name in columns) if several else 1
+    return {
+        "config": _CONFIG,
+        "data": {"values": marks},
+        "facet": {"row": {"field": "row", "type": "ordinal", "header": header}},
+        "spacing": 4,
+        "spec": {
+            "width": NARROW - (100 if several else 10),
+            "height": {"step": max(14, _LINE * lines)},
+            "layer": _layers(marks, y, text),
+        },
+        "resolve": {"axis": {"y": "independent"}},  # else they stand right of the rows' names
+    }
+
+
+def _layers(marks: Sequence[Spec], y: Spec, text: str, top: int | None = None) -> list[Spec]:
+    x = {"field": "estimate", "type": "quantitative", "title": text or None, "scale": {"zero": False}}
+    place = {} if top is None else {"yOffset": top + 13}
+    estimates, runs = ([{"filter": f"{no}isValid(datum.low)"}] for no in ("", "!"))
+    whole, single = (_told(mark for mark in marks if ("low" in mark) == has) for has in (True, False))
+    thick = {"condition": {"test": "datum.filled", "value": 2}, "value": 1}
+    filled = {"condition": {"test": "datum.filled", "value": "black"}, "value": "white"}
+    shape = {"field": "shape", "type": "nominal", "scale": None}
+    layers = [
+        {
+            "transform": estimates,
+            "mark": {"type": "rule", "color": "black", **place},
+            "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "strokeWidth": thick},
+        },
+        {
+            "transform": estimates,
+            "mark": {"type": "point", "size": 60, "stroke": "black", **place},
+            "encoding": {"y": y, "x": x, "fill": filled, "shape": shape, "tooltip": whole},
+        },
     ]
-    figure, axes = _rows(middle, sum(len(_lines(name)) for group in names for name in group) + len(names))
-    axes.axvline(0, color=INK, linewidth=0.8)
-    place = 0
-    for effect, group in zip(effects, shown, strict=True):
-        place += _name(axes, place, effect.label, fontweight="bold")
-        for gain in group:
-            lines = _name(axes, place, gain.class_name)
-            row = place + (lines - 1) / 2
-            axes.plot([gain.low_points, gain.high_points], [row, row], color=SOFT, linewidth=0.9)
-            axes.plot([gain.gain_points], [row], "o", color=INK, markersize=4)
-            text = f"{percent_points(gain.gain_points / 100)} ({counted(gain.images, 'image')})"
-            _beside(axes, row, middle + 0.11, text, "left")
-            place += lines
-        place += 1
-    axes.set_xlabel("gain in top-1, percentage points; line: range over seeds")
-    return figure
+    if single:
+        mark = {"type": "point", "size": 18, "strokeWidth": 1, "color": _COLOURS[1], **place}
+        layers.append({"transform": runs, "mark": mark, "encoding": {"y": y, "x": x, "tooltip": single}})
+    for field, left in (("text", 2), ("takes", 116)) if top is not None else ():
+        mark = {"type": "text", "align": "left", "yOffset": top, "fontSize": 10 if left == 2 else 9}
+        shown = {"y": y, "x": {"value": left}, "text": {"field": field}}
+        layers.append({"transform": estimates, "mark": mark, "encoding": shown})
+    if text == _POINTS:
+        zero = {"datum": 0, "type": "quantitative", "title": text}
+        layers.append({"mark": {"type": "rule", "color": "#888888"}, "encoding": {"x": zero}})
+    return layers
+
+
+def _told(marks: Iterable[Spec]) -> list[Spec]:
+    """What a hover shows of marks: all that says more than where they stand and how they look."""
+    hidden = {*_mark(0, 0, 0, 0, 0, ""), "size"}
+    names = dict.fromkeys(name for mark in marks for name in mark if name not in hidden)
+    return [{"field": name, "type": "nominal"} for name in names]
+
+
+# Learning curves
+
+
+def _curves(report: Report) -> Chart:
+    """Validation top-1 by epoch, a panel for each network: mean and range over runs."""
+    lines = [line for line in report.lines if any(_points(report, line))]
+    values = [
+        {
+            "row": row,
+            "network": printable(line.label),
+            "data set": contents.called,
+            "epoch": point.epoch + 1,
+            "top-1 %": point.top1_percent,
+            "runs": point.runs,
+            "least": point.top1_low_percent,
+            "most": point.top1_high_percent,
+        }
+        for row, line in enumerate(lines)
+        for contents, point in _points(report, line)
+    ]
+    labels = [line.label for line in lines]
+    wide, narrow = (
+        _curve_panels(values, labels, min(panels, len(lines)), room)
+        for panels, room in ((4, WIDE), (2, NARROW))
+    )
+    return Chart("Learning curves: validation top-1 by epoch of each network", wide, narrow)
+
+
+def _points(report: Report, line: Line) -> Iterator[tuple[Contents, CurvePoint]]:
+    for contents in report.sets:
+        name = line.rows[contents.name].network.name if contents.name in line.rows else None
+        yield from ((contents, point) for point in contents.curves if point.network == name)
+
+
+def _curve_panels(values: list[Spec], labels: Sequence[str], panels: int, room: int) -> Spec:
+    width = room // panels - 40
+    several = len({value["data set"] for value in values}) > 1
+    data = {"field": "data set", "type": "nominal", **({} if several else {"legend": None})}
+    colour = {"color": {**data, "scale": {"range": _COLOURS}}}
+    epoch = {"field": "epoch", "type": "quantitative", "scale": {"zero": False, "nice": False}}
+    top1 = {"type": "quantitative", "title": "validation top-1, %", "scale": {"zero": False}}
+    told = [{"field": name, "type": "nominal"} for name in ("network", "data set", "epoch", "runs")]
+    told += [
+        {"field": name, "type": "quantitative", "format": ".2f"} for name in ("top-1 %", "least", "most")
+    ]
+    x = {"x": {**epoch, "axis": {"tickMinStep": 1, "format": "d"}}}
+    curve = {**x, **colour, "y": {**top1, "field": "top-1 %"}}
+    band = {**x, **colour, "y": {**top1, "field": "least"}, "y2": {"field": "most"}}
+    header = {"title": None, "labelExpr": _lookup(labels, int(width / _LETTER))}
+    return {
+        "config": _CONFIG,
+        "data": {"values": values},
+        "facet": {"field": "row", "type": "ordinal", "header": header},
+        "columns": panels,
+        "spacing": 16,
+        "spec": {
+            "width": width,
+            "height": 110,
+            "layer": [
+                {"mark": {"type": "rule", "strokeWidth": 1}, "encoding": band},
+                {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {**curve, "strokeDash": data}},
+                {
+                    "mark": {"type": "point", "size": 24},
+                    "encoding": {**curve, "shape": data, "tooltip": told},
+                },
+            ],
+        },
+    }
+
+
+def _lines(name: str, letters: int) -> list[str]:
+    return wrap(printable(name), max(letters, 12)) or [""]
+
+
+def _lookup(names: Sequence[str], letters: int) -> str:
+    """An expression for the name of a row or a column, in lines."""
+    return f"{json.dumps([_lines(name, letters) for name in names])}[datum.value]"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convnext_ablation.console import printable
-from convnext_ablation.study.report.charts import BAND, GRID, INK, SOFT
 from convnext_ablation.study.report.figures import write_chart
 from convnext_ablation.training.classification import (
     BINS,
@@ -28,6 +27,7 @@ from convnext_ablation.training.predictions import Predictions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+INK, SOFT, GRID, BAND = "black", "0.35", "0.85", "0.75"
 _NAMED = 40  # classes of a matrix that names them and counts images
 _LISTED = 20  # confusions beside a larger one
 _CELL, _SMALL_CELL = 0.3, 0.035  # inches

@@ -1,4 +1,4 @@
-"""What a report is made of: findings and runs, and what follows of them for its tables, figures and page.
+"""What a report is made of on one data set: findings and runs, and what follows of them.
 
 Where an effect comes from is the per-class change, and the confusions that change.
 """
@@ -86,12 +86,33 @@ class Confusion(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """All that a report shows; `folder` is where it goes."""
+    """What a report shows of one data set; `folder` is where its own report goes."""
 
     folder: Path
-    findings: Findings
+    findings: Findings  # on all test images
     facts: StudyFacts
     evidence: Evidence
+    name: str = ""  # of the phase; empty where a study has none
+    data: str = ""  # name of the data set, as in `reported.DATA_SETS`, or of its folder
+    fingerprint: str = ""  # SHA-256 that stands for its files
+    start: str = ""  # the phase whose networks its own start from; empty where there is none
+    has_effects: bool = True  # whether the phase's design asks for effects
+    kept: Findings | None = None  # without the excluded test images; None where none are excluded
+
+    @property
+    def called(self) -> str:
+        """What it is called beside others."""
+        return self.name or self.facts.data_name
+
+    @property
+    def excluded(self) -> int:
+        """How many test images are excluded."""
+        return self.facts.test_images - self.kept.test_images if self.kept else 0
+
+    def has_images_of(self, other: Contents) -> bool:
+        """Whether both are tested on the same images, if only in another size."""
+        same = self.data == other.data and np.array_equal(self.evidence.ids, other.evidence.ids)
+        return same or self.fingerprint == other.fingerprint
 
     @cached_property
     def balanced_effects(self) -> list[Effect]:

@@ -42,8 +42,14 @@ def write_chart(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
     """Draws a chart as SVG and PDF into a folder, with the fonts that it needs; returns the SVG file."""
     folder.mkdir(parents=True, exist_ok=True)
     lacking = _save(folder, name, draw)
-    if lacking and (families := fonts_with(lacking)):
+    if lacking and (families := fonts_with(lacking)[0]):
         lacking = _save(folder, name, draw, families)
+    tell_of_boxes(folder, name, lacking)
+    return folder / f"{name}.svg"
+
+
+def tell_of_boxes(folder: Path, name: str, lacking: Collection[str]) -> None:
+    """Says which letters a figure's PDF lacks, if it lacks any."""
     if lacking:
         letters = "".join(sorted(lacking)[:_LETTERS])
         print(
@@ -51,7 +57,6 @@ def write_chart(folder: Path, name: str, draw: Callable[[], Figure]) -> Path:
             f"{to_install(lacking)}, and write it again. {name}.svg has the letters",
             file=sys.stderr,
         )
-    return folder / f"{name}.svg"
 
 
 def _save(folder: Path, name: str, draw: Callable[[], Figure], families: Sequence[str] = ()) -> set[str]:
@@ -74,8 +79,8 @@ def _save(folder: Path, name: str, draw: Callable[[], Figure], families: Sequenc
     return {chr(int(each[1])) for each in found if each}
 
 
-def fonts_with(characters: Collection[str]) -> list[str]:
-    """Families that together have the characters, or as many as can be; matplotlib is told of them."""
+def fonts_with(characters: Collection[str]) -> tuple[list[str], set[str]]:
+    """Families that together have the characters, which matplotlib is told of, and those that none has."""
     from matplotlib import font_manager
 
     manager, lacking = font_manager.fontManager, set(characters)
@@ -95,7 +100,7 @@ def fonts_with(characters: Collection[str]) -> list[str]:
         manager.addfont(path)
         families.append(font_manager.FontProperties(fname=path).get_name())
         lacking -= has.pop(path)
-    return families
+    return families, lacking
 
 
 def to_install(characters: Collection[str]) -> str:

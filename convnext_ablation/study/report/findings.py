@@ -187,6 +187,20 @@ class Findings:
     missing: list[Contrast]  # the others
 
     @property
+    def test_images(self) -> int:
+        """How many test images they are of."""
+        return len(self.rows[0].network.runs[0].correct)
+
+    def networks_of(self, contrast: Contrast) -> list[NetworkResult]:
+        """The networks that a contrast weighs, in its order."""
+        by_name = {row.network.name: row.network for row in self.rows}
+        return [by_name[key] for key in contrast.weights if key in by_name]
+
+    def effect(self, contrast: Contrast) -> Effect | None:
+        """What is estimated of a contrast; None where runs are missing."""
+        return next((each for each in self.effects if each.contrast == contrast), None)
+
+    @property
     def primary(self) -> list[Effect]:
         """The effects that p-values are adjusted over."""
         return [effect for effect in self.effects if effect.contrast.primary]

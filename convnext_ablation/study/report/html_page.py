@@ -1,16 +1,16 @@
-"""The page of a study: one self-contained ``index.html``, with what was found, how, and from which runs.
+"""The page of a report: one self-contained ``index.html`` that begins with its answer and the effects.
 
-It shows test images, too: those of confusions that change, and attention maps.
+Below them stand networks and cost, learning curves, classes, test images with confusions and attention maps,
+how it was done, and from which runs. Of several data sets it links the page of each.
 """
 
 from __future__ import annotations
 
-import base64
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter as get
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -21,18 +21,20 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.page import render, uri_of
 from convnext_ablation.study.designs.contrasts import Contrast
-from convnext_ablation.study.report.answer import answer, caveats, method, percent_points
+from convnext_ablation.study.report.answer import percent_points
+from convnext_ablation.study.report.charts import Chart, chart_library
 from convnext_ablation.study.report.contents import Confusion, Contents, examples, surest
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun
-from convnext_ablation.study.report.experiment_findings import ExperimentReport
-from convnext_ablation.study.report.experiment_tables import (
-    accuracy_columns,
-    effect_columns_across,
-    gap_columns,
-)
-from convnext_ablation.study.report.findings import Effect
-from convnext_ablation.study.report.tables import Column, effect_columns, network_columns
+from convnext_ablation.study.report.findings import Effect, size_text
+from convnext_ablation.study.report.table_files import Table, tables_of
+from convnext_ablation.study.report.tables import Column
+from convnext_ablation.study.report.whole import Report
 
+_SECTIONS = {
+    "answer": "Answer in full", "networks": "Networks and cost", "effects": "Effects",
+    "curves": "Learning curves", "classes": "Per-class change", "confusions": "Confusions",
+    "attention": "Attention maps", "phases": "Data sets", "method": "What was done", "runs": "Runs",
+}  # fmt: skip
 _SIDE = 160  # pixels of a picture
 _CONTRASTS, _CONFUSIONS, _EXAMPLES = 4, 3, 2  # of the pictures shown
 _MAPPED_IMAGES, _MAPPED_NETWORKS = 4, 8
@@ -47,74 +49,40 @@ _RUN_COLUMNS = [
 ]
 
 
-def write_page(contents: Contents, charts: Sequence[Path]) -> Path:
-    """Writes the page; its charts have been drawn."""
-    findings, facts = contents.findings, contents.facts
-    known = caveats(findings, facts)
-    path = contents.folder / "index.html"
+def write_page(report: Report, charts: Mapping[str, Chart]) -> Path:
+    """Writes the page with these charts."""
+    path, (networks, *effects) = report.folder / "index.html", tables_of(report)
+    alone = report.alone
+    left_out = {"phases"} if alone else {"confusions", "attention"}
+    left_out |= {"curves", "classes"} - charts.keys()
     text = render(
-        "study.html",
-        title=facts.title,
-        facts=facts,
-        answer=answer(findings, facts),
-        caveats=known,
-        warnings=[caveat for caveat in known if caveat.startswith("WARNING")],
-        charts={path.stem: _uri(path) for path in charts},
-        networks=(network_columns(findings.rows, 2), findings.rows),
-        effects=(effect_columns(2), findings.effects),
-        runs=(_RUN_COLUMNS, contents.runs),
-        changes=confusion_pictures(contents),
-        attention=attention_maps(contents),
-        method=[f"{what}: {value}" for what, value in method(findings, facts).items()],
+        "report.html",
+        report=report,
+        alone=alone,
+        sections={name: heading for name, heading in _SECTIONS.items() if name not in left_out},
+        size=size_text(report.size),
+        charts=charts,
+        specs={name: [chart.wide, chart.narrow] for name, chart in charts.items()},
+        library=chart_library() if charts else "",
+        networks=networks,
+        effects=effects,
+        changes=confusion_pictures(alone) if alone else [],
+        attention=attention_maps(alone) if alone else None,
+        phases=[]
+        if alone
+        else [(each, _link(each.folder / path.name, report.folder)) for each in report.sets],
+        runs=[Table("runs", f"Runs{_on(each, alone)}", _RUN_COLUMNS, each.runs, "") for each in report.sets],
     )
     write_text(path, text)
     return path
 
 
-def write_experiment_page(report: ExperimentReport, chart: Path | None) -> Path:
-    """Writes the page of a whole experiment, which links those of its phases; its chart has been drawn."""
-    across, path = report.across, report.folder / "index.html"
-    tables: list[tuple[str, list[Column], Iterable[Any]]] = [
-        ("Top-1 on the test images (data_sets.csv)", accuracy_columns(report, 2), report.lines)
-    ]
-    if across and chart:
-        tables += [
-            (
-                "Effects on each data set (effects_across.csv)",
-                effect_columns_across(across, 2),
-                across.effects,
-            ),
-            ("Differences between data sets (effects_across.csv)", gap_columns(across, 2), across.effects),
-        ]
-    texts = report.phase_texts()
-    links = [(phase.name, texts[phase.name], _link(phase.page, report.folder)) for phase in report.phases]
-    text = render(
-        "experiment.html",
-        title=report.title,
-        answer=report.answer.split("\n\n"),
-        tables=[_shown(*table) for table in tables],
-        chart=_uri(chart) if chart else "",
-        faults=report.faults,
-        warnings=report.warnings,
-        phases=links,
-        command=report.command,
-    )
-    write_text(path, text)
-    return path
-
-
-def _shown(caption: str, columns: Sequence[Column], lines: Iterable[Any]) -> dict[str, Any]:
-    """A table as `parts.html` takes it."""
-    cells = [[column.cell(line) for column in columns] for line in lines]
-    return {"caption": caption, "head": [column.heading for column in columns], "rows": cells}
+def _on(contents: Contents, alone: Contents | None) -> str:
+    return "" if alone else f" on {contents.called}"
 
 
 def _link(page: Path, folder: Path) -> str:
     return quote(Path(os.path.relpath(page, folder)).as_posix())
-
-
-def _uri(svg: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.read_bytes()).decode()
 
 
 class Picture(NamedTuple):
@@ -129,6 +97,7 @@ class Change(NamedTuple):
     """The confusions that change most with one effect, each with pictures of it."""
 
     heading: str
+    significant: bool
     pairs: list[tuple[Confusion, list[Picture]]]
 
 
@@ -148,10 +117,13 @@ def confusion_pictures(contents: Contents) -> list[Change]:
 def _change(effect: Effect, confusions: Sequence[Confusion], evidence: Evidence) -> Change:
     mine = [each for each in confusions if each.contrast == effect.contrast.name]
     mine.sort(key=lambda confusion: -abs(confusion.images_change))
-    doubt = "" if effect.verdict in ("raised", "lowered") else f", {effect.finding}"
+    significant = effect.verdict in ("raised", "lowered")
+    doubt = "" if significant else f", {effect.finding}"
     heading = f"{effect.label}: {percent_points(effect.difference.estimate)} points{doubt}"
     shown = mine[:_CONFUSIONS]
-    return Change(heading, [(each, _examples(effect.contrast, each, evidence)) for each in shown])
+    return Change(
+        heading, significant, [(each, _examples(effect.contrast, each, evidence)) for each in shown]
+    )
 
 
 def _examples(contrast: Contrast, confusion: Confusion, evidence: Evidence) -> list[Picture]:
