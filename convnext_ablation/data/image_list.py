@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -98,22 +98,23 @@ class ImageList(OwnPhotographs):
         where = ", ".join(str(path) for path in lists.values())
         place = self.root or next(iter(lists.values())).parent
         files = _Files(open_source(place, scratch, encoding=self.names_encoding))
-        rows: dict[str, _Row] = {}
+        rows: dict[str, Photograph] = {}
+        lines: dict[str, str] = {}
         twice, shortened = [], []
-        for split, path in lists.items():
-            for row in self._rows(path, split):
-                listed, (row.path, row.piece) = row.path, files.find(row.path, row.where)
-                if listed in files.short and listed != row.path:
-                    shortened.append(f"{listed!r} for {row.path!r}")
-                first = rows.setdefault(row.path, row)
-                if first is row:
-                    continue
-                for what in ("label", "split", "group"):
-                    one, other = getattr(first, what), getattr(row, what)
-                    if one != other:
-                        again = f"{row.where} lists {row.path} a second time"
-                        raise UserError(f"{again}, as {other!r} and not {one!r} ({first.where}); remove one")
-                twice.append(row.path)
+        listings = (self._rows(path, split) for split, path in lists.items())
+        for line, listed, label, split, group in itertools.chain.from_iterable(listings):
+            path, piece = files.find(listed, line)
+            if listed in files.short and listed != path:
+                shortened.append(f"{listed!r} for {path!r}")
+            row = Photograph(path, path, label, split, piece, group=group)
+            first = rows.setdefault(path, row)
+            for what in ("class_name", "split", "group"):
+                one, other = getattr(first, what), getattr(row, what)
+                if one != other:
+                    again = f"{line} lists {path} a second time"
+                    raise UserError(f"{again}, as {other!r} and not {one!r} ({lines[path]}); remove one")
+            if lines.setdefault(path, line) != line:
+                twice.append(path)
         if shortened:
             what = "rows that name an image in short, without folder or ending"
             print(f"{where}: {what}: {len(shortened)}, such as {shortened[0]}")
@@ -122,12 +123,9 @@ class ImageList(OwnPhotographs):
         for name, piece in files.source.items():
             if name not in rows:
                 self.skipped[name] = why_skipped(name, piece) or "not listed"
-        named = self._named({row.label for row in rows.values()})
+        named = self._named({row.class_name for row in rows.values()})
         folders = class_folders(sorted(named.values()), where)
-        found = [
-            Photograph(row.path, row.path, folders[named[row.label]], row.split, row.piece, group=row.group)
-            for row in rows.values()
-        ]
+        found = [replace(row, class_name=folders[named[row.class_name]]) for row in rows.values()]
         check_groups(found, where)
         if self.folds is not None and self.fold is not None:
             if others := sorted({original.split for original in found} - {"train"}):
@@ -135,7 +133,8 @@ class ImageList(OwnPhotographs):
             found = fold_out(found, self.folds, self.fold, self.seed)
         return self.completed(found, where)
 
-    def _rows(self, path: Path, list_split: str) -> Iterator[_Row]:
+    def _rows(self, path: Path, list_split: str) -> Iterator[tuple[str, str, str, str, str]]:
+        """The line, path, class, split and group of each image of a list."""
         usual = {"path": _PATH_COLUMNS, "class": CLASS_COLUMNS, "split": _SPLIT_COLUMNS, "group": []}
         asked = {what: getattr(self, f"{what}_column") for what in usual}
         known = itertools.chain(*usual.values(), (name.lower() for name in asked.values() if name))
@@ -157,7 +156,7 @@ class ImageList(OwnPhotographs):
                 split = _split(row["split"], table.columns[columns["split"]], where)
                 if list_split not in ("", split):
                     raise UserError(f"{where} has the split {split!r} in the list for {list_split}; mend it")
-            yield _Row(where, row["path"], label, split, row.get("group", ""))
+            yield where, row["path"], label, split, row.get("group", "")
 
     def _named(self, labels: Iterable[str]) -> dict[str, str]:
         """The name of the class that each label stands for."""
@@ -177,18 +176,6 @@ class ImageList(OwnPhotographs):
                 both = f"the classes {first[names[plain]]} and {plain} are both called {names[plain]!r}"
                 raise UserError(f"{self.names}: {both}; rename one")
         return {label: names[plain] for label, plain in wanted.items()}
-
-
-@dataclass
-class _Row:
-    """An image in a list."""
-
-    where: str
-    path: str
-    label: str
-    split: str
-    group: str
-    piece: Any = None
 
 
 @dataclass

@@ -70,30 +70,29 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
     for path in paths:
         if len(path) > 2 and path[-3].lower() in SPLIT_OF:
             found[tuple(path[:-3])].add(SPLIT_OF[path[-3].lower()])
-    bases = {base for base, splits in found.items() if "train" in splits} or found.keys()
-    has_splits = bool(bases)
-    classes: dict[tuple[str, ...], set[str]] = defaultdict(set)
-    if not bases:
+    has_splits = bool(found)
+    if has_splits:
+        bases = alike = {base for base, splits in found.items() if "train" in splits} or set(found)
+        doubled = sorted(base for base in found if base and base[-1].lower() in SPLIT_OF)
+        if len(doubled) > 1 and not bases.isdisjoint(doubled):
+            both = " and ".join(repr("/".join(base)) for base in doubled[:2])
+            what = f"{where}: {both} each hold a split of their own"
+            raise UserError(f"{what}; put what they hold into one folder")
+    else:
         for path in paths:
             if len(path) > 1:
-                classes[tuple(path[:-2])].add(path[-2])
+                found[tuple(path[:-2])].add(path[-2])
         # one with a single class may be a top folder with a picture beside the classes
-        bases = {base for base, names in classes.items() if len(names) > 1} or classes.keys()
-    doubled = [base for base in found if base and base[-1].lower() in SPLIT_OF]
-    if any(base in bases for base in doubled) and len(doubled) > 1:
-        names = " and ".join(repr("/".join(base)) for base in sorted(doubled)[:2])
-        what = f"{where}: {names} each hold a split of their own"
-        raise UserError(f"{what}; put what they hold into one folder")
+        bases = {base for base, names in found.items() if len(names) > 1} or set(found)
+        # beside classes of one folder, a folder of a single class, a genus of one species, holds classes
+        alike = set(found)
     depth = min(map(len, bases), default=0)
-    # beside classes of one folder, a folder of a single class, such as a genus of one species, holds classes
-    alike = classes if not has_splits else bases
     shallowest = sorted(base for base in alike if len(base) == depth)
     base = list(shallowest[0]) if shallowest else []
     if len(shallowest) > 1:
         first, second = ("/".join(each) for each in shallowest[:2])
-        what = "splits" if has_splits else "classes"
-        remedy = "put them into one folder, or name one of the two"
-        raise UserError(f"{where}: {first!r} and {second!r} both hold {what}; {remedy}")
+        both = f"{first!r} and {second!r} both hold {'splits' if has_splits else 'classes'}"
+        raise UserError(f"{where}: {both}; put them into one folder, or name one of the two")
     folders = {path[len(base)] for path in paths if path[: len(base)] == base and len(path) > len(base) + 1}
     if not has_splits and any(folder.lower() not in SPLIT_OF for folder in folders):
         return base, {}

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -98,13 +97,11 @@ def _nearest(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def exact_duplicates(images: Sequence[Record], measured: Sequence[Measured]) -> list[Finding]:
     """Finds images with the same pixels; pairs each with the first in the order of splits."""
-    groups: dict[str, list[int]] = defaultdict(list)
-    for index, image in enumerate(measured):
-        if image.pixels:
-            groups[image.pixels].append(index)
-    found = [
-        paired("same_pixels", images[one], images[two]) for one, *others in groups.values() for two in others
-    ]
+    first: dict[str, Record] = {}
+    found = []
+    for record, image in zip(images, measured, strict=True):
+        if image.pixels and (other := first.setdefault(image.pixels, record)) is not record:
+            found.append(paired("same_pixels", other, record))
     return sorted(found, key=lambda finding: finding.id)
 
 

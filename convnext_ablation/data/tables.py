@@ -45,16 +45,12 @@ def read_table(path: Path, known: Collection[str] = ()) -> Table:
         first, skipped, text = rest.partition("\n")[0], 1, rest
     delimiter = said[1] if said else max(DELIMITERS, key=lambda each: _rank(first, each, known))
     try:
-        # in the source's own line ends, since a field in quotes may hold one
-        reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
-        )
-        rows = {}
-        for row in reader:
-            rows[reader.line_num + skipped] = [field.strip() for field in row]
+        lines = io.StringIO(text, newline="")  # with its own ends, since a field in quotes may hold one
+        reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
+        read = [(reader.line_num + skipped, [field.strip() for field in row]) for row in reader]
     except csv.Error as error:
         raise UserError(f"{path} can't be read as CSV ({error}); mend it") from error
-    rows = {line: row for line, row in rows.items() if any(row)}
+    rows = {line: row for line, row in read if any(row)}
     columns = rows.pop(next(iter(rows)), []) if rows else []
     if not columns:
         raise UserError(f"{path} is empty; it needs a line with the names of columns, and a row per image")
