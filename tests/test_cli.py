@@ -79,6 +79,11 @@ BEGUN = [
     ("train.py", "x --model model_iv", "train.py"),
     ("validate.py", "x --model resnet50", "validate.py"),
 ]
+LONG = [
+    ("prepare cub200 out", "out: preparing cub200 ..."),
+    ("prepare --verify gone", "gone: comparing with its manifest ..."),
+    ("data-report gone", "gone: reading ..."),
+]
 PROGRAM = """
 import contextlib, io, json, os, sys
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
@@ -112,6 +117,7 @@ def said(no_torch):
     """What each command prints, and its exit code, all in one process."""
     lines = [(script, [*words, "--help"]) for script, words in [("", []), *HELP, ("", ["prepare", "cub200"])]]
     lines += [(script, shlex.split(words)) for script, words, _ in (*WRONG, *BEGUN)]
+    lines += [("", shlex.split(words)) for words, _ in LONG]
     program = [sys.executable, "-c", PROGRAM, json.dumps(lines)]
     process = subprocess.run(program, capture_output=True, text=True, env=no_torch)
     assert process.returncode == 0, process.stderr
@@ -147,6 +153,11 @@ def test_what_is_not_understood_is_one_line_without_torch(said, script, words, s
 @pytest.mark.parametrize(("script", "words", "program"), BEGUN)
 def test_a_line_is_printed_before_torch_is_imported(said, script, words, program):
     assert said[script, words] == ["torch", "", f"{program}: loading PyTorch ...\n"]
+
+
+@pytest.mark.parametrize(("words", "line"), LONG)
+def test_long_work_without_torch_begins_with_a_line(said, words, line):
+    assert said["", words][1] == f"{line}\n"
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, "distributed_train.sh"])

@@ -9,4 +9,5 @@ from convnext_ablation.data.audit import data_report
 
 def run(args: argparse.Namespace) -> None:
     """Does what its arguments say."""
+    print(f"{args.folder}: reading ...", flush=True)
     data_report(args.folder, against=args.against, output=args.output, distance=args.distance)

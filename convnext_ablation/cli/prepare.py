@@ -14,11 +14,13 @@ def run(args: argparse.Namespace) -> None:
     if args.verify is not None:
         if args.dataset:
             raise UserError("--verify looks at a folder that is there; leave the data set out")
+        print(f"{args.verify}: comparing with its manifest ...", flush=True)
         verify(args.verify)
         return
     if not args.dataset:
         raise UserError(f"name a data set ({', '.join(DATASETS)}) or --verify a folder")
     dataset = DATASETS[args.dataset]
+    print(f"{args.out}: preparing {args.dataset} ...", flush=True)
     parameters = given_options(args, options_of(dataset))
     if getattr(args, "download", None) is not None:
         for which, published in dataset.needed(parameters).items():
