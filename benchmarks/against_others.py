@@ -12,7 +12,6 @@ each stage and each setting of glibc's allocator: `default`, and `tuned`, which 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -23,6 +22,7 @@ from typing import Any
 
 import timm
 import torch
+from common import VERSIONS, Row, parser_of, ratio_columns, read_rows, write_rows
 from torch import nn
 
 import convnext_ablation
@@ -37,18 +37,13 @@ FGVC = {
     "model_iii": ("ResNet_c12", "resnet50_c12"),
     "model_iv": ("ResNet_c123", "resnet50_c123"),
 }
-FIELDS = [
-    "model", "other", "allocator", "batch_size", "other_ms", "ours_ms", "ratio", "lowest", "highest",
-    "difference", "rounds", "threads", "processor", "torch", "timm", "convnext_ablation",
-]  # fmt: skip
 
 
 def main() -> None:
     """Measures all of it, or one pair in a process of its own."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--fgvc", required=True, help="checkout of the 11785-FGVC project")
     parser.add_argument("--convnext", required=True, help="checkout of the official ConvNeXt")
-    parser.add_argument("--output", required=True)
     parser.add_argument("--batch-size", type=int, nargs="+", default=[16])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -58,21 +53,19 @@ def main() -> None:
         return
     pairs = [(name, "11785-FGVC", str(Path(options.fgvc) / "Models"), *where) for name, where in FGVC.items()]
     pairs.append(("model_v", "official", str(Path(options.convnext) / "models"), "convnext", "convnext_tiny"))
-    output = Path(options.output)
-    rows = list(csv.DictReader(output.open())) if output.exists() else []
-    measured_before = {tuple(row[key] for key in (*FIELDS[:4], "processor")) for row in rows}
+    rows = read_rows(options.output)
+    keys = ("model", "other", "allocator", "batch_size", "processor")
+    known = {tuple(row[key] for key in keys) for row in rows}
     for batch_size in options.batch_size:
         for pair in pairs:
             for allocator in ("default", "tuned"):
-                if (pair[0], pair[1], allocator, str(batch_size), processor_name()) in measured_before:
-                    continue
-                row = in_a_process([*pair, batch_size], allocator)
-                rows.append({**row, "allocator": allocator})
-                print({key: rows[-1][key] for key in FIELDS[:10]}, flush=True)
-                write(rows, output)
+                if (*pair[:2], allocator, str(batch_size), processor_name()) not in known:
+                    rows.append(in_a_process([*pair, allocator, batch_size], allocator))
+                    print(rows[-1], flush=True)
+                    write_rows(options.output, rows)
 
 
-def in_a_process(pair: list[Any], allocator: str) -> dict[str, Any]:
+def in_a_process(pair: list[Any], allocator: str) -> Row:
     """Measures a pair under one setting of the allocator, which glibc reads when a process starts."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     if allocator == "tuned":
@@ -82,18 +75,17 @@ def in_a_process(pair: list[Any], allocator: str) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def write(rows: list[dict[str, Any]], path: Path) -> None:
-    """Writes what there is so far."""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 @torch.no_grad()
 def measured(
-    name: str, whose: str, folder: str, module: str, function: str, batch_size: int, rounds: int
-) -> dict[str, Any]:
+    name: str,
+    whose: str,
+    folder: str,
+    module: str,
+    function: str,
+    allocator: str,
+    batch_size: int,
+    rounds: int,
+) -> Row:
     """A row: their network and ours with the same weights, in turn."""
     theirs = getattr(imported(folder, module), function)().eval()
     with_trained_values(theirs)
@@ -107,18 +99,16 @@ def measured(
     return {
         "model": name,
         "other": whose,
+        "allocator": allocator,
         "batch_size": batch_size,
         "other_ms": round(1e3 * times["theirs"].median, 1),
         "ours_ms": round(1e3 * times["ours"].median, 1),
-        "ratio": round(ratio.median, 2),
-        "lowest": round(ratio.lowest, 2),
-        "highest": round(ratio.highest, 2),
+        **ratio_columns(ratio, ("ratio", "lowest", "highest"), digits=2),
         "difference": f"{(fast(x) - expected).abs().max() / expected.abs().max():.1e}",
         "rounds": rounds,
         "threads": torch.get_num_threads(),
         "processor": processor_name(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
+        **VERSIONS,
         "convnext_ablation": convnext_ablation.__version__,
     }
 

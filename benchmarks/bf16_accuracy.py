@@ -8,48 +8,32 @@ the loss and what is counted are in float32 each time. A row has what a network'
 together: the change of top-1 with its 95 % interval, paired by seed and image
 (`convnext_ablation.study.stats.effects`), and the share of images on which both say the same class. With one
 seed the interval is over images alone.
-
-With --predictions what was predicted is kept in a folder, and the same command goes on from there.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import hashlib
-import multiprocessing
-import os
-import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
-import yaml
-from timm.data import resolve_data_config
+from common import VERSIONS, Row, in_processes, parser_of, write_rows
 from torch import nn
 
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import written_whole
-from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
+from convnext_ablation.machine import available_cores, processor_name
 from convnext_ablation.study.stats.effects import paired_difference
-from convnext_ablation.training.arguments import PREPROCESSING, TrainingArguments
-from convnext_ablation.training.checkpoints import load_checkpoint
 from convnext_ablation.training.distributed import Processes, make_deterministic
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.history import BEST
-from convnext_ablation.training.network import create_network
+from convnext_ablation.training.loop import ARGUMENTS_FILE
 from convnext_ablation.training.predictions import Predictions
-from convnext_ablation.training.settings import known_settings
-from convnext_ablation.training.splits import open_split
+from convnext_ablation.training.validation import Validation, ValidationArguments
+from convnext_ablation.yaml_files import read_yaml
 
 BASELINE = "float32"
 FORMS = (BASELINE, "autocast", "cast")
@@ -67,96 +51,48 @@ class Cast(nn.Module):
         return self.model(images.to(torch.bfloat16))
 
 
-def read_arguments(run: Path, data_dir: str | None) -> TrainingArguments:
-    """The arguments of a run, with its data elsewhere if said so.
-
-    Raises:
-        UserError: The folder isn't that of a run.
-    """
-    for name in ("args.yaml", BEST):
-        if not (run / name).is_file():
-            raise UserError(f"{run}: has no {name}; give the folders of finished runs")
-    path = run / "args.yaml"
-    settings = known_settings(yaml.safe_load(path.read_text(encoding="utf-8")), str(path))
-    arguments = TrainingArguments(**settings)
-    return replace(arguments, device="cpu", workers=0, data_dir=data_dir or arguments.data_dir)
-
-
-def predict(run: Path, arguments: TrainingArguments, form: str, split: str, limit: int | None) -> Predictions:
-    """Predicts a split with the best epoch's weights."""
+def predict(run: Path, data_dir: str, form: str, split: str) -> tuple[str, Predictions]:
+    """The name of a run's network, and what the best epoch's weights make of a split."""
     make_deterministic(threads=1)
     processes = Processes(torch.device("cpu"))
-    images = open_split(arguments, split)
-    if limit:
-        images.reader = _Some(images.reader, limit)
-    model = create_network(arguments, arguments.num_classes or len(images.classes), processes)
-    model.load_state_dict(load_checkpoint(run / BEST)["state_dict"])
-    given = {name: getattr(arguments, name, None) for name in PREPROCESSING}
-    data_config = resolve_data_config({name: value for name, value in given.items() if value}, model=model)
-    if form == "cast":
-        model = Cast(model)
+    given = {"checkpoint": str(run), "data_dir": data_dir, "split": split, "device": "cpu", "workers": 0}
+    validation = Validation(ValidationArguments.of(given), processes)
+    model = Cast(validation.model) if form == "cast" else validation.model
     context: Callable[[], AbstractContextManager[Any]] = nullcontext
     if form == "autocast":
         context = partial(torch.autocast, "cpu", torch.bfloat16)
-    return evaluate(model, images, arguments, data_config, processes, context)
+    found = evaluate(model, validation.images, validation.run, validation.data_config, processes, context)
+    return validation.run.model, found
 
 
-class _Some:
-    """Reads some of a split's images, evenly spaced."""
-
-    def __init__(self, reader: Any, count: int) -> None:
-        self.reader, self.class_to_idx = reader, reader.class_to_idx
-        self.indices = np.linspace(0, len(reader) - 1, min(count, len(reader))).round().astype(int)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, number: int) -> Any:
-        return self.reader[int(self.indices[number])]
-
-    def filename(self, number: int) -> str:
-        return self.reader.filename(int(self.indices[number]))
-
-
-def predicted(job: tuple[Path, TrainingArguments, str, str, int | None], kept: Path) -> Path:
-    """Predicts unless it was done before; returns the file."""
-    run, _, form, split, limit = job
-    name = hashlib.sha256(f"{run.resolve()} {split} {limit}".encode()).hexdigest()[:16]
-    path = kept / f"{name}-{form}.npz"
-    if not path.is_file():
-        predict(*job).save(path)
-    return path
-
-
-def compared(
-    model: str, runs: Sequence[Path], of: dict[tuple[Path, str], Predictions]
-) -> list[dict[str, Any]]:
-    """The rows of a network: each form of bf16 against float32."""
-    full = [of[run, BASELINE] for run in runs]
+def compared(model: str, of: dict[str, list[Predictions]]) -> list[Row]:
+    """The rows of a network: each form of bf16 against float32, by seed."""
+    full = of[BASELINE]
     if any(not np.array_equal(each.ids, full[0].ids) for each in full):
         raise UserError(f"{model}: its runs were tested on different images; compare one data set at a time")
     rows = []
     for form in FORMS[1:]:
-        low = [of[run, form] for run in runs]
+        low = of[form]
         change = paired_difference(_right(low), _right(full))
         loss = np.mean([one.loss - other.loss for one, other in zip(low, full, strict=True)])
         agree = np.mean([one.top5[:, 0] == other.top5[:, 0] for one, other in zip(low, full, strict=True)])
+        within = max(abs(change.low), abs(change.high)) <= 0.001
         rows.append(
             {
                 "model": model,
                 "form": form,
-                "seeds": len(runs),
+                "seeds": len(full),
                 "images": len(full[0].ids),
                 "top1_float32_percent": f"{100 * _right(full).mean():.3f}",
                 "top1_bf16_percent": f"{100 * _right(low).mean():.3f}",
                 "change_points": f"{100 * change.estimate:+.3f}",
                 "low_points": f"{100 * change.low:+.3f}",
                 "high_points": f"{100 * change.high:+.3f}",
-                "within_0.1_points": "yes"
-                if max(abs(change.low), abs(change.high)) <= 0.001
-                else "not shown",
+                "within_0.1_points": "yes" if within else "not shown",
                 "agreement_percent": f"{100 * agree:.3f}",
                 "loss_change": f"{loss:+.5f}",
+                "machine": processor_name(),
+                **VERSIONS,
             }
         )
     return rows
@@ -166,54 +102,25 @@ def _right(predictions: Sequence[Predictions]) -> Any:
     return np.stack([each.correct for each in predictions])
 
 
-def start() -> None:
-    """Readies a process."""
-    end_with_parent()
-    keep_memory()
-
-
 def main() -> None:
     """Predicts in all forms, and writes what they come to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--split", default="test", help="what is predicted")
-    parser.add_argument("--images", type=int, help="so many images only, evenly spaced")
     parser.add_argument("--data-dir", help="where the data are, if elsewhere than when the runs were made")
-    parser.add_argument("--predictions", type=Path, help="folder to keep predictions in, to go on from")
     parser.add_argument("--jobs", type=int, default=available_cores())
     options = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    arguments = {run: read_arguments(run, options.data_dir) for run in options.runs}
-    jobs = [
-        (run, settings, form, options.split, options.images)
-        for run, settings in arguments.items()
-        for form in FORMS
-    ]
-    of: dict[tuple[Path, str], Predictions] = {}
-    with tempfile.TemporaryDirectory() as temporary:
-        kept = options.predictions or Path(temporary)
-        kept.mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), start) as pool:
-            futures = {pool.submit(predicted, job, kept): job for job in jobs}
-            for number, future in enumerate(as_completed(futures), start=1):
-                run, settings, form, *_ = futures[future]
-                of[run, form] = Predictions.load(future.result())
-                top1 = of[run, form].top1
-                print(f"{number}/{len(jobs)} {settings.model} {run.name} {form}: {top1:.3f} %", flush=True)
-    networks = defaultdict(list)
-    for run, settings in arguments.items():
-        networks[settings.model, Path(str(settings.data_dir)).name].append(run)
-    versions = {"machine": processor_name(), "torch": torch.__version__, "timm": timm.__version__}
-    rows = [
-        {"data": data, **row, **versions}
-        for (model, data), runs in networks.items()
-        for row in compared(model, runs, of)
-    ]
-    with written_whole(options.output) as path, open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    data = {run: options.data_dir or read_yaml(run / ARGUMENTS_FILE)["data_dir"] for run in options.runs}
+    jobs = [(run, folder, form, options.split) for run, folder in data.items() for form in FORMS]
+    found: dict[int, tuple[str, Predictions]] = {}
+    for number, (model, predictions) in in_processes(predict, jobs, options.jobs):
+        found[number] = model, predictions
+        print(f"{len(found)}/{len(jobs)} {model} {jobs[number][2]}: {predictions.top1:.3f} %", flush=True)
+    networks: Any = defaultdict(lambda: defaultdict(list))
+    for (_, folder, form, _), (_, (model, predictions)) in zip(jobs, sorted(found.items()), strict=True):
+        networks[model, Path(folder).name][form].append(predictions)
+    rows = [{"data": name, **row} for (model, name), of in networks.items() for row in compared(model, of)]
+    write_rows(options.output, rows)
     for row in rows:
         print(*row.values())
 

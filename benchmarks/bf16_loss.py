@@ -11,24 +11,19 @@ how much the loss of the last tenth differs, with its 95 % interval over seeds, 
 
 from __future__ import annotations
 
-import argparse
-import csv
+import itertools
 import math
-import multiprocessing
-import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import NamedTuple
 
-import timm
-import torch
+from common import VERSIONS, Row, in_processes, missing, parser_of, read_rows, write_rows
 from scipy import stats
 
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
-from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
+from convnext_ablation.machine import available_cores, processor_name
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import make_deterministic
 from convnext_ablation.training.logs import Log
@@ -37,8 +32,15 @@ from convnext_ablation.training.settings import read_recipe
 
 PRECISIONS = ("float32", "bf16")
 PARTS = 10
-IDENTITY = ("model", "precision", "seed", "steps")
-COLUMNS = [*IDENTITY, *(f"loss_{part + 1}" for part in range(PARTS)), "machine", "torch", "timm"]
+
+
+class Run(NamedTuple):
+    """What determines a run."""
+
+    model: str
+    precision: str
+    seed: int
+    steps: int
 
 
 class Losses(Log):
@@ -61,37 +63,30 @@ class Losses(Log):
         return len(self.of) >= self.wanted
 
 
-def train(data: str, model: str, precision: str, seed: int, steps: int) -> list[float]:
-    """Trains one network for so many steps; returns the loss of each."""
+def train(data: str, run: Run) -> list[float]:
+    """Trains one network for its steps; returns the loss of each."""
     make_deterministic(threads=1)
     settings = {
         **read_recipe("typefaces"),
-        **({"amp": True, "amp_dtype": "bfloat16"} if precision == "bf16" else {}),
+        **({"amp": True, "amp_dtype": "bfloat16"} if run.precision == "bf16" else {}),
         "data_dir": data,
         "val_split": "",
         "device": "cpu",
         "workers": 0,
         "log_interval": 1,
-        "model": model,
-        "seed": seed,
+        "model": run.model,
+        "seed": run.seed,
     }
-    losses = Losses(steps)
+    losses = Losses(run.steps)
     with tempfile.TemporaryDirectory() as folder, suppress(StoppedError):
         Trainer(TrainingArguments(**settings), Path(folder), None, losses, losses.are_all).run()
-    return losses.of[:steps]
-
-
-def start() -> None:
-    """Readies a process."""
-    end_with_parent()
-    keep_memory()
+    return losses.of[: run.steps]
 
 
 def main() -> None:
     """Trains what is lacking, and says what came out."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("data", help="folder of typefaces, as `prepare` makes it")
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write, or to go on with")
     stages = [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v")]
     parser.add_argument("--models", nargs="+", default=stages)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
@@ -100,29 +95,22 @@ def main() -> None:
     options = parser.parse_args()
     if options.steps % PARTS or options.steps < PARTS:
         parser.error(f"--steps is {options.steps}; give a multiple of {PARTS}")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    rows = _read(options.output)
-    done = {tuple(row[name] for name in IDENTITY) for row in rows}
-    runs = [
-        (model, precision, seed)
-        for seed in options.seeds
-        for model in options.models
-        for precision in PRECISIONS
-        if (model, precision, str(seed), str(options.steps)) not in done
-    ]
-    versions = {"machine": processor_name(), "torch": torch.__version__, "timm": timm.__version__}
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn"), start) as pool:
-        futures = {pool.submit(train, options.data, *run, options.steps): run for run in runs}
-        for number, future in enumerate(as_completed(futures), start=1):
-            row = dict(zip(IDENTITY, map(str, (*futures[future], options.steps)), strict=True))
-            rows.append({**row, **_parts(future.result()), **versions})
-            _write(options.output, rows)
-            print(f"{number}/{len(runs)}", *list(rows[-1].values())[: len(IDENTITY) + PARTS], flush=True)
+    rows = read_rows(options.output)
+    every = itertools.product(options.seeds, options.models, PRECISIONS)
+    runs = missing((Run(model, precision, seed, options.steps) for seed, model, precision in every), rows)
+    for number, losses in in_processes(train, [(options.data, run) for run in runs], options.jobs):
+        row = {**runs[number]._asdict(), **_parts(losses), "machine": processor_name(), **VERSIONS}
+        rows = sorted(
+            [*rows, {name: str(value) for name, value in row.items()}],
+            key=lambda row: (row["model"], int(row["seed"]), row["precision"]),
+        )
+        write_rows(options.output, rows)
+        print(*list(row.values())[:-3], flush=True)
     for model in options.models:
         print(compared([row for row in rows if row["model"] == model]))
 
 
-def compared(rows: list[dict[str, str]]) -> str:
+def compared(rows: list[Row]) -> str:
     """One network's loss in the last tenth of the steps: what bf16 changes, and how much seeds differ."""
     last = {(row["precision"], row["seed"], row["steps"]): float(row[f"loss_{PARTS}"]) for row in rows}
     pairs = [
@@ -146,20 +134,6 @@ def _parts(losses: list[float]) -> dict[str, str]:
     size = len(losses) // PARTS
     means = [mean(losses[part * size : (part + 1) * size]) for part in range(PARTS)]
     return {f"loss_{part + 1}": f"{value:.5f}" for part, value in enumerate(means)}
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(sorted(rows, key=lambda row: (row["model"], int(row["seed"]), row["precision"])))
 
 
 if __name__ == "__main__":

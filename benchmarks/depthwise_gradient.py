@@ -11,14 +11,13 @@ interval of the median of the rounds' ratios.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
+from common import Row, parser_of, ratio_columns, write_rows
 from torch.nn.grad import conv2d_weight
 
 from convnext_ablation.machine import keep_memory, processor_name
@@ -73,9 +72,7 @@ def measured(
         "size": size,
         "rounds": rounds,
         **{f"{name}_ms": f"{1e3 * times[name].median:.3f}" for name in forms},
-        "times_faster": f"{ratio.median:.2f}",
-        "ratio_lowest": f"{ratio.lowest:.2f}",
-        "ratio_highest": f"{ratio.highest:.2f}",
+        **ratio_columns(ratio, ("times_faster", "ratio_lowest", "ratio_highest"), digits=2),
         **{
             f"{name}_error": f"{((forms[name]() - true).abs().max() / true.abs().max()).item():.1e}"
             for name in ("whole", "pieces")
@@ -88,21 +85,16 @@ def measured(
 
 def main() -> None:
     """Measures, and writes each row as soon as it is there."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
     keep_memory()
-    with options.output.open("w", newline="", encoding="utf-8") as file:
-        writer: csv.DictWriter[str] | None = None
-        for row in measurements(options):
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            print(*list(row.values())[:-3], flush=True)
+    rows: list[Row] = []
+    for row in measurements(options):
+        rows.append(row)
+        write_rows(options.output, rows)
+        print(*list(row.values())[:-3], flush=True)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ takes longer than to normalise it.
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import os
 import resource
 import subprocess
@@ -24,18 +22,16 @@ import tempfile
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
 import PIL
-import timm
 import torch
 import torchvision
-from PIL import Image, ImageFilter
+from common import MACHINE, VERSIONS, Row, in_turn, parser_of, ratio_columns, write_photographs, write_rows
 from torchvision import transforms
 
-from convnext_ablation.machine import KEEP_MEMORY, available_cores, processor_name
+from convnext_ablation.machine import KEEP_MEMORY
+from convnext_ablation.timing import Times
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import TrainingImages
 from convnext_ablation.training.loaders import training_loader
@@ -44,47 +40,18 @@ from convnext_ablation.training.splits import open_split
 
 RECIPE = Path(__file__).parents[1] / "convnext_ablation" / "recipes" / "cub200_224.yaml"
 WAYS = ("plain", "folder")
-TARGETS = {"folder": 2.0}  # times as fast as plain
-SIZE, SQUASHED, CROP = (500, 375), (256, 256), 224
-RESAMPLING = Image.Resampling.BILINEAR
+SQUASHED, CROP = (256, 256), 224
 CLASSES = 10
-DIFFERENT = 200  # images; the others are copies, each in a file of its own
 
 
-def photograph(seed: int) -> Image.Image:
-    """Something that takes as long to decode as a photograph: smooth, with edges and some noise."""
-    rng = np.random.default_rng(seed)
-    width, height = SIZE
-    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(
-        SIZE, Image.Resampling.BICUBIC
-    )
-    shapes = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(SIZE, Image.Resampling.NEAREST)
-    edges = Image.fromarray(rng.integers(0, 2, (24, 32), np.uint8) * 255)
-    mask = edges.resize(SIZE, Image.Resampling.BILINEAR).point(lambda value: 255 * (value > 127))
-    image = Image.composite(coarse, shapes, mask).filter(ImageFilter.GaussianBlur(0.7))
-    noisy = np.asarray(image, np.int16) + rng.normal(0, NOISE, (height, width, 3)).astype(np.int16)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
-
-
-NOISE = 16.0  # makes JPEGs of quality 90 as large as those of CUB-200-2011, about 100 kB
-
-
-def write_images(folder: Path, count: int) -> tuple[float, float]:
-    """Writes the originals and the squashed ones; returns the mean size of their files in kB."""
-    encode = partial(Image.Image.save, format="JPEG", quality=90)
-    files: dict[str, list[bytes]] = {"original": [], "squashed": []}
-    for number in range(min(count, DIFFERENT)):
-        image = photograph(number)
-        for kind, version in (("original", image), ("squashed", image.resize(SQUASHED, RESAMPLING))):
-            encode(version, buffer := io.BytesIO())
-            files[kind].append(buffer.getvalue())
-    for kind, contents in files.items():
-        for number in range(count):
-            path = folder / kind / "train" / f"{number % CLASSES:02d}" / f"{number:05d}.jpg"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(contents[number % len(contents)])
-    sizes = [sum(map(len, contents)) / len(contents) / 1000 for contents in files.values()]
-    return sizes[0], sizes[1]
+def write_images(folder: Path, count: int) -> dict[str, float]:
+    """Writes the originals and the squashed ones; returns the mean size of their files in kB, by way."""
+    names = [f"train/{number % CLASSES:02d}/{number:05d}.jpg" for number in range(count)]
+    originals, squashed = ([folder / kind / name for name in names] for kind in ("original", "squashed"))
+    return {
+        "plain": write_photographs(originals, quality=90),
+        "folder": write_photographs(squashed, quality=90, size=SQUASHED),
+    }
 
 
 def plain_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
@@ -116,101 +83,75 @@ def our_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
     return training_loader(images, arguments, config, CLASSES, torch.device("cpu"))
 
 
-def make_loader(way: str, folder: Path, batch: int, workers: int) -> Iterable[Any]:
-    """Makes the loader of one of `WAYS`."""
-    return (plain_loader if way == "plain" else our_loader)(folder, batch, workers)
-
-
 def cpu_seconds() -> float:
     """CPU time of this process and of those that it started and that have ended, user and system."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def measure_speed(way: str, folder: Path, batch: int, workers: int) -> float:
-    """Reads an epoch; returns how many images a CPU second that were, starting the worker included."""
-    loader = make_loader(way, folder, batch, workers)
+def seconds_an_image(way: str, folder: Path, batch: int, workers: int) -> float:
+    """Reads an epoch; returns the CPU seconds that an image took, starting the worker included."""
+    loader = (plain_loader if way == "plain" else our_loader)(folder, batch, workers)
     start, images = cpu_seconds(), 0
     batches = iter(loader)
     for read, _ in batches:
         images += len(read)
     del batches, loader  # ends the worker, whose time counts from then on
-    return images / (cpu_seconds() - start)
+    return (cpu_seconds() - start) / images
 
 
-def run_alone(way: str, folder: Path, options: argparse.Namespace) -> str:
-    """Measures in a process of its own; returns what that prints last."""
+def run_alone(way: str, folder: Path, options: argparse.Namespace) -> float:
+    """Measures in a process of its own."""
     settings = ["--batch-size", str(options.batch_size), "--workers", str(options.workers)]
-    command = [sys.executable, __file__, "--measure", way, str(folder), *settings]
+    command = [sys.executable, __file__, "--measure", way, str(folder), *settings, "--output", "-"]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
-    return done.stdout.splitlines()[-1]
+    return float(done.stdout.splitlines()[-1])
 
 
-def compare(options: argparse.Namespace) -> None:
-    """Measures the ways in turn, and writes a row for each."""
-    speeds: dict[str, list[float]] = {way: [] for way in WAYS}
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        original, squashed = write_images(folder, options.images)
-        print(f"JPEGs of {original:.0f} kB, squashed {squashed:.0f} kB", flush=True)
-        for number in range(options.rounds):
-            for way in WAYS:
-                speeds[way].append(float(run_alone(way, folder, options)))
-            print(f"round {number}: {', '.join(f'{way} {speeds[way][-1]:.0f}' for way in WAYS)}", flush=True)
-    rows = [row(way, speeds, options, original, squashed) for way in WAYS]
-    for line in rows:
-        target = f", target {TARGETS[line['way']]:g}" if line["way"] in TARGETS else ""
-        print(f"{line['way']}: {line['images_per_cpu_second']} images/CPU s, {line['ratio']} x plain{target}")
-    if options.output:
-        with open(options.output, "w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-
-def row(
-    way: str, speeds: dict[str, list[float]], options: argparse.Namespace, original: float, squashed: float
-) -> dict[str, Any]:
+def row(way: str, times: dict[str, Times], kilobytes: float, options: argparse.Namespace) -> Row:
     """What the CSV file says of one way; ratios are of the same round."""
-    ratios = [ours / plain for ours, plain in zip(speeds[way], speeds["plain"], strict=True)]
+    taken, ratio = times[way], times[way].times_faster_than(times["plain"])
     return {
         "way": way,
-        "images_per_cpu_second": f"{median(speeds[way]):.0f}",
-        "lowest": f"{min(speeds[way]):.0f}",
-        "highest": f"{max(speeds[way]):.0f}",
-        "ratio": f"{median(ratios):.2f}",
-        "lowest_ratio": f"{min(ratios):.2f}",
-        "highest_ratio": f"{max(ratios):.2f}",
+        "images_per_cpu_second": f"{1 / taken.median:.0f}",
+        "lowest": f"{1 / taken.highest:.0f}",
+        "highest": f"{1 / taken.lowest:.0f}",
+        **ratio_columns(ratio, ("ratio", "lowest_ratio", "highest_ratio"), digits=2),
         "rounds": options.rounds,
         "images": options.images,
         "batch_size": options.batch_size,
         "workers": options.workers,
-        "jpeg_kb": f"{original:.0f}" if way == "plain" else f"{squashed:.0f}",
-        "machine": f"{processor_name()}, {available_cores()} cores, 1 thread",
-        "torch": torch.__version__,
+        "jpeg_kb": f"{kilobytes:.0f}",
+        "machine": f"{MACHINE}, 1 thread",
         "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
         "pillow": PIL.__version__,
+        **VERSIONS,
     }
 
 
 def main() -> None:
-    """Does what the command line asks for."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, help="CSV file to write")
+    """Measures the ways in turn, or one of them once."""
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch-size", type=int, default=16, help="the recipe's if not given")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help="one measurement")
+    parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         torch.set_num_threads(1)
         way, folder = options.measure
-        print(measure_speed(way, Path(folder), options.batch_size, options.workers))
-    else:
-        compare(options)
+        print(seconds_an_image(way, Path(folder), options.batch_size, options.workers))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        kilobytes = write_images(Path(name), options.images)
+        ways = {way: partial(run_alone, way, Path(name), options) for way in WAYS}
+        times = in_turn(ways, options.rounds)
+    rows = [row(way, times, kilobytes[way], options) for way in WAYS]
+    write_rows(options.output, rows)
+    for line in rows:
+        print(f"{line['way']}: {line['images_per_cpu_second']} images/CPU s, {line['ratio']} x plain")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Besides wall-clock time on all cores there is processor time, which other work o
 from __future__ import annotations
 
 import argparse
-import csv
 import resource
 import subprocess
 import sys
@@ -20,23 +19,30 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 
 import timm
 import torch
-from loading_speed import DIFFERENT, photograph
+from common import (
+    MACHINE,
+    VERSIONS,
+    Row,
+    parser_of,
+    ratio_columns,
+    read_rows,
+    write_photographs,
+    write_rows,
+)
 
 import convnext_ablation  # noqa: F401  registers the networks
-from convnext_ablation.machine import available_cores, processor_name
+from convnext_ablation.timing import Times
 
 CLASSES = 200
 
 
 def main() -> None:
     """Measures, and writes the CSV file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--timm", type=Path, required=True, help="checkout of timm's repository")
-    parser.add_argument("--output", type=Path, required=True, help="the CSV file")
     parser.add_argument("--models", nargs="+", default=["model_i", "model_iv", "model_v"])
     parser.add_argument("--size", type=int, default=224, help="pixels a side of the pictures")
     parser.add_argument("--images", type=int, default=5_000)
@@ -44,35 +50,16 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_pictures(folder / "pictures", options.images, options.size)
+        # in one folder of a class, without which timm's finds none
+        pictures = [folder / "pictures" / "all" / f"{number:05d}.jpg" for number in range(options.images)]
+        write_photographs(pictures, quality=95, size=(options.size, options.size))
         rows = [measure(folder, model, options) for model in options.models]
-    common = {
-        "size": options.size,
-        "images": options.images,
-        "rounds": options.rounds,
-        "machine": f"{processor_name()}, {available_cores()} cores",
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-    }
-    with open(options.output, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *common], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **common} for row in rows)
+    common = {"size": options.size, "images": options.images, "rounds": options.rounds}
+    common |= {"machine": MACHINE, **VERSIONS}
+    write_rows(options.output, [{**row, **common} for row in rows])
 
 
-def write_pictures(folder: Path, count: int, size: int) -> None:
-    """Writes so many, of which some are alike, in one folder of a class, without which timm's finds none."""
-    (folder / "all").mkdir(parents=True)
-    files = []
-    for seed in range(min(DIFFERENT, count)):
-        photograph(seed).resize((size, size)).save(folder / "picture.jpg", quality=95)
-        files.append((folder / "picture.jpg").read_bytes())
-    (folder / "picture.jpg").unlink()
-    for number in range(count):
-        (folder / "all" / f"{number:05d}.jpg").write_bytes(files[number % len(files)])
-
-
-def measure(folder: Path, model: str, options: argparse.Namespace) -> dict[str, str]:
+def measure(folder: Path, model: str, options: argparse.Namespace) -> Row:
     """Both in turn."""
     torch.manual_seed(0)
     checkpoint = folder / f"{model}.pth"
@@ -84,16 +71,11 @@ def measure(folder: Path, model: str, options: argparse.Namespace) -> dict[str, 
     ours = ["convnext_ablation.cli.main", "predict", *common, "--results-file", "ours.csv", "--force"]
     times = [(seconds(theirs), seconds(ours)) for _ in range(options.rounds)]
     row = {"model": model, "same_top1": f"{same_top1(folder):.4f}"}
-    for kind in (0, 1):
-        name = ("seconds", "processor_seconds")[kind]
-        ratios = [timms[kind] / mine[kind] for timms, mine in times]
-        row |= {
-            f"timm_{name}": f"{median(timms[kind] for timms, _ in times):.1f}",
-            f"ours_{name}": f"{median(mine[kind] for _, mine in times):.1f}",
-            f"times_faster_{name}": f"{median(ratios):.3f}",
-            f"lowest_{name}": f"{min(ratios):.3f}",
-            f"highest_{name}": f"{max(ratios):.3f}",
-        }
+    for kind, name in enumerate(("seconds", "processor_seconds")):
+        timms, mine = (Times(tuple(taken[kind] for taken in both)) for both in zip(*times, strict=True))
+        names = [f"{figure}_{name}" for figure in ("times_faster", "lowest", "highest")]
+        row |= {f"timm_{name}": f"{timms.median:.1f}", f"ours_{name}": f"{mine.median:.1f}"}
+        row |= ratio_columns(mine.times_faster_than(timms), names)
     print(row, flush=True)
     return row
 
@@ -108,11 +90,11 @@ def seconds(command: Sequence[object]) -> tuple[float, float]:
 
 def same_top1(folder: Path) -> float:
     """The share of pictures that both give the same class."""
-    found = []
-    for name in ("timm.csv", "ours.csv"):
-        with open(folder / name, newline="", encoding="utf-8") as file:
-            found.append({row["filename"]: row["index"] for row in csv.DictReader(file)})
-    return sum(found[0][name] == index for name, index in found[1].items()) / len(found[0])
+    theirs, ours = (
+        {row["filename"]: row["index"] for row in read_rows(folder / name)}
+        for name in ("timm.csv", "ours.csv")
+    )
+    return sum(theirs[name] == index for name, index in ours.items()) / len(theirs)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ take turns; wall-clock time on all cores.
 from __future__ import annotations
 
 import argparse
-import csv
 import multiprocessing
 import multiprocessing.pool
 import os
@@ -20,24 +19,23 @@ import sys
 import tarfile
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import PIL
 import torchvision
-from loading_speed import DIFFERENT, SIZE, photograph
+from common import MACHINE, SIZE, Row, in_turn, parser_of, ratio_columns, write_photographs, write_rows
 from PIL import Image
 from torchvision.transforms import Resize
 
-from convnext_ablation.machine import available_cores, processor_name
+from convnext_ablation.machine import available_cores
 
 PER_CLASS = 60
 
 
 def main() -> None:
     """Measures, and writes the CSV file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the CSV file")
+    parser = parser_of(__doc__)
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--formats", nargs="+", default=["jpeg", "webp", "png"])
@@ -53,36 +51,25 @@ def main() -> None:
             for stored in options.formats
             for source in (["folder", "tar"] if stored == "jpeg" else ["folder"])
         ]
-    machine = f"{processor_name()}, {available_cores()} cores"
     common = {
         "images": options.images,
         "original": f"{SIZE[0]}x{SIZE[1]}, {kilobytes:.0f} kB",
         "rounds": options.rounds,
-        "machine": machine,
+        "machine": MACHINE,
         "pillow": PIL.__version__,
         "torchvision": torchvision.__version__,
     }
-    with open(options.output, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *common], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **common} for row in rows)
+    write_rows(options.output, [{**row, **common} for row in rows])
 
 
 def write_originals(folder: Path, count: int) -> float:
     """Writes a set in the official layout, and returns the mean size of an image in kB."""
-    (folder / "images").mkdir(parents=True)
-    files = []
-    for seed in range(min(DIFFERENT, count)):
-        photograph(seed).save(folder / "original.jpg", quality=90)
-        files.append((folder / "original.jpg").read_bytes())
-    (folder / "original.jpg").unlink()
     paths = {}
     for id_ in range(1, count + 1):
         label = (id_ - 1) // PER_CLASS + 1
         path = f"{label:03d}.Bird_{label}/Bird_{label}_{id_:04d}_{id_}.jpg"
-        (folder / "images" / path).parent.mkdir(exist_ok=True)
-        (folder / "images" / path).write_bytes(files[id_ % len(files)])
         paths[id_] = (label, path)
+    kilobytes = write_photographs([folder / "images" / path for _, path in paths.values()], quality=90)
     classes = sorted({(label, path.split("/")[0]) for label, path in paths.values()})
     for name, lines in {
         "images": [f"{id_} {path}" for id_, (_, path) in paths.items()],
@@ -91,27 +78,23 @@ def write_originals(folder: Path, count: int) -> float:
         "classes": [f"{label} {name}" for label, name in classes],
     }.items():
         (folder / f"{name}.txt").write_text("\n".join(lines) + "\n")
-    return sum(map(len, files)) / len(files) / 1000
+    return kilobytes
 
 
-def measure(folder: Path, source: str, stored: str, options: argparse.Namespace) -> dict[str, str]:
+def measure(folder: Path, source: str, stored: str, options: argparse.Namespace) -> Row:
     """Both ways in turn."""
     archive = folder / ("CUB_200_2011" if source == "folder" else "CUB_200_2011.tar")
-    ours: list[float] = []
-    alone: dict[str, list[float]] = {"threads": [], "processes": []}
-    for number in range(options.rounds):
-        for means, times in alone.items():
-            times.append(decode_and_resize(folder / "CUB_200_2011" / "images", means))
-        ours.append(prepare(archive, folder / f"{stored}_{source}_{number}", stored))
-    row = {"format": stored, "from": source, "seconds": f"{median(ours):.1f}"}
-    for means, times in alone.items():
-        ratios = [mine / other for mine, other in zip(ours, times, strict=True)]
-        row |= {
-            f"alone_in_{means}": f"{median(times):.1f}",
-            f"ratio_to_{means}": f"{median(ratios):.3f}",
-            f"lowest_to_{means}": f"{min(ratios):.3f}",
-            f"highest_to_{means}": f"{max(ratios):.3f}",
-        }
+    alone = {
+        means: partial(decode_and_resize, folder / "CUB_200_2011" / "images", means)
+        for means in ("threads", "processes")
+    }
+    out = (folder / f"{stored}_{source}_{number}" for number in range(options.rounds))
+    times = in_turn({**alone, "ours": lambda: prepare(archive, next(out), stored)}, options.rounds)
+    row = {"format": stored, "from": source, "seconds": f"{times['ours'].median:.1f}"}
+    for means in alone:
+        names = [f"{figure}_to_{means}" for figure in ("ratio", "lowest", "highest")]
+        row[f"alone_in_{means}"] = f"{times[means].median:.1f}"
+        row |= ratio_columns(times[means].times_faster_than(times["ours"]), names)
     print(row, flush=True)
     return row
 

@@ -14,24 +14,24 @@ of the same name.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import timm
 import torch
+from common import VERSIONS, Row, missing, parser_of, read_rows, time_columns, write_rows
 from timm.optim import create_optimizer_v2
 from torch.nn.functional import cross_entropy
 
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
 from convnext_ablation.machine import available_cores, keep_memory, processor_name
 from convnext_ablation.models.components import STAGES
+from convnext_ablation.timing import Times
 
 KINDS = ("training", "training with checkpointing", "inference")
 
@@ -60,8 +60,6 @@ class Grid(NamedTuple):
 FULL = Grid(16, 224, 1.0, (1, 2, 4, 8, 16, 32), (64, 112, 160, 224, 320), (0.25, 0.5, 0.75, 1.0))
 QUICK = Grid(8, 96, 0.25, (2, 8), (64, 96), (0.25, 0.5))
 AXES = {"batch": "images in a batch", "size": "side of the images in pixels", "width": "factor on the width"}
-COLUMNS = [*Point._fields, "peak_mb", "before_mb", "median_ms", "lowest_ms", "highest_ms", "steps"]
-COLUMNS += ["threads", "machine", "torch", "timm"]
 
 
 def points(grid: Grid) -> Iterator[Point]:
@@ -87,13 +85,10 @@ def measure(point: Point, steps: int, threads: int) -> dict[str, Any]:
         start = time.perf_counter()
         call()
         taken.append(time.perf_counter() - start)
-    milliseconds = [1e3 * seconds for seconds in taken[1:]]
     return {
         "peak_mb": f"{_memory('VmHWM') - before:.0f}",
         "before_mb": f"{before:.0f}",
-        "median_ms": f"{median(milliseconds):.2f}",
-        "lowest_ms": f"{min(milliseconds):.2f}",
-        "highest_ms": f"{max(milliseconds):.2f}",
+        **time_columns(Times(tuple(taken[1:])), digits=2),
     }
 
 
@@ -147,7 +142,7 @@ def measured(point: Point, steps: int, threads: int) -> dict[str, Any] | None:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def draw(rows: list[dict[str, str]], grid: Grid, path: Path) -> None:
+def draw(rows: list[Row], grid: Grid, path: Path) -> None:
     """Draws memory and time against each axis."""
     from matplotlib import pyplot as plt  # not in every process that measures
 
@@ -184,8 +179,7 @@ def draw(rows: list[dict[str, str]], grid: Grid, path: Path) -> None:
 
 def main() -> None:
     """Measures what is missing, and draws what there is."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write, or to resume")
+    parser = parser_of(__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="a small grid; two minutes with --models model_i model_v"
     )
@@ -198,13 +192,9 @@ def main() -> None:
         print(json.dumps(measure(Point(*json.loads(options.one)), options.steps, options.threads)))
         return
     grid = QUICK if options.quick else FULL
-    rows: list[dict[str, str]] = []
-    if options.output.exists():
-        rows = list(csv.DictReader(options.output.read_text(encoding="utf-8").splitlines()))
-    known = {tuple(row[name] for name in Point._fields) for row in rows}
-    left = [point for point in points(grid) if point.model in options.models]
-    left = [point for point in left if tuple(map(str, point)) not in known]
-    versions = {"machine": processor_name(), "torch": torch.__version__, "timm": timm.__version__}
+    rows = read_rows(options.output)
+    left = missing((point for point in points(grid) if point.model in options.models), rows)
+    versions = {"machine": processor_name(), **VERSIONS}
     for number, point in enumerate(left, start=1):
         found = measured(point, options.steps, options.threads)
         print(f"{number}/{len(left)}", *point, *(found or {"": "killed"}).values(), flush=True)
@@ -212,10 +202,7 @@ def main() -> None:
             continue
         common = {"steps": options.steps, "threads": options.threads, **versions}
         rows.append({name: str(value) for name, value in {**point._asdict(), **found, **common}.items()})
-        with open(options.output, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_rows(options.output, rows)
     draw(rows, grid, options.output.with_suffix(".svg"))
 
 

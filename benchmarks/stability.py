@@ -14,35 +14,36 @@ run becomes a row of the CSV file; the same command goes on with those that it l
 
 from __future__ import annotations
 
-import argparse
-import csv
 import io
 import math
-import multiprocessing
 import os
 import random
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatch
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import timm
 import torch
+from common import VERSIONS, in_processes, missing, parser_of, read_rows, write_rows
 from PIL import Image
 from timm.optim import create_optimizer_v2
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from convnext_ablation.data.drawn import Typefaces
-from convnext_ablation.machine import KEEP_MEMORY, processor_name
-from convnext_ablation.models.components import DOWNSAMPLINGS, FAMILIES, RESNET_50, SWITCHES, Components
+from convnext_ablation.machine import processor_name
+from convnext_ablation.models.components import (
+    DOWNSAMPLINGS,
+    FAMILIES,
+    FREE,
+    RESNET_50,
+    SWITCHES,
+    Components,
+)
 from convnext_ablation.models.network import ResNetToConvNeXt
 
-FREE = "resnet_to_convnext"
 # The network that the paper found to diverge. No switch builds it; here it shows what such a run looks like.
 WITHOUT_NORMS = "convnext_tiny_with_bare_downsampling"
 FACES = ("DejaVuSans-Bold", "DejaVuSerif-Italic", "STIXGeneral", "cmtt10")
@@ -51,8 +52,7 @@ WEIGHT_DECAY = 0.05
 LAST = 10  # steps whose mean loss is the loss at the end
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """What determines a run; `switches` are those of a random combination that aren't ResNet-50's."""
 
     model: str
@@ -64,8 +64,7 @@ class Run:
     seed: int
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a run gave; `finite_steps` is less than its steps if loss or gradients were not finite."""
 
     first_loss: float
@@ -78,8 +77,7 @@ class Outcome:
 
 def main() -> None:
     """Does the runs that the CSV file lacks."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="the CSV file")
+    parser = parser_of(__doc__)
     parser.add_argument("--models", default="*", help="pattern of the named networks, without _atto")
     parser.add_argument("--random", type=int, default=0, help="combinations to draw besides")
     parser.add_argument("--sizes", type=int, nargs="+", default=[112, 224])
@@ -89,8 +87,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    os.environ.update({"OMP_NUM_THREADS": "1", **KEEP_MEMORY})
-
     networks = [(name, "") for name in _named(options.models)]
     networks += [(FREE, switches) for switches in _drawn(options.random)]
     runs = [
@@ -98,20 +94,13 @@ def main() -> None:
         for size, batch in zip(options.sizes, options.batches, strict=True)
         for model, switches in networks
     ]
-    versions = {"torch": torch.__version__, "timm": timm.__version__, "processor": processor_name()}
-    columns = [field.name for field in (*fields(Run), *fields(Outcome))] + list(versions)
-    left = [run for run in runs if run not in _done(options.output, columns)]
-    with (
-        ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool,
-        open(options.output, "a", newline="", encoding="utf-8") as file,
-    ):
-        rows = csv.DictWriter(file, columns, lineterminator="\n")
-        futures = {pool.submit(train, run): run for run in left}
-        for number, future in enumerate(as_completed(futures), start=1):
-            row = {**asdict(futures[future]), **_rounded(future.result())}
-            rows.writerow({**row, **versions})
-            file.flush()
-            print(f"{number}/{len(left)}", *row.values(), flush=True)
+    rows = read_rows(options.output)
+    left = missing(runs, rows)
+    for number, outcome in in_processes(train, [(run,) for run in left], options.jobs):
+        found = {name: f"{value:.4g}" for name, value in outcome._asdict().items()}
+        rows.append({**left[number]._asdict(), **found, **VERSIONS, "processor": processor_name()})
+        write_rows(options.output, rows)
+        print(*rows[-1].values(), flush=True)
 
 
 def _named(pattern: str) -> list[str]:
@@ -142,23 +131,6 @@ def _components(switches: str) -> dict[str, Any]:
         name: value if name == "downsampling" else int(value) if name == "kernel_size" else value == "True"
         for name, value in pairs.items()
     }
-
-
-def _done(path: Path, columns: list[str]) -> set[Run]:
-    """Runs that the file has; it is begun if it isn't there."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(",".join(columns) + "\n", encoding="utf-8")
-    kinds = {"model": str, "switches": str, "lr": float}
-    names = [field.name for field in fields(Run)]
-    with open(path, newline="", encoding="utf-8") as file:
-        return {
-            Run(**{name: kinds.get(name, int)(row[name]) for name in names}) for row in csv.DictReader(file)
-        }
-
-
-def _rounded(outcome: Outcome) -> dict[str, str]:
-    return {name: f"{value:.4g}" for name, value in asdict(outcome).items()}
 
 
 def train(run: Run) -> Outcome:
@@ -209,10 +181,10 @@ def _task(size: int, count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]
     """``(count, 1, size, size)`` grey levels and ``(count,)`` labels."""
     typefaces = Typefaces(size=size)
     labels = np.random.default_rng(seed).permutation(np.arange(count) % len(FACES))
-    drawn = [
-        np.asarray(Image.open(io.BytesIO(typefaces.encode(("train", FACES[label], index)))))
-        for index, label in enumerate(labels)
-    ]
+    drawn = []
+    for index, label in enumerate(labels):
+        typefaces.encode(("train", FACES[label], index), file := io.BytesIO())
+        drawn.append(np.asarray(Image.open(file)))
     return torch.from_numpy(np.stack(drawn)).unsqueeze(1), torch.from_numpy(labels)
 
 

@@ -8,23 +8,20 @@ epoch's training as either script reports it.
 
 from __future__ import annotations
 
-import argparse
-import csv
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from statistics import median
 
 import numpy as np
-import timm
-import torch
+from common import MACHINE, VERSIONS, in_turn, parser_of, ratio_columns, write_rows
 from PIL import Image
 
-from convnext_ablation.machine import KEEP_MEMORY, available_cores, processor_name
+from convnext_ablation.machine import KEEP_MEMORY
 from convnext_ablation.training.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
@@ -55,8 +52,9 @@ def write_images(folder: Path, side: int, count: int) -> None:
                 Image.fromarray(pixels).save(folder / split / name / f"{index}.jpg")
 
 
-def seconds(script: Sequence[str], arguments: str, data: Path, output: Path) -> float:
+def seconds(script: Sequence[str], arguments: str, data: Path) -> float:
     """Time of one epoch's training."""
+    output = Path(tempfile.mkdtemp(dir=data.parent))
     command = [sys.executable, *script, "--data-dir", str(data), *arguments.split(), "--output", str(output)]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
@@ -71,9 +69,8 @@ def seconds(script: Sequence[str], arguments: str, data: Path, output: Path) -> 
 
 def main() -> None:
     """Times both scripts in turn, and writes a row for each setting."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--timm", type=Path, required=True, help="checkout of timm's repository")
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--workers", type=int, default=1)
@@ -82,39 +79,30 @@ def main() -> None:
         "ours": [str(ROOT / "train.py")],
         "timm": ["-m", "convnext_ablation.stock", str(options.timm / "train.py")],
     }
-    machine = f"{processor_name()}, {available_cores()} cores, 1 thread, {options.workers} loader workers"
     rows = []
     for name, (side, arguments) in SETTINGS.items():
-        taken: dict[str, list[float]] = {script: [] for script in scripts}
+        settings = f"{COMMON} {arguments} -j {options.workers}"
         with tempfile.TemporaryDirectory() as folder:
-            write_images(Path(folder) / "data", side, options.images)
-            for number in range(options.rounds):
-                for script, command in scripts.items():
-                    output = Path(folder) / f"{script}{number}"
-                    settings = f"{COMMON} {arguments} -j {options.workers}"
-                    taken[script].append(seconds(command, settings, Path(folder) / "data", output))
-        speeds = {script: options.images / median(times) for script, times in taken.items()}
-        ratios = [theirs / ours for ours, theirs in zip(taken["ours"], taken["timm"], strict=True)]
+            data = Path(folder) / "data"
+            write_images(data, side, options.images)
+            ways: dict[str, Callable[[], float]] = {
+                script: partial(seconds, command, settings, data) for script, command in scripts.items()
+            }
+            times = in_turn(ways, options.rounds)
+        ratio = times["ours"].times_faster_than(times["timm"])
         rows.append(
             {
                 "setting": name,
-                "ours_images_per_second": f"{speeds['ours']:.1f}",
-                "timm_images_per_second": f"{speeds['timm']:.1f}",
-                "ratio": f"{median(ratios):.3f}",
-                "lowest": f"{min(ratios):.3f}",
-                "highest": f"{max(ratios):.3f}",
+                **{f"{way}_images_per_second": f"{options.images / times[way].median:.1f}" for way in ways},
+                **ratio_columns(ratio, ("ratio", "lowest", "highest")),
                 "rounds": options.rounds,
                 "images": options.images,
-                "machine": machine,
-                "torch": torch.__version__,
-                "timm": timm.__version__,
+                "machine": f"{MACHINE}, 1 thread, {options.workers} loader workers",
+                **VERSIONS,
             }
         )
         print(rows[-1], flush=True)
-    with open(options.output, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_rows(options.output, rows)
 
 
 if __name__ == "__main__":

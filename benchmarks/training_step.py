@@ -17,8 +17,6 @@ what the allocator does with what was freed: `returned` to the system, glibc's d
 
 from __future__ import annotations
 
-import argparse
-import csv
 import multiprocessing
 import os
 import resource
@@ -26,14 +24,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import timm
 import torch
+from common import VERSIONS, Row, parser_of, ratio_columns, time_columns, write_rows
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
@@ -95,21 +92,6 @@ COMPILED = Form("compile", kept=True, channels_last=True, fused=True, as_ours=Tr
 NAMES = tuple(dict.fromkeys(form.name for form in (*FORMS[1:], COMPILED)))
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a process says when it is asked to.
-
-    Attributes:
-        page_faults: Of its last step.
-        megabytes: The most memory that it has had so far.
-        loss: Of its last step.
-    """
-
-    page_faults: int
-    megabytes: float
-    loss: float
-
-
 class Step:
     """One training step of a network, again and again on the same batch."""
 
@@ -156,7 +138,7 @@ def serve(connection: Connection, network: str, setting: Setting, form: Form) ->
         connection.send(None)
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     highest = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
-    connection.send(Measured(faults, highest / 1024, loss))
+    connection.send({"page_faults": faults, "peak_mb": f"{highest / 1024:.0f}", "loss": f"{loss:.4f}"})
 
 
 class Contestant:
@@ -175,34 +157,28 @@ class Contestant:
         self.connection.send(True)
         self.connection.recv()
 
-    def measured(self) -> Measured:
-        """What the steps took besides time."""
+    def measured(self) -> Row:
+        """Page faults and loss of its last step, and the most memory that it has had so far."""
         self.connection.send(False)
         return self.connection.recv()
 
-    def __enter__(self) -> Contestant:
-        """Is at work until left."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def end(self) -> None:
         """Ends the process."""
         self.process.terminate()
         self.process.join()
 
 
-def measure(name: str, network: str, forms: Sequence[Form], options: Any) -> list[dict[str, Any]]:
+def measure(name: str, network: str, forms: Sequence[Form], options: Any) -> list[Row]:
     """Times the forms of one network; returns a row for each."""
     others = SETTINGS[name][0].together - 1
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for first in range(1, len(forms), others):
         race = _raced(name, network, [forms[0], *forms[first : first + others]], options)
         rows += race if first == 1 else race[1:]
     return rows
 
 
-def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list[dict[str, Any]]:
+def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list[Row]:
     """Times forms of one network in turn, the first of which the others are compared with."""
     setting = SETTINGS[name][0]
     with ExitStack() as stack:
@@ -210,7 +186,8 @@ def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list
         for form in forms:
             timms = TIMMS.get(network, network) if form.name == "timm" else network
             key = f"{form.name}, {'kept' if form.kept else 'returned'}"
-            entered[key] = timms, form, stack.enter_context(Contestant(timms, setting, form))
+            entered[key] = timms, form, Contestant(timms, setting, form)
+            stack.callback(entered[key][2].end)
         contestants = {key: contestant for key, (_, _, contestant) in entered.items()}
         times = interleaved(contestants, options.rounds, options.warm_up, options.at_least)
         default = times[next(iter(times))]
@@ -224,10 +201,9 @@ def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list
                 "batch": setting.batch,
                 "threads": setting.threads,
                 **_figures(times[key], default),
-                **_besides(contestant.measured()),
+                **contestant.measured(),
                 "machine": f"{processor_name()}, {os.cpu_count()} cores",
-                "torch": torch.__version__,
-                "timm": timm.__version__,
+                **VERSIONS,
                 "date": time.strftime("%Y-%m-%d"),
                 "command": " ".join(["benchmarks/training_step.py", *sys.argv[1:]]),
             }
@@ -236,31 +212,17 @@ def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list
 
 
 def _figures(times: Times, default: Times) -> dict[str, Any]:
-    ratio = times.times_faster_than(default)
     return {
         "rounds": len(times.seconds),
-        "median_ms": f"{1e3 * times.median:.1f}",
-        "lowest_ms": f"{1e3 * times.lowest:.1f}",
-        "highest_ms": f"{1e3 * times.highest:.1f}",
+        **time_columns(times),
         "default_ms": f"{1e3 * default.median:.1f}",
-        "times_faster": f"{ratio.median:.3f}",
-        "ratio_lowest": f"{ratio.lowest:.3f}",
-        "ratio_highest": f"{ratio.highest:.3f}",
-    }
-
-
-def _besides(measured: Measured) -> dict[str, Any]:
-    return {
-        "page_faults": measured.page_faults,
-        "peak_mb": f"{measured.megabytes:.0f}",
-        "loss": f"{measured.loss:.4f}",
+        **ratio_columns(times.times_faster_than(default), ("times_faster", "ratio_lowest", "ratio_highest")),
     }
 
 
 def main() -> None:
     """Measures network by network, and writes what is there after each."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser = parser_of(__doc__)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--networks", nargs="+", help="some of the settings' networks only")
     parser.add_argument(
@@ -273,7 +235,7 @@ def main() -> None:
     if any(name in os.environ for name in KEEP_MEMORY):
         parser.error(f"take {' and '.join(KEEP_MEMORY)} out of the environment")
     wanted = options.forms or [form.name for form in FORMS]
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for name in options.settings:
         for network in SETTINGS[name][1]:
             if options.networks and network not in options.networks:
@@ -283,10 +245,7 @@ def main() -> None:
             for row in measured:
                 print(*list(row.values())[:15], flush=True)
             rows += measured
-            with open(options.output, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-                writer.writeheader()
-                writer.writerows(rows)
+            write_rows(options.output, rows)
 
 
 if __name__ == "__main__":

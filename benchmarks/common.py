@@ -1,0 +1,127 @@
+"""What the benchmarks have in common: options, CSV files, times and ratios, processes, drawn photographs."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from PIL import Image, ImageFilter
+
+from convnext_ablation.files import write_csv
+from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
+from convnext_ablation.timing import Ratio, Times
+
+MACHINE = f"{processor_name()}, {available_cores()} cores"
+VERSIONS = {"torch": torch.__version__, "timm": timm.__version__}
+SIZE = (500, 375)  # of a photograph
+DIFFERENT = 200  # photographs; others are copies, each in a file of its own
+_NOISE = 16.0  # makes JPEGs of quality 90 as large as those of CUB-200-2011, about 100 kB
+
+Row = Mapping[str, Any]
+
+
+def parser_of(doc: str) -> argparse.ArgumentParser:
+    """A parser whose help is the first line of a module's text, and which knows `--output`."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    return parser
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows that a CSV file has; none if it isn't there."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows, which have the same columns, as a CSV file."""
+    write_csv(path, list(rows[0]), [list(row.values()) for row in rows])
+
+
+def missing(jobs: Iterable[Any], rows: Iterable[Row]) -> list[Any]:
+    """The jobs, named tuples, of which no row has all values."""
+    jobs, rows = list(jobs), list(rows)
+    done = {tuple(row[name] for name in jobs[0]._fields) for row in rows} if jobs else set()
+    return [job for job in jobs if tuple(map(str, job)) not in done]
+
+
+def in_processes(
+    work: Callable[..., Any], jobs: Sequence[Sequence[Any]], at_once: int
+) -> Iterator[tuple[int, Any]]:
+    """Calls `work` with each job in a process of one thread; gives their numbers and results as they end."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _start) as pool:
+        numbers = {pool.submit(work, *job): number for number, job in enumerate(jobs)}
+        for future in as_completed(numbers):
+            yield numbers[future], future.result()
+
+
+def _start() -> None:
+    end_with_parent()
+    keep_memory()
+
+
+def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Times]:
+    """Asks each way for its seconds once a round, so that all get the same share of the machine."""
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds):
+        for way, seconds in ways.items():
+            taken[way].append(seconds())
+        print(f"round {number}:", *(f"{way} {times[-1]:.4g} s" for way, times in taken.items()), flush=True)
+    return {way: Times(tuple(times)) for way, times in taken.items()}
+
+
+def ratio_columns(ratio: Ratio, names: Sequence[str], digits: int = 3) -> dict[str, str]:
+    """A ratio and the ends of its interval, under three names."""
+    return {
+        name: f"{value:.{digits}f}"
+        for name, value in zip(names, (ratio.median, ratio.lowest, ratio.highest), strict=True)
+    }
+
+
+def time_columns(times: Times, digits: int = 1) -> dict[str, str]:
+    """The median, shortest and longest time in milliseconds."""
+    return {
+        f"{name}_ms": f"{1e3 * getattr(times, name):.{digits}f}" for name in ("median", "lowest", "highest")
+    }
+
+
+def photograph(seed: int) -> Image.Image:
+    """Something that takes as long to decode as a photograph: smooth, with edges and some noise."""
+    rng = np.random.default_rng(seed)
+    width, height = SIZE
+    coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(
+        SIZE, Image.Resampling.BICUBIC
+    )
+    shapes = Image.fromarray(rng.integers(0, 256, (6, 8, 3), np.uint8)).resize(SIZE, Image.Resampling.NEAREST)
+    edges = Image.fromarray(rng.integers(0, 2, (24, 32), np.uint8) * 255)
+    mask = edges.resize(SIZE, Image.Resampling.BILINEAR).point(lambda value: 255 * (value > 127))
+    image = Image.composite(coarse, shapes, mask).filter(ImageFilter.GaussianBlur(0.7))
+    noisy = np.asarray(image, np.int16) + rng.normal(0, _NOISE, (height, width, 3)).astype(np.int16)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def write_photographs(paths: Sequence[Path], quality: int, size: tuple[int, int] = SIZE) -> float:
+    """Writes JPEGs, some of which are alike, resized if they aren't `SIZE`; returns their mean size in kB."""
+    files = []
+    for seed in range(min(DIFFERENT, len(paths))):
+        image = photograph(seed)
+        image = image if size == SIZE else image.resize(size, Image.Resampling.BILINEAR)
+        paths[seed].parent.mkdir(parents=True, exist_ok=True)
+        image.save(paths[seed], quality=quality)
+        files.append(paths[seed].read_bytes())
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(files[number % len(files)])
+    return sum(map(len, files)) / len(files) / 1000
