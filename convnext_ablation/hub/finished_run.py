@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import OURS, read_checkpoint
 from convnext_ablation.study.stats.effects import accuracy
 from convnext_ablation.study.store import PREDICTIONS, RESULT, load_result
-from convnext_ablation.training.arguments import TrainingArguments
+from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.history import BEST, SUMMARY, Epoch, best_of, read_summary, stops_early
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.loop import ARGUMENTS_FILE, TEST_PREDICTIONS, TEST_RESULT
 from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
-from convnext_ablation.yaml_files import read_yaml
-
-__all__ = ["DataFacts", "FinishedRun", "SplitResult", "read_run"]
+from convnext_ablation.yaml_files import mapping, read_yaml
 
 # data sets that are a folder of images; `cached`, of older runs, also kept them decoded
 _FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
@@ -98,12 +96,14 @@ class FinishedRun:
 def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
     """Reads a finished run; `data` is the folder of its data set, if that isn't where the run had it."""
     saved = _saved_arguments(folder)
-    known = {each.name for each in fields(TrainingArguments)}
-    arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in known})
+    arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in ARGUMENTS})
     history = read_summary(folder / SUMMARY)
     metric = arguments.eval_metric if arguments.val_split else "train_loss"
     best = best_of(history, metric, arguments.decreasing_metric)
-    if _tests_last(folder, arguments):
+    study = load_result(folder / RESULT) if (folder / RESULT).is_file() else {}
+    tested = study.get("split", arguments.test_split) or ""
+    # a study tests the last epoch if its data have no test split, so that none was picked
+    if tests_last := bool(study) and same_split(tested, arguments.val_split):
         best = history[-1]
     if best is None:
         raise UserError(f"{folder}: {SUMMARY} has no epoch with a {metric}; this is no finished run")
@@ -127,8 +127,8 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
         data=data_facts,
         best=best,
         epochs=history[-1].epoch + 1,
-        results=tuple(_results(folder, arguments, best, data_facts)),
-        versions=_study_result(folder).get("versions", {}),
+        results=tuple(_results(folder, arguments, best, data_facts, study, tests_last)),
+        versions=study.get("versions", {}),
         processes=(state.get(OURS) or {}).get("world_size"),
         by_timm="test_split" not in saved,
         left_out=len(read_skipped(folder)),
@@ -141,21 +141,22 @@ def _saved_arguments(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise UserError(f"{folder}: has no {name}; name the output folder of a finished run of train.py")
     path = folder / ARGUMENTS_FILE
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: can't be read: it isn't the args.yaml of a run")
-    saved = {"model": None, **content}
-    if not isinstance(saved["model"], str):
+    saved = mapping(read_yaml(path), str(path))
+    if not isinstance(saved.get("model"), str):
         raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
     # timm's script keeps the folder that was given by position under another name
     return {**saved, "data_dir": saved.get("data_dir") or saved.get("data")}
 
 
 def _results(
-    folder: Path, arguments: TrainingArguments, best: Epoch, data: DataFacts
+    folder: Path,
+    arguments: TrainingArguments,
+    best: Epoch,
+    data: DataFacts,
+    study: Mapping[str, Any],
+    tests_last: bool,
 ) -> Iterator[SplitResult]:
-    test = _test(folder, arguments, best)
-    if test is not None:
+    if test := _test(folder, arguments, best, study):
         split, predictions = test
         listed = data.images.get(split)
         if listed is not None and not set(predictions.ids.tolist()) <= set(listed):
@@ -164,36 +165,30 @@ def _results(
                 "name the folder that it was with --data"
             )
         validates, images = same_split(split, arguments.val_split), len(predictions.targets)
-        picked = validates and not _tests_last(folder, arguments)
-        yield SplitResult(split, predictions.top1, predictions.top5_accuracy, images, picked)
+        yield SplitResult(
+            split, predictions.top1, predictions.top5_accuracy, images, picked_on=validates and not tests_last
+        )
         if validates:
             return
     if best.eval_top1 is not None and best.eval_top5 is not None:
-        count = len(data.images.get(arguments.val_split, ()))
-        if read_skipped(folder):  # images that couldn't be decoded, perhaps of this split
-            count = 0
+        # some that couldn't be decoded may be of this split
+        count = 0 if read_skipped(folder) else len(data.images.get(arguments.val_split, ()))
         correct = best.eval_top1 * count / 100
         counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm sums up in float32
         known = count if counted else None
         yield SplitResult(arguments.val_split, best.eval_top1, best.eval_top5, known, picked_on=True)
 
 
-def _tests_last(folder: Path, arguments: TrainingArguments) -> bool:
-    """Whether a study tested the last epoch: its data have no test split, so none was picked."""
-    result = _study_result(folder)
-    split = result.get("split", arguments.test_split) or ""
-    return bool(result) and same_split(split, arguments.val_split)
-
-
-def _test(folder: Path, arguments: TrainingArguments, best: Epoch) -> tuple[str, Predictions] | None:
+def _test(
+    folder: Path, arguments: TrainingArguments, best: Epoch, study: Mapping[str, Any]
+) -> tuple[str, Predictions] | None:
     """The split that the best epoch's weights were tested on, and the predictions; None if they weren't."""
     if (folder / TEST_RESULT).is_file():
         result, path = load_result(folder / TEST_RESULT), folder / TEST_PREDICTIONS
         split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1_percent")
-    elif "test_top1_percent" in _study_result(folder):
-        result, path = _study_result(folder), folder / PREDICTIONS
-        split = result.get("split") or arguments.test_split or "test"
-        epoch, top1 = result.get("best_epoch"), result["test_top1_percent"]
+    elif "test_top1_percent" in study:
+        path, split = folder / PREDICTIONS, study.get("split") or arguments.test_split or "test"
+        epoch, top1 = study.get("best_epoch"), study["test_top1_percent"]
     else:
         return None
     predictions = Predictions.load(path)
@@ -203,10 +198,6 @@ def _test(folder: Path, arguments: TrainingArguments, best: Epoch) -> tuple[str,
             f"{path.name} gives {predictions.top1}; the files are of different runs"
         )
     return str(split), predictions
-
-
-def _study_result(folder: Path) -> dict[str, Any]:
-    return load_result(folder / RESULT) if (folder / RESULT).is_file() else {}
 
 
 def _data_facts(
