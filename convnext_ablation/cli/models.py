@@ -79,7 +79,7 @@ def _own_weights(name: str) -> dict[str, Any]:
     load_networks("convnext-ablation models")
     from timm.models import PretrainedCfg
 
-    from convnext_ablation.weights import place_from_environment
+    from convnext_ablation.weights.release import place_from_environment
 
     place = place_from_environment()
     if place is None or place.folder is None:

@@ -19,8 +19,6 @@ from convnext_ablation.page import render
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED
 from convnext_ablation.training.settings import TIMM_ONLY
 
-__all__ = ["model_card", "recipe_of"]
-
 # of a run's arguments, those that say nothing of how it trained, or whose machine it was
 _OF_THE_MACHINE = {
     "data", "data_dir", "device", "device_modules", "experiment", "log_interval", "log_tensorboard",

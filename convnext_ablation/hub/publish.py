@@ -35,10 +35,8 @@ from convnext_ablation.training.arguments import PREPROCESSING
 from convnext_ablation.training.history import BEST
 from convnext_ablation.training.network import check_finite
 from convnext_ablation.version import __version__
-from convnext_ablation.weights.download import hub_errors, in_time, patiently
+from convnext_ablation.weights.download import asked, hub_errors
 from convnext_ablation.weights.release import CONFIG, HUB, WEIGHTS
-
-__all__ = ["CARD", "FILES", "Target", "client", "drafted", "into_folder", "onto_hub", "target_of"]
 
 CARD = "README.md"
 FILES = (CONFIG, WEIGHTS, CARD)
@@ -74,7 +72,9 @@ def drafted(
         scratch = tempfile.TemporaryDirectory(prefix=".publish-")
     with scratch as folder:
         release = Path(folder) / "release"
-        model = _network(run)
+        with in_one_line(f"{run.folder}: its network {run.arguments.model} can't be made"):
+            # without memory for weights
+            model: Any = timm.create_model(run.arguments.model, device="meta", **_model_args(run))
         settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
         images = resolve_data_config(settings, model=model)
         gmacs = count_gmacs(model, images["input_size"])
@@ -105,13 +105,6 @@ def _scratch_of(folder: Path) -> Iterator[Path]:
             folder.mkdir()
         until_done.callback(shutil.rmtree, folder, ignore_errors=True)
         yield folder
-
-
-def _network(run: FinishedRun) -> Any:
-    """The network, without memory for weights."""
-    name = run.arguments.model
-    with in_one_line(f"{run.folder}: its network {name} can't be made"):
-        return timm.create_model(name, device="meta", **_model_args(run))
 
 
 def _model_args(run: FinishedRun) -> dict[str, Any]:
@@ -219,7 +212,7 @@ def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -
     """
     with hub_errors(repository):
         try:
-            info = patiently(lambda: in_time(lambda: api.model_info(repository)))
+            info = asked(lambda: api.model_info(repository))
         except RepositoryNotFoundError:
             return f"published {HUB}{repository}@{_into_new(release, repository, api, public)}"
         if info.id.lower() != repository.lower():
@@ -244,17 +237,17 @@ def _commit(release: Path, repository: str, api: HfApi, parent: str | None) -> s
             parent_commit=parent,  # refused if another commit came between
         ).oid
 
-    return patiently(lambda: in_time(commit, sends=sum((release / name).stat().st_size for name in FILES)))
+    return asked(commit, sends=sum((release / name).stat().st_size for name in FILES))
 
 
 def _into_new(release: Path, repository: str, api: HfApi, public: bool) -> str:
     """Makes the repository, and removes it again if the commit fails; returns the commit."""
-    patiently(lambda: in_time(lambda: api.create_repo(repository, private=not public)))
+    asked(lambda: api.create_repo(repository, private=not public))
     try:
         return _commit(release, repository, api, None)
     except BaseException:
         try:
-            patiently(lambda: in_time(lambda: api.delete_repo(repository)))
+            asked(lambda: api.delete_repo(repository))
         except Exception:  # the hub is gone, most likely
             page = f"{constants.ENDPOINT}/{repository}"
             print(f"an empty repository may be left; remove it at {page}", file=sys.stderr)

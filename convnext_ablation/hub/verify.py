@@ -20,9 +20,7 @@ from convnext_ablation.training.distributed import Processes, check_device, prep
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.images import Images
 from convnext_ablation.training.splits import leave_out_broken, number_as_trained, open_split
-from convnext_ablation.weights import Release
-
-__all__ = ["claim_of", "differences"]
+from convnext_ablation.weights.release import Release
 
 
 def claim_of(release: Release, split: str = "") -> dict[str, Any]:

@@ -17,8 +17,7 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.history import BEST
 from convnext_ablation.training.network import create_network
-from convnext_ablation.weights import read_release, release_of
-from convnext_ablation.weights.release import CONFIG, FOLDER, HUB
+from convnext_ablation.weights.release import CONFIG, FOLDER, HUB, read_release, release_of
 
 # what a run's own weights are used with if nothing else is given
 _OF_THE_RUN = (

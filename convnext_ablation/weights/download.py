@@ -40,16 +40,6 @@ from safetensors import SafetensorError, safe_open
 from convnext_ablation.errors import UserError, first_line, system_error
 from convnext_ablation.files import below, check_name, check_path, sha256_of
 
-__all__ = [
-    "check_hash",
-    "check_safetensors",
-    "fetch",
-    "hub_errors",
-    "in_time",
-    "patiently",
-    "releases_on_hub",
-]
-
 T = TypeVar("T")
 _MOST = 1000  # releases of a network that a hub lists
 # without an answer, or with a download that is slower than so many bytes a second
@@ -101,17 +91,17 @@ def _explained(error: HfHubHTTPError) -> str | None:
     return None
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """Asks a hub, and once more after as long as it says if it has had too many requests."""
+def asked(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) -> T:
+    """Asks a hub, and once more after as long as it says if it has had too many requests; see `in_time`."""
     try:
-        return ask()
+        return in_time(ask, folder, sends)
     except HfHubHTTPError as error:
         seconds = _seconds_to_wait(error)
         if seconds is None or seconds > _LONGEST_WAIT:
             raise
         _logger.warning("%s has had too many requests; waiting %d s", constants.ENDPOINT, seconds)
         time.sleep(seconds)
-    return ask()
+    return in_time(ask, folder, sends)
 
 
 def _seconds_to_wait(error: HfHubHTTPError) -> int | None:
@@ -147,14 +137,19 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
         offline = offline or not _answers(name, hf_hub_url(name, file, revision=at), cached)
         get = partial(hf_hub_download, name, file, revision=at, cache_dir=cache, local_files_only=offline)
         blobs = cache / f"models--{name.replace('/', '--')}" / "blobs"
-        path = Path(patiently(lambda: in_time(get, blobs)))
-    _check_place(path, file, what)
+        path = Path(asked(get, blobs))
+    home = path.parents[len(Path(file).parts) + 1]  # of the repository in the cache
+    try:
+        below(home, path.relative_to(home).as_posix(), what)
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
     expected = sha256 or _hash_on_hub(path, name, file)
     if expected is None:
         _logger.warning("%s: nothing says which hash %s must have; it is not checked", repository, file)
         return path
     try:
-        check_hash(path, expected, f"{repository}: {file}")
+        check_hash(path, expected, what)
     except UserError as error:
         path.resolve().unlink(missing_ok=True)  # the link's file, too, so that it is fetched anew
         path.unlink(missing_ok=True)
@@ -231,7 +226,7 @@ def _answers(name: str, url: str, cached: bool) -> bool:
     """
     ask = partial(get_hf_file_metadata, url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     try:
-        answer = in_time(ask) if cached else patiently(lambda: in_time(ask))
+        answer = in_time(ask) if cached else asked(ask)
     except EntryNotFoundError:
         raise
     except Exception:
@@ -245,16 +240,6 @@ def _answers(name: str, url: str, cached: bool) -> bool:
         if said is not None:
             check_name(said, f"{url}: the hub's name of the file")
     return True
-
-
-def _check_place(path: Path, file: str, what: str) -> None:
-    """Refuses a file, ``.../snapshots/<commit>/<file>``, that links out of its repository in the cache."""
-    home = path.parents[len(Path(file).parts) + 1]
-    try:
-        below(home, path.relative_to(home).as_posix(), what)
-    except UserError:
-        path.unlink(missing_ok=True)
-        raise
 
 
 def _hash_on_hub(path: Path, name: str, file: str) -> str | None:
@@ -296,13 +281,14 @@ def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> 
 
 def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = None) -> list[str]:
     """Names the releases of a network, ``model.<tag>``, on the hub or, if it can't be asked, in its cache."""
-    start, api = f"{namespace}/{model}.".lower(), HfApi()  # hubs compare without case
+    name, api = f"{namespace}/{model}", HfApi()
+    start = f"{name}.".lower()  # hubs compare without case
     try:
-        with hub_errors(f"{namespace}/{model}"):
+        with hub_errors(name):
             with suppress(RepositoryNotFoundError):  # too many requests are told by this, and not by a list
-                patiently(lambda: in_time(lambda: api.model_info(f"{namespace}/{model}")))
+                asked(lambda: api.model_info(name))
             ask = partial(api.list_models, author=namespace, search=f"{model}.", limit=_MOST)
-            names = [info.id for info in patiently(lambda: in_time(lambda: list(ask())))]
+            names = [info.id for info in asked(lambda: list(ask()))]
     except UserError:
         folders = Path(cache_dir or constants.HF_HUB_CACHE).glob("models--*--*")
         names = [path.name.removeprefix("models--").replace("--", "/", 1) for path in folders]

@@ -23,8 +23,6 @@ from convnext_ablation.weights.release import (
     read_release,
 )
 
-__all__ = ["resolve"]
-
 _HINT = (
     f"set {FOLDER_VARIABLE}=FOLDER or {HUB_VARIABLE}=NAMESPACE to where your own are "
     "(public weights there are of model_i and model_v)"

@@ -25,8 +25,6 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import check_name, refuse_stand_in
 from convnext_ablation.weights.download import check_hash, check_safetensors, fetch, releases_on_hub
 
-__all__ = ["Place", "Release", "find_release", "place_from_environment", "read_release"]
-
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _MOST_CONFIG = 16 << 20  # bytes; one with the names of ImageNet-21k's classes has 2 MiB
 HUB, FOLDER = "hf-hub:", "local-dir:"  # timm's words for them
