@@ -65,8 +65,8 @@ class AsItIs(Format):
         return key if key in self.names else None
 
 
-def _resnet_stage(number: int) -> Rules:
-    theirs, ours = rf"layer{number}\.(\d+)\.", rf"stages.{number - 1}.blocks.\1."
+def _resnet_stage(stage: int) -> Rules:
+    theirs, ours = rf"layer{stage + 1}\.(\d+)\.", rf"stages.{stage}.blocks.\1."
     return (
         (rf"{theirs}conv([123])\.", rf"{ours}conv\2."),
         (rf"{theirs}bn([123])\.", rf"{ours}norm\2."),
@@ -75,18 +75,20 @@ def _resnet_stage(number: int) -> Rules:
     )
 
 
+def _convnext_block(theirs: str, ours: str, *parts: str) -> Rules:
+    """The patterns of a block's depthwise conv, norm, two 1x1 convs and layer scale, in this order."""
+    names = ("conv1.", "norm1.", "conv2.", "conv3.", "scale.gamma")
+    return tuple((theirs + part, ours + name) for part, name in zip(parts, names, strict=True))
+
+
 def _torchvision_stage(stage: int) -> Rules:
     theirs, ours = rf"features\.{2 * stage + 1}\.(\d+)\.", rf"stages.{stage}.blocks.\1."
-    return (
-        (rf"features\.{2 * stage}\.([01])\.", rf"stages.{stage}.downsample.\1."),
-        (rf"{theirs}block\.0\.", rf"{ours}conv1."),
-        (rf"{theirs}block\.2\.", rf"{ours}norm1."),
-        (rf"{theirs}block\.3\.", rf"{ours}conv2."),
-        (rf"{theirs}block\.5\.", rf"{ours}conv3."),
-        (rf"{theirs}layer_scale$", rf"{ours}scale.gamma"),
-    )
+    parts = r"block\.0\.", r"block\.2\.", r"block\.3\.", r"block\.5\.", "layer_scale$"
+    downsample = (rf"features\.{2 * stage}\.([01])\.", rf"stages.{stage}.downsample.\1.")
+    return (downsample, *_convnext_block(theirs, ours, *parts))
 
 
+_BLOCK = r"stages.\1.blocks.\2."
 _OURS = (
     (r"(stem\.(?:conv|norm)\.)", r"\1"),
     (r"(stages\.\d+\.downsample\.[01]\.)", r"\1"),
@@ -96,64 +98,58 @@ _OURS = (
 _RESNET = (
     (r"conv1\.", "stem.conv."),
     (r"bn1\.", "stem.norm."),
-    *(rule for number in (1, 2, 3, 4) for rule in _resnet_stage(number)),
+    *(rule for stage in range(4) for rule in _resnet_stage(stage)),
     (r"(?:head\.)?fc\.", "head.fc."),
 )
 # Models III and IV of 11785-FGVC: ds1 stands between the first stage and the second
 _FGVC = (*_RESNET, (r"ds([123])\.", r"stages.\1.downsample.0."))
+# mmpretrain writes the names in full
+_OFFICIAL_PARTS = (
+    r"(?:dwconv|depthwise_conv)\.", r"norm\.", r"(?:pwconv|pointwise_conv)1\.",
+    r"(?:pwconv|pointwise_conv)2\.", "gamma$",
+)  # fmt: skip
 _CONVNEXT = (
     (r"downsample_layers\.0\.0\.", "stem.conv."),
     (r"downsample_layers\.0\.1\.", "stem.norm."),
     (r"downsample_layers\.([123])\.([01])\.", r"stages.\1.downsample.\2."),
-    # mmpretrain writes the names in full
-    (r"stages\.(\d+)\.(\d+)\.(?:dwconv|depthwise_conv)\.", r"stages.\1.blocks.\2.conv1."),
-    (r"stages\.(\d+)\.(\d+)\.norm\.", r"stages.\1.blocks.\2.norm1."),
-    (r"stages\.(\d+)\.(\d+)\.(?:pwconv|pointwise_conv)1\.", r"stages.\1.blocks.\2.conv2."),
-    (r"stages\.(\d+)\.(\d+)\.(?:pwconv|pointwise_conv)2\.", r"stages.\1.blocks.\2.conv3."),
-    (r"stages\.(\d+)\.(\d+)\.gamma$", r"stages.\1.blocks.\2.scale.gamma"),
+    *_convnext_block(r"stages\.(\d+)\.(\d+)\.", _BLOCK, *_OFFICIAL_PARTS),
     (r"norm3?\.", "head.norm."),
     (r"head\.(?:fc\.)?(?=weight|bias)", "head.fc."),
 )
+_TIMM_PARTS = (r"conv_dw\.", r"norm\.", r"mlp\.fc1\.", r"mlp\.fc2\.", "gamma$")
 _TIMM_CONVNEXT = (
     (r"stem\.0\.", "stem.conv."),
     (r"stem\.1\.", "stem.norm."),
     (r"(stages\.[123]\.downsample\.[01]\.)", r"\1"),
-    (r"(stages\.\d+\.blocks\.\d+\.)conv_dw\.", r"\1conv1."),
-    (r"(stages\.\d+\.blocks\.\d+\.)norm\.", r"\1norm1."),
-    (r"(stages\.\d+\.blocks\.\d+\.)mlp\.fc1\.", r"\1conv2."),
-    (r"(stages\.\d+\.blocks\.\d+\.)mlp\.fc2\.", r"\1conv3."),
-    (r"(stages\.\d+\.blocks\.\d+\.)gamma$", r"\1scale.gamma"),
+    *_convnext_block(r"stages\.(\d+)\.blocks\.(\d+)\.", _BLOCK, *_TIMM_PARTS),
     (r"(head\.(?:norm|fc)\.)", r"\1"),
 )
 _TORCHVISION_CONVNEXT = (
     (r"features\.0\.0\.", "stem.conv."),
     (r"features\.0\.1\.", "stem.norm."),
-    *(rule for stage in (0, 1, 2, 3) for rule in _torchvision_stage(stage)),
+    *(rule for stage in range(4) for rule in _torchvision_stage(stage)),
     (r"classifier\.0\.", "head.norm."),
     (r"classifier\.2\.", "head.fc."),
 )
 _TRANSFORMERS_STAGE = r"encoder\.stages\.(\d+)\."
 _TRANSFORMERS_BLOCK = rf"{_TRANSFORMERS_STAGE}layers\.(\d+)\."
+_TRANSFORMERS_PARTS = (r"dwconv\.", r"layernorm\.", r"pwconv1\.", r"pwconv2\.", "layer_scale_parameter$")
 _TRANSFORMERS_CONVNEXT = (
     (r"embeddings\.patch_embeddings\.", "stem.conv."),
     (r"embeddings\.layernorm\.", "stem.norm."),
     (rf"{_TRANSFORMERS_STAGE}downsampling_layer\.([01])\.", r"stages.\1.downsample.\2."),
-    (rf"{_TRANSFORMERS_BLOCK}dwconv\.", r"stages.\1.blocks.\2.conv1."),
-    (rf"{_TRANSFORMERS_BLOCK}layernorm\.", r"stages.\1.blocks.\2.norm1."),
-    (rf"{_TRANSFORMERS_BLOCK}pwconv1\.", r"stages.\1.blocks.\2.conv2."),
-    (rf"{_TRANSFORMERS_BLOCK}pwconv2\.", r"stages.\1.blocks.\2.conv3."),
-    (rf"{_TRANSFORMERS_BLOCK}layer_scale_parameter$", r"stages.\1.blocks.\2.scale.gamma"),
+    *_convnext_block(_TRANSFORMERS_BLOCK, _BLOCK, *_TRANSFORMERS_PARTS),
     (r"layernorm\.", "head.norm."),
     (r"classifier\.", "head.fc."),
 )
 _TRANSFORMERS_RESNET = (
     (r"embedder\.embedder\.convolution\.", "stem.conv."),
     (r"embedder\.embedder\.normalization\.", "stem.norm."),
-    (rf"{_TRANSFORMERS_BLOCK}shortcut\.convolution\.", r"stages.\1.blocks.\2.shortcut.conv."),
-    (rf"{_TRANSFORMERS_BLOCK}shortcut\.normalization\.", r"stages.\1.blocks.\2.shortcut.norm."),
+    (rf"{_TRANSFORMERS_BLOCK}shortcut\.convolution\.", rf"{_BLOCK}shortcut.conv."),
+    (rf"{_TRANSFORMERS_BLOCK}shortcut\.normalization\.", rf"{_BLOCK}shortcut.norm."),
     *(
-        (rf"{_TRANSFORMERS_BLOCK}layer\.{number}\.{theirs}\.", rf"stages.\1.blocks.\2.{ours}{number + 1}.")
-        for number in (0, 1, 2)
+        (rf"{_TRANSFORMERS_BLOCK}layer\.{number}\.{theirs}\.", rf"{_BLOCK}{ours}{number + 1}.")
+        for number in range(3)
         for theirs, ours in (("convolution", "conv"), ("normalization", "norm"))
     ),
     (r"classifier\.1\.", "head.fc."),
