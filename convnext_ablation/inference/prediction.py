@@ -23,6 +23,7 @@ from convnext_ablation.machine import compile_network
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.distributed import Processes
+from convnext_ablation.training.evaluation import predict
 from convnext_ablation.training.images import EvaluatedImages, Images, UnreadableImageError
 from convnext_ablation.training.loaders import evaluation_loader, worker_errors
 from convnext_ablation.training.network import check_finite, create_precision, memory_format
@@ -32,7 +33,7 @@ from convnext_ablation.training.trained_arguments import PredictionArguments
 _EXAMPLE = 4  # images that the fastest form is measured with on a CPU: 16 take four times as long
 # fewer images take less time than to find the network's fastest form, or to compile it
 _WORTH_MEASURING, _WORTH_COMPILING = 256, 20_000
-_READ, _UNREADABLE = 0, 1  # in the place of a label
+_READ, _UNREADABLE = 0, -100  # in the place of a label; the latter is no class for torch's losses
 _BLANK = 64  # pixels of a side
 _MOST = 200  # characters of a reason
 
@@ -112,20 +113,19 @@ class Prediction:
         precision = create_precision(run, self.device)[0]
         images = _Pictures(Images(pictures, run.image_mode, ""))
         loader = evaluation_loader(images, run, self.data_config, self.device)
-        parts, done = [], 0
-        with worker_errors(), torch.inference_mode():
-            for batch, marks in loader:
-                with precision():
-                    logits = network(batch.contiguous(memory_format=memory_format(run))).float()
-                best = logits.softmax(dim=1).topk(min(self.arguments.topk, logits.shape[1]), dim=1)
-                # a copy: the marks of a worker lie in shared memory, which takes a file descriptor a batch
-                parts.append([each.cpu().numpy() for each in (best.indices, best.values, marks.clone())])
-                progress(done := done + len(batch), len(pictures))
-        classes, probabilities, marks = map(np.concatenate, zip(*parts, strict=True))
-        unread = {int(index): images.why_unread(int(index)) for index in np.flatnonzero(marks)}
-        odd = np.flatnonzero(~np.isfinite(probabilities).all(axis=1))
+        with worker_errors():
+            found = predict(
+                network,
+                loader,
+                memory_format(run),
+                precision,
+                on_batch=lambda _, done: progress(done, len(pictures)),
+                most=self.arguments.topk,
+            )
+        unread = {int(index): images.why_unread(int(index)) for index in np.flatnonzero(found["targets"])}
+        odd = np.flatnonzero(~np.isfinite(found["probability"]).all(axis=1))
         unread |= {int(index): "the network's logits aren't finite" for index in odd}
-        return Answers(classes, probabilities, unread)
+        return Answers(found["top5"], found["probability"], unread)
 
     def sized(self, pictures: int) -> TrainingArguments:
         """The run with as many images at a time as its device takes, and no more workers than batches."""

@@ -23,12 +23,13 @@ class EvaluationStoppedError(Exception):
     """An evaluation was asked to give up."""
 
 
-# what one process predicts of its images: see `Predictions`; a loss for each image
+# what one process predicts of its images: see `Predictions`, but with the probability of each class in
+# `top5`; and a loss for each image
 Share = dict[str, NDArray[Any]]
 _EMPTY: Share = {
     "targets": np.empty(0, np.int64),
     "top5": np.empty((0, 0), np.int64),
-    "probability": np.empty(0, np.float32),
+    "probability": np.empty((0, 0), np.float32),
     "losses": np.empty(0, np.float32),
 }
 
@@ -40,29 +41,32 @@ def predict(
     memory_format: torch.memory_format = torch.contiguous_format,
     precision: Precision = nullcontext,
     on_batch: Callable[[int, int], None] = lambda batch, images: None,
+    most: int = 5,
 ) -> Share:
     """Runs a network over one process's images in evaluation mode, in the precision of its weights.
 
     Args:
         model: Maps ``(B, C, H, W)`` to logits ``(B, classes)``.
-        batches: Images ``(B, C, H, W)`` and targets ``(B,)``.
+        batches: Images ``(B, C, H, W)`` and targets ``(B,)``; of -100, which is no class, the loss is 0.
         memory_format: Layout of the images.
         precision: Context that the network runs in.
-        on_batch: Called after each batch with its number and how many images it had; it may raise.
+        on_batch: Called after each batch with its number and the images done so far; it may raise.
+        most: Of the most probable classes, how many are kept.
     """
-    training = model.training
+    training, done = model.training, 0
     model.eval()
     parts: list[tuple[torch.Tensor, ...]] = []
     try:
         for number, (images, targets) in enumerate(batches):
             with precision():
                 logits = model(images.contiguous(memory_format=memory_format)).float()
-            probability, classes = logits.softmax(dim=1).topk(min(5, logits.shape[1]), dim=1)
+            probability, classes = logits.softmax(dim=1).topk(min(most, logits.shape[1]), dim=1)
             losses = nn.functional.cross_entropy(logits, targets, reduction="none")
             # copies: the targets of a worker lie in shared memory, which takes a file descriptor a batch
-            kept = (targets.clone(), classes, probability[:, 0], losses)
+            kept = (targets.clone(), classes, probability, losses)
             parts.append(tuple(each.cpu() for each in kept))
-            on_batch(number, len(targets))
+            done += len(targets)
+            on_batch(number, done)
     finally:
         model.train(training)
     if not parts:  # more processes than images
@@ -84,7 +88,7 @@ def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
         for rank, value in enumerate(values):
             if len(value):
                 whole[name][rank :: len(parts)] = value
-    losses = whole.pop("losses")
+    losses, whole["probability"] = whole.pop("losses"), whole["probability"][:, 0]
     if len(wrong := np.flatnonzero(~np.isfinite(losses + whole["probability"]))):
         raise SharedError(
             f"{ids[wrong[0]]}: the network's logits aren't finite, as for {len(wrong)} of {read} images; "
@@ -114,11 +118,8 @@ def evaluate(
     dataset = EvaluatedImages(images, processes.rank, processes.world_size)
     batch_size = arguments.validation_batch_size or arguments.batch_size
     common = -(-(len(images) // processes.world_size) // batch_size)
-    done = 0
 
-    def counted(number: int, batch: int) -> None:
-        nonlocal done
-        done += batch
+    def counted(number: int, done: int) -> None:
         on_progress(min(done * processes.world_size, len(images)), len(images))
         if number < common and processes.any(should_stop()):  # some processes have one batch more
             raise EvaluationStoppedError
