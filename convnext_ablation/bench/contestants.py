@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from functools import cache
 
 import timm
 import torch
@@ -31,8 +31,6 @@ from convnext_ablation.machine import compile_network, default_device
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.timing import Times, interleaved
 from convnext_ablation.training.distributed import check_device
-
-__all__ = ["Configuration", "Contestant", "Result", "configurations", "measure"]
 
 _AT_LEAST = 0.1  # seconds that a measurement lasts
 _CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
@@ -157,7 +155,13 @@ def measure(
         if name in results:  # else it is one of the machine's kernels
             results[name].error = f"{type(error).__name__}: {first_line(error)}"
 
-    plain = cache(partial(_plain_output, configuration))
+    @cache
+    @torch.inference_mode()
+    def plain(model: str) -> torch.Tensor:
+        """What a network puts out in its plain form and float32."""
+        output: torch.Tensor = _network(model, configuration)(_images(configuration))
+        return output.float().cpu()
+
     for contestant in configuration.contestants:
         name = str(contestant)
         turn(name)
@@ -201,13 +205,6 @@ def _prepared(
         difference = (output.float().cpu() - expected).abs().max() / expected.abs().max()
         result.difference = difference.item()
     return step
-
-
-@torch.inference_mode()
-def _plain_output(configuration: Configuration, name: str) -> torch.Tensor:
-    """What a network puts out in its plain form and float32."""
-    output: torch.Tensor = _network(name, configuration)(_images(configuration))
-    return output.float().cpu()
 
 
 def _images(configuration: Configuration) -> torch.Tensor:

@@ -15,8 +15,6 @@ from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.timing import Times
 
-__all__ = ["Cost", "checked_cost", "kernels", "peaks_of"]
-
 
 @dataclass(frozen=True)
 class Cost:

@@ -23,8 +23,6 @@ from convnext_ablation.machine import device_name
 from convnext_ablation.page import render
 from convnext_ablation.version import __version__
 
-__all__ = ["COLUMNS", "TIMMS_COLUMNS", "Row", "machine_of", "page", "read_rows", "rows_of", "screen"]
-
 Row = Mapping[str, str]
 
 # those of timm's benchmark.py but infer_macts; step times are in milliseconds, parameters in millions
@@ -73,11 +71,7 @@ def rows_of(
         peak = peaks.get(contestant.dtype)
         values: dict[str, Any] = {
             **asdict(contestant),
-            "mode": mode,
-            "device": configuration.device,
-            "threads": configuration.threads,
-            "rounds": configuration.rounds,
-            "baseline": configuration.baseline,
+            **vars(configuration),
             "configuration": configuration.identity(machine),
             f"{prefix}batch_size": batch_size,
             f"{prefix}img_size": configuration.img_size,

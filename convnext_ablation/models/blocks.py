@@ -5,6 +5,7 @@ How switches that the papers never combined meet is written where the code decid
 
 # No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
 from collections import OrderedDict
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,18 +17,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from convnext_ablation.models.components import Components
 
 
+@dataclass(frozen=True)
 class Layers:
     """Makes the layers that the components ask for."""
 
-    def __init__(
-        self,
-        components: Components,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.components = components
-        self.device = device
-        self.dtype = dtype
+    components: Components
+    device: torch.device | str | None = None
+    dtype: torch.dtype | None = None
 
     def norm(self, channels: int) -> nn.Module:
         """LayerNorm over the channels of each pixel, or BatchNorm."""

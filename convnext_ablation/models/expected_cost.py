@@ -10,8 +10,6 @@ from typing import NamedTuple
 
 from convnext_ablation.models.components import Components
 
-__all__ = ["ExpectedCost", "expected_cost"]
-
 
 class ExpectedCost(NamedTuple):
     """What a network costs for one image."""

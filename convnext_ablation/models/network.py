@@ -47,11 +47,11 @@ class Stage(nn.Module):
         stride = 1 if first or components.downsampling == "separate" else 2
         # Models III and IV have a conv on the shortcut of the first stage, too
         shortcut = stride != 1 or in_chs != out_chs or components.downsampling == "pointwise"
-        blocks = []
+        self.blocks = nn.Sequential()
         for rate in drop_path:
-            blocks += [Block(in_chs, hidden_chs, out_chs, layers, stride, shortcut, rate, layer_scale_init)]
+            block = Block(in_chs, hidden_chs, out_chs, layers, stride, shortcut, rate, layer_scale_init)
+            self.blocks.append(block)
             in_chs, stride, shortcut = out_chs, 1, False
-        self.blocks = nn.Sequential(*blocks)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in_chs, H, W) -> (B, out_chs, H / 2, W / 2)``, and H x W in the first stage."""
@@ -165,16 +165,15 @@ class ResNetToConvNeXt(nn.Module):
 
         chs = width = round(components.width * width_factor)
         self.stem = Stem(in_chans, chs, layers)
-        stages = []
-        feature_info: list[dict[str, Any]] = []
+        self.stages = nn.Sequential()
+        self.feature_info: list[dict[str, Any]] = []
         drop_path = _drop_path_rates(drop_path_rate, components.depths, uniform_drop_path)
         for index, rates in enumerate(drop_path):
             stage = Stage(chs, width * 2**index, index == 0, layers, rates, layer_scale_init)
             chs = stage.out_chs
-            stages.append(stage)
-            feature_info.append({"num_chs": chs, "reduction": 4 * 2**index, "module": f"stages.{index}"})
-        self.stages = nn.Sequential(*stages)
-        self.feature_info = feature_info
+            self.stages.append(stage)
+            info = {"num_chs": chs, "reduction": 4 * 2**index, "module": f"stages.{index}"}
+            self.feature_info.append(info)
         self.num_features = chs
         self.head = Head(chs, num_classes, global_pool, drop_rate, layers)
         self.head_hidden_size = self.head.hidden_size

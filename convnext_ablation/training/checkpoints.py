@@ -87,11 +87,6 @@ def _recoveries(folder: Path) -> dict[tuple[int, int], Path]:
     return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
 
-def _resumable(folder: Path) -> set[Path]:
-    """The checkpoints that a run in a folder can resume from."""
-    return {path.resolve() for path in (folder / LAST, *_recoveries(folder).values())}
-
-
 def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
     """Keeps the checkpoints of some epochs; that of the last one, `last.pth.tar`, gets its name as well."""
     if last_epoch in kept:
@@ -214,7 +209,8 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
             f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint, "
             "or add --no-resume-opt"
         )
-    if OURS in state and path.resolve() not in _resumable(run.folder):
+    resumable = run.folder / LAST, *_recoveries(run.folder).values()
+    if OURS in state and path.resolve() not in map(Path.resolve, resumable):
         raise UserError(
             f"{path}: a run resumes in its own folder, where it stopped, by --resume auto; "
             "begin anew from its weights with --initial-checkpoint"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import os
 import statistics
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -153,10 +155,8 @@ def pass_images(model: Any, name: str, size: Sequence[int], training: bool = Fal
         too_small, enough = min(size[1:]), max((model.pretrained_cfg.get("input_size") or size)[1:])
         if too_small >= enough or "meta" in str(error.__cause__) or not _goes(passed, enough):
             raise
-        while enough - too_small > 1:
-            middle = (too_small + enough) // 2
-            too_small, enough = (too_small, middle) if _goes(passed, middle) else (middle, enough)
-        raise UserError(f"{error}; give at least {enough} px") from error
+        least = bisect_left(range(enough), True, lo=too_small + 1, key=partial(_goes, passed))
+        raise UserError(f"{error}; give at least {least} px") from error
 
 
 def _goes(passed: Callable[..., Any], side: int) -> bool:

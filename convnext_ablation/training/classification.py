@@ -64,19 +64,6 @@ def balanced_accuracy(targets: Labels, predicted: Labels) -> float:
     return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro"))
 
 
-def class_figures(targets: Labels, predicted: Labels, classes: int) -> tuple[Values, Values, Values, Labels]:
-    """Precision, recall and F1 of each class, fractions, and its number of images, ``(classes,)`` each.
-
-    NaN are the precision of a class that is never predicted, the recall of one without images, and the F1 of
-    one that is neither.
-    """
-    labels = np.arange(classes)
-    *figures, images = precision_recall_fscore_support(
-        targets, predicted, labels=labels, zero_division=np.nan
-    )
-    return *figures, images.astype(np.int64)  # of float where every image is wrong
-
-
 def matrix_of(targets: Labels, predicted: Labels, classes: int) -> Labels:
     """The confusion matrix, ``(classes, classes)``: a row a class, a column a predicted class, in images."""
     with warnings.catch_warnings():
@@ -114,10 +101,16 @@ def name_of(number: int, names: Sequence[str]) -> str:
 
 
 def write_classes(path: Path, predictions: Predictions, classes: int, names: Sequence[str]) -> None:
-    """Writes a CSV file with a line for each class: number, name if known, images, precision, recall, F1."""
-    *figures, images = class_figures(predictions.targets, predictions.predicted, classes)
-    rows = [
-        [index, names[index] if index < len(names) else "", images[index], *map(_percent, of_class)]
+    """Writes a CSV file with a line for each class: number, name if known, images, precision, recall, F1.
+
+    Empty are the precision of a class that is never predicted, the recall of one without images, and the F1
+    of one that is neither.
+    """
+    *figures, images = precision_recall_fscore_support(
+        predictions.targets, predictions.predicted, labels=np.arange(classes), zero_division=np.nan
+    )
+    rows = [  # the images are of float where every one is wrong
+        [index, names[index] if index < len(names) else "", int(images[index]), *map(_percent, of_class)]
         for index, of_class in enumerate(zip(*figures, strict=True))
     ]
     write_csv(path, ["index", "class", "images", "precision_percent", "recall_percent", "f1_percent"], rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -172,6 +173,7 @@ def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
     return torch.where(counts > 0, weights, 0.0)
 
 
+@dataclass(eq=False)
 class TrainingImages(IterableDataset):
     """What one process trains on: its part of each batch, from any batch of any epoch on.
 
@@ -181,24 +183,17 @@ class TrainingImages(IterableDataset):
     with replacement.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        batch_size: int,
-        seed: int,
-        rank: int,
-        world_size: int,
-        whole_updates_of: int = 1,
-        chances: torch.Tensor | None = None,
-    ) -> None:
-        self.images = images
-        self.chances = chances
-        self.transform: Any = None  # timm's loader puts its own here
-        self.batch_size = batch_size
-        self.seed = seed
-        self.rank = rank
-        self.world_size = world_size
-        self.whole_updates_of = whole_updates_of
+    images: Images
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+    whole_updates_of: int = 1
+    chances: torch.Tensor | None = None
+    transform: Any = None  # timm's loader puts its own here
+
+    def __post_init__(self) -> None:
+        """Begins with the first epoch."""
         # shared: workers that outlive an epoch see it change
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 

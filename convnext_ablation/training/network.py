@@ -16,7 +16,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.models import group_parameters
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import ModelEmaV3, NativeScaler, distribute_bn
+from timm.utils import NativeScaler, distribute_bn
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,7 +28,7 @@ from convnext_ablation.models.layouts import classes_of, layout_of, unwrapped
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.cpu_convs import make_depthwise_fast
 from convnext_ablation.training.distributed import Processes
-from convnext_ablation.weights import release_of
+from convnext_ablation.weights.release import release_of
 
 Precision = Callable[[], AbstractContextManager[Any]]
 
@@ -160,9 +160,8 @@ def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
     sizes = {stage["reduction"] for stage in getattr(model, "feature_info", ())}
     stages = len(groups) - 2  # without stem and head
     names = [name for layer in range(min(count, stages) + 1) for name in groups[layer]]
-    if (
-        not groups or len(sizes) < 2 or set(names) != set(list(known)[: len(names)])
-    ):  # other layers than the first
+    are_first = set(names) == set(list(known)[: len(names)])
+    if not groups or len(sizes) < 2 or not are_first:
         raise UserError(f"freeze stages={count}: {name} has no stages that timm tells of; give head-only")
     if count > stages:
         raise UserError(f"freeze is stages={count}, and {name} has {stages} stages; give a smaller number")
@@ -212,13 +211,12 @@ def _order_head(
 
 
 @torch.no_grad()
-def _change_head(model: nn.Module, arguments: TrainingArguments) -> None:
+def _change_head(model: Any, arguments: TrainingArguments) -> None:
     if arguments.head_init_scale is not None:
-        head = model.get_classifier()  # type: ignore[operator]
-        head.weight.mul_(arguments.head_init_scale)
-        head.bias.mul_(arguments.head_init_scale)
+        for values in model.get_classifier().parameters():
+            values.mul_(arguments.head_init_scale)
     if arguments.head_init_bias is not None:
-        nn.init.constant_(model.get_classifier().bias, arguments.head_init_bias)  # type: ignore[operator]
+        model.get_classifier().bias.fill_(arguments.head_init_bias)
 
 
 def check_finite(model: nn.Module, where: str) -> None:
@@ -266,16 +264,6 @@ def averaged_in_turn(gradients: torch.Tensor) -> torch.futures.Future[torch.Tens
     return gathered.then(lambda _: reduce(torch.add, parts) / len(parts))
 
 
-def create_average(model: nn.Module, arguments: TrainingArguments) -> ModelEmaV3 | None:
-    """The average of the weights, if one is kept."""
-    if not arguments.model_ema:
-        return None
-    device = torch.device("cpu") if arguments.model_ema_force_cpu else None
-    return ModelEmaV3(
-        model, decay=arguments.model_ema_decay, use_warmup=arguments.model_ema_warmup, device=device
-    )
-
-
 def create_precision(
     arguments: TrainingArguments, device: torch.device
 ) -> tuple[Precision, NativeScaler | None]:
@@ -306,19 +294,16 @@ class WeightedCrossEntropy(nn.CrossEntropyLoss):
 
 def create_loss(arguments: TrainingArguments, class_weights: torch.Tensor | None = None) -> nn.Module:
     """The training loss; timm's script, which has no class weights, picks it by the same rules."""
+    smoothing = 0.0 if arguments.mixes else arguments.smoothing  # mixed targets are smoothed before
     if class_weights is not None:
-        smoothing = 0.0 if arguments.mixes else arguments.smoothing  # mixed targets are smoothed before
         return WeightedCrossEntropy(class_weights.float(), label_smoothing=smoothing)
-    binary = partial(
-        BinaryCrossEntropy,
-        target_threshold=arguments.bce_target_thresh,
-        sum_classes=arguments.bce_sum,
-        pos_weight=arguments.bce_pos_weight,
-    )
-    if arguments.mixes:  # the targets are smoothed when they are mixed
-        return binary() if arguments.bce_loss else SoftTargetCrossEntropy()
-    if arguments.smoothing:
-        if arguments.bce_loss:
-            return binary(smoothing=arguments.smoothing)
-        return LabelSmoothingCrossEntropy(arguments.smoothing)
-    return nn.CrossEntropyLoss()
+    if arguments.bce_loss and (arguments.mixes or smoothing):
+        return BinaryCrossEntropy(
+            smoothing,
+            target_threshold=arguments.bce_target_thresh,
+            sum_classes=arguments.bce_sum,
+            pos_weight=arguments.bce_pos_weight,
+        )
+    if arguments.mixes:
+        return SoftTargetCrossEntropy()
+    return LabelSmoothingCrossEntropy(smoothing) if smoothing else nn.CrossEntropyLoss()

@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from convnext_ablation.data.class_names import listed
@@ -26,7 +27,6 @@ from convnext_ablation.training.images import TrainingImages, balanced_weights
 from convnext_ablation.training.loaders import training_loader
 from convnext_ablation.training.logs import Log
 from convnext_ablation.training.network import (
-    create_average,
     create_loss,
     create_network,
     create_optimizer,
@@ -92,14 +92,11 @@ class Parts:
         )
         self.steps = self.train_images.steps
         if not self.steps:
-            name, batch = (
-                "batch_size",
-                f"batch size {arguments.batch_size} x {self.processes.world_size} processes",
-            )
-            if arguments.global_batch:
-                name, batch = "global_batch", f"global batch {arguments.global_batch}"
-            images = len(self.train_images.images)
-            raise UserError(f"{batch} is larger than the {images} training images; give a smaller {name}")
+            name = "global_batch" if arguments.global_batch else "batch_size"
+            batch = f"{name.replace('_', ' ')} {getattr(arguments, name)}"
+            if not arguments.global_batch:
+                batch += f" x {self.processes.world_size} processes"
+            raise UserError(f"{batch} is larger than the {len(train)} training images; give a smaller {name}")
         self.train_batches = training_loader(
             self.train_images, arguments, self.data_config, self.classes, self.processes.device
         )
@@ -118,7 +115,11 @@ class Parts:
             )
         self.precision, self.scaler = create_precision(arguments, self.processes.device)
         self.optimizer = create_optimizer(arguments, self.model)
-        self.average = create_average(self.model, arguments)
+        self.average: ModelEmaV3 | None = None
+        if arguments.model_ema:
+            on = torch.device("cpu") if arguments.model_ema_force_cpu else None
+            decay, warmup = arguments.model_ema_decay, arguments.model_ema_warmup
+            self.average = ModelEmaV3(self.model, decay, use_warmup=warmup, device=on)
         self.wrapped = wrap_network(self.model, arguments, self.processes)
         self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
         self.scheduler, self.epochs = create_scheduler(arguments, self.optimizer, self.updates_per_epoch)

@@ -16,8 +16,6 @@ from convnext_ablation.data.layout import SPLIT_OF
 from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import csv_text, write_csv, written_whole
 
-__all__ = ["Predictions", "excluded_ids", "without", "write_predictions"]
-
 _COLUMN = "id"
 _ARRAYS = ("ids", "targets", "top5", "probability")
 
