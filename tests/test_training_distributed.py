@@ -18,28 +18,16 @@ from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.settings import read_recipe
 
 PLAIN = {"opt": "momentum", "lr": 0.05, "epochs": 2, "clip_grad": 1.0, "batch_size": 4, "seed": 5}
+SMALL = {**PLAIN, "model": "test_convnext", "batch_size": 2}
 TRAINING = {
     # LayerNorm looks at one image, so nothing but the order of sums can differ
     "layer norm": {**PLAIN, "epochs": 1, "model": "model_v_atto", "model_kwargs": {"layer_scale_init": 1.0}},
-    "accumulated": {
-        **PLAIN,
-        "model": "test_convnext",
-        "grad_accum_steps": 2,
-        "batch_size": 2,
-        "model_ema": True,
-        "model_ema_decay": 0.5,
-    },
-    "class weights": {
-        **PLAIN,
-        "model": "test_convnext",
-        "class_weights": "balanced",
-        "batch_size": 2,
-        "grad_accum_steps": 3,
-    },
+    "accumulated": {**SMALL, "grad_accum_steps": 2, "model_ema": True, "model_ema_decay": 0.5},
+    "class weights": {**SMALL, "class_weights": "balanced", "grad_accum_steps": 3},
     "frozen": {**PLAIN, "model": "model_v_atto", "epochs": 1, "freeze": "stages=2", "batch_size": 2},
     "begun": {**PLAIN, "model": "test_convnext", "epochs": 1, "sched": "step"},
-    "sampler": {**PLAIN, "model": "test_convnext", "sampler": "balanced", "epochs": 1, "batch_size": 2},
-    "global batch": {**PLAIN, "model": "test_convnext", "global_batch": 16, "batch_size": 2},
+    "sampler": {**SMALL, "sampler": "balanced", "epochs": 1},
+    "global batch": {**SMALL, "global_batch": 16},
     "stops early": {**PLAIN, "model": "test_convnext", "lr": 1e-30, "epochs": 9, "early_stopping": 1},
     # weights that stand still: what BatchNorm notes down of its inputs is compared
     "batch norm": {**PLAIN, "model": "model_i_atto", "lr": 1e-12, "epochs": 1, "no_ddp_bb": True},
