@@ -129,7 +129,7 @@ class Progress:
         return not self.bar.disable
 
     def begin(self, total: float, done: float = 0) -> None:
-        """Starts counting anew: `total` to do; the first `done` of it took none of this time."""
+        """Restarts counting: `total` to do; the first `done` of it took none of this time."""
         self.total, self.done, self.begun, self.start = total, done, done, time.monotonic()
         if self.on_terminal:
             self.bar.reset(total=total)
@@ -161,7 +161,7 @@ class Progress:
         return not self.quiet and not self.on_terminal and silent > _SECONDS_BETWEEN_LINES
 
     def seconds_left(self) -> float | None:
-        """How long the rest takes at the speed so far; None if nothing tells yet."""
+        """How long the rest takes at the speed so far; None while that is unknown."""
         done = self.done - self.begun
         if not self.total or done <= 0:
             return None

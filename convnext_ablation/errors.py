@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that says what is wrong, where, and what to do."""
+"""Errors that a user can fix: one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def system_error(error: OSError, path: object = None) -> UserError:
 
 
 def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
-    """Does a program's work; what a user can mend becomes one line, and exit code 2.
+    """Does a program's work; what a user can fix becomes one line, and exit code 2.
 
     Args:
         program: Its name, with which the line begins.
         work: Returns the exit code; None is 0.
 
     Returns:
-        That, 2 for what the user can mend, 128 + n when signal n interrupted it, 141 when nobody reads any
+        That, 2 for what the user can fix, 128 + n when signal n interrupted it, 141 when nobody reads any
         more. The signal and a text about what is kept are arguments of the `KeyboardInterrupt`.
     """
     _open_outputs()

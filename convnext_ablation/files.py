@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and names from outside that stay below their folder."""
+"""Files that are written atomically, and names from outside that stay below their folder."""
 
 from __future__ import annotations
 
@@ -222,13 +222,13 @@ def sha256_of(path: Path, on_read: Callable[[int], None] = lambda size: None) ->
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, whole or not at all; names of files in it need not be in UTF-8."""
+    """Writes a text file in UTF-8, atomically; names of files in it need not be in UTF-8."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file, whole or not at all; words in it are no formulas, see `csv_cell`."""
+    """Writes a CSV file, atomically; words in it are no formulas, see `csv_cell`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -97,7 +97,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    problem = f"{shown(key.value)} is there twice; leave one"
+                    problem = f"{shown(key.value)} appears twice; leave one"
                     raise ConstructorError(None, None, problem, key.start_mark)
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)

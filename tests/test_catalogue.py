@@ -74,7 +74,7 @@ def test_releases_in_the_folder_that_is_set_are_listed(tmp_path, monkeypatch, ca
         (["modell_iii"], "unknown model 'modell_iii'; did you mean 'model_iii'?"),
         (["--size", "16"], "--size is 16; the networks need images of 32 or more a side"),
         (["--size", "99999"], "--size is 99999; it must be at most 16384"),
-        (["model_iv", "--weights"], "nobody has published weights of these models; train it"),
+        (["model_iv", "--weights"], "there are no public weights of these models; train one"),
     ],
 )
 def test_what_is_not_there_is_refused(arguments, message):

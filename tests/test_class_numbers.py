@@ -94,7 +94,7 @@ def test_two_folders_of_one_name_are_refused(data, arguments):
         (
             "map.txt",
             "dark\ngrey\nlight\nrare\n",
-            r"map\.txt: of 'rare' there is no image in .*train; mend the map",
+            r"map\.txt: of 'rare' there is no image in .*train; fix the map",
         ),
         ("map.txt", b"dark\xe9\n", "can't be read as a class map, names in UTF-8"),
         (

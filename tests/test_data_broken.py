@@ -53,7 +53,7 @@ def test_more_broken_pictures_than_allowed_end_it_with_the_first(tmp_path, allow
     [
         ("train/oak", "class 'oak' has images in val but none in train"),
         ("test", "there is no image for test"),
-        ("yew", "class 'yew': no image of it in train can be decoded; mend or remove it"),
+        ("yew", "class 'yew': no image of it in train can be decoded; fix or remove it"),
     ],
 )
 def test_what_is_lost_with_all_its_pictures_is_named(tmp_path, broken, message):

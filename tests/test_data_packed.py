@@ -92,7 +92,7 @@ REFUSED = {
     "hard link outside": (link("ash/x.jpg", "../../etc/passwd"), "is a link or a device"),
     "pipe": (link("ash/x.jpg", "", tarfile.FIFOTYPE), "is a link or a device"),
     "device": (link("ash/x.jpg", "", tarfile.CHRTYPE), "is a link or a device"),
-    "twice": (link("ash/0.jpg", "", tarfile.REGTYPE), "is there twice"),
+    "twice": (link("ash/0.jpg", "", tarfile.REGTYPE), "appears twice"),
     "one name in two Unicode forms": ((tarfile.TarInfo("ash/e\u0301.jpg"), b""), "in two Unicode forms"),
 }
 

@@ -50,7 +50,7 @@ SPOILT = {
     ),
     "dangling": (
         lambda root: (root / "ash" / "x.jpg").symlink_to("/nowhere.jpg"),
-        r"ash/x\.jpg is a link to '/nowhere\.jpg', which is not there; mend or remove it",
+        r"ash/x\.jpg is a link to '/nowhere\.jpg', which is not there; fix or remove it",
     ),
     "link to itself": (lambda root: (root / "ash" / "x").symlink_to("x"), "ash/x can't be read"),
     "pipe": (lambda root: os.mkfifo(root / "ash" / "x.jpg"), r"ash/x\.jpg is neither a file nor a folder"),

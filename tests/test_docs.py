@@ -10,7 +10,12 @@ import yaml
 from convnext_ablation import __version__
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 
 
@@ -40,5 +45,8 @@ def test_the_readme_takes_two_screens():
     assert len((ROOT / "README.md").read_text().split()) <= 900
 
 
-def test_the_citation_is_of_this_version():
-    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == __version__
+def test_citation_and_changelog_are_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    headings = re.findall(r"^## (.*)", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert citation["version"] == __version__
+    assert headings[:2] == ["Unreleased", f"{__version__} ({citation['date-released']})"]

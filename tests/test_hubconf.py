@@ -27,5 +27,5 @@ def test_a_checkout_makes_networks_as_timm_does():
     assert model.pretrained_cfg["architecture"] == "model_iv_atto"
     assert model.num_classes == 7
     assert load("model_v", tag="fb_in22k", device="meta").num_classes == 21841
-    with pytest.raises(UserError, match="nobody has published weights of it"):
+    with pytest.raises(UserError, match="there are no public weights of it"):
         load("model_iii_atto", pretrained=True, device="meta")

@@ -388,7 +388,7 @@ def test_stopped_it_leaves_nothing(predict, pictures, tmp_path, number, monkeypa
         ("{run}", "no pictures are given"),
         ("{pictures}", "no network is given; name it with --model, or a --checkpoint"),
         ("{pictures} {run} --model model_v", "{folder}/run/model_best.pth.tar: the checkpoint"),
-        ("{pictures} --model model_iv_atto", "nobody has published weights of it"),
+        ("{pictures} --model model_iv_atto", "there are no public weights of it"),
         ("{pictures} --checkpoint gone", "gone: no such checkpoint"),
         ("{pictures} --checkpoint {pictures}", "is no run and no release"),
         ("gone {run}", "'gone': no such file or folder, and no file that matches it"),

@@ -291,7 +291,7 @@ TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
     ("text", "message"),
     [
         ("", "write lines of `key: value` with networks, contrasts, groups"),
-        ("networks: [model_i]\nnetworks: [model_ii]", "'networks' is there twice; leave one .*line 2"),
+        ("networks: [model_i]\nnetworks: [model_ii]", "'networks' appears twice; leave one .*line 2"),
         ("network: [model_i]", "unknown key in .*own.yaml: 'network'; did you mean 'networks'"),
         ("networks: [model_i, roadmap_00_resnet50]", "'Step 0' and 'Model I' are the same network"),
         ("networks: [model_i, model_vi]", "unknown network in .*networks, entry 2: 'model_vi'; did you mean"),
@@ -300,7 +300,7 @@ TWO = "networks: [model_i, model_ii]\ncontrasts:\n"
         (TWO + "- {network: model_i, baseline: model_ii, primary: 1}", "primary is 1; it takes true or"),
         (
             TWO + 2 * "- {network: model_i, baseline: model_ii}\n",
-            "'model_i_atto-model_ii_atto' is there twice",
+            "'model_i_atto-model_ii_atto' appears twice",
         ),
         (TWO + "- {name: c, weights: {model_i: 1, model_ii: -0.9}}", "the weights of c sum to 0.1, not to 0"),
         ("groups: {a: wide}", "own.yaml: groups: group 'a' is 'wide'; give it a list"),

@@ -147,7 +147,7 @@ def test_what_is_not_at_hand_is_told(study, tmp_path):
     gone = replace(study.evidence, data_folder=tmp_path / "moved")
     words = again(study, tmp_path / "report", evidence=gone)[0].words()
     assert "image not found" in words
-    assert "the test images are not at hand" in words
+    assert "the test images are not available" in words
 
 
 def test_curves_are_mean_and_range_over_runs(study):

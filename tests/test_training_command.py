@@ -251,7 +251,7 @@ def test_what_cannot_be_trained_is_one_line(train, tmp_path, capsys, monkeypatch
     ("change", "message"),
     [
         ({"arch": "model_ii_atto"}, "is of model_ii_atto, not of model_v_atto"),
-        ({"optimizer": None}, "holds weights but no optimizer; begin anew from them with --initial-check"),
+        ({"optimizer": None}, "holds weights but no optimizer; start again from them with --initial-check"),
         ({"state_dict": {"fc": torch.ones(1)}, "convnext_ablation": None}, "holds no weights"),
         ({}, "a run resumes in its own folder, where it stopped, by --resume auto"),
     ],
@@ -423,7 +423,7 @@ def test_validation_reports_scikit_learns_figures_of_a_split_whose_classes_diffe
             ["--model", "model_i_atto", "--report-dir", "no/where"],
             "no/where: can't be a folder; --report-dir",
         ),
-        (["--model", "model_i_atto"], "model_i_atto: nobody has published weights of it"),
+        (["--model", "model_i_atto"], "model_i_atto: there are no public weights of it"),
         (["--model", "model_i_atto", "--split", "exam"], "exam: no such folder"),
         (["--model", "model_v", "--img-size", "16"], "images of 16 x 16 px: .*; give at least 32 px"),
         (["--model", "model_i_atto", "--exclude", "x.txt"], "x.txt: --exclude takes a file of image ids"),

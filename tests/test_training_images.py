@@ -121,7 +121,7 @@ def test_labels_are_told_before_images_are_read_or_that_is_said():
         images.labels()
     reader.targets = torch.tensor([1, 1, 0])
     assert images.labels().tolist() == [1, 1, 0]
-    images.number_by({"oak": 0, "ash": 1}, "a map", "mend it")
+    images.number_by({"oak": 0, "ash": 1}, "a map", "fix it")
     assert images.labels().tolist() == [0, 0, 1]
 
 
@@ -149,7 +149,7 @@ def test_a_broken_image_is_named_in_one_line(arguments, tmp_path, image_folder, 
     given = arguments(data_dir=str(root), workers=workers)
     images = EvaluatedImages(open_split(given, "test"), 0, 1)
     evaluated = evaluation_loader(images, given, resolve_data_config(given.preprocessing()), CPU)
-    message = rf"^{cut}: can't be decoded: .*truncated.*; mend or remove it$"
+    message = rf"^{cut}: can't be decoded: .*truncated.*; fix or remove it$"
     with pytest.raises(UserError, match=message), worker_errors():
         batches(given) if split == "train" else list(evaluated)
     gc.collect()
@@ -162,7 +162,7 @@ def test_an_image_that_cannot_be_prepared_is_named_in_one_line(arguments, image_
     images = EvaluatedImages(open_split(arguments(), "test"), 0, 1)
     images.transform = lambda image: 1 / 0
     first = image_folder / "test" / "dark" / "00.png"
-    message = rf"^{first}: can't be prepared \(32 x 32 pixels\): division by zero; mend or remove it$"
+    message = rf"^{first}: can't be prepared \(32 x 32 pixels\): division by zero; fix or remove it$"
     with pytest.raises(UserError, match=message):
         images[0]
 

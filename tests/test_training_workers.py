@@ -42,7 +42,7 @@ FAILURES = {
         r"a worker .* failed: .*killed by signal: Killed",
     ),
     "ended": (lambda: os._exit(0), r"a worker .* failed: .*exited unexpectedly"),
-    "stalled": (lambda: time.sleep(60), r"the workers .* stand still: no image for 3 s; .*--workers 0"),
+    "stalled": (lambda: time.sleep(60), r"the data workers hang: no image for 3 s; .*--workers 0"),
     "shared memory": (
         lambda: setattr(torch.Tensor, "share_memory_", _no_shared_memory),
         r"a worker .* failed: .*No space left.*; shared memory \(/dev/shm, .*--shm-size.*--workers 0",

@@ -157,7 +157,7 @@ def test_no_other_network_has_weights():
     assert with_weights & set(timm.list_models(module="zoo")) == {
         name for each in FIT.values() for name in each
     }
-    assert "nobody has published weights of it; train it with train.py" in refusal("model_iv")
+    assert "there are no public weights of it; train it with train.py" in refusal("model_iv")
     assert "(in12k_ft_in1k, " in refusal("model_v.in1k")
 
 

@@ -12,8 +12,8 @@ from convnext_ablation.yaml_files import parse_yaml
 
 DOUBLING = "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
 REFUSED = {
-    "a key twice": (b"epochs: 3\nepochs: 4", "'epochs' is there twice; leave one .*line 2"),
-    "a key twice within": (b"model_kwargs: {a: 1, a: 2}", "'a' is there twice"),
+    "a key twice": (b"epochs: 3\nepochs: 4", "'epochs' appears twice; leave one .*line 2"),
+    "a key twice within": (b"model_kwargs: {a: 1, a: 2}", "'a' appears twice"),
     "minutes": (b"epochs: 1:30", "1:30 would be read to the base 60; write it otherwise .*line 1"),
     "minutes with a fraction": (b"lr: 1:30.5", "would be read to the base 60"),
     "octal": (b"epochs: 010", "010 would be read to the base 8"),

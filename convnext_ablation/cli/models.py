@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
         return
     rows = [_weights_row(*found) for name in names for found in _known_weights(name).items()]
     if not rows:
-        raise UserError("nobody has published weights of these models; train it")
+        raise UserError("there are no public weights of these models; train one")
     print(table(WEIGHTS_HEADER, rows, (0, 4, 5, 6), fit=6))
 
 

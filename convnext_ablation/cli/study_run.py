@@ -91,7 +91,7 @@ def _check_all_done(states: Sequence[RunState]) -> None:
     if failed:
         reasons = "; ".join(f"{state.title}: {state.failure.reason}" for state in failed if state.failure)
         raise UserError(
-            f"{len(failed)} of {counted(len(states), 'run')} failed ({reasons}); mend the cause, and run the "
+            f"{len(failed)} of {counted(len(states), 'run')} failed ({reasons}); fix the cause, and run the "
             "same command with --retry-failed"
         )
     left = sorted({state.run.point.key for state in states if state.status != "done"})

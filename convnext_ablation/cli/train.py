@@ -33,7 +33,7 @@ from convnext_ablation.training.loop import StoppedError, Trainer
 _LOCK = ".train.lock"
 
 
-# what the script runs: 0, 2 for what the user can mend, or 128 + n when signal n asked to stop
+# what the script runs: 0, 2 for what the user can fix, or 128 + n when signal n asked to stop
 main = partial(command_line.main, script="train.py")
 
 

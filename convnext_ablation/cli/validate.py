@@ -33,7 +33,7 @@ from convnext_ablation.training.trained_arguments import ValidationArguments
 from convnext_ablation.training.validation import Validation
 
 _SHOWN = 3  # confusions that are printed
-# what the script runs: 0, or 2 for what the user can mend
+# what the script runs: 0, or 2 for what the user can fix
 main = partial(command_line.main, script="validate.py")
 
 

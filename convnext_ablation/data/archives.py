@@ -64,7 +64,9 @@ class Published:
         try:
             _fetch(self.url, part)
         except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
-            raise UserError(f"{self.url} can't be had ({error}); run the same command to resume") from error
+            raise UserError(
+                f"{self.url} can't be downloaded ({error}); run the same command to resume"
+            ) from error
         try:
             self.check(part)
         except UserError:

@@ -240,13 +240,13 @@ def read_manifest(folder: Path) -> list[Record]:
     except FileNotFoundError:
         raise UserError(f"no {MANIFEST} in {folder}; `convnext-ablation prepare` writes one") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({error}); prepare the folder anew") from error
+        raise UserError(f"{path} is damaged ({error}); prepare the folder again") from error
     if not rows or rows[0] != _COLUMNS:
-        raise UserError(f"{path} lacks the header {','.join(_COLUMNS)}; prepare the folder anew")
+        raise UserError(f"{path} lacks the header {','.join(_COLUMNS)}; prepare the folder again")
     records: dict[str, Record] = {}
     for line, row in enumerate(rows[1:], start=2):
         if len(row) != len(_COLUMNS) or PurePosixPath(row[0]).parts[:-1] != (row[1], row[2]):
-            raise UserError(f"{path} line {line} is not <split>/<class>/<file>,<split>,<class>,...; mend it")
+            raise UserError(f"{path} line {line} is not <split>/<class>/<file>,<split>,<class>,...; fix it")
         if records.setdefault(row[0], record := Record(*row)) is not record:
             raise UserError(f"{path} line {line} lists {row[0]} a second time; remove the line")
     return list(records.values())
@@ -331,7 +331,7 @@ def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[
         classes = (root / CLASSES).read_text(encoding="utf-8").splitlines()
         if odd := sorted(found[first] ^ set(classes)):
             where = "has images but is not in" if odd[0] in found[first] else "has no images but is in"
-            raise UserError(f"class {odd[0]!r} {where} {root / CLASSES}; mend or remove the file")
+            raise UserError(f"class {odd[0]!r} {where} {root / CLASSES}; fix or remove the file")
         return classes
     for split in others:
         # timm numbers those of each split by themselves
@@ -346,7 +346,7 @@ def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict
     found = set().union(*images.values())
     if missing := sorted(listed.keys() - found):
         what = f"{root} lacks {len(missing)} images that its {MANIFEST} lists"
-        raise UserError(f"{what}, such as {missing[0]}; prepare the folder anew")
+        raise UserError(f"{what}, such as {missing[0]}; prepare the folder again")
     if extra := sorted(found - listed.keys()):
         what = f"{root} holds {len(extra)} images that its {MANIFEST} does not list"
         raise UserError(f"{what}, such as {extra[0]}; remove them, or the manifest")
@@ -378,7 +378,7 @@ def _listing_hash(root: Path, ids: Sequence[str]) -> str:
 
 
 def _listing(root: Path, ids: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Bytes, mtime and ctime (ns); ctime too, since tools that copy or mend files set mtime back."""
+    """Bytes, mtime and ctime (ns); ctime too, since tools that copy or fix files set mtime back."""
     stats = {id_: os.stat(f"{root}/{id_}") for id_ in ids}
     return {id_: (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for id_, stat in stats.items()}
 
@@ -392,7 +392,7 @@ def _read_image(path: Path, expected: str) -> str:
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected:
-        raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder anew")
+        raise UserError(f"{path} differs from what the manifest lists (SHA-256); prepare the folder again")
     with in_one_line(f"{path} is not a readable image (replace or remove it)"):
         decode(data)
     return digest

@@ -133,4 +133,4 @@ class _Row:
         for top in (each for folder in own for each in (folder.absolute(), folder.resolve())):
             if path.is_relative_to(top):
                 return below(top, path.relative_to(top).as_posix(), where).read_bytes()
-        raise UserError(f"{where} names a file outside of the data set, {str(path)[:80]!r}; have it mended")
+        raise UserError(f"{where} names a file outside of the data set, {str(path)[:80]!r}; have it fixed")

@@ -116,7 +116,7 @@ class ImageList(OwnPhotographs):
             if lines.setdefault(path, line) != line:
                 twice.append(path)
         if shortened:
-            what = "rows that name an image in short, without folder or ending"
+            what = "rows that name an image in short, without folder or extension"
             print(f"{where}: {what}: {len(shortened)}, such as {shortened[0]}")
         if twice:
             print(f"{where}: rows that repeat another one, used once: {len(twice)}, such as {twice[0]!r}")
@@ -155,7 +155,7 @@ class ImageList(OwnPhotographs):
             if "split" in row:
                 split = _split(row["split"], table.columns[columns["split"]], where)
                 if list_split not in ("", split):
-                    raise UserError(f"{where} has the split {split!r} in the list for {list_split}; mend it")
+                    raise UserError(f"{where} has the split {split!r} in the list for {list_split}; fix it")
             yield where, row["path"], label, split, row.get("group", "")
 
     def _named(self, labels: Iterable[str]) -> dict[str, str]:
@@ -216,7 +216,7 @@ class _Files:
         if leads_out(str(path)):
             raise UserError(f"{where}: {shown(listed)} is not below {root}; give its folder with --root")
         what = f"{where}: {root / listed} can't be read, there is no such file"
-        raise UserError(f"{what}; mend the line, or give the folder that the paths are below with --root")
+        raise UserError(f"{what}; fix the line, or give the folder that the paths are below with --root")
 
 
 def _column(table: Table, what: str, asked: str | None, usual: Iterable[str]) -> int | None:

@@ -115,7 +115,7 @@ def measure_images(root: Path, names: Sequence[str], cache: Path) -> list[Measur
     states = {name: _state(root / name) for name in names}
     known: dict[str, Measured] = {}
     with warnings.catch_warnings(), open(cache, "a+", encoding="ascii", errors="replace") as file:
-        warnings.simplefilter("ignore")  # Pillow's, of what it could mend
+        warnings.simplefilter("ignore")  # Pillow's, of what it could fix
         file.seek(0)
         for line in file:
             with suppress(ValueError):  # empty or cut off

@@ -141,7 +141,7 @@ def _check_end(file: BinaryIO, after: int, end: int, where: str) -> None:
 
 
 def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
-    """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which mends what it can."""
+    """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which fixes what it can."""
     outside = leads_out(member.name)
     name = posixpath.normpath(member.name)
     if (member.isdir() and not outside) or member.type == b"V":  # GNU's label of the volume
@@ -152,7 +152,7 @@ def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int,
         "is a link or a device; pack what it stands for": not member.isreg() and target is None,
         "is stored as a sparse file; pack it without --sparse": member.issparse(),
         "is cut short; get the archive again": member.isreg() and member.offset_data + member.size > end,
-        "is there twice; pack it once": name in pieces,
+        "appears twice; pack it once": name in pieces,
     }
     _refuse(shown, member.name, reasons)
     pieces[name] = target or Piece(tar, member.offset_data, member.size)
@@ -300,7 +300,7 @@ def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
             "leads out of the archive": outside,
             "is encrypted; unpack it, and name the folder": bool(member.flag_bits & 1),
             "is a link or a device; pack what it stands for": kind not in (0, stat.S_IFREG),
-            "is there twice; pack it once": name in pieces,
+            "appears twice; pack it once": name in pieces,
         }
         _refuse(path, member.filename, reasons)
         try:

@@ -45,7 +45,7 @@ class BrokenPictureError(UserError):
     """A picture can't be decoded whole."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path} is not a readable image (mend or remove it): {reason}")
+        super().__init__(f"{path} is not a readable image (fix or remove it): {reason}")
         self.path = path
         self.reason = reason
 
@@ -63,7 +63,7 @@ class DataSet:
 
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int] | None:
-        """Images of each split, and classes, that the defaults make; None where nothing tells beforehand."""
+        """Images of each split, and classes, that the defaults make; None if unknown beforehand."""
         return None
 
     def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
@@ -239,7 +239,7 @@ class Photographs(DataSet):
 
 def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, int]:
     if not all(map(math.isfinite, box)):
-        raise UserError(f"{name}: its bounding box {box} is not of numbers; mend the list of boxes")
+        raise UserError(f"{name}: its bounding box {box} is not of numbers; fix the list of boxes")
     left, top = max(0, round(box[0])), max(0, round(box[1]))
     right, bottom = min(size[0], round(box[2])), min(size[1], round(box[3]))
     if left >= right or top >= bottom:

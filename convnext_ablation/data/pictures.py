@@ -1,6 +1,6 @@
 """The only place that opens pictures: which formats are read, and which pixels of them a person sees.
 
-Formats are told by content and not by ending. They are raster formats whose decoders start no other program.
+Formats are recognised by content, not by extension. They are raster formats whose decoders start no other program.
 EPS, for example, would start Ghostscript.
 """
 
@@ -57,12 +57,12 @@ class TooLargeError(ValueError):
 
 
 def is_called_picture(name: str) -> bool:
-    """Whether a file's ending is one of these formats'; what it holds is another question."""
+    """Whether a file's extension is one of these formats'; what it holds is another question."""
     return os.path.splitext(name)[1].lower() in ENDINGS
 
 
 def with_ending(name: str, read: Callable[[], bytes]) -> str:
-    """The name of a picture's file, with an ending of its format if it has none of a picture's."""
+    """The name of a picture's file, with an extension of its format unless it has a picture's."""
     if is_called_picture(name):
         return name
     try:

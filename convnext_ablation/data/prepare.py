@@ -1,4 +1,4 @@
-"""From the name of a data set to an image folder, whole or not at all.
+"""From the name of a data set to an image folder, atomically.
 
 The folder appears under its name only when it is complete. A run that was killed resumes where it stopped, if
 nothing has changed since: neither parameters nor originals nor versions.
@@ -91,7 +91,7 @@ def prepare(
                     with pixels_allowed(getattr(dataset, "max_pixels", None)):
                         return _make(dataset, out, workers)
     except OSError as error:
-        raise UserError(f"cannot make {out} ({error}); mend that and run the same command again") from error
+        raise UserError(f"cannot make {out} ({error}); fix that and run the same command again") from error
     print(f"{out} already holds {name} with these parameters; nothing to do", *told(out), sep="\n  ")
     return check_folder(out, dataset.splits)
 
@@ -163,7 +163,7 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         classes = _numbered_classes(dataset, [record for record, _ in images])
         records = _write_images(dataset, partial, images, workers)
         if lost := set(classes) - set(_numbered_classes(dataset, records)):
-            raise UserError(f"class {min(lost)!r}: no image of it in train can be decoded; mend or remove it")
+            raise UserError(f"class {min(lost)!r}: no image of it in train can be decoded; fix or remove it")
         write_manifest(partial, records)
         (partial / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
         skipped, changed = getattr(dataset, "skipped", {}), _count_changes(partial)

@@ -49,7 +49,7 @@ def read_table(path: Path, known: Collection[str] = ()) -> Table:
         reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
         read = [(reader.line_num + skipped, [field.strip() for field in row]) for row in reader]
     except csv.Error as error:
-        raise UserError(f"{path} can't be read as CSV ({error}); mend it") from error
+        raise UserError(f"{path} can't be read as CSV ({error}); fix it") from error
     rows = {line: row for line, row in read if any(row)}
     columns = rows.pop(next(iter(rows)), []) if rows else []
     if not columns:

@@ -78,7 +78,7 @@ def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[st
         except OSError as error:
             if skipped_by_name(below):
                 continue
-            raise UserError(f"folder {root / below} can't be read ({error.strerror}); mend it") from error
+            raise UserError(f"folder {root / below} can't be read ({error.strerror}); fix it") from error
         identity = (stat.st_dev, stat.st_ino)
         if identity in above:
             raise UserError(f"{root / below} is a link to a folder that it is in; remove it")
@@ -115,7 +115,7 @@ def _is_folder(entry: os.DirEntry[str], name: str, dangling: bool) -> bool:
     except OSError as error:  # such as a link to itself
         wrong = f"can't be read ({error.strerror})"
     if not skipped_by_name(name):
-        raise UserError(f"{entry.path} {wrong}; mend or remove it")
+        raise UserError(f"{entry.path} {wrong}; fix or remove it")
     return False
 
 
@@ -134,7 +134,7 @@ def piece_of(file: Path) -> Piece:
 
 
 def why_skipped(name: str, place: Piece | Path) -> str:
-    """Why a file is skipped, or nothing if it is a picture, as its ending says or else its content."""
+    """Why a file is skipped, or nothing if it is a picture, by its extension or else its content."""
     if (reason := skipped_by_name(name)) or is_called_picture(name):
         return reason
     piece = place if isinstance(place, Piece) else piece_of(place)
@@ -160,7 +160,7 @@ def read_skipped(folder: Path) -> dict[str, str]:
 
 
 def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
-    """A line for each reason: how many of each ending, and some of their names."""
+    """A line for each reason: how many of each extension, and some of their names."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in sorted(skipped.items()):
         by_reason[reason.partition(":")[0]].append(name)

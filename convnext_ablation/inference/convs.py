@@ -59,7 +59,7 @@ class FusedConv(nn.Module):
 class PackedConv(FusedConv):
     """The same in one pass, with weights that lie in memory as oneDNN wants them.
 
-    torch packs a conv's weights anew at every call, which costs as much as the conv itself where images are
+    torch repacks a conv's weights at every call, which costs as much as the conv itself where images are
     few or small. What packs them once, and fuses what follows, are the operators that torch.compile's CPU
     backend emits; they have no public name. They stand in this class alone: `packing_works` asks whether this
     torch has them, and `optimize_for_inference` compares the outputs.

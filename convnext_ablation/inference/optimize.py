@@ -40,7 +40,7 @@ class Choice:
 
 
 class OptimizedNetwork(nn.Module):
-    """A network for inference alone: it has no parameters to train, and is made anew rather than saved."""
+    """A network for inference alone: it has no parameters to train, and is made again rather than saved."""
 
     def __init__(self, network: nn.Module, like: nn.Module, dtype: torch.dtype, choice: Choice) -> None:
         """Takes a `network` for inputs in channels_last and `dtype`, made from the network `like`."""

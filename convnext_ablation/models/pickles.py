@@ -146,7 +146,7 @@ class Data(dict[Any, Any]):
 class _Unpickler(pickle.Unpickler):
     """Gives tensors and plain data for whatever a pickle names.
 
-    What stands for a name is made anew for each file, or can't be changed: a pickle can set attributes of it.
+    What stands for a name is made for each file, or can't be changed: a pickle can set attributes of it.
     """
 
     def __init__(

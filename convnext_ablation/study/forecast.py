@@ -41,7 +41,7 @@ class Timing:
     """What a run of each network takes.
 
     Attributes:
-        steps: Seconds of a training step of a whole batch, images at hand, by the network's key.
+        steps: Seconds of a training step of a whole batch, images in memory, by the network's key.
         runs: Seconds of a run: training, validation after each epoch, and the test; with loading.
         loading: Seconds to read and prepare one image; 0 where only the steps are known.
     """
@@ -164,10 +164,10 @@ def network_costs(phase: PlannedPhase) -> dict[str, NetworkCost]:
 
 
 def reckoned(phases: Sequence[PlannedPhase], seconds: Mapping[str, float]) -> tuple[list[Timing], list[str]]:
-    """Tells what runs take from the seconds of a training step for each image, where these are known.
+    """Estimates what runs take from the seconds of a training step for each image, where these are known.
 
     Steps take as long as a network's multiply-accumulates, which networks of different layers keep to within
-    a factor of two or so. Loading isn't reckoned with.
+    a factor of two or so. Data loading is not included.
 
     Args:
         phases: What is to be run.
@@ -222,7 +222,7 @@ class Disk:
 
 
 def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
-    """Tells from parameters, test images and epochs what the runs will leave on disk, without reports."""
+    """Estimates from parameters, test images and epochs what the runs will leave on disk, without reports."""
     checkpoints = predictions = logs = at_work = 0
     for phase in phases:
         costs, study = network_costs(phase), phase.study
@@ -240,7 +240,7 @@ def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
 
 
 def time_networks(phase: PlannedPhase) -> Timing:
-    """Times training steps of one network after another, and tells from them what a run of each takes."""
+    """Times training steps of one network after another, and estimates what a run of each takes."""
     arguments = {run.point.key: run.arguments for run in phase.study.one_run_each()}
     steps, runs, before = {}, {}, torch.get_num_threads()
     torch.set_num_threads(phase.study.threads)
@@ -272,7 +272,7 @@ def _load(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor, float]:
 
 
 def _step_seconds(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor, seconds: float) -> float:
-    """Seconds of a step of a whole batch, told from fewer images where it takes longer than `seconds`."""
+    """Seconds of a step of a whole batch, estimated from fewer images where it takes longer than `seconds`."""
     _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES])  # the first warms up
     image = _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES]) / min(_FEW_IMAGES, len(images))
     size = min(len(images), max(_FEW_IMAGES, int(seconds / image / 2)))

@@ -76,7 +76,7 @@ class RunState:
 
     @property
     def title(self) -> str:
-        """Its name for people."""
+        """Its display name."""
         of = f"{self.run.phase}: " if self.run.phase else ""
         return f"{of}{self.run.point.key} {'tuning' if self.run.tuning else 'seed'} {self.seed}"
 
@@ -184,7 +184,7 @@ def totals(states: Iterable[RunState]) -> dict[Status, int]:
 
 
 def seconds_left(states: Sequence[RunState]) -> float | None:
-    """How long the processes that are at work now will take for what is left; None if nothing tells yet.
+    """How long the processes that are at work now will take for what is left; None while that is unknown.
 
     Epochs of a network in a phase of which none is finished are taken to last as long as those of others.
     """
@@ -206,7 +206,7 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
 
 
 def _epoch_seconds(state: RunState) -> float:
-    """What an epoch of a run took, validation included; 0 where nothing tells."""
+    """What an epoch of a run took, validation included; 0 if unknown."""
     seconds, epochs = 0.0, 0
     if state.result:
         seconds = state.result.get("elapsed_seconds") or 0.0

@@ -39,7 +39,9 @@ class TrainingArguments:
     dataset_download: bool = _data(False, "let torch/ data sets download themselves")
     class_map: str = _data("", "file that maps class names to numbers")
     input_img_mode: str | None = _data(None, "PIL mode of the images; by default from in_chans")
-    input_key: str | None = _data(None, "name of the images' column; of a folder, the endings of its images")
+    input_key: str | None = _data(
+        None, "name of the images' column; of a folder, the extensions of its images"
+    )
     target_key: str | None = _data(None, "name of the labels' column")
     dataset_trust_remote_code: bool = _data(False, "let hfds/ data sets run code of their repository")
 

@@ -27,7 +27,7 @@ _MAY_CHANGE = ("data_dir", "experiment", "lr", "num_classes", "output", "resume"
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint, whole or not at all."""
+    """Writes a checkpoint, atomically."""
     with written_whole(path) as temporary, open(temporary, "wb") as file:
         torch.save(state, file)
 
@@ -195,7 +195,7 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
             raise UserError(
                 f"{path}: an update had {then[0]} images and an epoch {then[1]}, and now they would have "
                 f"{now[0]} and {now[1]} (processes: {before}, now {processes.world_size}); give --batch-size "
-                "or --grad-accum-steps with which they are the same, or begin anew from its weights with "
+                "or --grad-accum-steps with which they are the same, or start again from its weights with "
                 "--initial-checkpoint"
             )
         step = step * batch // batch_now
@@ -206,14 +206,14 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
         )
     if "optimizer" not in state and not arguments.no_resume_opt:
         raise UserError(
-            f"{path}: holds weights but no optimizer; begin anew from them with --initial-checkpoint, "
+            f"{path}: holds weights but no optimizer; start again from them with --initial-checkpoint, "
             "or add --no-resume-opt"
         )
     resumable = run.folder / LAST, *_recoveries(run.folder).values()
     if OURS in state and path.resolve() not in map(Path.resolve, resumable):
         raise UserError(
             f"{path}: a run resumes in its own folder, where it stopped, by --resume auto; "
-            "begin anew from its weights with --initial-checkpoint"
+            "start again from its weights with --initial-checkpoint"
         )
     if names := checkpoint.classes:
         for split in run.splits.values():

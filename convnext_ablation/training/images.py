@@ -137,7 +137,7 @@ class Images(Dataset):
     def _unreadable(self, index: int, what: str, error: Exception) -> UnreadableImageError:
         path = os.path.join(self.name, self.id(index))
         reason = " ".join(str(error).split()) or type(error).__name__
-        return UnreadableImageError(f"{path}: can't be {what}: {reason}; mend or remove it")
+        return UnreadableImageError(f"{path}: can't be {what}: {reason}; fix or remove it")
 
 
 def is_missing(label: Any) -> bool:

@@ -162,7 +162,7 @@ class _Watched:
                 raise
             error.__traceback__ = None  # it keeps workers alive
             raise UserError(
-                f"the workers that load data stand still: no image for {_SECONDS_STALLED:.0f} s; look at the "
+                f"the data workers hang: no image for {_SECONDS_STALLED:.0f} s; look at the "
                 "disk and at its files, or load with --workers 0 to see which one it is"
             ) from None
         finally:

@@ -29,7 +29,7 @@ _NAMED = 3  # images that the error of `leave_out_broken` names
 class FolderReader:
     """The pictures of a folder or tar, those that `data.walk` takes for pictures, in timm's order.
 
-    It has the interface of timm's readers, and their samples where all endings are timm's. A
+    It has the interface of timm's readers, and their samples where all extensions are timm's. A
     class is a folder with pictures in it. Classes and pictures stand in natural order: what is drawn for a
     picture depends on its place.
 
@@ -89,10 +89,10 @@ def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
     train = splits[arguments.train_split]
     for split in splits.values():
         if split.classes != train.classes and set(split.classes) == set(train.classes):
-            split.number_by(numbers_of(train.classes), train.name, "mend the folders")
+            split.number_by(numbers_of(train.classes), train.name, "fix the folders")
     if arguments.class_map and (unseen := train.unseen):
         raise UserError(
-            f"{arguments.class_map}: of {listed(unseen)} there is no image in {train.name}; mend the map"
+            f"{arguments.class_map}: of {listed(unseen)} there is no image in {train.name}; fix the map"
         )
     return splits
 
@@ -187,7 +187,7 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
             odd = sorted(set(split.classes) ^ set(train.classes))[:3]
             raise UserError(
                 f"{split.name}: its classes are not those of {train.name} (such as {', '.join(odd)}); each "
-                f"split is numbered by itself, so the labels of {name} would be wrong; mend the folders or "
+                f"split is numbered by itself, so the labels of {name} would be wrong; fix the folders or "
                 "give --class-map"
             )
     known, given = len(train.classes), arguments.num_classes
@@ -280,11 +280,11 @@ def leave_out_broken(
         first = ", ".join(f"{path} ({why})" for path, why in itertools.islice(paths.items(), _NAMED))
         more = ", ..." if len(paths) > _NAMED else ""
         raise SharedError(
-            f"{root}: more than {most} of {len(every)} images can't be decoded: {first}{more}; mend or "
+            f"{root}: more than {most} of {len(every)} images can't be decoded: {first}{more}; fix or "
             "remove them, or give a larger --skip-bad-images"
         )
     for images in splits:
         images.leave_out({index: why for whose, index, why in broken if whose is images})
         if not len(images):
-            raise SharedError(f"{images.name}: none of its images can be decoded; mend them")
+            raise SharedError(f"{images.name}: none of its images can be decoded; fix them")
     return paths

@@ -100,7 +100,9 @@ class PredictionArguments(TrainedArguments):
     results_dir: str = _results("", "folder of the results, made if it isn't there")
     results_file: str = _results("", "file of the results; from network and size if not given")
     results_format: tuple[str, ...] | None = _results(
-        None, "their formats; by the file's ending if not given, or csv", choices=("csv", "json", "parquet")
+        None,
+        "their formats; by the file's extension if not given, or csv",
+        choices=("csv", "json", "parquet"),
     )
     force: bool = _results(False, "overwrite what is there")
     batch_given: bool = False  # whether it was said how many images are taken at a time

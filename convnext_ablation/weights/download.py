@@ -151,7 +151,7 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     try:
         check_hash(path, expected, what)
     except UserError as error:
-        path.resolve().unlink(missing_ok=True)  # the link's file, too, so that it is fetched anew
+        path.resolve().unlink(missing_ok=True)  # the link's file, too, so that it is fetched again
         path.unlink(missing_ok=True)
         raise UserError(f"{error}; it was removed from the cache, so try again") from error
     return path

@@ -64,7 +64,7 @@ def resolve(
     elif tags := _public_tags(name):
         base = tags[0]
     else:
-        raise UserError(f"{name}: nobody has published weights of it; train it with train.py, and {_HINT}")
+        raise UserError(f"{name}: there are no public weights of it; train it with train.py, and {_HINT}")
     chosen = resolve_pretrained_cfg(name, base, dict(overlay))
     if loads and release:
         chosen = replace(chosen, file=str(release.weights()), source=None)

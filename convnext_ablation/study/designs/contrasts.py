@@ -39,7 +39,7 @@ class Point:
     # is one, so that designs share runs; else one such as screening_07_atto
     key: str
     model: str  # its name in timm's registry; of a network without a name of its own, the free network's
-    label: str  # its name for people
+    label: str  # its display name
     adds: str  # what it changes, in a few words
     components: Components | None  # None for a model that is not of the road
     # switches of a free network that differ from ResNet-50's; empty for a registered one
@@ -51,7 +51,7 @@ class Contrast:
     """A question that a design answers: a weighted sum of its networks' accuracies."""
 
     name: str  # unique in its design
-    label: str  # its name for people
+    label: str  # its display name
     weights: Mapping[str, float] = field(hash=False)  # by `Point.key`; they sum to 0
     kind: Kind
     primary: bool = True  # whether it is one of those that Holm's correction is over
@@ -76,7 +76,7 @@ class Design:
             raise UserError(f"{other!r} and {one!r} are the same network; leave one")
         for what, names in (("network", keys), ("contrast", [each.name for each in self.contrasts])):
             if twice := repeated(names):
-                raise UserError(f"{what} {twice!r} is there twice; leave one, or rename one")
+                raise UserError(f"{what} {twice!r} appears twice; leave one, or rename one")
         for contrast in self.contrasts:
             if unknown := set(contrast.weights) - set(keys):
                 raise UserError(f"{contrast.name} weighs {min(unknown)!r}, which isn't there")
@@ -94,7 +94,7 @@ class Design:
 
 
 def repeated(values: Sequence[T]) -> T | None:
-    """The first value that is there twice, or None."""
+    """The first value that appears twice, or None."""
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
@@ -195,7 +195,7 @@ def single_switch(components: Sequence[str]) -> str:
 
 
 def group_label(name: str, components: Sequence[str]) -> str:
-    """A group's name for people: in words where it is a single component."""
+    """A group's display name: in words where it is a single component."""
     only = single_switch(components)
     return WORDS[only].convnext if only else name.replace("_", " ")
 

@@ -75,7 +75,7 @@ def _networks(entries: Any, file: str, suffix: str) -> dict[str, Point]:
         else:
             name, point = _free_network(mapping(entry, where, _NETWORK_KEYS), where, suffix)
         if name in points:
-            raise UserError(f"{where}: {name!r} is there twice; leave one, or give one another key")
+            raise UserError(f"{where}: {name!r} appears twice; leave one, or give one another key")
         points[name] = point
     return points
 

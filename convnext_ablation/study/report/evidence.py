@@ -79,7 +79,7 @@ class NetworkResult:
     """One network of a study, and its finished runs."""
 
     name: str  # its key in the design
-    label: str  # its name for people, such as ``"Model III"``
+    label: str  # its display name, such as ``"Model III"``
     adds: str  # what it changes of its baseline, such as ``"inverted bottleneck"``
     runs: Sequence[FinishedRun]
 

@@ -169,7 +169,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """The network's name for people."""
+        """The network's display name."""
         return self.network.label
 
     @property

@@ -147,7 +147,7 @@ def attention_maps(contents: Contents) -> AttentionMaps:
     evidence, rows = contents.evidence, contents.findings.rows
     indices = [index for index in disagreed(evidence, _MAPPED_IMAGES) if evidence.image(index) is not None]
     if not indices:
-        remark = "Not drawn: the test images are not at hand; the data folder has moved or is gone."
+        remark = "Not drawn: the test images are not available; the data folder has moved or is gone."
         return AttentionMaps([remark], {})
     chosen = rows[:: -(-len(rows) // _MAPPED_NETWORKS)]
     layers, maps, reasons = set(), [], []
