@@ -21,8 +21,7 @@ def test_components_default_to_resnet_50():
     assert (CONVNEXT_TINY.depths, CONVNEXT_TINY.width, CONVNEXT_TINY.kernel_size) == ((3, 3, 9, 3), 96, 7)
 
 
-def test_every_switch_differs_between_resnet_50_and_convnext_tiny():
-    assert tuple(CONVNEXT_TINY.changed_from(RESNET_50)) == SWITCHES
+def test_every_switch_has_words():
     assert tuple(WORDS) == SWITCHES
 
 
@@ -76,7 +75,9 @@ def test_roadmap_changes_one_switch_a_step_and_ends_at_convnext_tiny():
 
 
 def test_one_at_a_time_designs_set_one_switch():
-    for switch, (at_start, at_end) in CONVNEXT_TINY.changed_from(RESNET_50).items():
+    changed = CONVNEXT_TINY.changed_from(RESNET_50)
+    assert len(LEAVE_ONE_OUT) == len(ADD_ONE_IN) == len(changed)
+    for switch, (at_start, at_end) in changed.items():
         without = LEAVE_ONE_OUT[f"convnext_tiny_without_{switch}"]
         only = ADD_ONE_IN[f"resnet50_with_{switch}"]
         assert without.components.changed_from(CONVNEXT_TINY) == {switch: (at_end, at_start)}

@@ -9,14 +9,14 @@ import pytest
 import timm
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.components import CONVNEXT_TINY, RESNET_50, SWITCHES
+from convnext_ablation.models.components import CONVNEXT_TINY, RESNET_50, WAY
 from convnext_ablation.models.zoo import components_of
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, design_of
 from convnext_ablation.study.designs.factorial import STAGE_GROUPS, factorial
 
 GROUPS = {"stem": ["patchify_stem"], "block": ["inverted", "moved_up"], "kernel": ["kernel_size"]}
-ELEVEN = {switch: [switch] for switch in SWITCHES[:11]}
+ELEVEN = {switch: [switch] for switch in WAY[:11]}
 
 
 def effects(design, accuracy):
@@ -94,7 +94,7 @@ def test_steps_are_compared_with_the_one_before_and_larger_kernels_with_kernel_7
 
 @pytest.mark.parametrize("name", ["leave-one-out", "add-one-in"])
 def test_an_effect_above_0_means_that_the_component_helps(name):
-    helps = {switch: 0.01 * number for number, switch in enumerate(SWITCHES, start=1)}
+    helps = {switch: 0.01 * number for number, switch in enumerate(WAY, start=1)}
     design = design_of(name, "atto")
     found = effects(design, lambda c: sum(gain for switch, gain in helps.items() if is_on(c, switch)))
     by_switch = {contrast.switch: found[contrast.name] for contrast in design.contrasts}
@@ -110,7 +110,7 @@ def test_an_effect_above_0_means_that_the_component_helps(name):
 )
 def test_columns_are_balanced_and_orthogonal(name, groups):
     design = design_of(name, "atto", groups)
-    default = STAGE_GROUPS if name == "factorial" else {switch: [switch] for switch in SWITCHES}
+    default = STAGE_GROUPS if name == "factorial" else {switch: [switch] for switch in WAY}
     factors = (groups or default).values()
     on = [[all(is_on(p.components, switch) for switch in group) for group in factors] for p in design.points]
     settings = np.where(on, 1, -1)  # (networks, factors)
@@ -159,7 +159,7 @@ def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
         factor, _, terms = entry.removesuffix(")/2").partition(" + (")
         signs = re.findall(r"([+-]) (\w+:\w+)", terms if terms.startswith("- ") else f"+ {terms}")
         mixed[factor] = {pair: 0.5 if sign == "+" else -0.5 for sign, pair in signs}
-    pairs = [f"{a}:{b}" for a, b in itertools.combinations(SWITCHES, 2)]
+    pairs = [f"{a}:{b}" for a, b in itertools.combinations(WAY, 2)]
     clear = [pair for pair in pairs if not any(pair in listed for listed in mixed.values())]
     for pair in pairs:
         a, b = pair.split(":")
@@ -167,7 +167,7 @@ def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
         def accuracy(components, a=a, b=b):
             return (is_on(components, a) - 0.5) * (is_on(components, b) - 0.5)
 
-        expected = {factor: mixed[factor].get(pair, 0.0) for factor in SWITCHES}
+        expected = {factor: mixed[factor].get(pair, 0.0) for factor in WAY}
         assert effects(design, accuracy) == pytest.approx(expected)
     assert len(clear) == 12
     assert {sign for signs in mixed.values() for sign in signs.values()} == {-0.5, 0.5}
@@ -177,9 +177,9 @@ def test_screening_says_which_interactions_it_mixes_into_which_main_effects():
 def test_folded_over_no_main_effect_holds_an_interaction_of_two():
     for groups in (None, ELEVEN):
         design = design_of("screening-fold-over", "atto", groups)
-        for a, b in itertools.combinations(groups or SWITCHES, 2):
+        for a, b in itertools.combinations(groups or WAY, 2):
             found = effects(design, lambda c, a=a, b=b: float(is_on(c, a) and not is_on(c, b)))
-            others = [found[factor] for factor in groups or SWITCHES if factor not in (a, b)]
+            others = [found[factor] for factor in groups or WAY if factor not in (a, b)]
             assert others == pytest.approx([0] * len(others))
             assert found[a] == pytest.approx(0.5)
 
@@ -213,7 +213,7 @@ def test_groups_are_read_from_a_command_line():
     ("name", "groups", "message"),
     [
         ("stages", GROUPS, "takes no groups"),
-        ("factorial", {s: [s] for s in SWITCHES[:8]}, "8 groups; give 1 to 7"),
+        ("factorial", {s: [s] for s in WAY[:8]}, "8 groups; give 1 to 7"),
         ("factorial", {"a": ["widht"]}, "unknown component .*'widht'; .*'wid"),
         ("factorial", {"a": ["wide"], "b": ["gelu", "wide"]}, "component 'wide' is in the groups twice"),
         ("screening", GROUPS, "3 groups are too few"),

@@ -1,13 +1,15 @@
 """What a study is before it runs: identities, learning rates, and whose folder it is."""
 
+import dataclasses
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from convnext_ablation.errors import UserError
+from convnext_ablation.models.components import Components
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Script, Study, Weights
 from convnext_ablation.study.pretrained import find_weights, mixed_origins
@@ -53,6 +55,21 @@ def test_runs_of_earlier_versions_are_found_by_their_identity(tmp_path):
     assert more.runs()[3].identity[:8] == "48a35cb1"
     tuning = replace(STUDY, design=design_of("screening", "atto"), learning_rates={}, tuning=(0.1, 0.2))
     assert tuning.tuning_runs()[5].identity[:8] == "66a14c82"
+
+
+def test_a_component_that_is_added_later_changes_no_run_or_study_without_it(tmp_path):
+    later = dataclasses.make_dataclass("Later", [("squeeze", bool, False)], bases=(Components,), frozen=True)
+
+    def with_later(**switches):
+        points = [replace(each, components=later(**asdict(each.components), **switches)) for each in POINTS]
+        return replace(STUDY, design=replace(STAGES, points=tuple(points)))
+
+    assert [run.identity for run in with_later().runs()] == [run.identity for run in STUDY.runs()]
+    assert not {run.identity for run in with_later(squeeze=True).runs()} & {r.identity for r in STUDY.runs()}
+    save_study(tmp_path, STUDY)
+    save_study(tmp_path, with_later())
+    with pytest.raises(UserError, match="its networks is"):
+        save_study(tmp_path, with_later(squeeze=True))
 
 
 def test_whatever_determines_a_result_is_in_its_identity_and_where_files_lie_is_not():

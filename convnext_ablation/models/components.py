@@ -78,6 +78,17 @@ class Components:
         here, there = asdict(self), asdict(other)
         return {name: (there[name], here[name]) for name in SWITCHES if there[name] != here[name]}
 
+    def determining(self) -> dict[str, Any]:
+        """Returns the switches that identify a run: those of `WAY`, and others that are not at their default.
+
+        A component that is added later leaves the identities of networks without it as they are.
+        """
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name in WAY or getattr(self, field.name) != field.default
+        }
+
 
 SWITCHES = tuple(field.name for field in fields(Components))
 
@@ -97,10 +108,14 @@ CONVNEXT_TINY = Components(
     downsampling="separate",
     layer_scale=True,
 )
+# what differs between the two; a component that ConvNeXt-T lacks is in `SWITCHES` alone
+WAY = tuple(CONVNEXT_TINY.changed_from(RESNET_50))
+# each component as it is where it is on
+ALL_ON = CONVNEXT_TINY.with_(**{field.name: True for field in fields(Components) if field.default is False})
 
 
 class Words(NamedTuple):
-    """A component in a few words, at either end of the way."""
+    """A component in a few words, off (as in ResNet-50) and on (as in ConvNeXt-T, unless it lacks it)."""
 
     resnet: str
     convnext: str
@@ -191,22 +206,22 @@ ROADMAP: Mapping[str, Variant] = _roadmap()
 
 LEAVE_ONE_OUT: Mapping[str, Variant] = {
     f"convnext_tiny_without_{name}": Variant(
-        f"ConvNeXt-T without {words.convnext}",
-        words.resnet,
+        f"ConvNeXt-T without {WORDS[name].convnext}",
+        WORDS[name].resnet,
         CONVNEXT_TINY.with_(**{name: getattr(RESNET_50, name)}),
         baseline="model_v",
     )
-    for name, words in WORDS.items()
+    for name in WAY
 }
 
 ADD_ONE_IN: Mapping[str, Variant] = {
     f"resnet50_with_{name}": Variant(
-        f"ResNet-50 with {words.convnext}",
-        words.convnext,
+        f"ResNet-50 with {WORDS[name].convnext}",
+        WORDS[name].convnext,
         RESNET_50.with_(**{name: getattr(CONVNEXT_TINY, name)}),
         baseline="model_i",
     )
-    for name, words in WORDS.items()
+    for name in WAY
 }
 
 FAMILIES: Mapping[str, Mapping[str, Variant]] = {

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -113,7 +113,7 @@ class Run:
         without = _NOT_IDENTITY + tuple(name for name in _SINCE if arguments[name] == _SINCE[name])
         determining: dict[str, Any] = {
             "arguments": {name: arguments[name] for name in arguments if name not in without},
-            "components": asdict(self.point.components) if self.point.components else None,
+            "components": self.point.components.determining() if self.point.components else None,
             "data": self.data_fingerprint,
             "threads": self.threads,
             "weights": self.weights,

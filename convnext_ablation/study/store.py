@@ -276,7 +276,10 @@ def _content(study: Study) -> dict[str, Any]:
     """What `study.json` holds, as it is read back: lists, not tuples."""
     fixed = {
         "design": study.design.name,
-        "networks": [asdict(point) for point in study.points],
+        "networks": [
+            asdict(point) | {"components": point.components and point.components.determining()}
+            for point in study.points
+        ],
         "questions": [asdict(contrast) for contrast in study.design.contrasts],
         "notes": study.design.notes,
         **{key: getattr(study, name) for key, name in _FIXED.items()},

@@ -10,10 +10,10 @@ from typing import Any, Literal, TypeVar
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.components import (
+    ALL_ON,
     CONVNEXT_TINY,
     FAMILIES,
     RESNET_50,
-    SWITCHES,
     WORDS,
     Components,
 )
@@ -134,8 +134,8 @@ def main_effect(name: str, components: Sequence[str], on: Mapping[str, bool]) ->
 
 
 def switched_on(switches: Iterable[str]) -> Components:
-    """ResNet-50 with some switches set as in ConvNeXt-T."""
-    return RESNET_50.with_(**{name: getattr(CONVNEXT_TINY, name) for name in switches})
+    """ResNet-50 with some components."""
+    return RESNET_50.with_(**{name: getattr(ALL_ON, name) for name in switches})
 
 
 def words_of(components: Components) -> str:
@@ -146,7 +146,7 @@ def words_of(components: Components) -> str:
         return "ConvNeXt-T"
     words = []
     for name, (_, here) in components.changed_from(RESNET_50).items():
-        if here == getattr(CONVNEXT_TINY, name):
+        if here == getattr(ALL_ON, name):
             words.append(WORDS[name].convnext)
         else:
             words.append(f"{name.removesuffix('_size')} {here}")
@@ -176,14 +176,15 @@ def checked_groups(groups: Mapping[str, Sequence[str]], most: int, where: str) -
     """
     if not 1 <= len(groups) <= most:
         raise UserError(f"{where}: {len(groups)} groups; give 1 to {most}")
+    known = ALL_ON.changed_from(RESNET_50)
     for name, components in groups.items():
         if not isinstance(name, str) or not _GROUP.fullmatch(name):
             raise UserError(f"{where}: group {name!r}: write its name in small letters, digits and _")
         if not isinstance(components, (list, tuple)) or not components:
             raise UserError(f"{where}: group {name!r} is {components!r}; give it a list of components")
         for component in components:
-            if component not in SWITCHES:
-                raise unknown_name(f"component in {where}, group {name!r},", str(component), SWITCHES)
+            if component not in known:
+                raise unknown_name(f"component in {where}, group {name!r},", str(component), known)
     if twice := repeated([component for components in groups.values() for component in components]):
         raise UserError(f"{where}: component {twice!r} is in the groups twice; leave it in one of them")
     return {name: tuple(components) for name, components in groups.items()}

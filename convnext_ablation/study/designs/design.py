@@ -16,6 +16,7 @@ from convnext_ablation.models.components import (
     RESNET_50,
     ROADMAP,
     STAGES,
+    WAY,
     WORDS,
     Variant,
 )
@@ -70,7 +71,7 @@ def _way(name: str, variants: Mapping[str, Variant], suffix: str, *notes: str) -
 def _leave_one_out(suffix: str) -> Design:
     whole = make_point(CONVNEXT_TINY, suffix, "model_v", "ConvNeXt-T", "all components")
     points = _points(LEAVE_ONE_OUT, suffix).values()
-    labels = [f"{words.convnext} in ConvNeXt-T" for words in WORDS.values()]
+    labels = [f"{WORDS[name].convnext} in ConvNeXt-T" for name in WAY]
     contrasts = map(make_difference, itertools.repeat(whole), points, labels)
     return Design("leave-one-out", (whole, *points), tuple(contrasts), (_LOST,))
 
@@ -78,7 +79,7 @@ def _leave_one_out(suffix: str) -> Design:
 def _add_one_in(suffix: str) -> Design:
     bare = make_point(RESNET_50, suffix, "model_i", "ResNet-50", "no component")
     points = _points(ADD_ONE_IN, suffix).values()
-    labels = [f"{words.convnext} in ResNet-50" for words in WORDS.values()]
+    labels = [f"{WORDS[name].convnext} in ResNet-50" for name in WAY]
     contrasts = map(make_difference, points, itertools.repeat(bare), labels)
     return Design("add-one-in", (bare, *points), tuple(contrasts), (_GAINED,))
 

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.models.components import SWITCHES
+from convnext_ablation.models.components import SWITCHES, WAY
 from convnext_ablation.study.designs.contrasts import (
     Design,
     Groups,
@@ -67,14 +67,14 @@ _CLEAR = (
 def screening(
     suffix: str, groups: Mapping[str, Sequence[str]] | None = None, fold_over: bool = False
 ) -> Design:
-    """Makes a screening design of components by factor; by default each of the 13 is a factor.
+    """Makes a screening design of components by factor; by default each on the way to ConvNeXt-T is a factor.
 
     Raises:
         UserError: No design can be made of the groups.
     """
     name = "screening-fold-over" if fold_over else "screening"
-    default = {switch: (switch,) for switch in SWITCHES}
-    groups = checked_groups(default if groups is None else groups, len(SWITCHES), name)
+    default = {switch: (switch,) for switch in WAY}
+    groups = checked_groups(default if groups is None else groups, min(len(SWITCHES), 15), name)
     make = _regular if len(groups) > len(_PLACKETT_BURMAN_12) else _plackett_burman
     columns = make(tuple(groups))
     aliases = (*((_CLEAR,) if fold_over else _aliases(columns)), *_one_convolution(columns, groups))
