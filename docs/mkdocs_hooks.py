@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the repository's files at their own paths, and a page of what each command takes."""
+"""Hooks of mkdocs: the repository's files at their own paths, and what is made from the code."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
+import import_diagram
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from convnext_ablation.cli import main as command_line
 
@@ -30,6 +32,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File.generated(config, uri, abs_src_path=str(path)))
     files.append(File.generated(config, "docs/commands.md", content="\n".join(_commands())))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
+    """Draws the diagram of imports where the page on architecture has its place."""
+    if page.file.src_uri != "docs/architecture.md":
+        return markdown
+    return markdown.replace("<!-- imports -->", import_diagram.draw(*import_diagram.imports()))
 
 
 def _commands() -> Iterator[str]:
