@@ -114,7 +114,7 @@ def test_other_file_than_the_published_one_is_refused_and_removed(home, tmp_path
 
 
 def test_missing_file_and_dead_home_are_one_line(home, tmp_path):
-    with pytest.raises(UserError, match=r"missing/archive\.tar can't be had \(HTTP Error 404"):
+    with pytest.raises(UserError, match=r"missing/archive\.tar can't be downloaded \(HTTP Error 404"):
         Published("a.tar", home.url.replace("archive", "missing/archive"), DIGEST).download(tmp_path)
     with pytest.raises(UserError, match=r"can't be downloaded .*run the same command to resume"):
         Published("a.tar", "http://127.0.0.1:1/a.tar", DIGEST).download(tmp_path)
