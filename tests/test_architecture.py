@@ -1,5 +1,7 @@
 """The package's structure: imports point one way, and what must stand alone does."""
 
+import itertools
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -16,3 +18,24 @@ def test_imports_point_one_way():
     )
     assert done.returncode == 0, done.stdout
     assert "3 kept, 0 broken" in done.stdout
+
+
+def test_the_diagram_of_imports_is_that_of_the_code():
+    diagram = runpy.run_path(str(ROOT / "docs" / "import_diagram.py"))
+    layers, edges = diagram["imports"]()
+    level = {part: number for number, layer in enumerate(layers) for part in layer}
+    packages = {path.parent.name for path in (ROOT / "convnext_ablation").glob("*/__init__.py")}
+    assert packages <= level.keys()
+    assert {("study", "training"), ("cli", "study"), ("files", "errors")} <= edges
+    assert all(level[importer] <= level[used] for importer, used in edges)
+    drawn = diagram["draw"](layers, edges)
+    assert drawn.count("<rect") == len(level)
+    assert drawn.count("marker-end") == len(diagram["reduced"](edges))
+    assert all(f">{part}</text>" in drawn for part in level)
+    assert "| `files` | `errors` |" in drawn
+
+
+def test_the_diagram_leaves_out_what_other_arrows_imply():
+    diagram = runpy.run_path(str(ROOT / "docs" / "import_diagram.py"))
+    chain = set(itertools.pairwise("abcd"))
+    assert diagram["reduced"](chain | {("a", "c"), ("b", "d"), ("a", "d")}) == chain

@@ -41,6 +41,17 @@ def test_what_counts_as_a_sentence():
     assert list(sentences(text)) == ["One code two.", "Three four!", "Five."]
 
 
+def test_files_that_are_named_exist():
+    package = ROOT / "convnext_ablation"
+    folders = "|".join(
+        [package.name, "tests", "docs", "results", *(path.parent.name for path in package.glob("*/*.py"))]
+    )
+    for page in PAGES:
+        names = re.findall(rf"`((?:{folders})/[\w/.-]+\.(?:py|md|yaml|csv))`", page.read_text())
+        gone = [name for name in names if not (ROOT / name).exists() and not (package / name).exists()]
+        assert [name for name in gone if "NAME" not in name] == [], page.name
+
+
 def test_the_readme_takes_two_screens():
     assert len((ROOT / "README.md").read_text().split()) <= 900
 
