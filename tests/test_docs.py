@@ -11,10 +11,8 @@ from convnext_ablation import __version__
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted(ROOT.glob("docs/*.md")),
 ]
 FENCED = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.M | re.S)
 
@@ -33,7 +31,14 @@ def test_sentences_are_short():
     lengths = {sentence: len(sentence.split()) for page in PAGES for sentence in sentences(page.read_text())}
     assert len(lengths) > 500
     assert statistics.median(lengths.values()) <= 18
-    assert {sentence: words for sentence, words in lengths.items() if words > 40} == {}
+    assert {sentence: words for sentence, words in lengths.items() if words > 25} == {}
+
+
+def test_lines_are_short_and_tables_are_tables():
+    for page in PAGES:
+        for line in FENCED.sub("", page.read_text()).splitlines():
+            assert len(line) <= 120 or line.startswith(("|", "![")), (page.name, line)
+            assert "|---" not in line.lstrip("|-: "), (page.name, line)
 
 
 def test_what_counts_as_a_sentence():

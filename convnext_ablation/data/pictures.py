@@ -1,7 +1,7 @@
 """The only place that opens pictures: which formats are read, and which pixels of them a person sees.
 
-Formats are recognised by content, not by extension. They are raster formats whose decoders start no other program.
-EPS, for example, would start Ghostscript.
+Formats are recognised by content, not by extension. They are raster formats whose decoders start no other
+program. EPS, for example, would start Ghostscript.
 """
 
 from __future__ import annotations

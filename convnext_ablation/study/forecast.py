@@ -272,7 +272,7 @@ def _load(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor, float]:
 
 
 def _step_seconds(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor, seconds: float) -> float:
-    """Seconds of a step of a whole batch, estimated from fewer images where it takes longer than `seconds`."""
+    """Seconds of a step of a whole batch, estimated from fewer images if it takes longer than `seconds`."""
     _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES])  # the first warms up
     image = _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES]) / min(_FEW_IMAGES, len(images))
     size = min(len(images), max(_FEW_IMAGES, int(seconds / image / 2)))
