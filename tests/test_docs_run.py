@@ -150,6 +150,8 @@ def run_command(words):
 def test_blocks_run(page, here, request):
     if page == "weights":
         request.getfixturevalue("weights_on_hub")
+    if page != "README":  # figures take most of a report's time
+        request.getfixturevalue("no_charts")
     blocks = [("bash", BEFORE.get(page, "")), *BLOCKS[page]]
     names = {}
     for language, code in blocks:

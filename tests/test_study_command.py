@@ -28,8 +28,8 @@ def arguments(image_folder, recipe_file, tmp_path):
 
 
 @pytest.fixture
-def in_this_process(monkeypatch):
-    """Has the command do the runs itself, which takes less time than to start processes."""
+def in_this_process(monkeypatch, no_charts):
+    """Has the command do the runs itself, which takes less time than to start processes, and draw nothing."""
     monkeypatch.setattr(command, "engine_of", lambda *_: Inline())
 
 

@@ -87,7 +87,7 @@ def results(folder, phase):
 
 
 def test_the_documented_commands_take_official_archives_to_the_tables(
-    here, hub_with_weights, monkeypatch, capsys
+    here, hub_with_weights, no_charts, monkeypatch, capsys
 ):
     """With CONVNEXT_ABLATION_SLOW_TESTS set, of networks and baselines that the project reported."""
     monkeypatch.setattr(study_run, "engine_of", lambda *_: Inline())
