@@ -1,6 +1,7 @@
 """Pictures of any kind: which formats are opened, told by content, and which pixels a person sees."""
 
 import io
+import itertools
 import struct
 import subprocess
 import zlib
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from official_archives import write_folder
 from PIL import Image, ImageCms
 
 from convnext_ablation.data.measure import measure_image
@@ -52,10 +54,8 @@ def test_a_picture_of_another_ending_starts_no_program(tmp_path, monkeypatch, im
     (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {started}\nexit 1\n")
     (tmp_path / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for index in range(6):
-        path = tmp_path / "images" / "train" / "eps" / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+    images = write_folder(tmp_path / "images", {f"train/eps/{index}.png": data for index in range(6)})
+    path = images / "train/eps/5.png"
     monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
     with pytest.raises(subprocess.CalledProcessError), Image.open(path) as image:
         image.load()
@@ -63,11 +63,11 @@ def test_a_picture_of_another_ending_starts_no_program(tmp_path, monkeypatch, im
     started.unlink()
     assert measure_image(path).error == "cannot identify image file"
     with pytest.raises(UserError, match="cannot identify image file"):
-        prepare("folder", tmp_path / "out", images=tmp_path / "images")
+        prepare("folder", tmp_path / "out", images=images)
     for kind in ("", "torch/image_folder"):
-        images = open_split(arguments(data_dir=str(tmp_path / "images"), dataset=kind), "train")
+        split = open_split(arguments(data_dir=str(images), dataset=kind), "train")
         with pytest.raises(UserError, match="cannot identify image file"):
-            images.load(0)
+            split.load(0)
     assert not started.exists()
 
 
@@ -326,16 +326,15 @@ def test_original_and_prepared_give_the_same_pixels(tmp_path, arguments):
             Image.new("L", (24, 24), 9), "GIF", save_all=True, append_images=[Image.new("L", (24, 24))]
         ),
     }
-    for split in ("train", "val", "test"):
-        (tmp_path / "originals" / split / "oak").mkdir(parents=True)
-        for name, data in pictures.items():
-            (tmp_path / "originals" / split / "oak" / name).write_bytes(data)
-    prepare("folder", tmp_path / "kept", images=tmp_path / "originals", size=None)
-    prepare("folder", tmp_path / "cached", images=tmp_path / "originals", size=24, format="png")
+    places = itertools.product(("train", "val", "test"), pictures)
+    originals = write_folder(
+        tmp_path / "originals", {f"{split}/oak/{name}": pictures[name] for split, name in places}
+    )
+    prepare("folder", tmp_path / "kept", images=originals, size=None)
+    prepare("folder", tmp_path / "cached", images=originals, size=24, format="png")
+    options = {"input_size": [3, 32, 32], "mean": None, "std": None}
     splits = [
-        open_split(
-            arguments(data_dir=str(tmp_path / folder), input_size=[3, 32, 32], mean=None, std=None), "train"
-        )
+        open_split(arguments(data_dir=str(tmp_path / folder), **options), "train")
         for folder in ("originals", "kept", "cached")
     ]
     for name, data in pictures.items():
@@ -349,11 +348,9 @@ def test_original_and_prepared_give_the_same_pixels(tmp_path, arguments):
 
 
 def test_a_picture_without_an_ending_is_kept_under_one_of_its_format(tmp_path):
-    (tmp_path / "mine" / "oak").mkdir(parents=True)
-    kinds = ("PNG", "TIFF", "JPEG", "WEBP")
-    data = {f"{at}": encoded(Image.new("L", (8, 8), at), kind) for at, kind in enumerate(kinds)}
-    for name, each in data.items():
-        (tmp_path / "mine" / "oak" / name).write_bytes(each)
-    assert sum(prepare("folder", tmp_path / "out", images=tmp_path / "mine", size=None).counts.values()) == 4
+    endings = {"PNG": ".png", "TIFF": ".tif", "JPEG": ".jpg", "WEBP": ".webp"}
+    data = {kind: encoded(Image.new("L", (8, 8)), kind) for kind in endings}
+    images = write_folder(tmp_path / "mine", {f"oak/{kind}": each for kind, each in data.items()})
+    prepare("folder", tmp_path / "out", images=images, size=None)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*/oak/*")}
-    assert kept == dict(zip(("0.png", "1.tif", "2.jpg", "3.webp"), data.values(), strict=True))
+    assert kept == {f"{kind}{ending}": data[kind] for kind, ending in endings.items()}

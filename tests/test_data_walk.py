@@ -14,6 +14,7 @@ from official_archives import jpeg, write_folder, write_tar
 from PIL import Image
 from test_data_own import by_split, plain
 from test_data_packed import write_zip
+from test_data_pictures import encoded, turned
 
 from convnext_ablation.data.folder import check_folder, listing, sort_classes
 from convnext_ablation.data.layout import SPLIT_OF, SPLITS
@@ -238,17 +239,11 @@ def test_splits_are_found_in_any_case_and_depth_and_unlabelled_images_skipped(tm
     assert skipped(tmp_path / "out") == beside
 
 
-def encoded(mode, kind, **options):
-    file = io.BytesIO()
-    Image.effect_noise((8, 8), 60).convert(mode).save(file, kind, **options)
-    return file.getvalue()
-
-
-TURNED = Image.Exif()
-TURNED[0x0112] = 6
+NOISE = Image.effect_noise((8, 8), 60)
+KINDS = {"I;16": "PNG", "RGBA": "PNG", "CMYK": "JPEG", "P": "GIF"}
 _CONTENTS = st.sampled_from(
-    [jpeg(3, size=(8, 8)), encoded("I;16", "PNG"), encoded("RGBA", "PNG"), encoded("CMYK", "JPEG"),
-     encoded("P", "GIF"), encoded("RGB", "JPEG", exif=TURNED), b"", b"text", b"%!PS-Adobe-3.0"]
+    [jpeg(3, size=(8, 8)), turned(6, kind="JPEG"), b"", b"text", b"%!PS-Adobe-3.0",
+     *(encoded(NOISE.convert(mode), kind) for mode, kind in KINDS.items())]
 )  # fmt: skip
 _CLASSES = st.sampled_from([("ash", "birch"), ("ash ", "e\u0301lm"), ("2", "10"), ("x y.", "[b]")])
 _FOLDERS = st.sampled_from([0, 0, 0, 1, 1, 1, ".h", "__MACOSX", "@eaDir", "oak"])
