@@ -13,7 +13,8 @@ from official_archives import jpeg, write_folder
 from page_reader import read
 
 from convnext_ablation.data.audit import data_report
-from convnext_ablation.data.folder import check_folder, list_split, read_manifest
+from convnext_ablation.data.folder import check_folder, read_manifest
+from convnext_ablation.data.layout import list_split
 from convnext_ablation.data.prepare import prepare, verify
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import csv_cell, csv_text

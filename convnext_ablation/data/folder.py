@@ -23,21 +23,11 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from convnext_ablation.console import printable, track
-from convnext_ablation.data.layout import SPLITS, find_split
-from convnext_ablation.data.packed import find_pieces
+from convnext_ablation.data.layout import SPLITS, find_split, list_split
 from convnext_ablation.data.pictures import open_picture
-from convnext_ablation.data.walk import (
-    UNREAD,
-    Piece,
-    joined,
-    read_skipped,
-    skipped_by_name,
-    skipped_lines,
-    walk,
-    why_skipped,
-)
+from convnext_ablation.data.walk import read_skipped, skipped_lines
 from convnext_ablation.errors import UserError, in_one_line
-from convnext_ablation.files import CONTROLS, csv_cell, csv_text
+from convnext_ablation.files import csv_cell, csv_text
 from convnext_ablation.machine import available_cores
 
 T = TypeVar("T")
@@ -56,9 +46,7 @@ KNOWN_FAULTS = {
 }
 
 _AT_A_TIME = 32  # images that a thread takes
-_CONTROLS = re.compile(f"[{CONTROLS}]")
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
-_NO_CLASS = "no label"  # as for `prepare`
 _STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
 
 
@@ -81,27 +69,6 @@ class FolderSummary:
     classes: list[str]  # in the order in which timm numbers them
     counts: dict[str, int]  # images per split
     fingerprint: str  # hash of all that it holds: the manifest's, or else one over names and contents
-
-
-@dataclass(frozen=True)
-class SplitFiles:
-    """The files of a split by their paths below the data set's folder, ordered by folder, then name."""
-
-    images: dict[str, str]  # each image's class: the name of its folder, as in timm
-    skipped: dict[str, str]  # why other files are not read
-    empty: list[str]  # class folders without images
-
-    def check_classes(self, root: Path) -> None:
-        """Raises a `UserError` if an image is in no class folder, or in one that isn't a class of its own."""
-        if astray := [path for path, reason in self.skipped.items() if reason == _NO_CLASS]:
-            raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
-        check_read(self.images, self.skipped, str(root))
-        folders: dict[str, str] = {}
-        for folder in dict.fromkeys(os.path.dirname(path) for path in self.images):
-            other = folders.setdefault(os.path.basename(folder), folder)
-            if other != folder:
-                both = f"{root / other} and {root / folder} would be one class"
-                raise UserError(f"{both}; rename one, or move its images")
 
 
 def decode(data: bytes, checksums: bool = True) -> Image.Image:
@@ -136,56 +103,6 @@ def in_threads(
         yield from track(itertools.chain.from_iterable(done), what, len(items), quiet=quiet)
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
-    """Lists what the folder of a split holds: an image's class is the name of the folder that it is in.
-
-    Raises what `walk` does, and a `UserError` for a name that would not stand in one line.
-    """
-    files: dict[str, Path] = {}
-    leaves = []
-    for below, folders, names in walk(root, split, dangling):
-        files |= {path: root / path for path in (joined(below, name) for name in names)}
-        if not folders and below != split and not skipped_by_name(below):
-            leaves.append(below)
-    return _sorted_out(files, leaves, split, root)
-
-
-def list_tar(tar: Path) -> tuple[SplitFiles, dict[str, Piece]]:
-    """Lists what the tar of a split holds, by the same rules; a tar within it is a folder."""
-    files: dict[str, Piece] = {}
-    for name, piece in find_pieces(tar).items():
-        inner = find_pieces(tar, within=piece) if name.lower().endswith(".tar") else {}
-        files |= {joined(name[:-4], each): part for each, part in inner.items()} if inner else {name: piece}
-    return _sorted_out(files, [], "", tar), files
-
-
-def _sorted_out(
-    files: Mapping[str, Path | Piece], leaves: Iterable[str], split: str, root: Path
-) -> SplitFiles:
-    """Which files are images of a class; `leaves` are folders without others in them."""
-    images: dict[str, str] = {}
-    skipped: dict[str, str] = {}
-    for path in sorted(files, key=lambda path: path.split("/")):
-        folder = os.path.dirname(path)
-        if reason := why_skipped(path, files[path]) or (_NO_CLASS if folder == split else ""):
-            skipped[path] = reason
-        elif _CONTROLS.search(path):
-            where = f"{root}: {path!a}"
-            raise UserError(f"{where} has a control character or line separator in it; rename it")
-        else:
-            images[path] = os.path.basename(folder)
-    filled = {os.path.dirname(path) for path in images}
-    return SplitFiles(images, skipped, [folder for folder in leaves if folder not in filled])
-
-
-def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
-    """Raises a `UserError` if a folder has pictures, and none of a format that is read."""
-    read = {os.path.dirname(path) for path in images}
-    unread = (path for path, reason in skipped.items() if reason == UNREAD)
-    if lost := [path for path in unread if os.path.dirname(path) not in read]:
-        raise UserError(f"{where}: no picture beside {lost[0]} is of a format that is read; convert them")
 
 
 def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]]:

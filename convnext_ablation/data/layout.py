@@ -1,14 +1,20 @@
-"""Which folders of a tree are the splits and classes of a data set, and what splits are called."""
+"""Which folders of a tree are the splits and classes of a data set, their names, and what splits hold."""
 
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from convnext_ablation.data.class_names import NOT_UTF8
+from convnext_ablation.data.packed import find_pieces
+from convnext_ablation.data.walk import UNREAD, Piece, joined, skipped_by_name, walk, why_skipped
 from convnext_ablation.errors import UserError
+from convnext_ablation.files import CONTROLS
 
 SPLITS = ("train", "val", "test")
 # what splits are called: timm's names of folders, and what people add to them
@@ -22,6 +28,8 @@ SYNONYMS = {
     split: tuple(f"{name}{added}" for added in _ADDED for name in names) for split, names in _NAMES.items()
 }
 SPLIT_OF = {name: split for split, names in SYNONYMS.items() for name in names}
+_CONTROLS = re.compile(f"[{CONTROLS}]")
+_NO_LABEL = "no label"
 
 
 class Placed(NamedTuple):
@@ -55,7 +63,7 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
             continue
         split = splits[rest[0]] if splits else "train"
         if len(rest) == 2 and splits and split != "train":
-            skipped[name] = "no label"
+            skipped[name] = _NO_LABEL
         elif len(rest) != (3 if splits else 2):
             raise UserError(f"{where}: {name} is not {expected}; move or remove it")
         elif name.splitlines() != [name] or NOT_UTF8.search(name):
@@ -124,3 +132,74 @@ def check_one_each(splits: Mapping[str, str], where: str) -> None:
     for folder, split in splits.items():
         if (other := first.setdefault(split, folder)) != folder:
             raise UserError(f"{where}: {other!r} and {folder!r} are both the split {split}; rename one")
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of a split by their paths below the data set's folder, ordered by folder, then name."""
+
+    images: dict[str, str]  # each image's class: the name of its folder, as in timm
+    skipped: dict[str, str]  # why other files are not read
+    empty: list[str]  # class folders without images
+
+    def check_classes(self, root: Path) -> None:
+        """Raises a `UserError` if an image is in no class folder, or in one that isn't a class of its own."""
+        if astray := [path for path, reason in self.skipped.items() if reason == _NO_LABEL]:
+            raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
+        check_read(self.images, self.skipped, str(root))
+        folders: dict[str, str] = {}
+        for folder in dict.fromkeys(os.path.dirname(path) for path in self.images):
+            other = folders.setdefault(os.path.basename(folder), folder)
+            if other != folder:
+                both = f"{root / other} and {root / folder} would be one class"
+                raise UserError(f"{both}; rename one, or move its images")
+
+
+def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
+    """Lists what the folder of a split holds: an image's class is the name of the folder that it is in.
+
+    Raises what `walk` does, and a `UserError` for a name that would not stand in one line.
+    """
+    files: dict[str, Path] = {}
+    leaves = []
+    for below, folders, names in walk(root, split, dangling):
+        files |= {path: root / path for path in (joined(below, name) for name in names)}
+        if not folders and below != split and not skipped_by_name(below):
+            leaves.append(below)
+    return _sorted_out(files, leaves, split, root)
+
+
+def list_tar(tar: Path) -> tuple[SplitFiles, dict[str, Piece]]:
+    """Lists what the tar of a split holds, by the same rules; a tar within it is a folder."""
+    files: dict[str, Piece] = {}
+    for name, piece in find_pieces(tar).items():
+        inner = find_pieces(tar, within=piece) if name.lower().endswith(".tar") else {}
+        files |= {joined(name[:-4], each): part for each, part in inner.items()} if inner else {name: piece}
+    return _sorted_out(files, [], "", tar), files
+
+
+def _sorted_out(
+    files: Mapping[str, Path | Piece], leaves: Iterable[str], split: str, root: Path
+) -> SplitFiles:
+    """Which files are images of a class; `leaves` are folders without others in them."""
+    images: dict[str, str] = {}
+    skipped: dict[str, str] = {}
+    for path in sorted(files, key=lambda path: path.split("/")):
+        folder = os.path.dirname(path)
+        if reason := why_skipped(path, files[path]) or (_NO_LABEL if folder == split else ""):
+            skipped[path] = reason
+        elif _CONTROLS.search(path):
+            where = f"{root}: {path!a}"
+            raise UserError(f"{where} has a control character or line separator in it; rename it")
+        else:
+            images[path] = os.path.basename(folder)
+    filled = {os.path.dirname(path) for path in images}
+    return SplitFiles(images, skipped, [folder for folder in leaves if folder not in filled])
+
+
+def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
+    """Raises a `UserError` if a folder has pictures, and none of a format that is read."""
+    read = {os.path.dirname(path) for path in images}
+    unread = (path for path, reason in skipped.items() if reason == UNREAD)
+    if lost := [path for path in unread if os.path.dirname(path) not in read]:
+        raise UserError(f"{where}: no picture beside {lost[0]} is of a format that is read; convert them")

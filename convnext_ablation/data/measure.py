@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import imagehash
 
-from convnext_ablation.data.folder import MANIFEST, Record, decode, in_threads, list_split, read_manifest
-from convnext_ablation.data.layout import SPLIT_OF, SPLITS, find_base
+from convnext_ablation.data.folder import MANIFEST, Record, decode, in_threads, read_manifest
+from convnext_ablation.data.layout import SPLIT_OF, SPLITS, find_base, list_split
 from convnext_ablation.data.pictures import as_seen
 from convnext_ablation.data.walk import files_below, why_skipped
 from convnext_ablation.errors import UserError

@@ -16,9 +16,9 @@ from typing import ClassVar
 
 from convnext_ablation.data.archives import open_source
 from convnext_ablation.data.class_names import listed
-from convnext_ablation.data.folder import Record, check_read
+from convnext_ablation.data.folder import Record
 from convnext_ablation.data.groups import hold_out
-from convnext_ablation.data.layout import arrange
+from convnext_ablation.data.layout import arrange, check_read
 from convnext_ablation.data.photographs import Photograph, Photographs
 from convnext_ablation.data.walk import skipped_by_name, why_skipped
 from convnext_ablation.dataclass_options import option

@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 from timm.data import create_dataset
 
 from convnext_ablation.data.class_names import by_name, listed, numbers_of, read_class_map
-from convnext_ablation.data.folder import CLASSES, in_threads, list_split, list_tar, natural_key
-from convnext_ablation.data.layout import find_split
+from convnext_ablation.data.folder import CLASSES, in_threads, natural_key
+from convnext_ablation.data.layout import find_split, list_split, list_tar
 from convnext_ablation.data.pictures import open_picture
 from convnext_ablation.data.walk import Piece
 from convnext_ablation.errors import UserError, in_one_line
