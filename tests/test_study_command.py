@@ -112,12 +112,10 @@ def test_networks_without_a_learning_rate_that_trains_them_are_named(
     [
         (["--seeds", "0", "1", "0"], "a seed is given twice"),
         (["--seeds", "-1"], "seed is -1; it must be"),
-        (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
         (["--device=nvidia"], "device is 'nvidia'; it takes cpu, cuda, mps or xpu"),
         (["--data", "one", "--data", "two"], "--data: name one data set or folder"),
         (["--data", "more", "data"], "--data: name one data set or folder"),
         (["--data=imagenet"], "make its folder first with `convnext-ablation prepare imagenet OUT`"),
-        (["--data=typeface"], "unknown data set or folder 'typeface'; did you mean 'typefaces'?"),
         (["--threads=0"], "--threads is 0"),
         (["--precision=float64"], "invalid choice: 'float64'"),
         (["--sbatch", "partition=gpu"], "--sbatch: is for --engine slurm"),

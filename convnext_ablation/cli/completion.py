@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -28,22 +28,25 @@ _NAMES: Mapping[str, Iterable[str]] = {  # by destination of an argument; files 
 }
 
 
-def words_typed() -> list[str]:
-    """The words of the line that a shell completes, behind the command and before the cursor."""
-    return os.environ["COMP_LINE"][: int(os.environ["COMP_POINT"])].split()[1:]
+def complete(
+    with_default: Callable[[list[str]], list[str]], parser_of: Callable[[list[str]], argparse.ArgumentParser]
+) -> None:
+    """Answers the shell, and ends the process.
 
-
-def insert(place: int, word: str) -> None:
-    """Inserts a word into the line that a shell completes, which users leave out."""
-    words = os.environ["COMP_LINE"].split(" ")
-    os.environ["COMP_LINE"] = " ".join([*words[:place], word, *words[place:]])
-    os.environ["COMP_POINT"] = str(int(os.environ["COMP_POINT"]) + len(word) + 1)
-
-
-def complete(parser: argparse.ArgumentParser) -> None:
-    """Answers the shell, and ends the process."""
+    Args:
+        with_default: Inserts the command into a line of words that users leave out.
+        parser_of: Makes the parser of such a line.
+    """
     import argcomplete
 
+    line, point = os.environ["COMP_LINE"], int(os.environ["COMP_POINT"])
+    typed = line[:point].split()[1:]
+    words = with_default(typed)
+    if words != typed and typed[1:2] and (typed[1].startswith("-") or typed[2:]):
+        whole = line.split(" ")
+        os.environ["COMP_LINE"] = " ".join([*whole[:2], words[1], *whole[2:]])
+        os.environ["COMP_POINT"] = str(point + len(words[1]) + 1)
+    parser = parser_of(words)
     _name_values(parser)
     argcomplete.autocomplete(parser, always_complete_options=False)
 

@@ -163,7 +163,9 @@ def main(argv: Sequence[str] | None = None, script: str = "") -> int:
 
 def _run(argv: Sequence[str], script: str) -> int | None:
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next
-        _complete()
+        from convnext_ablation.cli.completion import complete
+
+        complete(_with_default_command, _parser)
     try:
         return _run_to_the_end(parsed(argv, script))
     except UserError:
@@ -172,16 +174,6 @@ def _run(argv: Sequence[str], script: str) -> int | None:
         return 2  # that one says what is wrong
     finally:
         remove_empty_cache()
-
-
-def _complete() -> None:
-    from convnext_ablation.cli import completion
-
-    typed = completion.words_typed()
-    words = _with_default_command(typed)
-    if words != typed and typed[1:2] and (typed[1].startswith("-") or typed[2:]):
-        completion.insert(2, words[1])
-    completion.complete(_parser(words))
 
 
 def _run_to_the_end(args: argparse.Namespace) -> int | None:

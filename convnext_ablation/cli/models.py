@@ -14,6 +14,7 @@ from convnext_ablation.models.components import FAMILIES, FREE, NETWORKS, STAGES
 from convnext_ablation.models.expected_cost import expected_cost
 
 HEADER = ("model", "adds", "M par.", "GMACs", "weights")
+FOLDER = "CONVNEXT_ABLATION_WEIGHTS"  # of one's own weights
 WEIGHTS_HEADER = ("weights", "classes", "pixels", "crop", "interpolation", "licence", "from")
 
 
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> None:
     names = [name for name in NETWORKS if fnmatchcase(name, args.pattern)]
     if not names:
         raise unknown_name("model", args.pattern, NETWORKS)
+    if args.weights or os.environ.get(FOLDER):
+        load_networks("convnext-ablation models")
     if not args.weights:
         print(table(HEADER, [_row(name, args.size) for name in names], (0, 1, 4), fit=1))
         return
@@ -43,7 +46,7 @@ def _row(name: str, size: int) -> tuple[str, ...]:
     components, factor = NETWORKS[name]
     cost = expected_cost(components, round(components.width * factor), size)
     found = ["timm's"] if factor == 1 and name != FREE and components in TIMM_NAMES else []
-    if os.environ.get("CONVNEXT_ABLATION_WEIGHTS"):  # else there is no need to import torch
+    if os.environ.get(FOLDER):  # else there is no need to import torch
         found += [key.partition(".")[2] for key in _own_weights(name)]
     weights = ", ".join(found) or "none"  # `--weights` lists them
     return name, adds(name), f"{cost.parameters / 1e6:.3f}", f"{cost.macs / 1e9:.3g}", weights
@@ -68,7 +71,6 @@ def _weights_row(name: str, cfg: Any) -> tuple[str, ...]:
 
 def _known_weights(name: str) -> dict[str, Any]:
     """Timm's `PretrainedCfg` by name: public ones, its default first, then those in one's own folder."""
-    load_networks("convnext-ablation models")
     from timm.models import get_arch_pretrained_cfgs
 
     public = {key: cfg for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights}
@@ -76,7 +78,6 @@ def _known_weights(name: str) -> dict[str, Any]:
 
 
 def _own_weights(name: str) -> dict[str, Any]:
-    load_networks("convnext-ablation models")
     from timm.models import PretrainedCfg
 
     from convnext_ablation.weights.release import place_from_environment

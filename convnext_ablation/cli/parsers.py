@@ -114,7 +114,7 @@ def add_study_report(parser: argparse.ArgumentParser) -> None:
     add("study", type=Path, metavar="STUDY", help="the folder of the study or experiment")
     where = "folder to write to (default: STUDY/report, of another design STUDY/report-NAME)"
     add("--output", type=Path, metavar="FOLDER", help=where)
-    _add_design(parser, "another design, whose runs the study has", "the study's")
+    _add_question(parser, "another design, whose runs the study has", "the study's")
     add(
         "--exclude",
         nargs="+",
@@ -123,14 +123,15 @@ def add_study_report(parser: argparse.ArgumentParser) -> None:
         help="give figures without these test images of an experiment's phase, too: a file of image ids, "
         "such as the exclude_test.txt of data-report",
     )
-    _add_resolve(parser)
 
 
-def _add_design(parser: Any, what: str, default: str) -> None:
+def _add_question(parser: Any, what: str, default: str) -> None:
     networks = f"{what}: {', '.join(DESIGNS)}, or a YAML file (default: {default})"
     parser.add_argument("--design", metavar="NAME|FILE", type=_one_of("design", DESIGNS), help=networks)
     together = f"components that are switched together, for the designs {', '.join(GROUPED)}"
     parser.add_argument("--groups", nargs="+", metavar="NAME=A,B", help=together)
+    size = "effect to look for: is it smaller, is it detectable, how many seeds does it take? (default: 1)"
+    parser.add_argument("--resolve", type=_effect, default=1.0, metavar="POINTS", help=size)
 
 
 def _effect(text: str) -> float:
@@ -138,11 +139,6 @@ def _effect(text: str) -> float:
     if not 0 < points < 100:
         raise UserError(f"--resolve is {text}; give the size of an effect in points, such as 1.0")
     return points
-
-
-def _add_resolve(parser: Any) -> None:
-    what = "effect to look for: is it smaller, is it detectable, how many seeds does it take? (default: 1)"
-    parser.add_argument("--resolve", type=_effect, default=1.0, metavar="POINTS", help=what)
 
 
 def _experiment(text: str) -> str:
@@ -175,14 +171,13 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
     phase = f"add or change a phase: its name, then KEY=VALUE; keys: {', '.join(PHASE_KEYS)}"
     add("--phase", nargs="+", action="append", default=[], metavar="PHASE", help=phase)
     add("--without", nargs="+", default=[], metavar="PHASE", help="phases of the experiment to leave out")
-    _add_design(networks, "networks to compare", "stages")
+    _add_question(networks, "networks to compare", "stages")
     widths = f"width of the networks: {', '.join(WIDTHS)} (default: atto)"
     add("--width", metavar="NAME", type=_one_of("width", WIDTHS), help=widths)
     others = "models of timm to train and test beside the networks; no effect of a component includes them"
     add("--models", nargs="+", default=[], metavar="MODEL", help=others)
     each = "one run of each network each (default: 0 1 2)"
     add("--seeds", type=int, nargs="+", default=[], metavar="SEED", help=each)
-    _add_resolve(networks)
     add = parser.add_argument_group("initial weights").add_argument
     add(
         "--init",

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from convnext_ablation.cli import main as command_line
+from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError, exit_code_of, in_one_line
 from convnext_ablation.files import check_path, locked
 from convnext_ablation.machine import is_first_process
@@ -146,9 +147,9 @@ def _introduced(trainer: Trainer) -> str:
     arguments, processes = trainer.arguments, trainer.processes
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     trained = sum(each.numel() for each in trainer.model.parameters() if each.requires_grad)
-    counted = f"{parameters:,} parameters" + (f", {trained:,} of them trained" if arguments.freeze else "")
+    size = f"{parameters:,} parameters" + (f", {trained:,} of them trained" if arguments.freeze else "")
     return (
-        f"{arguments.model}, {counted}, {trainer.classes} classes; {_epochs(trainer)} "
+        f"{arguments.model}, {size}, {trainer.classes} classes; {_epochs(trainer)} "
         f"of {trainer.steps} batches, {trainer.images_an_update} images an update, learning rate "
         f"{arguments.lr:g}; {processes.world_size} x {processes.device.type}; files go to {trainer.folder}"
     )
@@ -157,7 +158,7 @@ def _introduced(trainer: Trainer) -> str:
 def _epochs(trainer: Trainer) -> str:
     """How many epochs there are, and which of them timm adds to `epochs`."""
     arguments = trainer.arguments
-    text = f"{'up to ' if arguments.early_stopping else ''}{trainer.epochs} epochs"
+    text = f"{'up to ' if arguments.early_stopping else ''}{counted(trainer.epochs, 'epoch')}"
     warmup, cooldown = arguments.warmup_epochs * arguments.warmup_prefix, arguments.cooldown_epochs
     added = [f"{warmup} of warm-up before them"] if warmup else []
     added += [f"{cooldown} of cooldown"] if cooldown else []
