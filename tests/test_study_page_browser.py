@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_study import again, several_sets
+from fake_study import again, fake_study, several_sets
 from PIL import Image
 
 from convnext_ablation.study.report.charts import charts
 from convnext_ablation.study.report.html_page import write_page
+from convnext_ablation.study.report.whole import report_of
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -40,9 +41,13 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(study, tmp_path_factory):
-    """The page of a study, and of an experiment on three data sets."""
-    report = several_sets(study, tmp_path_factory.mktemp("several"))
-    return {"one": study.folder / "index.html", "several": write_page(report, charts(report))}
+    """The page of a study, of an experiment on three data sets, and of a study of sixteen networks."""
+    reports = {"several": several_sets(study, tmp_path_factory.mktemp("several"))}
+    many = fake_study(tmp_path_factory.mktemp("many"), networks=16, epochs=1)
+    many.folder.mkdir()
+    reports["many"] = report_of(many)
+    written = {name: write_page(report, charts(report)) for name, report in reports.items()}
+    return {"one": study.folder / "index.html", **written}
 
 
 @pytest.fixture
@@ -88,7 +93,8 @@ def test_the_page_loads_whole_and_without_complaint(opened, pages, name, width, 
     assert look == ("invert(0.94) hue-rotate(180deg)" if dark else "none")
 
 
-@EVERY
+@pytest.mark.parametrize("name", ["one", "several", "many"])
+@pytest.mark.parametrize(("width", "scheme"), SIZES)
 def test_the_first_screen_has_question_answer_and_effects(opened, pages, name, width, scheme):
     page = opened(width, scheme, pages[name])
     for found in ("h1", ".question", ".answer", ".chart svg"):

@@ -28,7 +28,7 @@ Spec = dict[str, Any]
 
 WIDE, NARROW = 1110, 320  # pixels that a chart may take on a screen, and on a small one
 _LABEL, _STEP = 240, 24  # pixels of the names left of a chart, and of a row
-_LINE, _LETTER = 12, 6.5  # pixels of a line of names, and of a letter
+_LINE, _LETTER = 11, 6  # pixels of a line of names, and of a letter
 _MOST = 6  # effects that a small screen shows on each data set
 _CONTRASTS, _CLASSES = 4, 5  # contrasts in the chart of classes, and classes at either end of each
 _COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
@@ -44,8 +44,9 @@ _CONFIG: Spec = {
         "aria": False,
         "labelLimit": 0,
         "titleFontWeight": "normal",
-        "labelFontSize": 11,
-        "titleFontSize": 11,
+        "labelFontSize": 10,
+        "titleFontSize": 10,
+        "labelLineHeight": _LINE,
     },
     "header": {"labelLimit": 0, "labelFontSize": 12, "labelFontWeight": "normal", "labelLineHeight": _LINE},
     "legend": {"aria": False, "labelLimit": 0, "orient": "bottom", "title": None},
@@ -270,13 +271,14 @@ def _forest(
         text: What all panels show; empty where each has an axis of its own.
         room: Pixels that it may take.
     """
-    left = min(_LABEL, room // 2)
+    left = min(_LABEL if len(columns) > 1 else 2 * _LABEL, room // 2)
     letters, width = int(left / _LETTER), (room - left) // len(columns) - 16
     step = max(_STEP if len(rows) > 8 else 32, 4 + _LINE * max(len(_lines(name, letters)) for name in rows))
     top = 8 - step // 2  # of a row: its name and its figures stand there
     axis: Spec = {"title": None, "ticks": False, "domain": False, "labelExpr": _lookup(rows, letters)}
     axis["labelOffset"] = top
-    y = {"field": "row", "type": "ordinal", "sort": {"field": "rank", "op": "min"}, "axis": axis}
+    y = {"y": {"field": "row", "type": "ordinal", "sort": {"field": "rank", "op": "min"}, "axis": axis}}
+    written = [_text(y, "text", 2, yOffset=top), _text(y, "takes", 116, yOffset=top)]
     header = {"title": None, "labelExpr": _lookup(columns, int(width / _LETTER))}
     return {
         "config": _CONFIG,
@@ -284,65 +286,74 @@ def _forest(
         "transform": [{"calculate": "datum.row", "as": "rank"}],
         "facet": {"column": {"field": "column", "type": "ordinal", "header": header}},
         "spacing": 16,
-        "spec": {"width": width, "height": {"step": step}, "layer": _layers(marks, y, text, top)},
+        "spec": {
+            "width": width,
+            "height": {"step": step},
+            "layer": [*_layers(marks, y, text, top + 13), *written],
+        },
         "resolve": {"scale": {"x": "shared" if text else "independent"}},
     }
 
 
 def _turned(marks: list[Spec], rows: Sequence[str], columns: Sequence[str], text: str) -> Spec:
-    """The same for a small screen: a panel a row, with its name above, and in it a line a column."""
-    several = len({mark["column"] for mark in marks}) > 1
-    axis = {"title": None, "ticks": False, "domain": False, "labelExpr": _lookup(columns, 14)}
-    axis["orient"] = "right"  # names of the rows begin at the left
-    y = {"field": "column", "type": "ordinal", "axis": axis if several else None}
-    header = {"title": None, "labelExpr": _lookup(rows, int(NARROW / _LETTER)), "labelPadding": 1}
-    header |= {"labelOrient": "top", "labelAnchor": "start", "labelAngle": 0}
-    lines = max(len(_lines(name, 14)) for name in columns) if several else 1
+    """The same for a small screen: of each row its name, in lines, and below it a line a column."""
+    names = [_lines(name, int(NARROW / _LETTER)) for name in rows]
+    above, used = max(map(len, names)), sorted({mark["column"] for mark in marks})
+    values = [{**mark, "line": above + mark["column"]} for mark in marks]
+    for row, lines in enumerate(names):
+        values += [{"row": row, "line": above - k, "name": line} for k, line in enumerate(lines[::-1], 1)]
+        if len(used) > 1:
+            values += [{"row": row, "line": above + column, "set": columns[column]} for column in used]
+    width = NARROW - (int(_LETTER * max(map(len, columns))) if len(used) > 1 else 0)
+    scale = {"paddingInner": 0.08, "paddingOuter": 0}
+    y: Spec = {"y": {"field": "row", "type": "ordinal", "axis": None, "scale": scale}}
+    y["yOffset"] = {"field": "line", "type": "ordinal"}
+    written = [_text(y, "name", 0), _text(y, "set", width + 6)]
     return {
         "config": _CONFIG,
-        "data": {"values": marks},
-        "facet": {"row": {"field": "row", "type": "ordinal", "header": header}},
-        "spacing": 4,
-        "spec": {
-            "width": NARROW - (100 if several else 10),
-            "height": {"step": max(14, _LINE * lines)},
-            "layer": _layers(marks, y, text),
-        },
-        "resolve": {"axis": {"y": "independent"}},  # else they stand right of the rows' names
+        "data": {"values": values},
+        "width": width,
+        "height": {"step": _LINE, "for": "offset"},
+        "layer": _layers(marks, y, text) + written[: min(2, len(used))],
     }
 
 
-def _layers(marks: Sequence[Spec], y: Spec, text: str, top: int | None = None) -> list[Spec]:
+def _layers(marks: Sequence[Spec], y: Spec, text: str, below: int = 0) -> list[Spec]:
+    """What is drawn of marks, so many pixels `below` the middle of their place `y`."""
     x = {"field": "estimate", "type": "quantitative", "title": text or None, "scale": {"zero": False}}
-    place = {} if top is None else {"yOffset": top + 13}
-    estimates, runs = ([{"filter": f"{no}isValid(datum.low)"}] for no in ("", "!"))
+    place = {"yOffset": below} if below else {}
+    estimates = [{"filter": "isValid(datum.low)"}]
     whole, single = (_told(mark for mark in marks if ("low" in mark) == has) for has in (True, False))
     thick = {"condition": {"test": "datum.filled", "value": 2}, "value": 1}
     filled = {"condition": {"test": "datum.filled", "value": "black"}, "value": "white"}
     shape = {"field": "shape", "type": "nominal", "scale": None}
-    layers = [
+    layers: list[Spec] = [
         {
             "transform": estimates,
             "mark": {"type": "rule", "color": "black", **place},
-            "encoding": {"y": y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "strokeWidth": thick},
+            "encoding": {**y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "strokeWidth": thick},
         },
         {
             "transform": estimates,
             "mark": {"type": "point", "size": 60, "stroke": "black", **place},
-            "encoding": {"y": y, "x": x, "fill": filled, "shape": shape, "tooltip": whole},
+            "encoding": {**y, "x": x, "fill": filled, "shape": shape, "tooltip": whole},
         },
     ]
     if single:
+        runs = [{"filter": "isValid(datum.estimate) && !isValid(datum.low)"}]
         mark = {"type": "point", "size": 18, "strokeWidth": 1, "color": _COLOURS[1], **place}
-        layers.append({"transform": runs, "mark": mark, "encoding": {"y": y, "x": x, "tooltip": single}})
-    for field, left in (("text", 2), ("takes", 116)) if top is not None else ():
-        mark = {"type": "text", "align": "left", "yOffset": top, "fontSize": 10 if left == 2 else 9}
-        shown = {"y": y, "x": {"value": left}, "text": {"field": field}}
-        layers.append({"transform": estimates, "mark": mark, "encoding": shown})
+        layers.append({"transform": runs, "mark": mark, "encoding": {**y, "x": x, "tooltip": single}})
     if text == _POINTS:
         zero = {"datum": 0, "type": "quantitative", "title": text}
-        layers.append({"mark": {"type": "rule", "color": "#888888"}, "encoding": {"x": zero}})
+        layers.append({"mark": {"type": "rule", "color": "#aaaaaa"}, "encoding": {"x": zero}})
     return layers
+
+
+def _text(y: Spec, field: str, left: int, **style: Any) -> Spec:
+    """What is written of marks, so many pixels from the left."""
+    mark = {"type": "text", "align": "left", "fontSize": 10, **style}
+    encoding = {**y, "x": {"value": left}, "text": {"field": field}}
+    return {"transform": [{"filter": f"isValid(datum.{field})"}], "mark": mark, "encoding": encoding}
 
 
 def _told(marks: Iterable[Spec]) -> list[Spec]:
