@@ -32,7 +32,8 @@ from convnext_ablation.training.distributed import Processes, make_deterministic
 from convnext_ablation.training.evaluation import evaluate
 from convnext_ablation.training.loop import ARGUMENTS_FILE
 from convnext_ablation.training.predictions import Predictions
-from convnext_ablation.training.validation import Validation, ValidationArguments
+from convnext_ablation.training.trained_arguments import ValidationArguments
+from convnext_ablation.training.validation import Validation
 from convnext_ablation.yaml_files import read_yaml
 
 BASELINE = "float32"

@@ -1,4 +1,3 @@
-import argparse
 import hashlib
 
 import pytest
@@ -8,11 +7,12 @@ from safetensors import safe_open
 from test_checkpoints import FGVC
 
 from convnext_ablation.cli import convert, parsers
+from convnext_ablation.dataclass_options import Parser
 from convnext_ablation.errors import UserError
 
 
 def _run(*arguments):
-    parser = argparse.ArgumentParser()
+    parser = Parser()
     parsers.add_convert(parser)
     convert.run(parser.parse_args([str(argument) for argument in arguments]))
 

@@ -95,8 +95,8 @@ def test_what_cannot_be_read_is_refused_in_a_line(image, tmp_path):
     save_network(tmp_path, "model_v_atto")
     path = tmp_path / "model_best.pth.tar"
     state = torch.load(path, weights_only=True)
-    torch.save({**state, "args": {**state["args"], "model": "model_i_atto"}}, path)
-    with pytest.raises(UserError, match=r"model_best.pth.tar: can't be loaded: .*Missing key"):
+    torch.save({**state, "arch": "model_i_atto"}, path)
+    with pytest.raises(UserError, match=r"model_best.pth.tar: the checkpoint .* is not one of model_i_atto"):
         attention(tmp_path, [image], [1])
     torch.save(state, path)
     image.write_bytes(b"no image")

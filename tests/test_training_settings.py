@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from convnext_ablation.cli import asked
 from convnext_ablation.cli.main import parsed
@@ -14,6 +15,7 @@ from convnext_ablation.training import network, settings, trained_arguments
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.settings import known_settings, read_recipe
+from convnext_ablation.training.trained import TrainedWeights
 
 OURS = {
     "class_weights", "early_stopping", "freeze", "global_batch", "sampler", "skip_bad_images", "test_split",
@@ -218,3 +220,12 @@ def test_batches_are_accumulated_up_to_the_global_batch(batch_size, processes, s
 def test_a_global_batch_that_cannot_be_reached_is_refused(settings, processes, message):
     with pytest.raises(UserError, match=message):
         TrainingArguments(**settings, global_batch=128).accumulated(processes)
+
+
+def test_weights_of_a_run_are_used_with_its_colours(tmp_path):
+    saved = {"num_classes": 2, "input_img_mode": "HSV"}
+    torch.save({"arch": "model_i_atto", "state_dict": {}, "args": saved}, tmp_path / "a.pth")
+    asked = trained_arguments.ValidationArguments.of({"checkpoint": str(tmp_path / "a.pth")})
+    weights = TrainedWeights(asked)
+    assert weights.arguments.image_mode == "HSV"
+    assert "input_img_mode HSV" in weights.taken

@@ -11,22 +11,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_data_config
+from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import nn
 
 from convnext_ablation.console import printable
 from convnext_ablation.data.class_names import names_of, read_class_map
 from convnext_ablation.data.unlabelled import Unlabelled
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError
 from convnext_ablation.inference.optimize import optimize_for_inference
-from convnext_ablation.machine import compile_network
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import predict
 from convnext_ablation.training.images import EvaluatedImages, Images, UnreadableImageError
 from convnext_ablation.training.loaders import evaluation_loader, worker_errors
-from convnext_ablation.training.network import check_finite, create_precision, memory_format
+from convnext_ablation.training.network import check_finite, compiled, create_precision, memory_format
 from convnext_ablation.training.trained import TrainedWeights
 from convnext_ablation.training.trained_arguments import PredictionArguments
 
@@ -65,7 +64,7 @@ class Prediction:
     def __init__(self, arguments: PredictionArguments) -> None:
         self.arguments = arguments
         self.device = torch.device(arguments.run.device)
-        weights = TrainedWeights(arguments.run, arguments.checkpoint)
+        weights = TrainedWeights(arguments)
         self.run, self.taken = weights.arguments, weights.taken
         dry_run(self.run, trains=False)
         self.model: Any = weights.network(self.run.num_classes, Processes(self.device))
@@ -75,12 +74,7 @@ class Prediction:
         check_finite(self.model, weights.whose)
         self.model.eval()
         self.labels = self._labels(weights)
-        config = self.run.preprocessing()
-        if arguments.crop_mode:
-            config["crop_mode"] = arguments.crop_mode
-        self.data_config = resolve_data_config(
-            config, model=self.model, use_test_size=not arguments.use_train_size
-        )
+        self.data_config = weights.data_config(self.model)
 
     def _labels(self, weights: TrainedWeights) -> list[str]:
         """What the classes are called: by the map, by the weights, or by ImageNet, which timm's are of."""
@@ -148,14 +142,13 @@ class Prediction:
         """The form of the network that is the fastest for so many pictures."""
         network: nn.Module = self.model
         if run.torchcompile:
-            with in_one_line(f"torchcompile {run.torchcompile}"):
-                network = compile_network(network, backend=run.torchcompile, mode=run.torchcompile_mode)
+            network = compiled(network, run)
         elif not (self.arguments.no_optimize or run.amp) and pictures >= _WORTH_MEASURING:
             weight = next(self.model.parameters())
             images = _EXAMPLE if self.device.type == "cpu" else run.batch_size
             example = torch.randn(images, *self.data_config["input_size"]).to(weight.device, weight.dtype)
-            compiled = None if pictures >= _WORTH_COMPILING else False
-            network = optimize_for_inference(network, example, compiled=compiled)
+            tries_compiled = None if pictures >= _WORTH_COMPILING else False
+            network = optimize_for_inference(network, example, compiled=tries_compiled)
         return network
 
 

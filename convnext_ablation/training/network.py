@@ -238,11 +238,17 @@ def memory_format(arguments: TrainingArguments) -> torch.memory_format:
     return torch.channels_last if arguments.channels_last else torch.contiguous_format
 
 
+def compiled(model: nn.Module, arguments: TrainingArguments) -> nn.Module:
+    """The network, compiled by torch if the arguments ask for it."""
+    if not arguments.torchcompile:
+        return model
+    with in_one_line(f"torchcompile {arguments.torchcompile}"):
+        return compile_network(model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode)
+
+
 def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Processes) -> nn.Module:
     """Puts around the network what compiles it and what averages its gradients over processes."""
-    if arguments.torchcompile:
-        with in_one_line(f"torchcompile {arguments.torchcompile}"):
-            model = compile_network(model, backend=arguments.torchcompile, mode=arguments.torchcompile_mode)
+    model = compiled(model, arguments)
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
         # newer torch warns of the argument even where it is given its default

@@ -8,21 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import timm
+from timm.data import resolve_data_config
 from torch import nn
 
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.checkpoint_files import Checkpoint, read_checkpoint
 from convnext_ablation.models.layouts import classes_of
-from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.history import BEST
 from convnext_ablation.training.network import create_network
+from convnext_ablation.training.trained_arguments import TrainedArguments
 from convnext_ablation.weights.release import CONFIG, FOLDER, HUB, read_release, release_of
 
 # what a run's own weights are used with if nothing else is given
 _OF_THE_RUN = (
-    "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "crop_pct", "mean",
-    "std", "interpolation",
+    "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "input_img_mode",
+    "crop_pct", "mean", "std", "interpolation",
 )  # fmt: skip
 
 
@@ -30,9 +31,7 @@ class TrainedWeights:
     """The weights of a file, a run or a release, or else those that a network's name stands for.
 
     Args:
-        arguments: What was asked for.
-        path: A checkpoint, the folder of a run or of a release, or ``hf-hub:NAMESPACE/NAME``; empty for the
-            pretrained weights of `arguments.model`.
+        asked: What was asked for; without a checkpoint, the pretrained weights of the network's name.
 
     Attributes:
         arguments: Those given, and those that the weights come with where they were not given.
@@ -44,7 +43,8 @@ class TrainedWeights:
         UserError: There are none, or they don't say of which network they are.
     """
 
-    def __init__(self, arguments: TrainingArguments, path: str) -> None:
+    def __init__(self, asked: TrainedArguments) -> None:
+        self._asked, arguments, path = asked, asked.run, asked.checkpoint
         self.whose, self._checkpoint, self._saved = path or arguments.model, None, {}
         self._pretrained: list[str] = []  # what is said of pretrained weights
         self.names: Sequence[str] = ()
@@ -77,6 +77,13 @@ class TrainedWeights:
     def in_file(self) -> bool:
         """Whether they are in a file, and `load` loads them."""
         return self._checkpoint is not None
+
+    def data_config(self, model: nn.Module) -> dict[str, Any]:
+        """How images are made ready for the network, as timm's `resolve_data_config` has it."""
+        config = self.arguments.preprocessing()
+        if self._asked.crop_mode:
+            config["crop_mode"] = self._asked.crop_mode
+        return resolve_data_config(config, model=model, use_test_size=not self._asked.use_train_size)
 
     def network(self, classes: int | None, processes: Processes) -> nn.Module:
         """Makes the network on its device, for so many classes; those of a file are loaded by `load`."""

@@ -8,22 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timm.data import resolve_data_config
 from timm.utils import reparameterize_model
 
-from convnext_ablation.errors import in_one_line
-from convnext_ablation.machine import compile_network
 from convnext_ablation.training.checks import dry_run
 from convnext_ablation.training.classification import write_classes
 from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.evaluation import evaluate
-from convnext_ablation.training.network import check_finite, create_precision
-from convnext_ablation.training.predictions import (
-    Predictions,
-    excluded_ids,
-    without,
-    write_predictions,
-)
+from convnext_ablation.training.network import check_finite, compiled, create_precision
+from convnext_ablation.training.predictions import Predictions, excluded_ids, without, write_predictions
 from convnext_ablation.training.splits import count_classes, number_as_trained, open_split
 from convnext_ablation.training.trained import TrainedWeights
 from convnext_ablation.training.trained_arguments import ValidationArguments
@@ -47,7 +39,7 @@ class Validation:
 
     def __init__(self, arguments: ValidationArguments, processes: Processes) -> None:
         self.arguments, self.processes = arguments, processes
-        weights = TrainedWeights(arguments.run, arguments.checkpoint)
+        weights = TrainedWeights(arguments)
         run, self.taken = weights.arguments, weights.taken
         dry_run(run, trains=False)
         self.images = open_split(run, arguments.split)
@@ -67,12 +59,7 @@ class Validation:
         check_finite(self.model, arguments.checkpoint or self.run.model)
         if arguments.reparam:
             self.model = reparameterize_model(self.model)
-        config = self.run.preprocessing()
-        if arguments.crop_mode:
-            config["crop_mode"] = arguments.crop_mode
-        self.data_config = resolve_data_config(
-            config, model=self.model, use_test_size=not arguments.use_train_size
-        )
+        self.data_config = weights.data_config(self.model)
 
     def evaluate(
         self,
@@ -90,11 +77,8 @@ class Validation:
             weight = next(model.parameters())
             images = torch.randn(min(self.run.batch_size, _MOST_IMAGES), *self.data_config["input_size"])
             model = optimize(model, images.to(weight.device, weight.dtype))
-        if self.run.torchcompile:
-            with in_one_line(f"torchcompile {self.run.torchcompile}"):
-                model = compile_network(model, backend=self.run.torchcompile, mode=self.run.torchcompile_mode)
         self.predictions = evaluate(
-            model,
+            compiled(model, self.run),
             self.images,
             self.run,
             self.data_config,

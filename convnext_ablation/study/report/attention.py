@@ -9,26 +9,25 @@ stage's output is taken.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
-from timm.models import clean_state_dict, get_pretrained_cfg
 from torch import nn
 from torchvision.transforms.functional import to_pil_image
 
 from convnext_ablation.data.pictures import as_seen, open_picture
-from convnext_ablation.errors import UserError, in_one_line
+from convnext_ablation.errors import UserError
 from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.training.arguments import TrainingArguments
-from convnext_ablation.training.checkpoints import load_checkpoint
+from convnext_ablation.training.distributed import Processes
 from convnext_ablation.training.history import BEST
+from convnext_ablation.training.trained import TrainedWeights
+from convnext_ablation.training.trained_arguments import TrainedArguments
 
 SIDE = 160  # pixels of a picture
 _SMALLEST = 4  # positions of a side, below which a map says nothing
@@ -76,24 +75,11 @@ def attention(folder: Path, images: Sequence[Path], targets: Sequence[int]) -> A
 
 def _load(folder: Path) -> tuple[nn.Module, TrainingArguments]:
     """The network of a run with the weights of its best epoch, those that were evaluated."""
-    state = load_checkpoint(folder / BEST)
-    saved = state.get("args") or {}
-    saved = dict(saved if isinstance(saved, Mapping) else vars(saved))
-    names = {field.name for field in fields(TrainingArguments)}
-    arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in names})
-    averaged = arguments.evaluates_average and "state_dict_ema" in state
-    weights = clean_state_dict(state["state_dict_ema" if averaged else "state_dict"])
-    with in_one_line(f"{folder / BEST}: can't be loaded"):
-        classes = len(weights[f"{get_pretrained_cfg(arguments.model).classifier}.weight"])
-        model = timm.create_model(
-            arguments.model,
-            num_classes=classes,
-            in_chans=arguments.channels,
-            global_pool=arguments.gp,
-            **arguments.model_kwargs,
-        )
-        model.load_state_dict(weights)
-    return model.eval(), arguments
+    run = TrainingArguments(model="", device="cpu")
+    weights = TrainedWeights(TrainedArguments(run=run, checkpoint=str(folder / BEST)))
+    model = weights.network(weights.arguments.num_classes, Processes(torch.device("cpu")))
+    weights.load(model)
+    return model.eval(), weights.arguments
 
 
 def _opened(path: Path, mode: str) -> Image.Image:
