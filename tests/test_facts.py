@@ -40,7 +40,7 @@ def folder(image_folder, tmp_path_factory):
         torch.save(timm.create_model(name, num_classes=3).state_dict(), root / f"{name}.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(study_run, "engine_of", lambda *_: Inline())
-        patch.setattr("convnext_ablation.cli.study_report.write_charts", lambda contents: [])
+        patch.setattr("convnext_ablation.cli.study_report.write_charts", lambda report: {})
         given = [
             f"--data={image_folder}",
             f"--recipe={root / 'odd.yaml'}",
