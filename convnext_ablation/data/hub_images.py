@@ -23,7 +23,7 @@ class HubPhotographs(OwnPhotographs):
 
     name = "hfds"
     summary = "a data set of the Hugging Face hub, or a folder in one of its formats"
-    required = "source"
+    required = ("source",)
 
     source: str = option("", "its name on the hub, or the folder")
     config: str = option("", "which of its configurations")

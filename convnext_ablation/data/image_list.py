@@ -39,7 +39,7 @@ class ImageList(OwnPhotographs):
 
     name = "csv"
     summary = "your own images, listed in CSV files: path, class and, if you like, split"
-    required = "file"
+    required = ("file", "train_file", "val_file", "test_file")
 
     file: Path | None = option(None, "the list: CSV or any other delimited text", identity=False)
     train_file: Path | None = option(None, "a list for each split instead: training", identity=False)
@@ -77,7 +77,7 @@ class ImageList(OwnPhotographs):
         if (self.folds is None) != (self.fold is None):
             raise UserError("csv: --folds and --fold go together; give both")
         self.check_least(folds=2, fold=1)
-        if self.folds is not None and self.fold is not None and self.fold > self.folds:
+        if self.folds and self.fold and self.fold > self.folds:
             raise UserError(f"csv: fold is {self.fold}; give at most {self.folds}, the number of folds")
 
     def lists(self) -> dict[str, Path]:
@@ -87,10 +87,6 @@ class ImageList(OwnPhotographs):
 
     def check_place(self, out: Path) -> None:
         """Any will do: a list names its images one by one."""
-
-    def is_named(self) -> bool:
-        """Whether it is said where the images are."""
-        return bool(self.lists())
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """All originals in the class of their line."""
@@ -127,7 +123,7 @@ class ImageList(OwnPhotographs):
         folders = class_folders(sorted(named.values()), where)
         found = [replace(row, class_name=folders[named[row.class_name]]) for row in rows.values()]
         check_groups(found, where)
-        if self.folds is not None and self.fold is not None:
+        if self.folds and self.fold:
             if others := sorted({original.split for original in found} - {"train"}):
                 raise UserError(f"{where} has a {others[0]} split already; leave that out, or --folds")
             found = fold_out(found, self.folds, self.fold, self.seed)

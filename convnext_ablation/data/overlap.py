@@ -153,10 +153,8 @@ def pretraining_overlap(
         theirs = hashes_of(measure_images(against, names, cache))
         theirs["group"] = -1  # equal pixels are to be found, too
         for one, two, bits in near_pairs(ours, theirs, distance).tolist():
-            record = images[one]
-            findings.append(
-                Finding("pretraining_near", record.id, names[two], bits, record.split, record.class_name)
-            )
+            place = images[one].split, images[one].class_name
+            findings.append(Finding("pretraining_near", images[one].id, names[two], bits, *place))
     return findings
 
 

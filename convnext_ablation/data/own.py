@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import ClassVar
@@ -30,7 +30,7 @@ from convnext_ablation.files import CONTROLS
 class OwnPhotographs(Photographs):
     """What all of them have in common."""
 
-    required: ClassVar[str]  # the option that names the images
+    required: ClassVar[Sequence[str]]  # options that name the images, of which one must be given
 
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
@@ -42,12 +42,8 @@ class OwnPhotographs(Photographs):
         """Checks the options."""
         super().__post_init__()
         self.check_least(val=1, test=1)
-        if not self.is_named():
-            raise UserError(f"{self.name}: say where the images are with --{self.required}")
-
-    def is_named(self) -> bool:
-        """Whether it is said where the images are."""
-        return bool(getattr(self, self.required))
+        if not any(getattr(self, each) for each in self.required):
+            raise UserError(f"{self.name}: say where the images are with --{self.required[0]}")
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
         """All images; where several would be stored under one name, each gets one made of its path."""
@@ -90,7 +86,7 @@ class ImageFolder(OwnPhotographs):
 
     name = "folder"
     summary = "your own images: <class>/<image> or <split>/<class>/<image>"
-    required = "images"
+    required = ("images",)
 
     images: Path | None = option(None, "the folder, or a zip or tar of it", identity=False)
     names_encoding: str | None = option(
