@@ -266,7 +266,8 @@ def _record(header: Sequence[str], row: Sequence[str], width: int) -> str:
     """A row as a paragraph below its first cell, for a terminal of so many columns."""
     said = "; ".join(f"{name}: {cell}" for name, cell in zip(header[1:], row[1:], strict=True))
     indent: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  "}
-    return _bold(row[0]) + "\n" + textwrap.fill(said, width, break_long_words=False, **indent)
+    fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, **indent).fill
+    return f"{_bold(row[0])}\n{fill(said)}"
 
 
 def latex_text(text: str) -> str:
