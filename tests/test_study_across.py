@@ -10,8 +10,7 @@ from scipy.linalg import hadamard
 from simulated_studies import simulated_experiments
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import contrast, holm
+from convnext_ablation.study.stats.effects import contrast, contrast_across, holm
 
 pytestmark = pytest.mark.usefixtures("little_to_collect")
 

@@ -27,8 +27,7 @@ from convnext_ablation.cli import main as cli
 from convnext_ablation.data.folder import KNOWN_FAULTS
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.report.answer import points_text
-from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import accuracy, contrast, holm
+from convnext_ablation.study.stats.effects import accuracy, contrast, contrast_across, holm
 from convnext_ablation.study.store import folder_of
 from convnext_ablation.study.tuning import as_known
 

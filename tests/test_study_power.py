@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fake_experiment import finish
 from scipy import stats
 from simulated_studies import simulated_experiments
 from test_study_plan import STUDY
@@ -12,8 +13,7 @@ from test_study_plan import STUDY
 from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.forecast import read_scatter
-from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import contrast, holm, seed_freedom
+from convnext_ablation.study.stats.effects import contrast, contrast_across, holm, seed_freedom
 from convnext_ablation.study.stats.power import (
     Asked,
     PlannedSet,
@@ -23,7 +23,6 @@ from convnext_ablation.study.stats.power import (
 )
 from convnext_ablation.study.stats.variance import Scatter, assumed_scatter, measured_scatter
 from convnext_ablation.study.store import save_study
-from convnext_ablation.training.predictions import Predictions
 
 pytestmark = pytest.mark.usefixtures("little_to_collect")
 
@@ -247,16 +246,6 @@ def test_what_is_given_comes_before_the_defaults():
         assumed_scatter(seed_sd=-0.01)
 
 
-def write_run(run, folder, correct, first="0.png"):
-    path = run.folder(folder)
-    path.mkdir(parents=True)
-    ids = np.array([first, *(f"{n}.png" for n in range(1, len(correct)))])
-    targets, answers = np.zeros(len(correct), np.int64), np.where(correct, 0, 1)[:, None]
-    Predictions(ids, targets, answers, np.ones(len(correct), np.float32), 0.5).save(path / "predictions.npz")
-    (path / "result.json").write_text("{}")
-    return path
-
-
 def test_pretrainings_count_as_seeds_where_there_are_several():
     runs = simulated(np.random.default_rng(5), SCATTER, [0, 0.02], 6, 800, latent(SCATTER))
     ours = measured_scatter(list(runs.reshape(2, 3, 2, 800)), "here")
@@ -273,9 +262,9 @@ def test_a_finished_study_is_measured_over_the_seeds_that_all_networks_have(tmp_
     for run in study.runs():
         network, seed = study.points.index(run.point), run.arguments.seed
         if network < 3 and seed < 3:
-            write_run(run, tmp_path, tables[network][seed])
+            finish(run, tmp_path, tables[network][seed])
         elif network == 0:
-            write_run(run, tmp_path, tables[0][0])  # no other network has this seed
+            finish(run, tmp_path, tables[0][0])  # no other network has this seed
     expected = measured_scatter(list(tables), f"measured in {tmp_path} (3 networks, 3 seeds)")
     assert read_scatter(tmp_path) == expected
 
@@ -285,13 +274,13 @@ def test_studies_that_tell_too_little_are_refused(tmp_path):
     with pytest.raises(UserError, match="no run of this study is finished"):
         read_scatter(tmp_path)
     right, runs = np.arange(100) < 80, study.runs()
-    first = write_run(runs[0], tmp_path, right)
-    write_run(runs[6], tmp_path, right)
+    finish(runs[0], tmp_path, right)
+    finish(runs[6], tmp_path, right)
     with pytest.raises(UserError, match="two or more seeds in common, and there are 0 with 0"):
         read_scatter(tmp_path)
-    write_run(runs[1], tmp_path, right, first="x.png")
+    finish(runs[1], tmp_path, right[1:])
     with pytest.raises(UserError, match=f"{runs[1].name}: tested on other images"):
         read_scatter(tmp_path)
-    (first / "result.json").write_text("{")
+    (runs[0].folder(tmp_path) / "result.json").write_text("{")
     with pytest.raises(UserError, match="can't be read"):
         read_scatter(tmp_path)

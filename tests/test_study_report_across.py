@@ -14,8 +14,7 @@ from convnext_ablation.study.report.across import compare_across
 from convnext_ablation.study.report.answer import answer_across
 from convnext_ablation.study.report.evidence import FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import compare
-from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import Difference, holm
+from convnext_ablation.study.stats.effects import Difference, contrast_across, holm
 from convnext_ablation.study.stats.power import Asked, PlannedSet
 from convnext_ablation.study.stats.variance import measured_scatter, scatter_of_single_runs
 

@@ -2,7 +2,7 @@
 
 The networks of a design are pre-trained on a general set, and from there fine-tuned on others. An effect's
 difference is its size on a fine-tuned set, or its mean over them, minus its size on the general set: see
-`stats.across`.
+`stats.effects`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.evidence import NetworkResult
 from convnext_ablation.study.report.findings import RESOLVED, Effect, Estimate, Findings, Power, measured_in
-from convnext_ablation.study.stats.across import contrast_across
-from convnext_ablation.study.stats.effects import ALPHA, BoolArray, holm, mean_squares
+from convnext_ablation.study.stats.effects import ALPHA, BoolArray, contrast_across, holm, mean_squares
 from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
 from convnext_ablation.study.stats.variance import Scatter, scatter_of_single_runs
 

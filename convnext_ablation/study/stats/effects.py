@@ -11,8 +11,15 @@ is Banerjee's (Sankhya 22, 1960), with Student's two-sided quantiles t:
     sqrt(A t(p, S - 1)^2 + max(0, B - C) t(p, N - 1)^2).
 
 The p-value is the p whose interval just touches 0. A contrast of four networks or more takes A from each
-network's own seeds, with Satterthwaite's degrees of freedom. `docs/statistics.md` has the reasons, the
-coverage in simulated studies and what was tried instead. All values are fractions (0.01 is a percent point).
+network's own seeds, with Satterthwaite's degrees of freedom.
+
+Over several data sets d, whose weights are v_d, each has its table, and the half-width is over all parts,
+sqrt(A t(p, f)^2 + sum of v_d^2 max(0, B_d - C_d) t(p, N_d - 1)^2). Seeds of sets are independent, but for the
+pre-trainings that they start from. P > 1 of these are the draws of all sets: A is var(u_p) / P with P - 1
+degrees of freedom, where u_p sums v_d x (mean of row p of d's table). Of one pre-training A sums v_d^2 A_d.
+
+`docs/statistics.md` has the reasons, the coverage in simulated studies and what was tried instead. All values
+are fractions (0.01 is a percent point).
 """
 
 from __future__ import annotations
@@ -113,6 +120,78 @@ def contrast(tables: Sequence[Answers], weights: Sequence[float]) -> Difference:
         by_seed = float(parts.sum()), seed_freedom(parts, len(values))
     tested = abs(total) <= ROUNDING and len(values) > 1
     return Spread((by_seed, by_image)).difference(float(values.mean()), signs, tested)
+
+
+def contrast_across(
+    tables: Sequence[Sequence[BoolArray]], weights: Sequence[float], set_weights: Sequence[float]
+) -> Difference:
+    """Estimates a weighted sum, over data sets, of the same contrast of networks.
+
+    Args:
+        tables: For each data set and network, whether each image is classified rightly: (pre-trainings,
+            images) of the pre-trained networks themselves, or (pre-trainings, fine-tuning seeds, images).
+            All sets have the same pre-trainings in the same order; seeds and images are each set's own.
+        weights: One per network, summing to 0.
+        set_weights: One per data set, such as 1 and -1 for how much larger an effect is on the first, or 1,
+            1/2 and 1/2 for a mean.
+
+    Returns:
+        As `contrast` does. With a single pre-training, what is found holds for that alone, and the networks
+        that were not fine-tuned have no seed that could be drawn again. There is no p-value where a set was
+        fine-tuned with a single seed from it, or no set was fine-tuned.
+
+    Raises:
+        UserError: The tables don't fit each other, or the weights are no contrast.
+    """
+    signs, factors = np.asarray(weights, np.float64), np.asarray(set_weights, np.float64)
+    if len(tables) != len(factors) or any(len(each) != len(signs) for each in tables):
+        raise UserError(
+            f"{len(factors)} data sets with {len(signs)} networks have weights, and {len(tables)} with "
+            f"{', '.join(str(len(each)) for each in tables)} have tables; give each network's of each set"
+        )
+    if abs(signs.sum()) > ROUNDING or not signs.any() or not factors.any():
+        raise UserError(
+            f"weights of networks that sum to {signs.sum():g}, or are all 0, are no contrast between data "
+            "sets; let them sum to 0"
+        )
+    used, sets = np.flatnonzero(signs), np.flatnonzero(factors)
+    chosen = [[tables[int(d)][int(k)] for k in used] for d in sets]
+    signs, factors, pretrainings = signs[used], factors[sets], len(chosen[0][0])
+    if others := {len(each[0]) for each in chosen} - {pretrainings}:
+        raise UserError(
+            f"data sets were tested with {pretrainings} and {min(others)} pre-trainings; compare them over "
+            "the pre-trainings that they share"
+        )
+    weighted = [
+        factor * signs[:, None, None] * over_units(each)  # (networks, draws, images)
+        for factor, each in zip(factors, chosen, strict=True)
+    ]
+    images = [
+        spread_of(each.sum(axis=0), resolution=float(np.abs(factor * signs).max()))[1]
+        for factor, each in zip(factors, weighted, strict=True)
+    ]
+    means = [each.mean(axis=2) for each in weighted]  # (networks, draws)
+    if pretrainings > 1:
+        draws, tested = [np.sum(means, axis=0)], True
+    else:
+        finetuned = [mean for mean, each in zip(means, chosen, strict=True) if each[0].ndim == 3]
+        draws = [mean for mean in finetuned if mean.shape[1] > 1]
+        tested = bool(draws) and len(draws) == len(finetuned)
+    estimate = float(sum(mean.sum(axis=0).mean() for mean in means))
+    bounds = np.outer(factors, signs).ravel()
+    return Spread((*_over_seeds(draws), *images)).difference(estimate, bounds, tested)
+
+
+def _over_seeds(draws: list[FloatArray]) -> list[tuple[float, float]]:
+    """Variance and degrees of freedom of what independent draws, each (networks, seeds), change.
+
+    From `MANY` networks times sets on, each has a variance of its own.
+    """
+    if sum(map(len, draws)) < MANY:
+        return [(float(each.sum(axis=0).var(ddof=1)) / each.shape[1], each.shape[1] - 1) for each in draws]
+    parts = np.concatenate([each.var(axis=1, ddof=1) / each.shape[1] for each in draws])
+    seeds = np.repeat([each.shape[1] for each in draws], [len(each) for each in draws])
+    return [(float(parts.sum()), seed_freedom(parts, seeds))]
 
 
 def paired_difference(treated: Answers, baseline: Answers) -> Difference:
