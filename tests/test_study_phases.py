@@ -214,6 +214,13 @@ def test_fine_tuning_waits_for_its_own_pre_training_only(command, tmp_path):
     assert not states["fine.model_v_atto-seed1-from1"].is_known
 
 
+def test_the_folder_of_a_phase_is_that_of_a_study(finished, command, tmp_path):
+    phases = save_phases(tmp_path / "out", planned(command()))
+    states = Survey([phases[1]], tmp_path / "out" / "fine").look()
+    assert {(state.status, state.is_known) for state in states} == {("waiting", False)}
+    assert cli.main(["study", "status", str(finished[0] / "fine")]) == 0
+
+
 def test_what_starts_from_a_failed_run_is_left_and_the_others_go_on(command, tmp_path, capsys):
     bad = {"model_v": {"set": {"lr": 1e30}}}
     call = command({"general": {"by_network": bad, "seeds": [0]}, "finer": None})

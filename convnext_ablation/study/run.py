@@ -28,20 +28,10 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
 from convnext_ablation.machine import device_name
 from convnext_ablation.models.cost import count_gmacs, count_parameters
+from convnext_ablation.study import store
 from convnext_ablation.study.experiment import Run, splits_of
 from convnext_ablation.study.external import train_elsewhere
 from convnext_ablation.study.pretrained import weights_hash
-from convnext_ablation.study.store import (
-    LOCK,
-    PREDICTIONS,
-    RESULT,
-    HeldError,
-    finished_epochs,
-    held,
-    note_failure,
-    read_study,
-    remove_what_resumes,
-)
 from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.checkpoints import copy_whole, load_checkpoint, without_optimizer
 from convnext_ablation.training.distributed import StopRequest, prepare_torch
@@ -84,25 +74,25 @@ def _do(asked: Path) -> tuple[int, bool]:
     try:
         run = _find(asked)
         folder = run.folder(asked.parents[1])
-        with StopRequest() as stop, held(folder, _SECONDS_FOR_OTHERS, finished_epochs(folder)[0]):
+        with StopRequest() as stop, store.held(folder, _SECONDS_FOR_OTHERS, store.finished_epochs(folder)[0]):
             try:
-                if not (folder / RESULT).is_file():
+                if not (folder / store.RESULT).is_file():
                     execute(run, asked.parents[1], stop)
-                remove_what_resumes(folder)
+                store.remove_what_resumes(folder)
             except (StoppedError, EvaluationStoppedError):
                 return STOPPED, False
             except Exception as error:
                 reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-                note_failure(folder, reason, traceback.format_exc())
+                store.note_failure(folder, reason, traceback.format_exc())
                 return FAILED, False
-    except (UserError, HeldError) as error:
+    except (UserError, store.HeldError) as error:
         print(error, file=sys.stderr)  # the driver notes it
         return FAILED, False
     return 0, run.arguments.device == "cpu"
 
 
 def _find(folder: Path) -> Run:
-    study = as_known(read_study(folder.parents[1]), folder.parents[1])
+    study = as_known(store.read_study(folder.parents[1]), folder.parents[1])
     for run in filter(study.is_known, study.all_runs()):
         if folder.name in (run.task, run.name):
             return run
@@ -175,7 +165,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     if (folder / BEST).is_file():
         without_optimizer(folder / BEST)
     data.check_again(folder)
-    write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
+    write_text(folder / store.RESULT, json.dumps(result, indent=2) + "\n")
 
 
 class _Data:
@@ -204,7 +194,7 @@ class _Data:
         changed = [name for name in {**self.found, **now} if self.found.get(name) != now.get(name)]
         if changed:
             for path in folder.iterdir():
-                if path.is_file() and path.name != LOCK:
+                if path.is_file() and path.name != store.LOCK:
                     path.unlink()
             raise UserError(
                 f"{self.root / changed[0]}: changed while a run was at work, so nothing of the run is kept; "
@@ -222,7 +212,7 @@ def _tested(run: Run, trainer: Trainer, folder: Path, best: Epoch | None) -> dic
         )
     trainer.load_best()
     test = trainer.evaluate(str(run.arguments.test_split))
-    test.save(folder / PREDICTIONS)
+    test.save(folder / store.PREDICTIONS)
     return {
         "split": run.arguments.test_split,
         "test_top1_percent": test.top1,

@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from convnext_ablation.console import Progress, counted, duration
+from convnext_ablation.study import store
 from convnext_ablation.study.experiment import Run, Study
-from convnext_ablation.study.store import (
-    FAILURE,
-    LOCK,
-    LOGS,
-    RESULT,
-    Failure,
-    Holder,
-    finished_epochs,
-    folder_of,
-    holder_of,
-    load_result,
-    read_failure,
-)
-from convnext_ablation.study.tuning import with_chosen_rates, with_weights
+from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.history import SUMMARY
 
 _MOST_NAMED = 8  # running runs that a line names
@@ -34,26 +23,17 @@ Status = Literal["done", "running", "failed", "waiting"]
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run is.
-
-    Attributes:
-        folder: Its folder; while its learning rate or weights are not known, its name lacks the identity.
-        is_known: Whether these are known.
-        after: Tasks that are left of those that its learning rate is chosen by, or that make its weights.
-        epochs: Epochs that are finished.
-        holder: The process that does it.
-        last_epoch: When the last epoch was finished, seconds since 1970 by the file system's clock.
-    """
+    """Where a run is."""
 
     run: Run
-    folder: Path
+    folder: Path  # while its learning rate or weights are not known, the name lacks the identity
     status: Status = "waiting"
-    is_known: bool = True
-    after: tuple[str, ...] = ()
-    epochs: int = 0
-    holder: Holder | None = None
-    last_epoch: float = 0.0
-    failure: Failure | None = None
+    is_known: bool = True  # whether these are known
+    after: tuple[str, ...] = ()  # tasks left of those that choose its learning rate or make its weights
+    epochs: int = 0  # that are finished
+    holder: store.Holder | None = None  # the process that does it
+    last_epoch: float = 0.0  # when it was finished, seconds since 1970 by the file system's clock
+    failure: store.Failure | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -83,7 +63,7 @@ class RunState:
     @property
     def log(self) -> Path:
         """What its process has printed."""
-        return self.folder.parents[1] / LOGS / f"{self.task}.log"
+        return self.folder.parents[1] / store.LOGS / f"{self.task}.log"
 
     @property
     def is_open(self) -> bool:
@@ -100,75 +80,58 @@ class Survey:
     """Looks at an experiment's folder; not again at runs that were done, or have no folder yet."""
 
     def __init__(self, phases: Sequence[Study], folder: Path) -> None:
-        self._phases = [_Phase(phase, folder_of(phase, folder)) for phase in phases]
+        self._phases = [(phase, store.folder_of(phase, folder)) for phase in phases]
+        self._runs: dict[int, list[Run]] = {}  # by the phase's place
+        self._known: dict[Path, RunState] = {}
 
     def look(self) -> list[RunState]:
         """Returns the state of every run, phase by phase, of each the tuning first."""
         states: dict[str, RunState] = {}
-        for phase in self._phases:
-            states |= {state.task: state for state in phase.look(states)}
+        for place, (before, folder) in enumerate(self._phases):
+            study = as_known(before, folder)
+            if study != before or place not in self._runs:
+                self._phases[place], self._runs[place] = (study, folder), study.all_runs()
+            begun = {*_listed(folder / "tuning"), *_listed(folder / "runs")}
+            for run in self._runs[place]:
+                if study.is_known(run):
+                    states[run.task] = self._state(run, run.folder(folder), run.name in begun)
+                else:
+                    states[run.task] = _waiting(run, folder, states)
         return list(states.values())
 
-
-class _Phase:
-    """Looks at a phase's folder."""
-
-    def __init__(self, study: Study, folder: Path) -> None:
-        self.study, self.folder = study, folder
-        self._known: dict[str, RunState] = {}
-        self._runs: list[Run] = []
-
-    def look(self, earlier: Mapping[str, RunState]) -> list[RunState]:
-        """Returns the state of every run; `earlier` are those of the phases before, by task."""
-        study = self.study
-        if study.start is not None:
-            before = [state for state in earlier.values() if state.run.phase == study.start.phase]
-            done = [each.run for each in before if each.status == "done" and not each.run.tuning]
-            study = with_weights(study, done, self.folder.parent / study.start.phase)
-        study = with_chosen_rates(study, self.folder)
-        if study != self.study or not self._runs:
-            self.study, self._runs = study, study.all_runs()
-        begun: set[str] = set()
-        for part in ("tuning", "runs"):
-            with suppress(FileNotFoundError):
-                begun.update(os.listdir(self.folder / part))
-        states: list[RunState] = []
-        for run in self._runs:
-            if study.is_known(run):
-                states.append(self._state(run, run.name in begun))
-            else:
-                tuning = [] if run.tuning else [each for each in states if each.is_open and each.run.tuning]
-                states.append(self._waiting(run, tuning, earlier))
-        return states
-
-    def _waiting(self, run: Run, tuning: Sequence[RunState], earlier: Mapping[str, RunState]) -> RunState:
-        after = [state.task for state in tuning if state.run.point.key == run.point.key]
-        if run.after and earlier[run.after].can_begin:
-            after.append(run.after)
-        elif run.after:  # that has failed
-            after = []
-        folder = self.folder / ("tuning" if run.tuning else "runs") / run.task
-        return RunState(run, folder, is_known=False, after=tuple(after))
-
-    def _state(self, run: Run, begun: bool) -> RunState:
-        state = self._known.get(run.name)
+    def _state(self, run: Run, folder: Path, begun: bool) -> RunState:
+        state = self._known.get(folder)
         if state is None or (begun and state.status != "done"):
-            state = look_at(run, run.folder(self.folder))
+            state = look_at(run, folder)
             if state.status == "done" or not begun:
-                self._known[run.name] = state
+                self._known[folder] = state
         return state
+
+
+def _waiting(run: Run, folder: Path, states: Mapping[str, RunState]) -> RunState:
+    """The state of a run whose learning rate or weights are not known, by those of the runs before it."""
+    of, before = (run.phase, run.point.key), states.get(run.after)
+    tuning = [] if run.tuning else [state for state in states.values() if state.run.tuning and state.is_open]
+    after = [state.task for state in tuning if (state.run.phase, state.run.point.key) == of]
+    if run.after:  # what has failed makes no weights
+        after = [*after, run.after] if before is None or before.can_begin else []
+    return RunState(run, run.folder(folder).with_name(run.task), is_known=False, after=tuple(after))
+
+
+def _listed(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError):
+        return os.listdir(folder)
+    return []
 
 
 def look_at(run: Run, folder: Path) -> RunState:
     """The state of one run, by what its folder holds."""
-    names: list[str] = []
-    with suppress(FileNotFoundError):
-        names = os.listdir(folder)
-    if RESULT in names:
-        return RunState(run, folder, "done", result=load_result(folder / RESULT))
-    epochs, last_epoch = finished_epochs(folder) if SUMMARY in names else (0, 0.0)
-    holder = holder_of(folder) if LOCK in names else None
-    failure = read_failure(folder) if FAILURE in names else None
+    names = _listed(folder)
+    if store.RESULT in names:
+        return RunState(run, folder, "done", result=store.load_result(folder / store.RESULT))
+    epochs, last_epoch = store.finished_epochs(folder) if SUMMARY in names else (0, 0.0)
+    holder = store.holder_of(folder) if store.LOCK in names else None
+    failure = store.read_failure(folder) if store.FAILURE in names else None
     status: Status = "running" if holder else "failed" if failure and failure.final else "waiting"
     return RunState(
         *(run, folder, status), epochs=epochs, holder=holder, last_epoch=last_epoch, failure=failure
@@ -177,10 +140,8 @@ def look_at(run: Run, folder: Path) -> RunState:
 
 def totals(states: Iterable[RunState]) -> dict[Status, int]:
     """How many runs are in which state."""
-    counts: dict[Status, int] = {"done": 0, "running": 0, "failed": 0, "waiting": 0}
-    for state in states:
-        counts[state.status] += 1
-    return counts
+    counts = Counter(state.status for state in states)
+    return {status: counts[status] for status in get_args(Status)}
 
 
 def seconds_left(states: Sequence[RunState]) -> float | None:
@@ -224,24 +185,20 @@ class StudyProgress:
 
     def __init__(self, quiet: bool = False) -> None:
         self.bar = Progress("training", 100, "%", quiet=quiet)
-        self._told: dict[str, RunState] | None = None
+        self._told: Sequence[RunState] = ()
 
     def show(self, states: Sequence[RunState]) -> None:
         """Prints what has changed; what was so at the first look is not news."""
-        told = self._told
-        self._told = {state.task: state for state in states}
-        seconds = seconds_left(states)
+        told, self._told = self._told or states, states
+        seconds, done = seconds_left(states), totals(told)["done"]
         left = f"; about {duration(seconds)} left" if seconds else ""
-        if told is not None:
-            done = sum(state.status == "done" for state in told.values())
-            for state in states:
-                before = told.get(state.task)
-                if state.status == "done" and (before is None or before.status != "done"):
-                    done += 1
-                    self.bar.line(f"[{done}/{len(states)}] {state.title}: {_result_text(state.result)}{left}")
-                elif state.failure and (before is None or before.failure != state.failure):
-                    again = "" if state.failure.final else "; it is tried again"
-                    self.bar.line(f"{state.title} failed: {state.failure.reason}{again}")
+        for before, state in zip(told, states, strict=True):
+            if state.status == "done" != before.status:
+                done += 1
+                self.bar.line(f"[{done}/{len(states)}] {state.title}: {_result_text(state.result)}{left}")
+            elif state.failure and before.failure != state.failure:
+                again = "" if state.failure.final else "; it is tried again"
+                self.bar.line(f"{state.title} failed: {state.failure.reason}{again}")
         if self.bar.on_terminal:
             shares = [1.0 if s.status == "done" else s.epochs / s.due for s in states]
             self.bar.move(round(100 * fmean(shares)))

@@ -126,35 +126,33 @@ def save_phases(folder: Path, phases: Sequence[Study]) -> list[Study]:
     Raises:
         UserError: It holds another experiment; the message says what differs.
     """
-    names = [phase.phase for phase in phases]
-    known = [""] if (folder / STUDY_FILE).exists() else _names(folder)
-    if known is not None and known != names:
-        held, asked = (_title(each) for each in (known, names))
+    names, known = [phase.phase for phase in phases], _names(folder)
+    if known not in (None, names):
+        held, asked = (
+            f"an experiment with the phases {', '.join(each)}" if each != [""] else "a single study"
+            for each in (known or [], names)
+        )
         raise UserError(f"{folder}: holds {held}, not {asked}; give another --output")
-    saved: list[Study] = []
+    saved: dict[str, Study] = {}
     for phase in phases:
-        start = next((each for each in saved if phase.start and each.phase == phase.start.phase), None)
-        saved.append(save_study(folder_of(phase, folder), replace(phase, start=start)))
+        start = saved.get(phase.start.phase) if phase.start else None
+        saved[phase.phase] = save_study(folder_of(phase, folder), replace(phase, start=start))
     if names != [""] and known is None:
         write_text(folder / EXPERIMENT_FILE, json.dumps({"phases": names}) + "\n")
-    return saved
+    return list(saved.values())
 
 
 def read_phases(folder: Path) -> list[Study]:
     """Reads the phases of an experiment, or the one study that a folder holds."""
-    names = _names(folder)
-    return [read_study(folder / name) for name in names] if names else [read_study(folder)]
-
-
-def _title(names: Sequence[str]) -> str:
-    return f"an experiment with the phases {', '.join(names)}" if names != [""] else "a single study"
+    return [read_study(folder / name) for name in _names(folder) or [""]]
 
 
 def _names(folder: Path) -> list[str] | None:
-    path = folder / EXPERIMENT_FILE
+    """The phases that a folder holds, of which a single study is one without a name; None of an empty one."""
+    path, single = folder / EXPERIMENT_FILE, (folder / STUDY_FILE).exists()
     if not path.is_file():
-        return None
-    if (folder / STUDY_FILE).exists():
+        return [""] if single else None
+    if single:
         raise UserError(f"{folder}: holds an experiment and a study; move one of them away")
     try:
         names = json.loads(path.read_text(encoding="utf-8"))["phases"]
@@ -169,9 +167,9 @@ def save_study(folder: Path, study: Study) -> Study:
     Raises:
         UserError: It holds another study; the message says what differs.
     """
-    saved = read_content(folder)
+    saved = _read_content(folder)
     if saved is not None:
-        before = _parsed(saved, folder)
+        before = _study(saved, folder)
         _check_same(folder, saved, study)
         study = _with_seeds(folder, before, study)
     if saved is None or _content(study) != saved:
@@ -182,23 +180,15 @@ def save_study(folder: Path, study: Study) -> Study:
 
 def read_study(folder: Path) -> Study:
     """Reads what study a folder holds."""
-    content = read_content(folder)
+    content = _read_content(folder)
     if content is None:
         raise UserError(
             f"{folder}: no study is there; `convnext-ablation study --output {folder} ...` begins one"
         )
-    return _parsed(content, folder)
+    return _study(content, folder)
 
 
-def _parsed(content: Mapping[str, Any], folder: Path) -> Study:
-    try:
-        return _study(content, folder)
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{folder / STUDY_FILE}: damaged ({error!r}); give another --output") from error
-
-
-def read_content(folder: Path) -> dict[str, Any] | None:
-    """Reads a folder's `study.json`, or None if there is none."""
+def _read_content(folder: Path) -> dict[str, Any] | None:
     path = folder / STUDY_FILE
     if not path.is_file():
         there = folder.is_dir() and any(not each.name.startswith(".") for each in folder.iterdir())
@@ -299,23 +289,28 @@ def _content(study: Study) -> dict[str, Any]:
 
 
 def _study(content: Mapping[str, Any], folder: Path) -> Study:
-    fixed, start = {**_NOT_SAID, **content["study"]}, content.get("starts from phase")
-    for name in filter(None, (start, content.get("phase"), *(point["key"] for point in fixed["networks"]))):
-        check_name(name, str(folder / STUDY_FILE))  # they are names of folders
-    points = (
-        Point(**{**point, "components": point["components"] and Components(**point["components"])})
-        for point in fixed["networks"]
-    )
-    contrasts = (Contrast(**contrast) for contrast in fixed["questions"])
-    script = fixed["training script"]
-    return Study(
-        design=Design(fixed["design"], tuple(points), tuple(contrasts), tuple(fixed["notes"])),
-        weights=tuple(Weights(**each) for each in content["weights"]),
-        script=Script(**{**script, "path": content["script path"]}) if script else None,
-        start=read_study(folder.parent / start) if start else None,
-        **{name: fixed[key] for key, name in _FIXED.items()},
-        **{name: content[key] for key, name in _MAY_CHANGE.items() if key in content},
-    )
+    path = folder / STUDY_FILE
+    try:
+        fixed, start = {**_NOT_SAID, **content["study"]}, content.get("starts from phase")
+        keys = [point["key"] for point in fixed["networks"]]
+        for name in filter(None, (start, content.get("phase"), *keys)):
+            check_name(name, str(path))  # they are names of folders
+        points = (
+            Point(**{**point, "components": point["components"] and Components(**point["components"])})
+            for point in fixed["networks"]
+        )
+        contrasts = (Contrast(**contrast) for contrast in fixed["questions"])
+        script = fixed["training script"]
+        return Study(
+            design=Design(fixed["design"], tuple(points), tuple(contrasts), tuple(fixed["notes"])),
+            weights=tuple(Weights(**each) for each in content["weights"]),
+            script=Script(**{**script, "path": content["script path"]}) if script else None,
+            start=read_study(folder.parent / start) if start else None,
+            **{name: fixed[key] for key, name in _FIXED.items()},
+            **{name: content[key] for key, name in _MAY_CHANGE.items() if key in content},
+        )
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error!r}); give another --output") from error
 
 
 def _brief(value: object) -> str:
@@ -354,18 +349,12 @@ def finished_epochs(folder: Path) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a run failed last.
-
-    Attributes:
-        times: How often in a row, with no epoch finished in between.
-        epochs: Epochs that were finished.
-        final: Whether it is not tried again unless asked.
-    """
+    """How a run failed last."""
 
     reason: str
-    times: int = 1
-    epochs: int = 0
-    final: bool = False
+    times: int = 1  # how often in a row, with no epoch finished in between
+    epochs: int = 0  # that were finished
+    final: bool = False  # whether it is not tried again unless asked
 
 
 def note_failure(folder: Path, reason: str, details: str, killed: bool = False) -> Failure:

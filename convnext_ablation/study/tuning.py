@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from convnext_ablation.console import counted
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_csv
 from convnext_ablation.study.designs.contrasts import Point
-from convnext_ablation.study.experiment import TUNING_SEED, Run, Study, Weights
+from convnext_ablation.study.experiment import TUNING_SEED, Study, Weights
 from convnext_ablation.study.store import RESULT, is_done, load_result
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.history import BEST
@@ -22,24 +22,6 @@ from convnext_ablation.training.history import BEST
 TUNING_FILE = "tuning.csv"
 _RESULTS = ("val_top1_percent", "val_loss")
 _COLUMNS = ("network", "lr", "seed", *_RESULTS, "chosen")
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What was tried for one network: the result of each learning rate's run."""
-
-    network: str
-    results: Mapping[float, Mapping[str, Any]]
-
-    @property
-    def best(self) -> float | None:
-        """The learning rate with the highest top-1, of equals the lowest loss; None if all diverged."""
-        trained = [
-            (-result["val_top1_percent"], result["val_loss"] or 0.0, rate)
-            for rate, result in self.results.items()
-            if result["val_top1_percent"] is not None
-        ]
-        return min(trained)[2] if trained else None
 
 
 def parse_tuning(text: str) -> tuple[float, ...]:
@@ -82,60 +64,56 @@ def learning_rates(
     return rates
 
 
-def choices(study: Study, folder: Path) -> list[Choice]:
-    """What was tried, for the networks for which all values have been."""
-    found = []
-    runs = study.tuning_runs()
-    for point in study.points:
-        mine = [run for run in runs if run.point.key == point.key]
-        if all(is_done(run, folder) for run in mine):
-            results = {float(run.arguments.lr or 0): load_result(run.folder(folder) / RESULT) for run in mine}
-            found.append(Choice(point.key, results))
-    return found
+def tried(study: Study, folder: Path) -> dict[str, dict[float, Mapping[str, Any]]]:
+    """The result of each learning rate's run, by the networks for which all values have been tried."""
+    found: dict[str, dict[float, Mapping[str, Any]]] = {}
+    for run in study.tuning_runs():
+        if is_done(run, folder):
+            result = load_result(run.folder(folder) / RESULT)
+            found.setdefault(run.point.key, {})[float(run.arguments.lr or 0)] = result
+    return {key: results for key, results in found.items() if len(results) == len(study.tuning)}
+
+
+def best_rate(results: Mapping[float, Mapping[str, Any]]) -> float | None:
+    """The learning rate with the highest top-1, of equals the lowest loss; None if all diverged."""
+    trained = [
+        (-result["val_top1_percent"], result["val_loss"] or 0.0, rate)
+        for rate, result in results.items()
+        if result["val_top1_percent"] is not None
+    ]
+    return min(trained)[2] if trained else None
 
 
 def as_known(study: Study, folder: Path) -> Study:
     """A study with what its folder tells by now: weights of finished runs, learning rates chosen."""
     if study.start is not None:
         before = folder.parent / study.start.phase
-        start = as_known(study.start, before)
-        study = with_weights(study, [run for run in start.runs() if is_done(run, before)], before)
-    return with_chosen_rates(study, folder)
-
-
-def with_weights(study: Study, runs: Iterable[Run], folder: Path) -> Study:
-    """A phase whose networks start from the runs of another, which are done; `folder` is the other's."""
-    weights = tuple(
-        Weights(
-            run.point.key,
-            run.arguments.seed,
-            str(run.folder(folder) / BEST),
-            run.identity,
-            f"phase {run.phase}",
+        weights = tuple(
+            Weights(
+                run.point.key,
+                run.arguments.seed,
+                str(run.folder(before) / BEST),
+                run.identity,
+                f"phase {run.phase}",
+            )
+            for run in as_known(study.start, before).runs()
+            if is_done(run, before)
         )
-        for run in runs
-    )
-    return replace(study, weights=weights)
+        study = replace(study, weights=weights)
+    if study.tuning:
+        best = {key: best_rate(results) for key, results in tried(study, folder).items()}
+        study = replace(study, learning_rates={key: rate for key, rate in best.items() if rate is not None})
+    return study
 
 
-def with_chosen_rates(study: Study, folder: Path) -> Study:
-    """A study with those learning rates that have been chosen by now, where they are chosen."""
-    if not study.tuning:
-        return study
-    best = {choice.network: choice.best for choice in choices(study, folder)}
-    return replace(study, learning_rates={key: rate for key, rate in best.items() if rate is not None})
-
-
-def write_tuning(study: Study, folder: Path, output: Path | None = None) -> Path:
+def write_tuning(study: Study, folder: Path, output: Path | None = None) -> None:
     """Writes all that was tried into a folder, by default the study's."""
-    path = (output or folder) / TUNING_FILE
     rows = [
-        [choice.network, rate, TUNING_SEED, *map(result.get, _RESULTS), int(rate == choice.best)]
-        for choice in choices(study, folder)
-        for rate, result in choice.results.items()
+        [network, rate, TUNING_SEED, *map(result.get, _RESULTS), int(rate == best_rate(results))]
+        for network, results in tried(study, folder).items()
+        for rate, result in results.items()
     ]
-    write_csv(path, _COLUMNS, rows)
-    return path
+    write_csv((output or folder) / TUNING_FILE, _COLUMNS, rows)
 
 
 def tuning_notes(study: Study, folder: Path) -> list[str]:
@@ -148,7 +126,7 @@ def tuning_notes(study: Study, folder: Path) -> list[str]:
         f"split, from one run each with a seed that is none of the study's ({TUNING_FILE} has all of them)."
     ]
     ends = study.tuning[0], study.tuning[-1]
-    if at_edge := sum(choice.best in ends for choice in choices(study, folder)):
+    if at_edge := sum(best_rate(results) in ends for results in tried(study, folder).values()):
         notes.append(
             "WARNING: the best learning rate is at the edge of those tried, so a better one may lie beyond, "
             f"for {at_edge} of {counted(len(study.points), 'network')} ({TUNING_FILE} says which)."
