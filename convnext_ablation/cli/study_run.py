@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     start = time.monotonic()
     asked = Asked(size=args.resolve / 100)
     phases = [study for study, _ in plan_phases(args)]
-    phases = [replace(phase, published=fetch_published([phase])) for phase in phases]
+    phases = [replace(phase, published=fetch_published(phase)) for phase in phases]
     engine = engine_of(args, phases[0])
     try:
         with held(args.output):

@@ -14,6 +14,7 @@ from typing import Any
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.files import check_name
+from convnext_ablation.study.designs.contrasts import repeated
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.settings import known_settings
 from convnext_ablation.yaml_files import mapping, parse_yaml, read_yaml
@@ -27,6 +28,7 @@ NETWORKS = ("design", "models", "all")
 _TOP_KEYS = ("design", "width", "groups", "models", "phases")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _RESERVED = ("runs", "tuning", "logs", "report", "slurm", "weights", "recipe")  # folders; what else starts
+_SET = "drop_path=0.1 or aa=null"  # an example
 _LISTS = ("seeds", "pretraining_seeds")  # written 0,1,2 on the command line
 # arguments of training that a study sets itself, and what of the command line says them
 _SET_BY_STUDY = {
@@ -40,19 +42,21 @@ SAME_AS = {
     "model_dtype": "precision", "lr": "tune", "pretrained": "from_scratch",
 }  # fmt: skip
 
+_FOLDER = Path(str(resources.files("convnext_ablation") / "experiments"))
+
 Phase = Mapping[str, Any]
 
 
 def experiment_names() -> list[str]:
     """Names of the experiments that come with the package."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def experiment_path(name: str) -> Path:
     """The file of an experiment of the package."""
     if name not in experiment_names():
         raise unknown_name("experiment", name, experiment_names())
-    return _folder() / f"{name}.yaml"
+    return _FOLDER / f"{name}.yaml"
 
 
 def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
@@ -64,33 +68,39 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
         UserError: What is given does not define a phase, or phases start from one another.
     """
     asked = _read(args.experiment) if args.experiment else {}
-    phases: dict[str, dict[str, Any]] = {}
-    for name, said in (asked.get("phases") or {}).items():
-        phases[_checked_name(str(name))] = _checked(str(name), said)
+    named_there = asked.get("phases", {}).items()
+    phases = {_checked_name(str(name)): _checked(str(name), said) for name, said in named_there}
     for words in args.phase:
         name = _checked_name(words[0])
-        pairs = [_pair(word) for word in words[1:]]
-        keys = [key for key, _ in pairs]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise UserError(f"--phase {name}: {twice[0]} is given twice; give one")
+        pairs = [_pair("--phase", word, "data=imagenet recipe=in1k_112") for word in words[1:]]
+        if twice := repeated([key for key, _ in pairs]):
+            raise UserError(f"--phase {name}: {twice} is given twice; give one")
         phases[name] = {**phases.get(name, {}), **_checked(name, dict(pairs))}
     every = dict(phases)
     for name in args.without:
         if phases.pop(name, None) is None:
             raise unknown_name("phase in --without", name, phases)
-    if not phases:
-        if args.experiment:
-            raise UserError(f"{args.experiment}: {'no phase is left' if args.without else 'names no phases'}")
-        return [_alone(args)]
+    if args.experiment and not phases:
+        raise UserError(f"{args.experiment}: {'no phase is left' if args.without else 'names no phases'}")
+    data = [word for words in args.data for word in words]
+    if phases:
+        for name, said in every.items():
+            if said.get("data") is None:
+                raise UserError(f"phase {name}: names no data; give it data: NAME")
+        folders = _folders(data, every)
+    elif len(data) == 1:
+        folders = {Path(data[0]).name: data[0]}
+        every = phases = {"": {"data": Path(data[0]).name}}
+    else:
+        raise UserError(
+            "--data: name one data set or folder, or an experiment and the folder of each, NAME=FOLDER"
+        )
     shared = copy(args)
-    shared.design, shared.width = args.design or asked.get("design"), args.width or asked.get("width")
+    shared.design = args.design or asked.get("design") or "stages"
+    shared.width = args.width or asked.get("width") or "atto"
     shared.models = args.models or asked.get("models") or []
     if asked.get("groups") and not args.groups:
         shared.groups = [f"{name}={','.join(components)}" for name, components in asked["groups"].items()]
-    for name, said in every.items():
-        if said.get("data") is None:
-            raise UserError(f"phase {name}: names no data; give it data: NAME")
-    folders = _folders([word for words in args.data for word in words], every)
     settings = _settings(args.set, every)
     return [_arguments(shared, name, phases[name], folders, settings[name]) for name in _in_order(phases)]
 
@@ -104,18 +114,6 @@ def named(phase: str) -> Iterator[None]:
         if not phase:
             raise
         raise UserError(f"phase {phase}: {error}") from error
-
-
-def _alone(args: argparse.Namespace) -> argparse.Namespace:
-    data = [word for words in args.data for word in words]
-    if len(data) != 1:
-        raise UserError(
-            "--data: name one data set or folder, or an experiment and the folder of each, NAME=FOLDER"
-        )
-    alone = copy(args)
-    alone.data, alone.data_name, alone.phase, alone.start, alone.networks = data[0], "", "", "", "all"
-    alone.by_network, alone.set = {}, _values(map(_setting, args.set))
-    return _with_defaults(alone)
 
 
 def _arguments(
@@ -132,7 +130,7 @@ def _arguments(
     phase.recipe = said.get("recipe") or phase.recipe
     replaced = {argument for argument, option in SAME_AS.items() if getattr(shared, option)}
     replaced |= settings.keys()
-    own = _own(name, said)
+    own = said.get("by_network") or {}
     with named(name):
         phase.set = {**_kept(said.get("set"), replaced), **settings}
         phase.by_network = {
@@ -141,12 +139,7 @@ def _arguments(
     for key in ("seeds", "tune", "epochs", "batch_size", "precision", "init", "pretraining_seeds"):
         if key in said and not getattr(shared, key):
             setattr(phase, key, said[key])
-    return _with_defaults(phase)
-
-
-def _with_defaults(phase: argparse.Namespace) -> argparse.Namespace:
-    phase.design, phase.width = phase.design or "stages", phase.width or "atto"
-    phase.seeds, phase.models = phase.seeds or [0, 1, 2], phase.models or []
+    phase.seeds = phase.seeds or [0, 1, 2]
     return phase
 
 
@@ -181,6 +174,8 @@ def _checked(name: str, said: object) -> dict[str, Any]:
         raise unknown_name(f"networks in phase {name}", str(phase["networks"]), NETWORKS)
     if not isinstance(phase.get("set") or {}, Mapping):
         raise UserError(f"phase {name}: `set` takes `argument: value` lines")
+    for key, each in mapping(phase.get("by_network") or {}, f"phase {name}: by_network").items():
+        mapping(each, f"phase {name}: {key}", ("recipe", "set"))
     return phase
 
 
@@ -195,18 +190,13 @@ def _numbers(name: str, key: str, value: object) -> list[int]:
     return numbers
 
 
-def _pair(word: str) -> tuple[str, Any]:
-    key, equals, text = word.partition("=")
+def _pair(option: str, word: str, example: str) -> tuple[str, Any]:
+    """Reads ``NAME=VALUE``, with a value in YAML."""
+    name, equals, text = word.partition("=")
     if not equals:
-        raise UserError(f"--phase {word}: write KEY=VALUE, such as data=imagenet recipe=in1k_112")
-    key = key.replace("-", "_")
-    return key, text if key in _LISTS else parse_yaml(text, f"--phase {word}")
-
-
-def _own(name: str, said: Phase) -> dict[str, Mapping[str, Any]]:
-    """What a phase says of single networks."""
-    own = mapping(said.get("by_network") or {}, f"phase {name}: by_network")
-    return {key: mapping(each, f"phase {name}: {key}", ("recipe", "set")) for key, each in own.items()}
+        what = "NAME" if option == "--set" else "KEY"
+        raise UserError(f"{option} {word}: write {what}=VALUE, such as {example}")
+    return name.replace("-", "_"), parse_yaml(text, f"{option} {word}")
 
 
 def _kept(values: Mapping[str, Any] | None, replaced: Collection[str]) -> dict[str, Any]:
@@ -237,6 +227,8 @@ def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str
 
 def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, dict[str, Any]]:
     """What `--set` says for each phase: ``PHASE.NAME=VALUE``, or ``NAME=VALUE`` for all."""
+    if "" in phases:
+        return {"": _values(_pair("--set", word, _SET) for word in words)}
     found: dict[str, list[str]] = {name: [] for name in phases}
     for word in words:
         name, dot, rest = word.partition("=")[0].partition(".")
@@ -244,33 +236,22 @@ def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, di
             raise unknown_name("phase in --set", name, phases)
         for each in [name] if dot else phases:
             found[each].append(f"{rest}={word.partition('=')[2]}" if dot else word)
-    return {name: _values(map(_setting, said)) for name, said in found.items()}
+    return {name: _values(_pair("--set", word, _SET) for word in said) for name, said in found.items()}
 
 
 def _in_order(phases: Mapping[str, Phase]) -> list[str]:
     """Names of phases as they stand there, but for those that others start from, which come before these."""
     order: list[str] = []
-
-    def add(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise UserError(
-                f"phases start from one another: {' <- '.join((*path[path.index(name) :], name))}"
-            )
-        start = phases[name].get("start")
-        if start and start not in phases:
-            raise unknown_name(f"phase that {name} starts from:", str(start), phases)
-        if start:
-            add(start, (*path, name))
-        if name not in order:
-            order.append(name)
-
     for name in phases:
-        add(name, ())
+        path = [name]
+        while start := phases[path[-1]].get("start"):
+            if start not in phases:
+                raise unknown_name(f"phase that {path[-1]} starts from:", str(start), phases)
+            path.append(start)
+            if start in path[:-1]:
+                raise UserError(f"phases start from one another: {' <- '.join(path[path.index(start) :])}")
+        order += [each for each in reversed(path) if each not in order]
     return order
-
-
-def _folder() -> Path:
-    return Path(str(resources.files("convnext_ablation") / "experiments"))
 
 
 def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -296,14 +277,6 @@ def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dic
         changed |= scaled(TrainingArguments(**changed), args.epochs)
     TrainingArguments(**changed)  # checks them
     return changed, given
-
-
-def _setting(word: str) -> tuple[str, Any]:
-    """Reads ``NAME=VALUE``, with a value in YAML."""
-    name, equals, text = word.partition("=")
-    if not equals:
-        raise UserError(f"--set {word}: write NAME=VALUE, such as drop_path=0.1 or aa=null")
-    return name, parse_yaml(text, f"--set {word}")
 
 
 def _values(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

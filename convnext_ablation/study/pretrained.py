@@ -6,8 +6,8 @@ import functools
 import glob
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,6 @@ _OWN = (
     "prefetcher", "pretrained_path", "initial_checkpoint", "test_split", "recovery_interval",
 )  # fmt: skip
 UNKNOWN = "not told"
-
-Shapes = Mapping[str, torch.Size]
 
 
 def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[int]) -> tuple[Weights, ...]:
@@ -73,7 +71,7 @@ def check_published(points: Sequence[Point], recipe_name: str) -> None:
         )
 
 
-def fetch_published(studies: Iterable[Study]) -> dict[str, str]:
+def fetch_published(study: Study) -> dict[str, str]:
     """Has the weights that `pretrained=True` finds in the hub's cache, before anything is trained.
 
     Returns:
@@ -82,10 +80,11 @@ def fetch_published(studies: Iterable[Study]) -> dict[str, str]:
     Raises:
         UserError: There are some that can't be fetched.
     """
-    runs = [run for study in studies for run in study.one_run_each()]
-    downloaded = (run for run in runs if run.arguments.pretrained and not (run.weights or run.after))
     found = {}
-    for name in dict.fromkeys(run.point.model for run in downloaded):
+    for run in study.one_run_each():
+        name = run.point.model
+        if name in found or not run.arguments.pretrained or run.weights or run.after:
+            continue
         config = timm.get_pretrained_cfg(name)
         if name.partition(".")[0] not in zoo.model_names() and config.hf_hub_id:
             fetch(config.hf_hub_id, "model.safetensors")  # its errors are one line
@@ -149,10 +148,10 @@ def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[st
         raise UserError(f"{path}: holds {arch}, not {point.key}; correct --init")
 
 
-def check_networks(study: Study, classes: int, say: Callable[[str], None] = lambda line: None) -> None:
+def check_networks(study: Study, classes: int) -> None:
     """Makes each network without its values, passes an image through, and loads the files it starts from.
 
-    `say` is called with what is loaded from files.
+    What is loaded from files is printed.
 
     Raises:
         UserError: A network can't be made, can't take images of the recipe's size, or doesn't fit its
@@ -160,45 +159,44 @@ def check_networks(study: Study, classes: int, say: Callable[[str], None] = lamb
     """
     runs = study.one_run_each()
     shapes = {run.point.key: _shapes(run) for run in runs}
-    files = {run.arguments.pretrained_path: run for run in study.all_runs()}
-    alike: dict[str, list[str]] = {}
-    for path, run in files.items():
-        if path:
-            loaded = partial(_note, alike, path)
-            try:
-                network = create_network(run.arguments, classes, Processes(torch.device("cpu")), say=loaded)
-                check_finite(network, path)
-            except UserError as error:
-                reason = str(error).removeprefix(f"{path}: ")
-                raise UserError(f"--init {path}: {reason}") from error
-    for line, paths in alike.items():
-        say(f"{paths[0]}{f' and {len(paths) - 1} more' if paths[1:] else ''}: {line}")
-    if study.start is None:
-        return
-    for before in study.start.one_run_each():
-        if before.point.components is not None and before.point.key in shapes:
+    said: dict[str, list[str]] = {}
+    for path, run in {run.arguments.pretrained_path: run for run in study.all_runs()}.items():
+        for line in _loaded(path, run, classes) if path else ():
+            said.setdefault(line.removeprefix(f"{path}: "), []).append(str(path))
+    for line, paths in said.items():
+        more = f" and {len(paths) - 1} more" if paths[1:] else ""
+        print(f"{paths[0]}{more}: {line}", file=sys.stderr)
+    for run in study.start.one_run_each() if study.start else ():
+        if run.point.components is not None and run.point.key in shapes:
             # timm makes weights for three channels fit any number
-            channels = runs[0].arguments.channels if before.arguments.channels == 3 else None
-            _check_same(study.start.phase, before, _shapes(before, channels), shapes[before.point.key])
+            channels = runs[0].arguments.channels if run.arguments.channels == 3 else None
+            _check_same(run, _shapes(run, channels), shapes[run.point.key])
 
 
-def _note(alike: dict[str, list[str]], path: str, line: str) -> None:
-    alike.setdefault(line.removeprefix(f"{path}: "), []).append(path)
+def _loaded(path: str, run: Run, classes: int) -> list[str]:
+    """Loads the file that a run starts from; what is said meanwhile."""
+    lines: list[str] = []
+    try:
+        network = create_network(run.arguments, classes, Processes(torch.device("cpu")), say=lines.append)
+        check_finite(network, path)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{path}: ")
+        raise UserError(f"--init {path}: {reason}") from error
+    return lines
 
 
-def _shapes(run: Run, channels: int | None = None) -> Shapes:
+def _shapes(run: Run, channels: int | None = None) -> Mapping[str, torch.Size]:
     """The shapes of a network's parameters, without a classifier; an image has been passed through.
 
     It has other `channels` than the run's, if these are given.
     """
-    arguments = run.arguments
     size = run.input_size
-    kwargs = json.dumps(dict(arguments.model_kwargs), sort_keys=True)
-    return _shapes_of(arguments.model, kwargs, (channels or size[0], *size[1:]))
+    kwargs = json.dumps(dict(run.arguments.model_kwargs), sort_keys=True)
+    return _shapes_of(run.arguments.model, kwargs, (channels or size[0], *size[1:]))
 
 
 @functools.cache
-def _shapes_of(model: str, kwargs: str, size: tuple[int, ...]) -> Shapes:
+def _shapes_of(model: str, kwargs: str, size: tuple[int, ...]) -> Mapping[str, torch.Size]:
     with in_one_line(f"{model}: can't be made"):
         network = timm.create_model(
             model, num_classes=0, in_chans=size[0], device="meta", **json.loads(kwargs)
@@ -207,11 +205,11 @@ def _shapes_of(model: str, kwargs: str, size: tuple[int, ...]) -> Shapes:
     return {name: each.shape for name, each in network.state_dict().items()}
 
 
-def _check_same(phase: str, run: Run, before: Shapes, now: Shapes) -> None:
+def _check_same(run: Run, before: Mapping[str, torch.Size], now: Mapping[str, torch.Size]) -> None:
     for name in {**before, **now}:
         if before.get(name) != now.get(name):
-            told = (" x ".join(map(str, each[name])) if name in each else "none" for each in (before, now))
+            there, here = (" x ".join(map(str, each.get(name, ["none"]))) for each in (before, now))
             raise UserError(
-                f"starts from phase {phase}, whose {run.point.key} does not fit: {name} is "
-                + " there, and here ".join(told)
+                f"starts from phase {run.phase}, whose {run.point.key} does not fit: {name} is {there} "
+                f"there, and here {here}"
             )

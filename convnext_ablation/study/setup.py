@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,7 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.study.asked import asked_phases, trains_elsewhere
 from convnext_ablation.study.designs.contrasts import Point, parse_groups
 from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, with_models
-from convnext_ablation.study.experiment import (
-    TEST_SPLIT,
-    VALIDATION_SPLIT,
-    Run,
-    Study,
-    splits_of,
-)
+from convnext_ablation.study.experiment import TEST_SPLIT, VALIDATION_SPLIT, Run, Study, splits_of
 from convnext_ablation.study.experiment_file import named, overridden
 from convnext_ablation.study.external import check_arguments, find_script
 from convnext_ablation.study.pretrained import check_networks, check_published, find_weights, mixed_origins
@@ -55,31 +50,24 @@ def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
 def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[Study, FolderSummary]:
     """Makes a study of the arguments of a phase, which may start from the networks of another."""
     recipe_name = args.recipe or args.data.replace("-", "_")
-    recipe, given = overridden(read_recipe(recipe_name), args)
-    _check_names_no_weights(recipe_name, recipe)
+    recipe, given, precision = _recipe(args, recipe_name, {})
     design = _design(args, TrainingArguments(**recipe))
     _try(recipe, design.points[0])
     if start is not None:
         _check_start(args, design, start)
-    precision = _precision(args, recipe_name, TrainingArguments(**recipe))
     tuning = parse_tuning(args.tune) if args.tune else ()
     rates = {} if tuning else learning_rates(design.points, recipe_name, recipe, given)
     own_recipes: dict[str, Mapping[str, Any]] = {}
-    for key, (own, values) in _by_key(args, design).items():
-        own_name = own or recipe_name
-        own_args = argparse.Namespace(**{**vars(args), "set": {**args.set, **values}})
-        own_recipes[key], own_given = overridden(read_recipe(own_name), own_args)
-        _check_names_no_weights(own_name, own_recipes[key])
-        point = next(point for point in design.points if point.key == key)
-        _try(own_recipes[key], point)
-        other = _precision(args, own_name, TrainingArguments(**own_recipes[key]))
+    for point, own_name, values in _by_network(args, design):
+        own, own_given, other = _recipe(args, own_name or recipe_name, values)
+        _try(own, point)
         if other != precision:
             raise UserError(
-                f"{key}: its recipe is in {other}, and the others' in {precision}; give --precision"
+                f"{point.key}: its recipe is in {other}, and the others' in {precision}; give --precision"
             )
-        rates |= {} if tuning else learning_rates([point], own_name, own_recipes[key], own_given)
-    for line in _other_models(design, recipe_name, recipe, own_recipes):
-        print(line, file=sys.stderr)
+        own_recipes[point.key] = own
+        rates |= {} if tuning else learning_rates([point], own_name or recipe_name, own, own_given)
+    _name_other_models(design, recipe_name, recipe, own_recipes)
     script = find_script(args.train_script) if args.train_script else None
     if args.from_scratch:
         recipe.pop("pretrained", None)
@@ -95,7 +83,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
     on_gpu = torch.device(args.device).type == "cuda"
     study = Study(
         design=design,
-        data_name=args.data_name or Path(args.data).name,
+        data_name=args.data_name,
         data_dir=str(data.root.resolve()),
         data_fingerprint=data.fingerprint,
         recipe_name=recipe_name,
@@ -116,27 +104,23 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
         start=start,
         own_recipes=own_recipes,
     )
-    for run in study.one_run_each():
-        if script:
-            check_arguments(run.arguments)
-        if run.tests_last and run.arguments.early_stopping:
-            raise UserError(
-                f"{data.root}: early_stopping would look at the images of the test; leave it out, or add "
-                "a split of images to test on"
-            )
-    first, images = study.one_run_each()[0], data.counts["train"]
-    batch = first.arguments.global_batch or first.arguments.batch_size
-    if batch > images:
-        each = max(1, min(first.arguments.batch_size, images // args.gpus_per_run))
-        whole = f" --set global_batch={each * args.gpus_per_run}" if first.arguments.global_batch else ""
-        raise UserError(
-            f"{data.root}: {images} training images are fewer than one batch of {batch}; give "
-            f"--batch-size {each}{whole}"
-        )
-    _check_images(args, first, data, recipe_name)
-    first.share()  # refuses a number of processes that doesn't reach the batch
-    check_networks(study, len(data.classes), lambda line: print(line, file=sys.stderr))
+    _check_runs(args, study, data)
     return study, data
+
+
+def _recipe(
+    args: argparse.Namespace, name: str, values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], str]:
+    """A recipe with what is given instead and further `values`; those of `--set` alone; its precision."""
+    own = copy(args)
+    own.set = {**args.set, **values}
+    recipe, given = overridden(read_recipe(name), own)
+    for setting in ("pretrained_path", "initial_checkpoint"):
+        if recipe.get(setting):
+            raise UserError(
+                f"the recipe {name} sets {setting}, a file for one network; name those of all with --init"
+            )
+    return recipe, given, _precision(args, name, TrainingArguments(**recipe))
 
 
 def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
@@ -150,14 +134,6 @@ def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
     return with_models(design, models, alone=args.networks == "models")
 
 
-def _check_names_no_weights(name: str, recipe: Mapping[str, Any]) -> None:
-    for setting in ("pretrained_path", "initial_checkpoint"):
-        if recipe.get(setting):
-            raise UserError(
-                f"the recipe {name} sets {setting}, a file for one network; name those of all with --init"
-            )
-
-
 def _try(recipe: Mapping[str, Any], point: Point) -> None:
     """Has timm and torch refuse a recipe before data sets are looked at."""
     kwargs = recipe.get("model_kwargs", {}) if point.components is not None else {}
@@ -165,28 +141,29 @@ def _try(recipe: Mapping[str, Any], point: Point) -> None:
     dry_run(TrainingArguments(**{**recipe, **of_point}))
 
 
-def _by_key(args: argparse.Namespace, design: Design) -> dict[str, tuple[str | None, dict[str, Any]]]:
-    """What is said of single networks, by their key; without the width's suffix they are meant, too."""
-    keys, found = {point.key for point in design.points}, {}
+def _by_network(
+    args: argparse.Namespace, design: Design
+) -> Iterator[tuple[Point, str | None, dict[str, Any]]]:
+    """What is said of single networks; without the width's suffix they are meant, too."""
+    points = {point.key: point for point in design.points}
     for name, said in args.by_network.items():
-        key = name if name in keys else f"{name}{WIDTHS[args.width]}"
-        if key not in keys:
-            raise unknown_name("network in by_network", name, sorted(keys))
-        found[key] = said
-    return found
+        key = name if name in points else f"{name}{WIDTHS[args.width]}"
+        if key not in points:
+            raise unknown_name("network in by_network", name, sorted(points))
+        yield points[key], *said
 
 
-def _other_models(
+def _name_other_models(
     design: Design, name: str, recipe: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
-) -> Iterator[str]:
-    """Says which networks a recipe trains that it does not name."""
+) -> None:
+    """Prints which networks a recipe trains that it does not name."""
     others: dict[str, list[str]] = {}
     for point in design.points:
         meant = own.get(point.key, recipe).get("model")
         if meant and meant not in (point.key, point.model):
             others.setdefault(meant, []).append(point.key)
     for meant, keys in others.items():
-        yield f"the recipe {name} is for {meant}; here it trains {', '.join(keys)}"
+        print(f"the recipe {name} is for {meant}; here it trains {', '.join(keys)}", file=sys.stderr)
 
 
 def _model_kwargs(name: str, arguments: TrainingArguments) -> dict[str, Any]:
@@ -217,21 +194,17 @@ def _check_start(args: argparse.Namespace, design: Design, start: Study) -> None
 
 def _data(args: argparse.Namespace) -> FolderSummary:
     """The images of a folder, made or checked, or those of a published set that is to be prepared yet."""
+    root = Path(args.data)
     if args.data in BUILT_IN:
         return prepare(args.data, Path("data") / args.data)
-    published = None if Path(args.data).exists() else as_published(args.data)
-    return published or _check_folder(args)
-
-
-def _check_folder(args: argparse.Namespace) -> FolderSummary:
-    """Checks an image folder; without a test split, the last epoch is tested on the validation split."""
-    root = Path(args.data)
+    if not root.exists() and (published := as_published(args.data)):
+        return published
     splits = splits_of(root)
-    if TEST_SPLIT not in splits and args.tune:
-        raise UserError(
-            f"{root} has no folder 'test': learning rates would be chosen on the images of the test"
-        )
     if TEST_SPLIT not in splits:
+        if args.tune:
+            raise UserError(
+                f"{root} has no folder 'test': learning rates would be chosen on the images of the test"
+            )
         print(
             f"{root}: no test split; accuracies are on val, after the last epoch, which is not picked on it"
         )
@@ -264,27 +237,49 @@ def _check_device(args: argparse.Namespace) -> None:
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
 
 
-def _check_images(args: argparse.Namespace, run: Run, data: FolderSummary, recipe_name: str) -> None:
-    """Compares the recipe's classes, size and colours with those of the images."""
-    arguments = run.arguments
-    classes, meant = len(data.classes), arguments.num_classes
-    if meant not in (None, classes):
+def _check_runs(args: argparse.Namespace, study: Study, data: FolderSummary) -> None:
+    """Compares what the runs take with the images, and the networks with these and their weights."""
+    runs = study.one_run_each()
+    for run in runs:
+        if study.script:
+            check_arguments(run.arguments)
+        if run.tests_last and run.arguments.early_stopping:
+            raise UserError(
+                f"{data.root}: early_stopping would look at the images of the test; leave it out, or add "
+                "a split of images to test on"
+            )
+    arguments, images, classes = runs[0].arguments, data.counts["train"], len(data.classes)
+    batch = arguments.global_batch or arguments.batch_size
+    if batch > images:
+        each = max(1, min(arguments.batch_size, images // args.gpus_per_run))
+        whole = f" --set global_batch={each * args.gpus_per_run}" if arguments.global_batch else ""
         raise UserError(
-            f"{data.root}: has {classes} classes, and the recipe {recipe_name} is for {meant}; take another "
-            f"recipe, or give --set num_classes={classes}"
+            f"{data.root}: {images} training images are fewer than one batch of {batch}; give "
+            f"--batch-size {each}{whole}"
         )
-    if not data.root.exists():  # a published set that isn't prepared yet
-        return
-    images = open_split(arguments, arguments.train_split)
-    config = run.data_config
-    sample = look_at(images, arguments, config, "--set input_img_mode=L")
+    if arguments.num_classes not in (None, classes):
+        raise UserError(
+            f"{data.root}: has {classes} classes, and the recipe {study.recipe_name} is for "
+            f"{arguments.num_classes}; take another recipe, or give --set num_classes={classes}"
+        )
+    if data.root.exists():  # else it is a published set that isn't prepared yet
+        _check_images(args, study, runs[0])
+    runs[0].share()  # refuses a number of processes that doesn't reach the batch
+    check_networks(study, classes)
+
+
+def _check_images(args: argparse.Namespace, study: Study, run: Run) -> None:
+    """Compares the recipe's size and colours with those of the images."""
+    images, config = open_split(run.arguments, run.arguments.train_split), run.data_config
+    sample = look_at(images, run.arguments, config, "--set input_img_mode=L")
     if not args.enlarge and 0 < sample.side * MOST_ENLARGED < sample.needed:
         raise UserError(
             f"{images.name}: the shorter side of the images is {sample.side} px (median), and the recipe "
-            f"{recipe_name} needs {sample.needed} px ({config['input_size'][-1]} / {config['crop_pct']:g}); "
-            "prepare larger images, take a recipe of a smaller size, or give --enlarge"
+            f"{study.recipe_name} needs {sample.needed} px ({config['input_size'][-1]} / "
+            f"{config['crop_pct']:g}); prepare larger images, take a recipe of a smaller size, or give "
+            "--enlarge"
         )
-    if recipe_name != args.data.replace("-", "_"):  # a recipe knows the data set that it is for
+    if study.recipe_name != args.data.replace("-", "_"):  # a recipe knows the data set that it is for
         for line in sample.remarks:
             print(line, file=sys.stderr)
 
