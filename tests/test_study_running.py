@@ -261,7 +261,7 @@ def test_a_process_that_does_several_runs_does_each_as_one_of_its_own_would(stud
         (begun,) = local.submit([state])
         ((task, ending),) = wait_for(lambda: local.wait(5))
         assert task == begun.task
-        processes.add(local._free[0].process.pid)
+        processes.add(local._slots[0].process.pid)
         logs.append(begun.log.read_text())
     assert ending == "its process ended with code 1"
     assert len(processes) == 1
@@ -566,7 +566,7 @@ def test_processes_of_a_run_end_with_it_and_train_no_epoch_twice(study, tmp_path
 
     wait_for(lambda: len(processes()) == 4)  # the run's, torchrun's, and two that train
     wait_for(lambda: (folder / "summary.csv").exists())
-    (slot,) = local._at_work.values()
+    (slot,) = local._slots
     slot.process.kill()
     assert "SIGKILL" in wait_for(lambda: local.wait(5))[0][1]
     wait_for(lambda: not processes())

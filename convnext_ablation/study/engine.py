@@ -51,30 +51,26 @@ class Local:
     leave = ""
 
     def __init__(self, places: Sequence[Mapping[str, str]]) -> None:
-        self._free = [_Slot(place) for place in places]
-        self._at_work: dict[str, _Slot] = {}
+        self._slots = [_Slot(place) for place in places]
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
         """Begins a run in each slot that is free."""
-        runs = [run for run in runs if not run.after][: len(self._free)]
-        for run in runs:
-            slot = self._free.pop(0)
+        free = [slot for slot in self._slots if not slot.task]
+        begun = [run for run in runs if not run.after][: len(free)]
+        for slot, run in zip(free, begun, strict=False):
             slot.begin(run)
-            self._at_work[run.task] = slot
-        return runs
+        return begun
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
         """Waits for runs."""
         limit = time.monotonic() + seconds
-        while not (ended := self._ended()) and time.monotonic() < limit:
+        while not (ended := list(filter(None, map(_Slot.ended, self._slots)))) and time.monotonic() < limit:
             time.sleep(_POLL_SECONDS)
-        for task in ended:
-            self._free.append(self._at_work.pop(task))
-        return [(task, how_it_ended(code)) for task, code in ended.items()]
+        return ended
 
     def cancel(self) -> None:
         """Has all processes save and end; kills those that don't in time."""
-        processes = [slot.process for slot in (*self._free, *self._at_work.values()) if slot.process]
+        processes = [slot.process for slot in self._slots if slot.process]
         for process in processes:
             process.terminate()
         limit = time.monotonic() + _SECONDS_TO_END
@@ -83,21 +79,19 @@ class Local:
         for process in processes:
             process.kill()
 
-    def _ended(self) -> dict[str, int]:
-        codes = {task: slot.code() for task, slot in self._at_work.items()}
-        return {task: code for task, code in codes.items() if code is not None}
-
 
 class _Slot:
     """Where one run at a time is done, by a process that takes the next run when it can."""
 
     def __init__(self, place: Mapping[str, str]) -> None:
+        self.task = ""  # the run that is done
         self.process: subprocess.Popen[bytes] | None = None
         self._place = place
         self._line, _ = Pipe()
 
     def begin(self, run: RunState) -> None:
         """Hands a run to the process that has done the one before, or to a new one."""
+        self.task = run.task
         if self.process and self.process.poll() is None:
             with suppress(OSError):  # it has just been killed
                 self._line.send((str(run.folder), str(run.log)))
@@ -115,17 +109,20 @@ class _Slot:
                 start_new_session=True,  # Ctrl-C is for the driver
             )
 
-    def code(self) -> int | None:
-        """The exit code of the run, 0 where its process waits for the next one; None while it is done."""
-        if self.process is None:
+    def ended(self) -> tuple[str, str] | None:
+        """The task of the run and how it has ended, its process or just the run; None while it is done."""
+        if not self.task or self.process is None:
             return None
+        code = self.process.poll()
         with suppress(EOFError, OSError):
             if self._line.poll():
-                self._line.recv()
-                return 0
-        if (code := self.process.poll()) is not None:
+                code = self._line.recv()
+        if code is None:
+            return None
+        if self.process.poll() is not None:
             self.process.communicate()
-        return code
+        task, self.task = self.task, ""
+        return task, how_it_ended(code)
 
 
 def command_of(run: RunState) -> list[str]:
