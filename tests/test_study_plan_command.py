@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import timm
+from fake_experiment import finish
 from test_study_plan import STUDY
-from test_study_power import SCATTER, latent, simulated, write_run
+from test_study_power import SCATTER, latent, simulated
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli.study_plan import _bytes, _computed, _short, commands
@@ -163,30 +164,6 @@ def test_assumptions_may_be_of_one_phase(plan):
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--seconds-per-image", "fast"], "--seconds-per-image fast: give a number, or PHASE=NUMBER"),
-        (["--seconds-per-image", "nan"], "--seconds-per-image nan: give a number, or PHASE=NUMBER"),
-        (["--seconds-per-image", "0"], "--seconds-per-image: give a number above 0"),
-        (["--seconds-per-image", "cub=1", "cub=2"], "cub=2: is given twice for cub; give one"),
-        (["--seconds-per-image", "cubs=1"], "unknown phase in --seconds-per-image: 'cubs'"),
-        (["--seconds-per-image", "cub=1"], "nothing is said of pretrain, dogs, baselines; name"),
-        (["--seconds-per-image", "1", "--no-timing"], "--no-timing and --seconds-per-image are both given"),
-        (["--no-timing", "--device=cuda", "--accuracy", "cubs=70"], "unknown phase in --accuracy: 'cubs'"),
-        (["--no-timing", "--device=cuda", "--seed-sd", "=1"], "--seed-sd =1: give a number, or PHASE=NUMBER"),
-        (["--no-timing", "--device=cuda", "--accuracy", "cub=100"], "an accuracy of 100 % was given"),
-        (["--device=cpu"], "--data imagenet: make its folder first"),
-    ],
-)
-def test_bad_arguments_are_one_line_and_code_2(plan, words, message):
-    code, out, err = plan(*words)
-    assert code == 2
-    assert message in err
-    assert err.count("\n") == 1
-    assert not out
-
-
 def test_phases_of_an_experiment_are_timed_one_after_another(plan, image_folder, recipe_file):
     phase = f"data={image_folder} recipe={recipe_file}"
     words = ["--phase", "first", *phase.split(), "seeds=0,1"]
@@ -254,6 +231,22 @@ def test_differences_are_between_a_phase_and_those_that_start_from_it(pretrainin
     assert differences(tuned) == {}
 
 
+def test_what_pretrainings_change_on_all_measured_sets_alike_hides_no_difference():
+    top1 = {
+        (point.key, start): 0.6 + 0.01 * start * number
+        for number, point in enumerate(STUDY.points)
+        for start in range(4)
+    }
+    general = made("general", [0, 1, 2, 3], scatter=replace(SCATTER, by_start=top1))
+    higher = replace(SCATTER, by_start={key: 0.1 + each for key, each in top1.items()})
+    ((effect, *_),) = differences([general, made("one", [0], general, scatter=higher)]).values()
+    assert effect.asked.seed_variance == pytest.approx(0)
+    assert effect.asked.detectable(4) < replace(effect.asked, seed_variance=None).detectable(4)
+    fewer = replace(SCATTER, by_start={key: each for key, each in top1.items() if key[1]})
+    ((effect, *_),) = differences([general, made("one", [0], general, scatter=fewer)]).values()
+    assert effect.asked.seed_variance == pytest.approx(0), "of the pre-trainings that all sets have"
+
+
 def test_a_finished_experiment_says_how_much_chance_is_in_each_phase(tmp_path):
     first = replace(STUDY, phase="first", seeds=[0])
     phases = save_phases(tmp_path, [first, replace(STUDY, phase="second", start=None, seeds=[0, 1])])
@@ -261,9 +254,11 @@ def test_a_finished_experiment_says_how_much_chance_is_in_each_phase(tmp_path):
     for phase in phases:
         for run in phase.runs():
             network, seed = phase.points.index(run.point), run.arguments.seed
-            write_run(run, tmp_path / phase.phase, tables[network][seed])
+            finish(run, tmp_path / phase.phase, tables[network][seed])
     source = f"measured in {tmp_path / 'second'} (5 networks, 2 seeds)"
-    assert read_scatter(tmp_path, "second") == measured_scatter(list(tables), source)
+    found = read_scatter(tmp_path, "second")
+    assert found == measured_scatter(list(tables), source)
+    assert found.by_start[STUDY.points[3].key, 1] == tables[3][1].mean()
     single = f"measured in {tmp_path / 'first'} (5 networks, 1 seed)"
     expected = scatter_of_single_runs([table[0] for table in tables], single)
     assert read_scatter(tmp_path, "first", single=True) == expected
@@ -367,23 +362,35 @@ def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan_study)
 
 
 @pytest.mark.parametrize(
-    ("further", "message"),
+    ("single", "words", "message"),
     [
-        (["--jobs=0"], "--jobs is 0; it must be at least 1"),
-        (["--gpus-per-run=0"], "--gpus-per-run is 0; it must be at least 1"),
-        (["--gpus-per-run=3"], "--gpus-per-run 3 does not divide the recipe's batch of 8"),
-        (["--gpus-per-run=16"], "--gpus-per-run 16 does not divide the recipe's batch of 8"),
-        (["--gpus-per-run=2", "--device=meta"], "--gpus-per-run 2: --device is 'meta'; give cuda, or cpu"),
-        (["--gpus-per-run=2", "--train-script=t.py"], "timm's script trains in one process on a CPU"),
-        (["--resolve=0"], "--resolve is 0; give the size of an effect in points"),
-        (["--accuracy=120"], "an accuracy of 120 % was given"),
-        (["--like=nowhere"], "nowhere: no study is there"),
-        (["--design=nothing.yaml"], "nothing.yaml: can't be read"),
-        (["--design=factorial", "--groups", "wide=widht"], "unknown component"),
+        (False, "--seconds-per-image fast", "--seconds-per-image fast: give a number, or PHASE=NUMBER"),
+        (False, "--seconds-per-image nan", "--seconds-per-image nan: give a number, or PHASE=NUMBER"),
+        (False, "--seconds-per-image 0", "--seconds-per-image: give a number above 0"),
+        (False, "--seconds-per-image cub=1 cub=2", "cub=2: is given twice for cub; give one"),
+        (False, "--seconds-per-image cubs=1", "unknown phase in --seconds-per-image: 'cubs'"),
+        (False, "--seconds-per-image cub=1", "nothing is said of pretrain, dogs, baselines; name"),
+        (False, "--seconds-per-image 1 --no-timing", "--no-timing and --seconds-per-image are both given"),
+        (False, "--no-timing --device=cuda --accuracy cubs=70", "unknown phase in --accuracy: 'cubs'"),
+        (False, "--no-timing --device=cuda --seed-sd =1", "--seed-sd =1: give a number, or PHASE=NUMBER"),
+        (False, "--no-timing --device=cuda --accuracy cub=100", "an accuracy of 100 % was given"),
+        (False, "--device=cpu", "--data imagenet: make its folder first"),
+        (True, "--jobs=0", "--jobs is 0; it must be at least 1"),
+        (True, "--gpus-per-run=0", "--gpus-per-run is 0; it must be at least 1"),
+        (True, "--gpus-per-run=3", "--gpus-per-run 3 does not divide the recipe's batch of 8"),
+        (True, "--gpus-per-run=16", "--gpus-per-run 16 does not divide the recipe's batch of 8"),
+        (True, "--gpus-per-run=2 --device=meta", "--gpus-per-run 2: --device is 'meta'; give cuda, or cpu"),
+        (True, "--gpus-per-run=2 --train-script=t.py", "timm's script trains in one process on a CPU"),
+        (True, "--resolve=0", "--resolve is 0; give the size of an effect in points"),
+        (True, "--accuracy=120", "an accuracy of 120 % was given"),
+        (True, "--like=nowhere", "nowhere: no study is there"),
+        (True, "--design=nothing.yaml", "nothing.yaml: can't be read"),
+        (True, "--design=factorial --groups wide=widht", "unknown component"),
     ],
 )
-def test_bad_arguments_of_a_single_study_are_told_likewise(plan_study, tmp_path, further, message):
-    code, out, err = plan_study("--no-timing", *further)
+def test_bad_arguments_are_one_line_and_code_2(request, tmp_path, single, words, message):
+    plan = request.getfixturevalue("plan_study" if single else "plan")
+    code, out, err = plan(*words.split(), *(["--no-timing"] if single else []))
     assert code == 2
     assert message in err
     assert err.count("\n") == 1

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import timm
@@ -17,9 +18,10 @@ from convnext_ablation.console import counted, track
 from convnext_ablation.data.folder import FolderSummary
 from convnext_ablation.errors import UserError
 from convnext_ablation.models.cost import count_gmacs
-from convnext_ablation.study.designs.contrasts import Contrast
+from convnext_ablation.study.designs.contrasts import Contrast, Design
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.results import read_results
+from convnext_ablation.study.stats.effects import mean_squares
 from convnext_ablation.study.stats.power import Asked, PlannedSet, level_of
 from convnext_ablation.study.stats.variance import Scatter, measured_scatter, scatter_of_single_runs
 from convnext_ablation.study.store import STUDY_FILE, read_study
@@ -38,17 +40,11 @@ _AT_WORK = 2 * 3
 
 @dataclass(frozen=True)
 class Timing:
-    """What a run of each network takes.
+    """What a run of each network takes, in seconds, by the network's key."""
 
-    Attributes:
-        steps: Seconds of a training step of a whole batch, images in memory, by the network's key.
-        runs: Seconds of a run: training, validation after each epoch, and the test; with loading.
-        loading: Seconds to read and prepare one image; 0 where only the steps are known.
-    """
-
-    steps: Mapping[str, float]
-    runs: Mapping[str, float]
-    loading: float
+    steps: Mapping[str, float]  # a training step of a whole batch, images in memory
+    runs: Mapping[str, float]  # training, validation after each epoch, and the test; with loading
+    loading: float  # to read and prepare one image; 0 where only the steps are known
 
 
 @dataclass(frozen=True)
@@ -87,15 +83,7 @@ class PlannedEffect:
 
 def effects_of(phase: PlannedPhase) -> list[PlannedEffect]:
     """The effects of a phase's design on its data set."""
-    design, one_set = phase.study.design, [PlannedSet(1.0, phase.scatter, phase.images)]
-    return [
-        PlannedEffect(
-            contrast,
-            Asked(one_set, list(contrast.weights.values()), level_of(contrast.primary, design.family)),
-            phase.units,
-        )
-        for contrast in design.contrasts
-    ]
+    return _planned([PlannedSet(1.0, phase.scatter, phase.images)], phase.study.design, phase.units)
 
 
 def differences(phases: Sequence[PlannedPhase]) -> dict[str, list[PlannedEffect]]:
@@ -110,30 +98,42 @@ def differences(phases: Sequence[PlannedPhase]) -> dict[str, list[PlannedEffect]
             each for each in phases if each.study.start and each.study.start.phase == general.study.phase
         ]
         tuned = [each for each in tuned if each.study.design.contrasts]
-        asked = [
+        asked = tuple(
             contrast
             for contrast in general.study.design.contrasts
             if tuned and all(contrast in each.study.design.contrasts for each in tuned)
-        ]
+        )
+        design, several = replace(general.study.design, contrasts=asked), len(general.study.seeds) > 1
         choices = [[each] for each in tuned] + ([tuned] if len(tuned) > 1 else [])
-        family = len(choices) * sum(contrast.primary for contrast in asked)
         for chosen in choices if asked else []:
+            sets = [PlannedSet(-1.0, general.scatter, general.images, drawn=several)]
+            sets += [PlannedSet(1 / len(chosen), each.scatter, each.images) for each in chosen]
             name = chosen[0].study.phase if len(chosen) == 1 else "mean"
-            gaps = [_difference(general, chosen, contrast, family) for contrast in asked]
-            found[f"{name} - {general.study.phase}"] = gaps
+            draws = min(each.units for each in chosen)
+            found[f"{name} - {general.study.phase}"] = _planned(sets, design, draws, len(choices), several)
     return found
 
 
-def _difference(
-    general: PlannedPhase, tuned: Sequence[PlannedPhase], contrast: Contrast, family: int
-) -> PlannedEffect:
-    several = len(general.study.seeds) > 1
-    sets = [PlannedSet(-1.0, general.scatter, general.images, drawn=several)]
-    sets += [PlannedSet(1 / len(tuned), each.scatter, each.images) for each in tuned]
-    level, weights = level_of(contrast.primary, family), list(contrast.weights.values())
-    return PlannedEffect(
-        contrast, Asked(sets, weights, level, shared=several), min(each.units for each in tuned)
-    )
+def _seed_variance(sets: Sequence[PlannedSet]) -> float | None:
+    """Variance between pre-trainings of a network's accuracies weighted over sets; None if not measured."""
+    shared = set.intersection(*(set(each.scatter.by_start) for each in sets))
+    networks, starts = sorted({key for key, _ in shared}), sorted({start for _, start in shared})
+    if min(len(networks), len(starts)) < 2 or len(shared) < len(networks) * len(starts):
+        return None
+    top1 = [[[each.scatter.by_start[key, start] for start in starts] for key in networks] for each in sets]
+    return mean_squares(np.tensordot([each.weight for each in sets], top1, 1))[2]
+
+
+def _planned(
+    sets: Sequence[PlannedSet], design: Design, draws: int, comparisons: int = 1, shared: bool = True
+) -> list[PlannedEffect]:
+    """The contrasts of a design on these sets; as many are adjusted over as there are comparisons of each."""
+    family, together = comparisons * design.family, _seed_variance(sets) if shared and sets[1:] else None
+    found = []
+    for contrast in design.contrasts:
+        weights, level = list(contrast.weights.values()), level_of(contrast.primary, family)
+        found.append(PlannedEffect(contrast, Asked(sets, weights, level, shared, together), draws))
+    return found
 
 
 @dataclass(frozen=True)
@@ -305,8 +305,8 @@ def read_scatter(folder: Path, phase: str = "", single: bool = False) -> Scatter
         phase: Its name.
         single: Of networks that will be trained with one seed, where one is enough: of the images alone.
     """
-    if phase and (folder / phase / STUDY_FILE).is_file():
-        folder = folder / phase
+    several = bool(phase) and (folder / phase / STUDY_FILE).is_file()
+    folder = folder / phase if several else folder
     networks = read_results(read_study(folder), folder).networks()
     correct = [{run.seeds: run.correct for run in network.runs} for network in networks]
     shared = sorted(set.intersection(*(set(each) for each in correct)))
@@ -314,4 +314,9 @@ def read_scatter(folder: Path, phase: str = "", single: bool = False) -> Scatter
     source = f"measured in {folder} ({counted(len(networks), 'network')}, {counted(len(shared), 'seed')})"
     if single and len(shared) == 1:
         return scatter_of_single_runs([table[0] for table in tables], source)
-    return measured_scatter(tables, source)
+    top1: dict[tuple[str, int], list[float]] = {}
+    for run in (run for network in networks for run in network.runs if several):
+        start = run.seed if run.pretraining_seed is None else run.pretraining_seed
+        top1.setdefault((run.network, start), []).append(float(run.correct.mean()))
+    by_start = {key: fmean(values) for key, values in top1.items()}
+    return replace(measured_scatter(tables, source), by_start=by_start)

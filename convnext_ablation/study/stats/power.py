@@ -1,6 +1,6 @@
 """What an experiment can find, before it is run: effects, and differences of effects between data sets.
 
-An effect is found if its p-value, by the rule of `effects` and `across`, is below the level. In terms of
+An effect is found if its p-value, by the rule of `effects`, is below the level. In terms of
 `variance`, with c the sum of the contrast's squared weights, the variance of an estimate has the parts
 
     A      = c (seed variance + seed disagreement / 2 / N) / S
@@ -8,12 +8,13 @@ An effect is found if its p-value, by the rule of `effects` and `across`, is bel
 
 of each data set, multiplied by the square of the set's own weight. A varies as chi-squared, and what an
 estimate must exceed varies with it; power is an average over that. A pre-training may move the accuracies on
-all sets the same way, which makes differences easier to find. A plan doesn't know that and takes sets as
-independent; a finished experiment has measured A for all sets together.
+all sets the same way, which makes differences easier to find. An experiment measures A for all sets together;
+where none has, they are taken as independent.
 """
 
 from __future__ import annotations
 
+import bisect
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,21 +51,14 @@ class PlannedSet:
 
 @dataclass(frozen=True)
 class Asked:
-    """A contrast of networks on one data set, or the difference of such between several.
-
-    Attributes:
-        sets: The data sets.
-        weights: Of the networks.
-        level: Of its test: see `level_of`.
-        shared: Whether seeds are pre-trainings, which all sets share; else each set has its own.
-        seed_variance: Of one network's accuracies weighted over the sets, between seeds, as measured for all
-            sets together; None takes the sets as independent.
-    """
+    """A contrast of networks on one data set, or the difference of such between several."""
 
     sets: Sequence[PlannedSet]
-    weights: Sequence[float]
-    level: float
-    shared: bool = True
+    weights: Sequence[float]  # of the networks
+    level: float  # of its test: see `level_of`
+    shared: bool = True  # whether seeds are pre-trainings, which all sets share; else each set has its own
+    # between seeds, of one network's accuracies weighted over the sets, as measured for all sets together;
+    # None takes the sets as independent
     seed_variance: float | None = None
 
     def power(self, effect: float, seeds: int) -> float:
@@ -88,19 +82,9 @@ class Asked:
 
     def seeds_needed(self, effect: float) -> int | None:
         """Fewest seeds that find an effect with a chance of `POWER`; None if `MOST_SEEDS` won't do."""
-
-        def does(seeds: int) -> bool:
-            return self.power(effect, seeds) >= POWER
-
-        low, high = 1, 2  # more seeds find more: double, then halve what is left
-        while not does(high):
-            low, high = high, 2 * high
-            if low >= MOST_SEEDS:
-                return None
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if does(middle) else (middle, high)
-        return high
+        seeds = range(2, MOST_SEEDS + 1)
+        place = bisect.bisect_left(seeds, POWER, key=lambda number: self.power(effect, number))
+        return seeds[place] if place < len(seeds) else None
 
     def _threshold(self, seeds: int) -> tuple[FloatArray, float]:
         """How large an estimate must be to be called found, at quantiles of A; its true standard error."""

@@ -12,8 +12,8 @@ multiplied by the sum of w squared: by 2 for a difference of two networks, by 1/
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Scatter:
     seed_disagreement: float  # share of the images that just one of two seeds of a network gets right
     network_disagreement: float  # the same of two networks that are equally good
     source: str  # where these figures come from
+    # mean accuracy by network and pre-training, where an experiment has measured it on several sets
+    by_start: Mapping[tuple[str, int], float] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Checks that there can be such networks."""
