@@ -186,8 +186,7 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
         "{pretraining_seed} for the seed of pre-training, * for anything",
     )
     add("--pretraining-seeds", type=int, nargs="+", default=[], metavar="SEED", help="of those in --init")
-    scratch = "start from random weights, though the recipe is for fine-tuning"
-    add("--from-scratch", action="store_true", help=scratch)
+    add("--from-scratch", action="store_true", help="start from random weights, whatever the recipe says")
     add = parser.add_argument_group("training").add_argument
     recipe = "how to train (default: the recipe named like the data set)"
     add("--recipe", metavar="NAME|FILE", type=_one_of("recipe", recipe_names()), help=recipe)
@@ -211,8 +210,7 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
     precisions = ("float32", "bfloat16", "float16")
     add("--precision", choices=precisions, help="of training (default: the recipe's)")
     add = parser.add_argument_group("machine").add_argument
-    where = f"device to train on; cuda is all GPUs that are visible (default: {device})"
-    add("--device", default="cpu", help=where)
+    add("--device", default="cpu", help=f"cuda for all visible GPUs, or cpu (default: {device})")
     threads = "CPU threads of each process; another number rounds otherwise (default: %(default)s)"
     add("--threads", type=int, default=1, metavar="N", help=threads)
     loading = "processes that load data, for each that trains (default: 4 on a GPU, none on a CPU)"
@@ -225,8 +223,7 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
 
 def add_prepare(parser: argparse.ArgumentParser) -> None:
     """Write a data set as an image folder."""
-    verify = "only compare a prepared folder with its manifest"
-    parser.add_argument("--verify", metavar="OUT", type=Path, help=verify)
+    parser.add_argument("--verify", metavar="OUT", type=Path, help="only compare a folder with its manifest")
     commands = parser.add_subparsers(dest="dataset", metavar="DATASET")
     for name, dataset in DATASETS.items():
         command = commands.add_parser(name, help=dataset.summary, description=dataset.summary)
@@ -289,10 +286,8 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("run_folder", metavar="RUN", type=Path, help="a run of train.py, or one in a study")
     add("--to", required=True, metavar="WHERE", help="NAMESPACE/NAME on the hub, or ./FOLDER; required")
-    licence = "identifier of the weights' licence, such as cc-by-4.0"
-    add("--license", default="", metavar="ID", help=licence)
-    data = "folder of the data (default: where the run had it)"
-    add("--data", type=Path, metavar="FOLDER", help=data)
+    add("--license", default="", metavar="ID", help="identifier of the weights' licence, such as cc-by-4.0")
+    add("--data", type=Path, metavar="FOLDER", help="folder of the data (default: where the run had it)")
     add("--public", action="store_true", help="let everybody read it (default: private)")
     add("--dry-run", action="store_true", help="show all of it, and publish nothing")
 
@@ -306,8 +301,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
     tolerance = "largest difference, in percentage points (default: %(default)s; a card has two decimals)"
     add("--tolerance", type=float, default=0.005, metavar="POINTS", help=tolerance)
     add("--device", default="", help="cuda, cpu, mps or xpu (default: cuda if there is a GPU)")
-    size = "images at a time (default: %(default)s)"
-    add("--batch-size", type=int, default=256, metavar="N", help=size)
+    add("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: %(default)s)")
     workers = "processes that load images (default: %(default)s)"
     add("-j", "--workers", type=int, default=ARGUMENTS["workers"].default, metavar="N", help=workers)
     skip = "leave out up to so many images that can't be decoded, as the run did (default: %(default)s)"
