@@ -164,14 +164,15 @@ def test_assumptions_may_be_of_one_phase(plan):
     ]
 
 
-def test_phases_of_an_experiment_are_timed_one_after_another(plan, image_folder, recipe_file):
+def test_phases_of_an_experiment_are_timed_one_after_another(plan, image_folder, recipe_file, tmp_path):
+    (tmp_path / "two.yaml").write_text("networks: [model_i, model_v]")
     phase = f"data={image_folder} recipe={recipe_file}"
     words = ["--phase", "first", *phase.split(), "seeds=0,1"]
     words += ["--phase", "second", *phase.split(), "start=first", "seeds=0"]
-    code, out, err = plan(*words, "--jobs=1", experiment=())
+    code, out, err = plan(*words, "--design=two.yaml", "--jobs=1", experiment=())
     assert code == 0, err
     rows = [line.split() for line in out.splitlines() if re.match(r"(first|second) +model_\w+ ", line)]
-    assert [(row[0], row[-1]) for row in rows] == [("first", "2")] * 5 + [("second", "2")] * 5
+    assert [(row[0], row[-1]) for row in rows] == [("first", "2")] * 2 + [("second", "2")] * 2
     assert "timing training steps, about 2 minutes ..." in out
     assert re.search(r"Together [\d.]+ CPU-\w+ \(first [\d.]+ CPU-\w+, second", " ".join(out.split()))
 
