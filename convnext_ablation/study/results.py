@@ -6,7 +6,7 @@ the weights that it starts from, and nothing of the design.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -81,7 +81,7 @@ class StudyResults:
             precision=study.precision,
             threads=study.threads,
             epochs=study.epochs,
-            machine=", ".join(_values(f"{run.result['host']} ({run.result['device']})" for run in self.runs)),
+            machine=", ".join(dict.fromkeys(f"{r.result['host']} ({r.result['device']})" for r in self.runs)),
             versions=dict(self.runs[0].result["versions"]),
             command=study.command,
             warnings=self._warnings(),
@@ -110,7 +110,7 @@ class StudyResults:
         if len({run.arguments.epochs_in_all for run in each}) > 1:
             told = ", ".join(f"{run.point.label} {run.arguments.epochs_in_all}" for run in each)
             warnings.append(f"WARNING: networks are trained for different numbers of epochs: {told}.")
-        if frozen := _values(run.arguments.freeze for run in each if run.arguments.freeze):
+        if frozen := dict.fromkeys(run.arguments.freeze for run in each if run.arguments.freeze):
             warnings.append(f"WARNING: layers are frozen, by freeze {', '.join(frozen)}; the others train.")
         if any(run.arguments.early_stopping for run in each):
             warnings.append("WARNING: runs end early where nothing gets better, so their epochs differ.")
@@ -119,7 +119,7 @@ class StudyResults:
             warnings.append(f"WARNING: only some networks start from scratch: {', '.join(scratch)}.")
         if mixed := mixed_origins(self.study.weights):
             warnings.append(mixed)
-        if len(_values(str(run.result["versions"]) for run in self.runs)) > 1:
+        if len({str(run.result["versions"]) for run in self.runs}) > 1:
             warnings.append("WARNING: runs were made with different versions; runs.csv says which.")
         return [*warnings, *tuning_notes(self.study, self.folder)]
 
@@ -148,10 +148,6 @@ def read_results(study: Study, folder: Path) -> StudyResults:
     sizes = list(dict.fromkeys(run.input_size[1:] for run in study.one_run_each()))
     expected = sum(map(study.tested_runs, study.points))
     return StudyResults(study, folder, runs, expected, first.ids, sizes)
-
-
-def _values(texts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(texts))
 
 
 def seen_as(
