@@ -1,17 +1,14 @@
-"""Lists as people bring them, and labels of the hub."""
-
-# ruff: noqa: F811
+"""Lists as people bring them."""
 
 import unicodedata
 from collections import Counter
 
 import pytest
 from official_archives import jpeg, refused, write_folder
-from test_data_own import by_split, hub  # noqa: F401
+from test_data_own import by_split
 
 from convnext_ablation.data.folder import read_manifest
 from convnext_ablation.data.prepare import prepare
-from convnext_ablation.errors import UserError
 
 NAMES = [f"{name}/{index}.jpg" for name in ("ash", "birch") for index in range(6)]
 
@@ -235,47 +232,3 @@ def test_what_is_not_listed_or_listed_twice_is_said(tmp_path, images, capsys):
     said = capsys.readouterr().out
     assert "rows that repeat another one, used once: 1, such as 'ash/1.jpg'" in said
     assert "not listed: 1 .jpg ('ash/0.jpg')" in said
-
-
-def hub_folder(hub, folder, labels, image="image", label="label", names=("ash", "oak")):
-    folder.mkdir()
-    features = hub.Features({image: hub.Image(), label: hub.ClassLabel(names=list(names))})
-    for split, numbers in labels.items():
-        pictures = [{"bytes": jpeg(at), "path": None} for at in range(len(numbers))]
-        table = hub.Dataset.from_dict({image: pictures, label: numbers}, features=features)
-        table.to_parquet(folder / f"{split}.parquet")
-    return str(folder)
-
-
-@pytest.mark.parametrize("nothing", [-1, None])
-def test_unlabelled_rows_of_the_hub_are_left_out_by_name(hub, tmp_path, capsys, nothing):
-    labels = {"train": [0, 1] * 6, "test": [nothing] * 4, "validation": [0, nothing, 1]}
-    source = hub_folder(hub, tmp_path / "set", labels)
-    summary = prepare("hfds", tmp_path / "out", source=source, size=16)
-    assert summary.counts == {"train": 10, "val": 2, "test": 2}
-    assert (
-        "no label: 5 ('test[0]', 'test[1]', 'test[2]', 'test[3]', 'validation[1]')" in capsys.readouterr().out
-    )
-    skipped = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
-    assert (len(skipped), skipped[-1]) == (6, "validation[1],no label")
-    found = {record.source: record.class_name for record in read_manifest(tmp_path / "out")}
-    assert {name: found[name] for name in ("validation_0.jpg", "validation_2.jpg", "train_01.jpg")} == {
-        "validation_0.jpg": "ash",
-        "validation_2.jpg": "oak",
-        "train_01.jpg": "oak",
-    }
-
-
-def test_columns_of_the_hub_are_guessed_and_said(hub, tmp_path, capsys):
-    source = hub_folder(hub, tmp_path / "set", {"train": [0, 1] * 6}, image="img", label="fine_label")
-    summary = prepare("hfds", tmp_path / "out", source=source, size=16)
-    assert summary.classes == ["ash", "oak"]
-    said = capsys.readouterr().out
-    assert "images in column 'img'" in said
-    assert "targets in column 'fine_label'" in said
-
-
-def test_classes_of_the_hub_that_become_one_are_refused(hub, tmp_path):
-    source = hub_folder(hub, tmp_path / "set", {"train": [0, 1] * 6}, names=("a/b", "a_b"))
-    with pytest.raises(UserError, match="'a/b' and 'a_b' would both become 'a_b'"):
-        prepare("hfds", tmp_path / "out", source=source)

@@ -1,4 +1,4 @@
-"""Anyone's own photographs: folders, lists, data sets of the hub."""
+"""Anyone's own photographs: folders, and data sets of the hub."""
 
 import pytest
 from official_archives import jpeg, refused, write_folder
@@ -97,16 +97,16 @@ def test_images_of_one_name_are_kept_apart(tmp_path, capsys):
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
+def datasets(tmp_path, monkeypatch):
     """The library, kept off the network and out of the user's cache."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    datasets.disable_progress_bars()
-    return datasets
+    library = pytest.importorskip("datasets")
+    monkeypatch.setattr(library.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    library.disable_progress_bars()
+    return library
 
 
-def test_data_set_of_the_hub_is_prepared(hub, tmp_path):
+def test_data_set_of_the_hub_is_prepared(datasets, tmp_path):
     files = {f"{split}/{name}": data for split in ("train", "test") for name, data in plain(4).items()}
     folder = write_folder(tmp_path / "mine", files)
     summary = prepare("hfds", tmp_path / "out", source=str(folder), size=16)
@@ -115,11 +115,54 @@ def test_data_set_of_the_hub_is_prepared(hub, tmp_path):
     assert len({record.sha256 for record in read_manifest(tmp_path / "out")}) == 8  # the splits are alike
 
 
-def test_data_set_that_is_not_there_is_named(hub, tmp_path):
-    with pytest.raises(UserError, match=r"hfds: .*nowhere can't be loaded"):
-        prepare("hfds", tmp_path / "out", source=str(tmp_path / "nowhere"))
-    folder = write_folder(tmp_path / "mine", {f"train/{name}": data for name, data in plain(4).items()})
-    with pytest.raises(UserError, match="no column 'breed' but image, label; give --target-key"):
-        prepare("hfds", tmp_path / "out", source=str(folder), target_key="breed")
-    with pytest.raises(UserError, match="no column 'photo' but image, label; give --image-key"):
-        prepare("hfds", tmp_path / "out", source=str(folder), image_key="photo")
+def hub_folder(datasets, folder, labels, image="image", label="label", names=("ash", "oak")):
+    folder.mkdir()
+    features = datasets.Features({image: datasets.Image(), label: datasets.ClassLabel(names=list(names))})
+    for split, numbers in labels.items():
+        pictures = [{"bytes": jpeg(at), "path": None} for at in range(len(numbers))]
+        table = datasets.Dataset.from_dict({image: pictures, label: numbers}, features=features)
+        table.to_parquet(folder / f"{split}.parquet")
+    return str(folder)
+
+
+@pytest.mark.parametrize("nothing", [-1, None])
+def test_unlabelled_rows_of_the_hub_are_left_out_by_name(datasets, tmp_path, capsys, nothing):
+    labels = {"train": [0, 1] * 6, "test": [nothing] * 4, "validation": [0, nothing, 1]}
+    source = hub_folder(datasets, tmp_path / "set", labels)
+    summary = prepare("hfds", tmp_path / "out", source=source, size=16)
+    assert summary.counts == {"train": 10, "val": 2, "test": 2}
+    assert (
+        "no label: 5 ('test[0]', 'test[1]', 'test[2]', 'test[3]', 'validation[1]')" in capsys.readouterr().out
+    )
+    skipped = (tmp_path / "out" / "skipped.csv").read_text().splitlines()
+    assert (len(skipped), skipped[-1]) == (6, "validation[1],no label")
+    found = {record.source: record.class_name for record in read_manifest(tmp_path / "out")}
+    assert {name: found[name] for name in ("validation_0.jpg", "validation_2.jpg", "train_01.jpg")} == {
+        "validation_0.jpg": "ash",
+        "validation_2.jpg": "oak",
+        "train_01.jpg": "oak",
+    }
+
+
+def test_columns_of_the_hub_are_guessed_and_said(datasets, tmp_path, capsys):
+    source = hub_folder(datasets, tmp_path / "set", {"train": [0, 1] * 6}, image="img", label="fine_label")
+    summary = prepare("hfds", tmp_path / "out", source=source, size=16)
+    assert summary.classes == ["ash", "oak"]
+    said = capsys.readouterr().out
+    assert "images in column 'img'" in said
+    assert "targets in column 'fine_label'" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "./nowhere"}, r"hfds: .*nowhere can't be loaded"),
+        ({"target_key": "breed"}, "no column 'breed' but image, label; give --target-key"),
+        ({"image_key": "photo"}, "no column 'photo' but image, label; give --image-key"),
+        ({}, "'a/b' and 'a_b' would both become 'a_b'"),
+    ],
+)
+def test_what_makes_no_set_is_refused(datasets, tmp_path, options, message):
+    source = hub_folder(datasets, tmp_path / "set", {"train": [0, 1] * 6}, names=("a/b", "a_b"))
+    with pytest.raises(UserError, match=message):
+        prepare("hfds", tmp_path / "out", **{"source": source, **options})
