@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -210,13 +211,17 @@ def test_commands_are_listed_with_what_they_do(capsys):
 STUDY = ["study", "--data=typefaces", "--output=x"]
 
 
-def test_a_missing_package_names_the_extra(monkeypatch, capsys):
-    def missing(name, *package, found=cli.importlib.import_module):
-        if name == "convnext_ablation.cli.study_run":
-            raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
-        return found(name, *package)
+@pytest.mark.parametrize("late", [False, True])
+def test_a_missing_package_names_the_extra(monkeypatch, capsys, late):
+    def missing(_):
+        raise ModuleNotFoundError("No module named 'matplotlib'", name="matplotlib")
 
-    monkeypatch.setattr(cli.importlib, "import_module", missing)
+    def imported(name, *package, found=cli.importlib.import_module):
+        if name != "convnext_ablation.cli.study_run":
+            return found(name, *package)
+        return SimpleNamespace(run=missing) if late else missing(name)
+
+    monkeypatch.setattr(cli.importlib, "import_module", imported)
     assert cli.main(STUDY) == 2
     assert capsys.readouterr().err == (
         "convnext-ablation: error: matplotlib is missing; pip install 'convnext_ablation[study]'\n"

@@ -183,7 +183,7 @@ def _run_to_the_end(args: argparse.Namespace) -> int | None:
             if args.command.networks:
                 load_networks(args.parser.prog)
             module = importlib.import_module(f"convnext_ablation.cli.{args.module}")
-        code: int | None = module.run(args)
+            code: int | None = module.run(args)
         return code
     except KeyboardInterrupt as error:
         if args.command.resumes:
