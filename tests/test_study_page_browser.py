@@ -122,6 +122,16 @@ def test_no_name_in_a_chart_is_cut(opened, pages, name, width, scheme):
         assert chart.evaluate(outside) == []
 
 
+def test_paper_has_the_charts_as_wide_as_it_is_and_nothing_to_press(opened, pages):
+    page = opened(800, path=pages["several"])
+    page.emulate_media(media="print")
+    boxes = [chart.bounding_box() for chart in page.locator(".chart svg").all()]
+    assert len(boxes) > 2
+    assert max(box["x"] + box["width"] for box in boxes) <= 800
+    assert not page.get_by_role("navigation").is_visible()
+    assert not page.get_by_label("Order").is_visible()
+
+
 def test_a_hover_names_the_run_and_data_sets_can_be_left_out(opened, pages):
     page = opened(path=pages["several"])
     effects = page.locator(".chart").first

@@ -11,7 +11,8 @@ function draw() {
   for (const place of document.querySelectorAll("[data-chart]")) {
     const spec = specs[place.dataset.chart][small.matches ? 1 : 0];
     const tooltip = { theme: dark.matches ? "dark" : "light" };
-    const options = { mode: "vega-lite", actions: false, ast: true, renderer: "svg", logLevel: 1, tooltip };
+    const shown = { actions: false, renderer: "svg", config: { background: "transparent" }, tooltip };
+    const options = { mode: "vega-lite", ast: true, logLevel: 1, ...shown };
     vegaEmbed(place, spec, options);
   }
 }

@@ -1,64 +1,44 @@
 """The report's charts as Vega-Lite specifications: effects, networks and cost, learning curves, classes.
 
 The page draws a specification with what a hover, a choice or a zoom shows; the same one gives the SVG and PDF
-files beside it. Fill, shape and dashes say what matters; colours, those of Okabe and Ito (2008), repeat it.
+files beside it.
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from textwrap import wrap
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from convnext_ablation.console import counted, printable
-from convnext_ablation.files import write_text, written_whole
 from convnext_ablation.study.report.answer import p_text, percent_points, points_text
 from convnext_ablation.study.report.contents import ClassGain, Contents, CurvePoint, surest
-from convnext_ablation.study.report.figures import fonts_with, tell_of_boxes
+from convnext_ablation.study.report.figures import write_specification
 from convnext_ablation.study.report.findings import Effect, Estimate
+from convnext_ablation.study.report.forest import (
+    COLOURS,
+    CONFIG,
+    LETTER,
+    NARROW,
+    POINTS,
+    WIDE,
+    Spec,
+    forest,
+    lookup,
+    mark_of,
+    turned,
+)
 from convnext_ablation.study.report.whole import Line, Report
 from convnext_ablation.study.stats.effects import ALPHA
 
-Spec = dict[str, Any]
-
-WIDE, NARROW = 1110, 320  # pixels that a chart may take on a screen, and on a small one
-_LABEL, _STEP = 240, 24  # pixels of the names left of a chart, and of a row
-_LINE, _LETTER = 11, 6  # pixels of a line of names, and of a letter
 _MOST = 6  # effects that a small screen shows on each data set
 _CONTRASTS, _CLASSES = 4, 5  # contrasts in the chart of classes, and classes at either end of each
-_COLOURS = ["#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"]
-_CONFIG: Spec = {
-    "font": "DejaVu Sans, Verdana, sans-serif",
-    "aria": False,  # a region of the page bears the name, and a table the numbers
-    "view": {"stroke": None},
-    "mark": {
-        "aria": False,
-        "opacity": 1,
-    },  # with transparency, or a second font, PDF files differ from one time to the next
-    "axis": {
-        "aria": False,
-        "labelLimit": 0,
-        "titleFontWeight": "normal",
-        "labelFontSize": 10,
-        "titleFontSize": 10,
-        "labelLineHeight": _LINE,
-    },
-    "header": {"labelLimit": 0, "labelFontSize": 12, "labelFontWeight": "normal", "labelLineHeight": _LINE},
-    "legend": {"aria": False, "labelLimit": 0, "orient": "bottom", "title": None},
-    "title": {"orient": "bottom", "anchor": "start", "fontWeight": "normal", "fontSize": 10},
-}
 _ZOOM: Spec = {
     "type": "interval",
     "encodings": ["x"],
     "zoom": "wheel![event.shiftKey]",  # else the page could not be scrolled
     "translate": "[pointerdown[event.shiftKey], window:pointerup] > window:pointermove!",
 }
-_POINTS = "percentage points"
 _ORDERS = ("as in the design", "largest effect first")
 
 
@@ -84,59 +64,11 @@ def charts(report: Report) -> dict[str, Chart]:
 
 def write_charts(report: Report) -> dict[str, Chart]:
     """Writes the charts into the report's folder, with what is wrong with the data, and returns them."""
-    found, remarks = (
-        charts(report),
-        [line for fault in report.faults for line in wrap(printable(fault), 150, break_on_hyphens=False)],
-    )
+    found, faults = charts(report), map(printable, report.faults)
+    remarks = [line for fault in faults for line in wrap(fault, 150, break_on_hyphens=False)]
     for name, chart in found.items():
-        write_chart(report.folder, name, {**chart.wide, "title": remarks} if remarks else chart.wide)
+        write_specification(report.folder, name, {**chart.wide, "title": remarks} if remarks else chart.wide)
     return found
-
-
-def write_chart(folder: Path, name: str, spec: Spec) -> None:
-    """Writes a chart as SVG and PDF into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    svg = _converter().vegalite_to_svg(spec)
-    drawn = iter(range(len(svg)))  # Vega numbers what it clips through all charts of a process
-    numbers: dict[str, int] = defaultdict(lambda: next(drawn))
-    svg = re.sub(r'(id="|url\(#)clip(\d+)', lambda found: f"{found[1]}clip{numbers[found[2]]}", svg)
-    write_text(folder / f"{name}.svg", svg)
-    with written_whole(folder / f"{name}.pdf") as temporary:
-        pdf = _converter().svg_to_pdf(svg)  # what made it is left out, in as many bytes
-        temporary.write_bytes(re.sub(rb"/Producer \([^)]*\)", lambda found: b" " * len(found[0]), pdf))
-    others = {letter for letter in json.dumps(spec, ensure_ascii=False) if ord(letter) not in _letters()}
-    if others:  # vl-convert takes a font of the machine that has them
-        tell_of_boxes(folder, name, fonts_with(others)[1])
-
-
-@cache
-def chart_library() -> str:
-    """The JavaScript of Vega, Vega-Lite and vega-embed in one piece, to stand in a page."""
-    script = str(_converter().javascript_bundle())
-    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-@cache
-def _converter() -> Any:
-    """vl-convert, with the fonts that matplotlib brings."""
-    import vl_convert
-
-    vl_convert.register_font_directory(str(_fonts()))
-    return vl_convert
-
-
-@cache
-def _letters() -> frozenset[int]:
-    """The letters that these have."""
-    from matplotlib.ft2font import FT2Font
-
-    return frozenset(FT2Font(str(_fonts() / "DejaVuSans.ttf")).get_charmap())
-
-
-def _fonts() -> Path:
-    import matplotlib
-
-    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def _effects(report: Report) -> Chart:
@@ -150,18 +82,18 @@ def _effects(report: Report) -> Chart:
     ]
     last = [mark for mark in marks if mark["column"] == len(names) - 1]
     few = last if report.across and len(rows) > _MOST else marks
-    wide = _forest(marks, rows, names, _POINTS)
+    wide = forest(marks, rows, names, POINTS)
     wide["spec"]["layer"][0]["params"] = [{"name": "zoom", "select": _ZOOM, "bind": "scales"}]
     _offer_choices(wide, names)
     short = [*names[:-1], "difference"] if report.across else names
-    return Chart("Effects on top-1, with 95 % intervals", wide, _turned(few, rows, short, _POINTS))
+    return Chart("Effects on top-1, with 95 % intervals", wide, turned(few, rows, short, POINTS))
 
 
 def _difference(found: Estimate, row: int, column: int, size: float) -> Spec:
     d, power = found.difference, found.power
     takes = power.takes.removesuffix(" test images") if found.verdict == "undetectable" and power else ""
     return {
-        **_mark(row, column, 100 * d.estimate, 100 * d.low, 100 * d.high, points_text(d)),
+        **mark_of(row, column, 100 * d.estimate, 100 * d.low, 100 * d.high, points_text(d)),
         "takes": takes.replace("more", "more images"),
         "filled": bool(d.p_holm < ALPHA),
         "shape": "diamond" if found.contrast.primary else "circle",
@@ -201,10 +133,11 @@ def _networks(report: Report) -> Chart:
     for row, line in enumerate(report.lines):
         network = next(iter(line.rows.values())).network
         for place, value, form in ((0, network.parameters / 1e6, ".2f"), (1, network.gmacs, ".3f")):
-            costs.append(_mark(row, len(names) + place, value, 0, value, format(value, form)))
+            costs.append(mark_of(row, len(names) + place, value, 0, value, format(value, form)))
     rows = [line.label for line in report.lines]
-    wide = _forest([*marks, *costs], rows, [*names, "parameters, millions", "GMACs of an image"], "")
-    return Chart("Top-1 of each network, and its cost", wide, _turned(marks, rows, names, "top-1, %"))
+    wide = forest([*marks, *costs], rows, [*names, "parameters, millions", "GMACs of an image"], "")
+    short = [contents.called for contents in report.sets]
+    return Chart("Top-1 of each network, and its cost", wide, turned(marks, rows, short, "top-1, %"))
 
 
 def _reached(row: int, column: int, line: Line, contents: Contents) -> Iterator[Spec]:
@@ -212,7 +145,7 @@ def _reached(row: int, column: int, line: Line, contents: Contents) -> Iterator[
     found = line.rows[contents.name]
     top1, low, high = (100 * x for x in (found.top1.estimate, found.top1.low, found.top1.high))
     text = f"{top1:.1f} [{low:.1f}, {high:.1f}]"
-    yield _mark(row, column, top1, low, high, text) | {"network": printable(line.label), "top-1 %": text}
+    yield mark_of(row, column, top1, low, high, text) | {"network": printable(line.label), "top-1 %": text}
     for run in contents.runs:
         if run.network == found.network.name:
             yield {
@@ -235,7 +168,7 @@ def _classes(effects: Sequence[Effect], gains: Sequence[ClassGain]) -> Chart:
         for effect, group in zip(effects, groups, strict=True)
     ]
     wide, narrow = (
-        {"config": _CONFIG, "columns": columns, "concat": [_class_panel(*panel, room) for panel in shown]}
+        {"config": CONFIG, "columns": columns, "concat": [_class_panel(*panel, room) for panel in shown]}
         for columns, room in ((2, WIDE // 2 - 20), (1, NARROW))
     )
     return Chart("Classes that gain most and least with the most significant effects", wide, narrow)
@@ -245,122 +178,9 @@ def _class_panel(label: str, group: Sequence[ClassGain], room: int) -> Spec:
     marks = []
     for row, gain in enumerate(group):
         text = f"{percent_points(gain.gain_points / 100)} ({counted(gain.images, 'image')})"
-        marks.append(_mark(row, 0, gain.gain_points, gain.low_points, gain.high_points, text))
+        marks.append(mark_of(row, 0, gain.gain_points, gain.low_points, gain.high_points, text))
     names = [gain.class_name for gain in group]
-    return _forest(marks, names, [label], _POINTS, room)
-
-
-# Estimates with their intervals
-
-
-def _mark(row: int, column: int, estimate: float, low: float, high: float, text: str) -> Spec:
-    """An estimate in a chart: what else it has, a hover shows."""
-    place = {"row": row, "column": column, "estimate": estimate, "low": low, "high": high, "text": text}
-    return {**place, "filled": True, "shape": "circle", "takes": ""}
-
-
-def _forest(
-    marks: list[Spec], rows: Sequence[str], columns: Sequence[str], text: str, room: int = WIDE
-) -> Spec:
-    """Estimates with their intervals: a row each, in a panel a column.
-
-    Args:
-        marks: Of each `_mark`; one without an interval is a run.
-        rows: Names.
-        columns: Names.
-        text: What all panels show; empty where each has an axis of its own.
-        room: Pixels that it may take.
-    """
-    left = min(_LABEL if len(columns) > 1 else 2 * _LABEL, room // 2)
-    letters, width = int(left / _LETTER), (room - left) // len(columns) - 16
-    step = max(_STEP if len(rows) > 8 else 32, 4 + _LINE * max(len(_lines(name, letters)) for name in rows))
-    top = 8 - step // 2  # of a row: its name and its figures stand there
-    axis: Spec = {"title": None, "ticks": False, "domain": False, "labelExpr": _lookup(rows, letters)}
-    axis["labelOffset"] = top
-    y = {"y": {"field": "row", "type": "ordinal", "sort": {"field": "rank", "op": "min"}, "axis": axis}}
-    written = [_text(y, "text", 2, yOffset=top), _text(y, "takes", 116, yOffset=top)]
-    header = {"title": None, "labelExpr": _lookup(columns, int(width / _LETTER))}
-    return {
-        "config": _CONFIG,
-        "data": {"values": marks},
-        "transform": [{"calculate": "datum.row", "as": "rank"}],
-        "facet": {"column": {"field": "column", "type": "ordinal", "header": header}},
-        "spacing": 16,
-        "spec": {
-            "width": width,
-            "height": {"step": step},
-            "layer": [*_layers(marks, y, text, top + 13), *written],
-        },
-        "resolve": {"scale": {"x": "shared" if text else "independent"}},
-    }
-
-
-def _turned(marks: list[Spec], rows: Sequence[str], columns: Sequence[str], text: str) -> Spec:
-    """The same for a small screen: of each row its name, in lines, and below it a line a column."""
-    names = [_lines(name, int(NARROW / _LETTER)) for name in rows]
-    above, used = max(map(len, names)), sorted({mark["column"] for mark in marks})
-    values = [{**mark, "line": above + mark["column"]} for mark in marks]
-    for row, lines in enumerate(names):
-        values += [{"row": row, "line": above - k, "name": line} for k, line in enumerate(lines[::-1], 1)]
-        if len(used) > 1:
-            values += [{"row": row, "line": above + column, "set": columns[column]} for column in used]
-    width = NARROW - (int(_LETTER * max(map(len, columns))) if len(used) > 1 else 0)
-    scale = {"paddingInner": 0.08, "paddingOuter": 0}
-    y: Spec = {"y": {"field": "row", "type": "ordinal", "axis": None, "scale": scale}}
-    y["yOffset"] = {"field": "line", "type": "ordinal"}
-    written = [_text(y, "name", 0), _text(y, "set", width + 6)]
-    return {
-        "config": _CONFIG,
-        "data": {"values": values},
-        "width": width,
-        "height": {"step": _LINE, "for": "offset"},
-        "layer": _layers(marks, y, text) + written[: min(2, len(used))],
-    }
-
-
-def _layers(marks: Sequence[Spec], y: Spec, text: str, below: int = 0) -> list[Spec]:
-    """What is drawn of marks, so many pixels `below` the middle of their place `y`."""
-    x = {"field": "estimate", "type": "quantitative", "title": text or None, "scale": {"zero": False}}
-    place = {"yOffset": below} if below else {}
-    estimates = [{"filter": "isValid(datum.low)"}]
-    whole, single = (_told(mark for mark in marks if ("low" in mark) == has) for has in (True, False))
-    thick = {"condition": {"test": "datum.filled", "value": 2}, "value": 1}
-    filled = {"condition": {"test": "datum.filled", "value": "black"}, "value": "white"}
-    shape = {"field": "shape", "type": "nominal", "scale": None}
-    layers: list[Spec] = [
-        {
-            "transform": estimates,
-            "mark": {"type": "rule", "color": "black", **place},
-            "encoding": {**y, "x": {**x, "field": "low"}, "x2": {"field": "high"}, "strokeWidth": thick},
-        },
-        {
-            "transform": estimates,
-            "mark": {"type": "point", "size": 60, "stroke": "black", **place},
-            "encoding": {**y, "x": x, "fill": filled, "shape": shape, "tooltip": whole},
-        },
-    ]
-    if single:
-        runs = [{"filter": "isValid(datum.estimate) && !isValid(datum.low)"}]
-        mark = {"type": "point", "size": 18, "strokeWidth": 1, "color": _COLOURS[1], **place}
-        layers.append({"transform": runs, "mark": mark, "encoding": {**y, "x": x, "tooltip": single}})
-    if text == _POINTS:
-        zero = {"datum": 0, "type": "quantitative", "title": text}
-        layers.append({"mark": {"type": "rule", "color": "#aaaaaa"}, "encoding": {"x": zero}})
-    return layers
-
-
-def _text(y: Spec, field: str, left: int, **style: Any) -> Spec:
-    """What is written of marks, so many pixels from the left."""
-    mark = {"type": "text", "align": "left", "fontSize": 10, **style}
-    encoding = {**y, "x": {"value": left}, "text": {"field": field}}
-    return {"transform": [{"filter": f"isValid(datum.{field})"}], "mark": mark, "encoding": encoding}
-
-
-def _told(marks: Iterable[Spec]) -> list[Spec]:
-    """What a hover shows of marks: all that says more than where they stand and how they look."""
-    hidden = {*_mark(0, 0, 0, 0, 0, ""), "size"}
-    names = dict.fromkeys(name for mark in marks for name in mark if name not in hidden)
-    return [{"field": name, "type": "nominal"} for name in names]
+    return forest(marks, names, [label], POINTS, room)
 
 
 # Learning curves
@@ -401,7 +221,7 @@ def _curve_panels(values: list[Spec], labels: Sequence[str], panels: int, room: 
     width = room // panels - 40
     several = len({value["data set"] for value in values}) > 1
     data = {"field": "data set", "type": "nominal", **({} if several else {"legend": None})}
-    colour = {"color": {**data, "scale": {"range": _COLOURS}}}
+    colour = {"color": {**data, "scale": {"range": COLOURS}}}
     epoch = {"field": "epoch", "type": "quantitative", "scale": {"zero": False, "nice": False}}
     top1 = {"type": "quantitative", "title": "validation top-1, %", "scale": {"zero": False}}
     told = [{"field": name, "type": "nominal"} for name in ("network", "data set", "epoch", "runs")]
@@ -411,9 +231,9 @@ def _curve_panels(values: list[Spec], labels: Sequence[str], panels: int, room: 
     x = {"x": {**epoch, "axis": {"tickMinStep": 1, "format": "d"}}}
     curve = {**x, **colour, "y": {**top1, "field": "top-1 %"}}
     band = {**x, **colour, "y": {**top1, "field": "least"}, "y2": {"field": "most"}}
-    header = {"title": None, "labelExpr": _lookup(labels, int(width / _LETTER))}
+    header = {"title": None, "labelExpr": lookup(labels, int(width / LETTER))}
     return {
-        "config": _CONFIG,
+        "config": CONFIG,
         "data": {"values": values},
         "facet": {"field": "row", "type": "ordinal", "header": header},
         "columns": panels,
@@ -431,12 +251,3 @@ def _curve_panels(values: list[Spec], labels: Sequence[str], panels: int, room: 
             ],
         },
     }
-
-
-def _lines(name: str, letters: int) -> list[str]:
-    return wrap(printable(name), max(letters, 12)) or [""]
-
-
-def _lookup(names: Sequence[str], letters: int) -> str:
-    """An expression for the name of a row or a column, in lines."""
-    return f"{json.dumps([_lines(name, letters) for name in names])}[datum.value]"

@@ -1,17 +1,20 @@
-"""Figures of matplotlib as files, SVG and PDF, with fonts of this machine for letters that its own lack."""
+"""Figures of matplotlib and of Vega-Lite as files, SVG and PDF, with the fonts that their letters need."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convnext_ablation.files import written_whole
+from convnext_ablation.files import write_text, written_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,3 +111,49 @@ def to_install(characters: Collection[str]) -> str:
     scripts = {unicodedata.name(each, "").partition(" ")[0] for each in characters}
     found = {"CJK" if script in _CJK else script.title() for script in scripts}
     return " and ".join(f"Noto Sans {script}".strip() for script in sorted(found))
+
+
+def write_specification(folder: Path, name: str, spec: Mapping[str, Any]) -> None:
+    """Writes a chart in Vega-Lite as SVG and PDF into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    svg = _converter().vegalite_to_svg(spec)
+    drawn = iter(range(len(svg)))  # Vega numbers what it clips through all charts of a process
+    numbers: dict[str, int] = defaultdict(lambda: next(drawn))
+    svg = re.sub(r'(id="|url\(#)clip(\d+)', lambda found: f"{found[1]}clip{numbers[found[2]]}", svg)
+    write_text(folder / f"{name}.svg", svg)
+    with written_whole(folder / f"{name}.pdf") as temporary:
+        pdf = _converter().svg_to_pdf(svg)  # what made it is left out, in as many bytes
+        temporary.write_bytes(re.sub(rb"/Producer \([^)]*\)", lambda found: b" " * len(found[0]), pdf))
+    others = {letter for letter in json.dumps(spec, ensure_ascii=False) if ord(letter) not in _letters()}
+    if others:  # vl-convert takes a font of the machine that has them
+        tell_of_boxes(folder, name, fonts_with(others)[1])
+
+
+@cache
+def chart_library() -> str:
+    """The JavaScript of Vega, Vega-Lite and vega-embed in one piece, to stand in a page."""
+    script = str(_converter().javascript_bundle())
+    return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+@cache
+def _converter() -> Any:
+    """vl-convert, with the fonts that matplotlib brings."""
+    import vl_convert
+
+    vl_convert.register_font_directory(str(_fonts()))
+    return vl_convert
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """The letters that these have."""
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(str(_fonts() / "DejaVuSans.ttf")).get_charmap())
+
+
+def _fonts() -> Path:
+    import matplotlib
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf"

@@ -22,9 +22,10 @@ from convnext_ablation.files import write_text
 from convnext_ablation.page import render, uri_of
 from convnext_ablation.study.designs.contrasts import Contrast
 from convnext_ablation.study.report.answer import percent_points
-from convnext_ablation.study.report.charts import Chart, chart_library
+from convnext_ablation.study.report.charts import Chart
 from convnext_ablation.study.report.contents import Confusion, Contents, examples, surest
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun
+from convnext_ablation.study.report.figures import chart_library
 from convnext_ablation.study.report.findings import Effect, size_text
 from convnext_ablation.study.report.table_files import Table, tables_of
 from convnext_ablation.study.report.tables import Column
