@@ -117,6 +117,7 @@ def write_specification(folder: Path, name: str, spec: Mapping[str, Any]) -> Non
     """Writes a chart in Vega-Lite as SVG and PDF into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     svg = _converter().vegalite_to_svg(spec)
+    svg = re.sub('<text[^>]* opacity="0"[^>]*>.*?</text>', "", svg)  # numbers that an axis has no room for
     drawn = iter(range(len(svg)))  # Vega numbers what it clips through all charts of a process
     numbers: dict[str, int] = defaultdict(lambda: next(drawn))
     svg = re.sub(r'(id="|url\(#)clip(\d+)', lambda found: f"{found[1]}clip{numbers[found[2]]}", svg)
