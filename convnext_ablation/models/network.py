@@ -166,14 +166,15 @@ class ResNetToConvNeXt(nn.Module):
         chs = width = round(components.width * width_factor)
         self.stem = Stem(in_chans, chs, layers)
         self.stages = nn.Sequential()
-        self.feature_info: list[dict[str, Any]] = []
+        feature_info: list[dict[str, Any]] = []
         drop_path = _drop_path_rates(drop_path_rate, components.depths, uniform_drop_path)
         for index, rates in enumerate(drop_path):
             stage = Stage(chs, width * 2**index, index == 0, layers, rates, layer_scale_init)
             chs = stage.out_chs
             self.stages.append(stage)
             info = {"num_chs": chs, "reduction": 4 * 2**index, "module": f"stages.{index}"}
-            self.feature_info.append(info)
+            feature_info.append(info)
+        self.feature_info = feature_info
         self.num_features = chs
         self.head = Head(chs, num_classes, global_pool, drop_rate, layers)
         self.head_hidden_size = self.head.hidden_size
