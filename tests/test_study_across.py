@@ -34,7 +34,6 @@ def experiments(rng, count, pretraining, seeds, sd, top1=(0.70, 0.72), together=
     return [[list(tables[:, number]) for tables in sets] for number in range(count)]
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(
     ("pretraining", "seeds", "sd", "most"),
     [
@@ -56,7 +55,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say(pretraining, seeds, sd, 
         assert np.mean(estimates) == pytest.approx(0, abs=4 * np.std(estimates) / math.sqrt(400))
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("pretraining", "seeds", "sd"), [(3, 1, 0.007), (3, 2, 0.03), (1, 3, 0.01)])
 def test_no_difference_at_all_is_found_significant_in_at_most_5_of_100_experiments(pretraining, seeds, sd):
     rng = np.random.default_rng([7, pretraining, seeds])
@@ -72,7 +70,6 @@ def test_no_difference_at_all_is_found_significant_in_at_most_5_of_100_experimen
     assert np.mean(np.array(smallest) < 0.05) <= 0.05
 
 
-@pytest.mark.no_cover
 def test_differences_of_main_effects_cover_the_truth_as_often_as_they_say():
     levels = hadamard(8)[1] / 4
     found = experiments(np.random.default_rng(12), 300, 3, 1, 0.01, top1=[0.7] * 8)

@@ -64,7 +64,6 @@ def test_intervals_over_pretraining_seeds_cover_the_truth_and_those_over_finetun
     assert np.mean([each.low <= 0.02 <= each.high for each in flat]) < 0.9
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("seeds", "seed_sd"), [(2, 0.03), (3, 0.01)])
 def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds, seed_sd):
     rng = np.random.default_rng([9, seeds])
@@ -76,7 +75,6 @@ def test_no_effect_at_all_is_found_significant_in_at_most_5_of_100_studies(seeds
     assert found / 400 <= 0.05
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("seeds", "most"), [(2, 0.99), (3, 0.98)])
 def test_main_effects_cover_the_truth_as_often_as_they_say_though_some_networks_have_noisier_seeds(
     seeds, most

@@ -65,7 +65,6 @@ def simulated(rng, scatter, gains, seeds, images, correlations):
     return ease < stats.norm.ppf(top1)
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize(("name", "seeds"), [("stages", 3), ("screening", 2), ("screening", 3)])
 def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, seeds):
     """One effect is real and alone; it is found if its p-value adjusted by Holm's method is below 0.05."""
@@ -93,7 +92,6 @@ def test_an_effect_of_the_detectable_size_is_found_in_80_of_100_studies(name, se
 SETS = [PlannedSet(-1.0, SCATTER, 2000), PlannedSet(1.0, Scatter(0.7, 0.008, 0.12, 0.2, ""), 1000)]
 
 
-@pytest.mark.no_cover
 def test_a_difference_between_sets_of_the_detectable_size_is_found_in_80_of_100_experiments():
     """One effect is larger on the fine-tuned set; otherwise they are the same. One pre-training, 3 seeds."""
     experiments, design, seeds = 300, design_of("stages", "atto"), 3
@@ -118,7 +116,6 @@ def test_a_difference_between_sets_of_the_detectable_size_is_found_in_80_of_100_
     assert asked.seeds_needed(0.99 * size) == seeds + 1
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("together", [0.0, 0.8])
 def test_a_difference_is_found_as_often_where_pretrainings_change_all_sets_alike(together):
     """The mean of two fine-tuned sets minus the general one, of four pre-trainings, one fine-tuning each."""
