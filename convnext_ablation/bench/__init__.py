@@ -1,1 +1,1 @@
-"""How fast networks are on this machine, side by side in one run."""
+"""Speed of networks on this machine, measured side by side."""

@@ -1,4 +1,4 @@
-"""What is asked of a measurement, without torch."""
+"""The arguments of a speed measurement, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class BenchArguments:
-    """What is to be measured."""
+    """What to measure."""
 
     models: tuple[str, ...]
     mode: tuple[str, ...] = option((INFERENCE,), "what to time", choices=MODES)

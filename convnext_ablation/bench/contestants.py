@@ -1,4 +1,4 @@
-"""What is measured together, and its measurement: networks, each in some forms, in turn in one process."""
+"""Networks in several forms, timed in turn in one process."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from convnext_ablation.models import zoo  # noqa: F401  registers the networks
 from convnext_ablation.timing import Times, interleaved
 from convnext_ablation.training.distributed import check_device
 
-_AT_LEAST = 0.1  # seconds that a measurement lasts
-_CALIBRATION = 1 << 16  # pixels, enough for BatchNorm where a map of 32 pixels has shrunk to one
+_AT_LEAST = 0.1  # seconds per measurement
+_CALIBRATION = 1 << 16  # pixels, enough for BatchNorm if 32 px have shrunk to a 1x1 map
 
 
 @dataclass(frozen=True)
@@ -42,16 +42,16 @@ class Contestant:
 
     model: str  # as timm.create_model takes it
     form: str
-    dtype: str  # of what it computes in
+    dtype: str  # dtype that it computes in
 
     def __str__(self) -> str:
-        """As `--baseline` takes it."""
+        """In the format of `--baseline`."""
         return f"{self.model}:{self.form}:{self.dtype}"
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is measured in turn."""
+    """Contestants that are timed in turn, and the conditions."""
 
     mode: str
     device: str
@@ -59,35 +59,35 @@ class Configuration:
     img_size: int  # side in pixels
     threads: int
     rounds: int
-    contestants: tuple[Contestant, ...]  # the baseline among them
+    contestants: tuple[Contestant, ...]  # including the baseline
     baseline: Contestant
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """Those that its contestants compute in."""
+        """The dtypes of its contestants."""
         return tuple(dict.fromkeys(contestant.dtype for contestant in self.contestants))
 
     def identity(self, machine: Mapping[str, str]) -> str:
-        """A short hash of everything that determines what is measured, the machine and versions included."""
+        """A short hash of everything that determines the measurement, including machine and versions."""
         text = json.dumps([asdict(self), dict(machine)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 @dataclass
 class Result:
-    """What was found of a contestant."""
+    """The measurements of a contestant."""
 
-    preparation: float | None = None  # seconds to compile or optimize it, with its first step
-    difference: float | None = None  # in inference, see `docs/speed.md`
+    preparation: float | None = None  # seconds to compile or optimize, including the first step
+    difference: float | None = None  # from the plain form's outputs, in inference; see `docs/speed.md`
     times: Times | None = None  # None if it failed
     error: str = ""
 
 
 def configurations(asked: BenchArguments) -> list[Configuration]:
-    """What the arguments ask for, in the order in which it is measured.
+    """The configurations that the arguments ask for, in order of measurement.
 
     Raises:
-        UserError: They ask for what can't be measured.
+        UserError: The device is missing, or a mode has none of the forms.
     """
     device = asked.device or default_device()
     check_device(device)
@@ -136,18 +136,18 @@ def _baseline(text: str, mode: str, dtype: str) -> Contestant:
 def measure(
     configuration: Configuration, turn: Callable[[str], object]
 ) -> tuple[dict[str, Result], dict[str, float]]:
-    """Times a configuration's contestants in turn, and between them what the machine does at best.
+    """Times a configuration's contestants in turn, interleaved with kernels for the machine's peak.
 
     Args:
         configuration: What to measure.
-        turn: Is called with a contestant's name whenever it is its turn.
+        turn: Called with a contestant's name when its turn comes.
 
     Returns:
-        What was found of each contestant, by its name; one that raised has an ``error``, and the others are
-        measured without it. And the machine's peak in GFLOP/s, by dtype.
+        Results by contestant, and the machine's peak in GFLOP/s by dtype. A contestant that raises gets an
+        ``error``, and the others are measured without it.
     """
     torch.set_num_threads(configuration.threads)
-    torch.compiler.reset()  # forgets the networks of the configuration before
+    torch.compiler.reset()  # clears what earlier configurations compiled
     results = {str(contestant): Result() for contestant in configuration.contestants}
     steps: dict[str, Callable[[], object]] = {}
 
@@ -158,7 +158,7 @@ def measure(
     @cache
     @torch.inference_mode()
     def plain(model: str) -> torch.Tensor:
-        """What a network puts out in its plain form and float32."""
+        """Outputs of a network's plain form in float32."""
         output: torch.Tensor = _network(model, configuration)(_images(configuration))
         return output.float().cpu()
 
@@ -188,8 +188,8 @@ def _prepared(
     result: Result,
     plain: Callable[[str], torch.Tensor],
 ) -> Callable[[], object]:
-    """Makes a contestant ready; what is returned runs it once: a batch forward, or a training step."""
-    from torch.utils.benchmark import timer  # waits until a GPU has finished
+    """Prepares a contestant; returns a function that runs one forward pass or training step."""
+    from torch.utils.benchmark import timer  # synchronizes the GPU
 
     images = _images(configuration)
     model = _network(contestant.model, configuration)
@@ -214,7 +214,7 @@ def _images(configuration: Configuration) -> torch.Tensor:
 
 
 def _network(name: str, configuration: Configuration) -> nn.Module:
-    """Builds a network, each time with the same weights."""
+    """Builds a network, with the same weights each time."""
     torch.manual_seed(0)
     model = timm.create_model(name)
     if configuration.mode == INFERENCE:
@@ -224,10 +224,10 @@ def _network(name: str, configuration: Configuration) -> nn.Module:
 
 @torch.no_grad()
 def _vary(model: nn.Module, img_size: int) -> None:
-    """Gives a fresh network values as if it had been trained, else differences of outputs stay hidden.
+    """Gives a new network the statistics of a trained one, so that output differences show.
 
-    A fresh one switches its residual branches off, by a zero or a layer scale of 1e-6, and its BatchNorm
-    does nothing.
+    At initialization, residual branches are off (zero norms or a layer scale of 1e-6), and BatchNorm is an
+    identity.
     """
     for name, parameter in model.named_parameters():
         if parameter.numel() != max(parameter.shape, default=0):
@@ -239,7 +239,7 @@ def _vary(model: nn.Module, img_size: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.train().reset_running_stats()
-        norm.momentum = None  # the average of what it sees
+        norm.momentum = None  # cumulative average
     if norms:
         model(torch.randn(max(2, _CALIBRATION // img_size**2), 3, img_size, img_size))
         model.eval()
@@ -272,7 +272,7 @@ def _training(model: nn.Module, images: torch.Tensor, contestant: Contestant) ->
 
 
 def _in_form(model: nn.Module, images: torch.Tensor, form: str) -> tuple[nn.Module, torch.Tensor]:
-    """Puts a network and its images into a form that torch itself has."""
+    """Converts a network and its images to one of torch's own forms."""
     on_gpu = images.device.type != "cpu"
     if form == CHANNELS_LAST or (form == COMPILED and on_gpu):
         model = model.to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""How fast the machine multiplies at best, and how many multiplications a network asks for."""
+"""Peak throughput of the machine, and the operations that a network needs."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from convnext_ablation.timing import Times
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network asks for."""
+    """Parameters and operations of a network."""
 
     parameters: int
-    gmacs: float  # billions of multiply-accumulates for an image
+    gmacs: float  # billions of multiply-accumulates per image
 
 
 def checked_cost(name: str, img_size: int) -> Cost:
-    """Counts what a network asks for, without memory where it can be built without.
+    """Counts a network's parameters and operations, on ``meta`` where possible.
 
     Raises:
-        UserError: There is no such network, or it doesn't take images of that size.
+        UserError: There is no such network, or it doesn't take images of this size.
     """
     if not timm.is_model(name):
         raise unknown_name("model", name, timm.list_models())
-    with suppress(Exception):  # few networks can't be built on meta, and what they raise is anything
+    with suppress(Exception):  # a few networks can't be built on meta, and raise anything
         return _cost_of(name, img_size, "meta")
     try:
         return _cost_of(name, img_size, "cpu")
@@ -48,7 +48,7 @@ def _cost_of(name: str, img_size: int, device: str) -> Cost:
 
 
 def kernels(device: str, dtypes: Sequence[str]) -> dict[str, Callable[[], object]]:
-    """What is timed for the machine's peak, by name; `peaks_of` reads the names."""
+    """Kernels timed for the machine's peak, by name; `peaks_of` parses the names."""
     on_gpu = torch.device(device).type != "cpu"
     found: dict[str, Callable[[], object]] = {}
     for dtype in dtypes:

@@ -1,4 +1,4 @@
-"""What was measured, as rows: of `bench.csv`, with timm's columns and ours, and of tables for people."""
+"""Measurements as rows: of `bench.csv`, with timm's columns and ours, and of readable tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from convnext_ablation.version import __version__
 
 Row = Mapping[str, str]
 
-# those of timm's benchmark.py but infer_macts; step times are in milliseconds, parameters in millions
+# columns of timm's benchmark.py except infer_macts; step times are in milliseconds, parameters in millions
 TIMMS_COLUMNS = (
     *("model", "infer_samples_per_sec", "infer_step_time", "infer_batch_size", "infer_img_size"),
     *("infer_gmacs", "train_samples_per_sec", "train_step_time", "train_batch_size", "train_img_size"),
@@ -40,11 +40,11 @@ COLUMNS = (
     *("share_of_peak", "peak_gflops", "preparation_sec", "difference", "error", "configuration"),
     *_MACHINES,
 )
-_TRAINING_STEP = 3  # of what a forward pass multiplies
+_TRAINING_STEP = 3  # multiply-accumulates relative to a forward pass
 
 
 def machine_of(device: str) -> dict[str, str]:
-    """What is measured on, with which versions, and how the environment has glibc's allocator set."""
+    """The processor, versions, and the environment's settings of glibc's allocator."""
     versions = (torch.__version__, timm.__version__, __version__, platform.python_version())
     settings = [
         f"{name}={value}"
@@ -62,7 +62,7 @@ def rows_of(
     costs: Mapping[tuple[str, int], Cost],
     machine: Mapping[str, str],
 ) -> list[dict[str, str]]:
-    """A row for each contestant, in their order; costs are by network and side of the images."""
+    """One row per contestant, in order; `costs` are by network and image side in pixels."""
     mode, batch_size = configuration.mode, configuration.batch_size
     prefix, baseline = _prefix_of(mode), results[str(configuration.baseline)]
     rows = []
@@ -101,15 +101,15 @@ def rows_of(
 
 
 def _prefix_of(mode: str) -> str:
-    """What timm's columns of a mode begin with."""
+    """Prefix of timm's columns for a mode."""
     return "infer_" if mode == INFERENCE else "train_"
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Reads the rows of a file; none if there is no file.
+    """Reads the rows of a file; empty if there is no file.
 
     Raises:
-        UserError: It isn't one of ours.
+        UserError: It has other columns.
     """
     if not path.exists():
         return []
@@ -121,7 +121,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def screen(rows: Sequence[Row]) -> str:
-    """A configuration's table for a terminal."""
+    """One configuration's table for a terminal."""
     parts = _parts(rows)
     return "\n".join([parts["title"], parts["machine"], parts["table"], *parts["errors"]])
 
@@ -133,7 +133,7 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _parts(rows: Sequence[Row], markdown: bool = False) -> dict[str, Any]:
-    """What a configuration's title, machine, table and errors read."""
+    """Title, machine, table and errors of a configuration."""
     row = rows[0]
     prefix = _prefix_of(row["mode"])
     batch = f"batch {row[prefix + 'batch_size']} at {row[prefix + 'img_size']}"
@@ -159,7 +159,7 @@ def _parts(rows: Sequence[Row], markdown: bool = False) -> dict[str, Any]:
 
 
 def _cells(row: Row) -> dict[str, str]:
-    """What a row of a table reads, by heading."""
+    """The cells of a table row, by heading."""
     prefix = _prefix_of(row["mode"])
 
     def number(column: str, pattern: str) -> str:

@@ -1,4 +1,4 @@
-"""Networks in their fastest exact form: `optimize_for_inference`."""
+"""The fastest equivalent form of a network: `optimize_for_inference`."""
 
 from convnext_ablation.inference.optimize import OptimizedNetwork, optimize_for_inference
 

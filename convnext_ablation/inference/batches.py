@@ -1,9 +1,9 @@
-"""How many images a section of a network takes at a time.
+"""Chunk size of the batch in each section of a network.
 
-A layer's output for 16 images at 224 px is up to 77 MB: it goes to memory and comes back for the next layer,
-which takes longer than computing it. For two images it stays in the cache. Later stages have smaller outputs
-and larger weights, and want more images. So each section has a number of its own, chosen by measurement and
-never smaller than that of the section before, and images pass through them part by part, depth first.
+A layer's output for 16 images at 224 px is up to 77 MB. Writing it to memory and reading it back takes longer
+than computing it; for two images it stays in the cache. Later stages have smaller outputs and larger weights,
+so they prefer more images. Each section therefore has its own chunk size, chosen by measurement and never
+smaller than that of the section before. Chunks pass through the sections depth-first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROUNDS = 3
 
 
 class PartByPart(nn.Module):
-    """Runs sections one after the other, each on `at_a_time` images of its own, never fewer than before."""
+    """Runs sections in sequence, each on chunks of at most `at_a_time` images, never decreasing."""
 
     def __init__(self, sections: Sequence[nn.Module], at_a_time: Sequence[int]) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class PartByPart(nn.Module):
         return self._through(len(self.at_a_time) - 1, x)
 
     def _through(self, last: int, x: torch.Tensor) -> torch.Tensor:
-        """The images' way through the sections up to `last`."""
+        """Runs the sections up to `last`."""
         if last < 0:
             return x
         most = self.at_a_time[last]
@@ -45,7 +45,7 @@ class PartByPart(nn.Module):
 
 
 def choose(sections: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
-    """Measures how many of these images, ``(B, C, H, W)``, each section takes at a time at best."""
+    """Measures the fastest chunk size of each section on these images, ``(B, C, H, W)``."""
     numbers = [2**power for power in range(len(x).bit_length()) if 2**power < len(x)] + [len(x)]
     costs: list[list[float]] = []
     for section in track(sections, "measuring", len(sections), "sections"):
@@ -55,12 +55,12 @@ def choose(sections: Sequence[nn.Module], x: torch.Tensor) -> list[int]:
 
 
 def _costs(section: nn.Module, x: torch.Tensor, numbers: Sequence[int]) -> list[float]:
-    """Seconds that a section takes with so many images at a time; what slows whole rounds cancels out."""
+    """Relative time of a section for each chunk size; slowdowns of whole rounds cancel out."""
     parts = {str(number): x.split(number) for number in numbers}
 
     def ready(number: str) -> None:
         prepare(section, keep=True)
-        section(parts[number][0])  # packs the weights for this number
+        section(parts[number][0])  # packs the weights for this chunk size
 
     def run(number: str) -> None:
         for part in parts[number]:
@@ -72,7 +72,7 @@ def _costs(section: nn.Module, x: torch.Tensor, numbers: Sequence[int]) -> list[
 
 
 def cheapest_ascent(costs: Sequence[Sequence[float]]) -> Sequence[int]:
-    """A column for each row, never to the left of the one before, with the smallest sum of costs."""
+    """The non-decreasing choice of columns, one per row, with the smallest sum of costs."""
 
     def total(ascent: Sequence[int]) -> float:
         return sum(row[column] for row, column in zip(costs, ascent, strict=True))

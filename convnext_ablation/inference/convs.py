@@ -1,4 +1,4 @@
-"""A conv with the activation and the addition behind it: by torch's public functions, or fused by oneDNN."""
+"""A conv fused with the following activation and addition, by torch's public functions or by oneDNN."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ACTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 def act_name(module: nn.Module) -> str:
-    """What `FusedConv` calls an activation; ``""`` for one that it doesn't know."""
+    """`FusedConv`'s name of an activation; ``""`` if unsupported."""
     if isinstance(module, nn.Identity):
         return "none"
     if isinstance(module, nn.ReLU):
@@ -25,19 +25,19 @@ def act_name(module: nn.Module) -> str:
 
 
 class FusedConv(nn.Module):
-    """A conv, whose padding is zeros, and the activation behind it; its weights are no longer trained."""
+    """A zero-padded conv with its activation, for inference only."""
 
     def __init__(self, conv: nn.Conv2d, act: str = "none") -> None:
         super().__init__()
         self.weight: torch.Tensor | None = conv.weight.detach()
         self.bias = None if conv.bias is None else conv.bias.detach()
-        assert not isinstance(conv.padding, str)  # ours have numbers
-        # in the order that all of oneDNN's operators take them
+        assert not isinstance(conv.padding, str)  # our convs have numeric padding
+        # in the order of oneDNN's operators
         self.geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         self.act = act
 
     def convert(self, dtype: torch.dtype) -> None:
-        """Brings the weights into a type, and into the memory format that convs on a CPU and a GPU like."""
+        """Converts the weights to a dtype, and to the channels_last format that convs run fastest in."""
         assert self.weight is not None
         self.weight = self.weight.to(dtype, memory_format=torch.channels_last)
         self.bias = None if self.bias is None else self.bias.to(dtype)
@@ -47,7 +47,7 @@ class FusedConv(nn.Module):
         return _ACTS[self.act](self._conv(x))
 
     def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The conv of `x` plus `other`, which may be overwritten, and the activation of the sum."""
+        """Activation of the conv of `x` plus `other`, which may be overwritten."""
         return _ACTS[self.act](self._conv(x).add_(other))
 
     def _conv(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,16 +57,16 @@ class FusedConv(nn.Module):
 
 
 class PackedConv(FusedConv):
-    """The same in one pass, with weights that lie in memory as oneDNN wants them.
+    """The same in one operator, with weights packed in oneDNN's layout.
 
-    torch repacks a conv's weights at every call, which costs as much as the conv itself where images are
-    few or small. What packs them once, and fuses what follows, are the operators that torch.compile's CPU
-    backend emits; they have no public name. They stand in this class alone: `packing_works` asks whether this
-    torch has them, and `optimize_for_inference` compares the outputs.
+    torch repacks a conv's weights at every call, which costs as much as the conv itself for few or small
+    images. The operators that pack once and fuse are those of torch.compile's CPU backend, which have no
+    public name. Only this class uses them: `packing_works` checks that this torch has them, and
+    `optimize_for_inference` compares outputs.
     """
 
-    packed: torch.Tensor | None = None  # for the size of the input that came first
-    keep = True  # the weights as they were, see `prepare`
+    packed: torch.Tensor | None = None  # for the size of the first input
+    keep = True  # keep the unpacked weights, see `prepare`
 
     def _weight_for(self, x: torch.Tensor) -> torch.Tensor:
         if self.packed is None:
@@ -86,7 +86,7 @@ class PackedConv(FusedConv):
         )
 
     def add_to(self, other: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The conv of `x` plus `other`, which is overwritten, and the activation of the sum."""
+        """Activation of the conv of `x` plus `other`, which is overwritten."""
         operands = (other, x, self._weight_for(x), self.bias, *self.geometry)
         fused = "relu" if self.act == "relu" else None
         out = torch.ops.mkldnn._convolution_pointwise_.binary(*operands, "add", 1.0, fused, [], None)
@@ -94,9 +94,9 @@ class PackedConv(FusedConv):
 
 
 def prepare(section: nn.Module, keep: bool) -> None:
-    """Has packed convs pack their weights for the size of the next input; others are right, but slower.
+    """Makes packed convs repack for the size of the next input; other sizes still work, but slower.
 
-    To `keep` the weights as they were allows to pack them for another size afterwards.
+    With `keep`, the unpacked weights are kept, so that they can be packed for another size later.
     """
     for module in section.modules():
         if isinstance(module, PackedConv):
@@ -104,7 +104,7 @@ def prepare(section: nn.Module, keep: bool) -> None:
 
 
 def packing_works(dtype: torch.dtype) -> bool:
-    """Whether `PackedConv` works with this torch on this processor, in this type; tried, not guessed."""
+    """Whether `PackedConv` works with this torch, processor and dtype; found out by running it."""
     if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
         return False
     conv = nn.Conv2d(16, 16, 1)

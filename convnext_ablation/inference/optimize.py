@@ -1,4 +1,4 @@
-"""Chooses the fastest form of a network for inference by measurement, and sees that it does the same."""
+"""Chooses a network's fastest form for inference by measurement, and checks that outputs agree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from convnext_ablation.timing import interleaved
 
 _logger = logging.getLogger(__name__)
 
-# of the largest output; a lower precision's rounding is no fault, but another network is
+# relative to the largest output: above the rounding of each dtype
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.2, torch.float16: 0.05}
 _ROUNDS = 3
 _BATCH_SIZE = 16
@@ -33,17 +33,17 @@ _BATCH_SIZE = 16
 class Choice:
     """What `optimize_for_inference` chose, and why."""
 
-    form: str  # packed, folded, channels_last or compiled; plain if no other gave the same outputs
-    images_at_a_time: tuple[int, ...] = ()  # by section of the network; empty if it isn't cut
-    seconds: Mapping[str, float] = field(default_factory=dict)  # of a call with the example, by form
-    difference: Mapping[str, float] = field(default_factory=dict)  # largest of an output to the plain one's
+    form: str  # packed, folded, channels_last or compiled; plain if the others' outputs differ
+    images_at_a_time: tuple[int, ...] = ()  # chunk size by section; empty if not split
+    seconds: Mapping[str, float] = field(default_factory=dict)  # per call on the example, by form
+    difference: Mapping[str, float] = field(default_factory=dict)  # largest output difference to plain
 
 
 class OptimizedNetwork(nn.Module):
-    """A network for inference alone: it has no parameters to train, and is made again rather than saved."""
+    """An inference-only network: it can't be trained, and is rebuilt rather than saved."""
 
     def __init__(self, network: nn.Module, like: nn.Module, dtype: torch.dtype, choice: Choice) -> None:
-        """Takes a `network` for inputs in channels_last and `dtype`, made from the network `like`."""
+        """Wraps `network`, made from `like`, which takes inputs in channels_last and `dtype`."""
         super().__init__()
         self.network = network
         self.dtype = dtype
@@ -56,7 +56,7 @@ class OptimizedNetwork(nn.Module):
         """Stays in eval mode.
 
         Raises:
-            UserError: It is to be trained.
+            UserError: `mode` is True.
         """
         if mode:
             raise UserError("an optimized network can't be trained; train the one that it was made from")
@@ -64,7 +64,7 @@ class OptimizedNetwork(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, C, H, W) -> (B, num_classes)``, of any batch and size, and in the type of `x`."""
+        """``(B, C, H, W) -> (B, num_classes)`` for any batch and image size, in the dtype of `x`."""
         out = self.network(x.to(self.dtype, memory_format=torch.channels_last))
         return out.to(x.dtype, copy=x.is_cuda)  # the next call of a CUDA graph overwrites its output
 
@@ -79,30 +79,30 @@ def optimize_for_inference(
     dtype: torch.dtype | None = None,
     compiled: bool | None = None,
 ) -> OptimizedNetwork:
-    """Returns the fastest form of a network that gives the same outputs, for this device and these inputs.
+    """Returns a network's fastest form with the same outputs, for this device and these inputs.
 
-    Our networks are simplified (norms, layer scales and bare convs folded into the convs beside them, see
-    `convnext_ablation.inference.simplify`), run in channels_last with activations and additions fused into
-    convs and weights packed once, and take as many images at a time in each stage as measured best. Other
-    networks are reparameterized as far as timm can, and tried in channels_last and, compiled, with frozen
-    weights. Whatever is tried is compared with `model` on the example: what differs by more than 1e-4 of the
-    largest output in float32 isn't taken.
+    Our networks are simplified (see `convnext_ablation.inference.simplify`): norms, layer scales and bare
+    convs are folded into neighbouring convs. They run in channels_last with fused activations and additions
+    and prepacked weights, and each stage takes the number of images that measured fastest. Other networks
+    are reparameterized by timm, and tried in channels_last and, compiled, with frozen weights. Every form is
+    compared with `model` on the example. In float32, forms that differ by more than 1e-4 of the largest
+    output are rejected.
 
-    The result takes inputs of any batch and size, but was measured for those of the example, up to 16 images,
-    and as many threads as torch has now.
+    The result takes any batch and image size. It is tuned for those of the example, up to 16 images, and for
+    torch's current number of threads.
 
     Args:
-        model: It stays as it is.
-        example_input: Images as they will come, ``(B, C, H, W)``, on the model's device.
-        size: Height and width of the example where none is given; the model's own if None.
-        batch_size: Images of the example where none is given.
-        dtype: What to compute in; the type of the model's weights if None. In bfloat16 and float16 outputs
-            differ as these types round.
-        compiled: Whether to try `torch.compile` too, which takes seconds to minutes and a C++ compiler; None
-            for where it has been measured to pay: on GPUs, and for networks that aren't ours.
+        model: The network, which is not modified.
+        example_input: Typical images, ``(B, C, H, W)``, on the model's device.
+        size: Height and width of a random example, if none is given; by default the model's own.
+        batch_size: Images of a random example.
+        dtype: Dtype to compute in; by default that of the weights. Outputs in bfloat16 and float16 differ by
+            rounding.
+        compiled: Whether to try `torch.compile`, which takes seconds to minutes and a C++ compiler. By
+            default, only where it has been measured to pay: on GPUs, and for networks that aren't ours.
 
     Raises:
-        UserError: The network can't take the dtype, the size or the example, or puts out other than a tensor.
+        UserError: The network rejects the dtype, size or example, or doesn't return a tensor.
     """
     dtype = dtype or next(model.parameters()).dtype
     if dtype not in _TOLERANCE:
@@ -151,7 +151,7 @@ def _example(model: nn.Module, size: int | tuple[int, int] | None, batch_size: i
 
 
 def _part_by_part(model: ResNetToConvNeXt, x: torch.Tensor, dtype: torch.dtype, packed: bool) -> nn.Module:
-    """Our network, simplified and cut into sections."""
+    """Our network, simplified and split into sections."""
     sections = sections_of(model)
     for section in sections:
         section.to(dtype)
@@ -169,12 +169,12 @@ def _part_by_part(model: ResNetToConvNeXt, x: torch.Tensor, dtype: torch.dtype, 
 
 
 def _compiled(network: nn.Module, x: torch.Tensor) -> nn.Module | None:
-    """The network, compiled with its weights frozen; None, and a line that says why, if it can't be."""
+    """The network compiled with frozen weights; None with a warning if compilation fails."""
     options: dict[str, Any] = {"freezing": True} if x.device.type == "cpu" else {"triton.cudagraphs": True}
     try:
         fast: nn.Module = compile_network(network, options=options)
         fast(x)
-    except Exception as error:  # what a missing or failing compiler raises is no public class
+    except Exception as error:  # a missing or failing compiler raises no public class
         _logger.warning("torch.compile failed and is left out: %s", first_line(error))
         return None
     return fast
@@ -187,13 +187,13 @@ def _fastest(
     x: torch.Tensor,
     expected: torch.Tensor,
 ) -> OptimizedNetwork:
-    """The fastest of the forms whose outputs are right."""
+    """The fastest form whose outputs agree."""
     right: dict[str, Callable[[], object]] = {}
     differences: dict[str, float] = {}
     allowed = _TOLERANCE[x.dtype] * max(1.0, expected.abs().max().item())
     for form, network in forms.items():
         differences[form] = (network(x).float() - expected.float()).abs().max().item()
-        if not differences[form] <= allowed:  # nor is NaN
+        if not differences[form] <= allowed:  # NaN fails too
             _logger.warning(
                 "the form %r is left out: its outputs differ by %.1e from the plain network's",
                 form,
@@ -203,7 +203,7 @@ def _fastest(
             right[form] = partial(network, x)
     if not right:
         return OptimizedNetwork(plain, model, x.dtype, Choice("plain", (), {}, differences))
-    # the shortest of some calls: what else the machine does can only lengthen one
+    # the minimum over calls: other load on the machine only adds time
     seconds = {form: times.lowest for form, times in interleaved(right, _ROUNDS, warm_up=1).items()}
     form = min(seconds, key=lambda each: seconds[each])
     chosen = forms[form]

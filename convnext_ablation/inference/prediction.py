@@ -1,4 +1,4 @@
-"""The classes of pictures without labels: the work of `convnext-ablation predict`."""
+"""Classification of unlabelled images: the work of `convnext-ablation predict`."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from convnext_ablation.training.network import check_finite, compiled, create_pr
 from convnext_ablation.training.trained import TrainedWeights
 from convnext_ablation.training.trained_arguments import PredictionArguments
 
-_EXAMPLE = 4  # images that the fastest form is measured with on a CPU: 16 take four times as long
-# fewer images take less time than to find the network's fastest form, or to compile it
+_EXAMPLE = 4  # batch for measuring the fastest form on a CPU; 16 takes four times as long
+# below these numbers of images, measuring forms or compiling takes longer than it saves
 _WORTH_MEASURING, _WORTH_COMPILING = 256, 20_000
-_READ, _UNREADABLE = 0, -100  # in the place of a label; the latter is no class for torch's losses
-_BLANK = 64  # pixels of a side
-_MOST = 200  # characters of a reason
+_READ, _UNREADABLE = 0, -100  # used as labels; torch's losses ignore -100
+_BLANK = 64  # side in pixels
+_MOST = 200  # longest reason in characters
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network said of each picture, in their order.
+    """A network's predictions for each image, in order.
 
     Attributes:
-        classes: The most probable ones, best first, ``(N, K)``.
-        probabilities: Of these, ``(N, K)``.
-        unread: Why a picture has none, by its number.
+        classes: Most probable classes, best first, ``(N, K)``.
+        probabilities: Their probabilities, ``(N, K)``.
+        unread: Reasons why images have no prediction, by index.
     """
 
     classes: NDArray[np.int64]
@@ -53,12 +53,12 @@ class Answers:
 
 
 class Prediction:
-    """A network with its weights, and what is known of its classes.
+    """A network with its weights and class names.
 
     Attributes:
-        loaded: What was loaded from the checkpoint, in a line; empty without one.
-        taken: Arguments that were taken from the run of the checkpoint, and their values.
-        labels: What the classes are called, in the order of their numbers; empty if that isn't known.
+        loaded: What was loaded from the checkpoint, in one line; empty without one.
+        taken: Arguments taken from the checkpoint's run, and their values.
+        labels: Class names in the order of their numbers; empty if unknown.
     """
 
     def __init__(self, arguments: PredictionArguments) -> None:
@@ -77,7 +77,7 @@ class Prediction:
         self.data_config = weights.data_config(self.model)
 
     def _labels(self, weights: TrainedWeights) -> list[str]:
-        """What the classes are called: by the map, by the weights, or by ImageNet, which timm's are of."""
+        """Class names from the class map, the weights, or ImageNet for timm's weights."""
         kind, classes = self.arguments.label_type, int(self.model.num_classes)
         names, cfg = weights.names, self.model.pretrained_cfg
         if path := self.run.class_map:
@@ -96,11 +96,11 @@ class Prediction:
         return [info.index_to_description(number, kind == "detailed") for number in range(classes)]
 
     def answers(self, pictures: Unlabelled, progress: Callable[[int, int], None]) -> Answers:
-        """Has the network see each picture once.
+        """Predicts each image once.
 
         Args:
-            pictures: What it is to see.
-            progress: Called with the pictures done, and the pictures in all; it may raise.
+            pictures: The images.
+            progress: Called with the images done, and their total; it may raise.
         """
         run = self.sized(len(pictures))
         network = self._network(len(pictures), run)
@@ -122,7 +122,7 @@ class Prediction:
         return Answers(found["top5"], found["probability"], unread)
 
     def sized(self, pictures: int) -> TrainingArguments:
-        """The run with as many images at a time as its device takes, and no more workers than batches."""
+        """The run with the largest batch that fits the device, and no more workers than batches."""
         size, weight = self.run.batch_size, next(self.model.parameters())
         while self.device.type == "cuda":
             try:
@@ -139,7 +139,7 @@ class Prediction:
         return replace(self.run, batch_size=size, workers=min(self.run.workers, batches - 1))
 
     def _network(self, pictures: int, run: TrainingArguments) -> nn.Module:
-        """The form of the network that is the fastest for so many pictures."""
+        """The network's fastest form for this many images."""
         network: nn.Module = self.model
         if run.torchcompile:
             network = compiled(network, run)
@@ -153,25 +153,25 @@ class Prediction:
 
 
 class _Pictures(EvaluatedImages):
-    """Pictures of which some can't be read: they come as a blank one, marked in the place of the label."""
+    """Images of which some can't be read: these become blank images with an `_UNREADABLE` label."""
 
     def __init__(self, images: Images) -> None:
         super().__init__(images, 0, 1)
 
     def __getitem__(self, number: int) -> tuple[Any, int]:
-        """A picture, prepared, and its mark."""
+        """A preprocessed image, and its mark."""
         try:
             return super().__getitem__(number)[0], _READ
         except UnreadableImageError:
             return self.transform(Image.new(self.images.mode, (_BLANK, _BLANK))), _UNREADABLE
 
     def why_unread(self, number: int) -> str:
-        """Why a picture can't be read, in some words."""
+        """Why an image can't be read."""
         try:
             super().__getitem__(number)
         except UnreadableImageError as error:
             cause = error.__cause__
-            # of a file that can't be read, whose path stands in the row
+            # for a file that can't be read; the row has its path
             reason = getattr(cause and cause.__cause__, "strerror", None) or str(cause)
             return printable(" ".join(reason.split()) or type(cause).__name__)[:_MOST]
         return "could be read at the second try only"

@@ -1,9 +1,9 @@
-"""One of our networks as fewer, larger steps that do the same in eval mode.
+"""Rewrites one of our networks as fewer, larger steps with the same outputs in eval mode.
 
-Norms that fold are folded into convs, layer scales into the conv or norm in front of them, and a bare conv
-into the 1x1 conv behind it where that saves multiplications: Models III and IV have such a one between two
-stages, whose output goes into the shortcut's conv and, in Model III, into the block's first. What follows a
-conv, an activation or the addition of the shortcut, is done along with it.
+BatchNorms are folded into convs, and layer scales into the conv or norm before them. A bare conv is merged
+into the following 1x1 conv if that saves multiplications. Models III and IV have such convs between stages:
+they feed the shortcut's conv and, in Model III, the block's first conv. Activations and the addition of the
+shortcut are fused into the conv before them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from convnext_ablation.models.network import ResNetToConvNeXt, Stage
 
 
 class Residual(nn.Module):
-    """A block: its branch's layers, and the last one along with the addition of the shortcut.
+    """A residual block whose last conv is fused with the addition of the shortcut.
 
-    Without layers in the shortcut, that is the block's input, which is overwritten then.
+    With an identity shortcut, the block's input is overwritten.
     """
 
     def __init__(self, branch: Sequence[nn.Module], shortcut: Sequence[nn.Module], act: nn.Module) -> None:
@@ -52,7 +52,7 @@ class Residual(nn.Module):
 
 
 def fused(layers: Sequence[nn.Module]) -> list[nn.Module]:
-    """The layers without those that do nothing, each conv along with the activation behind it."""
+    """The layers without no-ops, each conv fused with the activation after it."""
     steps: list[nn.Module] = []
     for layer in layers:
         if isinstance(layer, (nn.Identity, DropPath, nn.Dropout)):
@@ -69,7 +69,7 @@ def fused(layers: Sequence[nn.Module]) -> list[nn.Module]:
 
 @torch.no_grad()
 def sections_of(model: ResNetToConvNeXt) -> list[nn.Sequential]:
-    """The network as sections run one after the other: stem and first stage, ..., last stage and head."""
+    """The network as a sequence of sections: stem and first stage, ..., last stage and head."""
     model = reparameterize_model(copy.deepcopy(model).eval())
     ahead = [model.stem.conv, model.stem.norm, model.stem.act, model.stem.pool]
     sections: list[list[nn.Module]] = []
@@ -83,7 +83,7 @@ def sections_of(model: ResNetToConvNeXt) -> list[nn.Sequential]:
 
 
 def _stage_steps(stage: Stage, layers: list[nn.Module]) -> list[nn.Module]:
-    """A stage's blocks behind the layers ahead of them, which may be one bare conv."""
+    """A stage's blocks, after the given layers, which may be one bare conv."""
     ahead = fused(layers)
     bare = layers[0] if len(ahead) == 1 and isinstance(layers[0], nn.Conv2d) else None
     blocks = []
@@ -103,7 +103,7 @@ def _stage_steps(stage: Stage, layers: list[nn.Module]) -> list[nn.Module]:
 
 
 def _layers(block: Block) -> tuple[list[nn.Module], list[nn.Module]]:
-    """The layers of a block's branch, without layer scale, and of its shortcut."""
+    """The layers of a block's branch, with layer scale folded in, and of its shortcut."""
     branch = [block.conv1, block.norm1, block.act1, block.conv2, block.norm2, block.act2, block.conv3]
     if isinstance(block.scale, LayerScale):
         scaled = block.conv3 if isinstance(block.norm3, nn.Identity) else block.norm3
@@ -116,7 +116,7 @@ def _layers(block: Block) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def composed(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d | None:
-    """One conv that does what both do one after the other; None if that isn't exact, or saves nothing."""
+    """Merges two convs into one; None if that isn't exact or saves nothing."""
     pointwise = second.kernel_size == (1, 1) and second.padding == (0, 0)
     inputs = first.in_channels * math.prod(first.kernel_size)
     if not pointwise or first.groups != 1 or second.groups != 1 or inputs >= first.out_channels:

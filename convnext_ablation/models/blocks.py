@@ -1,9 +1,9 @@
-"""What the network is made of: stem, residual block, shortcut, and how a BatchNorm folds into a conv.
+"""Building blocks: stem, residual block, shortcut, and folding of BatchNorm into convs.
 
-How switches that the papers never combined meet is written where the code decides it.
+Comments in the code explain how switches interact where no paper combines them.
 """
 
-# No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
+# No `from __future__ import annotations`: torch.fx copies annotations, and TorchScript needs types there.
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ from convnext_ablation.models.components import Components
 
 @dataclass(frozen=True)
 class Layers:
-    """Makes the layers that the components ask for."""
+    """Creates the layers that the components select."""
 
     components: Components
     device: torch.device | str | None = None
@@ -44,7 +44,7 @@ class Layers:
         groups: int = 1,
         normed: bool = True,
     ) -> nn.Conv2d:
-        """A conv; no bias if a BatchNorm follows it directly (`normed`), which would cancel the bias."""
+        """A conv; without bias if a BatchNorm follows directly (`normed`), which would cancel the bias."""
         strided_pointwise = kernel_size == 1 and stride > 1 and groups == 1
         kind = SubsampledConv if strided_pointwise and in_chs < SAFE_CHANNELS else nn.Conv2d
         return kind(
@@ -60,15 +60,15 @@ class Layers:
         )
 
 
-# oneDNN, which computes torch's convs on x86 CPUs, writes past a buffer in the gradient of the weights of a
-# strided 1x1 conv, in channels_last and with fewer input channels than its block, 8 (AVX2) or 16 (AVX-512):
-# https://github.com/uxlfoundation/oneDNN/issues/6035. Measured with oneDNN 3.12 (torch 2.14): crashes, hangs
-# or wrong gradients in silence with 2 to 15 channels; right are 16 and more, stride 1, groups, 3x3 kernels.
+# On x86 CPUs, oneDNN's weight gradient of a strided 1x1 conv writes past a buffer in channels_last if there
+# are fewer input channels than its block, 8 (AVX2) or 16 (AVX-512):
+# https://github.com/uxlfoundation/oneDNN/issues/6035. With oneDNN 3.12 (torch 2.14), 2 to 15 channels crash,
+# hang or give wrong gradients silently; 16 and more, stride 1, groups and 3x3 kernels are right.
 SAFE_CHANNELS = 16
 
 
 class SubsampledConv(nn.Conv2d):
-    """A 1x1 conv with a stride, computed with stride 1 on the pixels that it sees: the same output."""
+    """A strided 1x1 conv, computed with stride 1 on the subsampled input; same output."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, in_chs, H, W) -> (B, out_chs, H / stride, W / stride)``."""
@@ -85,7 +85,7 @@ class LayerScale(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Sets every factor to its first value."""
+        """Resets every factor to its initial value."""
         nn.init.constant_(self.gamma, self.init_value)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -94,10 +94,10 @@ class LayerScale(nn.Module):
 
 
 class Stem(nn.Module):
-    """Image to the first stage's input, at a quarter of the resolution.
+    """Maps the image to the first stage's input, at a quarter of the resolution.
 
-    ResNet's is conv, norm, activation and pool; the patchify stem is a conv and a norm. The patchify conv has
-    a bias even in front of a BatchNorm: so do Models II to IV.
+    ResNet's stem is conv, norm, activation and pool; the patchify stem is a conv and a norm. The patchify
+    conv has a bias even before a BatchNorm, as in Models II to IV.
     """
 
     def __init__(self, in_chans: int, out_chs: int, layers: Layers) -> None:
@@ -112,7 +112,7 @@ class Stem(nn.Module):
         self.pool = nn.Identity() if patchify else nn.MaxPool2d(3, stride=2, padding=1)
 
     def reparameterize(self) -> None:
-        """Folds the BatchNorm, if it is one, into the conv; outputs in eval mode stay."""
+        """Folds a BatchNorm into the conv; outputs in eval mode stay the same."""
         self.conv, self.norm = fold_norm(self.conv, self.norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -123,8 +123,8 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """Residual block of one spatial and two 1x1 convs.
 
-    The spatial conv has the stride. It stands first, on the block's input width, if `moved_up`, else in the
-    middle, on the hidden width; it has one group per channel if `depthwise`.
+    The spatial conv has the stride. If `moved_up`, it comes first, at the block's input width; else it is in
+    the middle, at the hidden width. It has one group per channel if `depthwise`.
 
     Args:
         hidden_chs: Channels between the two 1x1 convs.
@@ -147,7 +147,7 @@ class Block(nn.Module):
         super().__init__()
         components = layers.components
         moved_up, kernel_size = components.moved_up, components.kernel_size
-        # fewer norms: the one after the spatial conv; fewer activations: the one before the last 1x1 conv
+        # fewer norms: only after the spatial conv; fewer activations: only before the last 1x1 conv
         norm_at = (moved_up, not moved_up, False) if components.fewer_norms else (True, True, True)
         act_at = (False, True, False) if components.fewer_acts else (True, True, True)
         chs = in_chs if moved_up else hidden_chs
@@ -176,15 +176,15 @@ class Block(nn.Module):
         self.act3 = layers.act() if act_at[2] else nn.Identity()
 
     def zero_init_last(self) -> None:
-        """Starts the residual branch at zero, if it ends in a norm: a layer scale does so by itself.
+        """Zero-initializes the branch's last norm, if it has one and no layer scale.
 
-        With both at zero neither would get a gradient to speak of.
+        With both near zero, neither would get a usable gradient.
         """
         if isinstance(self.norm3, (nn.BatchNorm2d, nn.LayerNorm)) and isinstance(self.scale, nn.Identity):
             nn.init.zeros_(self.norm3.weight)
 
     def reparameterize(self) -> None:
-        """Folds each BatchNorm into the conv in front of it; outputs in eval mode stay."""
+        """Folds each BatchNorm into the conv before it; outputs in eval mode stay the same."""
         self.conv1, self.norm1 = fold_norm(self.conv1, self.norm1)
         self.conv2, self.norm2 = fold_norm(self.conv2, self.norm2)
         self.conv3, self.norm3 = fold_norm(self.conv3, self.norm3)
@@ -204,7 +204,7 @@ class Block(nn.Module):
 
 
 def fold_norm(conv: nn.Conv2d, norm: nn.Module) -> tuple[nn.Conv2d, nn.Module]:
-    """Folds a norm into the conv in front of it, as both act in eval mode, if it is a BatchNorm."""
+    """Folds a norm into the conv before it if it is a BatchNorm, with its running statistics."""
     if not isinstance(norm, nn.BatchNorm2d):
         return conv, norm
     mode = conv.training  # timm's scripts fold before they call `eval`

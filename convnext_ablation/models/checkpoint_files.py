@@ -1,4 +1,4 @@
-"""Reads checkpoint files of any project, and runs nothing that is in them."""
+"""Reads checkpoint files of any project without executing anything in them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from convnext_ablation.models.convert import load_weights
 from convnext_ablation.models.layouts import Layout, StateDict, state_dict_in
 from convnext_ablation.models.pickles import damaged, read_pickle
 
-# where a checkpoint of a training keeps what timm's script has no place for
+# key of a training checkpoint for what timm's script doesn't store
 OURS = "convnext_ablation"
-_INDEX = ".index.json"  # names the files that a large checkpoint is split into
+_INDEX = ".index.json"  # lists the files of a sharded checkpoint
 _UNPACK, _SAVE = "unpack it", "save the state_dict with torch"
-# how files of other kinds begin, what they are, and what to do with them
+# first bytes of other file types, their names and remedies
 _OTHERS = {
     b"GGUF": ("a GGUF file", _SAVE),
     b"\x89HDF": ("an HDF5 file, as of Keras", _SAVE),
@@ -41,7 +41,7 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds."""
+    """The content of a checkpoint file."""
 
     path: Path
     content: Mapping[str, Any] = field(repr=False)  # all of it, by name
@@ -50,11 +50,11 @@ class Checkpoint:
 
     @property
     def kind(self) -> str:
-        """Which weights a training starts from: the averaged ones, if there are some, as with timm."""
+        """The weights that training starts from: averaged ones if present, as in timm."""
         return "plain" if self.averaged is None else "averaged"
 
     def weights(self, kind: str = "") -> StateDict:
-        """Returns the weights of a kind, or those that a training starts from.
+        """Returns the weights of a kind; by default those that training starts from.
 
         Raises:
             UserError: There are none.
@@ -71,15 +71,15 @@ class Checkpoint:
         return found
 
     def load(self, model: nn.Module, kind: str = "", assign: bool = False) -> str:
-        """Loads weights into a network of as many classes; returns what was loaded, in a line.
+        """Loads weights into a network with the same classes; returns what was loaded, in one line.
 
         Args:
             model: The network, of this package or of timm.
-            kind: Of the weights, as `weights` takes it.
-            assign: Whether they become its parameters, and aren't copied into them.
+            kind: ``plain`` or ``averaged``, as in `weights`.
+            assign: Whether the tensors become the parameters instead of being copied.
 
         Raises:
-            UserError: They aren't the network's, or there are none.
+            UserError: The weights don't fit the network, or there are none.
         """
         weights = self.weights(kind)
         with self.named():
@@ -87,13 +87,13 @@ class Checkpoint:
         return self.told(layout, kind, model.num_classes)
 
     def told(self, layout: Layout | None, kind: str, classes: object) -> str:
-        """What was loaded, in a line."""
+        """What was loaded, in one line."""
         layout_told = layout or "names as they are"
         return f"{self.path}: {kind or self.kind} weights, {classes} classes, {layout_told}"
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Begins the message of an error with the path."""
+        """Prefixes error messages with the path."""
         try:
             yield
         except UserError as error:
@@ -101,24 +101,24 @@ class Checkpoint:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of the run that wrote it; empty if they aren't there."""
+        """Arguments of the run that wrote the file; empty if not stored."""
         saved = self.content.get("args")
         return dict(saved) if isinstance(saved, Mapping) else {}
 
     @property
     def architecture(self) -> str | None:
-        """The network by timm's name, if it says so."""
+        """Name of the network in timm, if stored."""
         found = self.content.get("arch")
         return found if isinstance(found, str) else None
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes in the order of their numbers, as a training saved them; or none."""
+        """Class names in the order of their numbers, as stored by our training; empty if not stored."""
         return list((self.content.get(OURS) or {}).get("classes") or ())
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a file of torch or safetensors, or several that an index names; runs nothing in it.
+    """Reads a torch or safetensors file, or a sharded checkpoint's index; executes nothing in it.
 
     Raises:
         UserError: The file is missing, damaged or no checkpoint, or names functions.
@@ -137,7 +137,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of a checkpoint: itself, or those that its index names."""
+    """The files of a checkpoint: itself, or those listed in its index."""
     if not path.name.endswith(_INDEX):
         return [path]
     try:
@@ -151,7 +151,7 @@ def files_of(path: Path) -> list[Path]:
 
 
 def checkpoint_hash(path: Path) -> str:
-    """SHA-256 of a checkpoint's file; of the hashes of its files, if an index names several."""
+    """SHA-256 of a checkpoint file; for a sharded checkpoint, of its files' hashes."""
     hashes = [sha256_of(each) for each in files_of(path)]
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
@@ -160,7 +160,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.name.endswith(_INDEX):
         parts = [read_checkpoint(part) for part in files_of(path)]
         return {"state_dict": {name: value for part in parts for name, value in part.weights().items()}}
-    if path.exists() and not path.is_file():  # to open a FIFO would wait for who writes to it
+    if path.exists() and not path.is_file():  # opening a FIFO would wait for a writer
         raise UserError(
             f"{path}: is {'a folder' if path.is_dir() else 'no file'}; give the path of a checkpoint file"
         )
@@ -169,7 +169,7 @@ def _read(path: Path) -> dict[str, Any]:
         start = file.read(265)
     if not start:
         raise damaged(path, "it is empty")
-    # safetensors begin with the length of a JSON header in 8 bytes, then the header
+    # safetensors files begin with 8 bytes for the length of a JSON header, then the header
     if start[8:9] == b"{":
         return _read_safetensors(path)
     if start[257:262] == b"ustar":
@@ -192,7 +192,7 @@ def _whole_network(path: Path) -> UserError:
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            names = file.keys()  # it is not iterable itself
+            names = file.keys()  # the file itself is not iterable
             said = dict(file.metadata() or {})
             weights = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:

@@ -1,8 +1,8 @@
-"""What can change between ResNet-50 and ConvNeXt-T, and every named point of the way: data only.
+"""Everything that can change between ResNet-50 and ConvNeXt-T, and every named network; data only.
 
-The switches follow section 2 of "A ConvNet for the 2020s" (Liu et al., CVPR 2022, arXiv:2201.03545), and so
-does the roadmap. The five stages are those of the 11785-FGVC project, which differ from the paper's steps in
-how Models III and IV change resolution (see `Components.downsampling`).
+Switches and roadmap follow section 2 of "A ConvNet for the 2020s" (Liu et al., CVPR 2022, arXiv:2201.03545).
+The five stages are those of the 11785-FGVC project. They differ from the paper's steps in how Models III and
+IV downsample (see `Components.downsampling`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ DOWNSAMPLINGS = ("block", "pointwise", "separate")
 
 @dataclass(frozen=True)
 class Components:
-    """One switch per component of the way from ResNet-50 (all defaults) to ConvNeXt-T (`CONVNEXT_TINY`).
+    """One switch per component, from ResNet-50 (all defaults) to ConvNeXt-T (`CONVNEXT_TINY`).
 
-    Every combination of valid values is a network that builds and trains.
+    Every combination of valid values builds and trains.
 
     Raises:
-        UserError: A value is not one that its switch can take.
+        UserError: A switch has an invalid value.
     """
 
     stage_ratio: bool = False  # blocks per stage: 3-4-6-3, or 3-3-9-3 as in Swin-T
@@ -37,15 +37,15 @@ class Components:
     fewer_acts: bool = False  # activations in a block: three, or one before the last 1x1 conv
     fewer_norms: bool = False  # norms in a block: three, or one after the spatial conv
     layer_norm: bool = False  # norm: BatchNorm, or LayerNorm over channels
-    # How resolution changes between stages. `block`: the paper's way, by the stride of the next block, with a
-    # 1x1 conv on the shortcut where the shape changes. `pointwise`: Models III and IV, a bare 1x1 conv widens
-    # at the old resolution and the next block strides; every stage's first shortcut has a 1x1 conv.
-    # `separate`: norm and a 2x2 stride-2 conv between the stages, and a norm after the global pool.
+    # Downsampling between stages. `block`: as in the paper, by the stride of the next block, with a 1x1 conv
+    # on the shortcut where the shape changes. `pointwise`: Models III and IV; a bare 1x1 conv widens at the
+    # old resolution, then the next block strides; every stage's first shortcut has a 1x1 conv. `separate`:
+    # norm and a 2x2 stride-2 conv between stages, and a norm after the global pool.
     downsampling: str = "block"
     layer_scale: bool = False  # a learned factor per channel, 1e-6 at the start, on each residual branch
 
     def __post_init__(self) -> None:
-        """Checks that each switch has a value that it can take."""
+        """Checks that each switch has a valid value."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(field.default, bool) and not isinstance(value, bool):
@@ -63,25 +63,25 @@ class Components:
 
     @property
     def width(self) -> int:
-        """Channels of the stem's output, and d of the first stage; each later stage has twice as many."""
+        """Channels of the stem's output and d of the first stage; d doubles in each later stage."""
         return 96 if self.wide else 64
 
     def with_(self, **changes: Any) -> Components:
-        """Returns these components with some switches set otherwise."""
+        """Returns a copy with some switches changed."""
         for name in changes:
             if name not in SWITCHES:
                 raise unknown_name("component", name, SWITCHES)
         return replace(self, **changes)
 
     def changed_from(self, other: Components) -> dict[str, tuple[Any, Any]]:
-        """Returns the switches that differ, as ``{name: (value there, value here)}``."""
+        """Returns the switches that differ, as ``{name: (other's value, own value)}``."""
         here, there = asdict(self), asdict(other)
         return {name: (there[name], here[name]) for name in SWITCHES if there[name] != here[name]}
 
     def determining(self) -> dict[str, Any]:
-        """Returns the switches that identify a run: those of `WAY`, and others that are not at their default.
+        """Returns the switches that identify a run: those of `WAY`, and others if not at their default.
 
-        A component that is added later leaves the identities of networks without it as they are.
+        So a component that is added later doesn't change the identities of networks without it.
         """
         return {
             field.name: getattr(self, field.name)
@@ -108,14 +108,14 @@ CONVNEXT_TINY = Components(
     downsampling="separate",
     layer_scale=True,
 )
-# what differs between the two; a component that ConvNeXt-T lacks is in `SWITCHES` alone
+# the switches that differ between the two; components that ConvNeXt-T lacks are in `SWITCHES` only
 WAY = tuple(CONVNEXT_TINY.changed_from(RESNET_50))
-# each component as it is where it is on
+# every component switched on
 ALL_ON = CONVNEXT_TINY.with_(**{field.name: True for field in fields(Components) if field.default is False})
 
 
 class Words(NamedTuple):
-    """A component in a few words, off (as in ResNet-50) and on (as in ConvNeXt-T, unless it lacks it)."""
+    """A short name of a component when off (as in ResNet-50) and on (as in ConvNeXt-T if it has it)."""
 
     resnet: str
     convnext: str
@@ -140,12 +140,12 @@ WORDS: Mapping[str, Words] = {
 
 @dataclass(frozen=True)
 class Variant:
-    """A network with a name."""
+    """A named network."""
 
-    label: str  # the name people use for it, e.g. `Model III`
-    adds: str  # what it adds to its baseline, in a few words
+    label: str  # display name, e.g. `Model III`
+    adds: str  # what it adds to its baseline, in short
     components: Components
-    baseline: str = ""  # name of the network that it is compared with; empty where a way begins
+    baseline: str = ""  # name of the network to compare with; empty for the first of a series
 
 
 _MODEL_II = RESNET_50.with_(stage_ratio=True, patchify_stem=True, depthwise=True, wide=True)
@@ -164,7 +164,7 @@ STAGES: Mapping[str, Variant] = {
 }
 
 
-# the rows of the paper's table 10: name, what is new, and the switches that it sets
+# the rows of the paper's table 10: name, change, and switches
 _STEPS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("resnet50", "ResNet-50", {}),
     ("stage_ratio", "stage ratio 3-4-6-3 -> 3-3-9-3", {"stage_ratio": True}),
@@ -191,7 +191,7 @@ _STEPS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 
 
 def _roadmap() -> dict[str, Variant]:
-    """The paper's sixteen steps; each starts from the last that was kept: not from kernel 9 or 11."""
+    """The paper's sixteen steps. Each builds on the last step that was kept: kernels 9 and 11 were not."""
     variants = {}
     baseline, components = "", RESNET_50
     for number, (step, adds, switches) in enumerate(_STEPS):
@@ -232,7 +232,7 @@ FAMILIES: Mapping[str, Mapping[str, Variant]] = {
 }
 
 FREE = "resnet_to_convnext"  # its switches are model kwargs
-# what timm calls those of our networks that it has, and publishes weights of
+# timm's names for the networks that it has and publishes weights of
 TIMM_NAMES = {RESNET_50: "resnet50", CONVNEXT_TINY: "convnext_tiny"}
 
 _NAMED = {

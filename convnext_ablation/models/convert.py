@@ -1,4 +1,4 @@
-"""Other projects' state dicts turned into ours; `checkpoint_files` reads the files that they come in."""
+"""Converts other projects' state dicts to ours; `checkpoint_files` reads their files."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ COUNTER = "num_batches_tracked"
 
 
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
-    """Turns a state dict of any known layout, or a checkpoint that holds one, into the model's.
+    """Converts a state dict of any known layout, or a checkpoint with one, to the model's layout.
 
-    The classifier and the input channels may be of another size: timm drops or adapts those.
+    The number of classes and of input channels may differ: timm drops or adapts those layers.
     """
     return fitted(state_dict, model)[0]
 
 
 def fitted(state_dict: Mapping[str, Any], model: nn.Module) -> tuple[StateDict, Layout]:
-    """The same, with the layout that the state dict had; the model may be one of timm's."""
+    """Like `checkpoint_filter_fn`, with the source layout; the model may be one of timm's."""
     theirs = state_dict_in(state_dict) or state_dict_in(state_dict, averaged=True) or {}
     own = model.state_dict()
     cfg = getattr(model, "pretrained_cfg", None) or {}
@@ -55,7 +55,7 @@ def fitted(state_dict: Mapping[str, Any], model: nn.Module) -> tuple[StateDict, 
             f"the checkpoint is of another kind of network, whose first parameter is {next(iter(theirs))}; "
             f"give one of {model_name}, as {', '.join(known.name for known in FORMATS)} lays it out"
         )
-    # a file may lack the classifier, and the counters of BatchNorms, which old ones do
+    # the classifier may be missing, and so may BatchNorm's counters in old files
     needed = (key for key in target if not key.startswith(classifier) and not key.endswith(COUNTER))
     missing = next((key for key in needed if key not in names), None)
     strange = (ours for ours in names if ours not in target and not ours.startswith(classifier))
@@ -83,7 +83,7 @@ def fitted(state_dict: Mapping[str, Any], model: nn.Module) -> tuple[StateDict, 
 
 
 def _in_shape(value: torch.Tensor, wanted: torch.Size) -> torch.Tensor | None:
-    """The parameter in the model's shape, None if it has another: a linear layer's weight is a 1x1 conv's."""
+    """The parameter in the model's shape, None if it doesn't fit; linear weights fit 1x1 convs."""
     if value.shape == wanted:
         return value
     return value.reshape(wanted) if _without_ones(value.shape) == _without_ones(wanted) else None
@@ -101,10 +101,10 @@ def _by(shape: torch.Size) -> str:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any], assign: bool = False) -> Layout:
-    """Loads weights of any known layout, the classifier included; returns the layout.
+    """Loads weights of any known layout, including the classifier; returns the layout.
 
     Raises:
-        UserError: They aren't the model's.
+        UserError: The weights don't fit the model.
     """
     weights, layout = fitted(state_dict, model)
     for name, value in model.state_dict().items():
@@ -121,10 +121,10 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], assign: bool =
 
 
 def loaded(model_name: str, state_dict: StateDict) -> tuple[nn.Module, Layout]:
-    """Builds a registered model with a checkpoint's weights, and as many classes and input channels.
+    """Builds a registered model with a checkpoint's weights, classes and input channels.
 
     Raises:
-        UserError: The checkpoint isn't the model's; the message names the stage that it fits, if it fits one.
+        UserError: The checkpoint doesn't fit; the message names the stage that it fits, if any.
     """
     try:
         return _load(model_name, state_dict)

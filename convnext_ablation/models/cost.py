@@ -1,4 +1,4 @@
-"""What a network costs before it is run: parameters and multiply-accumulates."""
+"""Static cost of a network: parameters and multiply-accumulates."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of a network's parameters."""
+    """Number of parameters of a network."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_gmacs(model: nn.Module, input_size: Sequence[int]) -> float:
-    """Billions of multiply-accumulates of the convolutions and linear layers, for one image.
+    """Billions of multiply-accumulates of convs and linear layers for one image.
 
     Args:
-        model: The network, on any device; on ``meta`` the count costs next to nothing.
+        model: The network, on any device; on ``meta`` nothing is computed.
         input_size: Channels, height and width of the image.
     """
     device = next(model.parameters()).device

@@ -1,6 +1,6 @@
-"""Parameters and multiply-accumulates from a network's components alone, without torch.
+"""Parameters and multiply-accumulates computed from a network's components, without torch.
 
-Tests compare them with those of the networks, for random components and image sizes.
+Tests compare them with the networks themselves, for random components and image sizes.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from convnext_ablation.models.components import Components
 
 
 class ExpectedCost(NamedTuple):
-    """What a network costs for one image."""
+    """Cost of a network for one image."""
 
     parameters: int
     macs: int  # multiply-accumulates of convolutions and linear layers
 
 
 def expected_cost(components: Components, width: int, side: int, classes: int = 1000) -> ExpectedCost:
-    """Sums the layers of a network.
+    """Sums the cost of a network's layers.
 
     Args:
-        components: Of the network.
-        width: Channels of its stem.
-        side: Of the square images, in pixels; 32 or more.
-        classes: Of its head.
+        components: Those of the network.
+        width: Channels of the stem.
+        side: Side of the square images in pixels, at least 32.
+        classes: Number of classes.
     """
     s, cost = components, _Sum(components.layer_norm)
     stem = side // 4 if s.patchify_stem else ceil(side / 2)
@@ -81,13 +81,13 @@ class _Sum:
         self.macs += weights * side**2
 
     def norm(self, channels: int) -> None:
-        self.parameters += 2 * channels  # a factor and an offset each
+        self.parameters += 2 * channels  # scale and shift
 
 
 def _add_block(
     cost: _Sum, s: Components, channels: int, hidden: int, out: int, side: int, side_out: int
 ) -> None:
-    """A block from `side` to `side_out` pixels; only a 1x1 conv in front of the spatial one sees `side`."""
+    """Adds a block from `side` to `side_out` pixels; only a 1x1 conv before the spatial one has `side`."""
     everywhere = not s.fewer_norms
     spatial = channels if s.moved_up else hidden
     groups = spatial if s.depthwise else 1

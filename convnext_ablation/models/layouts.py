@@ -1,7 +1,7 @@
-"""How projects name the parameters of these networks, and where in a checkpoint they keep them.
+"""How projects name the parameters of these networks, and where checkpoints store them.
 
-A `Format` is a table of rules, pattern of their parameter name -> our name. A state dict is of the first
-format whose rules match all of its names, or all below a prefix, which a wrapper put before them.
+A `Format` is a table of rules that map their parameter names to ours. A state dict has the first format whose
+rules match all of its names, or all names below the prefix of a wrapper.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ Rules = tuple[tuple[str, str], ...]
 CLASSIFIER = "head.fc"
 FIRST_CONV = "stem.conv.weight"
 _PLAIN = ("state_dict", "model", "module", "network", "model_state_dict")  # where projects keep weights
-# where Lightning and mmengine put the others if `state_dict` is averaged, and what else is there then
+# where Lightning and mmengine keep plain weights if `state_dict` is averaged, and the key that shows it
 _BESIDE_AVERAGE = {"current_model_state": "averaging_state", "ema_state_dict": "message_hub"}
-# in names of averaged weights, and of averaged networks within larger ones
+# in names of averaged weights, or of averaged networks within larger ones
 _AVERAGE = re.compile(r"(^|[._])(ema|swa|averaged?)([._]|$)")
-# what wrappers of parts of a network put into names
+# inserted into names by wrappers of parts of a network
 _WRAPPED = re.compile(r"(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
-# where a wrapper keeps the network, and the classifier beside it
+# prefixes of a wrapped network and of the classifier outside it
 _BESIDE = {"backbone.": "head.fc.", "convnext.": "classifier.", "resnet.": "classifier.1."}
 
 
 @dataclass(frozen=True)
 class Format:
-    """How a project names its parameters."""
+    """A project's names for the parameters."""
 
     name: str
     used_by: str
-    first: str  # their name of the first convolution's weight
-    rules: Rules  # pattern at the start of their name, and what it is in ours; the first that matches counts
+    first: str  # their name of the first conv's weight
+    rules: Rules  # pattern at the start of their name, and our replacement; the first match counts
 
     def rename(self, key: str) -> str | None:
         """Returns our name for theirs, None if no rule matches."""
@@ -50,18 +50,18 @@ class Format:
         return None
 
     def known(self, keys: Iterable[str]) -> int:
-        """How many of the names match."""
+        """Number of names that match."""
         return sum(self.rename(key) is not None for key in keys)
 
 
 @dataclass(frozen=True)
 class AsItIs(Format):
-    """The names of a network of timm's that is of no format: they are kept."""
+    """The unchanged names of a timm network without a known format."""
 
     names: frozenset[str]
 
     def rename(self, key: str) -> str | None:
-        """Returns the name, None if the network hasn't it."""
+        """Returns the name, None if the network has no such parameter."""
         return key if key in self.names else None
 
 
@@ -101,7 +101,7 @@ _RESNET = (
     *(rule for stage in range(4) for rule in _resnet_stage(stage)),
     (r"(?:head\.)?fc\.", "head.fc."),
 )
-# Models III and IV of 11785-FGVC: ds1 stands between the first stage and the second
+# Models III and IV of 11785-FGVC: ds1 is between the first and the second stage
 _FGVC = (*_RESNET, (r"ds([123])\.", r"stages.\1.downsample.0."))
 # mmpretrain writes the names in full
 _OFFICIAL_PARTS = (
@@ -180,15 +180,15 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Layout:
-    """How the names of a state dict are made up."""
+    """Format, prefix and name mapping of a state dict."""
 
     format: Format
-    prefix: str  # before all of its names
-    names: Mapping[str, str] = field(repr=False)  # ours -> theirs, whole
+    prefix: str  # common prefix of all names
+    names: Mapping[str, str] = field(repr=False)  # our name -> their full name
     left_out: tuple[str, ...] = field(repr=False)  # other tensors of the state dict
 
     def __str__(self) -> str:
-        """In words."""
+        """The layout in words."""
         words = [f"{self.format.name} layout"]
         if self.prefix:
             words.append(f"prefix {self.prefix!r} cut")
@@ -199,15 +199,15 @@ class Layout:
 
 
 def state_dict_in(content: Mapping[str, Any], averaged: bool = False, depth: int = 3) -> StateDict | None:
-    """Finds the (averaged) weights in a checkpoint, wherever projects put them; None if it holds none.
+    """Finds the plain or averaged weights in a checkpoint of any project; None if there are none.
 
     Args:
-        content: What the checkpoint holds.
-        averaged: Whether the averaged weights are wanted.
-        depth: How many levels of dictionaries are searched.
+        content: Content of the checkpoint.
+        averaged: Whether to find the averaged weights.
+        depth: Levels of nested dictionaries to search.
 
     Raises:
-        UserError: It holds several networks.
+        UserError: There are several networks.
     """
     named = {key: value for key, value in content.items() if isinstance(key, str)}
     inside = {key: value for key, value in named.items() if isinstance(value, Mapping) and depth}
@@ -239,11 +239,11 @@ def layout_of(state_dict: Mapping[str, Any], further: Format | None = None) -> L
     """Finds the layout of a state dict, None if it is unknown.
 
     Args:
-        state_dict: What to look at.
-        further: A format to try besides the known ones.
+        state_dict: The state dict.
+        further: A format to try after the known ones.
 
     Raises:
-        UserError: It holds several networks.
+        UserError: There are several networks.
     """
     formats = (*FORMATS, further) if further else FORMATS
     found = []
@@ -267,7 +267,7 @@ def layout_of(state_dict: Mapping[str, Any], further: Format | None = None) -> L
 
 
 def unwrapped(state_dict: StateDict) -> StateDict:
-    """The same without the prefix of a wrapper, and the tensors beside the network."""
+    """The same weights without wrapper prefixes and unrelated tensors."""
     layout = layout_of(state_dict)
     if layout is None:
         return clean_state_dict(state_dict)
@@ -277,11 +277,11 @@ def unwrapped(state_dict: StateDict) -> StateDict:
 
 
 def classes_of(state_dict: StateDict, classifier: str) -> int | None:
-    """Returns the number of classes that weights are for, None if it is unknown.
+    """Returns the number of classes of weights, None if it is unknown.
 
     Args:
-        state_dict: Of any layout.
-        classifier: The layer that the network has for them, if the layout is unknown.
+        state_dict: Weights of any layout.
+        classifier: Name of the network's classifier, used if the layout is unknown.
     """
     layout = layout_of(state_dict)
     theirs, name = (layout.names, CLASSIFIER) if layout else (clean_state_dict(state_dict), classifier)
@@ -291,7 +291,7 @@ def classes_of(state_dict: StateDict, classifier: str) -> int | None:
 
 
 def _prefixes(state_dict: Mapping[str, Any], formats: tuple[Format, ...]) -> list[str]:
-    """What stands before the name of a first convolution."""
+    """Prefixes of the names of first convs."""
     between = rf"\.(?:{_WRAPPED.pattern})*"
     firsts = "|".join(between.join(map(re.escape, known.first.split("."))) for known in formats)
     found = [re.fullmatch(rf"(|.*\.)(?:{firsts})", key) for key in state_dict]
@@ -299,7 +299,7 @@ def _prefixes(state_dict: Mapping[str, Any], formats: tuple[Format, ...]) -> lis
 
 
 def _beside(prefix: str, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The parameters of a classifier that a wrapper keeps beside its network: names there, and whole ones."""
+    """Parameters of a classifier outside the wrapped network: names within the wrapper, and full names."""
     above, network = _apart(prefix)
     if network in _BESIDE:
         for key in state_dict:
@@ -308,6 +308,6 @@ def _beside(prefix: str, state_dict: Mapping[str, Any]) -> Iterator[tuple[str, s
 
 
 def _apart(prefix: str) -> tuple[str, str]:
-    """A prefix without the name of its innermost wrapper, and that name."""
+    """Splits off the innermost wrapper's name: the prefix without it, and the name."""
     above = prefix[: prefix[:-1].rfind(".") + 1]
     return above, prefix.removeprefix(above)

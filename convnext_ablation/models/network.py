@@ -1,10 +1,10 @@
-"""One network, built from `Components`: ResNet-50 at one end, ConvNeXt-T at the other, anything in between.
+"""One network, built from `Components`: from ResNet-50 to ConvNeXt-T and anything in between.
 
 Papers: "Deep Residual Learning for Image Recognition" (He et al., 2015, arXiv:1512.03385) and "A ConvNet for
 the 2020s" (Liu et al., 2022, arXiv:2201.03545).
 """
 
-# No `from __future__ import annotations`: torch.fx hands annotations on, and TorchScript wants types there.
+# No `from __future__ import annotations`: torch.fx copies annotations, and TorchScript needs types there.
 import math
 from typing import Any
 
@@ -19,12 +19,12 @@ from convnext_ablation.models.components import Components
 
 
 class Stage(nn.Module):
-    """Blocks of one width, after whatever stands between this stage and the one before.
+    """Blocks of one width, after the downsampling between this stage and the previous one.
 
     Args:
-        width: d of the blocks: hidden width of a bottleneck, output width of an inverted one.
+        width: d of the blocks: hidden width of a bottleneck, output width of an inverted bottleneck.
         first: Whether this is the first stage, which keeps the stem's resolution.
-        drop_path: Probability of dropping the residual branch, one per block.
+        drop_path: Probability of dropping the residual branch, per block.
     """
 
     def __init__(
@@ -54,16 +54,16 @@ class Stage(nn.Module):
             in_chs, stride, shortcut = out_chs, 1, False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, in_chs, H, W) -> (B, out_chs, H / 2, W / 2)``, and H x W in the first stage."""
+        """``(B, in_chs, H, W) -> (B, out_chs, H / 2, W / 2)``; the first stage keeps H x W."""
         x = self.downsample(x)
-        # TorchScript knows this function by no other name
+        # TorchScript supports only this name of the function
         if self.grad_checkpointing and not torch.jit.is_scripting():  # type: ignore[attr-defined]
             return checkpoint_seq(self.blocks, x)
         return self.blocks(x)
 
 
 def _downsample(in_chs: int, out_chs: int, layers: Layers) -> nn.Sequential:
-    """What stands between two stages."""
+    """The downsampling between two stages; empty if the next block strides."""
     if layers.components.downsampling == "pointwise":
         conv = nn.Conv2d(in_chs, out_chs, 1, bias=False, device=layers.device, dtype=layers.dtype)
         return nn.Sequential(conv)
@@ -77,7 +77,7 @@ class Head(nn.Module):
     """Global pool, norm (with separate downsampling), dropout, classifier.
 
     Raises:
-        UserError: The pool changes the number of channels and a norm stands behind it.
+        UserError: The pool changes the number of channels before a norm.
     """
 
     def __init__(
@@ -129,17 +129,17 @@ class Head(nn.Module):
 
 
 class ResNetToConvNeXt(nn.Module):
-    """The network that `components` describe.
+    """The network that `components` describes.
 
     Args:
         num_classes: Outputs of the classifier; 0 for none.
         global_pool: Kind of the global pool, or ``""`` for none.
-        width_factor: Factor on the width of every layer; a quarter gives the ``_atto`` networks.
+        width_factor: Factor on the width of every layer; 0.25 in the ``_atto`` networks.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 at the first.
-        uniform_drop_path: The same stochastic depth in every block instead, as 11785-FGVC trains Model V.
-        layer_scale_init: First value of the layer scale, where the components have one.
-        zero_init_last: Start each residual branch that ends in a norm at zero.
+        drop_path_rate: Stochastic depth rate of the last block, growing linearly from 0 at the first.
+        uniform_drop_path: Use this rate in every block, as 11785-FGVC does for Model V.
+        layer_scale_init: Initial value of the layer scale, if any.
+        zero_init_last: Zero-initialize the last norm of each residual branch that ends in one.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class ResNetToConvNeXt(nn.Module):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Draws new weights: as ResNet where norms are BatchNorm, as ConvNeXt where they are LayerNorm."""
+        """Reinitializes all weights: as in ResNet with BatchNorm, as in ConvNeXt with LayerNorm."""
         init = _init_like_convnext if self.components.layer_norm else _init_like_resnet
         self.apply(init)
         if zero_init_last:
@@ -199,18 +199,18 @@ class ResNetToConvNeXt(nn.Module):
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Turns on or off that blocks are computed again in the backward pass to save memory."""
+        """Turns gradient checkpointing of the blocks on or off."""
         for module in self.modules():
             if isinstance(module, Stage):
                 module.grad_checkpointing = enable
 
     @torch.jit.ignore  # type: ignore[untyped-decorator]
     def get_classifier(self) -> nn.Module:
-        """The last layer."""
+        """The classifier."""
         return self.head.fc
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a new classifier of random weights in place, and another pool unless that is None."""
+        """Replaces the classifier with a newly initialized one, and the pool unless `global_pool` is None."""
         self.num_classes = num_classes
         weight = self.stem.conv.weight
         self.head.reset(num_classes, global_pool, weight.device, weight.dtype)
@@ -225,13 +225,13 @@ class ResNetToConvNeXt(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[torch.Tensor] | tuple[torch.Tensor, list[torch.Tensor]]:
-        """Runs the stages and returns the outputs of some: the last n if `indices` is an int, all if None.
+        """Returns the outputs of some stages: the last n if `indices` is an int, all if None.
 
-        `norm` has no effect: no norm stands between the last stage and the pool.
+        `norm` has no effect: there is no norm between the last stage and the pool.
 
         Returns:
-            The intermediates, ``(B, C_i, H_i, W_i)`` each, behind the last feature map unless
-            `intermediates_only`.
+            The intermediates, ``(B, C_i, H_i, W_i)`` each. Unless `intermediates_only`, a tuple of the last
+            feature map and these.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is '{output_fmt}'; only 'NCHW' is supported")
@@ -250,9 +250,9 @@ class ResNetToConvNeXt(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops the stages that `forward_intermediates` with these indices doesn't need; returns the indices.
+        """Drops the stages that `forward_intermediates` doesn't need for these indices; returns the indices.
 
-        The head goes too if `prune_head`, and in any case if the last stage does. `prune_norm` has no effect.
+        The head is dropped if `prune_head` or if the last stage is. `prune_norm` has no effect.
         """
         taken = _stage_indices(indices, len(self.stages))
         drops_last = taken[-1] < len(self.stages) - 1
@@ -278,9 +278,9 @@ class ResNetToConvNeXt(nn.Module):
 
 
 def _init_like_resnet(module: nn.Module) -> None:
-    """Normal, by the outputs that each input of a conv reaches (He et al., 2015); linear as torch does."""
+    """He normal init with fan-out for convs (He et al., 2015); torch's default for linear layers."""
     if isinstance(module, nn.Conv2d):
-        # a conv with groups reaches the outputs of one group only
+        # with groups, an input reaches the outputs of its own group only
         fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
         if module.bias is not None:
@@ -290,7 +290,7 @@ def _init_like_resnet(module: nn.Module) -> None:
 
 
 def _init_like_convnext(module: nn.Module) -> None:
-    """Liu et al., 2022, appendix A: truncated normal of deviation 0.02 and zero bias."""
+    """Truncated normal with standard deviation 0.02, zero bias (Liu et al., 2022, appendix A)."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
@@ -300,14 +300,14 @@ def _init_like_convnext(module: nn.Module) -> None:
 
 
 def _drop_path_rates(last: float, depths: tuple[int, ...], uniform: bool) -> list[list[float]]:
-    """Rates of stochastic depth, one a block in each stage: `last`, or growing linearly from 0 to it."""
+    """Stochastic depth rates of the blocks by stage: growing linearly from 0 to `last`, or all `last`."""
     blocks = sum(depths)
     rates = [last if uniform else last * index / (blocks - 1) for index in range(blocks)]
     return [rates[sum(depths[:stage]) : sum(depths[: stage + 1])] for stage in range(len(depths))]
 
 
 def _stage_indices(indices: int | list[int] | None, count: int) -> list[int]:
-    """Resolves the last n (an int), all (None) or listed stages to sorted indices from 0; scriptable."""
+    """Sorted stage indices from 0, for the last n (int), all (None) or listed stages; scriptable."""
     if indices is None:
         indices = count
     if isinstance(indices, int):

@@ -1,9 +1,9 @@
-"""Reads files of `torch.save`, and runs nothing that is in them, in any version of torch.
+"""Reads files of `torch.save` without executing anything in them, in any version of torch.
 
-A pickle is a program that calls functions by name. Here a name stands for a tensor, for plain data, or for an
-inert `Data`, whatever it names; a name of Python's own functions is refused. `torch.load(weights_only=True)`
-reads fewer types of plain data, and a crafted file can run code in it before torch 2.6 (CVE-2025-32434) and
-2.10 (CVE-2026-24747).
+A pickle is a program that calls functions by name. Here, every name maps to tensors, plain data or an inert
+`Data` object; names of Python's own functions are refused. `torch.load(weights_only=True)` reads fewer types
+of plain data, and crafted files can execute code in it before torch 2.6 (CVE-2025-32434) and 2.10
+(CVE-2026-24747).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 
 from convnext_ablation.errors import UserError, first_line
 
-# modules of Python whose names stand beside weights as types of data, or make such types
+# Python modules whose types are commonly stored beside weights, or that create such types
 _DATA_MODULES = {
     "argparse", "array", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum", "fractions",
     "functools", "ipaddress", "logging", "operator", "pathlib", "types", "typing", "uuid", "zoneinfo",
@@ -45,14 +45,14 @@ _DTYPES = {
     "ComplexDoubleStorage": torch.complex128,
 }  # fmt: skip
 _ZIP = b"PK\x03\x04"
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # of torch before 1.6
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # in files from before torch 1.6
 
 
 def read_pickle(path: Path) -> Any:
-    """Reads what `torch.save` wrote: tensors, plain values, and settings as `Data`.
+    """Reads a file of `torch.save`: tensors, plain values, and settings as `Data`.
 
     Raises:
-        UserError: The file is damaged, is no such file, or names a function of Python.
+        UserError: The file is damaged, of another kind, or names a function of Python.
     """
     try:
         with open(path, "rb") as file:
@@ -64,12 +64,12 @@ def read_pickle(path: Path) -> Any:
     except BadZipFile as error:
         reason = str(error) if "CRC" in str(error) else "it is cut short"
         raise damaged(path, reason) from error
-    except Exception as error:  # a damaged file can make the unpickler fail in any way
+    except Exception as error:  # a damaged file can raise anything
         raise damaged(path, first_line(error)) from error
 
 
 def damaged(path: Path, reason: str) -> UserError:
-    """The error for a file that can't be read."""
+    """Builds the error for an unreadable file."""
     return UserError(f"{path}: not a checkpoint, or a damaged one ({reason}); download or copy it again")
 
 
@@ -115,7 +115,7 @@ def _read_legacy(path: Path, file: IO[bytes]) -> Any:
 
 
 class Data(dict[Any, Any]):
-    """Plain data of a type that need not be there: its attributes or items, as far as they have names."""
+    """Data of a type that need not be installed: its named attributes or items."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(kwargs)
@@ -123,30 +123,30 @@ class Data(dict[Any, Any]):
             self.__setstate__(args[0])
 
     def __setstate__(self, state: Any) -> None:
-        """Takes the attributes, or the items, of the object that was saved."""
+        """Takes the attributes or items of the saved object."""
         for part in state if isinstance(state, tuple) else (state,):
             if isinstance(part, dict):
                 self.update(part)
 
     def __reduce__(self) -> Any:
-        """Saves as what torch and timm read without a question."""
+        """Pickles as an `OrderedDict`, which torch and timm accept."""
         return OrderedDict, (), None, None, iter(self.items())
 
     def __hash__(self) -> int:  # type: ignore[override]
-        """As of an object: it may be a key."""
+        """Hashes by identity, because it may be a key."""
         return id(self)
 
     def append(self, _: Any) -> None:
-        """Takes an item of a list or a set, of which nothing is kept."""
+        """Ignores an item of a list or set."""
 
     add = append
     extend = append
 
 
 class _Unpickler(pickle.Unpickler):
-    """Gives tensors and plain data for whatever a pickle names.
+    """Maps every name in a pickle to tensors or plain data.
 
-    What stands for a name is made for each file, or can't be changed: a pickle can set attributes of it.
+    Replacement types are created per file or immutable, because a pickle can set their attributes.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ class _Unpickler(pickle.Unpickler):
         self._dtype = type("DType", (_DType,), {})
 
     def persistent_load(self, pid: Any) -> Any:
-        """Returns the values, all in one row, that tensors are parts of; or a type of network."""
+        """Returns the flat storage that tensors are views of, or a module type."""
         if pid[0] == "module":
             return pid[1]
         _, dtype, key, _, length, *view = pid
@@ -170,7 +170,7 @@ class _Unpickler(pickle.Unpickler):
         return self.storages[key]
 
     def find_class(self, module: str, name: str) -> Any:
-        """Returns what stands for a name. Nothing is imported."""
+        """Returns the replacement for a name. Nothing is imported."""
         module, name = _PYTHON_2.get(module, module), _PYTHON_2.get(name, name)
         root = module.partition(".")[0]
         if root == "torch":
@@ -214,7 +214,7 @@ class _Unpickler(pickle.Unpickler):
         return dtype if isinstance(dtype, torch.dtype) else self._data
 
     def _number(self, dtype: _DType, content: bytes) -> Any:
-        """A NumPy scalar as a number of Python."""
+        """Converts a NumPy scalar to a Python number."""
         return np.frombuffer(content, np.dtype(dtype.order + dtype.code)).item()
 
 

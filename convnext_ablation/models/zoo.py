@@ -46,7 +46,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
 
 
 def _public_cfgs(timm_model: str) -> list[PretrainedCfg]:
-    """The public weights of one of timm's networks, its default first, except pickles on no hub."""
+    """The public weights of one of timm's networks, its default first; excludes pickles on no hub."""
     default = get_pretrained_cfg(timm_model).tag
     cfgs = get_arch_pretrained_cfgs(timm_model).values()
     ours = [_renamed(cfg) for cfg in cfgs if cfg.tag and cfg.hf_hub_id and not cfg.custom_load]
@@ -59,7 +59,7 @@ def _renamed(cfg: PretrainedCfg) -> PretrainedCfg:
 
 
 def _cfgs() -> dict[str, dict[str, Any] | PretrainedCfg]:
-    """By name, and by name and tag where timm has weights of the same network."""
+    """Configurations by name, and by name and tag where timm has weights of the same network."""
     public = {(components, 1.0): _public_cfgs(name) for components, name in TIMM_NAMES.items()}
     cfgs: dict[str, dict[str, Any] | PretrainedCfg] = {}
     for name, point in NETWORKS.items():
@@ -99,7 +99,7 @@ def _create(
 
 
 def _filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    leftover = ("projectors.", "norms.")  # what distillation (EUPE) leaves in some of timm's
+    leftover = ("projectors.", "norms.")  # left in some of timm's weights by distillation (EUPE)
     kept = {key: value for key, value in state_dict.items() if not key.startswith(leftover)}
     return checkpoint_filter_fn(kept, model)
 
@@ -128,10 +128,10 @@ def model_names() -> list[str]:
 
 
 def has_weights(name: str) -> bool:
-    """Whether `pretrained=True` finds weights of a registered network, with a tag or without; fetches none.
+    """Whether `pretrained=True` finds weights for a name, with or without a tag; downloads nothing.
 
     Raises:
-        UserError: The hub that is set for one's own weights can't be asked.
+        UserError: The configured hub for one's own weights can't be reached.
     """
     model, _, tag = name.partition(".")
     place = place_from_environment() if model in NETWORKS else None

@@ -1,7 +1,7 @@
-"""What determines a training run, under the names, types and defaults of timm's `train.py`.
+"""The arguments that determine a training run, with the names, types and defaults of timm's `train.py`.
 
-`TrainingArguments` has every argument of that script which image classification uses, and a few of ours;
-`settings.py` has the others.
+`TrainingArguments` has every argument of that script that image classification uses, and a few of our own.
+`settings.py` lists the others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _run = partial(option, group="Run and output")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments:
-    """The arguments of a run, checked when it is made; a list becomes a tuple, a whole number a float."""
+    """Validated arguments of a run; lists become tuples, and integers become floats in float fields."""
 
     data_dir: str | None = _data(None, "folder of the data set, with a folder or a .tar a split")
     dataset: str = _data("", "e.g. hfds/NAME or torch/cifar100; '' is a folder of images")
@@ -82,7 +82,7 @@ class TrainingArguments:
     model_dtype: Literal["float32", "float16", "bfloat16"] | None = _device(None, "type of the weights")
     no_ddp_bb: bool = _device(False, "keep each process's own BatchNorm statistics within an epoch")
     device_modules: tuple[str, ...] | None = _device(None, "Python modules to import first")
-    # timm's default is 4, which torch warns of where there are fewer cores
+    # timm's default is 4; torch warns where there are fewer cores
     workers: int = _device(
         min(4, available_cores()), "processes that load data, for each that trains", "[0, 1024]"
     )
@@ -193,7 +193,7 @@ class TrainingArguments:
         if self.input_size is not None and len(self.input_size) != 3:
             raise UserError(f"input_size is {list(self.input_size)}; give channels, height and width")
         if self.sched == "multistep" and list(self.decay_milestones) != sorted(self.decay_milestones):
-            # timm would take any order, and change the learning rate at other epochs
+            # timm accepts any order, but then steps at other epochs
             raise UserError(f"decay_milestones is {list(self.decay_milestones)}; give them in order")
         if self.sched == "step" and not self.decay_epochs:
             raise UserError("decay_epochs is 0; sched step needs a number above 0")
@@ -225,12 +225,12 @@ class TrainingArguments:
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed."""
+        """Whether mixup or CutMix is on."""
         return self.mixup > 0 or self.cutmix > 0 or self.cutmix_minmax is not None
 
     @property
     def evaluates_average(self) -> bool:
-        """Whether the average of the weights is evaluated, and not the weights."""
+        """Whether evaluation uses the EMA weights."""
         return self.model_ema and not self.model_ema_force_cpu
 
     @property
@@ -240,7 +240,7 @@ class TrainingArguments:
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of input channels."""
         if self.in_chans is not None:
             return self.in_chans
         return self.input_size[0] if self.input_size else 3
@@ -252,12 +252,12 @@ class TrainingArguments:
 
     @property
     def precision(self) -> str:
-        """What most of training is computed in: the type of autocast, or else that of the weights."""
+        """Compute dtype of most of training: that of autocast under AMP, else that of the weights."""
         return self.amp_dtype if self.amp else self.model_dtype or "float32"
 
     @property
     def epochs_in_all(self) -> int:
-        """Epochs of training: to `epochs` timm adds cycles, a warm-up that is a prefix, and the cooldown."""
+        """Total epochs: timm adds cycles, a prefixed warm-up and the cooldown to `epochs`."""
         epochs, cycles, factor = self.epochs, self.lr_cycle_limit, self.lr_cycle_mul
         if self.sched in _CYCLIC:
             lengths = cycles if factor == 1 else (factor**cycles - 1) / (factor - 1)
@@ -267,14 +267,14 @@ class TrainingArguments:
         return epochs + (self.warmup_epochs if self.warmup_prefix else 0)
 
     def images_an_update(self, processes: int = 1) -> int:
-        """Images of an update, by so many processes if the recipe doesn't state its global batch."""
+        """Images per update with this many processes; `global_batch` takes precedence if given."""
         return self.global_batch or self.batch_size * processes * self.grad_accum_steps
 
     def accumulated(self, processes: int = 1) -> TrainingArguments:
-        """The same with the `grad_accum_steps` by which so many processes reach the global batch, if stated.
+        """Returns a copy whose `grad_accum_steps` reaches `global_batch`, if given, with this many processes.
 
         Raises:
-            UserError: There is no such whole number, or another one is given.
+            UserError: No whole number of steps reaches it, or a different number is given.
         """
         if self.global_batch is None:
             return self
@@ -294,7 +294,7 @@ class TrainingArguments:
         return replace(self, grad_accum_steps=steps)
 
     def learning_rate(self, global_batch: int) -> float:
-        """The learning rate; if none is given, timm's rule makes it of the images of an update."""
+        """The learning rate; if `lr` is None, timm's scaling rule applied to the images per update."""
         if self.lr is not None:
             return self.lr
         scale = self.lr_base_scale
@@ -304,7 +304,7 @@ class TrainingArguments:
         return self.lr_base * (ratio**0.5 if scale == "sqrt" else ratio)
 
     def preprocessing(self) -> dict[str, Any]:
-        """Those of `PREPROCESSING` that are given, as timm's `resolve_data_config` takes them."""
+        """The `PREPROCESSING` arguments that are set, as timm's `resolve_data_config` takes them."""
         return {name: value for name in PREPROCESSING if (value := getattr(self, name))}
 
     def to_dict(self) -> dict[str, Any]:
@@ -314,11 +314,11 @@ class TrainingArguments:
 
 
 ARGUMENTS = options_of(TrainingArguments)
-# of earlier versions, with their defaults: in the files and identities of their runs
+# arguments of earlier versions, with their defaults: old runs have them in their files and identities
 RETIRED: Mapping[str, Any] = {
     "log_tensorboard": False, "train_num_samples": None, "val_num_samples": None,
 }  # fmt: skip
-# those that say how an image is made ready for the network
+# arguments of the preprocessing
 PREPROCESSING = (
     "img_size", "input_size", "mean", "std", "crop_pct", "interpolation", "in_chans",
 )  # fmt: skip

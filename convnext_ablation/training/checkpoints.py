@@ -1,4 +1,4 @@
-"""A run's checkpoints under timm's names, and how a run resumes from one: ours, or one of timm's script."""
+"""Checkpoints of a run under timm's file names, and resuming from them or from those of timm's script."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from convnext_ablation.training.images import balanced_weights
 from convnext_ablation.training.parts import Losses, Parts
 
 _EPOCH, _RECOVERY = "checkpoint-{}.pth.tar", "recovery-{}-{}.pth.tar"
-# arguments that may change between a run and its continuation without a word
+# arguments that may change on resume without a line in the log
 _MAY_CHANGE = ("data_dir", "experiment", "lr", "num_classes", "output", "resume", "workers")
 
 
@@ -33,7 +33,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint of ours or of timm's script; nothing in the file is executed."""
+    """Reads a checkpoint of ours or of timm's script without executing anything in it."""
     state = read_checkpoint(path).content
     if "state_dict" not in state:
         raise UserError(f"{path}: not a checkpoint of a training: it has no state_dict")
@@ -41,7 +41,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Puts a file under another name too: as a link where the file system has those, else as a copy."""
+    """Gives a file a second name: a hard link where the file system supports it, else a copy."""
     with written_whole(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:
@@ -51,44 +51,44 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 def without_optimizer(path: Path) -> None:
-    """Leaves a checkpoint with what is needed to use its weights, at a third of the size."""
+    """Removes the optimizer state from a checkpoint, which leaves a third of its size."""
     state = load_checkpoint(path)
     state.pop("optimizer", None)
     save_checkpoint(path, state)
 
 
 def _newest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint that an interrupted run resumes from, None if there is none."""
+    """The checkpoint that `--resume auto` picks; None if there is none."""
     recoveries, last = _recoveries(folder), folder / LAST
     if not recoveries:
         return last if last.is_file() else None
     newest = max(recoveries)
-    # within an epoch that the last whole one may be behind, if it was killed before the cleaning up
+    # a mid-epoch checkpoint may be older than `last` if the run was killed before cleaning up
     if last.is_file() and load_checkpoint(last)["epoch"] >= newest[0]:
         return last
     return recoveries[newest]
 
 
 def recovery_path(folder: Path, epoch: int, step: int) -> Path:
-    """Where the state within an epoch is saved, under timm's name for it."""
+    """Path of a mid-epoch checkpoint, under timm's name."""
     return folder / _RECOVERY.format(epoch, step)
 
 
 def remove_recoveries(folder: Path, but: Path | None = None) -> None:
-    """Removes the checkpoints within epochs, but one of them."""
+    """Removes the mid-epoch checkpoints except `but`."""
     for path in set(_recoveries(folder).values()) - {but}:
         path.unlink(missing_ok=True)
 
 
 def _recoveries(folder: Path) -> dict[tuple[int, int], Path]:
-    """The checkpoints within epochs, by epoch and batch."""
+    """The mid-epoch checkpoints by epoch and batch."""
     named = re.compile(_RECOVERY.format(r"(\d+)", r"(\d+)"))
     found = [(named.fullmatch(path.name), path) for path in folder.glob(_RECOVERY.format("*", "*"))]
     return {(int(match[1]), int(match[2])): path for match, path in found if match}
 
 
 def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
-    """Keeps the checkpoints of some epochs; that of the last one, `last.pth.tar`, gets its name as well."""
+    """Keeps only the checkpoints of the epochs in `kept`; the last one is linked from `last.pth.tar`."""
     if last_epoch in kept:
         copy_whole(folder / LAST, folder / _EPOCH.format(last_epoch))
     for epoch in set(range(last_epoch + 1)).difference(kept):
@@ -96,10 +96,10 @@ def keep_epochs(folder: Path, last_epoch: int, kept: Sequence[int]) -> None:
 
 
 def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None) -> dict[str, Any]:
-    """What a checkpoint holds: the entries of timm's script, and what that has no place for under `OURS`.
+    """The content of a checkpoint: the entries of timm's script, and our own under `OURS`.
 
-    All processes must call this together: each saw other images, so its BatchNorm statistics are its own.
-    `epoch` is finished; `step` batches of the next one are done, with their `losses`.
+    All processes must call this together, because each has its own BatchNorm statistics.
+    `epoch` is the last finished one; `step` batches of the next epoch are done, with these `losses`.
     """
     losses = losses or Losses(run.processes)
     on_cpu = {name: buffer.cpu() for name, buffer in _buffers(run).items()}
@@ -108,7 +108,7 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
         "arch": run.arguments.model,
         "state_dict": run.model.state_dict(),
         "optimizer": run.optimizer.state_dict(),
-        "version": 2,  # timm's: the number of the finished epoch, not of the next
+        "version": 2,  # timm's: `epoch` is the finished epoch, not the next
         "args": run.arguments.to_dict(),
         OURS: {
             "classes": run.splits[run.arguments.train_split].classes,
@@ -131,10 +131,10 @@ def state_of(run: Parts, epoch: int, step: int = 0, losses: Losses | None = None
 
 
 def resume(run: Parts) -> tuple[int, int, Losses, Path | None]:
-    """Puts the state that the arguments ask for into a run.
+    """Loads the state that `--resume` asks for into a run.
 
     Returns:
-        Epoch, batch and losses to resume, and the checkpoint that they are from.
+        Epoch, batch and losses to resume from, and the path of the checkpoint.
     """
     arguments, folder, losses = run.arguments, run.folder, Losses(run.processes)
     path = Path(arguments.resume) if arguments.resume else None
@@ -165,14 +165,14 @@ def resume(run: Parts) -> tuple[int, int, Losses, Path | None]:
     if not ours:  # as timm's script does
         for group, rate in zip(run.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-    if len(ours.get("buffers", ())) == run.processes.world_size:  # else all have the first one's
+    if len(ours.get("buffers", ())) == run.processes.world_size:  # else every process keeps rank 0's
         saved = ours["buffers"][run.processes.rank]
         for name, buffer in _buffers(run).items():
             buffer.copy_(saved.get(name, buffer))
     if step:
         total, count = ours["losses"]
         losses = Losses(run.processes, (total * (step / count), step), ours["seconds"])
-    run.processes.any(False)  # all have read before one writes
+    run.processes.any(False)  # barrier: all have read before one writes
     for line in loaded:
         run.log.line(line)
     run.log.line(f"resumed from {path}: epoch {epoch}, batch {step}")
@@ -180,7 +180,7 @@ def resume(run: Parts) -> tuple[int, int, Losses, Path | None]:
 
 
 def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
-    """Makes sure that a run can resume; returns at which batch of the epoch."""
+    """Checks that a run can resume from a checkpoint; returns the batch of the epoch to resume at."""
     arguments, processes, path, state = run.arguments, run.processes, checkpoint.path, checkpoint.content
     saved = checkpoint.arguments
     if checkpoint.architecture not in (None, arguments.model):
@@ -218,7 +218,7 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
     if names := checkpoint.classes:
         for split in run.splits.values():
             split.number_by(numbers_of(names), str(path), "resume with the data that the run had")
-        if arguments.class_weights:  # by the numbers that classes have now
+        if arguments.class_weights:  # classes may have been renumbered
             labels = run.splits[arguments.train_split].labels()
             run.loss.weight.copy_(balanced_weights(labels, run.classes))  # type: ignore[operator]
     for name, value in arguments.to_dict().items():
@@ -230,7 +230,7 @@ def _check_fits(run: Parts, checkpoint: Checkpoint) -> int:
 
 
 def _cut(arguments: Mapping[str, Any], processes: int, images: int) -> tuple[int, int, int]:
-    """How many images there are in a batch of all processes, in an update, and in an epoch."""
+    """Images per batch over all processes, per update and per epoch."""
     batch = arguments["batch_size"] * processes
     update = batch * arguments.get("grad_accum_steps", 1)
     whole = update if arguments.get("global_batch") else batch
@@ -238,7 +238,7 @@ def _cut(arguments: Mapping[str, Any], processes: int, images: int) -> tuple[int
 
 
 def _load(run: Parts, checkpoint: Checkpoint) -> Iterator[str]:
-    """Puts weights and the optimizer's state into a run; says what is loaded, in lines."""
+    """Loads weights and optimizer state into a run; yields one line for each load."""
     path, state = checkpoint.path, checkpoint.content
     with in_one_line(f"{path}: doesn't fit this run; --no-resume-opt leaves the optimizer out"):
         yield checkpoint.load(run.model, "plain")
@@ -246,7 +246,7 @@ def _load(run: Parts, checkpoint: Checkpoint) -> Iterator[str]:
             yield checkpoint.load(run.average.module)
         if not run.arguments.no_resume_opt:
             order = list(fitted(checkpoint.weights("plain"), run.model)[0])
-            if order != list(run.model.state_dict()):  # the state of a parameter goes by its place
+            if order != list(run.model.state_dict()):  # optimizer state goes by parameter order
                 raise UserError(f"{path}: has the parameters in another order; add --no-resume-opt")
             run.optimizer.load_state_dict(state["optimizer"])
             if run.scaler is not None and run.scaler.state_dict_key in state:
@@ -254,7 +254,7 @@ def _load(run: Parts, checkpoint: Checkpoint) -> Iterator[str]:
 
 
 def _buffers(run: Parts) -> dict[str, torch.Tensor]:
-    """The buffers of a process's network and of its average."""
+    """The buffers of this process's network and EMA."""
     buffers = {f"model.{name}": buffer for name, buffer in run.model.named_buffers()}
     if run.average is not None:
         buffers |= {f"average.{name}": buffer for name, buffer in run.average.module.named_buffers()}
@@ -262,7 +262,7 @@ def _buffers(run: Parts) -> dict[str, torch.Tensor]:
 
 
 def _set_schedule(run: Parts, epoch: int, past: Sequence[Epoch]) -> None:
-    """Brings history and schedule to the start of an epoch; the optimizer must be as it was made."""
+    """Moves history and schedule to the start of an epoch; the optimizer must be newly created."""
     run.history = [each for each in past if each.epoch < epoch]
     for each in run.history:  # plateau follows the metric
         run.scheduler.step(each.epoch + 1, each.metric(run.metric))

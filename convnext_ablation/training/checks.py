@@ -1,4 +1,4 @@
-"""What is tried before anything is trained: a run's arguments without its data, and some of its images."""
+"""Checks before training: a dry run of the arguments without data, and an inspection of sample images."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from convnext_ablation.training.network import (
     freeze,
 )
 
-MOST_ENLARGED = 4 / 3  # more of it is no rounding of sizes, but a recipe for other images
-_SAMPLE = 32  # images that are looked at
-_THUMBNAIL = 64  # pixels; enough to see whether there is colour
-_GREY = 8  # of 255: as far as the channels of a grey pixel are apart in a JPEG
-_CLASSES = 2  # of the network that is tried, where the arguments don't say
-_MOST_PIXELS = 512  # side of the images that are tried
+MOST_ENLARGED = 4 / 3  # enlarging by more means a recipe for other images
+_SAMPLE = 32  # images inspected
+_THUMBNAIL = 64  # pixels; enough to detect colour
+_GREY = 8  # of 255; JPEG noise between the channels of a grey pixel
+_CLASSES = 2  # of the network in the dry run, if num_classes is not given
+_MOST_PIXELS = 512  # largest image side in the dry run
 
 
 def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
-    """Makes a run's parts without its data: the network on torch's device ``meta``, and two blank images.
+    """Builds a run's parts without its data: the network on the ``meta`` device, and two blank images.
 
     Raises:
         UserError: timm or torch refuses a value.
@@ -89,7 +89,7 @@ def dry_run(arguments: TrainingArguments, trains: bool = True) -> None:
 
 
 class _Blanks:
-    """Reads two images of one colour, of two classes."""
+    """A reader of two grey images of two classes."""
 
     def __len__(self) -> int:
         return 2
@@ -99,8 +99,8 @@ class _Blanks:
 
 
 def _network(arguments: TrainingArguments, device: str = "meta") -> nn.Module | None:
-    """The network, on the CPU if it can't be made without memory for its weights; None if it is fetched."""
-    if ":" in arguments.model:  # on a hub, or in a folder
+    """The network, on the CPU if it can't be built on ``meta``; None if it would be downloaded."""
+    if ":" in arguments.model:  # from a hub or a folder
         return None
     classes = _CLASSES if arguments.num_classes is None else arguments.num_classes
     try:
@@ -115,7 +115,7 @@ def _network(arguments: TrainingArguments, device: str = "meta") -> nn.Module | 
 def _check_logits(
     model: nn.Module | None, arguments: TrainingArguments, config: dict[str, Any], trains: bool
 ) -> None:
-    """Makes sure that images of the size give logits, ``(B, classes)``, and can be trained on."""
+    """Checks that images of this size give logits ``(B, classes)`` and that training on them works."""
     try:
         logits = pass_images(model, arguments.model, config["input_size"])
     except UserError as error:
@@ -130,16 +130,16 @@ def _check_logits(
 
 
 def pass_images(model: Any, name: str, size: Sequence[int], training: bool = False) -> Any:
-    """Passes an image, of torch's device ``meta`` as a rule, through a network.
+    """Runs a network on one image, usually on the ``meta`` device.
 
     Args:
         model: The network.
-        name: What it is called in messages.
-        size: Of the image, ``(C, H, W)``.
-        training: Whether it is in training mode.
+        name: Its name in messages.
+        size: Shape of the image, ``(C, H, W)``.
+        training: Whether to use training mode.
 
     Raises:
-        UserError: It doesn't take images of this size; the least that it takes is named.
+        UserError: The network can't take images of this size; the message names the smallest that works.
     """
     device = next((each.device for each in model.parameters()), None)
     model.train(training)
@@ -160,14 +160,14 @@ def pass_images(model: Any, name: str, size: Sequence[int], training: bool = Fal
 
 
 def _goes(passed: Callable[..., Any], side: int) -> bool:
-    with suppress(Exception):  # of whatever the network is made of
+    with suppress(Exception):  # third-party networks raise anything
         passed(side, side)
         return True
     return False
 
 
 def _check_crops(arguments: TrainingArguments, blank: Image.Image) -> None:
-    """Refuses shares and aspect ratios of which timm would make crops without a pixel, black images."""
+    """Refuses values of `scale` and `ratio` for which timm's crops are empty and images become black."""
     if not arguments.no_aug and arguments.train_crop_mode in (None, "", "rrc"):
         draw = RandomResizedCropAndInterpolation.get_params
         crops = [draw(blank, arguments.scale, arguments.ratio) for _ in range(10)]
@@ -185,7 +185,7 @@ def _try_training(arguments: TrainingArguments, images: Images, config: dict[str
         _, targets = next(iter(training_loader(two, arguments, config, classes, torch.device("cpu"))))
         create_loss(arguments)(torch.zeros(2, classes), targets)
     parameters = nn.Linear(2, 2)
-    # decay by layer needs the whole network
+    # layer-wise decay needs the whole network
     optimizer = create_optimizer(replace(arguments, layer_decay=None), parameters)
     with in_one_line(f"opt {arguments.opt}"):
         parameters(torch.ones(1, 2)).sum().backward()
@@ -196,7 +196,7 @@ def _try_training(arguments: TrainingArguments, images: Images, config: dict[str
             for epoch in (0, epochs // 2, epochs) if scheduler else ():
                 scheduler.step(epoch, 1.0)
     except UserError as error:
-        if "'verbose'" in str(error):  # which torch no longer takes
+        if "'verbose'" in str(error):  # an argument that torch has removed
             raise UserError(f"{error}; pip install 'timm>=1.0.23', or give another sched") from error
         raise
     if scheduler is None:
@@ -207,12 +207,12 @@ def _try_training(arguments: TrainingArguments, images: Images, config: dict[str
 
 @dataclass(frozen=True)
 class Sample:
-    """What some images of a split are like.
+    """What a sample of a split's images looks like.
 
     Attributes:
-        side: Median of their shorter sides, in pixels; 0 if none could be read.
-        needed: The side below which images are enlarged: that of evaluation's resizing.
-        remarks: What is done to the images that one may not expect, a line each.
+        side: Median shorter side in pixels; 0 if no image could be read.
+        needed: Shorter side in pixels below which evaluation enlarges images.
+        remarks: One line for each conversion that users may not expect.
     """
 
     side: int
@@ -223,11 +223,11 @@ class Sample:
 def look_at(
     images: Images, arguments: TrainingArguments, data_config: Mapping[str, Any], option: str
 ) -> Sample:
-    """Looks at some of the images that are trained on, spread over all of them, as they are stored.
+    """Inspects a sample of the stored training images, evenly spaced over the split.
 
     Raises:
-        UserError: They are photographs that would become grey, and `input_img_mode`, which a command sets by
-            `option`, doesn't say so.
+        UserError: Colour images would become grey, and `input_img_mode` is not given. `option` is the
+            command-line option that sets it.
     """
     sides, coloured = [], []
     for index in range(0, len(images), math.ceil(len(images) / _SAMPLE)):
@@ -235,7 +235,7 @@ def look_at(
             file, _ = images.reader[index]
             with file, file if isinstance(file, Image.Image) else open_picture(file) as image:
                 shorter = min(image.size)
-                image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # what a JPEG can be decoded small by
+                image.draft("RGB", (_THUMBNAIL, _THUMBNAIL))  # decodes JPEGs at a reduced size
                 seen, _ = as_seen(image)
                 seen.thumbnail((_THUMBNAIL, _THUMBNAIL))
                 pixels = np.asarray(seen, dtype=np.int16)

@@ -1,6 +1,6 @@
-"""How well a classifier does, by scikit-learn: figures of each class, confusions, and calibration.
+"""Classification metrics, by scikit-learn: per-class metrics, confusions and calibration.
 
-Functions take the class of each image and the class that was predicted for it, ``(N,)``.
+Functions take the true and the predicted class of each image, both ``(N,)``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.training.predictions import Predictions, write_predictions
 
 BINS = 15  # of confidence, as in Guo et al. (arXiv:1706.04599)
-MOST_CLASSES = 2000  # of a confusion matrix
+MOST_CLASSES = 2000  # largest confusion matrix that is written
 
 Labels = NDArray[np.int64]
 Values = NDArray[np.float64]
 
 
 class Confusion(NamedTuple):
-    """A line of confusions.csv: how many images of one class are taken for another."""
+    """A row of confusions.csv: how many images of one class are predicted as another."""
 
     class_number: int
     class_name: str
@@ -40,39 +40,36 @@ class Confusion(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """How the probability of the predicted class compares with the share of images that are right.
+    """Reliability diagram: confidence and accuracy of the top-1 class, in bins of equal width.
 
-    A bin has its upper bound, not its lower. Values are fractions, NaN where a bin has no image.
+    Bins include their upper bound but not their lower. Values are fractions, NaN in empty bins.
     """
 
-    bounds: Values  # of the bins, (BINS + 1,)
-    images: Labels  # in each bin, (BINS,)
-    confidence: Values  # mean probability of a bin's images, (BINS,)
-    accuracy: Values  # share of a bin's images that are right, (BINS,)
+    bounds: Values  # bin edges, (BINS + 1,)
+    images: Labels  # per bin, (BINS,)
+    confidence: Values  # mean probability per bin, (BINS,)
+    accuracy: Values  # fraction of correct images per bin, (BINS,)
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: mean distance of the two over all images (Guo et al., equation 3)."""
+        """Expected calibration error: mean |accuracy - confidence| over images (Guo et al., equation 3)."""
         return float(np.nansum(self.images * np.abs(self.accuracy - self.confidence)) / self.images.sum())
 
 
 def balanced_accuracy(targets: Labels, predicted: Labels) -> float:
-    """Mean recall over the classes that have images, a fraction: scikit-learn's `balanced_accuracy_score`.
-
-    It is called macro accuracy, too.
-    """
+    """Mean recall of the classes with images (macro accuracy), by scikit-learn; a fraction."""
     return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro"))
 
 
 def matrix_of(targets: Labels, predicted: Labels, classes: int) -> Labels:
-    """The confusion matrix, ``(classes, classes)``: a row a class, a column a predicted class, in images."""
+    """Confusion matrix in images, ``(classes, classes)``: rows are true classes, columns predicted ones."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a single class may be all that there is
+        warnings.simplefilter("ignore")  # scikit-learn warns if there is a single class
         return confusion_matrix(targets, predicted, labels=np.arange(classes))
 
 
 def confusions(targets: Labels, predicted: Labels, names: Sequence[str]) -> list[Confusion]:
-    """Every pair of classes that is confused, the most frequent first, then in the order of classes."""
+    """All pairs of confused classes, most frequent first; ties are in class order."""
     wrong = np.flatnonzero(targets != predicted)
     pairs, images = np.unique(np.stack([targets[wrong], predicted[wrong]]), axis=1, return_counts=True)
     of_class = np.bincount(targets)
@@ -85,31 +82,31 @@ def confusions(targets: Labels, predicted: Labels, names: Sequence[str]) -> list
 
 
 def calibration(predictions: Predictions) -> Calibration:
-    """The reliability of the predicted class's probability, in bins of one width."""
+    """Calibration of the top-1 probability, in `BINS` bins of equal width."""
     probability = predictions.probability.clip(0, 1).astype(np.float64)
     bounds = np.linspace(0, 1, BINS + 1)
     images = np.bincount(np.searchsorted(bounds[1:-1], probability), minlength=BINS)
     accuracy, confidence = np.full((2, BINS), np.nan)
-    filled = images > 0  # scikit-learn leaves out the others
+    filled = images > 0  # scikit-learn omits empty bins
     accuracy[filled], confidence[filled] = calibration_curve(predictions.correct, probability, n_bins=BINS)
     return Calibration(bounds, images, confidence, accuracy)
 
 
 def name_of(number: int, names: Sequence[str]) -> str:
-    """A class's name, or its number where it has none."""
+    """A class's name, or its number if it has no name."""
     return names[number] if number < len(names) else str(number)
 
 
 def write_classes(path: Path, predictions: Predictions, classes: int, names: Sequence[str]) -> None:
-    """Writes a CSV file with a line for each class: number, name if known, images, precision, recall, F1.
+    """Writes a CSV file with one row per class: number, name if known, images, precision, recall, F1.
 
-    Empty are the precision of a class that is never predicted, the recall of one without images, and the F1
-    of one that is neither.
+    Precision is empty for a class that is never predicted, recall for a class without images, and F1 for a
+    class with neither.
     """
     *figures, images = precision_recall_fscore_support(
         predictions.targets, predictions.predicted, labels=np.arange(classes), zero_division=np.nan
     )
-    rows = [  # the images are of float where every one is wrong
+    rows = [  # `images` are floats if every prediction is wrong
         [index, names[index] if index < len(names) else "", int(images[index]), *map(_percent, of_class)]
         for index, of_class in enumerate(zip(*figures, strict=True))
     ]
@@ -119,14 +116,14 @@ def write_classes(path: Path, predictions: Predictions, classes: int, names: Seq
 def write_figures(
     folder: Path, predictions: Predictions, classes: int, names: Sequence[str], facts: Mapping[str, Any]
 ) -> None:
-    """Writes a line an image, a class, a confusion and a bin as CSV files, the matrix, and all in one.
+    """Writes CSV files of predictions, classes, confusions and calibration, the matrix, and metrics.json.
 
     Args:
-        folder: Where they go; it is made.
-        predictions: Of the images of a split.
-        classes: How many the network has. Of more than `MOST_CLASSES` no matrix is written.
-        names: Their names, as far as they are known.
-        facts: What stands in ``metrics.json`` before the figures.
+        folder: Created if missing.
+        predictions: Those of a split.
+        classes: Number of classes of the network. Above `MOST_CLASSES`, no matrix is written.
+        names: Class names, as far as they are known.
+        facts: Entries of ``metrics.json`` that precede the metrics.
     """
     folder.mkdir(exist_ok=True)
     targets, predicted, bins = predictions.targets, predictions.predicted, calibration(predictions)
@@ -157,5 +154,5 @@ def write_figures(
 
 
 def _percent(fraction: float) -> str:
-    """A fraction in percent, in full precision; empty if it isn't known."""
+    """A fraction as a percentage in full precision; empty if NaN."""
     return "" if np.isnan(fraction) else repr(100 * float(fraction))

@@ -1,16 +1,16 @@
-"""Convs that a CPU trains right and fast, with the names, weights and outputs that they had.
+"""Convs that train correctly and fast on CPUs; names, weights and outputs stay the same.
 
-oneDNN computes torch's convolutions on a CPU. Seen with oneDNN 3.12 (torch 2.14):
+torch computes convolutions on CPUs with oneDNN. Observed with oneDNN 3.12 (torch 2.14):
 
-- In bfloat16 it leaves the weight gradient of kernel positions that see nothing but padding as the memory
-  was: on maps of 1 px (kernels of 3 with a stride, and of 5 and more) and 2 px (7). Measured with AVX-512:
-  errors of 1 to 1e36 times the largest gradient, or NaN. Dense kernels of 5 or 7 have such maps in the last
-  stage at images of 32 px, or of 64.
-- Depthwise convs are slow backward in bf16, most of all with a stride: a bf16 step of Model III is 2.4 times
-  as fast at a quarter of the width and 32 px with depthwise convs in float32. benchmarks/training_step.py
-  measures whole steps.
-- So is the weight gradient of a depthwise kernel wider than three columns, for which it has no depthwise
-  form. It is computed three columns at a time here; benchmarks/depthwise_gradient.py measures both.
+- In bfloat16, weight gradients are uninitialized memory at kernel positions that see only padding. This
+  affects maps of 1 px (kernel 3 with stride, kernels of 5 and more) and 2 px (kernel 7). With AVX-512, errors
+  were 1 to 1e36 times the largest gradient, or NaN. Dense kernels of 5 or 7 have such maps in the last stage
+  at 32 or 64 px.
+- Depthwise convs have a slow backward pass in bf16, especially with stride. A bf16 step of Model III at a
+  quarter of the width and 32 px is 2.4 times as fast with depthwise convs in float32.
+- Depthwise kernels wider than three columns have a slow weight gradient: oneDNN has no depthwise version.
+  It is computed three columns at a time here. benchmarks/depthwise_gradient.py measures both ways, and
+  benchmarks/training_step.py whole steps.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from torch.nn.functional import conv2d, pad
 from torch.nn.grad import conv2d_weight
 
 _PIECE = 3  # columns
-# Elements of an image's feature map from which on pieces gain in every case measured. On a map smaller than
-# the kernel oneDNN has no depthwise form for them either.
+# Smallest feature map, in elements per image, for which splitting was faster in every case measured. On maps
+# smaller than the kernel, oneDNN has no depthwise version of the pieces either.
 _MIN_ELEMENTS = 6144
 
 
 def make_gradients_right(model: nn.Module) -> None:
-    """Has a network's convs leave out what sees padding only; names, weights and outputs stay."""
+    """Makes convs skip kernel positions that see only padding; names, weights and outputs stay."""
     for module in model.modules():
         if type(module) is nn.Conv2d and max(module.kernel_size) > 1:
             module.__class__ = SmallMapConv2d
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A conv that computes in bfloat16 with the part of its kernel that sees pixels: the same output."""
+    """A conv that, in bfloat16, crops its kernel to the positions that see pixels; same output."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, C', H', W')``."""
@@ -55,10 +55,10 @@ class SmallMapConv2d(nn.Conv2d):
 
 
 def make_depthwise_fast(model: nn.Module) -> None:
-    """Has a network's depthwise convs train fast on a CPU; names, weights and outputs stay.
+    """Makes a network's depthwise convs train fast on a CPU; names, weights and outputs stay.
 
-    They compute in the dtype of their weights, under autocast too, and their weight gradient in pieces where
-    that pays. Gradients are the same sums in another order.
+    They compute in the dtype of their weights, even under autocast, and split the weight gradient where
+    that is faster. Gradients are the same sums in another order.
     """
     for module in model.modules():
         if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
@@ -66,7 +66,7 @@ def make_depthwise_fast(model: nn.Module) -> None:
 
 
 class DepthwiseConv2d(SmallMapConv2d):
-    """A depthwise conv that trains fast on a CPU. An `nn.Conv2d` becomes one by `make_depthwise_fast`."""
+    """A depthwise conv that trains fast on a CPU; `make_depthwise_fast` converts an `nn.Conv2d` in place."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``(B, C, H, W) -> (B, C', H', W')``, in the dtype of the weights."""
@@ -96,7 +96,7 @@ class DepthwiseConv2d(SmallMapConv2d):
 
 
 class _WithGradientInPieces(torch.autograd.Function):
-    """A depthwise conv of an odd kernel that keeps the size, with its weight gradient in pieces."""
+    """A size-preserving depthwise conv with an odd kernel; its weight gradient is computed in pieces."""
 
     @staticmethod
     def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -118,17 +118,17 @@ class _WithGradientInPieces(torch.autograd.Function):
 
 
 def weight_gradient(x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The weight gradient of a depthwise conv, three columns of the kernel at a time, strided like `weight`.
+    """Weight gradient of a depthwise conv, computed three kernel columns at a time.
 
     Args:
-        x: The input, ``(B, C, H, W)``, at least as wide as the kernel.
-        gradient: The output's, of the same shape: stride and dilation are 1, the padding keeps the size.
-        weight: ``(C, 1, height, width)``, both odd, at least 3 columns. Its values don't matter.
+        x: Input, ``(B, C, H, W)``, at least as wide as the kernel.
+        gradient: Output gradient, same shape as `x`: stride and dilation are 1, padding keeps the size.
+        weight: ``(C, 1, height, width)``, both odd, width at least 3. Only its shape and strides matter.
     """
     channels, _, height, width = weight.shape
     of_weight = torch.empty_like(weight)
     for middle in _middles(width):
-        # Moves x so that the piece's middle column lies over the pixels, with a column to either side.
+        # Shift x so that the piece's middle column is aligned with the pixels, with a column on either side.
         moved, at_the_sides = (pad(x, (1 - middle, 1 + middle)), 0) if middle else (x, 1)
         first = width // 2 + middle - 1
         of_weight[..., first : first + _PIECE] = conv2d_weight(
@@ -142,12 +142,12 @@ def weight_gradient(x: torch.Tensor, gradient: torch.Tensor, weight: torch.Tenso
 
 
 def _middles(width: int) -> list[int]:
-    """Where the pieces' middle columns lie, from the kernel's middle; pieces overlap where they must."""
+    """Middle columns of the pieces, relative to the kernel's middle; pieces may overlap."""
     outermost = width // 2 - 1
     pieces = -(-width // _PIECE)
     return [round(2 * outermost * i / (pieces - 1)) - outermost for i in range(pieces)] if pieces > 1 else [0]
 
 
 def _same_size(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Convolves each channel by itself; flipped weights turn an output's gradient into the input's."""
+    """Depthwise conv; with flipped weights it maps the output's gradient to the input's."""
     return conv2d(x, weight, bias, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=len(weight))

@@ -1,4 +1,4 @@
-"""The processes of a run: who each is, how they agree and stop, and what makes equal runs equal."""
+"""The processes of a run: start-up, communication, stop signals, seeds and determinism."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from convnext_ablation.machine import STOPPING, end_with_parent, keep_memory
 
 
 class SharedError(UserError):
-    """A user's error that every process of the run meets at the same time; one of them reports it."""
+    """A `UserError` that every process of the run raises together; only one reports it."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """One of the processes that train together, and how it reaches the others."""
+    """This process's place in a distributed run, and its communication with the others."""
 
     device: torch.device
     rank: int = 0
     world_size: int = 1
-    group: Any = None  # over the CPU, so that a GPU never waits for what isn't a gradient
+    group: Any = None  # Gloo on the CPU, so that GPUs wait for gradients only
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and prints."""
+        """Whether this is rank 0, which writes files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Adds up the values of all processes, place by place, in float64."""
+        """Element-wise sum over all processes, in float64."""
         if self.world_size == 1:
             return list(values)
         mine = torch.tensor(values, dtype=torch.float64)
         parts = [torch.empty_like(mine) for _ in range(self.world_size)]
         dist.all_gather(parts, mine, group=self.group)
-        total: list[float] = reduce(torch.add, parts).tolist()  # in one order, however many there are
+        total: list[float] = reduce(torch.add, parts).tolist()  # always in rank order
         return total
 
     def any(self, flag: bool) -> bool:
@@ -57,7 +57,7 @@ class Processes:
         return flag if self.world_size == 1 else self.sum([float(flag)])[0] > 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Returns every process's value to all, in the order of ranks."""
+        """Returns every process's value to all processes, in rank order."""
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
@@ -65,7 +65,7 @@ class Processes:
         return values
 
     def together(self, make: Callable[[], Any]) -> Any:
-        """Makes something in every process, and raises `SharedError` in all of what went wrong in any."""
+        """Calls `make` in every process; if any raises `UserError`, all raise `SharedError`."""
         made, wrong = None, None
         try:
             made = make()
@@ -86,14 +86,14 @@ def start_processes(device: str) -> Processes:
         started = init_distributed_device_so(device=device)
     group = None
     if started["distributed"]:
-        end_with_parent()  # a killed torchrun leaves its processes behind, and a new one may do their work
+        end_with_parent()  # a killed torchrun leaves its processes running, in competition with a new run
         on_cpu = dist.get_backend() == "gloo"
         group = dist.group.WORLD if on_cpu else dist.new_group(backend="gloo")
     return Processes(torch.device(started["device"]), started["global_rank"], started["world_size"], group)
 
 
 def check_device(device: str) -> None:
-    """Makes sure that a device is here."""
+    """Raises `UserError` unless the device is available."""
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
@@ -112,9 +112,9 @@ def check_device(device: str) -> None:
 
 
 def prepare_torch(device: torch.device) -> None:
-    """Sets what timm's script sets on a GPU; on a CPU, makes equal runs give equal bits.
+    """Applies the settings of timm's script on a GPU; on a CPU, makes runs bit-reproducible.
 
-    Memory is kept, which spares a step on a CPU its page faults: benchmarks/training_step.py measures it.
+    Freed memory is kept, which avoids page faults in CPU steps: benchmarks/training_step.py measures it.
     """
     keep_memory()
     if device.type == "cuda":
@@ -125,26 +125,26 @@ def prepare_torch(device: torch.device) -> None:
 
 
 def make_deterministic(threads: int) -> None:
-    """Restricts torch to deterministic algorithms on so many threads; sums differ for another number."""
+    """Restricts torch to deterministic algorithms on `threads` threads; sums depend on their number."""
     torch.use_deterministic_algorithms(True)
-    # it would help to find reads of memory that nothing has written, and costs a pass over every new tensor
+    # it would expose reads of uninitialized memory, but costs a pass over every new tensor
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.set_num_threads(threads)
 
 
 def seed_stream(*identity: object) -> None:
-    """Seeds every random stream (Python, NumPy, torch) from values that name what is about to happen.
+    """Seeds every random generator (Python, NumPy, torch) from values that identify the next image or step.
 
-    Each image and each step starts from its own seed, so that a resumed run draws the same numbers as one
-    that was never interrupted.
+    Each image and each step has its own seed, so a resumed run draws the same numbers as an uninterrupted
+    one.
     """
     digest = hashlib.sha256(repr(identity).encode()).digest()
     seed = int.from_bytes(digest[:4], "little")
     random.seed(seed)
     np.random.seed(seed)
-    # `torch.manual_seed` looks for every kind of device, which takes ten times as long as all else here
+    # `torch.manual_seed` checks every kind of device, which takes ten times as long as all else here
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_initialized():  # not so in a worker that loads data
+    if torch.cuda.is_initialized():  # not in data workers
         torch.cuda.manual_seed_all(seed)
     if torch.xpu.is_initialized():
         torch.xpu.manual_seed_all(seed)
@@ -153,20 +153,20 @@ def seed_stream(*identity: object) -> None:
 
 
 class StopRequest:
-    """Turns the signals `STOPPING` into a request to stop while entered; a second Ctrl-C stops at once."""
+    """A context in which the signals `STOPPING` request a stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
-        self.signal = 0  # none came
+        self.signal = 0  # none received
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        """Takes over the signals."""
+        """Installs the signal handlers."""
         for number in STOPPING:
             self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives the signals back."""
+        """Restores the previous handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,4 @@
-"""Exact evaluation: every image once, by any number of processes, with a prediction for each kept."""
+"""Exact evaluation: every image once, with any number of processes, keeping each prediction."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from convnext_ablation.training.predictions import Predictions
 
 
 class EvaluationStoppedError(Exception):
-    """An evaluation was asked to give up."""
+    """An evaluation stopped on request."""
 
 
-# what one process predicts of its images: see `Predictions`, but with the probability of each class in
-# `top5`; and a loss for each image
+# One process's predictions, as in `Predictions` but with the probabilities of all top-5 classes, and one loss
+# per image
 Share = dict[str, NDArray[Any]]
 _EMPTY: Share = {
     "targets": np.empty(0, np.int64),
@@ -43,15 +43,15 @@ def predict(
     on_batch: Callable[[int, int], None] = lambda batch, images: None,
     most: int = 5,
 ) -> Share:
-    """Runs a network over one process's images in evaluation mode, in the precision of its weights.
+    """Runs a network over one process's images in evaluation mode.
 
     Args:
         model: Maps ``(B, C, H, W)`` to logits ``(B, classes)``.
-        batches: Images ``(B, C, H, W)`` and targets ``(B,)``; of -100, which is no class, the loss is 0.
-        memory_format: Layout of the images.
-        precision: Context that the network runs in.
+        batches: Images ``(B, C, H, W)`` and targets ``(B,)``; the loss of target -100 is 0.
+        memory_format: Memory format of the images.
+        precision: Context of the forward pass, such as autocast.
         on_batch: Called after each batch with its number and the images done so far; it may raise.
-        most: Of the most probable classes, how many are kept.
+        most: Number of most probable classes to keep.
     """
     training, done = model.training, 0
     model.eval()
@@ -62,7 +62,7 @@ def predict(
                 logits = model(images.contiguous(memory_format=memory_format)).float()
             probability, classes = logits.softmax(dim=1).topk(min(most, logits.shape[1]), dim=1)
             losses = nn.functional.cross_entropy(logits, targets, reduction="none")
-            # copies: the targets of a worker lie in shared memory, which takes a file descriptor a batch
+            # copies: a worker's targets are in shared memory, which takes a file descriptor per batch
             kept = (targets.clone(), classes, probability, losses)
             parts.append(tuple(each.cpu() for each in kept))
             done += len(targets)
@@ -77,7 +77,7 @@ def predict(
 
 
 def merge(parts: Sequence[Share], ids: Sequence[str]) -> Predictions:
-    """Puts together what the processes predicted: of images with these ids, r of n had r, r + n, ..."""
+    """Merges the predictions of n processes; process r has the images r, r + n, ... of `ids`."""
     read = sum(len(part["targets"]) for part in parts)
     if read != len(ids):
         raise SharedError(f"{len(ids)} images listed but {read} read; the folder changed meanwhile")
@@ -108,12 +108,12 @@ def evaluate(
     on_progress: Callable[[int, int], None] = lambda images, of: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Predictions:
-    """Predicts every image of a split once, by all processes together.
+    """Predicts every image of a split once, shared by all processes.
 
-    `on_progress` is called with the images done by all processes, and the images in all.
+    `on_progress` is called with the images done by all processes, and their total.
 
     Raises:
-        EvaluationStoppedError: `should_stop`, which is asked after each batch, said so in a process.
+        EvaluationStoppedError: `should_stop`, called after each batch, returned True in some process.
     """
     dataset = EvaluatedImages(images, processes.rank, processes.world_size)
     batch_size = arguments.validation_batch_size or arguments.batch_size

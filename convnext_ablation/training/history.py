@@ -1,4 +1,4 @@
-"""The epochs of a run, and the files of it that timm's script writes, too."""
+"""The epochs of a run, and the files of a run that timm's script writes too."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ class Epoch:
     eval_loss: float | None  # on the validation split; None if it wasn't evaluated
     eval_top1: float | None
     eval_top5: float | None
-    lr: float  # of its last update
-    train_seconds: float = 0.0  # without validation
-    images: int = 0  # that it trained on
+    lr: float  # at its last update
+    train_seconds: float = 0.0  # excluding validation
+    images: int = 0  # trained on
 
     def metric(self, name: str) -> float | None:
-        """What the best epoch is picked by: ``top1``, ``top5`` or ``loss``, or ``train_loss``."""
+        """The metric that selects the best epoch: ``top1``, ``top5``, ``loss`` or ``train_loss``."""
         value: float | None = getattr(self, name if name == "train_loss" else f"eval_{name}")
         return value
 
 
 def ranked(history: Sequence[Epoch], metric: str, decreasing: bool) -> list[Epoch]:
-    """The epochs that have been evaluated, by the metric, the best first, and the first of equals."""
+    """The evaluated epochs sorted by the metric, best first; ties keep their order."""
     judged = [(value, epoch) for epoch in history if (value := epoch.metric(metric)) is not None]
     sign = 1.0 if decreasing else -1.0
     judged.sort(key=lambda one: math.inf if math.isnan(one[0]) else sign * one[0])
@@ -46,12 +46,12 @@ def ranked(history: Sequence[Epoch], metric: str, decreasing: bool) -> list[Epoc
 
 
 def best_of(history: Sequence[Epoch], metric: str, decreasing: bool) -> Epoch | None:
-    """The epoch with the best metric, the first of equals; None if none has been evaluated."""
+    """The epoch with the best metric, the first on ties; None if none has been evaluated."""
     return next(iter(ranked(history, metric, decreasing)), None)
 
 
 def stops_early(history: Sequence[Epoch], arguments: TrainingArguments) -> bool:
-    """Whether the last `early_stopping` evaluations brought nothing better; the warm-up's don't count."""
+    """Whether the last `early_stopping` evaluations after warm-up brought no improvement."""
     best = best_of(history, arguments.eval_metric, arguments.decreasing_metric)
     if best is None or not arguments.early_stopping:
         return False
@@ -61,14 +61,14 @@ def stops_early(history: Sequence[Epoch], arguments: TrainingArguments) -> bool:
 
 
 def write_summary(path: Path, history: Sequence[Epoch], evaluates: bool) -> None:
-    """Writes `summary.csv`: a row for each epoch that was evaluated, or each if the run has no such split."""
+    """Writes `summary.csv`: one row per evaluated epoch, or per epoch without a validation split."""
     columns = (*_TRAINED, *(_EVALUATED if evaluates else ()), "lr")
     shown = [epoch for epoch in history if epoch.eval_loss is not None or not evaluates]
     write_csv(path, columns, [[getattr(epoch, column) for column in columns] for epoch in shown])
 
 
 def read_summary(path: Path) -> list[Epoch]:
-    """Reads a `summary.csv` of ours or of timm's script; no epochs if there is no such file."""
+    """Reads a `summary.csv` of ours or of timm's script; empty if there is no such file."""
     if not path.is_file():
         return []
     epochs = []

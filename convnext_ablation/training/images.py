@@ -1,8 +1,8 @@
 """Images of a split, and the order in which training and evaluation read them.
 
-What is drawn for an image (crop, flip, colours) depends on the run's seed, the epoch and the image, not on
-the process that reads it or on what was read before. Any number of workers and processes sees the same, and
-an epoch can be resumed in its middle.
+An image's augmentation depends on the run's seed, the epoch and the image alone, not on the process or on the
+images read before. So results don't depend on the number of workers and processes, and an epoch can be
+resumed midway.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class Images(Dataset):
     """A split of a data set.
 
     Args:
-        reader: timm's, or a data set of torchvision; it decides which classes there are.
+        reader: A timm reader or torchvision data set; it determines the classes.
         mode: PIL mode that images are converted to.
-        name: The split's folder or tar, or what it is called in messages.
+        name: The split's folder or tar, or its name in messages.
 
     Attributes:
-        classes: Names of the classes in the order of their numbers; empty if the data set doesn't tell.
-        found: The reader's label of each class that the split has, by its name.
-        skipped: Which files of its folder are not read, a line for each reason.
-        left_out: How many images were left out since they can't be decoded.
+        classes: Class names in the order of their numbers; empty if the data set has none.
+        found: The reader's label of each class in the split, by class name.
+        skipped: Files of the folder that are not read, one line per reason.
+        left_out: Number of images left out because they can't be decoded.
     """
 
     def __init__(self, reader: Any, mode: str, name: str) -> None:
@@ -52,14 +52,14 @@ class Images(Dataset):
         self.skipped = skipped_lines(getattr(reader, "skipped", {}))
         self.left_out = 0
         self.classes = list(self.found)
-        self._numbers: dict[Any, int] = {}  # by label; empty if labels are the numbers
+        self._numbers: dict[Any, int] = {}  # class numbers by label; empty if labels are class numbers
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self.reader)
 
     def number_by(self, numbers: Mapping[str, int], whose: str, remedy: str) -> None:
-        """Has classes numbered by their names; `numbers`, which are of `whose`, must have all of them."""
+        """Renumbers classes by name; `numbers` must have all of them, and `whose` is its source."""
         if self.classes == names_of(numbers):
             return
         check_known(self.found, numbers, whose, self.name, remedy)
@@ -68,20 +68,20 @@ class Images(Dataset):
 
     @property
     def unseen(self) -> list[str]:
-        """Classes that the split has none of."""
+        """Classes without images in the split."""
         seen = {self._numbers.get(label, label) for label in self.found.values()}
         return [name for number, name in enumerate(self.classes) if number not in seen]
 
     def id(self, index: int) -> str:
-        """Path of an image below the split's folder, or its number where it has none."""
+        """Path of an image relative to the split's folder, or its index if it has no path."""
         filename = getattr(self.reader, "filename", None)
         return str((callable(filename) and filename(index)) or index)
 
     def labels(self) -> torch.Tensor:
-        """The class of each image, (N,), told without reading the images.
+        """The class of each image, ``(N,)``, without reading the images.
 
         Raises:
-            UserError: The data set doesn't tell.
+            UserError: The data set doesn't list them.
         """
         labels = stored_labels(self.reader) or [label for _, label in getattr(self.reader, "samples", ())]
         if len(labels) != len(self):
@@ -96,7 +96,7 @@ class Images(Dataset):
         return [self.id(index) for index in range(len(self))]
 
     def leave_out(self, broken: Mapping[int, str]) -> None:
-        """Leaves out images of a folder that can't be decoded, by their numbers, and why they can't."""
+        """Leaves out images of a folder that can't be decoded, given as index and reason."""
         if not broken:
             return
         self.left_out = len(broken)
@@ -107,10 +107,10 @@ class Images(Dataset):
         self.found = {name: label for name, label in self.found.items() if label in there}
 
     def load(self, index: int) -> tuple[Image.Image, int]:
-        """Decodes an image, as `pictures.as_seen` has it.
+        """Decodes an image with `pictures.as_seen`.
 
         Returns:
-            The image in the mode asked for, and the number of its class.
+            The image in the split's `mode`, and its class number.
         """
         try:
             file, target = self.reader[index]  # torchvision has opened it
@@ -127,7 +127,7 @@ class Images(Dataset):
         return decoded, number
 
     def prepare(self, index: int, image: Image.Image, transform: Any) -> Any:
-        """An image as a transform of timm's makes it ready for the network."""
+        """Applies a timm transform; raises `UnreadableImageError` if that fails."""
         try:
             return transform(image)
         except Exception as error:  # for a picture of an extreme shape, for example
@@ -141,12 +141,12 @@ class Images(Dataset):
 
 
 def is_missing(label: Any) -> bool:
-    """Whether a label says that there is none."""
+    """Whether a label is missing: None, negative or NaN."""
     return label is None or (not isinstance(label, (str, list)) and not label >= 0)  # nor NaN
 
 
 def _named_labels(reader: Any, where: str) -> dict[str, Any]:
-    """A reader's label of each class by its name, in their order; empty if it doesn't tell."""
+    """The reader's labels by class name, in their order; empty if the reader has none."""
     for name in ("wnid_to_idx", "class_to_idx", "class_name_to_idx"):  # ImageNet's; of others; of a tar
         if numbers := getattr(reader, name, None):
             return by_name(sorted(numbers.items(), key=lambda named: named[1]), where)
@@ -154,7 +154,7 @@ def _named_labels(reader: Any, where: str) -> dict[str, Any]:
 
 
 def stored_labels(reader: Any) -> list[Any]:
-    """The labels as a data set stores them, as far as they can be read without the images."""
+    """The labels that a data set stores apart from its images; empty if there are none."""
     rows: Any = getattr(reader, "dataset", None)
     column = getattr(reader, "label_key", None)
     if column in getattr(rows, "column_names", ()):
@@ -164,9 +164,9 @@ def stored_labels(reader: Any) -> list[Any]:
 
 
 def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
-    """Weights of classes, (classes,): those that have images count alike then, and an image 1 on average.
+    """Class weights, ``(classes,)``: classes with images weigh the same in total, and an image 1 on average.
 
-    They are scikit-learn's ``class_weight="balanced"``.
+    Equals scikit-learn's ``class_weight="balanced"``.
     """
     counts = torch.bincount(labels, minlength=classes).double()
     weights = len(labels) / ((counts > 0).sum() * counts)
@@ -175,12 +175,12 @@ def balanced_weights(labels: torch.Tensor, classes: int) -> torch.Tensor:
 
 @dataclass(eq=False)
 class TrainingImages(IterableDataset):
-    """What one process trains on: its part of each batch, from any batch of any epoch on.
+    """What one process trains on: its part of each batch, starting at any batch of any epoch.
 
-    Each epoch is a new order of all images, cut into batches of all processes together, so that two processes
-    with 32 images each see what one with 64 sees. What is left over for less than a batch, or for less than
-    `whole_updates_of` batches, is left out. With `chances`, (N,), an epoch has as many images, drawn by these
-    with replacement.
+    Each epoch shuffles all images and cuts them into batches over all processes: two processes with 32
+    images each see the same as one with 64. Incomplete batches are dropped, and so are batches beyond a
+    multiple of `whole_updates_of`. With `chances`, ``(N,)``, an epoch draws N images with replacement,
+    weighted by these values.
     """
 
     images: Images
@@ -190,30 +190,30 @@ class TrainingImages(IterableDataset):
     world_size: int
     whole_updates_of: int = 1
     chances: torch.Tensor | None = None
-    transform: Any = None  # timm's loader puts its own here
+    transform: Any = None  # set by timm's loader
 
     def __post_init__(self) -> None:
-        """Begins with the first epoch."""
-        # shared: workers that outlive an epoch see it change
+        """Starts at the first epoch."""
+        # in shared memory, so that persistent workers see it change
         self._position = torch.zeros(2, dtype=torch.int64).share_memory_()
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Batches per epoch."""
         at_once = self.batch_size * self.world_size
         return len(self.images) // (at_once * self.whole_updates_of) * self.whole_updates_of
 
     @property
     def epoch(self) -> int:
-        """Number of the epoch that is read."""
+        """The current epoch."""
         return int(self._position[0])
 
     def start_at(self, epoch: int, step: int) -> None:
-        """Has the next iteration begin with a batch of an epoch."""
+        """Makes the next iteration start at a batch of an epoch."""
         self._position.copy_(torch.tensor([epoch, step]))
 
     def order(self, epoch: int) -> torch.Tensor:
-        """Indices of the images of an epoch, in its order."""
+        """Image indices of an epoch in training order, ``(N,)``."""
         digest = hashlib.sha256(repr((self.seed, "order", epoch)).encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
         if self.chances is not None:
@@ -221,23 +221,23 @@ class TrainingImages(IterableDataset):
         return torch.randperm(len(self.images), generator=generator)
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        """What this process, or this worker of it, reads of the rest of the epoch."""
+        """Yields this process's (and worker's) images in the rest of the epoch, with their class numbers."""
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         epoch, first = self._position.tolist()
         order = self.order(epoch)
-        # the loader asks its workers in turn, so each reads every so many batches
+        # the loader takes batches from its workers in turn
         for step in range(first + number, self.steps, workers):
             start = (step * self.world_size + self.rank) * self.batch_size
             for place, index in enumerate(order[start : start + self.batch_size].tolist(), start):
                 image, target = self.images.load(index)
-                # an image that is drawn again gets another augmentation
+                # an image that is drawn twice gets two augmentations
                 seed_stream(self.seed, "image", epoch, index, *(() if self.chances is None else (place,)))
                 yield self.images.prepare(index, image, self.transform), target
 
 
 class EvaluatedImages(Dataset):
-    """What one of `world_size` processes evaluates: every so many images, none twice, none left out."""
+    """What one of `world_size` processes evaluates: every `world_size`-th image, so that each counts once."""
 
     def __init__(self, images: Images, rank: int, world_size: int) -> None:
         self.images = images
@@ -249,7 +249,7 @@ class EvaluatedImages(Dataset):
         return len(self.indices)
 
     def __getitem__(self, number: int) -> tuple[Any, int]:
-        """An image, prepared, and the number of its class."""
+        """A preprocessed image and its class number."""
         index = self.indices[number]
         image, target = self.images.load(index)
         return self.images.prepare(index, image, self.transform), target

@@ -1,4 +1,4 @@
-"""Batches for training and evaluation, by timm's loader."""
+"""Batches for training and evaluation, from timm's loader."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from convnext_ablation.machine import STOPPING
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages, UnreadableImageError
 
-# well below the 30 seconds that torchrun waits before it kills
+# well below the 30 seconds after which torchrun kills
 _SECONDS_TO_END = 10.0
-# a batch may take longer: workers have stalled when none of them has read an image for so long
+# workers count as stalled if none has read an image for so long; a whole batch may take longer
 _SECONDS_STALLED = 24.0
 _SHARED_MEMORY = "/dev/shm"
 _END = object()
@@ -39,12 +39,12 @@ def training_loader(
 ) -> Any:
     """Makes timm's loader for training, without random erasing.
 
-    timm's loader erases a batch ahead of the one that is trained on. Done in the training step instead, what
-    is erased depends on the step alone, and an epoch can be resumed in its middle.
+    timm's loader erases one batch ahead of training. Erasing in the training step instead makes it depend on
+    the step alone, so that an epoch can be resumed midway.
 
     Returns:
-        An iterable of images ``(B, C, H, W)``, normalised and on the device, and targets ``(B,)`` or, where
-        images are mixed, ``(B, num_classes)``.
+        An iterable of normalised images ``(B, C, H, W)`` on the device and targets ``(B,)``, or
+        ``(B, num_classes)`` with mixup or CutMix.
     """
     interpolation = arguments.train_interpolation
     if arguments.no_aug or not interpolation:
@@ -95,7 +95,7 @@ def _loader(
     **options: Any,
 ) -> Any:
     with warnings.catch_warnings():
-        # timm's default of 4 on a machine of fewer cores; it would break the bar
+        # torch warns of timm's default of 4 workers on fewer cores, which breaks the progress bar
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         loader = create_loader(
             dataset,
@@ -118,7 +118,7 @@ def _loader(
 
 
 class _Shared:
-    """Puts a batch into shared memory in the worker's main thread: an error in another would be lost."""
+    """Moves a batch to shared memory in the worker's main thread; errors in other threads would be lost."""
 
     def __init__(self, collate: Callable[[Any], Any]) -> None:
         self.collate = collate
@@ -129,7 +129,7 @@ class _Shared:
 
 
 class _Counted:
-    """Prepares images, and counts them where the main process sees it; of use as a sign of life only."""
+    """Applies a transform and counts images in shared memory, as a heartbeat of the workers."""
 
     def __init__(self, prepare: Callable[[Any], Any]) -> None:
         self.prepare = prepare
@@ -141,7 +141,7 @@ class _Counted:
 
 
 class _Watched:
-    """torch's loader, which gives up when its workers have stalled, in whatever they are waited for."""
+    """torch's loader, with an error if its workers stall."""
 
     def __init__(self, loader: Any, read: torch.Tensor) -> None:
         self.loader, self.read = loader, read
@@ -157,7 +157,7 @@ class _Watched:
             batches = self._wait(lambda: iter(self.loader))
             while (batch := self._wait(lambda: next(batches, _END))) is not _END:
                 yield batch
-        except (EOFError, OSError, RuntimeError) as error:  # what torch makes of killed workers
+        except (EOFError, OSError, RuntimeError) as error:  # raised by torch if workers are killed
             if not self.stalled:
                 raise
             error.__traceback__ = None  # it keeps workers alive
@@ -176,9 +176,9 @@ class _Watched:
             self.waiting = False
 
     def _watch(self, done: threading.Event) -> None:
-        """Kills workers of which none has read an image for long while they are waited for.
+        """Kills the workers if none has read an image for `_SECONDS_STALLED` while a batch is awaited.
 
-        Nothing less ends a wait for a worker that is stopped with a batch half handed over.
+        Nothing milder ends a wait for a worker that was stopped while handing over a batch.
         """
         read, since = -1, 0.0
         while not done.wait(_SECONDS_STALLED / 24):
@@ -193,19 +193,19 @@ class _Watched:
 
 @contextmanager
 def worker_errors() -> Iterator[None]:
-    """Makes one line of a worker that fails or dies; torch says so wherever the main process just is.
+    """Turns a worker's failure, which torch raises anywhere in the main process, into a one-line error.
 
     Raises:
-        UserError: One does, or an image can't be decoded.
+        UserError: A worker failed, or an image can't be decoded.
     """
     try:
         yield
-    except UnreadableImageError as error:  # torch's has the worker's traceback in its message
+    except UnreadableImageError as error:  # torch puts the worker's traceback into the message
         error.__traceback__ = None  # it keeps workers alive, which then wait for work
         raise UserError(str(error.args[0]).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
     except (OSError, RuntimeError) as error:
         text = str(error)
-        if "killed by signal" in str(error.__cause__):  # of which torch makes "exited unexpectedly"
+        if "killed by signal" in str(error.__cause__):  # torch reports "exited unexpectedly"
             text = str(error.__cause__)
         known = ("DataLoader worker", "with the workers", "shared memory", "torch_")
         if isinstance(error, UserError) or not any(words in text for words in known):
@@ -223,15 +223,15 @@ def worker_errors() -> Iterator[None]:
 
 
 def _start_worker(worker: Any) -> int:
-    """Has a worker outlast the signals that ask the run to stop, as the step at work may need its batch.
+    """Makes a worker survive stop signals, because the current step may need its batch.
 
-    It ends with the process that it loads for, if that is killed. torch sees to it only where that is its
-    parent, which it isn't if a fork server started the worker, as by default from Python 3.14 on.
+    The worker ends with the process that it loads for. torch ensures that only for a worker's parent, which
+    is another process under a fork server (the default from Python 3.14 on).
     """
     for number in STOPPING:
         signal.signal(number, _end_soon if number == signal.SIGTERM else signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
-    return int(worker.seed)  # timm's loader asks for it here
+    return int(worker.seed)  # timm's loader seeds the worker with it
 
 
 def _end_with(process: Any) -> None:
@@ -246,7 +246,7 @@ def _end_soon(*_: Any) -> None:
 
 
 class _Mixing:
-    """Mixes the images of a batch in the workers, up to the epoch that the arguments say."""
+    """Applies mixup and CutMix in the workers, up to `mixup_off_epoch`."""
 
     def __init__(self, arguments: TrainingArguments, num_classes: int, dataset: TrainingImages) -> None:
         self.dataset = dataset

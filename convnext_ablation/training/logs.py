@@ -1,4 +1,4 @@
-"""What a run reports: to a terminal, and to Weights & Biases."""
+"""Progress of a run, on the terminal and in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WANDB_ID = "wandb_id.txt"  # in the folder of a run
 
 
 class Log:
-    """Is called as a run proceeds, and prints it; epochs go to Weights & Biases after `start_wandb`."""
+    """Reports a run's progress; after `start_wandb`, epochs also go to Weights & Biases."""
 
     def __init__(self, quiet: bool = True) -> None:
         self.steps = self.first = self.images = 0
@@ -28,18 +28,18 @@ class Log:
         self.progress = Progress("training", unit="batches", quiet=quiet)
 
     def started(self, epochs: int, steps: int, done: int) -> None:
-        """The run begins: its epochs, the batches of an epoch, and the batches that were done before."""
+        """Starts a run of `epochs` epochs of `steps` batches, `done` of which were finished before."""
         self.steps, self.first = steps, done // steps
         self.progress.begin(epochs * steps, done)
         self.since = time.perf_counter()
 
     def trained(self, epoch: int, step: int, images: int) -> None:
-        """A batch was trained on, with so many images in all processes."""
+        """Counts a batch of `images` images over all processes."""
         self.images += images
         self.progress.update()
 
     def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """The mean training loss so far in an epoch, every `log_interval` updates."""
+        """Reports the mean training loss of the epoch so far, every `log_interval` updates."""
         now = time.perf_counter()
         speed, self.images, self.since = self.images / (now - self.since), 0, now
         if self.progress.on_terminal:
@@ -51,11 +51,11 @@ class Log:
         )
 
     def evaluated(self, split: str, images: int, of: int) -> None:
-        """A batch was evaluated."""
+        """Reports the progress of an evaluation."""
         self.progress.note(f"evaluating {split}: {images}/{of}")
 
     def epoch(self, epoch: Epoch) -> None:
-        """An epoch is finished; those from before an interruption are reported too."""
+        """Reports a finished epoch, including those from before an interruption."""
         text = f"epoch {epoch.epoch}: training loss {epoch.train_loss:.4f}"
         if epoch.eval_loss is not None:
             text += (
@@ -70,20 +70,20 @@ class Log:
             self._by_wandb(self.wandb.log, {name: value for name, value in row.items() if value is not None})
 
     def line(self, text: str) -> None:
-        """Anything else."""
+        """Prints any other line."""
         self.progress.line(text)
 
     def start_wandb(self, arguments: TrainingArguments, folder: Path) -> None:
-        """Has epochs go to a folder's run of Weights & Biases, which begins if there is none.
+        """Logs epochs to the folder's run in Weights & Biases, which is created if there is none.
 
         Raises:
-            UserError: It isn't installed.
+            UserError: The package isn't installed.
         """
         try:
             import wandb
         except ImportError as error:
             raise UserError("log_wandb needs Weights & Biases; pip install wandb") from error
-        except Exception as error:  # of a version that does not fit what else is installed
+        except Exception as error:  # an incompatible version
             self._without_wandb(error)
             return
         path = folder / _WANDB_ID
@@ -101,10 +101,10 @@ class Log:
         )
 
     def _by_wandb(self, call: Callable[..., Any], *values: Any, **options: Any) -> Any:
-        """What Weights & Biases returns; if it fails, which must not end a run, nothing more goes there."""
+        """Calls Weights & Biases; an error turns logging off instead of ending the run, and gives None."""
         try:
             return call(*values, **options)
-        except Exception as error:  # no login, no network, and its own
+        except Exception as error:  # no login, no network, or its own errors
             self._without_wandb(error)
             return None
 

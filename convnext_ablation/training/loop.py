@@ -1,4 +1,4 @@
-"""The training loop, built from timm's parts, exact where it stops and where it counts."""
+"""The training loop, built from timm's parts; a run stops and resumes at an exact batch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TEST_RESULT, TEST_PREDICTIONS = "test.json", "test_predictions.npz"
 
 
 class StoppedError(Exception):
-    """The run was asked to stop, and did; it resumes from `checkpoint`."""
+    """The run stopped on request; it resumes from `checkpoint`."""
 
     def __init__(self, checkpoint: Path, epoch: int, step: int) -> None:
         super().__init__(f"stopped in epoch {epoch} after {step} batches")
@@ -49,7 +49,7 @@ class Trainer(Parts):
     """One run: its parts, and the loop that trains them."""
 
     def run(self) -> list[Epoch]:
-        """Trains to the end, from the start or from where a checkpoint is."""
+        """Trains to the last epoch, from the start or from a checkpoint; returns all epochs."""
         epoch, step, losses, resumed = resume(self)
         self._check_weights("at the start")
         if self.processes.is_first:
@@ -57,7 +57,7 @@ class Trainer(Parts):
             write_text(self.folder / ARGUMENTS_FILE, yaml.safe_dump(self.arguments.to_dict()))
             remove_unfinished(self.folder)
             remove_recoveries(self.folder, but=resumed and self.folder / resumed.name)
-            (self.folder / SKIPPED).unlink(missing_ok=True)  # of before an interruption
+            (self.folder / SKIPPED).unlink(missing_ok=True)  # from before an interruption
             write_skipped(self.folder, self.left_out)
             last = self.folder / LAST  # a run that began from a checkpoint of timm's may have none yet
             if self.history and last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch:
@@ -78,7 +78,7 @@ class Trainer(Parts):
 
     @property
     def best(self) -> Epoch:
-        """The epoch with the best metric, the first of equals."""
+        """The epoch with the best metric, the first on ties."""
         best = self.best_epochs(1)
         if not best:
             raise UserError(f"{self.folder}: no epoch of this run has been evaluated")
@@ -86,19 +86,19 @@ class Trainer(Parts):
 
     @property
     def evaluated_model(self) -> torch.nn.Module:
-        """What is evaluated: the average of the weights if one is kept on the device, else the network."""
+        """The network to evaluate: the EMA if it is kept on the device, else the network itself."""
         if self.average is not None and self.arguments.evaluates_average:
             return self.average.module
         return self.model
 
     def load_best(self) -> None:
-        """Puts the weights of the best epoch into what is evaluated."""
+        """Loads the best epoch's weights into `evaluated_model`."""
         state = load_checkpoint(self.folder / BEST)
         weights = state["state_dict_ema" if self.arguments.evaluates_average else "state_dict"]
         self.evaluated_model.load_state_dict(weights)
 
     def evaluate(self, split: str) -> Predictions:
-        """Predicts every image of a split with the weights as they are, in their precision."""
+        """Predicts every image of a split with the current weights, in their dtype."""
         return evaluate(
             self.evaluated_model,
             self.splits[split],
@@ -110,7 +110,7 @@ class Trainer(Parts):
         )
 
     def test(self) -> None:
-        """Tests the best epoch's weights on the test split, once, if there is one."""
+        """Evaluates the best epoch's weights once on the test split, if there is one."""
         split, folder, best = self.arguments.test_split, self.folder, self.best
         if not split:
             return
@@ -145,7 +145,7 @@ class Trainer(Parts):
         )
 
     def _train_epoch(self, epoch: int, first: int, losses: Losses) -> None:
-        """Trains on an epoch's batches from `first` on."""
+        """Trains on an epoch's batches, starting at `first`."""
         accumulate = self.arguments.grad_accum_steps
         shares = self._shares(epoch)
         self.wrapped.train()
@@ -153,7 +153,7 @@ class Trainer(Parts):
             self.model.get_submodule(part).eval()
         self.optimizer.zero_grad()
         self.train_images.start_at(epoch, first)
-        # none are left where an evaluation was stopped, and timm's loader fails on none
+        # no batch is left if an evaluation was stopped, and timm's loader fails on an empty epoch
         batches, done = self.train_batches if first < self.steps else (), first
         with worker_errors():
             for step, (images, targets) in enumerate(batches, first):
@@ -168,8 +168,8 @@ class Trainer(Parts):
             raise UserError(f"epoch {epoch}: {done} of {self.steps} batches came; resume with --workers 0")
 
     def _after_update(self, epoch: int, step: int, losses: Losses) -> None:
-        """Brings average and learning rate along; reports, saves or stops where it is time to."""
-        number = step // self.arguments.grad_accum_steps  # of the update in the epoch
+        """Updates EMA and learning rate; logs, saves or stops if due."""
+        number = step // self.arguments.grad_accum_steps  # index within the epoch
         done = epoch * self.updates_per_epoch + number + 1
         if self.average is not None:
             self.average.update(self.model, step=done)
@@ -185,7 +185,7 @@ class Trainer(Parts):
                 raise StoppedError(path, epoch, step + 1)
 
     def _shares(self, epoch: int) -> Sequence[float]:
-        """By what losses are divided in each update: its batches, times the mean weight of its images."""
+        """Divisor of the losses in each update: its number of batches, times its images' mean weight."""
         accumulate = self.arguments.grad_accum_steps
         batches = [min(accumulate, self.steps - first) for first in range(0, self.steps, accumulate)]
         if self.image_weights is None:
@@ -196,15 +196,15 @@ class Trainer(Parts):
         return [each * float(update.mean()) for each, update in zip(batches, updates, strict=True)]
 
     def step(self, images: torch.Tensor, targets: torch.Tensor, share: float, updates: bool) -> torch.Tensor:
-        """Adds a batch's gradients, divided by `share`, and makes an update where this is its last batch."""
+        """Accumulates a batch's gradients, divided by `share`, and updates if `updates`; returns the loss."""
         arguments = self.arguments
         images = self.erase(images).contiguous(memory_format=memory_format(arguments))
-        # gradients need averaging over processes only once for an update
+        # gradients are averaged over processes once per update
         alone = self.processes.world_size > 1 and not updates
         with self.wrapped.no_sync() if alone else nullcontext():  # type: ignore[operator]
             with self.precision():
                 outputs = self.wrapped(images)
-                # autocast has losses computed in float32 on a GPU, but not on a CPU
+                # autocast computes losses in float32 on a GPU, but not on a CPU
                 loss: torch.Tensor = self.loss(outputs.float() if arguments.amp else outputs, targets)
             scaled = loss / share if share != 1 else loss
             clipped = model_parameters(self.model, exclude_head="agc" in arguments.clip_mode)
@@ -229,7 +229,7 @@ class Trainer(Parts):
         return f"{self.arguments.model}: epoch {epoch}, learning rate {self.arguments.lr:g}"
 
     def _finish_epoch(self, number: int, losses: Losses) -> None:
-        """Evaluates, and writes down what the epoch came to."""
+        """Evaluates, and writes the epoch's checkpoint and history."""
         arguments = self.arguments
         train_loss = losses.mean(self._named(number))
         self._check_weights(f"after epoch {number}")
@@ -266,7 +266,7 @@ class Trainer(Parts):
             raise StoppedError(self.folder / LAST, number + 1, 0)
 
     def _check_weights(self, when: str) -> None:
-        """Stops all processes at a weight, or an averaged weight, that isn't finite in any of them."""
+        """Raises in all processes if a weight or EMA weight isn't finite in any of them."""
 
         def check() -> None:
             check_finite(self.model, f"{self.arguments.model} {when}")
@@ -276,7 +276,7 @@ class Trainer(Parts):
         self.processes.together(check)
 
     def _write_history(self) -> None:
-        """Writes the summary, and links the last checkpoint to its other names; may be done twice."""
+        """Writes the summary, and links the last checkpoint to its other names; idempotent."""
         write_summary(self.folder / SUMMARY, self.history, bool(self.arguments.val_split))
         last, best = self.history[-1].epoch, [epoch.epoch for epoch in self.best_epochs(len(self.history))]
         if best and best[0] == last:
@@ -289,13 +289,13 @@ class Trainer(Parts):
         return ranked(self.history, self.metric, self.arguments.decreasing_metric)[:count]
 
     def _save_recovery(self, epoch: int, step: int, losses: Losses) -> Path:
-        """Saves the state within an epoch; to timm's script it is the state after the epoch before."""
-        losses.mean(self._named(epoch))  # nothing is saved behind a loss or weights that aren't finite
+        """Saves a mid-epoch checkpoint; timm's script reads it as the state after the previous epoch."""
+        losses.mean(self._named(epoch))  # raises if a loss isn't finite, so that no such state is saved
         self._check_weights(f"in epoch {epoch} after {step} batches")
         path = recovery_path(self.folder, epoch, step)
         state = state_of(self, epoch - 1, step, losses)
         if self.processes.is_first:
             save_checkpoint(path, state)
             remove_recoveries(self.folder, but=path)
-        self.processes.any(False)  # the others wait: when the first of them ends, all are ended
+        self.processes.any(False)  # barrier: torchrun ends all processes when the first one exits
         return path

@@ -1,4 +1,4 @@
-"""The network of a run, with the weights that it starts from, and what training puts around it."""
+"""The network of a run with its initial weights; its optimizer, schedule, loss and wrappers."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ def create_network(
     classes: Sequence[str] = (),
     say: Callable[[str], None] = lambda line: None,
 ) -> nn.Module:
-    """Makes the network on its device, with the weights that training starts from.
+    """Builds the network on its device, with its initial weights.
 
-    It has as many classes as its weights if `num_classes` is None. By the names of `classes` a trained head
-    is taken over. `say` is called with what is loaded from a file.
+    If `num_classes` is None, it has the classes of its weights. A trained head is reordered by the names in
+    `classes`. `say` is called with a line on the weights that were loaded.
     """
     if arguments.fast_norm:
         set_fast_norm()
-    path = arguments.initial_checkpoint or arguments.pretrained_path  # the first replaces all of the second
+    path = arguments.initial_checkpoint or arguments.pretrained_path  # the former overrides the latter
     start = read_checkpoint(path) if path else None
     if start and not arguments.initial_checkpoint:
-        # -1: timm then makes a new classifier, for as many classes as there are here
+        # -1 makes timm create a new classifier for the classes of the data
         overlay = {"state_dict": unwrapped(start.weights()), "num_classes": -1}
         with start.named():
             model = build_network(arguments, num_classes, pretrained=True, pretrained_cfg_overlay=overlay)
@@ -81,7 +81,7 @@ def create_network(
 
 
 def _pretrained_told(model: Any) -> str:
-    """What timm has loaded, in a line."""
+    """What timm has loaded, in one line."""
     cfg = model.pretrained_cfg
     release = release_of(Path(cfg["file"])) if cfg.get("file") else None
     where = cfg.get("hf_hub_id") or cfg.get("file") or cfg.get("url")
@@ -91,7 +91,7 @@ def _pretrained_told(model: Any) -> str:
 
 
 def build_network(arguments: TrainingArguments, num_classes: int | None, **weights: Any) -> nn.Module:
-    """Has timm make the network, with the `weights` that its `create_model` is to load."""
+    """Builds the network with timm's `create_model`, which takes `weights`."""
     name = arguments.model
     if ":" not in name and not timm.is_model(name):  # a colon: on a hub, or in a folder
         raise unknown_name("model", name.partition(".")[0], timm.list_models())
@@ -109,7 +109,7 @@ def build_network(arguments: TrainingArguments, num_classes: int | None, **weigh
 
 
 def create_optimizer(arguments: TrainingArguments, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer, as timm's script makes it."""
+    """The optimizer, created as in timm's script."""
     with in_one_line(f"opt {arguments.opt}"):
         optimizer: torch.optim.Optimizer = create_optimizer_v2(
             model, **optimizer_kwargs(arguments), **arguments.opt_kwargs
@@ -120,25 +120,25 @@ def create_optimizer(arguments: TrainingArguments, model: nn.Module) -> torch.op
 def create_scheduler(
     arguments: TrainingArguments, optimizer: torch.optim.Optimizer, updates: int
 ) -> tuple[Any, int]:
-    """The schedule of the learning rate for epochs of so many updates, and how many epochs there are."""
+    """The learning rate schedule for `updates` updates per epoch, and the total number of epochs."""
     kwargs = scheduler_kwargs(arguments, decreasing_metric=arguments.decreasing_metric)
     scheduler, epochs = create_scheduler_v2(optimizer, **kwargs, updates_per_epoch=updates)
     return scheduler, int(epochs)
 
 
 def freeze(model: Any, what: str) -> list[str]:
-    """Has layers of a network keep their weights.
+    """Freezes layers of a network.
 
     Args:
-        model: A network of timm's.
-        what: ``head-only`` for all layers but the classifier, ``stages=N`` for the stem and N stages.
+        model: A timm network.
+        what: ``head-only`` to freeze all but the classifier, ``stages=N`` for the stem and N stages.
 
     Returns:
-        Names of the largest parts that are frozen whole. Training leaves them in evaluation mode:
-        BatchNorm's statistics stay, and there is no stochastic depth.
+        Names of the largest modules that are entirely frozen. Training keeps them in evaluation mode,
+        without updates of BatchNorm statistics and without stochastic depth.
 
     Raises:
-        UserError: timm doesn't tell its stages, or it has fewer.
+        UserError: timm doesn't list the network's stages, or there are fewer than N.
     """
     if what == "head-only":
         classifier = model.get_classifier()
@@ -153,7 +153,7 @@ def freeze(model: Any, what: str) -> list[str]:
 
 
 def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
-    """The parameters of a network's stem and first stages, by timm's groups for layer-wise learning rates."""
+    """Parameters of a network's stem and first stages, from timm's groups for layer-wise learning rates."""
     known, name = dict(model.named_parameters()), model.pretrained_cfg["architecture"]
     matcher = getattr(model, "group_matcher", None)
     groups = group_parameters(model, matcher(coarse=True)) if matcher else {}
@@ -169,7 +169,7 @@ def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
 
 
 def _frozen_parts(module: nn.Module, name: str = "") -> Iterator[str]:
-    """Names of the largest parts of a network that have parameters, all of them frozen."""
+    """Names of the largest modules that have parameters, all of them frozen."""
     trained = [parameter.requires_grad for parameter in module.parameters()]
     if trained and not any(trained):
         yield name
@@ -179,7 +179,7 @@ def _frozen_parts(module: nn.Module, name: str = "") -> Iterator[str]:
 
 
 def share_statistics(model: nn.Module, frozen: Sequence[str], processes: int, mean: bool) -> None:
-    """Gives processes the mean of their BatchNorm statistics, or the first's; frozen parts keep theirs."""
+    """Averages BatchNorm statistics over processes, or takes rank 0's; frozen parts keep theirs."""
     parts = [model.get_submodule(name) for name in frozen]
     kept = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
     distribute_bn(model, processes, mean)
@@ -191,7 +191,7 @@ def share_statistics(model: nn.Module, frozen: Sequence[str], processes: int, me
 def _order_head(
     model: Any, arguments: TrainingArguments, classes: Sequence[str], start: Checkpoint | None
 ) -> None:
-    """Brings the rows of a trained head into the order of the classes, whose names must be the same."""
+    """Reorders the rows of a trained head to match `classes`, which must have the same names."""
     if start and arguments.initial_checkpoint:
         release = release_of(start.path)
         trained: Sequence[str] = start.classes or (release and release.label_names) or ()
@@ -220,10 +220,10 @@ def _change_head(model: Any, arguments: TrainingArguments) -> None:
 
 
 def check_finite(model: nn.Module, where: str) -> None:
-    """Looks for a weight or a BatchNorm statistic that is NaN or infinite.
+    """Checks that weights and BatchNorm statistics are finite.
 
     Raises:
-        UserError: One is; the message names it.
+        UserError: One is NaN or infinite; the message names it.
     """
     statistics = [(name, each) for name, each in model.named_buffers() if "running_" in name]
     for name, values in (*model.named_parameters(), *statistics):
@@ -234,12 +234,12 @@ def check_finite(model: nn.Module, where: str) -> None:
 
 
 def memory_format(arguments: TrainingArguments) -> torch.memory_format:
-    """The layout of images and weights in memory."""
+    """Memory format of images and weights."""
     return torch.channels_last if arguments.channels_last else torch.contiguous_format
 
 
 def compiled(model: nn.Module, arguments: TrainingArguments) -> nn.Module:
-    """The network, compiled by torch if the arguments ask for it."""
+    """The network, compiled with `torch.compile` if the arguments ask for it."""
     if not arguments.torchcompile:
         return model
     with in_one_line(f"torchcompile {arguments.torchcompile}"):
@@ -247,23 +247,23 @@ def compiled(model: nn.Module, arguments: TrainingArguments) -> nn.Module:
 
 
 def wrap_network(model: nn.Module, arguments: TrainingArguments, processes: Processes) -> nn.Module:
-    """Puts around the network what compiles it and what averages its gradients over processes."""
+    """Compiles the network if asked to, and wraps it in DistributedDataParallel for several processes."""
     model = compiled(model, arguments)
     if processes.world_size > 1:
         devices = None if processes.device.type == "cpu" else [processes.device]
-        # newer torch warns of the argument even where it is given its default
+        # newer torch warns about the argument even at its default
         without: dict[str, Any] = {"broadcast_buffers": False} if arguments.no_ddp_bb else {}
         model = DistributedDataParallel(model, device_ids=devices, **without)
-        if processes.device.type == "cpu" and processes.world_size > 2:  # two numbers have one sum
+        if processes.device.type == "cpu" and processes.world_size > 2:  # the order of two doesn't matter
             model.register_comm_hook(None, lambda _, bucket: averaged_in_turn(bucket.buffer()))
     return model
 
 
 def averaged_in_turn(gradients: torch.Tensor) -> torch.futures.Future[torch.Tensor]:
-    """Averages gradients over processes in the order of their ranks.
+    """Averages gradients over processes in rank order.
 
-    Gloo's order depends on where a gradient lies in its bucket, and torch changes that after the first step:
-    a run that has resumed would round otherwise.
+    Gloo's order depends on a gradient's position in its bucket, which torch changes after the first step. A
+    resumed run would therefore round differently.
     """
     parts = [torch.empty_like(gradients) for _ in range(dist.get_world_size())]
     gathered = dist.all_gather(parts, gradients, async_op=True).get_future()
@@ -273,7 +273,7 @@ def averaged_in_turn(gradients: torch.Tensor) -> torch.futures.Future[torch.Tens
 def create_precision(
     arguments: TrainingArguments, device: torch.device
 ) -> tuple[Precision, NativeScaler | None]:
-    """The context that the network runs in, and what scales the loss where float16 needs it."""
+    """The context of the forward pass (autocast), and the loss scaler that float16 needs on a GPU."""
     if not arguments.amp:
         return nullcontext, None
     dtype = getattr(torch, arguments.amp_dtype)
@@ -285,22 +285,22 @@ def create_precision(
 
 
 class WeightedCrossEntropy(nn.CrossEntropyLoss):
-    """Cross-entropy with weights of classes, a mean over images.
+    """Class-weighted cross-entropy, averaged over images.
 
-    torch's is divided by the weights of a batch's images. Training divides by those of an update's, which
-    several batches and processes make.
+    torch divides by the weights of a batch's images. Training divides by those of a whole update instead,
+    over all its batches and processes.
     """
 
     def forward(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Logits ``(B, classes)`` and targets ``(B,)`` or ``(B, classes)`` to a number."""
+        """Maps logits ``(B, classes)`` and targets ``(B,)`` or ``(B, classes)`` to a scalar."""
         if targets.ndim == 1:
             targets = nn.functional.one_hot(targets, logits.shape[1]).to(logits.dtype)
         return super().forward(logits, targets)
 
 
 def create_loss(arguments: TrainingArguments, class_weights: torch.Tensor | None = None) -> nn.Module:
-    """The training loss; timm's script, which has no class weights, picks it by the same rules."""
-    smoothing = 0.0 if arguments.mixes else arguments.smoothing  # mixed targets are smoothed before
+    """The training loss, chosen as in timm's script, which has no class weights."""
+    smoothing = 0.0 if arguments.mixes else arguments.smoothing  # mixup smooths targets itself
     if class_weights is not None:
         return WeightedCrossEntropy(class_weights.float(), label_smoothing=smoothing)
     if arguments.bce_loss and (arguments.mixes or smoothing):

@@ -1,4 +1,4 @@
-"""What a run is put together from: its images, network, loss, optimizer, schedule and average of weights."""
+"""The parts of a run: images, network, loss, optimizer, schedule and EMA."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from convnext_ablation.training.splits import count_classes, leave_out_broken, o
 
 
 class Parts:
-    """All that a run reads or changes; it stops after an update at which `should_stop` says so."""
+    """Everything that a run reads or changes; it stops after an update if `should_stop` returns True."""
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Parts:
             arguments.seed,
             self.processes.rank,
             self.processes.world_size,
-            # by any number of processes then, the updates are the same
+            # makes updates the same for any number of processes
             whole_updates_of=arguments.grad_accum_steps if arguments.global_batch else 1,
             chances=of_images if arguments.sampler else None,
         )
@@ -102,7 +102,7 @@ class Parts:
         )
         loss = create_loss(arguments, None if arguments.sampler else of_classes)
         self.loss = loss.to(self.processes.device)
-        # mixed images count alike: their classes' weights are within torch's loss
+        # mixed images aren't weighted here: torch's loss applies the class weights
         self.image_weights = None if arguments.sampler or arguments.mixes else of_images
         self.updates_per_epoch = math.ceil(self.steps / arguments.grad_accum_steps)
         self.erase: Callable[[torch.Tensor], torch.Tensor] = nn.Identity()
@@ -127,7 +127,7 @@ class Parts:
 
 
 def _check_start(arguments: TrainingArguments) -> None:
-    """Refuses to fine-tune a network of which there are no weights."""
+    """Raises `UserError` if pretrained weights are asked for and none are published."""
     name = arguments.model
     given = arguments.pretrained_path or arguments.initial_checkpoint
     if arguments.pretrained and not given and timm.is_model(name) and not has_weights(name):
@@ -138,12 +138,12 @@ def _check_start(arguments: TrainingArguments) -> None:
 
 
 class Losses:
-    """The losses of an epoch's batches, fetched from the device now and then, added up in one order always.
+    """Running mean of an epoch's losses, copied from the device as needed and summed in a fixed order.
 
     Args:
-        processes: Their losses are averaged.
-        total: Sum over the batches before, and their number.
-        seconds: Time that those took.
+        processes: Those that losses are averaged over.
+        total: Sum and number of the losses so far.
+        seconds: Training time so far.
     """
 
     def __init__(self, processes: Processes, total: Sequence[float] = (0.0, 0), seconds: float = 0.0) -> None:
@@ -158,10 +158,10 @@ class Losses:
         self.pending.append((step, loss))
 
     def mean(self, run: str) -> float:
-        """Mean over all batches so far and all processes; `run` is what is trained, for the message.
+        """Mean over all batches so far and all processes; `run` describes the run in messages.
 
         Raises:
-            SharedError: One isn't finite.
+            SharedError: A loss isn't finite.
         """
         if self.pending:
             values = torch.stack([loss.float() for _, loss in self.pending]).tolist()

@@ -1,4 +1,4 @@
-"""What a network said of each image of a split, and the files and figures made of it."""
+"""A network's predictions on a split, their files, and accuracies."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _ARRAYS = ("ids", "targets", "top5", "probability")
 
 
 def _percentage(right: NDArray[np.bool_]) -> float:
-    """The share of images, in percent: 14.0 of 7 in 50, where 100 * (7 / 50) is 14.000000000000002."""
+    """Percentage of True; 100 * (7 / 50) would be 14.000000000000002."""
     return 100 * int(right.sum()) / len(right)
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a network said of each image of a split, in the order of the split."""
+    """A network's predictions on the images of a split, in the split's order."""
 
-    ids: NDArray[np.str_]  # (N,), paths below the split's folder
-    targets: NDArray[np.int64]  # (N,), classes
+    ids: NDArray[np.str_]  # (N,), paths relative to the split's folder
+    targets: NDArray[np.int64]  # (N,), true classes
     top5: NDArray[np.int64]  # (N, K), the most probable classes, best first; K is at most 5
-    probability: NDArray[np.float32]  # (N,), of the first of them
+    probability: NDArray[np.float32]  # (N,), of the top-1 class
     loss: float  # mean cross-entropy in nats
 
     @property
@@ -56,13 +56,13 @@ class Predictions:
         return _percentage((self.top5 == self.targets[:, None]).any(axis=1))
 
     def save(self, path: Path) -> None:
-        """Writes a compressed NumPy archive with one array an attribute."""
+        """Writes a compressed NumPy archive with one array per field."""
         with written_whole(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **{each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
-        """Reads what `save` wrote."""
+        """Reads a file that `save` wrote."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = {name: archive[name] for name in _ARRAYS}
@@ -74,7 +74,7 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes a CSV file with a line for each image."""
+    """Writes a CSV file with one row per image."""
     columns = [f"top{rank + 1}" for rank in range(predictions.top5.shape[1])]
     arrays = [getattr(predictions, name) for name in _ARRAYS]
     rows = [
@@ -85,15 +85,15 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def excluded_ids(path: Path, ids: Collection[str], folder: str, split: str) -> set[str]:
-    """Finds the images of a split that a file names.
+    """Reads the ids of a split's images that are to be excluded.
 
     Args:
-        path: A file with an image id a line, or a CSV file with the column ``id``. An id is the image's path
-            below the split's folder, or that with the split before it, ``test/class/name.jpg``; those of
-            other splits are ignored.
-        ids: Paths of the split's images below its folder.
+        path: A text file with one image id per line, or a CSV file with the column ``id``. An id is the
+            image's path relative to the split's folder, or the same after the split's name, as in
+            ``test/class/name.jpg``. Ids of other splits are ignored.
+        ids: Paths of the split's images relative to its folder.
         folder: The split's folder or tar.
-        split: Its name.
+        split: Name of the split.
     """
     listed, there = _read_ids(path), set(ids)
     own = {SPLIT_OF.get(name, name) for name in (split, Path(folder).name.removesuffix(".tar"))}
@@ -132,7 +132,7 @@ def _read_ids(path: Path) -> list[str]:
 
 
 def without(predictions: Predictions, excluded: set[str]) -> Predictions:
-    """The predictions of all other images; their mean loss is not known."""
+    """The predictions without the excluded images; their mean loss is NaN."""
     kept = np.array([id_ not in excluded for id_ in predictions.ids.tolist()], dtype=bool)
     if not kept.any():
         raise UserError(f"all {len(kept)} images are excluded; leave some in")

@@ -1,4 +1,4 @@
-"""Arguments as they are given: on a command line, or in a recipe that timm's own `train.py -c` reads too."""
+"""Arguments from a command line or from a recipe, which timm's own `train.py -c` reads too."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
 from convnext_ablation.yaml_files import read_yaml
 
-# What timm's `train.py` takes besides, in any supported version: a configuration that leaves these off is
-# accepted ...
+# Further arguments of timm's `train.py`, in any supported version: a configuration is accepted if they are
+# off ...
 TIMM_ONLY = (
     "aug_repeats", "aug_splits", "bn_eps", "bn_momentum", "data", "distill_loss_weight", "drop_block",
     "drop_connect", "epoch_repeats", "fuser", "jsd_loss", "kd_model_name", "kd_student_feature_dim",
@@ -20,14 +20,14 @@ TIMM_ONLY = (
     "split_bn", "synchronize_step", "task_loss_weight", "torchscript", "train_img_sizes", "train_num_samples",
     "tta", "use_multi_epochs_loader", "val_num_samples",
 )  # fmt: skip
-# ... and with them off, it doesn't matter what it says of these
+# ... in which case these have no effect and may have any value
 WITHOUT_EFFECT = (
     "kd_distill_type", "kd_loss_type", "kd_temperature", "kd_token_distill_type", "naflex_loss_scale",
     "naflex_max_seq_len", "naflex_patch_size_probs", "naflex_patch_sizes", "naflex_patchify_channels_first",
     "naflex_train_seq_lens", "train_batch_sizes", "train_batches_per_epoch", "train_size_probs",
     "train_size_random_mix", "train_size_schedule", "train_size_schedule_spread",
     "variable_batch_loss_scale", "worker_seeding",
-    # of earlier versions
+    # from earlier versions
     "log_tensorboard",
 )  # fmt: skip
 # timm's short forms
@@ -37,7 +37,7 @@ SHORT_FORMS = {
 
 
 def arguments_of(found: Mapping[str, Any]) -> TrainingArguments:
-    """Makes the arguments of what the parser of `train.py` found: a recipe's values, and others instead."""
+    """Makes the arguments from parsed options: a recipe's values, overridden by those given."""
     given, config = given_values(found, ARGUMENTS), found.get("config")
     values = {**(read_recipe(config) if config else {}), **given}
     if found.get("from_scratch"):
@@ -50,13 +50,13 @@ def arguments_of(found: Mapping[str, Any]) -> TrainingArguments:
 
 
 def given_values(found: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
-    """The values of options that a parser found; the folder by position stands for `data_dir`."""
+    """The given values of options; the positional folder sets `data_dir`."""
     given = {name: value for name, value in found.items() if name in options}
     return given if found.get("data") is None else {"data_dir": found["data"], **given}
 
 
 def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the settings that are arguments here; `where` they stand is for messages about the others."""
+    """Returns the settings that are arguments here, and refuses unknown ones; `where` is for messages."""
     for name, value in settings.items():
         if name in ARGUMENTS or name in WITHOUT_EFFECT:
             continue
@@ -68,7 +68,7 @@ def known_settings(settings: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def timm_only(name: str, where: str, script: str) -> UserError:
-    """Builds the error for an argument of timm's script that ours does without."""
+    """Builds the error for an argument of timm's script that ours doesn't support."""
     return UserError(
         f"{where}: {name} is an argument of timm's {script} that this one doesn't take; run timm's with "
         f"`python -m convnext_ablation.stock path/to/timm/{script} ...`"
@@ -76,19 +76,19 @@ def timm_only(name: str, where: str, script: str) -> UserError:
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
+    """Names of the built-in recipes."""
     return sorted(path.stem for path in _folder().glob("*.yaml"))
 
 
 def recipe_path(name: str) -> Path:
-    """Path of a recipe of the package, for programs that want a file."""
+    """Path of a built-in recipe, for programs that need a file."""
     if name not in recipe_names():
         raise unknown_name("recipe", name, recipe_names())
     return _folder() / f"{name}.yaml"
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
-    """Reads the arguments that a recipe of the package, or a YAML file, sets."""
+    """Reads the arguments set by a built-in recipe or a YAML file."""
     is_file = name_or_file.endswith((".yaml", ".yml"))
     path = Path(name_or_file) if is_file else recipe_path(name_or_file)
     if not path.exists():

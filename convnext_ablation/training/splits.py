@@ -1,4 +1,4 @@
-"""The splits of a data set: where they are, which of their images are left out, and their common classes."""
+"""The splits of a data set: opening them, leaving out broken images, and matching their classes."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.distributed import Processes, SharedError
 from convnext_ablation.training.images import Images, UnreadableImageError, is_missing, stored_labels
 
-# kinds of data sets besides folders of images whose images can be read in any order
+# data sets with random access, besides folders of images
 _KINDS = ("hfds", "torch")
-_NAMED = 3  # images that the error of `leave_out_broken` names
+_NAMED = 3  # images named in the error of `leave_out_broken`
 
 
 class FolderReader:
-    """The pictures of a folder or tar, those that `data.walk` takes for pictures, in timm's order.
+    """Images of a folder or tar, as found by `data.walk`, in timm's order.
 
-    It has the interface of timm's readers, and their samples where all extensions are timm's. A
-    class is a folder with pictures in it. Classes and pictures stand in natural order: what is drawn for a
-    picture depends on its place.
+    It has the interface of timm's readers, and the same samples where timm knows all extensions. Each folder
+    with images is a class. Classes and images are in natural order, because augmentation depends on the
+    index of an image.
 
     Args:
         root: The split's folder or tar.
 
     Attributes:
-        samples: Path and class of each picture.
+        samples: Path and class number of each image.
         class_to_idx: Number of each class.
-        skipped: Why other files are not read, by their paths below the folder.
+        skipped: Reasons why other files are not read, by path relative to the folder.
 
     Raises:
-        UserError: What `walk` or `find_pieces` of `data` refuses, or a picture in no class folder.
+        UserError: `walk` or `find_pieces` of `data` fails, or an image is in no class folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -63,27 +63,27 @@ class FolderReader:
             raise UserError(f"{root}: there is no image in it")
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        """The open file of a picture, and its class."""
+        """The open file of an image, and its class number."""
         path, target = self.samples[index]
         if self._pieces:
             return io.BytesIO(self._pieces[self.filename(index)].read()), target
         return open(path, "rb"), target
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.samples)
 
     def leave_out(self, indices: Container[int]) -> None:
-        """Leaves pictures out; the numbers of the others close up, those of classes stay."""
+        """Removes images; later ones move up, and class numbers stay."""
         self.samples = [sample for index, sample in enumerate(self.samples) if index not in indices]
 
     def filename(self, index: int) -> str:
-        """Path of a picture below the folder."""
+        """Path of an image relative to the folder."""
         return os.path.relpath(self.samples[index][0], self.root)
 
 
 def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
-    """Opens all splits that the run will read, before anything long starts."""
+    """Opens all splits of a run, so that errors appear early."""
     names = (arguments.train_split, *filter(None, (arguments.val_split, arguments.test_split)))
     splits = {name: open_split(arguments, name) for name in dict.fromkeys(names)}
     train = splits[arguments.train_split]
@@ -100,7 +100,7 @@ def open_splits(arguments: TrainingArguments) -> dict[str, Images]:
 def open_split(arguments: TrainingArguments, split: str) -> Images:
     """Opens a split of the data set that the arguments name.
 
-    Its classes are numbered by `class_map`, else by the folder's ``classes.txt``, else by the data set.
+    Classes are numbered by `class_map` if given, else by the folder's ``classes.txt``, else by the data set.
     """
     reader, called = _create_reader(arguments, split)
     images = Images(reader, arguments.image_mode, called)
@@ -123,16 +123,16 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
 
 
 def _class_map(arguments: TrainingArguments, called: str) -> Path | None:
-    """The file that numbers classes, so that one without images in a split shifts no label."""
+    """The file that numbers classes, which keeps labels right if a split lacks a class."""
     if arguments.class_map:
         given = Path(arguments.class_map)
-        return given if given.is_file() else Path(called, given)  # where timm looks, too
+        return given if given.is_file() else Path(called, given)  # as in timm
     listed = Path(arguments.data_dir or "", CLASSES)
     return listed if not arguments.dataset and listed.is_file() else None
 
 
 def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
-    """What lists and opens the images of a split, and what it is called in messages."""
+    """The reader of a split, and the split's name in messages."""
     root, name = arguments.data_dir, arguments.dataset
     kind = name.partition("/")[0].lower()
     if name and kind not in _KINDS:
@@ -165,7 +165,7 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
 
 
 def _split_folder(root: Path, split: str) -> Path:
-    """The folder or tar of a split; never the folder above, which timm takes if there is none."""
+    """The folder or tar of a split; never its parent, which timm falls back to."""
     if not root.exists():
         raise UserError(f"{root}: no such folder; name that of the data with --data-dir")
     if not split or root.is_file():
@@ -180,7 +180,7 @@ def _split_folder(root: Path, split: str) -> Path:
 
 
 def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> int:
-    """How many classes the network gets."""
+    """Number of classes of the network; refuses splits with different classes."""
     train = splits[arguments.train_split]
     for name, split in splits.items():
         if split.classes and train.classes and split.classes != train.classes:
@@ -202,17 +202,17 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
 
 
 def number_as_trained(images: Images, names: Sequence[str], head: int, class_map: str, whose: str) -> None:
-    """Numbers the classes of a split as those of a trained network, by their names.
+    """Numbers a split's classes by name, as in a trained network.
 
     Args:
         images: The split.
-        names: The network's classes in the order of their numbers; empty if they aren't known.
-        head: How many it has.
-        class_map: The file that has numbered the split's classes, if one is given; it goes before `names`.
-        whose: What the names are from, for messages.
+        names: The network's class names in the order of their numbers; empty if unknown.
+        head: Number of the network's classes.
+        class_map: The file that numbered the split's classes, if given; it overrides `names`.
+        whose: Source of the names, for messages.
 
     Raises:
-        UserError: The network lacks a class, or only how many it has is known, and the split has others.
+        UserError: The network lacks a class, or its names are unknown and it has fewer or more classes.
     """
     known, numbers = len(images.classes), numbers_of(names)
     if not class_map and names:
@@ -231,16 +231,16 @@ def number_as_trained(images: Images, names: Sequence[str], head: int, class_map
 def leave_out_broken(
     splits: Iterable[Images], arguments: TrainingArguments, processes: Processes
 ) -> dict[str, str]:
-    """Leaves up to `skip_bad_images` images that can't be decoded out of the splits, counted together.
+    """Leaves out images that can't be decoded, up to `skip_bad_images` over all splits.
 
-    Every image is decoded, by all processes together, which must all call this. What is left is as if the
-    folder had never held the others, but for the numbers of classes.
+    All processes must call this together; they share the decoding of all images. Results are as if the folder
+    had never held the broken images, except that class numbers stay.
 
     Returns:
-        Why each can't be decoded, by its path below `data_dir`. Where `skip_bad_images` is 0, none is tried.
+        Reasons by path relative to `data_dir`. If `skip_bad_images` is 0, empty, and nothing is decoded.
 
     Raises:
-        SharedError: There are more, or a split isn't a folder of images, or has no other images.
+        SharedError: There are more, a split isn't a folder of images, or all its images are broken.
     """
     most = arguments.skip_bad_images
     if not most:
@@ -267,7 +267,7 @@ def leave_out_broken(
         threads, quiet = max(1, arguments.workers), not processes.is_first
         reasons = in_threads(why_broken, mine, "decoding images", threads, quiet)
         broken = ((position, why) for position, why in zip(mine, reasons, strict=True) if why)
-        return dict(itertools.islice(broken, most + 1))  # so the first of all are among them
+        return dict(itertools.islice(broken, most + 1))  # enough to report the first of all
 
     found = itertools.chain.from_iterable(part.items() for part in processes.gather(processes.together(look)))
     broken = [(*every[position], why) for position, why in sorted(found)]

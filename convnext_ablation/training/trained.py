@@ -1,4 +1,4 @@
-"""Trained weights, wherever they are: what they say of their network, and the network with them."""
+"""Trained weights from any source, with the network and the settings that they belong to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from convnext_ablation.training.network import create_network
 from convnext_ablation.training.trained_arguments import TrainedArguments
 from convnext_ablation.weights.release import CONFIG, FOLDER, HUB, read_release, release_of
 
-# what a run's own weights are used with if nothing else is given
+# arguments that come with the weights of a run unless given
 _OF_THE_RUN = (
     "model", "model_kwargs", "num_classes", "gp", "in_chans", "input_size", "img_size", "input_img_mode",
     "crop_pct", "mean", "std", "interpolation",
@@ -28,25 +28,25 @@ _OF_THE_RUN = (
 
 
 class TrainedWeights:
-    """The weights of a file, a run or a release, or else those that a network's name stands for.
+    """The weights of a file, run or release, or the pretrained weights of a network's name.
 
     Args:
-        asked: What was asked for; without a checkpoint, the pretrained weights of the network's name.
+        asked: What to load; without a checkpoint, the pretrained weights of the network's name.
 
     Attributes:
-        arguments: Those given, and those that the weights come with where they were not given.
-        taken: The latter, and their values.
-        names: Of the classes, in the order of their numbers; empty if they aren't known.
-        whose: What the weights are of, for messages.
+        arguments: Those given, completed by those that come with the weights.
+        taken: The arguments that come with the weights, and their values.
+        names: Class names in the order of their numbers; empty if unknown.
+        whose: Source of the weights, for messages.
 
     Raises:
-        UserError: There are none, or they don't say of which network they are.
+        UserError: There are no weights, or they don't name their network.
     """
 
     def __init__(self, asked: TrainedArguments) -> None:
         self._asked, arguments, path = asked, asked.run, asked.checkpoint
         self.whose, self._checkpoint, self._saved = path or arguments.model, None, {}
-        self._pretrained: list[str] = []  # what is said of pretrained weights
+        self._pretrained: list[str] = []  # lines on pretrained weights
         self.names: Sequence[str] = ()
         path = _file_in(path)
         if path.startswith((FOLDER, HUB)):
@@ -57,7 +57,7 @@ class TrainedWeights:
         if path:
             self._checkpoint = checkpoint = read_checkpoint(path)
             self._saved = _told(checkpoint, arguments.model)
-            if arguments.img_size and (size := self._saved.pop("input_size", None)):  # timm would go by it
+            if arguments.img_size and (size := self._saved.pop("input_size", None)):  # timm prefers it
                 self._saved["in_chans"] = self._saved.get("in_chans") or size[0]
             if arguments.input_size:
                 self._saved.pop("img_size", None)
@@ -75,34 +75,34 @@ class TrainedWeights:
 
     @property
     def in_file(self) -> bool:
-        """Whether they are in a file, and `load` loads them."""
+        """Whether the weights are in a file, which `load` reads."""
         return self._checkpoint is not None
 
     def data_config(self, model: nn.Module) -> dict[str, Any]:
-        """How images are made ready for the network, as timm's `resolve_data_config` has it."""
+        """Preprocessing of the network's images, from timm's `resolve_data_config`."""
         config = self.arguments.preprocessing()
         if self._asked.crop_mode:
             config["crop_mode"] = self._asked.crop_mode
         return resolve_data_config(config, model=model, use_test_size=not self._asked.use_train_size)
 
     def network(self, classes: int | None, processes: Processes) -> nn.Module:
-        """Makes the network on its device, for so many classes; those of a file are loaded by `load`."""
+        """Builds the network on its device with this many classes; `load` loads the weights of a file."""
         arguments = replace(self.arguments, pretrained=self.arguments.pretrained or self._checkpoint is None)
         model: Any = create_network(arguments, classes, processes, say=self._pretrained.append)
         if self._checkpoint is None:
             names = model.pretrained_cfg.get("label_names") or ()
             self.names = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else names
-        if len(self.names) != model.num_classes:  # of another head
+        if len(self.names) != model.num_classes:  # names of another head
             self.names = ()
         return model
 
     def load(self, model: nn.Module, kind: str = "") -> str:
-        """Loads the weights of a file into `network`; returns what was loaded, in a line, of a release, too.
+        """Loads the weights of a file into a network; returns what was loaded, in one line.
 
         Args:
             model: The network.
-            kind: Of the weights, plain or averaged; those that were evaluated in the run if not given, or
-                else as `Checkpoint.weights` takes it.
+            kind: ``plain`` or ``averaged``; by default those that the run evaluated, or else as in
+                `Checkpoint.weights`.
         """
         if self._checkpoint is None:
             return "".join(self._pretrained)
@@ -116,7 +116,7 @@ class TrainedWeights:
 
 
 def _file_in(path: str) -> str:
-    """The checkpoint in the folder of a run, or what timm calls a release in a folder; else the path."""
+    """The checkpoint in the folder of a run, or timm's name for a release in a folder; else the path."""
     folder = Path(path)
     if not path or not folder.is_dir():
         return path
@@ -128,7 +128,7 @@ def _file_in(path: str) -> str:
 
 
 def _told(checkpoint: Checkpoint, model: str) -> dict[str, Any]:
-    """What a checkpoint, or the release that it is of, says of its network."""
+    """What a checkpoint or its release says about its network."""
     release = release_of(checkpoint.path)
     saved = checkpoint.arguments | ({"num_classes": release.num_classes} if release else {})
     saved["model"] = checkpoint.architecture or saved.get("model")

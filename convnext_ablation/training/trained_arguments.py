@@ -1,4 +1,4 @@
-"""What is asked of trained weights, without torch: the arguments of `validate.py` and of `predict`."""
+"""The arguments of `validate.py` and `predict`, without torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 _data = partial(option, group="Data")
 _model = partial(option, group="Model")
 _results = partial(option, group="Results")
-# of `train.py`, under the same names: of both programs ...
+# arguments of `train.py` that both programs have ...
 _SHARED = (
     "data_dir", "model", "pretrained", "num_classes", "class_map", "img_size", "in_chans", "input_size",
     "crop_pct", "mean", "std", "interpolation", "batch_size", "channels_last", "model_kwargs", "torchcompile",
@@ -27,20 +27,20 @@ _VALIDATION = (
     "dataset", "dataset_download", "input_img_mode", "input_key", "target_key", "dataset_trust_remote_code",
     "skip_bad_images", "gp", "fast_norm", "pin_mem", "seed",
 )  # fmt: skip
-# what timm's validate.py takes besides
+# further arguments of timm's validate.py
 TIMM_ONLY = (
     "aot_autograd", "crop_border_pixels", "fuser", "log_freq", "metrics_avg", "naflex_loader",
     "naflex_max_seq_len", "no_prefetcher", "num_gpu", "num_samples", "real_labels", "retry", "test_pool",
     "tf_preprocessing", "torchscript", "valid_labels",
 )  # fmt: skip
-_ON_CPU, _ON_GPU = 32, 256  # pictures at a time
+_ON_CPU, _ON_GPU = 32, 256  # batch sizes
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedArguments:
-    """What both programs take."""
+    """The arguments that both programs have."""
 
-    run: TrainingArguments  # those that `train.py` has too
+    run: TrainingArguments  # those shared with `train.py`
     checkpoint: str = _model("", "weights: a file, the folder of a run or release, or hf-hub:NAME")
     use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
     crop_mode: Literal["squash", "border", "center"] | None = _model(None, "how images are cropped")
@@ -83,7 +83,7 @@ class ValidationArguments(TrainedArguments):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> ValidationArguments:
-        """Makes the arguments of those that were given, by name."""
+        """Makes the arguments from the given values, by name."""
         return cls(**_divided(cls, VALIDATION_ARGUMENTS, given))
 
 
@@ -105,11 +105,11 @@ class PredictionArguments(TrainedArguments):
         choices=("csv", "json", "parquet"),
     )
     force: bool = _results(False, "overwrite what is there")
-    batch_given: bool = False  # whether it was said how many images are taken at a time
+    batch_given: bool = False  # whether the batch size was given
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> PredictionArguments:
-        """Makes the arguments of those that were given, by name; imports torch to look for a GPU."""
+        """Makes the arguments from the given values, by name; imports torch to look for a GPU."""
         device, batch = given.get("device") or default_device(), given.get("batch_size")
         fitting = _ON_CPU if device.startswith("cpu") else _ON_GPU
         values = {**given, "device": device, "batch_size": fitting if batch is None else batch}
@@ -117,7 +117,7 @@ class PredictionArguments(TrainedArguments):
 
 
 def _divided(kind: type, options: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The values given of options, and defaults of the others, as arguments of the class that is made."""
+    """Completes given values with defaults, and divides them into the run's arguments and the class's own."""
     values = {name: given.get(name, known.default) for name, known in options.items()}
     own = {name: values.pop(name) for name in options_of(kind)}
     return {"run": TrainingArguments(**values), **own}

@@ -1,4 +1,4 @@
-"""Weights on a split: the work of `validate.py`."""
+"""Evaluation of weights on a split: the work of `validate.py`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from convnext_ablation.training.splits import count_classes, number_as_trained, 
 from convnext_ablation.training.trained import TrainedWeights
 from convnext_ablation.training.trained_arguments import ValidationArguments
 
-_MOST_IMAGES = 16  # of the example that the fastest form is measured with
+_MOST_IMAGES = 16  # largest batch for measuring the fastest form
 
 
 class Validation:
-    """A network with its weights, the images of a split, and what it makes of them.
+    """A network with its weights, the images of a split, and its predictions.
 
     Attributes:
-        loaded: What was loaded, in a line.
-        taken: Arguments that were taken from the run of the checkpoint, and their values.
-        predictions: Of all images, from `evaluate` on.
-        kept: Those without the excluded images, if any are to be.
+        loaded: What was loaded, in one line.
+        taken: Arguments taken from the checkpoint's run, and their values.
+        predictions: Those of all images, set by `evaluate`.
+        kept: Those without the excluded images, if images are excluded.
     """
 
     predictions: Predictions
@@ -66,11 +66,11 @@ class Validation:
         on_progress: Callable[[int, int], None],
         optimize: Callable[[torch.nn.Module, torch.Tensor], Any],
     ) -> None:
-        """Predicts every image once, by all processes together, and writes the files asked for.
+        """Predicts every image once, shared by all processes, and writes the files asked for.
 
         Args:
-            on_progress: Called with the images done by all processes, and the images in all.
-            optimize: Finds a network's fastest form for images like an example.
+            on_progress: Called with the images done by all processes, and their total.
+            optimize: Returns a network's fastest form for images like an example.
         """
         model: Any = self.model
         if self.arguments.optimize:
@@ -97,7 +97,7 @@ class Validation:
             write_predictions(Path(self.arguments.predictions_file), self.predictions)
 
     def result(self) -> dict[str, Any]:
-        """What timm's script says of a network, and the figures without the excluded images."""
+        """The results that timm's script reports, and the accuracies without the excluded images."""
         top1, top5 = self.predictions.top1, self.predictions.top5_accuracy
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         result = {
