@@ -1,11 +1,11 @@
-"""Inference of the five stages against the code that others have for them, with the same weights and outputs.
+"""Inference of the five stages against other projects' code, with the same weights and outputs.
 
     python benchmarks/against_others.py --fgvc path/to/11785-FGVC --convnext path/to/ConvNeXt \
         --output results/speed_against_others.csv
 
-Theirs runs as its users run it: `model.eval()` without gradients, in float32. Ours is what
-`optimize_for_inference` makes of the same stage with their weights. Both take turns in one process, one for
-each stage and each setting of glibc's allocator: `default`, and `tuned`, which is
+Their networks run as their users run them: `model.eval()` without gradients, in float32. Ours is the result
+of `optimize_for_inference` for the same stage with their weights. Both take turns in one process. Each stage
+has one process per setting of glibc's allocator: `default`, and `tuned`, which is
 `convnext_ablation.machine.KEEP_MEMORY`.
 """
 
@@ -30,7 +30,7 @@ from convnext_ablation.machine import KEEP_MEMORY, processor_name
 from convnext_ablation.models.convert import checkpoint_filter_fn
 from convnext_ablation.timing import interleaved
 
-# their Model V is the official code, and imports a module that their repository lacks
+# their Model V is the official code, and imports a module that is missing from their repository
 FGVC = {
     "model_i": ("ResNet", "resnet50"),
     "model_ii": ("ResNet_c1", "resnet50_c1"),
@@ -40,7 +40,7 @@ FGVC = {
 
 
 def main() -> None:
-    """Measures all of it, or one pair in a process of its own."""
+    """Measures all pairs, or one pair in its own process."""
     parser = parser_of(__doc__)
     parser.add_argument("--fgvc", required=True, help="checkout of the 11785-FGVC project")
     parser.add_argument("--convnext", required=True, help="checkout of the official ConvNeXt")
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def in_a_process(pair: list[Any], allocator: str) -> Row:
-    """Measures a pair under one setting of the allocator, which glibc reads when a process starts."""
+    """Measures a pair under one allocator setting, which glibc reads at process start."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     if allocator == "tuned":
         environment.update(KEEP_MEMORY)
@@ -86,7 +86,7 @@ def measured(
     batch_size: int,
     rounds: int,
 ) -> Row:
-    """A row: their network and ours with the same weights, in turn."""
+    """Times their network and ours with the same weights in turn; returns a row."""
     theirs = getattr(imported(folder, module), function)().eval()
     with_trained_values(theirs)
     ours = timm.create_model(name).eval()
@@ -114,13 +114,13 @@ def measured(
 
 
 def imported(folder: str, module: str) -> ModuleType:
-    """A module of theirs, which is no package."""
+    """Imports one of their modules, which is not in a package."""
     sys.path.insert(0, folder)
     return __import__(module)
 
 
 def with_trained_values(model: nn.Module) -> None:
-    """Gives norms, biases and layer scales values as after training: new ones hide differences."""
+    """Gives norms, biases and layer scales values like those after training, so that differences show."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)

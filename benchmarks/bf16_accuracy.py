@@ -1,13 +1,13 @@
-"""What bfloat16 changes in the answers of trained networks: top-1 and agreement with float32, image by image.
+"""Effect of bfloat16 on trained networks: top-1 accuracy and agreement with float32, image by image.
 
     python benchmarks/bf16_accuracy.py runs/*/runs/model_* --output results/bf16_accuracy.csv
 
-Each RUN is a finished run of a study, or of `train.py`: a folder with `args.yaml` and `model_best.pth.tar`.
-Its network predicts the test split in float32, under bf16 autocast, and with weights and images cast to bf16;
-the loss and what is counted are in float32 each time. A row has what a network's runs, its seeds, give
-together: the change of top-1 with its 95 % interval, paired by seed and image
-(`convnext_ablation.study.stats.effects`), and the share of images on which both say the same class. With one
-seed the interval is over images alone.
+Each RUN is a finished run of a study or of `train.py`: a folder with `args.yaml` and `model_best.pth.tar`.
+The network predicts the test split in float32, under bf16 autocast, and with weights and images cast to bf16.
+Loss and metrics are computed in float32 each time. A row summarizes a network's runs (seeds): the change in
+top-1 with its 95 % interval, paired by seed and image (`convnext_ablation.study.stats.effects`), and the
+share of images with the same predicted class. With one seed, the interval covers the sampling of images
+only.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ FORMS = (BASELINE, "autocast", "cast")
 
 
 class Cast(nn.Module):
-    """A network with weights in bf16, which casts its images."""
+    """A network with bf16 weights that casts its images."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Cast(nn.Module):
 
 
 def predict(run: Path, data_dir: str, form: str, split: str) -> tuple[str, Predictions]:
-    """The name of a run's network, and what the best epoch's weights make of a split."""
+    """Name of a run's network, and its predictions on a split with the best epoch's weights."""
     make_deterministic(threads=1)
     processes = Processes(torch.device("cpu"))
     given = {"checkpoint": str(run), "data_dir": data_dir, "split": split, "device": "cpu", "workers": 0}
@@ -67,7 +67,7 @@ def predict(run: Path, data_dir: str, form: str, split: str) -> tuple[str, Predi
 
 
 def compared(model: str, of: dict[str, list[Predictions]]) -> list[Row]:
-    """The rows of a network: each form of bf16 against float32, by seed."""
+    """A network's rows: each bf16 form against float32, paired by seed."""
     full = of[BASELINE]
     if any(not np.array_equal(each.ids, full[0].ids) for each in full):
         raise UserError(f"{model}: its runs were tested on different images; compare one data set at a time")
@@ -104,7 +104,7 @@ def _right(predictions: Sequence[Predictions]) -> Any:
 
 
 def main() -> None:
-    """Predicts in all forms, and writes what they come to."""
+    """Predicts in all forms, and writes the comparison."""
     parser = parser_of(__doc__)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
     parser.add_argument("--split", default="test", help="what is predicted")

@@ -1,12 +1,12 @@
-"""The loss of 200 steps in bf16 autocast against float32's, beside how much seeds differ.
+"""Training loss over 200 steps in bf16 autocast against float32, and its variation over seeds.
 
     convnext-ablation prepare typefaces data/typefaces
     python benchmarks/bf16_loss.py data/typefaces --output results/bf16_loss.csv
 
-Trains as `train.py -c typefaces` does, with the recipe's schedule, and stops after the steps; a seed gives
-both precisions the same first weights, images and order. Each run is a row with the mean loss of each tenth
-of its steps; the same command goes on with those that are lacking. At the end it prints, for each network, by
-how much the loss of the last tenth differs, with its 95 % interval over seeds, and the seeds' own deviation.
+Trains as `train.py -c typefaces` does, with the recipe's schedule, and stops after the steps. Both precisions
+of a seed share initial weights, images and order. Each run is a row with the mean loss of each tenth of its
+steps; rerunning the command adds the missing runs. For each network, it finally prints the difference in
+the last tenth's loss with its 95 % interval over seeds, and the seeds' standard deviation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PARTS = 10
 
 
 class Run(NamedTuple):
-    """What determines a run."""
+    """The parameters of a run."""
 
     model: str
     precision: str
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 class Losses(Log):
-    """Writes down the loss of every step, and stops after so many."""
+    """Records the loss of every step, and stops after `steps` of them."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Losses(Log):
         self._sum, self._epoch = 0.0, 0
 
     def update(self, epoch: int, step: int, loss: float, learning_rate: float) -> None:
-        """Takes the mean loss of an epoch so far, after every step."""
+        """Recovers a step's loss from the epoch's running mean."""
         before = self._sum if epoch == self._epoch else 0.0
         self._sum, self._epoch = loss * (step + 1), epoch
         self.of.append(self._sum - before)
@@ -64,7 +64,7 @@ class Losses(Log):
 
 
 def train(data: str, run: Run) -> list[float]:
-    """Trains one network for its steps; returns the loss of each."""
+    """Trains one network; returns the loss of each step."""
     make_deterministic(threads=1)
     settings = {
         **read_recipe("typefaces"),
@@ -84,7 +84,7 @@ def train(data: str, run: Run) -> list[float]:
 
 
 def main() -> None:
-    """Trains what is lacking, and says what came out."""
+    """Trains the missing runs, and prints the comparison."""
     parser = parser_of(__doc__)
     parser.add_argument("data", help="folder of typefaces, as `prepare` makes it")
     stages = [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v")]
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def compared(rows: list[Row]) -> str:
-    """One network's loss in the last tenth of the steps: what bf16 changes, and how much seeds differ."""
+    """Effect of bf16 on a network's loss in the last tenth of the steps, and the variation over seeds."""
     last = {(row["precision"], row["seed"], row["steps"]): float(row[f"loss_{PARTS}"]) for row in rows}
     pairs = [
         (loss, last[("bf16", *rest)])

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: options, CSV files, times and ratios, processes, drawn photographs."""
+"""Shared code of the benchmarks: options, CSV files, times and ratios, processes, synthetic photographs."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from convnext_ablation.timing import Ratio, Times
 
 MACHINE = f"{processor_name()}, {available_cores()} cores"
 VERSIONS = {"torch": torch.__version__, "timm": timm.__version__}
-SIZE = (500, 375)  # of a photograph
-DIFFERENT = 200  # photographs; others are copies, each in a file of its own
-_NOISE = 16.0  # makes JPEGs of quality 90 as large as those of CUB-200-2011, about 100 kB
+SIZE = (500, 375)  # of a photograph, in pixels
+DIFFERENT = 200  # distinct photographs; the other files are copies
+_NOISE = 16.0  # makes JPEGs of quality 90 as large as in CUB-200-2011, about 100 kB
 
 Row = Mapping[str, Any]
 
 
 def parser_of(doc: str) -> argparse.ArgumentParser:
-    """A parser whose help is the first line of a module's text, and which knows `--output`."""
+    """A parser with `--output`, whose description is the first line of a module's docstring."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
     return parser
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows that a CSV file has; none if it isn't there."""
+    """The rows of a CSV file; empty if there is no file."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
@@ -45,12 +45,12 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows, which have the same columns, as a CSV file."""
+    """Writes rows with equal columns as a CSV file."""
     write_csv(path, list(rows[0]), [list(row.values()) for row in rows])
 
 
 def missing(jobs: Iterable[Any], rows: Iterable[Row]) -> list[Any]:
-    """The jobs, named tuples, of which no row has all values."""
+    """The jobs (named tuples) whose values no row has."""
     jobs, rows = list(jobs), list(rows)
     done = {tuple(row[name] for name in jobs[0]._fields) for row in rows} if jobs else set()
     return [job for job in jobs if tuple(map(str, job)) not in done]
@@ -59,7 +59,7 @@ def missing(jobs: Iterable[Any], rows: Iterable[Row]) -> list[Any]:
 def in_processes(
     work: Callable[..., Any], jobs: Sequence[Sequence[Any]], at_once: int
 ) -> Iterator[tuple[int, Any]]:
-    """Calls `work` with each job in a process of one thread; gives their numbers and results as they end."""
+    """Runs `work` on each job in single-threaded processes; yields job numbers and results as they finish."""
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), _start) as pool:
         numbers = {pool.submit(work, *job): number for number, job in enumerate(jobs)}
@@ -73,7 +73,7 @@ def _start() -> None:
 
 
 def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Times]:
-    """Asks each way for its seconds once a round, so that all get the same share of the machine."""
+    """Times each way in seconds once per round, so that all get the same share of the machine."""
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds):
         for way, seconds in ways.items():
@@ -83,7 +83,7 @@ def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, T
 
 
 def ratio_columns(ratio: Ratio, names: Sequence[str], digits: int = 3) -> dict[str, str]:
-    """A ratio and the ends of its interval, under three names."""
+    """A ratio and its interval, under three column names."""
     return {
         name: f"{value:.{digits}f}"
         for name, value in zip(names, (ratio.median, ratio.lowest, ratio.highest), strict=True)
@@ -91,14 +91,14 @@ def ratio_columns(ratio: Ratio, names: Sequence[str], digits: int = 3) -> dict[s
 
 
 def time_columns(times: Times, digits: int = 1) -> dict[str, str]:
-    """The median, shortest and longest time in milliseconds."""
+    """The median, shortest and longest time, in milliseconds."""
     return {
         f"{name}_ms": f"{1e3 * getattr(times, name):.{digits}f}" for name in ("median", "lowest", "highest")
     }
 
 
 def photograph(seed: int) -> Image.Image:
-    """Something that takes as long to decode as a photograph: smooth, with edges and some noise."""
+    """A synthetic image that takes as long to decode as a photograph: smooth, with edges and noise."""
     rng = np.random.default_rng(seed)
     width, height = SIZE
     coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), np.uint8)).resize(
@@ -113,7 +113,7 @@ def photograph(seed: int) -> Image.Image:
 
 
 def write_photographs(paths: Sequence[Path], quality: int, size: tuple[int, int] = SIZE) -> float:
-    """Writes JPEGs, some of which are alike, resized if they aren't `SIZE`; returns their mean size in kB."""
+    """Writes JPEGs of `size`, with copies beyond `DIFFERENT`; returns their mean file size in kB."""
     files = []
     for seed in range(min(DIFFERENT, len(paths))):
         image = photograph(seed)

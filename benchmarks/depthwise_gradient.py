@@ -1,11 +1,11 @@
-"""Time of the weight gradient of a depthwise conv on a CPU: of the whole kernel at once, and in pieces.
+"""Time of a depthwise conv's weight gradient on a CPU: computed at once, and in pieces.
 
     python benchmarks/depthwise_gradient.py --output results/depthwise_gradient.csv
 
-`convnext_ablation/training/cpu_convs.py` says what is computed. `whole`, `pieces` and a single piece of three
-columns take turns in one process, on maps of noise; an error is the largest difference from the sum in
-float64, in parts of the largest gradient. `ratio_lowest` and `ratio_highest` are the ends of the 95 %
-interval of the median of the rounds' ratios.
+The method is described in `convnext_ablation/training/cpu_convs.py`. `whole`, `pieces` and a single piece of
+three columns take turns in one process, on noise. Errors are the largest difference from the float64 result,
+relative to the largest gradient. `ratio_lowest` and `ratio_highest` are the 95 % interval of the median ratio
+over rounds.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from convnext_ablation.timing import interleaved
 from convnext_ablation.training.cpu_convs import weight_gradient
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# channels and size of the maps: those of Models IV and V at 224 px, at full width and at a quarter of it
+# channels and side of the maps in Models IV and V at 224 px, at full and quarter width
 MAPS = ((96, 56), (192, 28), (384, 14), (768, 7), (24, 56), (48, 28), (96, 14), (192, 7))
-SMALL_MAPS = ((24, 16), (24, 8), (96, 8), (48, 4))  # as of images of 32 and 64 px
-KERNELS = (5, 7, 9, 11)  # of the paper's road
+SMALL_MAPS = ((24, 16), (24, 8), (96, 8), (48, 4))  # at 32 and 64 px
+KERNELS = (5, 7, 9, 11)  # the paper's kernel sizes
 BATCH = 16
 
 
 def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Measures one kernel on one map after the other."""
+    """Yields a measurement for each combination of threads, format, kernel and map."""
     for threads in options.threads:
         torch.set_num_threads(threads)
         for memory_format in FORMATS:
@@ -45,7 +45,7 @@ def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def measured(
     threads: int, memory_format: str, kernel: int, channels: int, size: int, rounds: int
 ) -> dict[str, Any]:
-    """Times both on maps of ``(16, channels, size, size)``."""
+    """Times all forms on maps of ``(16, channels, size, size)``."""
     torch.manual_seed(0)
     x, gradient = (
         torch.randn(BATCH, channels, size, size).to(memory_format=FORMATS[memory_format]) for _ in range(2)
@@ -84,7 +84,7 @@ def measured(
 
 
 def main() -> None:
-    """Measures, and writes each row as soon as it is there."""
+    """Measures, and writes each row at once."""
     parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--rounds", type=int, default=15)

@@ -1,11 +1,11 @@
-"""What an engine adds to each of many runs that do nothing.
+"""Overhead of an engine per run, measured with many runs that do nothing.
 
     python benchmarks/engine_overhead.py local
     python benchmarks/engine_overhead.py slurm
     python benchmarks/engine_overhead.py ray ADDRESS
 
-A run's process only writes its result. What it takes by itself, started as often one after another, is
-subtracted from the time that the engine takes with one slot, or with so many as it has, times their number.
+A run's process only writes its result. The overhead is the engine's time per run, times the number of slots,
+minus the process's own time. The latter is measured by starting as many processes one after another.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ NETWORKS = 5
 
 
 def command_of(run: RunState) -> list[str]:
-    """What does a run."""
+    """The command of a run."""
     return [sys.executable, "-S", "-c", NOTHING, str(run.folder)]
 
 
 def study_of(runs: int) -> Study:
-    """A study of so many runs."""
+    """A study with this many runs."""
     design = design_of("stages", "atto")
     return Study(
         design=design,

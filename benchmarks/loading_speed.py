@@ -1,12 +1,11 @@
-"""Images a CPU second of our loader against a plain pipeline on the originals.
+"""Images per CPU second of our loader against a plain pipeline on the originals.
 
-What counts is the CPU time of all processes together, user and system, for one epoch with one worker, from
-files to batches that are normalised. Each measurement is a process of its own; the two ways take turns. Both
-have the allocator keep its memory, as studies do: to give each batch's back to the system and get it again
-takes longer than to normalise it.
+The measure is user and system time of all processes for one epoch with one worker, from files to normalised
+batches. Each measurement has its own process; the two ways take turns. In both, the allocator keeps freed
+memory, as in studies: returning it to the system for every batch takes longer than normalising the batch.
 
 - plain: 500x375 JPEGs through torchvision: decode, resize to 256x256, random crop of 224, flip, normalise
-- folder: our loader from JPEGs squashed to 256x256 beforehand
+- folder: our loader, from JPEGs resized to 256x256 beforehand
 
     python benchmarks/loading_speed.py --output results/loading_speed.csv
 """
@@ -45,7 +44,7 @@ CLASSES = 10
 
 
 def write_images(folder: Path, count: int) -> dict[str, float]:
-    """Writes the originals and the squashed ones; returns the mean size of their files in kB, by way."""
+    """Writes original and resized images; returns their mean file sizes in kB, by way."""
     names = [f"train/{number % CLASSES:02d}/{number:05d}.jpg" for number in range(count)]
     originals, squashed = ([folder / kind / name for name in names] for kind in ("original", "squashed"))
     return {
@@ -55,7 +54,7 @@ def write_images(folder: Path, count: int) -> dict[str, float]:
 
 
 def plain_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
-    """What one writes who uses torchvision as its tutorials do."""
+    """A loader as in torchvision's tutorials."""
     steps = [
         transforms.Resize(SQUASHED),
         transforms.RandomCrop(CROP),
@@ -84,24 +83,24 @@ def our_loader(folder: Path, batch: int, workers: int) -> Iterable[Any]:
 
 
 def cpu_seconds() -> float:
-    """CPU time of this process and of those that it started and that have ended, user and system."""
+    """User and system time of this process and its finished children."""
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def seconds_an_image(way: str, folder: Path, batch: int, workers: int) -> float:
-    """Reads an epoch; returns the CPU seconds that an image took, starting the worker included."""
+    """CPU seconds per image over one epoch, including the start of the worker."""
     loader = (plain_loader if way == "plain" else our_loader)(folder, batch, workers)
     start, images = cpu_seconds(), 0
     batches = iter(loader)
     for read, _ in batches:
         images += len(read)
-    del batches, loader  # ends the worker, whose time counts from then on
+    del batches, loader  # ends the worker, so that its time counts
     return (cpu_seconds() - start) / images
 
 
 def run_alone(way: str, folder: Path, options: argparse.Namespace) -> float:
-    """Measures in a process of its own."""
+    """Measures in a separate process."""
     settings = ["--batch-size", str(options.batch_size), "--workers", str(options.workers)]
     command = [sys.executable, __file__, "--measure", way, str(folder), *settings, "--output", "-"]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}
@@ -110,7 +109,7 @@ def run_alone(way: str, folder: Path, options: argparse.Namespace) -> float:
 
 
 def row(way: str, times: dict[str, Times], kilobytes: float, options: argparse.Namespace) -> Row:
-    """What the CSV file says of one way; ratios are of the same round."""
+    """A way's row of the CSV file; ratios are paired by round."""
     taken, ratio = times[way], times[way].times_faster_than(times["plain"])
     return {
         "way": way,
@@ -131,7 +130,7 @@ def row(way: str, times: dict[str, Times], kilobytes: float, options: argparse.N
 
 
 def main() -> None:
-    """Measures the ways in turn, or one of them once."""
+    """Times the ways in turn, or one of them once."""
     parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=2000)

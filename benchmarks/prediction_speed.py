@@ -1,9 +1,9 @@
-"""How long `convnext-ablation predict` takes, against timm's `inference.py`, from the command to the file.
+"""Time of `convnext-ablation predict` against timm's `inference.py`, from the command to the results file.
 
-Photograph-like JPEGs of `--size` pixels a side, as `prepare` writes them; networks with random weights, and
-with the means of their BatchNorm as they are. Both commands read the same folder and checkpoint on the CPU,
-with batches and workers of their own defaults, and take turns. Their most probable classes are compared.
-Besides wall-clock time on all cores there is processor time, which other work on the machine changes less.
+Images are synthetic JPEGs of `--size` pixels a side, as `prepare` writes them. Networks have random weights
+and initial BatchNorm statistics. Both commands read the same folder and checkpoint on the CPU, with their
+default batch sizes and workers, and take turns. Their top-1 classes are compared. Besides wall-clock time on
+all cores, CPU time is reported, which depends less on other load.
 
     git clone https://github.com/huggingface/pytorch-image-models timm
     python benchmarks/prediction_speed.py --timm timm --output results/prediction_speed.csv
@@ -50,7 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # in one folder of a class, without which timm's finds none
+        # in one class folder, without which timm's script finds no images
         pictures = [folder / "pictures" / "all" / f"{number:05d}.jpg" for number in range(options.images)]
         write_photographs(pictures, quality=95, size=(options.size, options.size))
         rows = [measure(folder, model, options) for model in options.models]
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def measure(folder: Path, model: str, options: argparse.Namespace) -> Row:
-    """Both in turn."""
+    """Times both commands in turn; returns a row."""
     torch.manual_seed(0)
     checkpoint = folder / f"{model}.pth"
     torch.save(timm.create_model(model, num_classes=CLASSES).state_dict(), checkpoint)
@@ -81,7 +81,7 @@ def measure(folder: Path, model: str, options: argparse.Namespace) -> Row:
 
 
 def seconds(command: Sequence[object]) -> tuple[float, float]:
-    """How long a module takes, on the wall's clock and of all processors."""
+    """Wall-clock and CPU time of a module's command."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, "-m", *map(str, command)], check=True, capture_output=True)
     wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -89,7 +89,7 @@ def seconds(command: Sequence[object]) -> tuple[float, float]:
 
 
 def same_top1(folder: Path) -> float:
-    """The share of pictures that both give the same class."""
+    """Share of images for which both predict the same class."""
     theirs, ours = (
         {row["filename"]: row["index"] for row in read_rows(folder / name)}
         for name in ("timm.csv", "ours.csv")

@@ -1,9 +1,9 @@
-"""How long `convnext-ablation prepare` takes, against decoding and resizing alone.
+"""Time of `convnext-ablation prepare` against decoding and resizing alone.
 
-12,000 JPEGs of 500x375 pixels in the layout of CUB-200-2011. Ours reads lists and images, joins, decodes,
-resizes to 256x256, encodes, writes, hashes and checks. Two others only decode and resize, by Pillow and
-torchvision: in as many threads, as ours does, and in a pool of processes that have everything imported. They
-take turns; wall-clock time on all cores.
+The data are 12,000 JPEGs of 500x375 pixels in the layout of CUB-200-2011. Ours reads lists and images, joins
+them, decodes, resizes to 256x256, encodes, writes, hashes and checks. The two baselines only decode and
+resize, with Pillow and torchvision: in as many threads as ours, and in a pool of warmed-up processes. They
+take turns; times are wall-clock on all cores.
 
     python benchmarks/preparing_speed.py --output results/preparing_speed.csv
 """
@@ -43,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kilobytes = write_originals(folder / "CUB_200_2011", options.images)
-        # as the official archives are, without a second header for each file's time
+        # in the format of the official archives, without an extra header per file for its time
         with tarfile.open(folder / "CUB_200_2011.tar", "w", format=tarfile.GNU_FORMAT) as archive:
             archive.add(folder / "CUB_200_2011", "CUB_200_2011")
         rows = [
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def write_originals(folder: Path, count: int) -> float:
-    """Writes a set in the official layout, and returns the mean size of an image in kB."""
+    """Writes a data set in the official layout; returns the mean file size in kB."""
     paths = {}
     for id_ in range(1, count + 1):
         label = (id_ - 1) // PER_CLASS + 1
@@ -82,7 +82,7 @@ def write_originals(folder: Path, count: int) -> float:
 
 
 def measure(folder: Path, source: str, stored: str, options: argparse.Namespace) -> Row:
-    """Both ways in turn."""
+    """Times ours and both baselines in turn; returns a row."""
     archive = folder / ("CUB_200_2011" if source == "folder" else "CUB_200_2011.tar")
     alone = {
         means: partial(decode_and_resize, folder / "CUB_200_2011" / "images", means)
@@ -100,7 +100,7 @@ def measure(folder: Path, source: str, stored: str, options: argparse.Namespace)
 
 
 def decode_and_resize(folder: Path, means: str) -> float:
-    """Seconds for all images of a folder, without starting the threads or processes."""
+    """Seconds for all images of a folder, excluding the start of threads or processes."""
     paths = sorted(folder.glob("*/*.jpg"))
     pools = {"threads": multiprocessing.pool.ThreadPool, "processes": multiprocessing.Pool}
     with pools[means](available_cores()) as pool:
@@ -120,10 +120,10 @@ def _resized(path: Path) -> tuple[int, int]:
 
 
 def prepare(archive: Path, out: Path, stored: str) -> float:
-    """Seconds of the command, without starting Python.
+    """Seconds of the command, excluding Python's start.
 
-    Always to a new folder, and nothing is removed in between: for minutes after files were removed, ext4
-    takes up to a millisecond to make a new one.
+    Always writes to a new folder and removes nothing in between: for minutes after files are removed, ext4
+    takes up to a millisecond to create a new one.
     """
     script = f"""
 import time
@@ -134,7 +134,7 @@ prepare("cub200", Path({str(out)!r}), archive=Path({str(archive)!r}), unofficial
 print("seconds", time.perf_counter() - start)
 """
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    os.sync()  # what it has written isn't to slow the next one down
+    os.sync()  # flushes writes, so that they don't slow the next round down
     return float(output.rsplit("seconds", 1)[1])
 
 

@@ -1,14 +1,13 @@
-"""Peak memory and time of a training step and of inference against batch, resolution and width, on a CPU.
+"""Peak memory and time of training steps and inference by batch size, resolution and width, on a CPU.
 
     python benchmarks/scale.py --output results/scale.csv
     python benchmarks/scale.py --output quick.csv --quick --models model_i model_v
 
-From the middle (batch 16 at 224, full width) one thing varies at a time, for each of the five stages. Each
-row is a process of its own: what it measures is its peak memory above what it had before it made the network,
-and the median time of its steps. A step is forward, backward and fused AdamW in channels_last, with and
-without gradient checkpointing; inference is the forward pass alone. Memory that was freed is kept, as
-`train.py` has it. The same command resumes with the rows that are missing; beside the file it draws a figure
-of the same name.
+One parameter varies at a time around batch 16, 224 px and full width, for each of the five stages. Each row
+is measured in its own process: peak memory above that before the network was built, and median step time.
+A step is forward, backward and fused AdamW in channels_last, with and without gradient checkpointing;
+inference is the forward pass alone. Freed memory is kept, as in `train.py`. Rerunning the command adds the
+missing rows. A figure of the same name is drawn beside the file.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ KINDS = ("training", "training with checkpointing", "inference")
 
 
 class Point(NamedTuple):
-    """What is measured."""
+    """One point of the grid."""
 
     model: str
     kind: str
@@ -47,7 +46,7 @@ class Point(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """The middle, and what varies around it."""
+    """The centre of the grid, and the values along each axis."""
 
     batch: int
     size: int
@@ -63,7 +62,7 @@ AXES = {"batch": "images in a batch", "size": "side of the images in pixels", "w
 
 
 def points(grid: Grid) -> Iterator[Point]:
-    """What is to be measured, the cheap before the dear."""
+    """The points of the grid, cheapest first."""
     middle = {"batch": grid.batch, "size": grid.size, "width": grid.width}
     values = {"batch": grid.batches, "size": grid.sizes, "width": grid.widths}
     star = {tuple({**middle, axis: value}.values()) for axis in AXES for value in values[axis]}
@@ -73,7 +72,7 @@ def points(grid: Grid) -> Iterator[Point]:
 
 
 def measure(point: Point, steps: int, threads: int) -> dict[str, Any]:
-    """Makes the steps of one point in this process."""
+    """Measures one point in this process."""
     keep_memory()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -122,7 +121,7 @@ def _inference(point: Point) -> Any:
 
 
 def _memory(name: str) -> float:
-    """What the system says of this process's memory, in MB."""
+    """A memory figure of this process in MB, from /proc."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
@@ -132,7 +131,7 @@ def _forget_peak() -> None:
 
 
 def measured(point: Point, steps: int, threads: int) -> dict[str, Any] | None:
-    """Measures a point in a process of its own; None if that was killed, most likely for want of memory."""
+    """Measures a point in its own process; None if that was killed, most likely out of memory."""
     command = [sys.executable, __file__, "--one", json.dumps(point), "--output", "-"]
     command += ["--steps", str(steps), "--threads", str(threads)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
@@ -143,8 +142,8 @@ def measured(point: Point, steps: int, threads: int) -> dict[str, Any] | None:
 
 
 def draw(rows: list[Row], grid: Grid, path: Path) -> None:
-    """Draws memory and time against each axis."""
-    from matplotlib import pyplot as plt  # not in every process that measures
+    """Plots memory and time against each axis."""
+    from matplotlib import pyplot as plt  # not imported in measuring processes
 
     figure, rooms = plt.subplots(2, 3, figsize=(13, 8), layout="constrained")
     middle = {"batch": grid.batch, "size": grid.size, "width": grid.width}
@@ -178,7 +177,7 @@ def draw(rows: list[Row], grid: Grid, path: Path) -> None:
 
 
 def main() -> None:
-    """Measures what is missing, and draws what there is."""
+    """Measures the missing points, and plots all of them."""
     parser = parser_of(__doc__)
     parser.add_argument(
         "--quick", action="store_true", help="a small grid; two minutes with --models model_i model_v"

@@ -1,15 +1,15 @@
-"""Does every network train stably? A hundred steps of each, from scratch, at the roadmap's learning rate.
+"""Training stability of every network: a hundred steps from scratch at the roadmap's learning rate.
 
     python benchmarks/stability.py --output results/stability/runs.csv
 
 The roadmap's recipe (Liu et al., 2022, appendix A.1): AdamW, learning rate 4e-3 at a batch of 4096, weight
 decay 0.05, linear warm-up for 20 of 300 epochs. Here the rate is 4e-3 at a batch of a few images, which is
-harder: the linear rule would make it 8e-6. Warm-up takes the same share of the steps, after which the rate
-stays. No clipping, stochastic depth, mixup or smoothing. The task is to tell four typefaces of the built-in
-set, drawn at the size that the network takes; no image is seen twice.
+harder: linear scaling would give 8e-6. Warm-up takes the same share of the steps; then the rate is constant.
+There is no clipping, stochastic depth, mixup or smoothing. The task is to classify four typefaces of the
+built-in set, drawn at the network's input size; no image is seen twice.
 
-The networks are all named ones at a quarter of the width, each once, and combinations drawn at random. Each
-run becomes a row of the CSV file; the same command goes on with those that it lacks.
+The networks are all distinct named ones at quarter width, and random combinations of components. Each run is
+a row of the CSV file; rerunning the command adds the missing ones.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ from convnext_ablation.models.components import (
 )
 from convnext_ablation.models.network import ResNetToConvNeXt
 
-# The network that the paper found to diverge. No switch builds it; here it shows what such a run looks like.
+# The network that diverges in the paper. No switch builds it; it is a reference for diverging runs.
 WITHOUT_NORMS = "convnext_tiny_with_bare_downsampling"
 FACES = ("DejaVuSans-Bold", "DejaVuSerif-Italic", "STIXGeneral", "cmtt10")
-WARMUP = 20 / 300  # of the steps
+WARMUP = 20 / 300  # share of the steps
 WEIGHT_DECAY = 0.05
-LAST = 10  # steps whose mean loss is the loss at the end
+LAST = 10  # steps averaged for the final loss
 
 
 class Run(NamedTuple):
-    """What determines a run; `switches` are those of a random combination that aren't ResNet-50's."""
+    """The parameters of a run; `switches` are a random combination's differences from ResNet-50."""
 
     model: str
     switches: str
@@ -65,7 +65,7 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a run gave; `finite_steps` is less than its steps if loss or gradients were not finite."""
+    """The results of a run; `finite_steps` is below its steps if loss or gradients became non-finite."""
 
     first_loss: float
     last_loss: float
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    """Does the runs that the CSV file lacks."""
+    """Makes the runs that are missing from the CSV file."""
     parser = parser_of(__doc__)
     parser.add_argument("--models", default="*", help="pattern of the named networks, without _atto")
     parser.add_argument("--random", type=int, default=0, help="combinations to draw besides")
@@ -104,7 +104,7 @@ def main() -> None:
 
 
 def _named(pattern: str) -> list[str]:
-    """Names that match; a network that has several names is there under its first."""
+    """Matching names; a network with several names is listed under the first."""
     first: dict[Components, str] = {}
     for variants in FAMILIES.values():
         for name, variant in variants.items():
@@ -113,7 +113,7 @@ def _named(pattern: str) -> list[str]:
 
 
 def _drawn(count: int) -> list[str]:
-    """Random combinations, the same every time, as ``name=value name=value``."""
+    """Random combinations of components, always the same, as ``name=value name=value``."""
     draw = random.Random(0)
     values: dict[str, tuple[Any, ...]] = {"kernel_size": (3, 5, 7), "downsampling": DOWNSAMPLINGS}
     texts = []
@@ -125,7 +125,7 @@ def _drawn(count: int) -> list[str]:
 
 
 def _components(switches: str) -> dict[str, Any]:
-    """What `_drawn` wrote, as model kwargs."""
+    """Converts the format of `_drawn` to model kwargs."""
     pairs = dict(switch.split("=") for switch in switches.split())
     return {
         name: value if name == "downsampling" else int(value) if name == "kernel_size" else value == "True"
@@ -134,7 +134,7 @@ def _components(switches: str) -> dict[str, Any]:
 
 
 def train(run: Run) -> Outcome:
-    """Trains one network until its steps are done, or its loss or gradients are no longer finite."""
+    """Trains one network until its steps are done, or loss or gradients become non-finite."""
     torch.set_num_threads(1)
     torch.manual_seed(run.seed)
     start = time.process_time()

@@ -1,7 +1,7 @@
-"""Images a second of our training loop against that of timm's `train.py`, in turn.
+"""Images per second of our training loop against that of timm's `train.py`, measured in turn.
 
-Both get the same data, model and loader. Each run is one epoch in a process of its own; what is timed is the
-epoch's training as either script reports it.
+Both get the same data, model and loader. Each run is one epoch in its own process. The time is that of the
+epoch's training, as reported by either script.
 
     python benchmarks/training_speed.py --timm path/to/timm/repository --output results/training_speed.csv
 """
@@ -25,7 +25,7 @@ from convnext_ablation.machine import KEEP_MEMORY
 from convnext_ablation.training.checkpoints import load_checkpoint
 
 ROOT = Path(__file__).parents[1]
-# name: (side of the images on disk, arguments of both scripts)
+# name: (side of the stored images in pixels, arguments of both scripts)
 SETTINGS = {
     "model_v_atto, 32 px, no augmentation": (
         32,
@@ -42,7 +42,7 @@ COMMON = "--num-classes 2 --opt adamw --lr 1e-3 --epochs 1 --warmup-epochs 0 --d
 
 
 def write_images(folder: Path, side: int, count: int) -> None:
-    """Writes an image folder of noise, with two classes."""
+    """Writes a folder of noise images in two classes."""
     rng = np.random.default_rng(0)
     for split, images in (("train", count), ("validation", 2)):
         for name in ("a", "b"):
@@ -53,7 +53,7 @@ def write_images(folder: Path, side: int, count: int) -> None:
 
 
 def seconds(script: Sequence[str], arguments: str, data: Path) -> float:
-    """Time of one epoch's training."""
+    """Seconds of one epoch's training."""
     output = Path(tempfile.mkdtemp(dir=data.parent))
     command = [sys.executable, *script, "--data-dir", str(data), *arguments.split(), "--output", str(output)]
     environment = {**os.environ, **KEEP_MEMORY, "OMP_NUM_THREADS": "1"}

@@ -1,18 +1,17 @@
-"""Time of a training step on a CPU, as timm's `train.py` makes it and as ours does, switch by switch.
+"""Time of a training step on a CPU, in timm's `train.py` and in ours, switch by switch.
 
     python benchmarks/training_step.py --output results/training_step.csv
 
-A step is forward, loss with label smoothing, backward, clipping and AdamW, on one batch of noise. Every form
-of it is a process of its own, with the allocator's setting of its own; the processes take turns, one step
-each in a round, and a round begins with another one each time. Ratios are of the same rounds, against the
-step with the arguments' defaults, of timm's own network where it has one (Models I and V). At 224 px three
-forms race at a time, always with that one among them, since all together would not fit into 24 GB.
+A step is forward, loss with label smoothing, backward, clipping and AdamW, on one batch of noise. Each form
+of it has its own process and allocator setting. The processes take turns, one step per round; the first one
+rotates. Ratios are paired by round, against the step with default arguments, of timm's own network where it
+exists (Models I and V). At 224 px, three forms are compared at a time, always including that baseline,
+because all together exceed 24 GB.
 
-Forms: `timm` has the defaults of the arguments; `channels_last`, `fused` (optimizer) and `depthwise` (as
-`train.py` has depthwise convs on a CPU) add up; `bf16` is autocast on top of all, with the loss in float32;
-`plain bf16` is autocast on top of the first two; `compile` is torch.compile of `depthwise`. `memory` says
-what the allocator does with what was freed: `returned` to the system, glibc's default, or `kept`, as
-`keep_memory` has it.
+Forms: `timm` has the default arguments. `channels_last`, `fused` (optimizer) and `depthwise` (as in our
+`train.py` on a CPU) add up. `bf16` is autocast on top of all three, with the loss in float32. `plain bf16` is
+autocast on top of the first two, and `compile` is torch.compile of `depthwise`. `memory` is the allocator's
+handling of freed memory: `returned` to the system (glibc's default), or `kept` by `keep_memory`.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ TIMMS = {"model_i": "resnet50", "model_v": "convnext_tiny"}  # the same networks
 
 
 class Setting(NamedTuple):
-    """What is trained on, by how many threads, and how many forms at a time have room in memory."""
+    """Batch, threads, and the number of forms that fit into memory together."""
 
     batch: int
     channels: int
@@ -56,7 +55,7 @@ class Setting(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a step is made."""
+    """The form of a training step."""
 
     name: str
     kept: bool
@@ -93,7 +92,7 @@ NAMES = tuple(dict.fromkeys(form.name for form in (*FORMS[1:], COMPILED)))
 
 
 class Step:
-    """One training step of a network, again and again on the same batch."""
+    """A training step of a network, repeated on the same batch."""
 
     def __init__(self, network: str, setting: Setting, form: Form) -> None:
         torch.manual_seed(0)
@@ -124,7 +123,7 @@ class Step:
 
 
 def serve(connection: Connection, network: str, setting: Setting, form: Form) -> None:
-    """Makes a step whenever asked to, and says at the end what it took besides time."""
+    """Makes a step on each request; finally sends page faults, peak memory and loss."""
     end_with_parent()
     if form.kept and not keep_memory():
         raise RuntimeError("memory can't be kept: no glibc, or MALLOC_... in the environment")
@@ -142,7 +141,7 @@ def serve(connection: Connection, network: str, setting: Setting, form: Form) ->
 
 
 class Contestant:
-    """A process that makes steps of one form."""
+    """A process that runs steps of one form."""
 
     def __init__(self, network: str, setting: Setting, form: Form) -> None:
         context = multiprocessing.get_context("spawn")
@@ -158,7 +157,7 @@ class Contestant:
         self.connection.recv()
 
     def measured(self) -> Row:
-        """Page faults and loss of its last step, and the most memory that it has had so far."""
+        """Page faults and loss of the last step, and peak memory so far."""
         self.connection.send(False)
         return self.connection.recv()
 
@@ -179,7 +178,7 @@ def measure(name: str, network: str, forms: Sequence[Form], options: Any) -> lis
 
 
 def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list[Row]:
-    """Times forms of one network in turn, the first of which the others are compared with."""
+    """Times forms of one network in turn, relative to the first."""
     setting = SETTINGS[name][0]
     with ExitStack() as stack:
         entered = {}
@@ -221,7 +220,7 @@ def _figures(times: Times, default: Times) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures network by network, and writes what is there after each."""
+    """Measures each network, and writes its rows at once."""
     parser = parser_of(__doc__)
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--networks", nargs="+", help="some of the settings' networks only")
