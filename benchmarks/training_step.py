@@ -86,7 +86,7 @@ FORMS = (
     Form("plain bf16", kept=True, channels_last=True, fused=True, bf16=True),
     Form("bf16", kept=True, channels_last=True, fused=True, bf16=True, as_ours=True),
 )
-# takes a minute more
+# compiling takes a minute more
 COMPILED = Form("compile", kept=True, channels_last=True, fused=True, as_ours=True, compiled=True)
 NAMES = tuple(dict.fromkeys(form.name for form in (*FORMS[1:], COMPILED)))
 

@@ -42,7 +42,7 @@ class Contestant:
 
     model: str  # as timm.create_model takes it
     form: str
-    dtype: str  # dtype that it computes in
+    dtype: str  # compute dtype
 
     def __str__(self) -> str:
         """In the format of `--baseline`."""
@@ -152,7 +152,7 @@ def measure(
     steps: dict[str, Callable[[], object]] = {}
 
     def failed(name: str, error: Exception) -> None:
-        if name in results:  # else it is one of the machine's kernels
+        if name in results:  # else it is a kernel for the machine's peak
             results[name].error = f"{type(error).__name__}: {first_line(error)}"
 
     @cache

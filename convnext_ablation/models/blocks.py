@@ -128,7 +128,7 @@ class Block(nn.Module):
 
     Args:
         hidden_chs: Channels between the two 1x1 convs.
-        stride: Of the spatial conv, and of the shortcut's conv.
+        stride: Stride of the spatial conv and of the shortcut's conv.
         shortcut: Whether the shortcut has a conv.
         drop_path: Probability of dropping the residual branch.
     """

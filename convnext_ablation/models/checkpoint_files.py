@@ -44,7 +44,7 @@ class Checkpoint:
     """The content of a checkpoint file."""
 
     path: Path
-    content: Mapping[str, Any] = field(repr=False)  # all of it, by name
+    content: Mapping[str, Any] = field(repr=False)  # the whole checkpoint
     plain: StateDict | None = field(repr=False)
     averaged: StateDict | None = field(repr=False)
 
@@ -121,7 +121,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a torch or safetensors file, or a sharded checkpoint's index; executes nothing in it.
 
     Raises:
-        UserError: The file is missing, damaged or no checkpoint, or names functions.
+        UserError: The file is missing, damaged or not a checkpoint, or names Python functions.
     """
     path = Path(path)
     try:

@@ -130,7 +130,7 @@ class Images(Dataset):
         """Applies a timm transform; raises `UnreadableImageError` if that fails."""
         try:
             return transform(image)
-        except Exception as error:  # for a picture of an extreme shape, for example
+        except Exception as error:  # such as for extreme aspect ratios
             what = f"prepared ({image.width} x {image.height} pixels)"
             raise self._unreadable(index, what, error) from error
 
@@ -241,7 +241,7 @@ class EvaluatedImages(Dataset):
 
     def __init__(self, images: Images, rank: int, world_size: int) -> None:
         self.images = images
-        self.transform: Any = None  # timm's loader puts its own here
+        self.transform: Any = None  # set by timm's loader
         self.indices = range(rank, len(images), world_size)
 
     def __len__(self) -> int:

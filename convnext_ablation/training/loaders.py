@@ -160,7 +160,7 @@ class _Watched:
         except (EOFError, OSError, RuntimeError) as error:  # raised by torch if workers are killed
             if not self.stalled:
                 raise
-            error.__traceback__ = None  # it keeps workers alive
+            error.__traceback__ = None  # the traceback keeps workers alive
             raise UserError(
                 f"the data workers hang: no image for {_SECONDS_STALLED:.0f} s; look at the "
                 "disk and at its files, or load with --workers 0 to see which one it is"
@@ -201,7 +201,7 @@ def worker_errors() -> Iterator[None]:
     try:
         yield
     except UnreadableImageError as error:  # torch puts the worker's traceback into the message
-        error.__traceback__ = None  # it keeps workers alive, which then wait for work
+        error.__traceback__ = None  # the traceback keeps workers alive, waiting for work
         raise UserError(str(error.args[0]).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
     except (OSError, RuntimeError) as error:
         text = str(error)
@@ -210,7 +210,7 @@ def worker_errors() -> Iterator[None]:
         known = ("DataLoader worker", "with the workers", "shared memory", "torch_")
         if isinstance(error, UserError) or not any(words in text for words in known):
             raise
-        error.__traceback__ = None  # it keeps workers alive
+        error.__traceback__ = None  # the traceback keeps workers alive
         reason = text.strip().splitlines()[-1]
         hint = "give fewer --workers, or --workers 0 to see where it fails"
         if any(words in text for words in ("shared memory", "shm", "torch_", "Bus error")):

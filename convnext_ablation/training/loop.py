@@ -59,7 +59,7 @@ class Trainer(Parts):
             remove_recoveries(self.folder, but=resumed and self.folder / resumed.name)
             (self.folder / SKIPPED).unlink(missing_ok=True)  # from before an interruption
             write_skipped(self.folder, self.left_out)
-            last = self.folder / LAST  # a run that began from a checkpoint of timm's may have none yet
+            last = self.folder / LAST  # a run resumed from timm's checkpoint may have none yet
             if self.history and last.is_file() and load_checkpoint(last)["epoch"] == self.history[-1].epoch:
                 self._write_history()
         self.log.started(self.epochs, self.steps, epoch * self.steps + step)

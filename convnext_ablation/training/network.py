@@ -93,7 +93,7 @@ def _pretrained_told(model: Any) -> str:
 def build_network(arguments: TrainingArguments, num_classes: int | None, **weights: Any) -> nn.Module:
     """Builds the network with timm's `create_model`, which takes `weights`."""
     name = arguments.model
-    if ":" not in name and not timm.is_model(name):  # a colon: on a hub, or in a folder
+    if ":" not in name and not timm.is_model(name):  # a colon means a hub or a folder
         raise unknown_name("model", name.partition(".")[0], timm.list_models())
     with in_one_line(f"{name}: can't be made"):
         return timm.create_model(
@@ -183,7 +183,7 @@ def share_statistics(model: nn.Module, frozen: Sequence[str], processes: int, me
     parts = [model.get_submodule(name) for name in frozen]
     kept = [(buffer, buffer.clone()) for part in parts for buffer in part.buffers()]
     distribute_bn(model, processes, mean)
-    for buffer, value in kept:  # the mean of many equals may be rounded
+    for buffer, value in kept:  # averaging many equal values may round
         buffer.copy_(value)
 
 

@@ -159,7 +159,7 @@ def _create_reader(arguments: TrainingArguments, split: str) -> tuple[Any, str]:
             target_key=arguments.target_key,
             trust_remote_code=arguments.dataset_trust_remote_code,
         )
-    if hasattr(dataset, "loader"):  # torchvision's own opens any format
+    if hasattr(dataset, "loader"):  # torchvision's own loader opens any format
         dataset.loader = open_picture
     return getattr(dataset, "reader", dataset), called
 
