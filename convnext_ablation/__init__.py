@@ -1,4 +1,4 @@
-"""From ResNet-50 to ConvNeXt-T one component at a time: timm models, and studies of each one's effect.
+"""From ResNet-50 to ConvNeXt-T one component at a time: timm models, and studies of each component's effect.
 
 Importing the package registers its networks with timm: `timm.create_model("model_iv")`.
 """
@@ -25,7 +25,7 @@ _LATER = {"ResNetToConvNeXt": "models.network", "optimize_for_inference": "infer
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs torch when it is first asked for."""
+    """Imports the attributes that need torch on first access."""
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "zoo":
@@ -34,9 +34,9 @@ def __getattr__(name: str) -> Any:
 
 
 def register_networks() -> None:
-    """Imports torch and timm, and registers the networks.
+    """Imports torch and timm, and registers the networks with timm.
 
-    The garbage collector waits: it would search all that is imported many times, for a fifth of the time.
+    Garbage collection is paused meanwhile; it would take a fifth of the import time.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -48,15 +48,15 @@ def register_networks() -> None:
 
 
 def _is_command_line() -> bool:
-    """Whether this process itself, not the one that spawned it, was started as our command or script."""
+    """Whether this process itself, not its parent, was started as our command or script."""
     script, checkout = Path(sys.argv[0]), Path(__file__).resolve().parents[1]
-    scripts = (checkout / "train.py", checkout / "validate.py")  # timm's have the same names
+    scripts = (checkout / "train.py", checkout / "validate.py")  # full paths: timm's have the same names
     is_script = script.stem == "convnext-ablation" or script.resolve() in scripts
     modules = {("-m", f"convnext_ablation.{name}") for name in ("cli.main", "cli.launch", "stock")}
     return (is_script and sys.argv[0] in sys.orig_argv) or not modules.isdisjoint(pairwise(sys.orig_argv))
 
 
-# Commands import the networks themselves if they need them: torch takes seconds to import, which `--help` and
-# `study status` shouldn't cost.
+# Commands import the networks only if needed, because importing torch would delay `--help` and `study status`
+# by seconds.
 if not _is_command_line():
     register_networks()

@@ -1,4 +1,4 @@
-"""What commands print: progress by tqdm (a bar on a terminal, plain lines elsewhere), tables by tabulate."""
+"""Console output: progress by tqdm (a bar on a terminal, plain lines elsewhere) and tables by tabulate."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = [
 
 T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 30.0
-_bars: list[Any] = []  # tqdm's, those that a terminal shows now
-_NARROWEST = 13  # characters of a column that is wrapped: the longest of its usual words
+_bars: list[Any] = []  # tqdm bars now on the terminal
+_NARROWEST = 13  # characters; minimum width of a wrapped column, enough for its longest usual word
 _FORMATS = {"terminal": "simple", "markdown": "pipe", "latex": "latex_booktabs"}  # tabulate's names
 _BAR = re.compile(r"\|")
-# what Markdown would take for its own: in running text, and in words of a table
+# Markdown syntax to escape, in running text and in the text cells of a table
 _LINKS = re.compile(r"<(?=[a-z/!?])|\](?=[(\[])", re.IGNORECASE)
 _MARKUP = re.compile(r"<(?=[a-z/!?])|[\\`*|\[\]]", re.IGNORECASE)
 
 
 class _AboveBars:
-    """Stands for a terminal's stream while it shows bars: what is printed has lines of its own."""
+    """Wraps a terminal stream while progress bars are shown, so that output doesn't mix with them."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.begun = stream, ""
 
     def write(self, text: str) -> int:
-        """Prints whole lines; holds what has begun one."""
+        """Prints complete lines and buffers an incomplete one."""
         *lines, self.begun = (self.begun + text).split("\n")
         if lines:
             with _without_bars():
@@ -45,13 +45,13 @@ class _AboveBars:
         return len(text)
 
     def end(self) -> TextIO:
-        """Prints what is left; gives the stream back."""
+        """Flushes the buffer and returns the original stream."""
         self.stream.write(self.begun)
         self.begun = ""
         return self.stream
 
     def __getattr__(self, name: str) -> Any:
-        """Everything else is the stream's."""
+        """Delegates all other attributes to the stream."""
         return getattr(self.stream, name)
 
 
@@ -66,7 +66,7 @@ def _without_bars() -> Iterator[None]:
 
 def _show_bar(bar: Any) -> None:
     if not _bars:
-        # a file in the place of either is not in a bar's way
+        # stdout redirected to a file doesn't interfere with the bars
         sys.stdout = _AboveBars(sys.stdout) if sys.stdout.isatty() else sys.stdout
         sys.stderr = _AboveBars(sys.stderr)
     _bars.append(bar)
@@ -83,15 +83,15 @@ def _hide_bar(bar: Any) -> None:
 
 
 class Progress:
-    """How far long work is: a bar with the time left on a terminal, a line now and then elsewhere.
+    """Progress of a long task: a bar with the remaining time on a terminal, occasional lines elsewhere.
 
-    Elsewhere there is a line whenever there was none for half a minute. On a terminal the bar makes room for
-    all that is printed meanwhile.
+    Without a terminal, a line is printed at most every 30 s. On a terminal, other output appears above the
+    bar.
 
     Args:
-        what: What is being done, such as ``checking images``; the bar's title.
-        total: How much there is to do; None if that is not known.
-        unit: What is counted, in the plural, such as ``images``; ``B`` for bytes.
+        what: Title of the task, such as ``checking images``.
+        total: Amount of work in units; None if unknown.
+        unit: Unit of the count, in the plural, such as ``images``; ``B`` for bytes.
         quiet: Show nothing.
     """
 
@@ -102,10 +102,10 @@ class Progress:
         unit: str = "images",
         quiet: bool = False,
     ) -> None:
-        from tqdm import tqdm  # the commands that print help need none
+        from tqdm import tqdm  # not needed to print help
 
         self.what, self.unit, self.quiet, self.total = what, unit, quiet, total
-        self.done: float = 0  # an int where whole things are counted, which the bar then shows as such
+        self.done: float = 0  # stays an int for integer counts, so that the bar shows no decimals
         self.begun: float = 0
         self.start = time.monotonic()
         self._told, self._noted = self.start, ""
@@ -125,11 +125,11 @@ class Progress:
 
     @property
     def on_terminal(self) -> bool:
-        """Whether there is a bar."""
+        """Whether a progress bar is shown."""
         return not self.bar.disable
 
     def begin(self, total: float, done: float = 0) -> None:
-        """Restarts counting: `total` to do; the first `done` of it took none of this time."""
+        """Restarts the count and the clock; `done` units of earlier work don't enter the time estimate."""
         self.total, self.done, self.begun, self.start = total, done, done, time.monotonic()
         if self.on_terminal:
             self.bar.reset(total=total)
@@ -137,11 +137,11 @@ class Progress:
             self.bar.refresh()
 
     def update(self, more: float = 1) -> None:
-        """Counts what has been done since the last call."""
+        """Adds the work done since the last call."""
         self.move(self.done + more)
 
     def move(self, done: float, total: float | None = None) -> None:
-        """Sets how much is done, and how much there is to do if that has changed."""
+        """Sets the amount of work done, and the total if it has changed."""
         self.done, self.total = done, total or self.total
         if self.on_terminal:
             self.bar.total = self.total
@@ -156,19 +156,19 @@ class Progress:
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time for a line: there is no bar, and was no line for half a minute."""
+        """Whether to print a line: there is no bar, and nothing was printed for 30 s."""
         silent = time.monotonic() - self._told
         return not self.quiet and not self.on_terminal and silent > _SECONDS_BETWEEN_LINES
 
     def seconds_left(self) -> float | None:
-        """How long the rest takes at the speed so far; None while that is unknown."""
+        """Estimated remaining seconds at the average speed so far; None if unknown."""
         done = self.done - self.begun
         if not self.total or done <= 0:
             return None
         return (time.monotonic() - self.start) * (self.total - self.done) / done
 
     def note(self, text: str) -> None:
-        """Shows a text behind the bar, or at the end of the next line."""
+        """Shows a text after the bar, or at the end of the next progress line."""
         if self.on_terminal:
             self.bar.set_postfix_str(text)
         else:
@@ -176,13 +176,13 @@ class Progress:
             self.move(self.done)
 
     def line(self, text: str) -> None:
-        """Prints a line, above the bar if there is one."""
+        """Prints a line, above the bar if one is shown."""
         if not self.quiet:
             print(text, flush=True)
             self._told, self._noted = time.monotonic(), ""
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Removes the bar and restores stdout and stderr."""
         _hide_bar(self.bar)
 
     def __enter__(self) -> Progress:
@@ -192,14 +192,14 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the terminal as it was."""
+        """Calls `close`."""
         self.close()
 
 
 def track(
     items: Iterable[T], what: str, total: float | None = None, unit: str = "images", quiet: bool = False
 ) -> Iterator[T]:
-    """Yields the items and shows how many have been taken; `total` is their number if that is known."""
+    """Yields the items and shows progress; `total` is their number, None if unknown."""
     with Progress(what, total, unit, quiet) as progress:
         for item in items:
             yield item
@@ -214,24 +214,24 @@ def table(
     form: Literal["terminal", "markdown", "latex"] = "terminal",
     fit: int | None = None,
 ) -> str:
-    """Lays a table out; for a terminal, with a bold heading, unless ``NO_COLOR`` is set.
+    """Formats a table; on a terminal, the header is bold unless ``NO_COLOR`` is set.
 
     Args:
-        header: Headings of the columns.
-        rows: Cells; numbers as the text that is to stand there.
-        words: Which columns are words and stand on the left; numbers stand on the right.
-        wrap: Columns and the most characters that they may be wide.
-        form: Markdown and LaTeX show special characters in cells as they are. LaTeX is a ``tabular`` with
-            the rules of the package booktabs.
-        fit: Which column is wrapped where the table would be wider than the terminal. Where that is not
-            enough, a row becomes a paragraph.
+        header: Column headings.
+        rows: Cells; numbers are formatted by the caller.
+        words: Indices of the text columns, which are left-aligned; all others are right-aligned.
+        wrap: Maximum width in characters, by column index.
+        form: Markdown and LaTeX escape special characters in cells. LaTeX is a ``tabular`` with booktabs
+            rules.
+        fit: Index of the column to wrap if the table is wider than the terminal. If that isn't enough, each
+            row becomes a paragraph.
     """
     import tabulate
 
-    tabulate.MIN_PADDING = 0  # headings need no more room than cells
+    tabulate.MIN_PADDING = 0  # no extra padding of headings
     cells = [[_cell(str(cell), form, place in words) for place, cell in enumerate(row)] for row in rows]
     if form == "latex":
-        cells = cells or [[""] * len(header)]  # tabulate aligns no columns without rows
+        cells = cells or [[""] * len(header)]  # tabulate can't align columns without rows
     align = ["left" if place in words else "right" for place in range(len(header))]
     on_terminal = form == "terminal" and sys.stdout.isatty()
     if on_terminal and fit is not None:
@@ -263,7 +263,7 @@ def _bold(line: str) -> str:
 
 
 def _record(header: Sequence[str], row: Sequence[str], width: int) -> str:
-    """A row as a paragraph below its first cell, for a terminal of so many columns."""
+    """Formats a row as a paragraph of at most `width` columns below its first cell."""
     said = "; ".join(f"{name}: {cell}" for name, cell in zip(header[1:], row[1:], strict=True))
     indent: dict[str, Any] = {"initial_indent": "  ", "subsequent_indent": "  "}
     fill = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False, **indent).fill
@@ -271,7 +271,7 @@ def _record(header: Sequence[str], row: Sequence[str], width: int) -> str:
 
 
 def latex_text(text: str) -> str:
-    """Running text as LaTeX shows it as it is."""
+    """Escapes running text for LaTeX, on one line."""
     from tabulate import LATEX_ESCAPE_RULES
 
     escaped = "".join(LATEX_ESCAPE_RULES.get(character, character) for character in _one_line(text))
@@ -279,12 +279,12 @@ def latex_text(text: str) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """A paragraph as Markdown shows it as it is: no HTML, links or pictures; code between backticks."""
+    """Escapes HTML, links and images in a paragraph of Markdown; keeps code in backticks."""
     return _LINKS.sub(r"\\\g<0>", _one_line(text))
 
 
 def printable(text: str) -> str:
-    """A text with question marks for its control characters, which no format can show."""
+    """Replaces unprintable characters by question marks."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -297,7 +297,7 @@ def _signs(text: str) -> str:
 
 
 def _cell(text: str, form: str, words: bool) -> str:
-    """A cell on one line, Markdown's own characters escaped, and in LaTeX with a true minus in numbers."""
+    """Puts a cell on one line, escapes Markdown syntax, and uses a minus sign (U+2212) in LaTeX numbers."""
     text = _one_line(text)
     if form == "markdown":
         return (_MARKUP if words else _BAR).sub(r"\\\g<0>", text)
@@ -305,22 +305,22 @@ def _cell(text: str, form: str, words: bool) -> str:
 
 
 def _math(line: str) -> str:
-    """A line of a table with its signs for LaTeX; ``\\\\`` would take a bracket or a star for its own."""
+    """Converts minus signs and dashes to LaTeX; braces a leading ``[`` or ``*``, special after ``\\\\``."""
     return re.sub(r"^(\s*)([\[*])", r"\1{\2}", _signs(line))
 
 
 def duration(seconds: float) -> str:
-    """A duration in its largest unit, such as ``45 s``, ``12 min`` or ``2.5 h``."""
+    """Formats a duration in its largest unit, such as ``45 s``, ``12 min`` or ``2.5 h``."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things, such as ``1 seed`` or ``3,000 seeds``."""
+    """Formats a count with its noun, such as ``1 seed`` or ``3,000 seeds``."""
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
-    """Which seeds there are, such as ``seed 0`` or ``seeds 0, 1, 2``."""
+    """Formats seeds, such as ``seed 0`` or ``seeds 0, 1, 2``."""
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"

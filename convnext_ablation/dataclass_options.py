@@ -1,4 +1,4 @@
-"""Fields of dataclasses as options: of the command line, of YAML files, checked by type."""
+"""Dataclass fields as options of the command line and of YAML files, checked by type and range."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ __all__ = ["Option", "Parser", "add_options", "given_options", "identity", "opti
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises what is wrong as the user's error, with what was probably meant."""
+    """Raises a `UserError` for invalid arguments and suggests the nearest valid name."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as argparse does; keeps the words, for messages."""
+        """Parses as argparse does, and keeps the arguments for error messages."""
         self.words = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(self.words, namespace)
 
     def error(self, message: str) -> NoReturn:
-        """Raises a message of argparse's, or what an unknown option caused it."""
+        """Raises argparse's message as a `UserError`, or names the unknown option behind it."""
         choice = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
         if choice:
             near = nearest(choice[1], re.findall(r"[\w-]+", choice[2]))
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return any(known.startswith(word.partition("=")[0]) for known in self._option_string_actions)
 
     def unknown_argument(self, word: str) -> UserError:
-        """Builds the error for a word that no argument takes, with the nearest option that there is."""
+        """Builds the error for an unknown argument, with the nearest known option."""
         option = word.partition("=")[0]
         near = nearest(option, self._option_string_actions) if option.startswith("-") else None
         hint = f"did you mean {near!r}?" if near else "see --help"
@@ -63,17 +63,17 @@ def option(
     choices: Sequence[str] = (),
     identity: bool = True,
 ) -> Any:
-    """Makes a field that is an option; its type hint says what values it takes.
+    """Declares a dataclass field as an option; its type hint determines the accepted values.
 
     Args:
-        default: Its value if it isn't given; a bool becomes a flag, a tuple takes several values.
-        help: What it does.
-        within: Range of its numbers, such as ``(0, 1]``: above 0 and at most 1. NaN is in none, and
-            infinity only in one that ends with ``inf]``.
-        group: Heading that it stands under in ``--help``.
-        parse: Makes its value from text, if not the type.
-        choices: The values that it takes, where the type hint isn't a `Literal`.
-        identity: Whether another value gives another result; where a file lies, for one, doesn't.
+        default: Default value; a bool becomes a flag, a tuple takes several values.
+        help: Help text.
+        within: Range of a number, such as ``(0, 1]``: above 0 and at most 1. No range includes NaN; only one
+            that ends with ``inf]`` includes infinity.
+        group: Section of ``--help`` that lists the option.
+        parse: Converts text to the value; by default the type itself.
+        choices: Accepted values, if the type hint isn't a `Literal`.
+        identity: Whether the value affects the result; the location of a file, for example, doesn't.
     """
     metadata = {
         "help": help, "within": within, "group": group, "parse": parse, "choices": choices,
@@ -84,20 +84,20 @@ def option(
     return field(default=default, metadata=metadata)
 
 
-_METAVAR = 30  # characters of choices that stand behind an option in `--help`
-_MOST = 2**63  # a larger whole number is none that torch or NumPy take
+_METAVAR = 30  # characters; longer lists of choices go into the help text
+_MOST = 2**63  # torch and NumPy accept only smaller integers
 _WORDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "text", dict: "names and values",
 }  # fmt: skip
 
 
 class Option(NamedTuple):
-    """What the command line and the checks need to know of an option."""
+    """Description of an option for the command line and for validation."""
 
     name: str
-    kind: type  # of a value, or of each of several
+    kind: type  # of the value, or of each element if `several`
     several: bool
-    length: int  # of several, where it is fixed, or else 0
+    length: int  # number of elements; 0 if not fixed
     optional: bool
     choices: tuple[str, ...]
     default: Any
@@ -107,7 +107,7 @@ class Option(NamedTuple):
     parse: Callable[[str], Any]
 
     def check(self, value: Any) -> Any:
-        """Returns the value, with a list as a tuple and a whole number as a float where those are meant."""
+        """Returns the value, lists as tuples and integers as floats where needed; raises `UserError`."""
         if value is None and self.optional:
             return None
         if self.several:
@@ -121,7 +121,7 @@ class Option(NamedTuple):
     def _one(self, value: Any) -> Any:
         if self.kind is float and type(value) is int and abs(value) < _MOST:
             value = float(value)
-        if type(value) is not self.kind or value != value:  # NaN is no number
+        if type(value) is not self.kind or value != value:  # rejects NaN
             hint = ""
             if self.kind is float and isinstance(value, str):
                 hint = "; YAML reads 4e-3 as text, write 4.0e-3"
@@ -135,7 +135,7 @@ class Option(NamedTuple):
         return value
 
     def for_argparse(self) -> dict[str, Any]:
-        """The keyword arguments of `argparse.ArgumentParser.add_argument`."""
+        """Keyword arguments for `argparse.ArgumentParser.add_argument`."""
         told = self.default is not False and self.default not in (None, "", (), {})
         choices = "|".join(choice or '""' for choice in self.choices)
         default = ", ".join(map(str, self.default)) if self.several and told else self.default
@@ -155,14 +155,14 @@ class Option(NamedTuple):
 
 
 class _NamedValues(argparse.Action):
-    """Stores values by name, in Python's own spelling or else as text, as timm's `ParseKwargs` does."""
+    """Stores NAME=VALUE pairs as a dict, with Python literals or text for values, as timm's `ParseKwargs`."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         setattr(namespace, self.dest, dict(filter(None, values)))
 
 
 def _assignment(word: str) -> tuple[str, Any] | None:
-    """Reads a word that says NAME=VALUE, or says nothing."""
+    """Parses NAME=VALUE; None for an empty word."""
     name, equals, value = word.partition("=")
     if word and not equals:
         raise argparse.ArgumentTypeError(f"{shown(word)}; write NAME=VALUE")
@@ -173,7 +173,7 @@ def _assignment(word: str) -> tuple[str, Any] | None:
 
 
 def _broken_bound(value: float, within: str) -> str:
-    """Which bound a number is beyond, such as ``at least 1``; empty if none."""
+    """The bound that a number violates, such as ``at least 1``; empty if none."""
     low, high = map(float, within[1:-1].split(","))
     if value < low or (value == low and within.startswith("(")):
         bound = f"{'above' if within.startswith('(') else 'at least'} {low:g}"
@@ -185,7 +185,7 @@ def _broken_bound(value: float, within: str) -> str:
 
 
 def options_of(arguments: type) -> dict[str, Option]:
-    """Describes the fields of a dataclass that `option` made, by name."""
+    """Returns the fields of a dataclass that were declared by `option`, by name."""
     hints = get_type_hints(arguments)
     return {
         each.name: _described(each, hints[each.name]) for each in fields(arguments) if "help" in each.metadata
@@ -226,13 +226,13 @@ def add_options(
     short: Mapping[str, str] = types.MappingProxyType({}),
     alone: Mapping[str, str] = types.MappingProxyType({}),
 ) -> None:
-    """Adds options to a parser, under their headings; the parsed namespace has those that were given.
+    """Adds options to a parser, by group; the parsed namespace holds only the options that were given.
 
     Args:
         parser: The parser.
         options: From `options_of`.
-        short: Further spellings of some.
-        alone: Options that may stand without a value, and what they mean then.
+        short: Short flags by option name.
+        alone: Options whose value may be omitted, and the value they take then.
     """
     groups: dict[str, Any] = {"": parser}
     for name, each in options.items():
@@ -244,13 +244,13 @@ def add_options(
 
 
 def given_options(args: argparse.Namespace, options: Mapping[str, Option]) -> dict[str, Any]:
-    """The values of options after parsing, with the defaults of those that were not given."""
+    """Returns the parsed values of options, with defaults for those not given."""
     values = {name: getattr(args, name, each.default) for name, each in options.items()}
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def identity(arguments: Any) -> dict[str, Any]:
-    """The values of fields that determine the result, in JSON's own types."""
+    """Returns the fields that determine the result, as JSON types."""
     values = dataclasses.asdict(arguments)
     names = [each.name for each in fields(arguments) if each.metadata.get("identity", True)]
     return json.loads(json.dumps({name: values[name] for name in names}))

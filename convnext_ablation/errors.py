@@ -1,4 +1,4 @@
-"""Errors that a user can fix: one line that says what is wrong, where, and what to do."""
+"""Errors that a user can fix: one line with the problem, its place and the fix."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-# what libraries raise for bad input
+# exceptions that libraries raise for bad input
 _REFUSALS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, OSError,
     RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 NOTHING_KEPT = "nothing was kept"
 KEPT = "finished work is kept: run the same command again to resume"
-_MOST = 360  # characters of a message; the command that prints it puts its name before
-_MOST_NAMES = 50  # of which a message lists all
+_MOST = 360  # maximum characters of a message, without the command's name before it
+_MOST_NAMES = 50  # a message lists up to this many names in full
 _values = reprlib.Repr()
 _values.maxstring = _values.maxother = _values.maxlong = 80
 
 
 class UserError(Exception):
-    """Something the user gave or set up is wrong; the message is one line for a person, cut if it is long.
+    """The user's input or setup is wrong; the message is one line, truncated in the middle if long.
 
     The command line prints the message without a traceback and exits with code 2.
     """
 
     def __str__(self) -> str:
-        """The message."""
+        """The message on one line."""
         words = " ".join(super().__str__().split())
         line = "".join(each if each.isprintable() else "?" for each in words)
         return line if len(line) <= _MOST else f"{line[: _MOST - 123]} ... {line[-118:]}"
 
 
 def shown(value: object) -> str:
-    """A value of the user's as a message shows it: on one line, and in part if it is large."""
+    """Formats a user's value for a message: on one line, abbreviated if long."""
     return _values.repr(value)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Builds the error for a name that doesn't exist, with the nearest one that does.
+    """Builds the error for an unknown name, with the nearest known one.
 
     Args:
-        kind: What the name should have been, e.g. ``"design"``.
-        name: What was given.
-        known: All names that exist.
+        kind: What is named, e.g. ``"design"``.
+        name: The unknown name.
+        known: All valid names.
     """
     options = sorted(known)
     if near := nearest(name, options):
@@ -62,7 +62,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
-    """The known name that was probably meant, in any case, if one is as similar as `cutoff` (0 to 1)."""
+    """The most similar known name, ignoring case; None if all are less similar than `cutoff` (0 to 1)."""
     names = {each.lower(): each for each in known}
     found = difflib.get_close_matches(name[:100].lower(), names, 1, cutoff)
     return names[found[0]] if found else None
@@ -70,10 +70,10 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.5) -> str | None:
 
 @contextmanager
 def in_one_line(what: str) -> Iterator[None]:
-    """Makes a `UserError` of what libraries raise for bad input: `what`, then their reason.
+    """Converts exceptions that libraries raise for bad input to a `UserError`: `what`, then their reason.
 
     Args:
-        what: What could not be done, e.g. ``"last.pth.tar: can't be loaded"``.
+        what: The failure, e.g. ``"last.pth.tar: can't be loaded"``.
     """
     try:
         yield
@@ -81,7 +81,7 @@ def in_one_line(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {str(error).strip() or type(error).__name__}") from error
 
 
-# what to do where the system refuses to write
+# advice for errors of the operating system
 _REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "make room and run the same command again"),
     errno.EFBIG: "raise the limit, `ulimit -f`, and run the same command again",
@@ -92,14 +92,14 @@ _REMEDIES = {
 
 
 def system_error(error: OSError, path: object = None) -> UserError:
-    """What the system refuses, such as a full disk or a folder that can't be written, in one line.
+    """Describes an error of the operating system in one line, such as a full disk or a read-only folder.
 
     Args:
-        error: What it says.
-        path: What it refuses, if the error doesn't say.
+        error: The system's error.
+        path: The file concerned, if the error doesn't name it.
 
     Raises:
-        OSError: The error itself, if the system doesn't say why.
+        OSError: The error itself, if it gives no reason.
     """
     if not error.strerror:
         raise error
@@ -108,43 +108,43 @@ def system_error(error: OSError, path: object = None) -> UserError:
 
 
 def exit_code_of(program: str, work: Callable[[], int | None]) -> int:
-    """Does a program's work; what a user can fix becomes one line, and exit code 2.
+    """Runs a program; an error that the user can fix is printed as one line.
 
     Args:
-        program: Its name, with which the line begins.
-        work: Returns the exit code; None is 0.
+        program: Its name, which begins the line.
+        work: Returns the exit code; None means 0.
 
     Returns:
-        That, 2 for what the user can fix, 128 + n when signal n interrupted it, 141 when nobody reads any
-        more. The signal and a text about what is kept are arguments of the `KeyboardInterrupt`.
+        The exit code: that of `work`, 2 after a user's error, 128 + n after signal n, 141 for a broken pipe.
+        The arguments of a `KeyboardInterrupt` may give the signal and a text about what is kept.
     """
     _open_outputs()
     try:
         try:
             return work() or 0
         finally:
-            sys.stdout.flush()  # else Python does when it ends, and complains if that fails
-    except BrokenPipeError:  # whoever reads the output, such as ``head``, has seen enough
+            sys.stdout.flush()  # else Python flushes at exit, and prints a warning if that fails
+    except BrokenPipeError:  # the reader of the output, such as ``head``, has closed it
         _leave_stdout()
         return 141
     except (UserError, OSError) as error:
         if isinstance(error, OSError):
             if not error.filename:
-                _leave_stdout()  # it may be what is full, and Python writes the rest of it at its end
+                _leave_stdout()  # stdout itself may be on the full disk, and Python flushes it at exit
             error = system_error(error)
         print(f"{program}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         kept = next((each for each in error.args if isinstance(each, str)), NOTHING_KEPT)
-        line_end = "\n" if sys.stderr.isatty() else ""  # of the terminal's ^C
+        line_end = "\n" if sys.stderr.isatty() else ""  # after the terminal's ^C
         print(f"{line_end}{program}: stopped; {kept}", file=sys.stderr)
         return 128 + next((each for each in error.args if isinstance(each, int)), signal.SIGINT)
 
 
 def _open_outputs() -> None:
-    """Gives an output that is closed to nobody, and prints names that are not UTF-8 with escapes."""
+    """Redirects closed outputs to the null device, and escapes characters that can't be encoded."""
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # the next file that is opened would take its number
+        if getattr(sys, name) is None:  # the next file opened would get its descriptor
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -156,5 +156,5 @@ def _leave_stdout() -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says; its class's name where it says nothing."""
+    """The first line of an error's message; its class name if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

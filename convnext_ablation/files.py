@@ -1,4 +1,4 @@
-"""Files that are written atomically, and names from outside that stay below their folder."""
+"""Atomic writes, and checks that untrusted file names stay inside their folder."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 
 from convnext_ablation.errors import UserError, shown, system_error
 
-_IDLE = 5.0  # seconds without a write from which on a file of no process was abandoned
-_LONGEST = 250  # bytes of a name; file systems take 255, and files are written as <name>.tmp
-_OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # a drive, a home, Windows' own slash
-CONTROLS = "\0-\x1f\x7f-\x9f\u2028\u2029"  # control characters and whatever else ends a line, for a set
+_IDLE = 5.0  # seconds without a write after which a dead process's temporary file counts as abandoned
+_LONGEST = 250  # bytes of a name; file systems allow 255, and temporary files append .tmp
+_OUTSIDE = re.compile(r"[a-zA-Z]:|~(/|$)|.*[\\\0]", re.DOTALL)  # drive letter, home folder, backslash
+CONTROLS = "\0-\x1f\x7f-\x9f\u2028\u2029"  # control characters and line separators, for a regex character set
 _UNPRINTABLE = re.compile(f"[{CONTROLS}\ud800-\udfff]")
 _FORMULA = re.compile("'*[=+\\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-](inf|nan)?")
@@ -28,20 +28,20 @@ _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*
 
 
 def leads_out(name: str) -> bool:
-    """Whether a path with forward slashes may lead out of the folder that it is joined to, on any system."""
+    """Whether a path with forward slashes could escape the folder it is joined to, on any system."""
     path = PurePosixPath(name)
     return path.is_absolute() or ".." in path.parts or bool(_OUTSIDE.match(name))
 
 
 def check_path(name: str, where: str) -> str:
-    """Returns a path from outside, with forward slashes, if every system can have such a file below a folder.
+    """Returns an untrusted path with forward slashes if it is valid on every system.
 
     Args:
-        name: What a hub, an archive, a list, a release or a YAML file calls a file.
-        where: What says so; the message begins with it.
+        name: Path of a file in a hub, an archive, a list, a release or a YAML file.
+        where: Source of the path; begins the error message.
 
     Raises:
-        UserError: It is empty, may lead out of its folder, or is no file's name on some system.
+        UserError: The path is empty, may escape its folder, or is invalid on some system.
     """
     parts = PurePosixPath(name).parts
     faults = {
@@ -61,17 +61,17 @@ def check_path(name: str, where: str) -> str:
 
 
 def check_name(name: str, where: str) -> str:
-    """Returns a name from outside that is to be a file's or a folder's; as `check_path`, without slashes."""
+    """Returns an untrusted file or folder name; as `check_path`, but slashes are refused."""
     if "/" in check_path(name, where):
         raise UserError(f"{where}: {shown(name)} is a path, and must be a name")
     return name
 
 
 def below(folder: Path, name: str, where: str) -> Path:
-    """The file below a folder that a name from outside stands for; see `check_path`.
+    """Joins an untrusted path to a folder; see `check_path`.
 
     Raises:
-        UserError: Its path can't be used, or a link leads out of the folder.
+        UserError: The path is invalid, or a link leads out of the folder.
     """
     path = folder / check_path(name, where)
     try:
@@ -84,10 +84,10 @@ def below(folder: Path, name: str, where: str) -> Path:
 
 
 def resolved(path: Path) -> Path:
-    """The absolute path without links.
+    """The absolute path with symbolic links resolved.
 
     Raises:
-        OSError: They lead in a circle, of which Python made a RuntimeError up to 3.12.
+        OSError: The links form a loop, for which Python up to 3.12 raises a RuntimeError.
     """
     try:
         return path.resolve()
@@ -97,13 +97,13 @@ def resolved(path: Path) -> Path:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary path to write to, and puts it in place of `path` once it is safely on disk.
+    """Yields a temporary path to write to, then moves it to `path` after an fsync.
 
-    If the body raises, or the process dies, whatever stood at `path` before stands there still. The file gets
-    the permissions that the umask gives, whatever the writer sets: safetensors lets the owner alone read.
+    If the body raises or the process dies, `path` is unchanged. The file gets the umask's default
+    permissions, even if the writer sets others: safetensors makes files readable by the owner only.
 
     Raises:
-        UserError: The system refuses, for example since the disk is full, or there is no file at `path`.
+        UserError: Writing fails, for example because the disk is full, or `path` isn't a regular file.
     """
     if os.path.lexists(path) and not path.is_file():
         raise UserError(f"{path}: is no file, and is not replaced by one; choose another name")
@@ -116,7 +116,7 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
         if temporary.stat().st_mode != mode:
             temporary.chmod(mode)
-        with open(temporary, "r+b") as file:  # Windows puts only what is open for writing on disk
+        with open(temporary, "r+b") as file:  # on Windows, fsync needs a file open for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except Exception as error:
@@ -127,33 +127,33 @@ def written_whole(path: Path) -> Iterator[Path]:
             refusal.filename = str(path)
         raise system_error(refusal, path) from error
     finally:
-        with suppress(OSError):  # a disk may be read-only now
+        with suppress(OSError):  # the disk may have become read-only
             temporary.unlink(missing_ok=True)
 
 
 def _refusal(error: BaseException | None) -> OSError | None:
-    """The system's error that is behind one of a library that writes, if one is."""
+    """The operating system's error that caused a library's exception, if any."""
     while error is not None and not isinstance(error, UserError):
         if isinstance(error, OSError) and error.strerror:
             return error
-        if said := re.search(r"\(os error (\d+)\)", str(error)):  # Rust's, as of safetensors
+        if said := re.search(r"\(os error (\d+)\)", str(error)):  # from Rust, as in safetensors
             return OSError(int(said[1]), os.strerror(int(said[1])))
-        error = error.__context__  # where torch's error has it
+        error = error.__context__  # torch keeps the cause there
     return None
 
 
 def _is_abandoned(temporary: Path) -> bool:
-    """Whether its process was killed, as far as can be told: others may write from other machines."""
+    """Whether the writing process seems dead; it may also run on another machine."""
     process = temporary.name.split(".")[-2]
     if not process.isdigit() or not Path("/proc/self").exists() or Path("/proc", process).exists():
         return False
-    with suppress(FileNotFoundError):  # put in its place just now
+    with suppress(FileNotFoundError):  # moved to its final path just now
         return time.time() - temporary.stat().st_mtime > _IDLE
     return False
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what `written_whole` leaves when its process is killed; nobody may write there now."""
+    """Removes temporary files of killed `written_whole` calls; no process may be writing to the folder."""
     for path in folder.glob(".*.tmp"):
         if re.fullmatch(r"\..+\.\d+\.tmp", path.name):
             path.unlink(missing_ok=True)
@@ -161,17 +161,17 @@ def remove_unfinished(folder: Path) -> None:
 
 @contextmanager
 def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
-    """Keeps a lock, a file that is there meanwhile, to this process until the block or the process ends.
+    """Holds a lock file until the block or the process ends, then removes it.
 
     Args:
-        path: The lock's file.
-        busy: What is said if another process has it.
-        wait: Whether it is waited for.
+        path: The lock file.
+        busy: Message if another process holds the lock.
+        wait: Whether to wait for the lock.
 
     Raises:
-        UserError: Another process has it, and it is not waited for.
+        UserError: Another process holds the lock, and `wait` is false.
     """
-    from filelock import FileLock, Timeout  # reading weights needs none
+    from filelock import FileLock, Timeout  # not needed to read weights
 
     if path.parent.is_file():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent))
@@ -188,20 +188,20 @@ def locked(path: Path, busy: str, wait: bool = False) -> Iterator[None]:
         yield
     finally:
         with suppress(OSError):
-            # those who wait notice; on Windows it can be removed by `release` alone, which does so
+            # waiting processes notice; on Windows only `release` can remove the file, and does
             path.unlink(missing_ok=True)
         lock.release()
 
 
 def refuse_stand_in(path: Path, what: str = "") -> None:
-    """Refuses a file of Git LFS, or a web page, that stands where weights should be.
+    """Refuses a Git LFS pointer or a web page in place of weights.
 
     Args:
         path: The file.
-        what: What it is called in the message; its path if not given.
+        what: Its name in the message; by default the path.
 
     Raises:
-        UserError: It is one.
+        UserError: The file is a pointer or a web page.
     """
     with open(path, "rb") as file:
         start = file.read(64)
@@ -212,7 +212,7 @@ def refuse_stand_in(path: Path, what: str = "") -> None:
 
 
 def sha256_of(path: Path, on_read: Callable[[int], None] = lambda size: None) -> str:
-    """Returns the SHA-256 of a file's content, in hex; calls back with the bytes that it has read."""
+    """Returns a file's SHA-256 in hex; calls `on_read` with the size in bytes of each block read."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -222,13 +222,13 @@ def sha256_of(path: Path, on_read: Callable[[int], None] = lambda size: None) ->
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file in UTF-8, atomically; names of files in it need not be in UTF-8."""
+    """Writes a UTF-8 text file atomically; file names in the text may contain undecodable bytes."""
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a CSV file, atomically; words in it are no formulas, see `csv_cell`."""
+    """Writes a CSV file atomically, with text escaped against formula injection; see `csv_cell`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -237,12 +237,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def csv_cell(value: Any) -> Any:
-    """A value for a CSV file: behind an apostrophe if spreadsheets would take it for a formula."""
+    """Prefixes a CSV cell with an apostrophe if spreadsheets would read it as a formula."""
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
 
 
 def csv_text(cell: str) -> str:
-    """What `csv_cell` has made a cell of."""
+    """Reverses `csv_cell`."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell

@@ -1,7 +1,7 @@
-"""The machine that this runs on, and processes that don't outlive the one that started them.
+"""Hardware of this machine, and processes that end with their parent.
 
-`python machine.py MODULE ARGS...` runs a module until its standard input is closed. It is started as a file,
-since the package takes seconds to import.
+`python machine.py MODULE ARGS...` runs a module until its standard input is closed. It is run as a file
+because the package takes seconds to import.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-# what stops a training or a study; some clusters send SIGUSR1 before a job's time is over, Windows has none
+# signals that stop a run or a study; some clusters send SIGUSR1 before the time limit, Windows lacks it
 STOPPING = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _SECONDS_BETWEEN_LOOKS = 0.5
-# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; a threshold of -1 is never reached
+# M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; -1 disables trimming
 _MALLOC_SETTINGS = {-3: 2**31 - 1, -1: -1}
-# the environment of a program of others that is to do what `keep_memory` does
+# environment variables that make third-party programs do what `keep_memory` does
 KEEP_MEMORY = MappingProxyType(
     {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
 )
 
 
 def available_cores() -> int:
-    """Cores that this process may use, which on a shared machine is not all."""
+    """Number of CPU cores that this process may use, which may be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_gpus() -> list[str]:
-    """What each GPU, or each part of one that is divided by MIG, is called in `VISIBLE_GPUS`."""
+    """Names of the GPUs or MIG instances, as `VISIBLE_GPUS` takes them."""
     if os.environ.get(VISIBLE_GPUS):
         return os.environ[VISIBLE_GPUS].split(",")
     listed = ""
@@ -56,18 +56,18 @@ def available_gpus() -> list[str]:
         names += re.findall(r"UUID: (MIG-[\w/-]+)", gpu) or re.findall(r"UUID: (GPU-[\w-]+)", gpu)
     if names:
         return names
-    import torch  # takes a second, and all else here does without
+    import torch  # slow to import, and only some functions need it
 
     return [str(number) for number in range(torch.cuda.device_count())]
 
 
 def compile_network(model: Any, **options: Any) -> Any:
-    """Compiles a network by torch, in a folder of this process's own that is removed at its end.
+    """Calls `torch.compile` with a cache folder for this process, which is removed at exit.
 
-    torch's own in the temporary folder grows with every network and stays. A ``TORCHINDUCTOR_CACHE_DIR``
+    torch's default cache in the temporary folder grows with every network. A ``TORCHINDUCTOR_CACHE_DIR``
     elsewhere is used and kept.
     """
-    import torch  # takes a second, and all else here does without
+    import torch  # slow to import, and only some functions need it
 
     if remove_empty_cache():
         os.environ[_COMPILED] = folder = tempfile.mkdtemp(prefix="compiled_")
@@ -76,10 +76,10 @@ def compile_network(model: Any, **options: Any) -> Any:
 
 
 def remove_empty_cache() -> bool:
-    """Removes what importing torchvision leaves, an empty folder for compiled networks of all processes.
+    """Removes torch's default compile cache, an empty folder that importing torchvision creates.
 
     Returns:
-        Whether what this process compiles would go to that folder.
+        Whether this process would compile into that folder.
     """
     temporary = Path(tempfile.gettempdir())
     folder = Path(os.environ.get(_COMPILED) or temporary / "torchinductor_")
@@ -91,16 +91,16 @@ def remove_empty_cache() -> bool:
 
 
 def default_device() -> str:
-    """``cuda`` if there is a GPU that torch can use, else ``cpu``."""
-    import torch  # takes a second, and all else here does without
+    """``cuda`` if torch can use a GPU, else ``cpu``."""
+    import torch  # slow to import, and only some functions need it
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def is_first_process() -> bool:
-    """Whether this is the first process of a run, or its only one, before any has joined the others.
+    """Whether this is the rank-0 or only process, known before the process group is initialised.
 
-    timm reads the same variables, which torchrun, srun and mpirun set.
+    As timm does, it reads the variables that torchrun, srun and mpirun set.
     """
     size = os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", "1"))
     ranks = (os.environ.get(name) for name in ("RANK", "PMI_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"))
@@ -108,7 +108,7 @@ def is_first_process() -> bool:
 
 
 def processor_name() -> str:
-    """The processor's name, if the system has it."""
+    """The CPU's model name, or else its architecture."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
@@ -118,19 +118,19 @@ def processor_name() -> str:
 
 
 def device_name(device: str) -> str:
-    """The name of the GPU, or of the processor where torch's device is none."""
-    import torch  # takes a second, and all else here does without
+    """The name of the GPU, or of the CPU for other devices."""
+    import torch  # slow to import, and only some functions need it
 
     kind = torch.device(device).type
     return getattr(torch, kind).get_device_name(device) if kind in ("cuda", "xpu") else processor_name()
 
 
 def keep_memory() -> bool:
-    """Has the C library keep memory that was freed, for what is allocated next; returns whether it does.
+    """Makes glibc keep freed memory for later allocations; returns whether that succeeded.
 
-    glibc gives large tensors back to the system as soon as they are freed, and the next step takes them again
-    page by page, each filled with zeros first. Processes forked from this one keep theirs, too. What the
-    environment says of these settings wins; without glibc nothing is done.
+    By default, glibc returns large tensors to the system when freed. The next step then allocates the pages
+    again, zeroed first. Forked processes inherit the setting. Settings in the environment take precedence;
+    without glibc nothing changes.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
@@ -141,7 +141,7 @@ def keep_memory() -> bool:
 
 
 def end_with_parent() -> None:
-    """Has this process end when the one that started it is killed, instead of working on."""
+    """Ends this process when its parent process ends."""
     started_by = os.getppid()
 
     def wait() -> None:
@@ -153,7 +153,7 @@ def end_with_parent() -> None:
 
 
 def end_with_input() -> None:
-    """Has this process end when whoever holds the other end of its standard input ends, however it does."""
+    """Ends this process when its standard input is closed, as it is when the writing process dies."""
 
     def wait() -> None:
         while os.read(0, 1):
@@ -166,7 +166,7 @@ def end_with_input() -> None:
 if __name__ == "__main__":
     end_with_input()
     if hasattr(signal, "SIGUSR2"):
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for the process that started this
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for the parent process
     keep_memory()
     sys.path[0] = os.getcwd()  # as for `python -m`
     del sys.argv[0]

@@ -1,4 +1,4 @@
-"""Pages for people, by Jinja2: one file of HTML that needs nothing else, or Markdown."""
+"""Renders Jinja2 templates: self-contained HTML pages, or Markdown."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _QUALITY = 75
 
 
 def render(template: str, **context: Any) -> str:
-    """Fills in a template of ``templates/``.
+    """Renders a template of ``templates/``.
 
     Args:
-        template: Name of its file.
-        **context: What it shows. In HTML, all text is escaped unless it is `markupsafe.Markup`.
+        template: File name.
+        **context: Its variables. In HTML, all text is escaped unless it is `markupsafe.Markup`.
 
     Raises:
-        jinja2.UndefinedError: The template names what the context lacks.
+        jinja2.UndefinedError: The template uses a variable that the context lacks.
     """
     environment = Environment(
         loader=PackageLoader("convnext_ablation"),
@@ -41,12 +41,12 @@ def render(template: str, **context: Any) -> str:
 
 
 def uri_of(picture: Image.Image) -> str:
-    """A picture in RGB as a JPEG in a data URI."""
+    """Encodes an RGB image as a JPEG data URI."""
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=_QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _sha256(text: str) -> str:
-    """The hash of a script as a Content-Security-Policy names it."""
+    """The base64 SHA-256 of a script, for a Content-Security-Policy."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -3,9 +3,8 @@
     python -m convnext_ablation.stock SCRIPT ARGS...
     torchrun --nproc-per-node=2 -m convnext_ablation.stock SCRIPT ARGS...
 
-timm doesn't look for plugins, and of its scripts only train.py can be told to import one. Here the package is
-imported first; then the script runs as `python SCRIPT ARGS...` would run it. The scripts are in timm's
-repository, not in its wheel.
+timm has no plugin mechanism, and only its train.py can import another module. This one imports the package,
+then runs the script as `python SCRIPT ARGS...` would. The scripts are in timm's repository, not in its wheel.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from convnext_ablation import register_networks
 
 MODULE = "convnext_ablation.stock"  # __name__ is "__main__"
 USAGE = "usage: python -m convnext_ablation.stock SCRIPT ARGS..."
-# tells processes that multiprocessing starts what the main program is
+# passes the script's path to processes that multiprocessing spawns
 _SCRIPT = "CONVNEXT_ABLATION_STOCK_SCRIPT"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the script named first in the arguments with the others as its own; its exits pass through."""
+    """Runs the script `argv[0]` with the remaining arguments; returns 2 if there is no such script."""
     argv = sys.argv[1:] if argv is None else list(argv)
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{USAGE}\nto get timm's scripts: {clone_command()}", file=sys.stdout if argv else sys.stderr)
@@ -38,14 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{MODULE}: error: {script}: no such script; to get timm's: {clone_command()}", file=sys.stderr)
         return 2
     timm = _timm()
-    if os.environ.get("RANK", "0") == "0":  # one of torchrun's processes is enough
+    if os.environ.get("RANK", "0") == "0":  # only once under torchrun
         _say_which_timm(script, timm)
     register_networks()
     sys.path[:] = search_path(sys.path, script, timm.parent)
     sys.argv[:] = argv
     os.environ[_SCRIPT] = str(script.resolve())
     module = ModuleType("__main__")
-    # processes that multiprocessing spawns import the main program by this name: the networks are there, too
+    # spawned processes import the main module by this name, and so register the networks too
     module.__spec__ = importlib.util.find_spec(MODULE)
     sys.modules["__main__"] = module
     _execute(script, vars(module))
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _timm() -> Path:
-    """The folder of timm, which takes seconds to import."""
+    """The folder of timm, found without importing it, which takes seconds."""
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("timm is missing; pip install timm", name="timm")
@@ -69,13 +68,13 @@ def _say_which_timm(script: Path, used: Path) -> None:
 
 
 def search_path(path: Sequence[str], script: Path, timm_folder: Path) -> list[str]:
-    """Where a script looks for modules, with one timm for all processes.
+    """Returns `sys.path` for a script, such that all processes import the same timm.
 
-    A checkout of timm's repository holds a timm of its own. The script's folder comes last, else the
-    processes that load data would find that one, and this process has the other, in `timm_folder`. The
-    working directory, where `python -m` looks first, stays there only if this process has its timm from it.
+    A checkout of timm's repository contains timm itself. The script's folder comes last; otherwise worker
+    processes of data loaders would import that copy instead of the one in `timm_folder`. The working
+    directory, which `python -m` puts first, is kept only if this process imports timm from it.
     """
-    if getattr(sys.flags, "safe_path", False):  # `python -P` puts nothing in front
+    if getattr(sys.flags, "safe_path", False):  # `python -P` prepends nothing
         return list(path)
     working_directory, *rest = path
     here = Path(working_directory).resolve() == timm_folder.resolve()
@@ -88,7 +87,7 @@ def _execute(script: Path, namespace: dict[str, Any]) -> None:
 
 
 def clone_command() -> str:
-    """The git command that fetches the scripts of the installed timm."""
+    """The git command that clones the scripts matching the installed timm."""
     repository, version = (
         "https://github.com/huggingface/pytorch-image-models",
         _version_beside(_timm().parent),
@@ -97,7 +96,7 @@ def clone_command() -> str:
 
 
 def _version_beside(folder: Path) -> str | None:
-    """Version of the timm that a folder holds as `timm/`, read without importing it, if it holds one."""
+    """Version of the timm in `folder/timm/`, read without importing it; None if there is none."""
     file = folder / "timm" / "version.py"
     text = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
     found = re.search(r"__version__\s*=\s*['\"]([^'\"]+)['\"]", text)
@@ -106,5 +105,5 @@ def _version_beside(folder: Path) -> str | None:
 
 if __name__ == "__main__":
     sys.exit(main())
-if __name__ == "__mp_main__":  # in a process that multiprocessing started: define what the script defines
+if __name__ == "__mp_main__":  # in a spawned process, define what the script defines
     _execute(Path(os.environ[_SCRIPT]), globals())

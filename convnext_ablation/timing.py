@@ -1,7 +1,7 @@
-"""Times what can be called, in turn, so that all get the same share of a machine that others use too.
+"""Interleaved timing of callables, robust to other load on the machine.
 
-Each round calls every contestant once and starts with another one. Ratios are paired: a round's time of the
-one against the same round's of the other, so that what slows a whole round down cancels out.
+Each round calls every contestant once and starts with a different one. Ratios are paired by round, so that a
+slowdown of a whole round cancels out.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from statistics import median
 
 __all__ = ["Ratio", "Times", "interleaved", "median_interval"]
 
-_FEWEST_OF_AN_INTERVAL = 6  # 2 / 2**6 is the first below 5 %
+_FEWEST_OF_AN_INTERVAL = 6  # the smallest n with 2 / 2**n below 5 %
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times faster than another a contestant is: the median of the rounds' ratios."""
+    """Speed-up of one contestant over another: the median of the per-round ratios."""
 
     median: float  # above 1 is faster
     lowest: float  # ends of the median's 95 % interval, see `median_interval`
@@ -30,41 +30,41 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds that a call of a contestant took, by round."""
+    """Seconds per call of a contestant, one value per round."""
 
     seconds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """The rounds' median."""
+        """The median round in seconds."""
         return median(self.seconds)
 
     @property
     def lowest(self) -> float:
-        """The fastest round."""
+        """The fastest round in seconds."""
         return min(self.seconds)
 
     @property
     def highest(self) -> float:
-        """The slowest round."""
+        """The slowest round in seconds."""
         return max(self.seconds)
 
     def times_faster_than(self, baseline: Times) -> Ratio:
-        """Compares with what another contestant took in the same rounds."""
+        """Returns the speed-up over a baseline timed in the same rounds."""
         pairs = zip(baseline.seconds, self.seconds, strict=True)
         ratios = [theirs / ours for theirs, ours in pairs]
         return Ratio(median(ratios), *median_interval(ratios))
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95 % confidence interval of a median, whatever the values' distribution.
+    """The distribution-free 95 % confidence interval of a median.
 
-    It goes from the k-th smallest value to the k-th largest, with k from the binomial distribution: up to
-    eight values from the smallest to the largest. Of fewer than six, even these cover less than 95 %.
+    It spans the k-th smallest to the k-th largest value, with k from the binomial distribution; k is 1 for up
+    to eight values. With fewer than six values, coverage is below 95 %.
     """
     if len(values) < _FEWEST_OF_AN_INTERVAL:
         return min(values), max(values)
-    from scipy.stats import quantile_test  # takes a second, and nothing else here needs it
+    from scipy.stats import quantile_test  # slow to import, and used only here
 
     found = quantile_test(values, p=0.5).confidence_interval(confidence_level=0.95)
     return float(found.low), float(found.high)
@@ -78,25 +78,25 @@ def interleaved(
     failed: Callable[[str, Exception], object] | None = None,
     turn: Callable[[str], object] | None = None,
 ) -> dict[str, Times]:
-    """Times contestants in turn, by torch's clock, which waits until a GPU has finished.
+    """Times contestants in turn, with torch's timer, which synchronises the GPU.
 
     Args:
-        contestants: What to time, by name.
-        rounds: Measurements of each.
-        warm_up: Calls of each before, which don't count.
-        at_least: A measurement repeats a call that is shorter than so many seconds until it lasts as long.
-        failed: Is called with what a contestant raised, which is then left out; if None, that is raised.
-        turn: Is called with a contestant's name before its warm-up and before each of its measurements.
+        contestants: Callables by name.
+        rounds: Measurements of each contestant.
+        warm_up: Untimed calls of each contestant beforehand.
+        at_least: Minimum seconds of a measurement; shorter calls are repeated.
+        failed: Called with the name and exception of a failed contestant, which is then dropped; None raises.
+        turn: Called with a contestant's name before its warm-up and before each of its measurements.
 
     Returns:
-        What each took, in the contestants' order, without those that failed.
+        The times of each contestant that didn't fail, in the given order.
     """
-    from torch.utils.benchmark import timer  # what only compares times does without
+    from torch.utils.benchmark import timer  # not needed to compare times
 
     taken: dict[str, list[float]] = {name: [] for name in contestants}
 
     def attempt(name: str, calls: int) -> float | None:
-        """Seconds of a call; None if it failed."""
+        """Mean seconds per call; None if a call failed."""
         if turn:
             turn(name)
         try:
@@ -115,7 +115,7 @@ def interleaved(
     for name in contestants:
         if warm_up:
             attempt(name, warm_up)
-        if at_least and name in taken and (once := attempt(name, 1)):  # warm, unlike those before
+        if at_least and name in taken and (once := attempt(name, 1)):  # timed after the warm-up
             repeats[name] = max(1, round(at_least / once))
     for done in range(rounds):
         names = list(taken)

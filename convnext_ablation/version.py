@@ -1,3 +1,3 @@
-"""The one place where the package's version is written."""
+"""The package's version."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The only reader of YAML: recipes, experiments, designs, values of a command line, a run's arguments."""
+"""Strict YAML reading for recipes, experiments, designs, command-line values and saved arguments."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from yaml.constructor import ConstructorError
 from convnext_ablation.errors import UserError, in_one_line, shown, unknown_name
 
 _MOST_BYTES = 256 << 10
-_MOST_VALUES = 100_000  # with those that aliases repeat
-_MOST_LEVELS = 100  # of lists and mappings in one another
+_MOST_VALUES = 100_000  # counting values repeated by aliases
+_MOST_LEVELS = 100  # of nested lists and mappings
 
 
 def read_yaml(path: Path, what: str = "") -> Any:
-    """Reads a file; `what` it is called in messages is its path unless given.
+    """Reads a YAML file; `what` names it in messages, by default its path.
 
     Raises:
-        UserError: It is no file of up to 256 KiB, or not YAML that has one meaning.
+        UserError: It isn't a regular file of up to 256 KiB, or isn't valid, unambiguous YAML.
     """
     what = what or str(path)
     with in_one_line(f"{what}: can't be read"):
@@ -37,7 +37,7 @@ def read_yaml(path: Path, what: str = "") -> Any:
 
 
 def parse_yaml(text: str, what: str) -> Any:
-    """Reads a text; `what` it is called stands first in messages."""
+    """Parses YAML text; `what` names it in messages. Raises a `UserError` if it is invalid or ambiguous."""
     with in_one_line(f"{what}: not valid YAML"):
         try:
             return yaml.load(text, _Loader)
@@ -46,10 +46,10 @@ def parse_yaml(text: str, what: str) -> Any:
 
 
 def mapping(value: Any, where: str, keys: Collection[str] = ()) -> dict[str, Any]:
-    """Returns a mapping with text for keys, having checked that it has none but `keys`, if any.
+    """Returns a mapping as a dict, after checking that its keys are text and, if given, among `keys`.
 
     Raises:
-        UserError: It is none, or has another key; `where` says what it stands in.
+        UserError: It isn't such a mapping; `where` names its source.
     """
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise UserError(
@@ -62,7 +62,7 @@ def mapping(value: Any, where: str, keys: Collection[str] = ()) -> dict[str, Any
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses what one may not expect YAML to read, and what aliases blow up, before it takes memory."""
+    """Refuses ambiguous YAML, deep nesting and alias bombs before they take memory."""
 
     _level = 0
 
@@ -83,11 +83,11 @@ class _Loader(yaml.SafeLoader):
         return root
 
     def _size(self, node: yaml.Node, sizes: dict[int, int]) -> int:
-        """Values of a node, those behind an alias counted each time."""
+        """Number of values in a node; aliased ones count each time."""
         if isinstance(node, yaml.ScalarNode):
             return 1
         if id(node) not in sizes:
-            sizes[id(node)] = _MOST_VALUES  # until it is known: a node that holds itself has no end
+            sizes[id(node)] = _MOST_VALUES  # until computed, since a node may contain itself
             pairs = [part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,))]
             sizes[id(node)] = 1 + sum(self._size(part, sizes) for part in pairs)
         return sizes[id(node)]

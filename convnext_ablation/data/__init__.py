@@ -1,1 +1,1 @@
-"""Image folders, ``<folder>/<split>/<class>/<image>``: checked, prepared from known sets, reported on."""
+"""Image folders, ``<folder>/<split>/<class>/<image>``: preparing, checking and auditing them."""

@@ -1,4 +1,4 @@
-"""Archives from their official homes, and files of a data set where they lie: in a folder or an archive."""
+"""Downloads official archives, and lists the files of a data set in a folder or an archive."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import locked
 
 _BLOCK = 1 << 20
-_SECONDS = 60  # without a byte, and how long a download may be slower than so many bytes a second
-_SLOWEST = 1024
-_MOST = 512 << 30  # bytes of an archive; that of ImageNet has 138 GiB
+_SECONDS = 60  # socket timeout, and the interval over which the download speed is checked
+_SLOWEST = 1024  # bytes per second; slower downloads are given up
+_MOST = 512 << 30  # bytes of an archive; ImageNet's has 138 GiB
 
 
 @dataclass(frozen=True)
 class Published:
-    """What is known of an archive as its authors publish it."""
+    """An archive as published by the authors of a data set."""
 
     file: str
-    url: str  # empty where one has to log in
+    url: str  # empty if it requires a login
     digest: str  # SHA-256 or MD5, in hex
-    unpacked: str = ""  # the folder that it unpacks to, if to one of its own
-    only_for: str = ""  # the option that needs it, if it isn't always needed
+    unpacked: str = ""  # its top-level folder, if it has one
+    only_for: str = ""  # the option that needs it; empty if always needed
 
     def check(self, path: Path) -> None:
         """Raises a `UserError` if a file isn't this archive."""
@@ -51,7 +51,7 @@ class Published:
             )
 
     def download(self, folder: Path) -> Path:
-        """Fetches the archive into a folder, unless it is there; incomplete it is called ``<file>.part``."""
+        """Downloads and checks the archive unless it is in `folder`; a partial download ends in ``.part``."""
         path = folder / self.file
         if not path.exists():
             with locked(folder / f".{self.file}.lock", f"{path}: another process downloads it", wait=True):
@@ -63,7 +63,7 @@ class Published:
         part = path.with_name(f"{path.name}.part")
         try:
             _fetch(self.url, part)
-        except (http.client.HTTPException, OSError) as error:  # urllib's own are OSErrors
+        except (http.client.HTTPException, OSError) as error:  # urllib's errors are OSErrors
             raise UserError(
                 f"{self.url} can't be downloaded ({error}); run the same command to resume"
             ) from error
@@ -76,9 +76,9 @@ class Published:
 
 
 def published_at(url: str, **archives: Sequence[str]) -> dict[str, Published]:
-    """Archives of one home by their options: file, digest, folder (by default ``x`` of ``x.tgz``), and so on.
+    """Describes archives of one site, by option: file, digest, folder (by default ``x`` of ``x.tgz``), ...
 
-    Their names follow `url`, which is empty where one has to log in.
+    The file name is appended to `url`, which is empty if the site requires a login.
     """
     found = {}
     for which, (file, digest, *rest) in archives.items():
@@ -88,19 +88,19 @@ def published_at(url: str, **archives: Sequence[str]) -> dict[str, Published]:
 
 
 def _fetch(url: str, part: Path) -> None:
-    """Fetches what is missing of a file."""
+    """Downloads a file, or the rest of a partial one."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=_SECONDS)
     except urllib.error.HTTPError as error:
         if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and have:
-            return  # there is nothing beyond what is there
+            return  # already complete
         raise
     with answer, Progress(part.stem, unit="B") as progress:
         resumed = answer.status == http.client.PARTIAL_CONTENT
         have = have if resumed else 0
-        total = have + (answer.length or 0)  # 0 if it isn't announced
+        total = have + (answer.length or 0)  # length is None if not announced
         most = min(_MOST, have + shutil.disk_usage(part.parent).free)
         progress.begin(total, have)
         since, then = time.monotonic(), have
@@ -122,9 +122,9 @@ def _fetch(url: str, part: Path) -> None:
 
 
 class Source(dict[str, Piece]):
-    """The files of a folder or an archive by their paths, with forward slashes.
+    """The files of a folder or an archive by path, with forward slashes.
 
-    One who unpacks on macOS may get names in another Unicode form than the lists have: here all are in NFC.
+    Paths are normalised to NFC, since files unpacked on macOS may be in another Unicode form than the lists.
     """
 
     def __init__(self, path: Path, pieces: Mapping[str, Piece]) -> None:
@@ -136,7 +136,7 @@ class Source(dict[str, Piece]):
             self[nfc] = piece
 
     def below(self, landmark: str) -> Source:
-        """The files of the folder in which a file stands that every such data set has."""
+        """The files below the folder that contains `landmark`, a file of every copy of the data set."""
         found = [name for name in self if name == landmark or name.endswith(f"/{landmark}")]
         if not found:
             raise UserError(f"{self.path} has no {landmark}; is it the right archive or folder?")
@@ -145,14 +145,14 @@ class Source(dict[str, Piece]):
         return Source(self.path, inside)
 
     def file(self, name: str, listed_by: str = "") -> Piece:
-        """A file that must be there, since another one lists it or every such data set has it."""
+        """Returns a file, named by the list `listed_by` if given; raises a `UserError` if it is missing."""
         if name not in self:
             why = f", which {listed_by} lists" if listed_by else ""
             raise UserError(f"{self.path} has no {name}{why}; is it the right archive or folder, and whole?")
         return self[name]
 
     def text(self, name: str) -> str:
-        """A text file in UTF-8, in NFC."""
+        """Reads a UTF-8 text file, normalised to NFC."""
         try:
             return unicodedata.normalize("NFC", self.file(name).read().decode())
         except UnicodeDecodeError as error:
@@ -166,14 +166,14 @@ def open_source(
     dangling: bool = True,
     encoding: str | None = None,
 ) -> Source:
-    """Lists the files of a folder or an archive, which may be unpacked to the folder `scratch`.
+    """Lists the files of a folder or an archive; compressed tars are unpacked to `scratch`.
 
-    Links to nothing are files without content, unless `dangling` is false. `encoding` is that of names in
-    an archive that doesn't say it.
+    Broken links count as empty files unless `dangling` is false. `encoding` is the encoding of names in an
+    archive that doesn't declare it.
 
     Raises:
-        UserError: There is nothing at `path`, or the archive is not the published one, or `walk` or
-            `list_archive` refuses what is there, or two names differ in their Unicode form alone.
+        UserError: `path` doesn't exist, the archive differs from the published one, `walk` or
+            `list_archive` refuses its content, or two names differ only in Unicode form.
     """
     path = path.expanduser()
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""What is wrong with an image data set, measured: a page for people and files for programs."""
+"""Audits an image data set: an HTML report, findings as CSV, and a list of test images to exclude."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import resolved, write_csv, write_text
 from convnext_ablation.page import render
 
-SHOWN = 50  # pairs of a kind on the page
+SHOWN = 50  # pairs of each kind in the report
 _CACHE = "cache"
-_SIDE = 160  # pixels of a picture on the page
-_MANY = 0.05  # of the test images
+_SIDE = 160  # maximum side of a thumbnail in pixels
+_MANY = 0.05  # share of test images above which near duplicates are questioned
 _SINGLE = {
     "broken": "broken images",
     "greyscale": "greyscale",
@@ -32,31 +32,31 @@ _SINGLE = {
 
 @dataclass(frozen=True)
 class Report:
-    """What was found."""
+    """The result of an audit."""
 
     contents: Contents
-    findings: list[Finding]  # those to look at first standing first in each kind
+    findings: list[Finding]  # by kind, the most serious first
 
     @property
     def excluded(self) -> list[str]:
-        """Test images that training or pre-training has seen."""
+        """Ids of test images that are also in the training or pre-training set."""
         return sorted({finding.id for finding in self.findings if finding.leaks})
 
 
 def data_report(
     folder: Path, *, against: Path | None = None, output: Path | None = None, distance: int = DISTANCE
 ) -> Report:
-    """Looks for what is wrong with an image data set, and writes a report of it.
+    """Audits an image data set and writes a report.
 
     Args:
         folder: Holds ``<split>/<class>/<image>``, with or without a manifest, or ``<class>/<image>``.
         against: Folder of a pre-training set, ``train/<wnid>/<wnid>_<number>.JPEG``.
-        output: Folder to write to, by default ``report`` in `folder`, or ``<folder>_report`` beside it
-            if classes lie in it.
-        distance: Bits of 64 in which the hashes of near duplicates may differ.
+        output: Folder to write to; by default ``<folder>/report``, or ``<folder>_report`` if `folder`
+            holds classes directly.
+        distance: Maximum Hamming distance of the 64-bit hashes of near duplicates.
 
     Raises:
-        UserError: A folder isn't one of images, an argument is wrong, or the disk is full.
+        UserError: A folder holds no images, an argument is invalid, or the disk is full.
     """
     if distance < 0:
         raise UserError(f"distance is {distance}; give 0 or more")
@@ -75,7 +75,7 @@ def data_report(
     if against:
         kept = cache / "pretraining.jsonl"
         findings += overlap.pretraining_overlap(images, measured, against, names, kept, distance)
-    # stable: within these, near duplicates stay in the order of their distance
+    # the sort is stable, so near duplicates stay sorted by distance
     findings.sort(key=lambda finding: (KINDS.index(finding.kind), not finding.leaks, not finding.crosses))
     report = Report(contents, findings)
     _write(report, output, distance, against)
@@ -83,7 +83,7 @@ def data_report(
 
 
 def _output_folder(contents: Contents, output: Path) -> Path:
-    """Makes the folder of the report, where no one takes it for images."""
+    """Creates the report's folder; a `UserError` if it would be among the images."""
     for split in contents.classes if contents.has_splits else [""]:
         if resolved(contents.root / split) in (resolved(output), *resolved(output).parents):
             where = split or contents.root
@@ -123,7 +123,7 @@ def _write(report: Report, output: Path, distance: int, against: Path | None) ->
 
 
 def summary_lines(report: Report, against: Path | None) -> list[str]:
-    """What there is to know at once, a line each."""
+    """The summary of an audit, one line per fact."""
     totals = Counter(finding.kind for finding in report.findings)
     lines = [_split_line(report, split, counts) for split, counts in report.contents.counts().items()]
     lines.append(", ".join(f"{totals[kind]:,} {name}" for kind, name in _SINGLE.items()))

@@ -1,11 +1,11 @@
-"""CUB-200-2011 and NABirds, whose lists have one form: an id and a value a line.
+"""CUB-200-2011 and NABirds, whose lists share one format: an id and a value per line.
 
 C. Wah, S. Branson, P. Welinder, P. Perona, S. Belongie: "The Caltech-UCSD Birds-200-2011 Dataset", Technical
 Report CNS-TR-2011-001, California Institute of Technology, 2011.
 
 G. Van Horn et al.: "Building a bird recognition app and large scale dataset with citizen scientists", CVPR
-2015. Its ``classes.txt`` names all nodes of a hierarchy, and some names twice: the 555 that have images are
-the classes, called by number and name, such as ``0817.Oak Titmouse``. The MD5 of the archive is that of
+2015. Its ``classes.txt`` lists all nodes of a hierarchy, with some names repeated. The 555 nodes with images
+are the classes, named by number and name, such as ``0817.Oak Titmouse``. The MD5 of the archive is the one in
 several public repositories' ``NABirds``.
 """
 
@@ -25,7 +25,7 @@ from convnext_ablation.errors import UserError, in_one_line
 
 @dataclass(frozen=True)
 class CUB200(HeldOut):
-    """The set as its options give it."""
+    """CUB-200-2011 with its options."""
 
     name = "cub200"
     summary = "CUB-200-2011: photographs of 200 bird species"
@@ -35,7 +35,7 @@ class CUB200(HeldOut):
         archive=("CUB_200_2011.tgz", "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081"),
     )
     official = Official(200, train=5994, test=5794)
-    folder = "{name}"  # of the images of a class
+    folder = "{name}"  # image folder of a class
     class_name = "{name}"
 
     val: int = option(6, "validation images per class, held out of the official training images")
@@ -43,7 +43,7 @@ class CUB200(HeldOut):
     archive: Path | None = option(None, "CUB_200_2011.tgz, or a folder where it is unpacked", identity=False)
 
     def joined(self, archive: Source) -> Iterator[Photograph]:
-        """All originals, by the ids of ``images.txt``."""
+        """Yields all original images, joined by the ids of ``images.txt``."""
         source = archive.below("images.txt")
         paths = read_table(source, "images.txt")
         labels = read_table(source, "image_class_labels.txt", like=paths)
@@ -75,7 +75,7 @@ def _box(text: str, id_: str, source: Source) -> Box:
 
 @dataclass(frozen=True)
 class NABirds(CUB200):
-    """The set as its options give it."""
+    """NABirds with its options."""
 
     name = "nabirds"
     summary = "NABirds: photographs of 555 visual categories of birds"

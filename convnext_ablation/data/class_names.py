@@ -1,4 +1,4 @@
-"""Names of classes: when two spellings are one name, and how classes are numbered by their names."""
+"""Class names: normalised spelling, and mappings between names and class indices."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from typing import Any
 
 from convnext_ablation.errors import UserError, nearest
 
-NOT_UTF8 = re.compile("[\ud800-\udfff]")  # what Python makes of bytes that aren't UTF-8
-_SHOWN = 10  # names that a message gives
+NOT_UTF8 = re.compile("[\ud800-\udfff]")  # surrogate escapes of bytes that aren't UTF-8
+_SHOWN = 10  # maximum number of names in a message
 
 
 def in_utf8(name: str) -> str:
-    """The name of a file as UTF-8 has it, also in a locale of another encoding."""
+    """Decodes a file name as UTF-8, whatever the locale's encoding."""
     with suppress(UnicodeError):
         return os.fsencode(name).decode("utf-8")
     return name
 
 
 def spelled(name: str) -> str:
-    """One spelling for a name: UTF-8, letters composed (NFC), no blanks at the ends."""
+    """Normalises a name: UTF-8, NFC, without surrounding whitespace."""
     return unicodedata.normalize("NFC", in_utf8(name)).strip()
 
 
 def by_name(numbers: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
-    """Numbers of classes by the one spelling of their names; `where` is what has them, for messages.
+    """Returns class indices by normalised name; `where` names their source in messages.
 
     Raises:
-        UserError: A name is empty or not UTF-8, or two are spelled alike.
+        UserError: A name is empty or not UTF-8, or two names are equal once normalised.
     """
     found: dict[str, Any] = {}
     for name, number in numbers:
@@ -50,10 +50,10 @@ def by_name(numbers: Iterable[tuple[str, Any]], where: str) -> dict[str, Any]:
 
 
 def read_class_map(path: Path) -> dict[str, int]:
-    """Reads a file that numbers classes: a name a line in UTF-8, or a pickled dictionary without any object.
+    """Reads a class map: UTF-8 text with a name per line, or a pickled dictionary of names and indices.
 
     Raises:
-        UserError: It can't be read, or the numbers aren't 0, 1, 2, ...
+        UserError: It can't be read, or the indices aren't 0, 1, 2, ...
     """
     try:
         if path.suffix == ".pkl":
@@ -62,7 +62,7 @@ def read_class_map(path: Path) -> dict[str, int]:
         else:
             lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
             content = [(line, number) for number, line in enumerate(lines)]
-    except Exception as error:  # an unpickler raises anything
+    except Exception as error:  # unpickling may raise any exception
         form = "a .pkl of a dictionary of names and numbers" if path.suffix == ".pkl" else "names in UTF-8"
         raise UserError(f"{path}: can't be read as a class map, {form} ({error})") from error
     if isinstance(content, Mapping):
@@ -81,14 +81,14 @@ def read_class_map(path: Path) -> dict[str, int]:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads what needs no class or function, so that nothing in the file can run."""
+    """Unpickles built-in types only, so that no code in the file can run."""
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"refused, it names {module}.{name}")
 
 
 def names_of(numbers: Mapping[str, int]) -> list[str]:
-    """The name of each number; several names of one number are joined by commas."""
+    """Returns the name of each class index; several names of one index are joined by commas."""
     names: list[list[str]] = [[] for _ in range(max(numbers.values(), default=-1) + 1)]
     for name, number in numbers.items():
         names[number].append(name)
@@ -96,12 +96,12 @@ def names_of(numbers: Mapping[str, int]) -> list[str]:
 
 
 def numbers_of(names: Iterable[str]) -> dict[str, int]:
-    """The number of each name, in its one spelling."""
+    """Returns the class index of each normalised name."""
     return {spelled(name): number for number, name in enumerate(names)}
 
 
 def check_known(found: Iterable[str], known: Iterable[str], whose: str, where: str, remedy: str) -> None:
-    """Raises a `UserError` if something, `where`, has classes that a file or a network, `whose`, lacks."""
+    """Raises a `UserError` if classes found at `where` are missing from `known`, the classes of `whose`."""
     options = list(known)
     if unknown := sorted(set(found) - set(options)):
         near = nearest(unknown[0], options)
@@ -113,6 +113,6 @@ def check_known(found: Iterable[str], known: Iterable[str], whose: str, where: s
 
 
 def listed(names: Sequence[str]) -> str:
-    """Some names for a message, and how many more there are."""
+    """Formats names for a message; after the tenth, only the number of the rest is given."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(map(repr, names[:_SHOWN])) + more

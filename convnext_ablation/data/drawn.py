@@ -1,7 +1,7 @@
-"""The built-in sets that are drawn here: nothing is downloaded, and no image is like another.
+"""Built-in synthetic data sets, rendered without any download; no two images are the same.
 
-An image is text in one of twenty typefaces, small and grey; matplotlib brings the fonts. All splits draw from
-the same texts; size, place, tilt, greys, blur and noise are each image's own.
+Each small grey image shows text in one of twenty typefaces, from matplotlib's fonts. All splits use the same
+texts; size, position, tilt, grey levels, blur and noise are drawn independently for each image.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from convnext_ablation.data.photographs import DataSet
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
-# Two letters, so that they stand large in a small image: most beginnings of short English words.
+# Two letters each, to be large in a small image; most begin short English words.
 WORDS = tuple(
     """
 ac ad ag ai an ap ar as ax ba be bi bo bu ca co cr cu da de di do dr du ea eb ee eg el en ev ey fa fe fi
@@ -37,7 +37,7 @@ tr tu tw ur us va ve vo wa we wh wi ya ye yo za zi zo
 """.split()
 )
 
-# The text faces among matplotlib's fonts, by file name; the others are symbols.
+# matplotlib's text fonts, by file name; its other fonts hold symbols.
 FACES = tuple(
     """
 DejaVuSans DejaVuSans-Bold DejaVuSans-BoldOblique DejaVuSans-Oblique DejaVuSansMono DejaVuSansMono-Bold
@@ -46,16 +46,16 @@ STIXGeneral STIXGeneralBol STIXGeneralBolIta STIXGeneralItalic cmb10 cmmi10 cmr1
 """.split()
 )
 
-_OVERSAMPLING = 2  # text is drawn at twice the size: positions of half a pixel, and little hinting
+_OVERSAMPLING = 2  # text is drawn at twice the size, for half-pixel positions and less hinting
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """How hard the images are; each pair is a range from which every image draws uniformly."""
+    """Rendering parameters, which set the difficulty; pairs are ranges sampled uniformly per image."""
 
-    em: tuple[float, float] = (0.8, 1.0)  # font size in image sides; a small x is half of it
-    fit: float = 0.94  # text that is wider or higher than this many image sides is set smaller
-    shift: float = 0.06  # how far from the middle it may stand, in image sides
+    em: tuple[float, float] = (0.8, 1.0)  # font size in image sides; the x-height is about half of it
+    fit: float = 0.94  # maximum width and height of the text in image sides; larger text is shrunk
+    shift: float = 0.06  # maximum offset from the centre, in image sides
     tilt: tuple[float, float] = (-3.0, 3.0)  # degrees, counter-clockwise
     contrast: tuple[float, float] = (140.0, 220.0)  # grey levels of 255 between ink and paper
     inverse: float = 0.0  # share of the images with light ink on dark paper
@@ -64,14 +64,14 @@ class Rendering:
 
 
 def _draw_ink(rng: np.random.Generator, text: str, face: str, side: int, rendering: Rendering) -> Image.Image:
-    """Sets text at random size, tilt and place; returns the coverage of each pixel by ink."""
+    """Renders text at random size, tilt and position; returns ink coverage, (side, side) in 0 to 255."""
     canvas = _OVERSAMPLING * side
     tilt = rng.uniform(*rendering.tilt)
     pixels = canvas * rng.uniform(*rendering.em)
     x0, y0, x1, y1 = _font(face, round(pixels)).getbbox(text)
     width, height = x1 - x0, y1 - y0
     cosine, sine = abs(math.cos(math.radians(tilt))), abs(math.sin(math.radians(tilt)))
-    longer = max(width * cosine + height * sine, width * sine + height * cosine)  # side of it when tilted
+    longer = max(width * cosine + height * sine, width * sine + height * cosine)  # side when rotated
     pixels *= min(1.0, rendering.fit * canvas / longer)
 
     font = _font(face, int(pixels))
@@ -87,17 +87,17 @@ def _draw_ink(rng: np.random.Generator, text: str, face: str, side: int, renderi
 
 
 def _place(rng: np.random.Generator, room: int, shift: float) -> int:
-    """Where text starts along one side: `shift` or less off the middle, and not beyond the edge."""
+    """Samples the text's start along one axis: at most `shift` off the centre, without crossing the edge."""
     shift = min(shift, room / 2) if room > 0 else 0.0
     return round(room / 2 + rng.uniform(-shift, shift))
 
 
 def _develop(rng: np.random.Generator, ink: Image.Image, rendering: Rendering) -> np.ndarray:
-    """Gives ink and paper their greys, then blurs and adds noise: (side, side) of uint8."""
+    """Blurs the ink, maps it to grey levels and adds noise; returns (side, side) uint8."""
     ink = ink.filter(ImageFilter.GaussianBlur(rng.uniform(*rendering.blur)))
     contrast = rng.uniform(*rendering.contrast)
     darker = rng.uniform(0.0, 255.0 - contrast)
-    coverage = np.asarray(ink, np.float32) / 255.0  # of light ink on dark paper
+    coverage = np.asarray(ink, np.float32) / 255.0  # for light ink on dark paper
     if rng.random() >= rendering.inverse:
         coverage = 1.0 - coverage
     noise = rng.standard_normal(coverage.shape, np.float32) * np.float32(rng.uniform(*rendering.noise))
@@ -106,13 +106,13 @@ def _develop(rng: np.random.Generator, ink: Image.Image, rendering: Rendering) -
 
 @functools.lru_cache(maxsize=4096)
 def _font(face: str, pixels: int) -> ImageFont.FreeTypeFont:
-    # The basic layout, whether or not Pillow has Raqm: the two kern differently.
+    # Always the basic layout: Raqm, if installed, kerns differently.
     return ImageFont.truetype(font_file(face), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
 @functools.cache
 def font_file(face: str) -> str:
-    """Path of a face's font; a `UserError` if matplotlib is not whole."""
+    """Path of a typeface's font file; a `UserError` if matplotlib lacks it."""
     import matplotlib
 
     path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{face}.ttf")
@@ -129,7 +129,7 @@ _test = partial(option, help="test images per class")
 
 @dataclass(frozen=True)
 class DrawnSet(DataSet):
-    """A set as its parameters give it; all but `rendering` are options of the command line."""
+    """A rendered data set; all fields but `rendering` are command-line options."""
 
     classes: ClassVar[Sequence[str]]
     faces = FACES
@@ -142,17 +142,17 @@ class DrawnSet(DataSet):
     rendering: Rendering = field(default_factory=Rendering)
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
+        """Validates the options."""
         self.check_least(seed=0, size=16, train=1, val=1, test=1)
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
-        """Draws what an image of a class shows: a text and its typeface."""
+        """Samples the text and the typeface of an image of a class."""
         raise NotImplementedError
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, tuple[str, str, int]]]:
-        """All images of the set, each as its record and what `encode` needs to draw it."""
+        """Yields each image's record and the key from which `encode` draws it."""
         for face in self.faces:
-            font_file(face)  # a font that is missing shall be found before anything is drawn
+            font_file(face)  # report a missing font before drawing anything
         for split, class_name in itertools.product(SPLITS, self.classes):
             for index in range(getattr(self, split)):
                 text, face = self.subject(self._rng(split, class_name, index), class_name)
@@ -161,37 +161,37 @@ class DrawnSet(DataSet):
                 yield Record(id_, split, class_name, source), (split, class_name, index)
 
     def encode(self, key: tuple[str, str, int], file: BinaryIO) -> Sequence[str]:
-        """Draws one image, which depends on its key and the seed alone, as a grey PNG."""
+        """Writes one image as a grey PNG; it depends only on the key, the seed and the options."""
         rng = self._rng(*key)
         text, face = self.subject(rng, key[1])
         ink = _draw_ink(rng, text, face, self.size, self.rendering)
         pixels = _develop(rng, ink, self.rendering)
-        # Noise doesn't compress: the fastest level gives up a few per cent of size.
+        # Noise barely compresses: the fastest level costs only a few per cent of size.
         Image.fromarray(pixels).save(file, "png", compress_level=1)
         return ()
 
     def _rng(self, split: str, class_name: str, index: int) -> np.random.Generator:
-        # Names enter by their checksum: a class more or less leaves the images of the others as they are.
+        # Seeding by the name's checksum keeps images unchanged when classes are added or removed.
         entropy = [self.seed, zlib.crc32(split.encode()), zlib.crc32(class_name.encode()), index]
         return np.random.Generator(np.random.PCG64(entropy))
 
 
 @dataclass(frozen=True)
 class Typefaces(DrawnSet):
-    """Which typeface is a word set in?"""
+    """Classifies the typeface of a two-letter text."""
 
     name = "typefaces"
     summary = "words in 20 typefaces, rendered here; nothing is downloaded"
     classes = FACES
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
-        """Any word, in the typeface that is the class."""
+        """Samples a text; the typeface is the class."""
         return _any_of(rng, WORDS), class_name
 
 
 @dataclass(frozen=True)
 class FewTypefaces(Typefaces):
-    """Words at twice the size, and fewer of them: for networks that have been pre-trained."""
+    """`Typefaces` at twice the resolution with fewer images, for fine-tuning."""
 
     name = "typefaces-64"
     summary = "the same at 64 pixels, 100 training images per class, to fine-tune on"
@@ -212,7 +212,7 @@ STYLES = {
 
 @dataclass(frozen=True)
 class Characters(DrawnSet):
-    """Which letter is it, and in which of four styles, in any typeface?"""
+    """Classifies the letter and its style (one of four) across typefaces."""
 
     name = "characters"
     summary = "26 letters in four styles of 20 typefaces, rendered here"
@@ -224,12 +224,12 @@ class Characters(DrawnSet):
     rendering: Rendering = field(default_factory=lambda: Rendering(em=(1.1, 1.4)))
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
-        """The letter that the class names, in any typeface of its style."""
+        """Returns the letter of the class; samples a typeface of its style."""
         letter, _, style = class_name.partition("-")
         return letter, _any_of(rng, STYLES[style])
 
 
-# what the fonts have on all of `BASES`, as combining characters
+# combining characters that the fonts support on all of `BASES`
 MARKS = {
     "none": "", "grave": "\u0300", "acute": "\u0301", "circumflex": "\u0302", "tilde": "\u0303",
     "macron": "\u0304", "breve": "\u0306", "dot-above": "\u0307", "diaeresis": "\u0308", "caron": "\u030c",
@@ -240,12 +240,12 @@ BASES = "aeoAEIO"
 
 @dataclass(frozen=True)
 class Diacritics(DrawnSet):
-    """Which diacritic does a letter bear? Letters and typefaces are the same in all classes."""
+    """Classifies the diacritic of a letter; all classes share the same letters and typefaces."""
 
     name = "diacritics"
     summary = "7 letters with one of 11 diacritics, or none, in 10 typefaces, rendered here"
     classes = tuple(MARKS)
-    # the others lack letters with marks
+    # the other fonts lack letters with diacritics
     faces = tuple(face for face in FACES if face.startswith("DejaVu"))
 
     size: int = _side(64)
@@ -255,7 +255,7 @@ class Diacritics(DrawnSet):
     rendering: Rendering = field(default_factory=lambda: Rendering(em=(1.0, 1.2)))
 
     def subject(self, rng: np.random.Generator, class_name: str) -> tuple[str, str]:
-        """Any letter with the mark that is the class, in any typeface."""
+        """Samples a letter and a typeface; the diacritic is the class."""
         letter, face = _any_of(rng, BASES), _any_of(rng, self.faces)
         return unicodedata.normalize("NFC", letter + MARKS[class_name]), face
 

@@ -1,8 +1,8 @@
-"""Fashion-MNIST: 70,000 real photographs of clothes in 10 classes, 28x28 pixels in grey.
+"""Fashion-MNIST: 70,000 greyscale photographs of clothes in 10 classes, 28x28 pixels.
 
 Han Xiao, Kashif Rasul, Roland Vollgraf: "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine
-Learning Algorithms", arXiv:1708.07747; MIT licence. The official 60,000 training images are split into train
-and val, by a seed and evenly over the classes.
+Learning Algorithms", arXiv:1708.07747; MIT licence. The 60,000 official training images are split into train
+and val at random, stratified by class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class FashionMNIST(DataSet):
-    """The set as its parameters give it; a smaller `train` is a subset of a larger one, with the same val."""
+    """Fashion-MNIST with its options; for equal `val`, a smaller train split is a subset of a larger one."""
 
     name = "fashion-mnist"
     summary = "photographs of clothes in 10 classes, from Debian's package or downloaded"
@@ -42,7 +42,7 @@ class FashionMNIST(DataSet):
     test: int = option(1000, "test images per class")
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
+        """Validates the options."""
         self.check_least(seed=0, train=1, val=1, test=1)
         sizes = {"train + val": (self.train + self.val, 6000), "test": (self.test, 1000)}
         for what, (count, most) in sizes.items():
@@ -50,7 +50,7 @@ class FashionMNIST(DataSet):
                 raise UserError(f"fashion-mnist: {what} is {count} images per class; there are {most}")
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, np.ndarray]]:
-        """All images of the set, each as its record and its pixels, (28, 28) of uint8."""
+        """Yields each image's record and pixels, (28, 28) uint8."""
         files = _read_files(scratch)
         sizes = {"train": {"val": self.val, "train": self.train}, "t10k": {"test": self.test}}
         for official, splits in sizes.items():
@@ -73,10 +73,10 @@ class FashionMNIST(DataSet):
 
 
 def _read_files(scratch: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Pixels, (N, 28, 28), and labels of the official sets ``train`` and ``t10k``."""
+    """Pixels, (N, 28, 28) uint8, and labels, (N,), of the official sets ``train`` and ``t10k``."""
     from torchvision.datasets import FashionMNIST as Official
 
-    raw = scratch / "FashionMNIST" / "raw"  # what torchvision finds there it doesn't download
+    raw = scratch / "FashionMNIST" / "raw"  # torchvision doesn't download files it finds here
     raw.mkdir(parents=True, exist_ok=True)
     try:
         for packed in _DEBIAN_FOLDER.glob("*.gz"):

@@ -1,8 +1,8 @@
-"""What an image folder holds: its splits, its manifest, and a check before anything is trained.
+"""Image folders: splits, manifest, and validation before training.
 
-A prepared folder has a ``manifest.csv`` with a line per image, which is found by its id: its path below the
-folder with forward slashes, ``train/cmr10/00012.png``. Its ``classes.txt`` numbers the classes for all splits
-alike, should one of them lack a class. A folder that a user brings needs neither.
+A prepared folder has a ``manifest.csv`` with a line per image. An image's id is its path below the folder
+with forward slashes, such as ``train/cmr10/00012.png``. ``classes.txt`` gives all splits the same class
+indices, even if a split lacks a class. Folders supplied by users need neither file.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from convnext_ablation.machine import available_cores
 T = TypeVar("T")
 R = TypeVar("R")
 
-CLASSES = "classes.txt"  # names of the classes in the order of their numbers
+CLASSES = "classes.txt"  # class names in the order of their indices
 DESCRIPTION = "dataset.json"
-CHANGED = "changed"  # in it: how many images `pictures.as_seen` changed in each way
+CHANGED = "changed"  # its key for the number of images that `pictures.as_seen` changed in each way
 MANIFEST = "manifest.csv"
-# what is known to be wrong with a data set, by the name in ``dataset.json``
+# known issues of data sets, by the name in ``dataset.json``
 KNOWN_FAULTS = {
     "cub200": "CUB-200-2011: 22 or 23 of its test images also stand in ImageNet, so weights that began from "
     "ImageNet's have seen them; by expert judgement at least 4 % of its labels are wrong.",
@@ -45,9 +45,9 @@ KNOWN_FAULTS = {
     "images, with their labels. `convnext-ablation data-report --against` counts them.",
 }
 
-_AT_A_TIME = 32  # images that a thread takes
+_AT_A_TIME = 32  # images per task of a thread
 _COLUMNS = ["id", "split", "class", "source", "sha256"]
-_STAMP = ".checked"  # what the last successful check has seen, so that the next one need not decode again
+_STAMP = ".checked"  # state at the last successful check, so that the next one need not decode again
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Record:
     id: str  # path below the folder with forward slashes, ``<split>/<class>/<file>``
     split: str
     class_name: str
-    source: str  # where it comes from, in the terms of its data set
-    sha256: str = ""  # of the file, in hex; empty until it is written
+    source: str  # its path or name in the original data set
+    sha256: str = ""  # of the file, in hex; empty until the file is written
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,15 @@ class FolderSummary:
     """A folder that has passed `check_folder`."""
 
     root: Path
-    classes: list[str]  # in the order in which timm numbers them
+    classes: list[str]  # in the order of timm's class indices
     counts: dict[str, int]  # images per split
-    fingerprint: str  # hash of all that it holds: the manifest's, or else one over names and contents
+    fingerprint: str  # hash of the manifest or, without one, of all names and contents
 
 
 def decode(data: bytes, checksums: bool = True) -> Image.Image:
-    """Decodes the file of an image; a `ValueError` if that can't be done whole.
+    """Decodes an image file; raises a `ValueError` if it can't be decoded completely.
 
-    With `checksums`, those of the file format are compared, too, which decoding ignores.
+    `checksums` also verifies the file format's checksums, which decoding ignores.
     """
     try:
         if checksums:
@@ -83,7 +83,7 @@ def decode(data: bytes, checksums: bool = True) -> Image.Image:
         whole = open_picture(data)
         whole.load()
     except Exception as error:  # Pillow's decoders raise many kinds
-        # without the address of the buffer that Pillow read from, which differs each time
+        # drop the buffer address in Pillow's message, which differs each time
         reason = " ".join(str(error).partition(" <_io.")[0].split())
         raise ValueError(reason or type(error).__name__) from error
     return whole
@@ -92,9 +92,9 @@ def decode(data: bytes, checksums: bool = True) -> Image.Image:
 def in_threads(
     work: Callable[[T], R], items: Sequence[T], what: str, workers: int | None = None, quiet: bool = False
 ) -> Iterator[R]:
-    """Yields what `work` makes of each item, in order, by so many threads, and shows how many are done.
+    """Maps `work` over items with `workers` threads; yields results in order and shows progress.
 
-    Threads suffice for images: reading, decoding, encoding and hashing all let go of the interpreter.
+    Threads suffice for images, since reading, decoding, encoding and hashing release the GIL.
     """
     lots = (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
     pool = ThreadPoolExecutor(workers or available_cores() + 1)
@@ -106,20 +106,20 @@ def in_threads(
 
 
 def listing(root: Path, splits: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Size and times of the files of some splits, by id, and of those that say what the images are."""
+    """Size (bytes), mtime and ctime (ns) of the images of some splits, the manifest and ``classes.txt``."""
     places = (find_split(root, split) for split in splits)
     ids = [id_ for place in places if place for id_ in list_split(root, place.name).images]
     return _listing(root, [*ids, *(name for name in (MANIFEST, CLASSES) if (root / name).exists())])
 
 
 def data_set_name(root: Path) -> str:
-    """A data set's name as its ``dataset.json`` has it, or else its folder's."""
+    """A data set's name from its ``dataset.json``, or else the folder's name."""
     name = str(read_description(root / DESCRIPTION).get("name", root.resolve().name))
     return printable(" ".join(name.split()))
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What a file such as ``dataset.json`` holds; empty if there is none that makes sense."""
+    """Reads a JSON object such as ``dataset.json``; returns an empty one if missing or invalid."""
     with suppress(OSError, ValueError):
         found = json.loads(path.read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
@@ -127,19 +127,19 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def changed_line(changed: Mapping[str, int]) -> str:
-    """How many images were changed in each way."""
+    """Formats the number of images changed in each way."""
     return "changed: " + ", ".join(f"{kind}: {count:,}" for kind, count in changed.items())
 
 
 def told(folder: Path) -> list[str]:
-    """What a prepared folder says of the images that were changed or left out, a line each."""
+    """Lines about the images that `prepare` changed or skipped."""
     changed = read_description(folder / DESCRIPTION).get(CHANGED)
     lines = [changed_line(changed)] if changed else []
     return lines + [f"skipped: {line}" for line in skipped_lines(read_skipped(folder))]
 
 
 def write_manifest(folder: Path, records: Iterable[Record]) -> None:
-    """Writes ``manifest.csv`` sorted by id, so that equal folders have equal manifests."""
+    """Writes ``manifest.csv``, sorted by id so that equal folders have equal manifests."""
     with open(folder / MANIFEST, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
@@ -149,7 +149,7 @@ def write_manifest(folder: Path, records: Iterable[Record]) -> None:
 
 
 def read_manifest(folder: Path) -> list[Record]:
-    """Reads ``manifest.csv``; a `UserError` if there is none that `write_manifest` wrote."""
+    """Reads ``manifest.csv``; raises a `UserError` if it is missing or malformed."""
     path = folder / MANIFEST
     try:
         with open(path, encoding="utf-8", newline="") as file:
@@ -170,25 +170,25 @@ def read_manifest(folder: Path) -> list[Record]:
 
 
 def manifest_hash(folder: Path) -> str:
-    """SHA-256 of ``manifest.csv``, which stands for the whole folder since it holds every image's hash."""
+    """SHA-256 of ``manifest.csv``; identifies the folder's content, since it includes every image's hash."""
     return hashlib.sha256((folder / MANIFEST).read_bytes()).hexdigest()
 
 
 def check_folder(
     folder: str | os.PathLike[str], splits: Sequence[str] = SPLITS, anew: bool = False
 ) -> FolderSummary:
-    """Checks an image folder, with or without a manifest, before anything is trained on it.
+    """Validates an image folder, with or without a manifest, before training.
 
-    Every image is decoded, and compared with the manifest. Success is noted in the folder, and holds as long
-    as no file's name, size or time changes.
+    Every image is decoded and compared with the manifest. A successful check is recorded in the folder and
+    remains valid until a file's name, size or time changes.
 
     Args:
-        folder: Holds ``<split>/<class>/<image>``; see `find_split` for what splits are called.
-        splits: Splits that must be there, the one that defines the classes first; others are not looked at.
-        anew: Whether to look at every image even so.
+        folder: Holds ``<split>/<class>/<image>``; see `find_split` for the names of splits.
+        splits: Required splits; the first defines the classes. Other splits are ignored.
+        anew: Whether to decode all images despite an earlier check.
 
     Raises:
-        UserError: The first thing found that would break or falsify a training run.
+        UserError: The first problem that would break or falsify a training run.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -203,14 +203,14 @@ def check_folder(
 
 
 def mark_checked(root: Path, records: Iterable[Record]) -> str:
-    """Notes that a folder that was written just now is as its manifest says; returns its fingerprint."""
+    """Records that a newly written folder matches its manifest; returns its fingerprint."""
     fingerprint = manifest_hash(root)
     _stamp(root, _listing_hash(root, [*sorted(record.id for record in records), MANIFEST]), fingerprint)
     return fingerprint
 
 
 def sort_classes(names: Iterable[str]) -> list[str]:
-    """Sorts classes as timm does; a `UserError` if two of them sort as equal."""
+    """Sorts classes as timm does; raises a `UserError` if two of them have the same sort key."""
     classes = sorted(sorted(names), key=natural_key)
     for first, second in itertools.pairwise(classes):
         if natural_key(first) == natural_key(second):
@@ -219,7 +219,7 @@ def sort_classes(names: Iterable[str]) -> list[str]:
 
 
 def natural_key(name: str) -> list[str | int]:
-    """Sort key of timm: without case, and numbers in the order of their value."""
+    """Natural sort key of timm: case-insensitive, with numbers ordered by value."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
@@ -238,7 +238,7 @@ def _checked_split(root: Path, split: str) -> dict[str, str]:
 
 
 def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """The classes in the order of their numbers, which must be the same for each split."""
+    """The classes in index order, after checking that all splits agree."""
     found = {split: set(classes.values()) for split, classes in images.items()}
     first, *others = found
     for split in others:
@@ -251,14 +251,14 @@ def _check_classes(root: Path, images: Mapping[str, Mapping[str, str]]) -> list[
             raise UserError(f"class {odd[0]!r} {where} {root / CLASSES}; fix or remove the file")
         return classes
     for split in others:
-        # timm numbers those of each split by themselves
+        # timm numbers the classes of each split separately
         if missing := sorted(found[first] - found[split]):
             raise UserError(f"class {missing[0]!r} has no images in {root / split}, unlike {first}; add some")
     return sort_classes(found[first])
 
 
 def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Compares the manifest with the files that are there, and returns the hash that each must have."""
+    """Checks that the manifest lists exactly the images found; returns the expected hash of each."""
     listed = {record.id: record.sha256 for record in read_manifest(root) if record.split in images}
     found = set().union(*images.values())
     if missing := sorted(listed.keys() - found):
@@ -271,7 +271,7 @@ def _check_manifest(root: Path, images: Mapping[str, Mapping[str, str]]) -> dict
 
 
 def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str]) -> str:
-    """Hash of the folder, reading its images only where the last successful check says too little."""
+    """The folder's fingerprint; reads the images only if files changed since the last successful check."""
     listing = _listing_hash(root, [*ids, MANIFEST] if expected else ids)
     with suppress(OSError, ValueError):
         seen, fingerprint = (root / _STAMP).read_text().split()
@@ -285,17 +285,17 @@ def _fingerprint(root: Path, ids: Sequence[str], expected: Mapping[str, str]) ->
 
 
 def _stamp(root: Path, listing: str, fingerprint: str) -> None:
-    with suppress(OSError):  # a folder that can't be written to is read at every start
+    with suppress(OSError):  # a read-only folder is checked at every start
         (root / _STAMP).write_text(f"{listing} {fingerprint}\n")
 
 
 def _listing_hash(root: Path, ids: Sequence[str]) -> str:
-    """Hash over names, sizes and times."""
+    """Hash of names, sizes and times."""
     return _hash_lines(" ".join(map(str, (id_, *told))) for id_, told in _listing(root, ids).items())
 
 
 def _listing(root: Path, ids: Iterable[str]) -> dict[str, tuple[int, int, int]]:
-    """Bytes, mtime and ctime (ns); ctime too, since tools that copy or fix files set mtime back."""
+    """Size (bytes), mtime and ctime (ns); ctime, since tools that copy or repair files may restore mtime."""
     stats = {id_: os.stat(f"{root}/{id_}") for id_ in ids}
     return {id_: (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for id_, stat in stats.items()}
 
@@ -305,7 +305,7 @@ def _hash_lines(lines: Iterable[str]) -> str:
 
 
 def _read_image(path: Path, expected: str) -> str:
-    """Decodes an image; returns its hash, compared with the expected one if there is one."""
+    """Decodes an image and returns its SHA-256, after comparing it with `expected` if given."""
     data = path.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected:

@@ -1,9 +1,9 @@
 """Food-101: 101,000 photographs of 101 dishes.
 
 L. Bossard, M. Guillaumin, L. Van Gool: "Food-101 - Mining Discriminative Components with Random Forests",
-ECCV 2014. The official split has 750 images of each class to train on and 250 to test. The layout is that of
-torchvision's ``Food101``, which says, too, that the test images alone were reviewed. The SHA-256 is that of
-TensorFlow Datasets (url_checksums/food101.txt).
+ECCV 2014. The official split has 750 training and 250 test images per class; only the test images were
+reviewed. The layout is that of torchvision's ``Food101``. The SHA-256 is from TensorFlow Datasets
+(url_checksums/food101.txt).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from convnext_ablation.errors import UserError, in_one_line
 
 @dataclass(frozen=True)
 class Food101(HeldOut):
-    """The set as its options give it."""
+    """Food-101 with its options."""
 
     name = "food101"
     summary = "Food-101: photographs of 101 dishes"
@@ -35,7 +35,7 @@ class Food101(HeldOut):
     val: int = option(75, "validation images per class, held out of the official training images")
 
     def joined(self, archive: Source) -> Iterator[Photograph]:
-        """All originals, by the names that ``meta/<split>.json`` gives them."""
+        """Yields all original images, by the names in ``meta/<split>.json``."""
         for split in self.official.images:
             name = f"meta/{split}.json"
             text = archive.text(name)

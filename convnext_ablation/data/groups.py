@@ -1,7 +1,7 @@
-"""Images that are held out of training, and folds: by groups, such as all of one site, patient or video.
+"""Grouped hold-out splits and cross-validation folds; a group is, for example, one site, patient or video.
 
-They are chosen by a hash of the seed and the group: the same on every machine and with every version of every
-library, and whatever the order of the lists. An image without a group is a group of its own, named by its id.
+Groups are ordered by a hash of the seed and their name. The result is the same on every machine, with every
+library version and list order. An image without a group forms its own, named by its id.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from convnext_ablation.errors import UserError
 def hold_out(
     originals: Iterable[Photograph], per_class: int | None, seed: int, split: str = "val"
 ) -> list[Photograph]:
-    """Moves training images to another split: so many of each class, None for a tenth; at least one stays.
+    """Moves `per_class` training images of each class to another split, a tenth if None.
 
-    Groups are taken in the order of their hashes, each if it brings the classes nearer to their numbers and
-    leaves an image of each class in train.
+    Groups are visited in hash order. A group is moved if that brings the class counts closer to their targets
+    and leaves at least one image of each class in train.
     """
     found = list(originals)
     training = [original for original in found if original.split == "train"]
@@ -50,10 +50,10 @@ def hold_out(
 
 
 def fold_out(originals: Sequence[Photograph], folds: int, fold: int, seed: int) -> list[Photograph]:
-    """Makes the `fold`-th of so many folds the test split, counted from 1.
+    """Makes fold number `fold` of `folds`, counted from 1, the test split.
 
-    The largest groups are dealt out first, each to the fold that has the least of its classes. Without
-    groups, no two folds differ by more than one image of a class.
+    Groups are assigned from the largest down, each to the fold with the fewest images of its classes. Without
+    groups, folds differ by at most one image per class. Raises a `UserError` for fewer groups than folds.
     """
     groups = _grouped(originals)
     if len(groups) < folds:
@@ -75,7 +75,7 @@ def fold_out(originals: Sequence[Photograph], folds: int, fold: int, seed: int) 
 
 
 def check_groups(originals: Iterable[Photograph], where: str) -> None:
-    """Raises a `UserError` if a group is in two splits."""
+    """Raises a `UserError` if a group spans two splits."""
     splits: dict[str, str] = {}
     for original in originals:
         other = splits.setdefault(original.group, original.split)
@@ -85,7 +85,7 @@ def check_groups(originals: Iterable[Photograph], where: str) -> None:
 
 
 def _grouped(originals: Iterable[Photograph]) -> dict[str, Counter[str]]:
-    """How many images of each class each group has."""
+    """Images per class of each group."""
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for original in originals:
         groups[_group(original)][original.class_name] += 1

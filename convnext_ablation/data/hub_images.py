@@ -1,4 +1,4 @@
-"""Photographs of a data set of the Hugging Face hub, or of a folder in one of its formats."""
+"""Images of a data set on the Hugging Face hub, or of a folder in one of its formats."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from convnext_ablation.files import below
 
 @dataclass(frozen=True)
 class HubPhotographs(OwnPhotographs):
-    """A data set of the Hugging Face hub, or a folder in one of its formats, loaded by `datasets`."""
+    """A data set on the Hugging Face hub, or a folder in one of its formats, loaded by `datasets`."""
 
     name = "hfds"
     summary = "a data set of the Hugging Face hub, or a folder in one of its formats"
@@ -32,14 +32,14 @@ class HubPhotographs(OwnPhotographs):
     target_key: str = option("label", "column of the labels, or the only one with classes")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals of its splits that have a label."""
+        """Returns all labelled images of the train, val and test splits."""
         try:
             import datasets
         except ImportError as error:
             raise UserError(f"hfds: {error.name} is missing; pip install datasets") from error
         try:
             found = datasets.load_dataset(self.source, self.config or None, revision=self.revision or None)
-        except Exception as error:  # it raises anything
+        except Exception as error:  # `datasets` raises many kinds
             raise self._not_loaded(error) from error
         tables = {split: table for split, table in found.items() if split in SPLIT_OF}
         for split in found.keys() - tables.keys():
@@ -65,7 +65,7 @@ class HubPhotographs(OwnPhotographs):
         return UserError(f"hfds: {self.source} can't be loaded: {reason}")
 
     def _column(self, key: str, columns: Iterable[str], likely: Sequence[str]) -> str:
-        """The column that an option names, or else, if it isn't given, the only likely one."""
+        """The column named by option `key`; if the option is at its default, the only likely column."""
         asked = getattr(self, key)
         if asked in columns:
             return asked
@@ -77,7 +77,7 @@ class HubPhotographs(OwnPhotographs):
 
     def _rows(self, tables: Mapping[str, Any], image: str, target: str) -> Iterator[Photograph]:
         labels = {name: list(table[target]) for name, table in tables.items()}
-        # the names of every split, so that two of them can't become one class
+        # class names of all splits, to detect names that would share a folder
         names = {name: getattr(table.features[target], "names", None) for name, table in tables.items()}
         unused = {str(each) for found in names.values() for each in found or ()}
         plain = [label for name, found in labels.items() if not names[name] for label in found]
@@ -103,7 +103,7 @@ class HubPhotographs(OwnPhotographs):
 
 
 def _is_label(label: Any) -> bool:
-    """Whether there is one: None, nothing and a negative number mean that there isn't."""
+    """Whether a value is a label; None, blank text and negative numbers mean unlabelled."""
     if isinstance(label, (int, float)):
         return label >= 0
     return label is not None and (not isinstance(label, str) or bool(label.strip()))
@@ -111,7 +111,7 @@ def _is_label(label: Any) -> bool:
 
 @dataclass(frozen=True)
 class _Row:
-    """An image in a table."""
+    """A row of a `datasets` table, as the source of an image."""
 
     table: Any
     number: int
@@ -119,7 +119,7 @@ class _Row:
     source: str
 
     def read(self) -> bytes:
-        """Its file, which is in the table, or else in the set's own folder or the cache of `datasets`."""
+        """Reads the image file from the table, the data set's folder or the cache of `datasets`."""
         import datasets
         from huggingface_hub import constants
 

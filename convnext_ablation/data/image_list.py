@@ -1,4 +1,4 @@
-"""Photographs that lists name: one for all, or one for each split."""
+"""Images listed in tables: one table for all splits, or one per split."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, shown
 from convnext_ablation.files import below, leads_out
 
-# what columns are usually called, the likeliest first
+# usual column names, the likeliest first
 _PATH_COLUMNS = (
     "path file filename file_name filepath file_path image_path image image_name image_id id dir".split()
 )
@@ -35,7 +35,7 @@ _FLAGS = {"0": False, "false": False, "no": False, "1": True, "true": True, "yes
 
 @dataclass(frozen=True)
 class ImageList(OwnPhotographs):
-    """Images that a table lists with their classes, and with splits and groups if it says so."""
+    """Images listed in tables with their classes and, optionally, splits and groups."""
 
     name = "csv"
     summary = "your own images, listed in CSV files: path, class and, if you like, split"
@@ -70,7 +70,7 @@ class ImageList(OwnPhotographs):
     fold: int | None = option(None, "which of them, from 1")
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Validates the options."""
         super().__post_init__()
         if self.file and self.lists().keys() != {""}:
             raise UserError("csv: give --file, or --train-file, --val-file and --test-file, not both")
@@ -81,15 +81,15 @@ class ImageList(OwnPhotographs):
             raise UserError(f"csv: fold is {self.fold}; give at most {self.folds}, the number of folds")
 
     def lists(self) -> dict[str, Path]:
-        """The lists by the splits that they are for; one for all has none."""
+        """The lists by split; a list for all splits has the key ``""``."""
         paths = {"": self.file, **{split: getattr(self, f"{split}_file") for split in SPLITS}}
         return {split: path for split, path in paths.items() if path is not None}
 
     def check_place(self, out: Path) -> None:
-        """Any will do: a list names its images one by one."""
+        """Accepts any place, since the output can't be mistaken for listed images."""
 
     def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals in the class of their line."""
+        """Returns all listed images, after resolving their paths, classes, splits and groups."""
         lists = self.lists()
         where = ", ".join(str(path) for path in lists.values())
         place = self.root or next(iter(lists.values())).parent
@@ -130,7 +130,7 @@ class ImageList(OwnPhotographs):
         return self.completed(found, where)
 
     def _rows(self, path: Path, list_split: str) -> Iterator[tuple[str, str, str, str, str]]:
-        """The line, path, class, split and group of each image of a list."""
+        """Yields the place in the list, path, class, split and group of each image."""
         usual = {"path": _PATH_COLUMNS, "class": CLASS_COLUMNS, "split": _SPLIT_COLUMNS, "group": []}
         asked = {what: getattr(self, f"{what}_column") for what in usual}
         known = itertools.chain(*usual.values(), (name.lower() for name in asked.values() if name))
@@ -155,7 +155,7 @@ class ImageList(OwnPhotographs):
             yield where, row["path"], label, split, row.get("group", "")
 
     def _named(self, labels: Iterable[str]) -> dict[str, str]:
-        """The name of the class that each label stands for."""
+        """Maps labels to class names."""
         wanted = {label: _plain(label) for label in labels}
         if self.names is None:
             whole = all(re.fullmatch(r"[0-9]+(\.0+)?", label) for label in wanted)
@@ -176,7 +176,7 @@ class ImageList(OwnPhotographs):
 
 @dataclass
 class _Files:
-    """The files that lists name, by all that they may be called."""
+    """The available files, indexed by every partial path that a list may use."""
 
     source: Source
     short: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -190,7 +190,7 @@ class _Files:
                         self.short["/".join(other.parts[at:])].append(name)
 
     def find(self, listed: str, where: str) -> tuple[str, Any]:
-        """The path and the file that a list means, by all of the path or a last part, if only one has it."""
+        """Returns the path and file for a listed full or partial path, which must be unambiguous."""
         root = self.source.path
         for name in dict.fromkeys([listed, listed.replace("\\", "/")]):
             path = PurePosixPath(name)
@@ -199,7 +199,7 @@ class _Files:
                 path = path.relative_to(with_root) if path.is_relative_to(with_root) else path
             if str(path) in self.source:
                 return str(path), self.source[str(path)]
-            if not leads_out(str(path)) and os.path.isfile(root / path):  # through a link
+            if not leads_out(str(path)) and os.path.isfile(root / path):  # via a symbolic link
                 file = below(root, str(path), where)
                 return str(path), Piece(file, 0, file.stat().st_size)
             found = self.short.get(str(path), [])
@@ -216,7 +216,7 @@ class _Files:
 
 
 def _column(table: Table, what: str, asked: str | None, usual: Iterable[str]) -> int | None:
-    """The place of a column; None if there is none, and it isn't that of paths or classes."""
+    """The index of a column; None if an optional one is missing, a `UserError` for a required one."""
     lowered = [name.lower() for name in table.columns]
     if asked is not None:
         for names, name in ((table.columns, asked.strip()), (lowered, asked.strip().lower())):
@@ -231,7 +231,7 @@ def _column(table: Table, what: str, asked: str | None, usual: Iterable[str]) ->
 
 
 def _say(table: Table, columns: Mapping[str, int]) -> None:
-    """Says how a table was read, where that isn't just as it is called."""
+    """Prints how a table was interpreted, unless its delimiter and column names are the standard ones."""
     taken = {what: table.columns[at] for what, at in columns.items()}
     said = [f"{what} in column {name!r}" for what, name in taken.items() if name != what]
     if table.delimiter != ",":
@@ -244,13 +244,13 @@ def _say(table: Table, columns: Mapping[str, int]) -> None:
 
 
 def _flagged(column: str) -> str | None:
-    """The split that a column like is_test or CUB's is_training_img says yes or no to, if it is one."""
+    """The split flagged by a boolean column such as is_test or CUB's is_training_img; None for others."""
     name = re.sub(r"^is[_ ]?|[_ ](img|image)$", "", column.lower())
     return SPLIT_OF.get(name.replace(" ", "_"))
 
 
 def _split(value: str, column: str, where: str) -> str:
-    """The split that a field stands for."""
+    """The split given by a field."""
     flagged = _flagged(column)
     if flagged and (flag := _FLAGS.get(value.lower().removesuffix(".0"))) is not None:
         return flagged if flag else ("test" if flagged == "train" else "train")
@@ -260,12 +260,12 @@ def _split(value: str, column: str, where: str) -> str:
 
 
 def _plain(label: str) -> str:
-    """A number without what doesn't count, as pandas or a person may write it: 3, 03, 3.0."""
+    """Normalises a numeric label, so that 3, 03 and 3.0 are equal."""
     return str(int(float(label))) if re.fullmatch(r"[0-9]{1,9}(\.0+)?", label) else label
 
 
 def _read_names(path: Path, labels: set[str]) -> dict[str, str]:
-    """Names by labels: from the column that has all labels and the next one, or numbered from 0."""
+    """Reads class names by label: from a label column and its neighbour, or by line number from 0."""
     table = read_table(path, {*CLASS_COLUMNS, "name"})
     rows = [table.columns, *table.rows.values()]
     if len(table.columns) == 1:

@@ -1,7 +1,7 @@
-"""ImageNet-1K (ILSVRC 2012): 1,281,167 photographs of 1000 synsets to train on and 50,000 to validate.
+"""ImageNet-1K (ILSVRC 2012): 1,281,167 training and 50,000 validation images of 1000 synsets.
 
-O. Russakovsky et al.: "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. The labels of the test
-images were never published. Line n of the devkit's list has the label of the validation image n.
+O. Russakovsky et al.: "ImageNet Large Scale Visual Recognition Challenge", IJCV 2015. The test labels were
+never published. Line n of the devkit's list is the label of validation image n.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from convnext_ablation.data.walk import skipped_by_name
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
-# Kaggle's ILSVRC contest: where it has the splits, and the labels of its flat folder of validation images
+# Kaggle's layout of ILSVRC: the folder of the splits, and the labels of its flat validation folder
 _KAGGLE = "ILSVRC/Data/CLS-LOC"
 _SOLUTION = "LOC_val_solution.csv"
 _TRAINING = re.compile(r"(|.*/)train/n\d{8}/[^/]+$")
@@ -31,13 +31,13 @@ _VALIDATION = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 
 @dataclass(frozen=True)
 class ImageNet(OfficialPhotographs):
-    """The set as its options give it."""
+    """ImageNet-1K with its options."""
 
     name = "imagenet"
     summary = "ImageNet-1K: photographs of 1000 synsets; train and val only"
     home = "https://image-net.org"
     splits = ("train", "val")
-    # MD5 as torchvision has them (torchvision.datasets.imagenet); the small ones first
+    # MD5 from torchvision.datasets.imagenet; the smallest archive first
     published = published_at(
         "",
         devkit=("ILSVRC2012_devkit_t12.tar.gz", "fa75699e90414af021442c21a62c3abf"),
@@ -54,11 +54,11 @@ class ImageNet(OfficialPhotographs):
     )
 
     def sources(self) -> dict[str, Any]:
-        """The folder of all."""
+        """The folder of the archives or images."""
         return {"archives": self.archives}
 
     def listed(self, scratch: Path) -> list[Photograph]:
-        """All originals, by the synsets that archives or folders put them in."""
+        """Returns all original images; their synsets come from the archives or folders."""
         assert self.archives is not None
         place = self.archives.expanduser()
         if place.is_file() or any((place / top / "train").is_dir() for top in ("", _KAGGLE)):
@@ -82,7 +82,7 @@ class ImageNet(OfficialPhotographs):
         solution = min(solutions, key=len, default="")
         labels = _read_solution(source, solution) if solution else {}
         for name, piece in source.items():
-            if name == solution:  # read
+            if name == solution:
                 continue
             path = name.removeprefix(top)
             split, _, rest = path.partition("/")
@@ -120,11 +120,11 @@ def _from_archives(paths: dict[str, Path], scratch: Path) -> Iterator[Photograph
 
 
 def _read_solution(source: Source, solution: str) -> dict[str, str]:
-    """The synsets of validation images by their ids, as Kaggle's file lists them."""
+    """Reads the synset of each validation image, by id, from Kaggle's file."""
     labels: dict[str, str] = {}
     for row in csv.reader(source.text(solution).splitlines()):
         if row[:1] != ["ImageId"]:
-            # a synset and a box for each object, all of one synset
+            # a synset and a box per object; all objects share the synset
             synsets = set(row[1].split()[::5]) if len(row) == 2 else set()
             if len(synsets) != 1 or labels.setdefault(row[0], *synsets) not in synsets:
                 line = ",".join(row)[:60]
@@ -133,7 +133,7 @@ def _read_solution(source: Source, solution: str) -> dict[str, str]:
 
 
 def _read_synsets(devkit: Source) -> dict[int, str]:
-    """The synsets that are classes, by the devkit's numbers."""
+    """Reads the synsets that are classes, by the devkit's ids."""
     (table,) = read_mat(devkit, "data/meta.mat", "synsets")
     with in_one_line(f"{devkit.path}: data/meta.mat has other columns (get it again)"):
         rows = zip(table["ILSVRC2012_ID"], table["WNID"], table["num_children"], strict=True)

@@ -1,4 +1,4 @@
-"""Which folders of a tree are the splits and classes of a data set, their names, and what splits hold."""
+"""Finds the split and class folders of a data set, and lists the files of splits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.files import CONTROLS
 
 SPLITS = ("train", "val", "test")
-# what splits are called: timm's names of folders, and what people add to them
+# names of split folders: timm's, and usual suffixes
 _NAMES = {
     "train": ("train", "training"),
     "val": ("validation", "val", "valid", "eval", "evaluation", "dev"),
@@ -33,7 +33,7 @@ _NO_LABEL = "no label"
 
 
 class Placed(NamedTuple):
-    """A picture: its name, the same below the folder of the splits or classes, its split and its class."""
+    """An image with its path, its path below the base folder (of splits or classes), split and class."""
 
     name: str
     below: str
@@ -42,14 +42,14 @@ class Placed(NamedTuple):
 
 
 def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterator[Placed]:
-    """Places pictures by their folders: ``<split>/<class>/<image>`` or, all in train, ``<class>/<image>``.
+    """Assigns images to splits and classes by folder: ``<split>/<class>/<image>`` or ``<class>/<image>``.
 
-    Splits are called as in `SPLIT_OF`, in any case. They lie in the shallowest folder that has a training
-    split with classes; without splits, classes lie in the shallowest folder that has two of them. What is no
-    part of the set goes to `skipped`, with the reason.
+    Without splits, all images go to train. Split names are those of `SPLIT_OF`, case-insensitively. The base
+    is the shallowest folder that has a training split with classes or, without splits, at least two classes.
+    Files outside of it go to `skipped`, with the reason.
 
     Raises:
-        UserError: There are two such folders, or two folders are one split, or a picture is at another depth.
+        UserError: The base is ambiguous, two folders are the same split, or an image is at another depth.
     """
     parts = {name: name.split("/") for name in names}
     base, splits = find_base(list(parts.values()), where)
@@ -73,7 +73,7 @@ def arrange(names: Sequence[str], where: str, skipped: dict[str, str]) -> Iterat
 
 
 def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[str, str]]:
-    """The folder that has the splits or the classes, and its splits by the names of their folders."""
+    """Finds the base folder of the splits or classes; returns its parts, and splits by folder name."""
     found: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for path in paths:
         if len(path) > 2 and path[-3].lower() in SPLIT_OF:
@@ -90,9 +90,9 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
         for path in paths:
             if len(path) > 1:
                 found[tuple(path[:-2])].add(path[-2])
-        # one with a single class may be a top folder with a picture beside the classes
+        # a base with a single class may be the parent folder, with a stray image beside the classes
         bases = {base for base, names in found.items() if len(names) > 1} or set(found)
-        # beside classes of one folder, a folder of a single class, a genus of one species, holds classes
+        # single-class folders count as candidates too, such as a genus with one species
         alike = set(found)
     depth = min(map(len, bases), default=0)
     shallowest = sorted(base for base in alike if len(base) == depth)
@@ -108,10 +108,10 @@ def find_base(paths: Sequence[list[str]], where: str) -> tuple[list[str], dict[s
 
 
 def find_split(root: Path, split: str) -> Path | None:
-    """The folder of a split, or else a tar, by any name that people give it, in any case; None without one.
+    """Finds the folder or tar of a split by any of its synonyms, case-insensitively; None if missing.
 
     Raises:
-        UserError: Two folders are that split.
+        UserError: Two folders match the split.
     """
     meant = {split.lower(), *SYNONYMS.get(SPLIT_OF.get(split.lower(), ""), ())}
     there = sorted(path for path in root.iterdir() if path.name.lower().removesuffix(".tar") in meant)
@@ -122,12 +122,12 @@ def find_split(root: Path, split: str) -> Path | None:
 
 
 def same_split(one: str, other: str) -> bool:
-    """Whether two names are of one split, such as ``val`` and ``Validation``."""
+    """Whether two names denote the same split, such as ``val`` and ``Validation``."""
     return len({SPLIT_OF.get(name.lower(), name) for name in (one, other)}) == 1
 
 
 def check_one_each(splits: Mapping[str, str], where: str) -> None:
-    """Raises a `UserError` if two folders, of which `splits` has the split, are one split."""
+    """Raises a `UserError` if two folders, the keys of `splits`, are the same split."""
     first: dict[str, str] = {}
     for folder, split in splits.items():
         if (other := first.setdefault(split, folder)) != folder:
@@ -136,14 +136,14 @@ def check_one_each(splits: Mapping[str, str], where: str) -> None:
 
 @dataclass(frozen=True)
 class SplitFiles:
-    """The files of a split by their paths below the data set's folder, ordered by folder, then name."""
+    """The files of a split by path below the data set's folder, sorted by folder, then name."""
 
-    images: dict[str, str]  # each image's class: the name of its folder, as in timm
-    skipped: dict[str, str]  # why other files are not read
+    images: dict[str, str]  # class of each image: the name of its folder, as in timm
+    skipped: dict[str, str]  # reasons why other files are not read
     empty: list[str]  # class folders without images
 
     def check_classes(self, root: Path) -> None:
-        """Raises a `UserError` if an image is in no class folder, or in one that isn't a class of its own."""
+        """Raises a `UserError` if an image is in no class folder, or two class folders share a name."""
         if astray := [path for path, reason in self.skipped.items() if reason == _NO_LABEL]:
             raise UserError(f"{root / astray[0]} is in no class folder; move it into one")
         check_read(self.images, self.skipped, str(root))
@@ -156,10 +156,7 @@ class SplitFiles:
 
 
 def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
-    """Lists what the folder of a split holds: an image's class is the name of the folder that it is in.
-
-    Raises what `walk` does, and a `UserError` for a name that would not stand in one line.
-    """
+    """Lists the files of a split's folder; raises as `walk` does, and for control characters in names."""
     files: dict[str, Path] = {}
     leaves = []
     for below, folders, names in walk(root, split, dangling):
@@ -170,7 +167,7 @@ def list_split(root: Path, split: str, dangling: bool = False) -> SplitFiles:
 
 
 def list_tar(tar: Path) -> tuple[SplitFiles, dict[str, Piece]]:
-    """Lists what the tar of a split holds, by the same rules; a tar within it is a folder."""
+    """Lists the files of a split's tar as `list_split` does; nested tars count as folders."""
     files: dict[str, Piece] = {}
     for name, piece in find_pieces(tar).items():
         inner = find_pieces(tar, within=piece) if name.lower().endswith(".tar") else {}
@@ -181,7 +178,7 @@ def list_tar(tar: Path) -> tuple[SplitFiles, dict[str, Piece]]:
 def _sorted_out(
     files: Mapping[str, Path | Piece], leaves: Iterable[str], split: str, root: Path
 ) -> SplitFiles:
-    """Which files are images of a class; `leaves` are folders without others in them."""
+    """Separates images from skipped files; `leaves` are folders without subfolders."""
     images: dict[str, str] = {}
     skipped: dict[str, str] = {}
     for path in sorted(files, key=lambda path: path.split("/")):
@@ -198,7 +195,7 @@ def _sorted_out(
 
 
 def check_read(images: Iterable[str], skipped: Mapping[str, str], where: str) -> None:
-    """Raises a `UserError` if a folder has pictures, and none of a format that is read."""
+    """Raises a `UserError` if all images of a folder are in unsupported formats."""
     read = {os.path.dirname(path) for path in images}
     unread = (path for path, reason in skipped.items() if reason == UNREAD)
     if lost := [path for path in unread if os.path.dirname(path) not in read]:

@@ -1,4 +1,4 @@
-"""What a folder of images holds, fit to train on or not, what is measured of each image, and found."""
+"""Measurements for the audit: a folder's contents, properties of each image, and findings."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from convnext_ablation.errors import UserError
 
 
 def split_rank(split: str) -> int:
-    """0 for a split that is trained on, 1 for one that epochs are chosen by, 2 for tests."""
+    """Rank of a split: 0 for train, 1 for val, 2 for test."""
     return SPLITS.index(SPLIT_OF[split.lower()])
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a data set's folder holds, ordered by split from training to test."""
+    """The contents of a data set's folder, ordered by split from train to test."""
 
     root: Path
-    images: list[Record]  # as the manifest lists them; the source of others is their own name
-    classes: dict[str, set[str]]  # of each split, those without images included
-    not_read: dict[str, str]  # why files among the images are not read, by their paths
+    images: list[Record]  # from the manifest; for images not listed there, the source is the file name
+    classes: dict[str, set[str]]  # by split, including classes without images
+    not_read: dict[str, str]  # reasons why other files are not read, by path
     has_splits: bool = True
 
     def counts(self) -> dict[str, Counter[str]]:
-        """Images of each class, for each split."""
+        """Number of images per class, by split."""
         counts: dict[str, Counter[str]] = {split: Counter() for split in self.classes}
         for record in self.images:
             counts[record.split][record.class_name] += 1
@@ -48,7 +48,7 @@ class Contents:
 def read_folder(root: Path) -> Contents:
     """Lists a folder ``<split>/<class>/<image>``, with or without a manifest, or ``<class>/<image>``.
 
-    Folders that all of it is in are left out; see `layout.arrange`.
+    Enclosing folders are skipped; see `layout.arrange`. Raises a `UserError` if there is no image.
     """
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name that of a data set")
@@ -75,27 +75,27 @@ def read_folder(root: Path) -> Contents:
 
 
 class Measured(NamedTuple):
-    """What was measured of an image; with other fields, keep it in files of another name."""
+    """Measurements of an image; rename the cache files when the fields change."""
 
-    pixels: str = ""  # SHA-256 of width, height and the pixels in RGB, as training decodes them
-    grey: bool = False  # all pixels have three equal channels
-    phash: str = ""  # perceptual hash by cosine transform, 64 bits in hex; empty if it says nothing
-    dhash: str = ""  # perceptual hash by differences of neighbours
-    error: str = ""  # why it can't be decoded
-    changes: str = ""  # how the pixels differ from the stored ones
+    pixels: str = ""  # SHA-256 of width, height and RGB pixels, as decoded for training
+    grey: bool = False  # whether the three channels are equal
+    phash: str = ""  # 64-bit perceptual hash (DCT) in hex; empty for a constant image
+    dhash: str = ""  # 64-bit perceptual hash (differences of neighbours) in hex; empty for a constant image
+    error: str = ""  # reason why it can't be decoded
+    changes: str = ""  # how decoding changed the stored pixels
 
     @property
     def flat(self) -> bool:
-        """Whether all pixels are the same, so that perceptual hashes say nothing."""
+        """Whether all pixels are equal, which makes perceptual hashes meaningless."""
         return not self.error and not self.phash
 
 
 def measure_image(path: Path) -> Measured:
-    """Measures an image; one that can't be decoded is a result, too."""
+    """Measures an image; a decoding failure is returned in `error`."""
     try:
-        # read whole: threads that read little by little wait for each other
+        # read at once, since threads that read in small steps block each other
         colours, changes = as_seen(decode(path.read_bytes()))
-    except Exception as error:  # decoders raise anything
+    except Exception as error:  # decoders may raise any exception
         return Measured(error=str(error))
     pixels = hashlib.sha256(f"{colours.width}x{colours.height}:".encode())
     pixels.update(colours.tobytes())
@@ -103,45 +103,45 @@ def measure_image(path: Path) -> Measured:
     measured = Measured(pixels.hexdigest(), grey=red == green == blue, changes=", ".join(changes))
     if all(low == high for low, high in colours.getextrema()):  # type: ignore[misc]
         return measured
-    luma = colours.convert("L")  # once for both
+    luma = colours.convert("L")  # shared by both hashes
     return measured._replace(phash=str(imagehash.phash(luma)), dhash=str(imagehash.dhash(luma)))
 
 
 def measure_images(root: Path, names: Sequence[str], cache: Path) -> list[Measured]:
-    """Measures the files of a folder, but for those that were measured before and are still the same.
+    """Measures the images of a folder; unchanged files are taken from the cache.
 
-    The file `cache` keeps what was measured, a JSON list a line; it grows while this runs.
+    The file `cache` holds a JSON list per line and is appended to while this runs.
     """
     states = {name: _state(root / name) for name in names}
     known: dict[str, Measured] = {}
     with warnings.catch_warnings(), open(cache, "a+", encoding="ascii", errors="replace") as file:
-        warnings.simplefilter("ignore")  # Pillow's, of what it could fix
+        warnings.simplefilter("ignore")  # Pillow warns about defects that it could repair
         file.seek(0)
         for line in file:
-            with suppress(ValueError):  # empty or cut off
+            with suppress(ValueError):  # empty or truncated
                 name, state, values = json.loads(line)
                 if state and state == states.get(name):
                     known[name] = Measured(*values)
         left = [name for name in names if name not in known]
-        file.write("\n")  # ends a line that a killed run has cut off
+        file.write("\n")  # terminates a line truncated by a killed run
         measured = in_threads(lambda name: measure_image(root / name), left, f"measuring images of {root}")
         for name, image in zip(left, measured, strict=True):
-            if not image.error:  # what could not be read is tried again the next time
+            if not image.error:  # failures are retried the next time
                 file.write(json.dumps([name, states[name], image]) + "\n")
             known[name] = image
     return [known[name] for name in names]
 
 
 def _state(path: Path) -> str:
-    """Size and time of a file, and how it is decoded: whether what was measured still holds."""
+    """Cache key of a file: size, mtime and decoding version; empty if the file is missing."""
     try:
         stat = path.stat()
-    except OSError:  # a link to nothing
+    except OSError:  # a broken link
         return ""
-    return f"{stat.st_size}:{stat.st_mtime_ns}:as seen"  # not as earlier versions decoded it
+    return f"{stat.st_size}:{stat.st_mtime_ns}:as seen"  # earlier versions decoded differently
 
 
-# in the order in which they are reported; templates/data_report.html says what each means
+# in report order; explained in templates/data_report.html
 KINDS = (
     "pretraining_id", "pretraining_near", "same_pixels", "near", "missing_class", "broken", "flat",
     "greyscale", "changed", "not_read",
@@ -150,49 +150,49 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found of an image, or of two; the fields are the columns of ``findings.csv``.
+    """A finding about a class, an image or a pair of images; fields are the columns of ``findings.csv``.
 
-    Of two images, `id` is the one to leave out: that of the split that less may be learned from, so of a test
-    image that is in training, too, `id` is the test image.
+    In a pair, `id` is the image to exclude, from the later split in the order train, val, test. For a test
+    image that is also in train, `id` is the test image.
     """
 
     kind: str
-    id: str  # path below the folder; empty where it is about a class
-    other: str = ""  # path below the folder, or below the pre-training set's
-    distance: int | None = None  # bits in which hashes differ; None where they weren't compared
+    id: str  # path below the folder; empty for a finding about a class
+    other: str = ""  # path of the other image below the folder, or below the pre-training set's folder
+    distance: int | None = None  # Hamming distance of the hashes in bits; None if not compared
     split: str = ""
     class_name: str = ""
     other_split: str = ""
     other_class: str = ""
-    note: str = ""  # why an image is broken or a file not read, or how pixels are changed
+    note: str = ""  # reason why an image is broken or a file not read, or how decoding changed the pixels
 
     @property
     def crosses(self) -> bool:
-        """Whether it is about images of two splits."""
+        """Whether the two images are in different splits."""
         return bool(self.other_split) and self.split != self.other_split
 
     @property
     def leaks(self) -> bool:
-        """Whether a test image is a copy of one that is trained on, or that pre-training has seen."""
+        """Whether a test image has a copy in the training or pre-training set."""
         if not self.split or split_rank(self.split) != 2 or not self.other:
             return False
         return self.kind.startswith("pretraining") or split_rank(self.other_split) == 0
 
     @property
     def disagrees(self) -> bool:
-        """Whether both images are of the data set, and their classes are not the same."""
+        """Whether both images are in the data set and have different classes."""
         return bool(self.other_class) and self.class_name != self.other_class
 
 
 def paired(kind: str, one: Record, two: Record, distance: int | None = None) -> Finding:
-    """A finding about two images of the data set."""
+    """Builds a finding about two images of the data set."""
     other, image = sorted((one, two), key=lambda record: (split_rank(record.split), record.id))
     places = (image.split, image.class_name, other.split, other.class_name)
     return Finding(kind, image.id, other.id, distance, *places)
 
 
 def about_images(contents: Contents, measured: Sequence[Measured]) -> list[Finding]:
-    """What is wrong with single images and classes."""
+    """Finds problems of single images, files and classes."""
     found = []
     everywhere = set().union(*contents.classes.values())
     for split, counts in contents.counts().items():

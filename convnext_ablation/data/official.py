@@ -1,7 +1,7 @@
-"""What data sets from official archives share: archives in one folder, lists of ids, splits and counts.
+"""Base classes of data sets from official archives: archives, lists of ids, splits and image counts.
 
-A set is a module with its archives, its counts and `joined`, which follows its lists; `food101` is a short
-one. Images, labels, splits and boxes are joined by the ids that the lists give, never by position.
+Each data set defines its archives, its counts and `joined`, which reads its lists; `food101` is a short
+example. Images, labels, splits and boxes are joined by the ids in the lists, never by position.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from convnext_ablation.data.walk import Piece
 from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
-_MAT_BYTES = 4 << 20  # of a MATLAB file; the largest official one has 0.4 MB
+_MAT_BYTES = 4 << 20  # maximum size of a MATLAB file; the largest official one has 0.4 MB
 _MAT_UNZIPPED = 64 << 20
 _MAT_ROWS = 1_000_000
 
 
 class Official(NamedTuple):
-    """How many classes a set has, and images of each split."""
+    """The official numbers of classes and of images per split."""
 
     classes: int
     train: int
@@ -42,22 +42,22 @@ class Official(NamedTuple):
 
     @property
     def images(self) -> dict[str, int]:
-        """Images of the splits that there are."""
+        """Images per split, without empty splits."""
         return {split: count for split, count in zip(SPLITS, self[1:], strict=True) if count}
 
 
 @dataclass(frozen=True)
 class OfficialPhotographs(Photographs):
-    """A set whose official lists name images by an id, with classes and splits.
+    """A data set whose official lists give the id, class and split of each image.
 
-    Its archives lie in the folder `archives` under their published names, or unpacked. A set may have a
-    field of the name in `published`, too, for an archive that lies elsewhere. One without official
-    validation images is a `HeldOut`. Pictures beside those that are listed are skipped.
+    The folder `archives` holds its archives under their published names, or unpacked. A subclass may add a
+    field named as in `published` for an archive elsewhere. Sets without official validation images derive
+    from `HeldOut`. Images not listed are skipped.
     """
 
-    home: ClassVar[str]  # where to get what can't be downloaded
+    home: ClassVar[str]  # where to get archives that can't be downloaded
     official: ClassVar[Official]
-    # all originals of the archives that are needed, in their official splits
+    # yields all original images of the needed archives, in their official splits
     joined: ClassVar[Callable[..., Iterator[Photograph]]]
 
     archives: Path | None = option(None, "the folder of the archives, packed or unpacked", identity=False)
@@ -65,11 +65,11 @@ class OfficialPhotographs(Photographs):
 
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int]:
-        """Images of each split, and classes, that the defaults make."""
+        """Images per split, and number of classes, with the default options."""
         return cls.official.images, cls.official.classes
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Validates the options."""
         super().__post_init__()
         self.check_least(val=1)
         needed = self.needed(vars(self))
@@ -81,7 +81,7 @@ class OfficialPhotographs(Photographs):
             raise UserError(f"{self.name}: name the folder of {files} with --archives{own}{hint}")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals, each once; as many as there are officially, unless `unofficial`."""
+        """Returns all original images; raises a `UserError` for repeats or, if official, wrong counts."""
         originals, where = self.listed(scratch), self.archives or next(iter(self.sources().values()))
         splits: dict[str, str] = {}
         for each in originals:
@@ -99,7 +99,7 @@ class OfficialPhotographs(Photographs):
         return originals
 
     def listed(self, scratch: Path) -> list[Photograph]:
-        """All originals, joined by their ids."""
+        """Returns all original images, joined by their ids."""
         paths = self.sources()
         if self.archives and (missing := [which for which, path in paths.items() if not path.exists()]):
             found = (self.published[which] for which in missing)
@@ -116,7 +116,7 @@ class OfficialPhotographs(Photographs):
         return originals
 
     def sources(self) -> dict[str, Any]:
-        """Where the archives are that are needed: each packed, or the folder that it unpacks to."""
+        """Paths of the needed archives, packed or unpacked."""
         return {which: self._place(which, each) for which, each in self.needed(vars(self)).items()}
 
     def _place(self, which: str, published: Published) -> Path:
@@ -128,13 +128,13 @@ class OfficialPhotographs(Photographs):
         for path in (packed, unpacked, folder):
             if path.is_file() or (path.is_dir() and path.name == unpacked.name and packed.suffix != ".mat"):
                 return path
-        return packed  # which isn't there
+        return packed  # missing
 
     def _open(self, which: str, path: Path, scratch: Path) -> Source:
-        """The files of an archive by their paths below the folder that it unpacks to."""
+        """The files of an archive by path below its top-level folder."""
         published = self.published[which]
         known = None if self.unofficial else published
-        if path.suffix == ".mat":  # a list, which isn't packed
+        if path.suffix == ".mat":  # a list, not an archive
             if known:
                 known.check(path)
             return Source(path.parent, {path.name: Piece(path, 0, path.stat().st_size)})
@@ -145,25 +145,25 @@ class OfficialPhotographs(Photographs):
 
 @dataclass(frozen=True)
 class HeldOut(OfficialPhotographs):
-    """A set whose validation images are held out of the official training images."""
+    """A data set whose validation split is held out of the official training images."""
 
     seed: int = option(0, "seed of the choice of validation images")
     val: int = option(1, "validation images per class, held out of the official training images")
 
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int]:
-        """Images of each split, and classes, that the defaults make."""
+        """Images per split, and number of classes, with the default options."""
         held_out = cls.val * cls.official.classes
         sizes = cls.official._replace(train=cls.official.train - held_out, val=held_out)
         return sizes.images, sizes.classes
 
     def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals, joined by their ids, with validation images held out."""
+        """Returns all original images, joined by their ids, with validation images held out."""
         return hold_out(super().photographs(scratch), self.val, self.seed)
 
 
 def read_table(source: Source, name: str, like: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Reads a list of lines ``<id> <value>``, each id once, and the same ids as the list `like`."""
+    """Reads lines ``<id> <value>``; raises a `UserError` for repeated ids or ids that differ from `like`."""
     table: dict[str, str] = {}
     for number, line in enumerate(source.text(name).splitlines(), start=1):
         key, _, value = line.strip().partition(" ")
@@ -178,7 +178,7 @@ def read_table(source: Source, name: str, like: Mapping[str, str] | None = None)
 
 
 def read_mat(source: Source, name: str, *variables: str) -> list[Any]:
-    """Reads variables of a MATLAB file, each as a flat array; too large ones are refused beforehand."""
+    """Reads variables of a MATLAB file as flat arrays; raises a `UserError` if too large or unreadable."""
     piece = source.file(name)
     with in_one_line(f"{name} needs scipy, of `pip install '.[study]'`"):
         from scipy.io import loadmat, whosmat
@@ -191,13 +191,13 @@ def read_mat(source: Source, name: str, *variables: str) -> list[Any]:
             raise ValueError(f"{odd[0]} is too large")
         content = loadmat(io.BytesIO(data), variable_names=variables, squeeze_me=True)
         return [np.atleast_1d(content[variable]).ravel() for variable in variables]
-    except Exception as error:  # of a broken file scipy raises anything
+    except Exception as error:  # for broken files scipy raises many kinds
         what = f"{name} can't be read as a MATLAB file with {' and '.join(variables)}"
         raise UserError(f"{source.path}: {what} ({error}); get it again") from error
 
 
 def _check_unzipped(data: bytes) -> None:
-    """Raises a `ValueError` for a zipped variable of a MATLAB file that grows beyond all measure."""
+    """Raises a `ValueError` if a compressed variable of a MATLAB file exceeds `_MAT_UNZIPPED` bytes."""
     order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
     at = 128
     while order and at + 8 <= len(data):

@@ -1,8 +1,8 @@
-"""Images that are in a data set twice, or that pre-training has seen: equal ones, and those that look alike.
+"""Exact and near duplicates within a data set, and overlap with a pre-training set.
 
-Alike are pictures whose two 64-bit perceptual hashes both differ in few bits: pHash sees the shape of the
-whole picture (the lowest frequencies of its cosine transform), dHash which of two neighbours is brighter.
-Thresholds were tried on 223 photographs. Found at 6 bits (and at 8) were of copies
+Near duplicates are images whose two 64-bit perceptual hashes both differ in few bits. pHash uses the lowest
+frequencies of the image's cosine transform. dHash compares the brightness of neighbouring pixels. Thresholds
+were tested on 223 photographs. Recall at a distance of 6 bits (in brackets at 8) for copies that were
 
 - rescaled to a half or a third, or squashed to 256x256 or 112x112: 99.6 % (99.6 to 100 %)
 - recompressed as JPEG of quality 75, 50, 30: 99, 98, 90 % (99, 99.6, 96 %)
@@ -10,9 +10,9 @@ Thresholds were tried on 223 photographs. Found at 6 bits (and at 8) were of cop
 - cropped by 1, 2, 3, 5 % at each edge: 99, 67, 38, 2 % (99, 91, 71, 8 %)
 - mirrored: none
 
-and of other pictures with the same large shapes, drawn for the tests, 12 % (49 %); of all pairs of
-Fashion-MNIST 0.003 % (0.018 %), and of two letters in a typeface 0.002 % (0.006 %). Of 9e8 pairs of parts of
-different photographs 22 are near at 8 bits.
+False-positive rates: 12 % (49 %) for the tests' different images with the same large shapes. Among all pairs
+of images: 0.003 % (0.018 %) in Fashion-MNIST, 0.002 % (0.006 %) for two letters in a typeface. Of 9e8 pairs
+of crops of different photographs, 22 are near duplicates at 8 bits.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from convnext_ablation.data.walk import files_below
 from convnext_ablation.errors import UserError
 
 DISTANCE = 6  # bits
-MOST_PAIRS = 200_000  # that are kept of a comparison: the nearest
-# an image's number, its hashes, and a number for all of the same pixels, which are no near duplicates
+MOST_PAIRS = 200_000  # nearest pairs kept per comparison
+# image index, hashes, and a group shared by images with equal pixels, which aren't near duplicates
 HASHES = np.dtype([("number", np.int64), ("phash", np.uint64), ("dhash", np.uint64), ("group", np.int64)])
-_AT_A_TIME = 256  # hashes that are compared with all others before progress is shown
+_AT_A_TIME = 256  # hashes per block of comparisons
 _ID = re.compile(r"n\d{8}_\d+")
 
 
 def hashes_of(measured: Sequence[Measured]) -> NDArray[np.void]:
-    """The hashes of all images that have any, ``(N,)`` of `HASHES`."""
+    """The hashes of all images that have them, ``(N,)`` of dtype `HASHES`."""
     groups: dict[str, int] = {}
     rows = [
         (number, int(image.phash, 16), int(image.dhash, 16), groups.setdefault(image.pixels, len(groups)))
@@ -52,16 +52,16 @@ def hashes_of(measured: Sequence[Measured]) -> NDArray[np.void]:
 
 
 def near_pairs(first: NDArray[np.void], second: NDArray[np.void] | None, distance: int) -> NDArray[np.int64]:
-    """Finds near duplicates by faiss, comparing all with all, a block at a time.
+    """Finds near duplicates by exhaustive search with faiss, in blocks.
 
     Args:
-        first: Hashes, ``(N,)`` of `HASHES`.
-        second: Hashes that those are compared with; without them, `first` with itself, each pair once.
-        distance: Bits of 64 in which each hash may differ.
+        first: Hashes, ``(N,)`` of dtype `HASHES`.
+        second: Hashes to compare with, ``(M,)``; None compares `first` with itself, each pair once.
+        distance: Maximum Hamming distance of each 64-bit hash.
 
     Returns:
-        ``(P, 3)``, the nearest first and at most `MOST_PAIRS`: the numbers of both images, and the bits in
-        which the hash differs that differs more.
+        ``(P, 3)``, at most `MOST_PAIRS` rows, nearest first: the indices of both images, and the larger of
+        their two Hamming distances.
     """
     import faiss
 
@@ -72,7 +72,7 @@ def near_pairs(first: NDArray[np.void], second: NDArray[np.void] | None, distanc
     with Progress("comparing hashes", len(first)) as progress:
         for start in range(0, len(first), _AT_A_TIME):
             some = first[start : start + _AT_A_TIME]
-            ends, phash, two = index.range_search(_codes(some), distance + 1)  # nearer than this
+            ends, phash, two = index.range_search(_codes(some), distance + 1)  # exclusive bound
             one, two = start + np.repeat(np.arange(len(some)), np.diff(ends.astype(int))), two.astype(int)
             dhash = np.bitwise_count(first["dhash"][one] ^ others["dhash"][two])
             bits = np.maximum(phash, dhash)
@@ -96,7 +96,7 @@ def _nearest(rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def exact_duplicates(images: Sequence[Record], measured: Sequence[Measured]) -> list[Finding]:
-    """Finds images with the same pixels; pairs each with the first in the order of splits."""
+    """Finds images with equal pixels; pairs each with the first one, in split order."""
     first: dict[str, Record] = {}
     found = []
     for record, image in zip(images, measured, strict=True):
@@ -106,7 +106,7 @@ def exact_duplicates(images: Sequence[Record], measured: Sequence[Measured]) -> 
 
 
 def near_duplicates(contents: Contents, measured: Sequence[Measured], distance: int) -> list[Finding]:
-    """Finds pairs that are near but not equal, the nearest of two splits first."""
+    """Finds near duplicates that aren't exact ones, by pair of splits, nearest first."""
     images, every = contents.images, hashes_of(measured)
     of_split = np.array([images[number].split for number in every["number"]], dtype=np.str_)
     findings: list[Finding] = []
@@ -118,7 +118,7 @@ def near_duplicates(contents: Contents, measured: Sequence[Measured], distance: 
 
 
 def list_pretraining(folder: Path) -> list[str]:
-    """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG``, and of ``val/`` if there is one."""
+    """Lists the images of ``train/<wnid>/<wnid>_<number>.JPEG`` and ``val/``; a `UserError` if none."""
     tops = (top for top in ("train", "val") if (folder / top).is_dir())
     names = [name for top in tops for name in files_below(folder, top) if is_called_picture(name)]
     if not names:
@@ -134,10 +134,10 @@ def pretraining_overlap(
     cache: Path,
     distance: int,
 ) -> list[Finding]:
-    """Finds images in a pre-training set, of which `names` are the images.
+    """Finds images that are also in a pre-training set, whose image paths are `names`.
 
-    Only where there are images that aren't named after an ImageNet id is the pre-training set hashed, which
-    the file `cache` keeps for the next time.
+    Images named by an ImageNet id are matched by id. The pre-training set is hashed only if there are other
+    images; the file `cache` keeps the hashes.
     """
     ids = [imagenet_id(record.source) for record in images]
     wanted = set(ids) - {""}
@@ -151,7 +151,7 @@ def pretraining_overlap(
     ours = ours[[not ids[number] for number in ours["number"]]]
     if len(ours):
         theirs = hashes_of(measure_images(against, names, cache))
-        theirs["group"] = -1  # equal pixels are to be found, too
+        theirs["group"] = -1  # so that equal pixels match too
         for one, two, bits in near_pairs(ours, theirs, distance).tolist():
             place = images[one].split, images[one].class_name
             findings.append(Finding("pretraining_near", images[one].id, names[two], bits, *place))
@@ -159,6 +159,6 @@ def pretraining_overlap(
 
 
 def imagenet_id(source: str) -> str:
-    """The ImageNet id that a file is named after, such as ``n02085620_10074``; empty if it isn't."""
+    """The ImageNet id in a file name, such as ``n02085620_10074``; empty if there is none."""
     stem = PurePosixPath(source).stem
     return stem if _ID.fullmatch(stem) else ""

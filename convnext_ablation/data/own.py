@@ -1,7 +1,7 @@
-"""Anyone's own photographs: a folder of classes, and what lists and data sets of the hub share with it.
+"""User-supplied images: class folders, and the base class shared with lists and hub data sets.
 
-Splits that are there are kept; a val or test split that isn't is held out of train, so many images of each
-class, always the same.
+Existing splits are kept. A missing val or test split is held out of train, stratified by class and
+reproducibly.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from convnext_ablation.files import CONTROLS
 
 @dataclass(frozen=True)
 class OwnPhotographs(Photographs):
-    """What all of them have in common."""
+    """Base class of user-supplied image sets."""
 
-    required: ClassVar[Sequence[str]]  # options that name the images, of which one must be given
+    required: ClassVar[Sequence[str]]  # options that locate the images; at least one must be given
 
     seed: int = option(0, "seed of the choice of images that are held out")
     val: int | None = option(
@@ -39,14 +39,14 @@ class OwnPhotographs(Photographs):
     test: int | None = option(None, "the same for test images")
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Validates the options."""
         super().__post_init__()
         self.check_least(val=1, test=1)
         if not any(getattr(self, each) for each in self.required):
             raise UserError(f"{self.name}: say where the images are with --{self.required[0]}")
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
-        """All images; where several would be stored under one name, each gets one made of its path."""
+        """Yields all images; images that would share a name are renamed after their paths."""
         records = list(super().records(scratch))
         same = Counter(record.id.casefold() for record, _ in records)
         renamed = []
@@ -63,7 +63,7 @@ class OwnPhotographs(Photographs):
             print(f"{self.name}: {what}: {len(renamed)}, such as {renamed[0]}")
 
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
-        """Holds out the splits that aren't there."""
+        """Holds out missing splits; raises a `UserError` if there are too few images."""
         found = list(originals)
         splits = {original.split for original in found}
         if "train" not in splits:
@@ -94,7 +94,7 @@ class ImageFolder(OwnPhotographs):
     )
 
     def photographs(self, scratch: Path) -> list[Photograph]:
-        """All originals, each in the class of its folder."""
+        """Returns all original images; an image's class is its folder."""
         assert self.images is not None
         where = str(self.images)
         source = open_source(self.images, scratch, dangling=False, encoding=self.names_encoding)
@@ -111,7 +111,7 @@ class ImageFolder(OwnPhotographs):
         return self.completed(originals, where)
 
     def _say_lost(self, classes: Collection[str], used: Iterable[str]) -> None:
-        """Says which folders beside those of classes hold no picture of a class, or nothing at all."""
+        """Prints which folders beside the class folders hold no usable image."""
         assert self.images is not None
         around = {PurePosixPath(name).parent.parent for name in used}
         beside = (path for place in sorted(around) for path in (self.images / place).glob("*/"))
@@ -121,7 +121,7 @@ class ImageFolder(OwnPhotographs):
 
 
 def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
-    """The folder of each class; a `UserError` if two classes would have the same."""
+    """The folder name of each class; raises a `UserError` if two classes would share one."""
     folders: dict[str, str] = {}
     for name in names:
         folder = class_folder(name)
@@ -134,6 +134,6 @@ def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
 
 
 def class_folder(name: str) -> str:
-    """The name of a class as that of a folder, in NFC."""
+    """Converts a class name to a valid folder name, in NFC."""
     name = unicodedata.normalize("NFC", name).strip()
     return re.sub(rf"[/\\{CONTROLS}]", "_", name).lstrip(".").rstrip(". ") or "_"

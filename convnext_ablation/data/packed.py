@@ -1,8 +1,8 @@
-"""What is in a tar, packed or plain, or in a zip: its files where they lie, and nothing of a damaged one.
+"""Reads files inside tar and zip archives without extracting them; damaged archives are refused.
 
-A tar is listed once, and its files are then read at their offsets by any number of threads; nothing is
-unpacked by the names that an archive gives. A packed tar has no offsets, so it is unpacked to a scratch
-folder first. Which kind an archive is, its first bytes say.
+A tar is listed once; its files are then read at their offsets by any number of threads. No file is extracted
+under a name from the archive. A compressed tar is first decompressed to a scratch folder. The archive type is
+determined by the first bytes.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from convnext_ablation.errors import UserError, in_one_line
 from convnext_ablation.files import leads_out, written_whole
 
 _BLOCK = 1 << 20
-_ZEROS = 512  # bytes of the least end of a tar
-# Photographs are packed already: the official archives grow by a tenth when they are unpacked. What grows by
-# more than this, and by more than the tables of a small archive might, is no archive of photographs.
+_ZEROS = 512  # minimum bytes of a tar's end marker
+# Decompression bombs: images are already compressed, so the official archives grow by only a tenth. An
+# archive may grow by this factor plus `_TABLES` bytes, an allowance for tables in small archives.
 _GROWTH = 8
 _TABLES = 64 << 20
 
@@ -46,25 +46,25 @@ def _zstd() -> Any:
         raise UserError(what) from error
 
 
-_DECODERS: dict[bytes, Callable[[], Any] | None] = {  # by the first bytes of what they decode
-    b"\x1f\x8b": None,  # `gzip` alone refuses whatever follows a stream and is none
+_DECODERS: dict[bytes, Callable[[], Any] | None] = {  # by magic bytes
+    b"\x1f\x8b": None,  # read by `gzip`, which alone refuses trailing garbage
     b"BZh": bz2.BZ2Decompressor,
     b"\xfd7zXZ\0": lzma.LZMADecompressor,
     b"\x28\xb5\x2f\xfd": _zstd,
 }
-_UTF8 = 0x800  # the flag of a name in UTF-8
-_UNICODE_PATH = 0x7075
+_UTF8 = 0x800  # zip flag of a UTF-8 name
+_UNICODE_PATH = 0x7075  # id of Info-ZIP's Unicode path extra field
 _ZIP = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 
 
 def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapping[str, Piece]:
-    """Lists the files of an archive by the paths that it gives them; a packed tar is unpacked to `scratch`.
+    """Lists the files of an archive by path; a compressed tar is decompressed to `scratch`.
 
-    `encoding` is that of names that don't say it.
+    `encoding` is the encoding of names whose encoding isn't declared.
 
     Raises:
-        UserError: The archive is damaged or cut short, is of another kind, grows beyond all measure, or holds
-            what `find_pieces` refuses, or what is encrypted.
+        UserError: The archive is damaged, truncated, encrypted, a decompression bomb or of an unknown type,
+            or holds entries that `find_pieces` refuses.
     """
     head = _head(path)
     if head.startswith(_ZIP):
@@ -78,7 +78,7 @@ def list_archive(path: Path, scratch: Path, encoding: str | None = None) -> Mapp
 
 
 def is_archive(path: Path) -> bool:
-    """Whether a file is a zip or a tar, packed or plain, as its first bytes say."""
+    """Whether a file is a zip or a tar, compressed or not, judged by its first bytes."""
     return _head(path).startswith((*_ZIP, *_DECODERS)) or tarfile.is_tarfile(path)
 
 
@@ -90,13 +90,13 @@ def _head(path: Path) -> bytes:
 def find_pieces(
     tar: Path, shown: Path | None = None, within: Piece | None = None, encoding: str | None = None
 ) -> dict[str, Piece]:
-    """Lists the files of a tar, or of that `within` a file, by the paths that it gives them.
+    """Lists the files of a tar, or of the tar at `within`, by path.
 
-    A hard link to a file of the tar is that file. In messages it is called `shown`.
+    Hard links resolve to their target within the tar. Messages call the archive `shown`.
 
     Raises:
-        UserError: A header is damaged; the tar is cut short, or goes on behind its end; or it holds other
-            links, devices, sparse files, a name twice, an absolute path or one that climbs out by ``..``.
+        UserError: The tar is damaged, truncated or followed by other data. Or it holds symbolic links,
+            devices, sparse files, repeated names, or paths that are absolute or contain ``..``.
     """
     shown = shown or tar
     start, end = (within.offset, within.offset + within.size) if within else (0, tar.stat().st_size)
@@ -109,7 +109,7 @@ def find_pieces(
                 fileobj=file, mode="r:", encoding=encoding or "utf-8", errors="surrogateescape"
             ) as archive:
                 for member in archive:
-                    if member.offset >= end:  # of what the tar is in
+                    if member.offset >= end:  # beyond the nested tar
                         break
                     _add(pieces, member, tar, end, shown)
                     has_data = member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
@@ -117,7 +117,7 @@ def find_pieces(
                     after = member.offset_data + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
         except UserError:
             raise
-        except Exception as error:  # of hostile headers tarfile raises many kinds
+        except Exception as error:  # for malicious headers tarfile raises many kinds
             reason = f"can't be read as a tar ({' '.join(str(error).split())[:200]})"
             hint = "it may be damaged or cut short: get it again"
             if after == start:
@@ -130,7 +130,7 @@ def find_pieces(
 
 
 def _check_end(file: BinaryIO, after: int, end: int, where: str) -> None:
-    """A damaged header ends a tar for `tarfile`, as the end does: zeros, which nothing may follow."""
+    """Checks that only zeros follow the last file, since `tarfile` takes a damaged header for the end."""
     if end - after < _ZEROS:
         raise UserError(f"{where} the end of the tar is missing; it is cut short: get it again")
     file.seek(after)
@@ -141,10 +141,10 @@ def _check_end(file: BinaryIO, after: int, end: int, where: str) -> None:
 
 
 def _add(pieces: dict[str, Piece], member: tarfile.TarInfo, tar: Path, end: int, shown: Path) -> None:
-    """Adds a member, or refuses it: stricter than `tarfile.data_filter`, which fixes what it can."""
+    """Adds a member or refuses it; stricter than `tarfile.data_filter`, which repairs what it can."""
     outside = leads_out(member.name)
     name = posixpath.normpath(member.name)
-    if (member.isdir() and not outside) or member.type == b"V":  # GNU's label of the volume
+    if (member.isdir() and not outside) or member.type == b"V":  # GNU volume label
         return
     target = pieces.get(posixpath.normpath(member.linkname)) if member.islnk() else None
     reasons = {
@@ -166,7 +166,7 @@ def _refuse(shown: Path, name: str, reasons: Mapping[str, bool]) -> None:
 
 
 def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any] | None) -> Path:
-    """Unpacks an archive, unless that was done before and it is still the same."""
+    """Decompresses a tar to `scratch`, unless that was done before for the same size and mtime."""
     size = path.stat().st_size
     unpacked = scratch / f"{path.name}-{size}-{path.stat().st_mtime_ns}.tar"
     if unpacked.exists():
@@ -186,14 +186,14 @@ def _unpack(path: Path, scratch: Path, decoder: Callable[[], Any] | None) -> Pat
 
 
 def _check_growth(path: Path, size: int) -> None:
-    """Raises a `UserError` if what an archive holds is far larger than the archive."""
+    """Raises a `UserError` if the content is far larger than the archive."""
     if size > _GROWTH * path.stat().st_size + _TABLES:
         what = f"{path} unzips to more than {_GROWTH} times its size"
         raise UserError(f"{what}; if it is the right one, unpack it, and name the folder")
 
 
 def _decoded(raw: BinaryIO, make: Callable[[], Any] | None, path: Path) -> Iterator[bytes]:
-    """What all streams of a file hold, by blocks; zeros may stand between them."""
+    """Yields the decompressed blocks of all concatenated streams, skipping zero padding in between."""
     decoder = make() if make else None
     try:
         if decoder is None:
@@ -213,12 +213,12 @@ def _decoded(raw: BinaryIO, make: Callable[[], Any] | None, path: Path) -> Itera
                 decoder = type(decoder)()
         if not decoder.eof:
             raise EOFError("its end is missing")
-    except Exception as error:  # each decoder has its own
+    except Exception as error:  # each decoder raises its own kinds
         raise UserError(f"{path} can't be unzipped ({error}); it may be cut short: get it again") from error
 
 
 class _Zip:
-    """A zip that each process opens for itself: an open file has one place where all of them read on."""
+    """A zip that each process opens itself, since forked processes share a file's read position."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -236,18 +236,18 @@ class _Zip:
 
 @dataclass(frozen=True)
 class _Zipped(Piece):
-    """A file in a zip; any number of threads and processes may read."""
+    """A file in a zip; can be read by several threads and processes at once."""
 
     archive: _Zip = field(repr=False)
     member: zipfile.ZipInfo
 
     def read(self, most: int | None = None) -> bytes:
-        """Reads it, or so many of its first bytes; compares the checksum of all."""
+        """Reads the file with its checksum verified, or only its first `most` bytes."""
         where = f"{self.path}: {ascii(self.member.filename)[:200]} can't be read; get the archive again"
         try:
             with self.archive.file.open(self.member) as file:
                 data = file.read(-1 if most is None else most)
-        except Exception as error:  # of damaged data each decoder raises its own
+        except Exception as error:  # for damaged data each decoder raises its own kinds
             raise UserError(f"{where} ({error})") from error
         if most is None and len(data) != self.size:
             raise UserError(f"{where} (it is cut short)")
@@ -255,10 +255,10 @@ class _Zipped(Piece):
 
 
 def _name_in_zip(member: zipfile.ZipInfo, encoding: str | None) -> tuple[str, bool]:
-    """A member's name, and whether its encoding is a guess; `zipfile` takes it for code page 437.
+    """Decodes a member's name; returns it, and whether it falls back to `zipfile`'s code page 437.
 
-    Names are in the encoding that is given, or in UTF-8, which macOS writes without saying so, unless the
-    archive has them in UTF-8 besides, by Info-ZIP's Unicode path field.
+    In order of precedence: declared UTF-8, Info-ZIP's Unicode path field, then `encoding` or else UTF-8,
+    which macOS writes without declaring it.
     """
     if member.flag_bits & _UTF8 or member.orig_filename.isascii():
         return member.filename, False
@@ -283,14 +283,14 @@ def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
     try:
         archive = _Zip(path)
         members = archive.file.infolist()
-    except Exception as error:  # of hostile tables zipfile raises many kinds
+    except Exception as error:  # for malicious directories zipfile raises many kinds
         hint = "it may be cut short, or a part of several: get it whole"
         raise UserError(f"{path} can't be read as a zip ({error}); {hint}") from error
     _check_growth(path, sum(member.file_size for member in members))
     for member in members:
         decoded, guessed = _name_in_zip(member, encoding)
         unsure += [decoded] * guessed
-        name = decoded.replace("\\", "/")  # as some programs of Windows write it
+        name = decoded.replace("\\", "/")  # some Windows programs write backslashes
         outside = leads_out(name)
         if name.endswith("/") and not outside:
             continue
@@ -304,7 +304,7 @@ def _list_zip(path: Path, encoding: str | None) -> dict[str, Piece]:
         }
         _refuse(path, member.filename, reasons)
         try:
-            archive.file.open(member).close()  # compares its two headers
+            archive.file.open(member).close()  # compares the local and central headers
         except NotImplementedError:
             how = f"is compressed by method {member.compress_type}, which can't be read; unpack it"
             _refuse(path, member.filename, {f"{how}, and name the folder": True})

@@ -1,8 +1,7 @@
-"""What data sets of photographs have in common: originals with labels and splits, stored resized.
+"""Base classes of image data sets: original images with labels and splits, stored resized.
 
-What is stored is RGB, as `pictures.as_seen` has it. Resizing is Pillow's antialiased bilinear one: ``squash``
-at 256 gives to the bit what torchvision's ``Resize((256, 256))`` gives, and ``short-side`` what
-``Resize(256)`` gives.
+Stored images are RGB, as converted by `pictures.as_seen`. Resizing is antialiased bilinear (Pillow). At 256,
+``squash`` is bit-identical to torchvision's ``Resize((256, 256))``, and ``short-side`` to ``Resize(256)``.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from convnext_ablation.errors import UserError, shown, unknown_name
 from convnext_ablation.files import sha256_of
 
 FITS = ("squash", "short-side")
-# options of Pillow's encoders: lossless formats at their fastest
+# Pillow's encoder options; lossless formats at their fastest setting
 FORMATS: dict[str, dict[str, Any]] = {
     "jpeg": {"quality": 95},
     "png": {"compress_level": 1},
     "webp": {"lossless": True, "quality": 0, "method": 0},
 }
-_MOST_SIDE = 16_384  # of images that are stored
+_MOST_SIDE = 16_384  # maximum `size` in pixels
 _SUFFIXES = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
 
 class BrokenPictureError(UserError):
-    """A picture can't be decoded whole."""
+    """An image can't be decoded completely."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(f"{path} is not a readable image (fix or remove it): {reason}")
@@ -51,30 +50,30 @@ class BrokenPictureError(UserError):
 
 
 class DataSet:
-    """What `prepare` needs of a data set: a frozen dataclass.
+    """Interface of data sets for `prepare`; subclasses are frozen dataclasses.
 
-    Fields made by `convnext_ablation.dataclass_options.option` become options of the command line.
+    Fields declared by `convnext_ablation.dataclass_options.option` become command-line options.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     splits: ClassVar[tuple[str, ...]] = SPLITS
-    published: ClassVar[Mapping[str, Published]] = {}  # its archives, by the fields that name them
+    published: ClassVar[Mapping[str, Published]] = {}  # official archives, by option
 
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int] | None:
-        """Images of each split, and classes, that the defaults make; None if unknown beforehand."""
+        """Images per split, and number of classes, with the default options; None if unknown."""
         return None
 
     def records(self, scratch: Path) -> Iterable[tuple[Record, Any]]:
-        """All images, each as its record, without a hash, and what `encode` needs; may use `scratch`."""
+        """Yields each image's record, without a hash, and the key for `encode`; may write to `scratch`."""
         raise NotImplementedError
 
     def encode(self, key: Any, file: BinaryIO) -> Sequence[str]:
-        """Writes the file of one image, the same bytes for the same key; by any thread, in any order.
+        """Writes one image file; deterministic for a key, and thread-safe.
 
         Returns:
-            How its pixels differ from the stored ones of the original, an entry for each kind.
+            The kinds of changes to the original's pixels.
 
         Raises:
             BrokenPictureError: The original can't be decoded.
@@ -83,29 +82,29 @@ class DataSet:
 
     @classmethod
     def needed(cls, options: Mapping[str, Any]) -> dict[str, Published]:
-        """The published archives that these options need."""
+        """The published archives needed for the given options."""
         return {which: each for which, each in cls.published.items() if options.get(each.only_for, True)}
 
     def sources(self) -> dict[str, Any]:
-        """The paths that a set is made of, by the options that name them, among other values."""
+        """Values by option, including the paths of the original files."""
         return vars(self)
 
     def originals(self) -> Iterator[tuple[str, Path]]:
-        """The files and folders that a set is made of, by the options that name them."""
+        """Yields the existing original files and folders, with the option that names each."""
         for name, value in self.sources().items():
             path = Path(value) if name == "source" and value else value
             if isinstance(path, Path) and (path := path.expanduser()).exists():
                 yield name, path
 
     def state(self) -> dict[str, list[str]]:
-        """Place of the originals by their options, and what tells whether they change while this runs."""
+        """Path of the originals by option, and a hash of names, sizes and times to detect changes."""
         return {name: [str(path.resolve()), _listing(path, times=True)] for name, path in self.originals()}
 
     def content(self) -> dict[str, str]:
-        """SHA-256 of the originals by their options, so that others aren't taken for them, wherever they lie.
+        """SHA-256 of the originals by option, independent of their location.
 
-        That of a file is its content's; that of a folder stands for the names and sizes of the files below
-        it. Archives that are compared with the published ones are left out.
+        For a file it covers the content; for a folder, the names and sizes of the files below it. Archives
+        checked against a published hash are left out.
         """
         published = {} if getattr(self, "unofficial", False) else self.published
         found = {}
@@ -118,18 +117,18 @@ class DataSet:
         return found
 
     def check_place(self, out: Path) -> None:
-        """Raises a `UserError` if the set would be written below the folder of its own images."""
+        """Raises a `UserError` if `out` is inside a folder of the original images."""
         for name, path in self.originals():
             if out.is_relative_to(path.resolve()):
                 option = self.option_of(name)
                 raise UserError(f"{out} is in {path}, the folder of {option}; choose a place outside of it")
 
     def option_of(self, name: str) -> str:
-        """The option that an original was found by: its own, or that of the folder of all archives."""
+        """The command-line option that located an original: its own, or ``--archives``."""
         return f"--{name.replace('_', '-')}" if vars(self).get(name) is not None else "--archives"
 
     def check_least(self, **least: int) -> None:
-        """Raises a `UserError` if a number is less than it may be, or images would be too large."""
+        """Raises a `UserError` if an option is below its minimum, or `size` is too large."""
         for name, minimum in least.items():
             value = getattr(self, name, None)
             if value is not None and value < minimum:
@@ -140,26 +139,26 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Photograph:
-    """An original: what names it in its data set, where it stands there, and its file."""
+    """An original image: its id and path in the data set, labels, and file."""
 
     id: str
     path: str
     class_name: str
     split: str
-    piece: Any  # its method `read` gives the file
+    piece: Any  # its method `read` returns the file's content
     box: Box | None = None
-    group: str = ""  # those of one stay in one split
-    name: str = ""  # where it lies below what the user named, if that isn't `path`
+    group: str = ""  # images of a group stay in one split
+    name: str = ""  # path below the folder or archive that the user gave, if it differs from `path`
 
 
 def pixels(text: str) -> int | None:
-    """A size as the command line takes it: a number, or none."""
+    """Parses a size in pixels, or ``none``."""
     return None if text == "none" else int(text)
 
 
 @dataclass(frozen=True)
 class Photographs(DataSet):
-    """Common options and the way from originals to stored images."""
+    """Common options, and conversion of original to stored images."""
 
     size: int | None = option(
         256, "side in pixels that images are resized to, or none to keep the originals", parse=pixels
@@ -174,13 +173,13 @@ class Photographs(DataSet):
     max_pixels: int | None = option(
         None, "take pictures of up to so many pixels; 178,956,970 if not given", identity=False
     )
-    # why files and rows are left out, by their names; filled by `photographs` and `encode`
+    # reasons for skipping files and rows, by name; filled while reading the originals and by `prepare`
     skipped: dict[str, str] = field(
         default_factory=dict, init=False, compare=False, metadata={"identity": False}
     )
 
     def __post_init__(self) -> None:
-        """Checks the options."""
+        """Validates the options."""
         self.check_least(size=8, skip_bad_images=0, max_pixels=1)
         if self.size is None and self.max_pixels is not None:
             raise UserError(f"{self.name}: max_pixels is for pictures that are resized; give a size, too")
@@ -189,11 +188,11 @@ class Photographs(DataSet):
                 raise unknown_name(name, value, known)
 
     def photographs(self, scratch: Path) -> Iterable[Photograph]:
-        """All originals with the split that each belongs to; archives are unzipped to `scratch`."""
+        """Returns all original images with their splits; archives may be decompressed to `scratch`."""
         raise NotImplementedError
 
     def records(self, scratch: Path) -> Iterator[tuple[Record, Photograph]]:
-        """All images of the set, each as its record and what `encode` needs."""
+        """Yields each image's record and the original image for `encode`."""
         for original in self.photographs(scratch):
             path = PurePosixPath(original.path)
             name = f"{path.stem}{_SUFFIXES[self.format]}"
@@ -203,8 +202,8 @@ class Photographs(DataSet):
             yield Record(id_, original.split, original.class_name, original.path), original
 
     def encode(self, original: Photograph, file: BinaryIO) -> Sequence[str]:
-        """Writes the stored file of one image, cropped to its box as far as that lies in the image."""
-        # Pillow lets go of the interpreter while it decodes, resizes, and encodes to a file of the system
+        """Writes one image, cropped to its box clipped to the image."""
+        # Pillow releases the GIL while it decodes, resizes, and encodes to an OS-level file
         data = original.piece.read()
         try:
             image = decode(data, checksums=False)
@@ -212,7 +211,7 @@ class Photographs(DataSet):
             image, changes = as_seen(image, box=box)
         except UserError:
             raise
-        except Exception as error:  # decoders raise anything
+        except Exception as error:  # decoders may raise any exception
             raise BrokenPictureError(original.name or original.path, " ".join(str(error).split())) from error
         if self._keeps(original):
             file.write(data)
@@ -248,10 +247,10 @@ def _inside(box: Box, size: tuple[int, int], name: str) -> tuple[int, int, int, 
 
 
 def _listing(path: Path, times: bool = False) -> str:
-    """Hash over the size of a file, or the names and sizes of the files below a folder; and their `times`."""
+    """Hash of a file's size, or of the names and sizes of the files below a folder; `times` adds mtimes."""
     digest = hashlib.sha256()
     for name in files_below(path, dangling=True) if path.is_dir() else [""]:
-        with suppress(OSError):  # a link to nothing
+        with suppress(OSError):  # a broken link
             stat = os.stat(path / name)
             line = f"{'/'.join(os.path.split(name))}\0{stat.st_size}\0{stat.st_mtime_ns if times else ''}\n"
             digest.update(line.encode(errors="surrogateescape"))

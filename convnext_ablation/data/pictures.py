@@ -1,7 +1,7 @@
-"""The only place that opens pictures: which formats are read, and which pixels of them a person sees.
+"""Opens images and converts them to the pixels that a person sees; all images are read through this module.
 
-Formats are recognised by content, not by extension. They are raster formats whose decoders start no other
-program. EPS, for example, would start Ghostscript.
+Formats are recognised by content, not by extension. Only raster formats are read whose decoders start no
+other program. EPS, for example, would start Ghostscript.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from convnext_ablation.page import uri_of
 
-# by Pillow's names, without those that Pillow can't tell by content, such as TGA
+# Pillow's names, without formats that it can't recognise by content, such as TGA
 _KNOWN = "AVIF BMP DDS GIF ICO JPEG JPEG2000 MPO PCX PNG PPM PSD QOI SGI SUN TIFF WEBP".split()
-_HEAD = 16  # bytes by which Pillow tells formats
+_HEAD = 16  # bytes by which Pillow recognises formats
 
 Image.init()
 FORMATS = tuple(name for name in _KNOWN if name in Image.OPEN)
-# of the names of files, which training goes by in a folder; timm's own scripts read .png, .jpg and .jpeg
+# file extensions by which training finds images; timm's own scripts read only .png, .jpg and .jpeg
 ENDINGS = {
     ending: name for ending, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")
 }
 
-_UPRIGHT = {  # by the EXIF orientation
+_UPRIGHT = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -41,34 +41,34 @@ _UPRIGHT = {  # by the EXIF orientation
     8: Image.Transpose.ROTATE_90,
 }
 _HOLDS_ORIENTATION = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
-_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF
-_SCALES = {"L;2": 85, "L;4": 17}  # from grey of few bits to 255
-_CONVERTED_WRONGLY = re.compile("I$|F$|I;16|CMYK|LAB")  # modes that `Image.convert` would clip, or worse
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
+_SCALES = {"L;2": 85, "L;4": 17}  # factors from 2-bit and 4-bit grey to 0..255
+_CONVERTED_WRONGLY = re.compile("I$|F$|I;16|CMYK|LAB")  # modes that `Image.convert` clips or distorts
 _ALPHA = ("RGBA", "RGBa", "LA", "La", "PA")
 
-# up to twice `Image.MAX_IMAGE_PIXELS` is accepted, and Pillow refuses what is beyond it
+# accept up to twice `Image.MAX_IMAGE_PIXELS`; Pillow refuses larger images
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-# the pixels may be sound
+# the pixels may still be intact
 warnings.filterwarnings("ignore", "Corrupt EXIF data|Truncated File Read", UserWarning)
 
 
 class TooLargeError(ValueError):
-    """A picture has more pixels than are accepted."""
+    """An image has more pixels than allowed."""
 
 
 def is_called_picture(name: str) -> bool:
-    """Whether a file's extension is one of these formats'; what it holds is another question."""
+    """Whether a file has the extension of a supported format; its content isn't checked."""
     return os.path.splitext(name)[1].lower() in ENDINGS
 
 
 def with_ending(name: str, read: Callable[[], bytes]) -> str:
-    """The name of a picture's file, with an extension of its format unless it has a picture's."""
+    """Appends the extension of the image's format to a file name without an image extension."""
     if is_called_picture(name):
         return name
     try:
         with open_picture(read()) as image:
             kind = image.format
-    except Exception:  # broken, which shows when it is decoded
+    except Exception:  # a broken image, reported when it is decoded
         return name
     if kind in ("JPEG", "MPO"):
         return f"{name}.jpg"
@@ -76,7 +76,7 @@ def with_ending(name: str, read: Callable[[], bytes]) -> str:
 
 
 def is_picture(read: Callable[[int | None], bytes]) -> bool:
-    """Whether a file's content, or so many first bytes, which `read` gives, is of one of these formats."""
+    """Whether a file is an image of a supported format; `read(n)` returns its first n bytes, None for all."""
     head = read(_HEAD)
     accepts = (Image.OPEN[name][1] for name in FORMATS)
     if not any(accept and accept(head) for accept in accepts):
@@ -85,34 +85,34 @@ def is_picture(read: Callable[[int | None], bytes]) -> bool:
         open_picture(read(None)).close()
     except TooLargeError:
         return True
-    except Exception:  # Pillow's readers of headers raise many kinds
+    except Exception:  # Pillow's header parsers raise many kinds
         return False
     return True
 
 
 def open_picture(source: bytes | str | os.PathLike[str] | BinaryIO) -> Image.Image:
-    """Opens a picture of one of `FORMATS`, without decoding it yet.
+    """Opens an image of one of `FORMATS` without decoding it yet.
 
     Args:
-        source: The file's content, its path, or the open file.
+        source: The file's content, its path, or an open file.
 
     Raises:
-        ValueError: It is of none of these formats, or has more pixels than Pillow accepts.
+        ValueError: The format is unsupported, or the image has more pixels than allowed.
         OSError: The file can't be read.
     """
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as error:  # which tells the address of the buffer, each time another
+    except UnidentifiedImageError as error:  # its message holds a buffer address, which varies
         raise ValueError("cannot identify image file") from error
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         what = f"has more than {most:,} pixels, perhaps a decompression bomb"
         raise TooLargeError(f"{what}; `prepare --max-pixels` takes more") from error
-    if image.format == "TIFF":  # Pillow turns it upright as it decodes it, and forgets that it did
+    if image.format == "TIFF":  # Pillow rotates TIFFs while decoding and drops the orientation
         image.info["turned"] = _orientation(image)
     elif image.format == "PNG" and image.tile and "transparency" in image.info:
-        # Pillow keeps the transparent value as it is stored, and scales the pixels
+        # Pillow scales the pixels, but not the transparent value
         value, rawmode = image.info["transparency"], image.tile[0].args
         if rawmode in _SCALES:
             image.info["transparency"] = value * _SCALES[rawmode]
@@ -123,10 +123,10 @@ def open_picture(source: bytes | str | os.PathLike[str] | BinaryIO) -> Image.Ima
 
 @contextmanager
 def pixels_allowed(most: int | None) -> Iterator[None]:
-    """Has pictures of up to so many pixels opened, instead of Pillow's 178,956,970, if a number is given."""
+    """Sets the maximum number of pixels per image within a block; None keeps Pillow's 178,956,970."""
     before = Image.MAX_IMAGE_PIXELS
     if most is not None:
-        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses what has more than twice that
+        Image.MAX_IMAGE_PIXELS = -(-most // 2)  # Pillow refuses images above twice that
     try:
         yield
     finally:
@@ -136,29 +136,29 @@ def pixels_allowed(most: int | None) -> Iterator[None]:
 def as_seen(
     image: Image.Image, mode: str = "RGB", box: tuple[int, int, int, int] | None = None
 ) -> tuple[Image.Image, list[str]]:
-    """The first frame of a picture as a person sees it.
+    """Converts the first frame of an image to the pixels that a person sees.
 
-    - It is turned upright by its EXIF orientation.
-    - 16-bit greyscale is divided by 257. Integers of 32 bits and floats are taken in the least of the ranges
-      0 to 1 (floats only), 0 to 255 and 0 to 65535 that holds them all, and else from the lowest to the
-      highest of the picture.
+    - The EXIF orientation is applied.
+    - 16-bit greyscale is divided by 257. For 32-bit integers and floats, the input range is the smallest one
+      that holds all values: 0 to 1 (floats only), 0 to 255 or 0 to 65535. If none does, it is the image's
+      minimum to maximum.
     - CMYK is converted to sRGB by the embedded profile, and without one by Pillow's rule. Profiles of RGB and
-      greyscale are not applied, as in timm and torchvision.
+      greyscale images are ignored, as in timm and torchvision.
     - Transparency is composited on white, unless `mode` has an alpha channel.
 
     Args:
         image: From `open_picture`.
-        mode: Mode of Pillow to convert to.
-        box: Left, top, right and bottom to crop to, in pixels of the file, before it is turned upright.
+        mode: Pillow mode to convert to.
+        box: Crop box (left, top, right, bottom) in stored pixels, before rotation.
 
     Returns:
-        The picture, and what was changed for it: an entry for each kind.
+        The image, and the kinds of changes made.
 
     Raises:
-        ValueError: Pixels are NaN or infinite, or there is a box in a TIFF that is turned.
+        ValueError: Pixels are NaN or infinite, or `box` is given for a rotated TIFF.
     """
     changes = []
-    if getattr(image, "is_animated", False) and image.format != "PSD":  # whose layers are no frames
+    if getattr(image, "is_animated", False) and image.format != "PSD":  # PSD layers aren't frames
         changes.append("first of several frames taken")
     image.load()
     turn = _UPRIGHT.get(image.info.get("turned") or _orientation(image))
@@ -171,7 +171,7 @@ def as_seen(
     if mode not in _ALPHA and image.has_transparency_data:
         image, change = _on_white(image)
         changes += change
-    image = image if image.mode == mode else image.convert(mode)  # which copies what it need not convert
+    image = image if image.mode == mode else image.convert(mode)  # `convert` copies even for the same mode
     if box is not None:
         image = image.crop(box)
     if turn is not None:
@@ -181,12 +181,12 @@ def as_seen(
 
 
 def _orientation(image: Image.Image) -> int:
-    """How EXIF or XMP says that a picture is to be turned; 1, not at all, if that can't be read."""
+    """The EXIF or XMP orientation; 1 (upright) if missing or unreadable."""
     if image.format != "TIFF" and not _HOLDS_ORIENTATION & image.info.keys():
         return 1
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # damaged EXIF raises anything, and the pixels may be sound
+    except Exception:  # damaged EXIF raises many kinds, and the pixels may be intact
         return 1
 
 
@@ -212,7 +212,7 @@ def _scaled(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def _in_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """CMYK or LAB by its profile; CMYK by Pillow's rule if it has none that fits."""
+    """Converts LAB or CMYK to sRGB; CMYK by its profile or, without a valid one, by Pillow's rule."""
     srgb, embedded = ImageCms.createProfile("sRGB"), image.info.get("icc_profile")
     if image.mode == "LAB":
         lab = ImageCms.buildTransform(ImageCms.createProfile("LAB"), srgb, "LAB", "RGB")
@@ -235,11 +235,11 @@ def _on_white(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 
 def picture_uri(path: Path, side: int) -> str:
-    """An image of at most `side` pixels a side, as a JPEG in a data URI; empty if it can't be decoded."""
+    """A thumbnail of at most `side` pixels per side, as a JPEG data URI; empty if it can't be decoded."""
     try:
         with open_picture(path) as image:
             small, _ = as_seen(image)
-    except Exception:  # decoders raise anything
+    except Exception:  # decoders may raise any exception
         return ""
     small.thumbnail((side, side))
     return uri_of(small)

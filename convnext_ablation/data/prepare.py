@@ -1,7 +1,7 @@
-"""From the name of a data set to an image folder, atomically.
+"""Prepares a data set as an image folder, atomically.
 
-The folder appears under its name only when it is complete. A run that was killed resumes where it stopped, if
-nothing has changed since: neither parameters nor originals nor versions.
+The folder gets its final name only when complete. After a crash, the same command resumes if parameters,
+original files and library versions are unchanged.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ from convnext_ablation.dataclass_options import identity
 from convnext_ablation.errors import UserError, in_one_line, unknown_name
 from convnext_ablation.files import check_path, locked, resolved
 
-FORMAT = 1  # of the folder; one more whenever the same parameters come to give other images
-_SCRATCH = ".scratch"  # in the unfinished folder: what is unpacked, and what it is made of
+FORMAT = 1  # folder format; increment when the same parameters give different images
+_SCRATCH = ".scratch"  # in the unfinished folder: decompressed archives and the state needed to resume
 
 _OFFICIAL = (
     birds.CUB200, stanford.StanfordDogs, vgg.FGVCAircraft, stanford.StanfordCars, vgg.Flowers102,
@@ -60,20 +60,20 @@ _OFFICIAL = (
 _BUILT_IN = (FashionMNIST, drawn.Characters, drawn.Typefaces, drawn.FewTypefaces, drawn.Diacritics)
 _OWN = (own.ImageFolder, image_list.ImageList, HubPhotographs)
 DATASETS: dict[str, type[DataSet]] = {each.name: each for each in (*_OFFICIAL, *_BUILT_IN, *_OWN)}
-BUILT_IN = tuple(dataset.name for dataset in _BUILT_IN)  # need nothing named to be prepared
+BUILT_IN = tuple(dataset.name for dataset in _BUILT_IN)  # need no user-supplied files
 
 
 def prepare(
     name: str, out: str | os.PathLike[str], *, workers: int | None = None, **parameters: Any
 ) -> FolderSummary:
-    """Writes a data set of `DATASETS` as an image folder, unless it is there already.
+    """Prepares a data set of `DATASETS` as an image folder, unless it exists already.
 
-    While it is being made it is called ``<out>.partial``; a second process waits until it is there. The files
-    are the same for any number of threads, `workers`. The parameters are fields of the data set's class, such
-    as ``seed``.
+    The unfinished folder is called ``<out>.partial``; a second process waits until it is complete. The files
+    don't depend on the number of threads, `workers`. `parameters` are fields of the data set's class, such as
+    ``seed``.
 
     Raises:
-        UserError: The name or a parameter is wrong, `out` holds something else, or it can't be written.
+        UserError: The name or a parameter is invalid, `out` holds other data, or writing fails.
     """
     if name not in DATASETS:
         raise unknown_name("data set", name, DATASETS)
@@ -97,9 +97,9 @@ def prepare(
 
 
 def as_published(name: str) -> FolderSummary | None:
-    """What a set will hold, prepared with the defaults, but for names and fingerprint; None if nothing tells.
+    """Image and class counts of a data set prepared with the defaults, without names; None if unknown.
 
-    Its name may end in the size of the images, such as ``cub200_512``, which changes no numbers.
+    A suffix with the image size, such as in ``cub200_512``, is ignored.
     """
     dataset = DATASETS.get(re.sub(r"_\d+$", "", name))
     size = dataset.published_size() if dataset else None
@@ -107,7 +107,7 @@ def as_published(name: str) -> FolderSummary | None:
 
 
 def verify(out: Path) -> None:
-    """Compares a prepared folder with its manifest; a `UserError` for the first image that differs."""
+    """Compares a prepared folder with its manifest; raises a `UserError` at the first difference."""
     splits = dict.fromkeys(record.split for record in read_manifest(out))
     summary = check_folder(out, sorted(splits, key="train val test".find), anew=True)
     images, classes = sum(summary.counts.values()), len(summary.classes)
@@ -115,19 +115,19 @@ def verify(out: Path) -> None:
 
 
 def _is_there(out: Path, dataset: DataSet) -> bool:
-    """Whether the folder holds this very set; False if there is nothing, an error if something else."""
+    """Whether the folder holds this data set; False if missing or empty, a `UserError` for other content."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     found = read_description(out / DESCRIPTION)
     if not found:
         raise UserError(f"{out} exists and is no prepared data set; remove it or choose another place")
-    # versions don't count, or an upgrade would undo every folder
+    # ignore library versions, or an upgrade would invalidate every folder
     there, wanted = ({**each, **(each.get("parameters") or {})} for each in (found, _describe(dataset)))
     for key in ("format", "name", *identity(dataset)):
         if there.get(key) != wanted[key]:
             what = f"{key} is {there.get(key)}, not {wanted[key]}"
             raise UserError(f"{out} holds another data set ({what}); remove it or choose another place")
-    before = found.get("originals") or {}  # folders of earlier versions don't say
+    before = found.get("originals") or {}  # missing in folders of earlier versions
     for key, digest in dataset.content().items() if before else ():
         if before.get(key, digest) != digest:
             what = f"what {dataset.option_of(key)} names has changed or is another"
@@ -136,13 +136,13 @@ def _is_there(out: Path, dataset: DataSet) -> bool:
 
 
 def _describe(dataset: DataSet) -> dict[str, Any]:
-    """What ``dataset.json`` says of a data set, in JSON's own types."""
+    """The content of ``dataset.json``, as JSON types."""
     made_by = {"parameters": identity(dataset), "versions": library_versions()}
     return {"format": FORMAT, "name": dataset.name, **made_by}
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of all that may have a say in the bytes of an image."""
+    """Versions of all libraries that may affect the bytes of an image."""
     with in_one_line("`prepare` needs `pip install '.[study]'`"):
         packages = {name: version(name) for name in ("matplotlib", "numpy", "pillow")}
     codecs = ("freetype2", "libjpeg_turbo", "webp", "zlib", "zlib_ng")
@@ -156,7 +156,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     partial = out.with_name(f"{out.name}.partial")
     _begin(dataset, partial)
-    beside = ThreadPool(1)  # hashes the originals while they are listed and read
+    beside = ThreadPool(1)  # hashes the original files in the background
     content = beside.apply_async(dataset.content)
     try:
         images = list(dataset.records(partial / _SCRATCH))
@@ -177,7 +177,7 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
         shutil.rmtree(partial / _SCRATCH)
         fingerprint = mark_checked(partial, records)
         partial.replace(out)
-    except UserError:  # after anything else, such as a full disk, the same command resumes
+    except UserError:  # after other errors, such as a full disk, the same command resumes
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
@@ -207,9 +207,9 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
 def _write_images(
     dataset: DataSet, folder: Path, images: Sequence[tuple[Record, Any]], workers: int | None
 ) -> list[Record]:
-    """Writes all images below a folder, but for those there; returns records with the hashes of the files."""
+    """Writes all images that aren't there yet; returns the records with file hashes."""
     seen: dict[str, Record] = {}
-    for record, _ in images:  # files whose names differ only in case are one on many file systems
+    for record, _ in images:  # many file systems are case-insensitive
         check_path(record.id, record.source[:99])
         other = seen.setdefault(record.id.casefold(), record)
         if other is not record:
@@ -226,13 +226,13 @@ def _write_images(
             records.append(done)
             continue
         broken[record.id] = done
-        assert isinstance(dataset, Photographs)  # others raise none
+        assert isinstance(dataset, Photographs)  # other data sets have no broken images
         if len(broken) > (most := dataset.skip_bad_images):
             more = f"more than {most} such images: " if most else ""
             raise UserError(f"{next(iter(broken.values()))}; {more}--skip-bad-images N leaves out up to N")
         dataset.skipped[done.path] = f"can't be decoded: {done.reason}"
     for id_ in broken:
-        with suppress(OSError):  # there are others in the folder
+        with suppress(OSError):  # the folder isn't empty
             (folder / id_).parent.rmdir()
     return records
 
@@ -252,7 +252,7 @@ def _write_image(
         except BrokenPictureError as error:
             os.remove(f"{path}.tmp")
             return error
-        if changes:  # kept for a run that resumes
+        if changes:  # saved in case the run is resumed
             with open(folder / _SCRATCH / CHANGED, "a", encoding="utf-8") as lines:
                 lines.write(json.dumps([record.id, list(changes)]) + "\n")
         os.replace(f"{path}.tmp", path)
@@ -260,18 +260,18 @@ def _write_image(
 
 
 def _count_changes(partial: Path) -> dict[str, int]:
-    """Images that were changed in each way, as `_write_image` noted it."""
+    """Counts the changed images by kind of change, as logged by `_write_image`."""
     changes: dict[str, list[str]] = {}
     with suppress(FileNotFoundError), open(partial / _SCRATCH / CHANGED, encoding="utf-8") as file:
         for line in file:
-            with suppress(ValueError):  # cut off when a run was killed
+            with suppress(ValueError):  # a line truncated by a killed run
                 id_, kinds = json.loads(line)
                 changes[id_] = kinds
     return dict(sorted(Counter(kind for kinds in changes.values() for kind in kinds).items()))
 
 
 def _written_before(path: str) -> bytes | None:
-    """The file that an interrupted run has left; after a power failure it may be there and empty."""
+    """The content of an image written by an interrupted run; None if missing or broken by a power cut."""
     with suppress(FileNotFoundError, ValueError):
         data = Path(path).read_bytes()
         decode(data, checksums=False)
@@ -280,7 +280,7 @@ def _written_before(path: str) -> bytes | None:
 
 
 def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
-    """The classes in the order of their numbers; those of other splits must be in train too."""
+    """The classes in index order; raises a `UserError` for an empty split or a class missing from train."""
     classes: dict[str, set[str]] = {split: set() for split in dataset.splits}
     for record in records:
         classes[record.split].add(record.class_name)
@@ -293,7 +293,7 @@ def _numbered_classes(dataset: DataSet, records: Iterable[Record]) -> list[str]:
 
 
 def _begin(dataset: DataSet, partial: Path) -> None:
-    """Makes the unfinished folder, or takes up the one that a killed run has left."""
+    """Creates the unfinished folder, or reuses that of a killed run if nothing has changed."""
     description = _describe(dataset)
     origin = {"description": description, "originals": dataset.state()}
     if partial.exists():

@@ -1,16 +1,16 @@
-"""Stanford Cars and Stanford Dogs, whose lists are MATLAB files; validation images are held out of training.
+"""Stanford Cars and Stanford Dogs, whose lists are MATLAB files; val is held out of the training images.
 
 J. Krause, M. Stark, J. Deng, L. Fei-Fei: "3D Object Representations for Fine-Grained Categorization", 3dRR,
-ICCV 2013. People have its files in two layouts:
+ICCV 2013. Its files exist in two layouts:
 
-- ``cars_annos.mat`` with ``car_ims.tgz``, numbered through, as metric learning has it; the MD5 are those of
-  several public repositories' ``Cars196``;
-- torchvision's: ``car_devkit.tgz``, ``cars_train.tgz``, ``cars_test.tgz`` and, since the devkit's list of
-  test images has no labels, ``cars_test_annos_withlabels.mat``; the SHA-256 are those of TensorFlow Datasets
+- ``cars_annos.mat`` with ``car_ims.tgz``, numbered across splits, as used in metric learning; the MD5 are
+  those of several public repositories' ``Cars196``;
+- torchvision's: ``car_devkit.tgz``, ``cars_train.tgz``, ``cars_test.tgz`` and, since the devkit has no test
+  labels, ``cars_test_annos_withlabels.mat``; the SHA-256 are from TensorFlow Datasets
   (url_checksums/cars196.txt).
 
 A. Khosla, N. Jayadevaprakash, B. Yao, L. Fei-Fei: "Novel Dataset for Fine-Grained Image Categorization",
-First Workshop on Fine-Grained Visual Categorization, CVPR 2011. Its file names are ImageNet's ids.
+First Workshop on Fine-Grained Visual Categorization, CVPR 2011. Its file names are ImageNet ids.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUMBERED_THROUGH = ("annotations", "images")
 
 @dataclass(frozen=True)
 class StanfordCars(HeldOut):
-    """The set as its options give it."""
+    """Stanford Cars with its options."""
 
     name = "stanford-cars"
     summary = "Stanford Cars: photographs of 196 models of cars"
@@ -60,7 +60,7 @@ class StanfordCars(HeldOut):
 
     @classmethod
     def needed(cls, options: Mapping[str, Any]) -> dict[str, Published]:
-        """The files of the layout that the folder has."""
+        """The archives of the layout found in the folder."""
         folder = Path(options["archives"] or "").expanduser()
         images = cls.published["images"]
         through = (folder / images.file).exists() or (folder / images.unpacked).exists()
@@ -69,7 +69,7 @@ class StanfordCars(HeldOut):
         }
 
     def joined(self, **sources: Source) -> Iterator[Photograph]:
-        """All originals, by the file names that the lists give them."""
+        """Yields all original images, by the file names in the lists."""
         through = "images" in sources
         meta = sources["annotations" if through else "devkit"]
         (names,) = read_mat(meta, "cars_annos.mat" if through else "cars_meta.mat", "class_names")
@@ -91,7 +91,7 @@ class StanfordCars(HeldOut):
 
 @dataclass(frozen=True)
 class StanfordDogs(HeldOut):
-    """The set as its options give it."""
+    """Stanford Dogs with its options."""
 
     name = "stanford-dogs"
     summary = "Stanford Dogs: photographs of 120 breeds, out of ImageNet"
@@ -120,7 +120,7 @@ class StanfordDogs(HeldOut):
     def joined(
         self, images: Source, lists: Source, annotations: Source | None = None
     ) -> Iterator[Photograph]:
-        """All originals, by the names that the lists give them."""
+        """Yields all original images, by the file names in the lists."""
         images = images.below(_read_list(lists, "train_list.mat")[0][0])
         breeds: dict[int, str] = {}
         for split in self.official.images:
@@ -135,7 +135,7 @@ class StanfordDogs(HeldOut):
 
 
 def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
-    """Paths and labels (from 1) of a list, a MATLAB file."""
+    """Reads paths and labels (from 1) of a MATLAB list."""
     paths, labels = read_mat(lists, name, "file_list", "labels")
     with in_one_line(f"{lists.path}: {name} has another form than the official list (get it again)"):
         names = [unicodedata.normalize("NFC", str(path)) for path in paths]
@@ -145,7 +145,7 @@ def _read_list(lists: Source, name: str) -> list[tuple[str, int]]:
 
 
 def _read_box(annotations: Source, path: str) -> Box:
-    """The box around all dogs of a photograph: an image may show several, and then has a box for each."""
+    """The bounding box of all dogs in an image; the annotations have a box per dog."""
     name = path if path in annotations else f"Annotation/{path}"
     data = annotations.file(name).read()
     try:

@@ -1,4 +1,4 @@
-"""Tables in text files, as spreadsheets, pandas and people write them: any usual delimiter and encoding."""
+"""Reads delimited text as written by spreadsheets, pandas or by hand; detects delimiter and encoding."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of fields, stripped and in NFC."""
+    """A table of text fields, stripped and in NFC."""
 
     path: Path
     delimiter: str
-    columns: list[str]  # of the first line
-    rows: dict[int, list[str]]  # by their lines, each with a field for every column; none that are blank
+    columns: list[str]  # names in the first line
+    rows: dict[int, list[str]]  # by line number, with a field per column, without blank rows
 
 
 def read_table(path: Path, known: Collection[str] = ()) -> Table:
-    """Reads a table.
+    """Reads a table whose first line names the columns.
 
     Args:
         path: The file: UTF-8, or UTF-16 with a byte order mark.
-        known: Names of columns, in lower case, by which the delimiter is told.
+        known: Expected column names in lower case, used to detect the delimiter.
 
     Raises:
-        UserError: It can't be read, or a row has more fields than the first line.
+        UserError: The file can't be read or is empty, or a row has more fields than the first line.
     """
     text = _read_text(path)
     first, _, rest = text.partition("\n")
     skipped = 0
-    if said := re.fullmatch(r"sep=(.)\r?", first):  # as Excel has it
+    if said := re.fullmatch(r"sep=(.)\r?", first):  # Excel's delimiter line
         first, skipped, text = rest.partition("\n")[0], 1, rest
     delimiter = said[1] if said else max(DELIMITERS, key=lambda each: _rank(first, each, known))
     try:
-        lines = io.StringIO(text, newline="")  # with its own ends, since a field in quotes may hold one
+        lines = io.StringIO(text, newline="")  # keep line ends, since quoted fields may contain them
         reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
         read = [(reader.line_num + skipped, [field.strip() for field in row]) for row in reader]
     except csv.Error as error:
@@ -86,6 +86,6 @@ def _read_text(path: Path) -> str:
         raise UserError(f"{path} can't be read as CSV in UTF-8 ({error}); save it in UTF-8") from error
     if "\0" in text:
         raise UserError(f"{path} is no text in UTF-8, perhaps in UTF-16; save it as CSV in UTF-8")
-    if "\n" not in text:  # as old programs of macOS write it
+    if "\n" not in text:  # old Mac line ends
         text = text.replace("\r", "\n")
     return unicodedata.normalize("NFC", text)

@@ -1,4 +1,4 @@
-"""Pictures without labels: of folders, archives and lists, by a pattern, or one by one."""
+"""Unlabelled images from folders, archives, lists, glob patterns and single files."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from convnext_ablation.errors import UserError, shown
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture, or what is given for one."""
+    """An input image, readable or not."""
 
-    name: str  # its path: below the input if that is a single folder or archive
+    name: str  # path, relative to the input if that is a single folder or archive
     place: Piece
-    unread: str = ""  # why it can't be read, if that is known before it is tried
+    unread: str = ""  # reason why it can't be read, if known beforehand
 
 
 @dataclass
 class Unlabelled:
-    """All pictures of some inputs in their order, with the interface of timm's readers.
+    """The images of some inputs, in input order, with the interface of timm's readers.
 
-    There is one for each file and each line of a list; those of a folder or archive stand in natural order.
+    Each image file and each line of a list is one entry. Folders and archives are in natural sort order.
     """
 
     pictures: list[Picture] = field(default_factory=list)
-    skipped: dict[str, str] = field(default_factory=dict)  # why other files are not read, by their paths
+    skipped: dict[str, str] = field(default_factory=dict)  # reasons for skipping other files, by path
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.pictures)
 
     def __getitem__(self, index: int) -> tuple[BinaryIO, int]:
-        """The open file of a picture, and a class in the place of the one that isn't known."""
+        """The open file of an image, and 0 as a dummy label; raises a `ValueError` if unreadable."""
         picture = self.pictures[index]
         if picture.unread:
             raise ValueError(picture.unread)
         return io.BytesIO(picture.place.read()), 0
 
     def filename(self, index: int) -> str:
-        """The path of a picture."""
+        """The path of an image."""
         return self.pictures[index].name
 
     def add(self, files: Mapping[str, Piece], top: str) -> None:
-        """Adds the pictures among the files of a folder or archive; `top` stands before their paths."""
+        """Adds the images among the files of a folder or archive; `top` is prepended to their paths."""
         for below in sorted(files, key=natural_key):
             why, name = why_skipped(below, files[below]), os.path.join(top, below)
             if why in ("", UNREAD):
@@ -62,16 +62,16 @@ class Unlabelled:
 
 
 def find_pictures(inputs: Sequence[str], scratch: Path) -> Unlabelled:
-    """Lists the pictures of some inputs; what can't be read of them is found out later.
+    """Lists the images of some inputs without decoding them.
 
     Args:
-        inputs: Folders; zips and tars; text files with a path a line, from the file's folder or the working
-            directory; pictures; and patterns, in which ``**`` stands for any folders.
-        scratch: A folder that packed tars are unpacked to.
+        inputs: Folders; zips and tars; text files with a path per line, relative to the file's folder or the
+            working directory; images; and glob patterns, where ``**`` matches any folders.
+        scratch: Folder to which compressed tars are decompressed.
 
     Raises:
-        UserError: An input isn't there, is none of these, or has no picture; or `walk` or `list_archive`
-            refuses it.
+        UserError: An input is missing, of another kind or without images, or is refused by `walk` or
+            `list_archive`.
     """
     found = Unlabelled()
     for given in inputs:
@@ -84,11 +84,11 @@ def find_pictures(inputs: Sequence[str], scratch: Path) -> Unlabelled:
 
 
 def _matching(given: str) -> Sequence[str]:
-    """The paths that an input stands for."""
+    """The paths that match an input, itself a path or a glob pattern."""
     if os.path.exists(given):
         return [given]
     found = sorted(sorted(glob.glob(given, recursive=True)), key=natural_key)
-    # `**` matches folders and what is in them
+    # `**` matches folders as well as their files
     kept = [path for path in found if "**" not in given or not os.path.isdir(path)]
     if not kept:
         raise UserError(f"{shown(given)}: no such file or folder, and no file that matches it")
@@ -96,9 +96,9 @@ def _matching(given: str) -> Sequence[str]:
 
 
 def _add(found: Unlabelled, path: str, top: str, matched: bool, scratch: Path) -> None:
-    """Adds the pictures of a path, which was given or has `matched` a pattern."""
+    """Adds the images of a path, which was given or `matched` by a pattern."""
     place, piece = Path(path), piece_of(Path(path))
-    dangling = os.path.islink(path) and not os.path.exists(path)  # of a pattern
+    dangling = os.path.islink(path) and not os.path.exists(path)  # only for patterns
     if place.is_dir():
         found.add({name: piece_of(place / name) for name in files_below(place, dangling=True)}, top)
     elif not place.is_file() and not dangling:
@@ -114,7 +114,7 @@ def _add(found: Unlabelled, path: str, top: str, matched: bool, scratch: Path) -
 
 
 def _listed(path: Path) -> Iterator[Picture]:
-    """The pictures of a list; those that aren't there, too, unless none is."""
+    """Yields the images of a list, including missing ones; a `UserError` if all are missing."""
     content = path.read_bytes()
     lines = content.decode("utf-8-sig", "surrogateescape").replace("\r\n", "\n").split("\n")
     named = [] if b"\0" in content else [_place(path.parent, line) for line in lines if line.strip()]
@@ -128,6 +128,6 @@ def _listed(path: Path) -> Iterator[Picture]:
 
 
 def _place(folder: Path, line: str) -> tuple[str, Path]:
-    """The name and the file of a line, from the folder of the list or the working directory."""
+    """The name and file of a line, relative to the folder of the list or the working directory."""
     places = [(name, Path(base, name)) for name in (line, line.strip()) for base in (folder, Path())]
     return next((found for found in places if os.path.exists(found[1])), places[0])

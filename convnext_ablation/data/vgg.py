@@ -1,16 +1,16 @@
-"""Sets of Oxford's Visual Geometry Group: FGVC-Aircraft, Oxford 102 Flowers and Oxford-IIIT Pets.
+"""Data sets of Oxford's Visual Geometry Group: FGVC-Aircraft, Oxford 102 Flowers and Oxford-IIIT Pets.
 
-Their layouts are those of torchvision's ``FGVCAircraft``, ``Flowers102`` and ``OxfordIIITPet``. The SHA-256
-are those of TensorFlow Datasets (url_checksums), the MD5 that of mlverse/torchvision (R/dataset-fgvc.R).
+The layouts are those of torchvision's ``FGVCAircraft``, ``Flowers102`` and ``OxfordIIITPet``. The SHA-256 are
+from TensorFlow Datasets (url_checksums), the MD5 from mlverse/torchvision (R/dataset-fgvc.R).
 
 S. Maji, J. Kannala, E. Rahtu, M. Blaschko, A. Vedaldi: "Fine-Grained Visual Classification of Aircraft",
 arXiv:1306.5151. A slash in a variant, such as ``F/A-18``, becomes an underscore.
 
 M.-E. Nilsback, A. Zisserman: "Automated Flower Classification over a Large Number of Classes", ICVGIP 2008.
-Classes are called 001 to 102, by the numbers of ``imagelabels.mat``: its n-th is that of ``image_<n>.jpg``.
+Classes are named 001 to 102 after the labels in ``imagelabels.mat``; entry n labels ``image_<n>.jpg``.
 
-O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar: "Cats and Dogs", CVPR 2012. Breeds are named by the
-file names and numbered 1 to 37 by the lists; the two must agree.
+O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar: "Cats and Dogs", CVPR 2012. File names give the breed,
+and lists a label from 1 to 37; the two must agree.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError
 
 _HOME = "https://www.robots.ox.ac.uk/~vgg/data"
-BANNER = 20  # rows
+BANNER = 20  # pixel rows of the copyright banner at the bottom, cropped off
 
 
 @dataclass(frozen=True)
 class FGVCAircraft(OfficialPhotographs):
-    """The set as its options give it."""
+    """FGVC-Aircraft with its options."""
 
     name = "fgvc-aircraft"
     summary = "FGVC-Aircraft: photographs of 100 aircraft variants"
@@ -45,7 +45,7 @@ class FGVCAircraft(OfficialPhotographs):
     official = Official(100, train=3334, val=3333, test=3333)
 
     def joined(self, archive: Source) -> Iterator[Photograph]:
-        """All originals, by the ids of ``images_variant_<split>.txt``."""
+        """Yields all original images, by the ids in ``images_variant_<split>.txt``."""
         variants = set(archive.text("data/variants.txt").splitlines())
         for split in self.official.images:
             name = f"data/images_variant_{split}.txt"
@@ -61,7 +61,7 @@ class FGVCAircraft(OfficialPhotographs):
 
 @dataclass(frozen=True)
 class Flowers102(OfficialPhotographs):
-    """The set as its options give it."""
+    """Oxford 102 Flowers with its options."""
 
     name = "flowers102"
     summary = "Oxford 102 Flowers: photographs of 102 flowers"
@@ -75,7 +75,7 @@ class Flowers102(OfficialPhotographs):
     official = Official(102, train=1020, val=1020, test=6149)
 
     def joined(self, setid: Source, labels: Source, images: Source) -> Iterator[Photograph]:
-        """All originals, by the numbers of ``setid.mat``."""
+        """Yields all original images, by the image numbers in ``setid.mat``."""
         (label_of,) = read_mat(labels, "imagelabels.mat", "labels")
         numbers_of = read_mat(setid, "setid.mat", "trnid", "valid", "tstid")
         for split, numbers in zip(self.official.images, numbers_of, strict=True):
@@ -88,7 +88,7 @@ class Flowers102(OfficialPhotographs):
 
 @dataclass(frozen=True)
 class OxfordPets(HeldOut):
-    """The set as its options give it."""
+    """Oxford-IIIT Pets with its options."""
 
     name = "oxford-pets"
     summary = "Oxford-IIIT Pets: photographs of 37 breeds of cats and dogs"
@@ -106,11 +106,11 @@ class OxfordPets(HeldOut):
     val: int = option(20, "validation images per class, held out of the official training images")
 
     def joined(self, annotations: Source, images: Source) -> Iterator[Photograph]:
-        """All originals, by the names that the lists give them."""
+        """Yields all original images, by the names in the lists."""
         breeds: dict[str, str] = {}
         for split, name in {"train": "trainval.txt", "test": "test.txt"}.items():
             for id_, numbers in read_table(annotations, name).items():
-                breed, label = id_.rpartition("_")[0], numbers.split(" ")[0]  # then its species
+                breed, label = id_.rpartition("_")[0], numbers.split(" ")[0]  # the species follows
                 if not breed or breeds.setdefault(label, breed) != breed:
                     what = f"gives {id_} the label {label}, that of {breeds.get(label)}"
                     raise UserError(f"{annotations.path}: {name} {what}; get it again")

@@ -1,4 +1,4 @@
-"""Files where they lie, and the one rule by which a file is a picture, or why it is skipped."""
+"""Walks folders, reads files, and decides which files are images and why others are skipped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convnext_ablation.data.pictures import is_called_picture, is_picture
 from convnext_ablation.errors import UserError, in_one_line, shown
 from convnext_ablation.files import csv_text, write_csv
 
-# names of files and folders that are no part of a data set, by the reason to skip them
+# names of files and folders that aren't part of a data set, by the reason for skipping
 _LITTER = {
     "notebook checkpoint": r"\.ipynb_checkpoints",
     "macOS metadata": r"__MACOSX|Icon\r|\.DS_Store|\.AppleDouble|\._[^/]*",
@@ -26,7 +26,7 @@ _NAMES = re.compile(f"(?:^|/)(?:{'|'.join(f'({names})' for names in _LITTER.valu
 _NOTES = re.compile(
     r"(licen[cs]e|copying|readme|notice|citation)[^/]*|[^/]*\.(txt|md|rst|pdf|rtf|html?)", re.I
 )
-# of cameras and drawing programs
+# unsupported formats of cameras, microscopes and graphics programs
 _UNREAD = tuple(
     ".heic .heif .jxl .jxr .cr2 .cr3 .nef .arw .dng .orf .raf .rw2 .tga .dcm .svs .ndpi .czi .nd2"
     " .svg .exr .hdr .xcf .fits .nii .npy".split()
@@ -34,20 +34,20 @@ _UNREAD = tuple(
 UNREAD = "picture of a format that isn't read; convert it"
 
 SKIPPED = "skipped.csv"
-_NAMED = 10  # of each reason
-_TIMES = 100  # that a folder may be reached by links; links to links to links double at each step
+_NAMED = 10  # file names shown per reason
+_TIMES = 100  # maximum visits of a folder through links, which can multiply exponentially
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A file, or the part of a file that holds one; offset and size in bytes."""
+    """A file, or a byte range of an archive that holds one; offset and size in bytes."""
 
     path: Path
     offset: int
     size: int
 
     def read(self, most: int | None = None) -> bytes:
-        """Reads it, or so many of its first bytes."""
+        """Reads the content, or only its first `most` bytes."""
         size = self.size if most is None else min(most, self.size)
         with in_one_line(f"{self.path} can't be read"), open(self.path, "rb") as file:
             file.seek(self.offset)
@@ -58,12 +58,11 @@ class Piece:
 
 
 def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Every folder from `top` down: its path below `root`, its folders and its files, sorted; follows links.
+    """Yields each folder from `top` down: its path below `root`, subfolders and files, sorted; follows links.
 
     Raises:
-        UserError: A folder can't be read, links to one that it is in, or is linked to far too often; a link
-            leads nowhere, unless those are `dangling` files; or something is a pipe or a device. Hidden ones
-            and litter may be so.
+        UserError: A folder is unreadable, part of a link loop or linked to too often. Or an entry is a pipe,
+            a device or, unless `dangling`, a broken link. Hidden and metadata files are exempt.
     """
     pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(top, ())]
     times: Counter[tuple[int, int]] = Counter()
@@ -93,13 +92,13 @@ def walk(root: Path, top: str = "", dangling: bool = False) -> Iterator[tuple[st
 
 
 def files_below(root: Path, top: str = "", dangling: bool = False) -> Iterator[str]:
-    """The paths below `root` of all files that `walk` finds from `top` down."""
+    """Yields the paths below `root` of all files that `walk` finds from `top` down."""
     for below, _, names in walk(root, top, dangling):
         yield from (joined(below, name) for name in names)
 
 
 def joined(below: str, name: str) -> str:
-    """The path of what lies in a folder that `walk` gives."""
+    """Joins a folder's path from `walk`, possibly empty, and a name."""
     return f"{below}/{name}" if below else name
 
 
@@ -112,7 +111,7 @@ def _is_folder(entry: os.DirEntry[str], name: str, dangling: bool) -> bool:
         wrong = "is neither a file nor a folder"
         if not os.path.exists(entry.path):
             wrong = f"is a link to {os.readlink(entry.path)!r}, which is not there"
-    except OSError as error:  # such as a link to itself
+    except OSError as error:  # for example, a link to itself
         wrong = f"can't be read ({error.strerror})"
     if not skipped_by_name(name):
         raise UserError(f"{entry.path} {wrong}; fix or remove it")
@@ -120,13 +119,13 @@ def _is_folder(entry: os.DirEntry[str], name: str, dangling: bool) -> bool:
 
 
 def skipped_by_name(name: str) -> str:
-    """Why a file of a data set is skipped for its path, whatever it holds: the reason, or nothing."""
+    """Reason for skipping a file because of its path, whatever its content; empty if none."""
     found = _NAMES.search(name)
     return list(_LITTER)[found.lastindex - 1] if found and found.lastindex else ""
 
 
 def piece_of(file: Path) -> Piece:
-    """A file; without content if it is a link to nothing."""
+    """A whole file as a `Piece`; of size 0 if it is a broken link."""
     try:
         return Piece(file, 0, file.stat().st_size)
     except OSError:
@@ -134,7 +133,7 @@ def piece_of(file: Path) -> Piece:
 
 
 def why_skipped(name: str, place: Piece | Path) -> str:
-    """Why a file is skipped, or nothing if it is a picture, by its extension or else its content."""
+    """Reason for skipping a file; empty if its extension, or else its content, is that of an image."""
     if (reason := skipped_by_name(name)) or is_called_picture(name):
         return reason
     piece = place if isinstance(place, Piece) else piece_of(place)
@@ -146,13 +145,13 @@ def why_skipped(name: str, place: Piece | Path) -> str:
 
 
 def write_skipped(folder: Path, skipped: Mapping[str, str]) -> None:
-    """Writes ``skipped.csv`` with names and reasons, if there are any."""
+    """Writes ``skipped.csv`` with names and reasons, unless `skipped` is empty."""
     if skipped:
         write_csv(folder / SKIPPED, ("name", "reason"), sorted(skipped.items()))
 
 
 def read_skipped(folder: Path) -> dict[str, str]:
-    """What a folder's ``skipped.csv`` says, reasons by name; nothing without one."""
+    """Reads reasons by name from a folder's ``skipped.csv``; empty if there is none."""
     if not (folder / SKIPPED).exists():
         return {}
     with open(folder / SKIPPED, encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -160,7 +159,7 @@ def read_skipped(folder: Path) -> dict[str, str]:
 
 
 def skipped_lines(skipped: Mapping[str, str]) -> list[str]:
-    """A line for each reason: how many of each extension, and some of their names."""
+    """Formats a line per reason: the number of files by extension, and some names."""
     by_reason: dict[str, list[str]] = defaultdict(list)
     for name, reason in sorted(skipped.items()):
         by_reason[reason.partition(":")[0]].append(name)

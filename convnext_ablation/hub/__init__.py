@@ -1,1 +1,1 @@
-"""Releases: published, described and verified."""
+"""Publishes, documents and verifies releases of trained networks."""

@@ -1,4 +1,4 @@
-"""The model card of a release: Markdown for people, and metadata by which the hub shows the results."""
+"""The model card of a release: Markdown, with metadata from which the hub shows the results."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from convnext_ablation.page import render
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED
 from convnext_ablation.training.settings import TIMM_ONLY
 
-# of a run's arguments, those that say nothing of how it trained, or whose machine it was
+# arguments that don't describe the training, or that depend on the machine
 _OF_THE_MACHINE = {
     "data", "data_dir", "device", "device_modules", "experiment", "log_interval", "log_tensorboard",
     "log_wandb", "output", "pin_mem", "recovery_interval", "checkpoint_hist", "resume", "wandb_project",
     "wandb_resume_id", "wandb_tags", "workers",
 }  # fmt: skip
-_FILES = ("class_map", "initial_checkpoint", "pretrained_path")  # only their names are told
-_HUB_NAMES = {"imagenet": "imagenet-1k"}  # of data sets that stand on the hub
+_FILES = ("class_map", "initial_checkpoint", "pretrained_path")  # shown without their folders
+_HUB_NAMES = {"imagenet": "imagenet-1k"}  # ids of data sets on the hub
 
 
 def model_card(
     run: FinishedRun, name: str, config: Mapping[str, Any], license: str = "", **shown: Any
 ) -> str:
-    """Writes the model card; the same facts give the same text.
+    """Renders the model card as Markdown; deterministic.
 
     Args:
-        run: What is published.
-        name: Of the release.
+        run: The published run.
+        name: Name of the release.
         config: The release's `config.json`.
-        license: As the hub spells it; empty if none is stated.
-        **shown: What else the template needs: `repository` on the hub or "", `images` as timm prepares them,
-            number of `parameters`, and `gmacs` of an image.
+        license: The hub's identifier of the licence; empty if none is stated.
+        **shown: Other template variables: `repository` on the hub or "", `images` (timm's data config),
+            number of `parameters`, and `gmacs` per image.
     """
     architecture = config["architecture"]
     is_ours = architecture in zoo.model_names()
@@ -110,19 +110,19 @@ def _start(run: FinishedRun) -> str:
     if not arguments.pretrained:
         return "random weights"
     licence = ""
-    with suppress(RuntimeError):  # a release of one's own, whose tag timm doesn't know
+    with suppress(RuntimeError):  # a user's release, whose tag timm doesn't know
         cfg = timm.get_pretrained_cfg(arguments.model)
         licence = f", whose licence is {cfg.license}" if cfg is not None and cfg.license else ""
     return f"the pretrained weights `{arguments.model}`{licence}"
 
 
 def recipe_of(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a run's `args.yaml` that say how it trained, where they aren't the defaults."""
+    """The training arguments of a run's `args.yaml` that differ from the defaults."""
     ours = {name: known.default for name, known in ARGUMENTS.items()}
     defaults = {**dict.fromkeys(TIMM_ONLY), **RETIRED, **ours}
     recipe = {}
     for name, value in saved.items():
-        default = defaults.get(name, value)  # what neither script knows is left out
+        default = defaults.get(name, value)  # omit arguments unknown to both scripts
         default = list(default) if isinstance(default, tuple) else default
         if name in _OF_THE_MACHINE or value == default or (not value and not default):
             continue

@@ -1,4 +1,4 @@
-"""What the folder of a finished run says, checked: a run of `train.py`, ours or timm's, or of a study."""
+"""Reads and checks the folder of a finished run: of our `train.py`, timm's, or a study."""
 
 from __future__ import annotations
 
@@ -27,74 +27,74 @@ from convnext_ablation.training.predictions import Predictions
 from convnext_ablation.training.splits import open_split
 from convnext_ablation.yaml_files import mapping, read_yaml
 
-# data sets that are a folder of images; `cached`, of older runs, also kept them decoded
+# dataset types that are image folders; `cached`, from older runs, also kept decoded images
 _FOLDERS = ("", "cached", "torch/image_folder", "torch/folder")
 
 
 @dataclass(frozen=True)
 class SplitResult:
-    """Accuracy of the weights on a split, in percent."""
+    """Accuracy on a split, in percent."""
 
     split: str
     top1: float
     top5: float
-    images: int | None  # None if their number isn't known
-    picked_on: bool  # whether the epoch was picked on it
+    images: int | None  # number of images; None if unknown
+    picked_on: bool  # whether the best epoch was selected on this split
 
     @property
     def correct(self) -> int | None:
-        """How many images were right."""
+        """Number of correctly classified images by top-1; None if unknown."""
         return None if self.images is None else round(self.top1 * self.images / 100)
 
     @property
     def percent(self) -> str:
-        """Top-1 in percent, with its interval over images if their number is known."""
+        """Top-1 accuracy in percent, with its interval over images if their number is known."""
         if self.images is None or self.correct is None:
             return f"{self.top1:.2f}"
-        # it depends on how many are right, not on which
+        # the interval depends only on the number of correct images
         interval = accuracy((np.arange(self.images) < self.correct)[None])
         return f"{self.top1:.2f} [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What is known of the data that a run was trained and evaluated on; empty what isn't."""
+    """The data that a run was trained and evaluated on; unknown fields are empty."""
 
     name: str
     classes: tuple[str, ...] = ()
-    fingerprint: str = ""  # hash of the manifest
-    images: Mapping[str, list[str]] = field(default_factory=dict, repr=False)  # ids of each split
+    fingerprint: str = ""  # SHA-256 of the manifest
+    images: Mapping[str, list[str]] = field(default_factory=dict, repr=False)  # image ids by split
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run; its weights are those that the best epoch was picked by."""
+    """A finished run with the weights of its best epoch."""
 
     folder: Path
     arguments: TrainingArguments
-    saved: Mapping[str, Any] = field(repr=False)  # its args.yaml
+    saved: Mapping[str, Any] = field(repr=False)  # content of its args.yaml
     data: DataFacts
-    best: Epoch  # whose weights these are
+    best: Epoch  # the epoch of the weights
     epochs: int
-    results: tuple[SplitResult, ...]  # a test first
-    versions: Mapping[str, str]  # of the software that trained it, as far as the run says
-    processes: int | None  # None if the run doesn't say
-    by_timm: bool  # whether timm's script trained it
+    results: tuple[SplitResult, ...]  # the test split first
+    versions: Mapping[str, str]  # of the training software, as far as recorded
+    processes: int | None  # None if not recorded
+    by_timm: bool  # whether it was trained by timm's script
     left_out: int = 0  # images that could not be decoded
 
     @property
     def ema(self) -> bool:
-        """Whether the weights are the averaged ones, which are evaluated where there are any."""
+        """Whether the weights are the EMA, which is evaluated if it exists."""
         return self.arguments.evaluates_average
 
     def load(self, model: nn.Module) -> str:
-        """Makes its weights those of a network, of the device `meta` perhaps; returns what was loaded."""
+        """Loads the weights into a network, which may be on device `meta`; returns a line about them."""
         kind = "averaged" if self.ema else "plain"
         return read_checkpoint(self.folder / BEST).load(model, kind, assign=True)
 
 
 def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
-    """Reads a finished run; `data` is the folder of its data set, if that isn't where the run had it."""
+    """Reads a finished run, its data from `data` if moved; a `UserError` if unfinished or inconsistent."""
     saved = _saved_arguments(folder)
     arguments = TrainingArguments(**{name: value for name, value in saved.items() if name in ARGUMENTS})
     history = read_summary(folder / SUMMARY)
@@ -102,7 +102,7 @@ def read_run(folder: Path, data: Path | None = None) -> FinishedRun:
     best = best_of(history, metric, arguments.decreasing_metric)
     study = load_result(folder / RESULT) if (folder / RESULT).is_file() else {}
     tested = study.get("split", arguments.test_split) or ""
-    # a study tests the last epoch if its data have no test split, so that none was picked
+    # without a test split, a study evaluates the last epoch, so that no epoch is selected on that split
     if tests_last := bool(study) and same_split(tested, arguments.val_split):
         best = history[-1]
     if best is None:
@@ -144,7 +144,7 @@ def _saved_arguments(folder: Path) -> dict[str, Any]:
     saved = mapping(read_yaml(path), str(path))
     if not isinstance(saved.get("model"), str):
         raise UserError(f"{path}: names no model; it isn't the args.yaml of a run")
-    # timm's script keeps the folder that was given by position under another name
+    # timm's script stores the positional data folder under another name
     return {**saved, "data_dir": saved.get("data_dir") or saved.get("data")}
 
 
@@ -171,10 +171,10 @@ def _results(
         if validates:
             return
     if best.eval_top1 is not None and best.eval_top5 is not None:
-        # some that couldn't be decoded may be of this split
+        # broken images that were left out may be in this split
         count = 0 if read_skipped(folder) else len(data.images.get(arguments.val_split, ()))
         correct = best.eval_top1 * count / 100
-        counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm sums up in float32
+        counted = count > 0 and abs(correct - round(correct)) < 0.05  # timm accumulates in float32
         known = count if counted else None
         yield SplitResult(arguments.val_split, best.eval_top1, best.eval_top5, known, picked_on=True)
 
@@ -182,7 +182,7 @@ def _results(
 def _test(
     folder: Path, arguments: TrainingArguments, best: Epoch, study: Mapping[str, Any]
 ) -> tuple[str, Predictions] | None:
-    """The split that the best epoch's weights were tested on, and the predictions; None if they weren't."""
+    """The split on which the best epoch was tested, and the predictions; None if it wasn't tested."""
     if (folder / TEST_RESULT).is_file():
         result, path = load_result(folder / TEST_RESULT), folder / TEST_PREDICTIONS
         split, epoch, top1 = result.get("split"), result.get("epoch"), result.get("top1_percent")
@@ -203,7 +203,7 @@ def _test(
 def _data_facts(
     arguments: TrainingArguments, data: Path | None, classes: tuple[str, ...], run: Path
 ) -> DataFacts:
-    """What is known of the data: their name and what the run knows, where their folder isn't there."""
+    """Describes the data; if the folder is missing, only by what the run recorded."""
     if arguments.dataset not in _FOLDERS:
         return DataFacts(arguments.dataset.partition("/")[2], classes)
     root = data or Path(arguments.data_dir or "unknown")
@@ -213,7 +213,7 @@ def _data_facts(
         return DataFacts(root.name, classes)
     there: dict[str, Images] = {}
     for split in filter(None, dict.fromkeys((arguments.val_split, arguments.test_split, "test"))):
-        with suppress(UserError):  # there is no such split any more
+        with suppress(UserError):  # the split no longer exists
             there[split] = open_split(replace(arguments, data_dir=str(root), dataset=""), split)
     if data is not None and not there:
         raise UserError(f"{data}: has none of the run's splits; name the folder of its data with --data")

@@ -1,7 +1,7 @@
-"""A finished run made a release, and published in a folder or on a hub, all of it or nothing.
+"""Publishes a finished run as a release, in a folder or on a hub, atomically.
 
-A release is `model.safetensors`, `config.json` as timm writes it with the weights' SHA-256 and what the
-figures were computed from, and a model card.
+A release consists of `model.safetensors`, a model card, and timm's `config.json` with the SHA-256 of the
+weights and the data behind the reported figures.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Target = str | Path  # a repository of the hub, ``namespace/name``, or a folder
 
 
 def target_of(text: str) -> Target:
-    """Tells a repository, ``namespace/name``, from a folder, which begins with a dot, a slash or a tilde."""
+    """Parses a repository ``namespace/name``, or a folder, which begins with ``.``, ``/`` or ``~``."""
     if text.startswith((".", "/", "~")):
         return resolved(Path(text).expanduser())
     name = text.removeprefix(HUB)
@@ -60,11 +60,11 @@ def target_of(text: str) -> Target:
 def drafted(
     run: FinishedRun, target: Target, license: str = "", say: Callable[[str], None] = lambda line: None
 ) -> Iterator[Path]:
-    """Makes a release of a run, and gives its folder, which is removed when the context is left.
+    """Builds a release in a temporary folder, which is yielded and removed at the end of the context.
 
-    `say` is called with what is loaded.
+    `say` is called with a line about the loaded weights.
     """
-    # on the disk of its folder it need only be renamed
+    # on the same disk as the target, the release need only be renamed
     if isinstance(target, Path):
         where = next(above for above in target.parents if above.is_dir())
         scratch: AbstractContextManager[Any] = _scratch_of(where / f".publish-{target.name}")
@@ -73,7 +73,7 @@ def drafted(
     with scratch as folder:
         release = Path(folder) / "release"
         with in_one_line(f"{run.folder}: its network {run.arguments.model} can't be made"):
-            # without memory for weights
+            # takes no memory for weights
             model: Any = timm.create_model(run.arguments.model, device="meta", **_model_args(run))
         settings = {name: value for name in PREPROCESSING if (value := run.saved.get(name))}
         images = resolve_data_config(settings, model=model)
@@ -95,7 +95,7 @@ def drafted(
 
 @contextmanager
 def _scratch_of(folder: Path) -> Iterator[Path]:
-    """A folder of this process alone, removed at the end; what a killed one has left is removed first."""
+    """Creates a locked scratch folder, removed at the end; removes leftovers of killed processes first."""
     lock = folder.with_name(f"{folder.name}.lock")
     with ExitStack() as until_done:
         with in_one_line(f"{folder.parent}: can't be written to"):
@@ -108,7 +108,7 @@ def _scratch_of(folder: Path) -> Iterator[Path]:
 
 
 def _model_args(run: FinishedRun) -> dict[str, Any]:
-    """Arguments that the network was made with."""
+    """Arguments with which the network was created."""
     arguments = run.arguments
     options: dict[str, Any] = {"in_chans": arguments.channels, "num_classes": arguments.num_classes}
     options |= {"global_pool": arguments.gp, **arguments.model_kwargs}
@@ -116,7 +116,7 @@ def _model_args(run: FinishedRun) -> dict[str, Any]:
 
 
 def _loaded(run: FinishedRun, model: Any) -> str:
-    """Loads the run's weights into its network; what was loaded, in a line."""
+    """Loads the run's weights into its network and checks them; returns a line about them."""
     try:
         said = run.load(model)
     except UserError as error:
@@ -129,10 +129,10 @@ def _loaded(run: FinishedRun, model: Any) -> str:
 def _save(
     folder: Path, model: Any, run: FinishedRun, images: Mapping[str, Any], license: str
 ) -> dict[str, Any]:
-    """Writes weights and `config.json` by timm's own function; returns what the latter says."""
+    """Writes the weights and `config.json` with timm's function; returns the config."""
     cfg = model.pretrained_cfg
     same_size = tuple(images["input_size"][1:]) == tuple(cfg["input_size"][1:])
-    # what the weights that it was started from were published with is left out: licence, source, test size
+    # omit facts about the initial weights: licence, source, test size
     model.pretrained_cfg = {
         "architecture": cfg["architecture"],
         **{name: images[name] for name in _PREPROCESSING},
@@ -144,10 +144,10 @@ def _save(
     labels = {"label_names": list(run.data.classes)} if run.data.classes else {}
     try:
         save_for_hf(model, str(folder), labels, _model_args(run), safe_serialization=True)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk is one of them
+    except (OSError, RuntimeError, SafetensorError) as error:  # including a full disk
         raise UserError(f"the release can't be written: {first_line(error)}") from error
     path, config = folder / WEIGHTS, json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    path.chmod((folder / CONFIG).stat().st_mode)  # safetensors lets the owner alone read
+    path.chmod((folder / CONFIG).stat().st_mode)  # safetensors makes files readable by the owner only
     config["weights"] = {"file": WEIGHTS, "sha256": sha256_of(path), "size": path.stat().st_size}
     config["trained"] = _trained(run)
     write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
@@ -155,7 +155,7 @@ def _save(
 
 
 def _trained(run: FinishedRun) -> dict[str, Any]:
-    """What the card's figures were computed from, so that they can be computed again."""
+    """The data, results and settings behind the card's figures, so that they can be reproduced."""
     return {
         "data": run.data.name,
         "manifest_sha256": run.data.fingerprint or None,
@@ -180,7 +180,7 @@ def _trained(run: FinishedRun) -> dict[str, Any]:
 
 
 def into_folder(release: Path, folder: Path) -> str:
-    """Puts a release into its folder, unless that holds something; returns what was done, in a line."""
+    """Moves a release to a new or empty folder, unless published there already; returns a line about it."""
     held = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if held == set(FILES):
         if all(filecmp.cmp(folder / name, release / name, shallow=False) for name in FILES):
@@ -196,7 +196,7 @@ def into_folder(release: Path, folder: Path) -> str:
 
 
 def client() -> HfApi:
-    """The hub's client, with a token."""
+    """Creates a hub client; raises a `UserError` without a token."""
     if not get_token():
         raise UserError("no token for the hub; log in with `hf auth login`, or set HF_TOKEN")
     if not sys.stderr.isatty():
@@ -205,10 +205,10 @@ def client() -> HfApi:
 
 
 def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -> str:
-    """Publishes a release by one commit, into a new repository or as a new revision.
+    """Publishes a release in one commit, to a new repository or as a new revision.
 
     Returns:
-        What was done, in a line. If it raises, the hub holds what it held before.
+        A line about what was done. On an error, the hub is unchanged.
     """
     with hub_errors(repository):
         try:
@@ -223,7 +223,7 @@ def onto_hub(release: Path, repository: str, api: HfApi, public: bool = False) -
         if not info.private and not public:
             raise UserError(f"{repository}: is public; give --public to publish there")
         commit = _commit(release, repository, api, info.sha)
-    if commit == info.sha:  # the client makes no commit that changes nothing
+    if commit == info.sha:  # the client skips empty commits
         return f"{HUB}{repository}@{commit} is just this already; nothing was sent"
     return f"published {HUB}{repository}@{commit}"
 
@@ -234,21 +234,21 @@ def _commit(release: Path, repository: str, api: HfApi, parent: str | None) -> s
             repository,
             [CommitOperationAdd(name, release / name) for name in FILES],
             commit_message="Publish a release",
-            parent_commit=parent,  # refused if another commit came between
+            parent_commit=parent,  # refused if someone else has committed meanwhile
         ).oid
 
     return asked(commit, sends=sum((release / name).stat().st_size for name in FILES))
 
 
 def _into_new(release: Path, repository: str, api: HfApi, public: bool) -> str:
-    """Makes the repository, and removes it again if the commit fails; returns the commit."""
+    """Creates a repository and commits; deletes it if the commit fails. Returns the commit hash."""
     asked(lambda: api.create_repo(repository, private=not public))
     try:
         return _commit(release, repository, api, None)
     except BaseException:
         try:
             asked(lambda: api.delete_repo(repository))
-        except Exception:  # the hub is gone, most likely
+        except Exception:  # the hub is probably unreachable
             page = f"{constants.ENDPOINT}/{repository}"
             print(f"an empty repository may be left; remove it at {page}", file=sys.stderr)
         raise

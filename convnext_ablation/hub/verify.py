@@ -1,4 +1,4 @@
-"""A release's figures computed again, and compared with those that it claims."""
+"""Recomputes a release's accuracy and compares it with the reported one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from convnext_ablation.weights.release import Release
 
 
 def claim_of(release: Release, split: str = "") -> dict[str, Any]:
-    """The figures that a release claims for a split, or for its first, as `draft` writes them."""
+    """The reported accuracy on a split, by default the first, in percent; a `UserError` if there is none."""
     unreadable = f"{release.name}: its figures can't be read; have it published again"
     with in_one_line(unreadable):
         results = list(release.trained.get("results") or ())
@@ -47,10 +47,10 @@ def differences(
     tolerance: float,
     on_progress: Callable[[int, int], None],
 ) -> tuple[Images, list[str]]:
-    """Evaluates a release, whose weights are checked first, on the data of a claim.
+    """Checks a release's weights and evaluates them on the data of a claim.
 
     Returns:
-        The images, and what differs: the data, or else figures by more than `tolerance` points.
+        The images, and what differs: the data, or else accuracies by more than `tolerance` percentage points.
     """
     weights = release.weights()
     check_device(arguments.device)
@@ -87,7 +87,7 @@ def differences(
 def _other_data(
     release: Release, claim: Mapping[str, Any], images: Images, arguments: TrainingArguments
 ) -> list[str]:
-    """What of the data isn't as claimed."""
+    """Lists differences between the data and those of the claim."""
     found, folder = [], Path(str(arguments.data_dir))
     if claim["images"] not in (None, len(images)):
         found.append(f"{claim['split']} has {len(images)} images, claimed are figures on {claim['images']}")

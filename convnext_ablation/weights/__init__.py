@@ -1,4 +1,4 @@
-"""Where weights come from, and the check that they are the ones that were published."""
+"""Finds, downloads and verifies published weights."""
 
 from convnext_ablation.weights.release import read_release
 

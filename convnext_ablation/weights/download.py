@@ -1,4 +1,4 @@
-"""Files of a hub, fetched by its own client and checked; every failure is one line."""
+"""Downloads and verifies files from a hub; every failure is a one-line error."""
 
 from __future__ import annotations
 
@@ -41,32 +41,32 @@ from convnext_ablation.errors import UserError, first_line, system_error
 from convnext_ablation.files import below, check_name, check_path, sha256_of
 
 T = TypeVar("T")
-_MOST = 1000  # releases of a network that a hub lists
-# without an answer, or with a download that is slower than so many bytes a second
+_MOST = 1000  # maximum number of listed releases of a network
+# seconds to wait for an answer, and minimum bytes per second of a download over that time
 _SECONDS, _SLOWEST = 60.0, 1024
-_SLOWEST_SENT = 64 << 10  # bytes a second; a slower upload is given up
-_LONGEST_WAIT = 600  # seconds; a hub's limits are on five minutes
+_SLOWEST_SENT = 64 << 10  # bytes per second; slower uploads are given up
+_LONGEST_WAIT = 600  # seconds; hubs count requests per five minutes
 _logger = logging.getLogger(__name__)
 _CLASSIFIERS = ("head.fc.weight", "head.weight", "fc.weight")  # ours and timm's, ConvNeXt's, torchvision's
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Makes a `UserError` of whatever the hub's client raises about `what`."""
+    """Converts any exception of the hub's client to a `UserError` about `what`."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and (error.filename or error.errno in (errno.ENOSPC, errno.EDQUOT)):
-            raise system_error(error, constants.HF_HUB_CACHE) from error  # not the network
+            raise system_error(error, constants.HF_HUB_CACHE) from error  # not a network error
         told = (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled)
         cause: BaseException = error
         while cause.__cause__ is not None and not isinstance(cause, told):
             cause = cause.__cause__
         reason = " ".join(str(cause).partition("For more details")[0].split()) or type(cause).__name__
-        reason = re.sub(r" for url: \S+", "", reason)  # `what` says it
-        if not isinstance(cause, told):  # an error of its HTTP library, which changes, so can't be named
+        reason = re.sub(r" for url: \S+", "", reason)  # redundant with `what`
+        if not isinstance(cause, told):  # from the HTTP library, which depends on the client's version
             reason = f"{constants.ENDPOINT} can't be reached ({reason}); check the network and HF_ENDPOINT"
         elif isinstance(cause, HfHubHTTPError):
             reason = _explained(cause) or reason
@@ -74,7 +74,7 @@ def hub_errors(what: str) -> Iterator[None]:
 
 
 def _explained(error: HfHubHTTPError) -> str | None:
-    """What is to be done about a refusal that the client leaves unexplained."""
+    """Advice for HTTP errors that the client doesn't explain; None for others."""
     if isinstance(error, GatedRepoError):
         login = "" if get_token() else "log in with `hf auth login` and "
         return f"the repository is gated; {login}ask for access on its page at {constants.ENDPOINT}"
@@ -92,7 +92,7 @@ def _explained(error: HfHubHTTPError) -> str | None:
 
 
 def asked(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) -> T:
-    """Asks a hub, and once more after as long as it says if it has had too many requests; see `in_time`."""
+    """Sends a request by `in_time`; if rate-limited, waits as long as the hub says and retries once."""
     try:
         return in_time(ask, folder, sends)
     except HfHubHTTPError as error:
@@ -105,7 +105,7 @@ def asked(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) -> T
 
 
 def _seconds_to_wait(error: HfHubHTTPError) -> int | None:
-    """How long a hub asks to wait, None if it doesn't."""
+    """Seconds that a rate-limiting hub asks to wait; None if it doesn't say."""
     if getattr(error.response, "status_code", None) != 429:
         return None
     headers = error.response.headers
@@ -115,16 +115,16 @@ def _seconds_to_wait(error: HfHubHTTPError) -> int | None:
 
 
 def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha256: str | None = None) -> Path:
-    """Fetches a file, or finds it in the hub's cache, and checks it.
+    """Downloads a file, or finds it in the hub's cache, and verifies its hash.
 
     Args:
-        repository: ``namespace/name``, with ``@revision`` if not the newest is wanted.
-        file: Its path in there.
-        cache_dir: Another cache than the hub's own.
-        sha256: What it must be; None for the hash by which the hub names it.
+        repository: ``namespace/name``, optionally with ``@revision``.
+        file: Path in the repository.
+        cache_dir: Cache folder; by default the hub's.
+        sha256: Expected hash; None takes the hash given by the hub.
 
     Returns:
-        Its path in the cache, ``.../snapshots/<commit>/<file>``; another file is refused, and removed.
+        The path in the cache, ``.../snapshots/<commit>/<file>``; a file with another hash is deleted.
     """
     name, _, revision = repository.partition("@")
     at, what = revision or None, f"{repository}: {file}"
@@ -138,7 +138,7 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
         get = partial(hf_hub_download, name, file, revision=at, cache_dir=cache, local_files_only=offline)
         blobs = cache / f"models--{name.replace('/', '--')}" / "blobs"
         path = Path(asked(get, blobs))
-    home = path.parents[len(Path(file).parts) + 1]  # of the repository in the cache
+    home = path.parents[len(Path(file).parts) + 1]  # the repository's folder in the cache
     try:
         below(home, path.relative_to(home).as_posix(), what)
     except UserError:
@@ -151,22 +151,22 @@ def fetch(repository: str, file: str, cache_dir: str | Path | None = None, sha25
     try:
         check_hash(path, expected, what)
     except UserError as error:
-        path.resolve().unlink(missing_ok=True)  # the link's file, too, so that it is fetched again
+        path.resolve().unlink(missing_ok=True)  # the link's target too, to force a new download
         path.unlink(missing_ok=True)
         raise UserError(f"{error}; it was removed from the cache, so try again") from error
     return path
 
 
 def in_time(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) -> T:
-    """Asks a hub, whose client has a limit on each wait and none on all of them together.
+    """Runs a hub request with an overall time limit, which the hub's client lacks.
 
     Args:
-        ask: Does so.
-        folder: Where files arrive; as long as they grow, it is waited for.
-        sends: Bytes that are sent, for which there is more time.
+        ask: The request.
+        folder: Download folder; the limit is extended while its files grow.
+        sends: Size of an upload in bytes, which extends the limit.
 
     Raises:
-        TimeoutError: Nothing has come for a while, or sending took too long.
+        TimeoutError: No data arrived for a while, or the upload took too long.
     """
     future: Future[T] = Future()
 
@@ -179,7 +179,7 @@ def in_time(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) ->
 
     had = _size(folder)
     threading.Thread(target=answer, daemon=True).start()
-    # while it sends, the client may wait itself for as long as the hub says
+    # during an upload, the client itself may wait for a rate limit
     seconds = _LONGEST_WAIT + sends / _SLOWEST_SENT if sends else _SECONDS
     while not wait([future], seconds).done:
         if sends:
@@ -193,9 +193,9 @@ def in_time(ask: Callable[[], T], folder: Path | None = None, sends: int = 0) ->
 
 @contextmanager
 def _limits_raised() -> Iterator[None]:
-    """Has the client raise at once, in this thread, that a hub has had too many requests.
+    """Makes the client raise at once in this thread when the hub limits its rate.
 
-    It would sleep for as long as the hub says without a word, and longer than `in_time` waits.
+    By default the client sleeps silently, possibly for longer than the limit of `in_time`.
     """
     thread = threading.get_ident()
 
@@ -214,15 +214,15 @@ def _limits_raised() -> Iterator[None]:
 def _size(folder: Path | None) -> int:
     size = 0
     for path in folder.glob("*") if folder else ():
-        with suppress(OSError):  # it has just got another name
+        with suppress(OSError):  # just renamed
             size += path.stat().st_size
     return size
 
 
 def _answers(name: str, url: str, cached: bool) -> bool:
-    """Whether a hub has a file, asked once: a download would try again for minutes.
+    """Whether a hub has a file, by a single request; a download would retry for minutes.
 
-    The client's cache names files by what the hub answers, so that is checked beforehand.
+    The client's cache names files by the ETag and commit in the answer, so these are validated first.
     """
     ask = partial(get_hf_file_metadata, url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
     try:
@@ -243,9 +243,9 @@ def _answers(name: str, url: str, cached: bool) -> bool:
 
 
 def _hash_on_hub(path: Path, name: str, file: str) -> str | None:
-    """The hash by which the hub names a file; None if that can't be found out.
+    """The hub's hash of a file; None if unknown.
 
-    A path in the cache links to a file of that name; in a cache without links (Windows), the hub is asked.
+    The cached path links to a file named by the hash; in a cache without links (Windows), the hub is asked.
     """
     etag: str | None = os.path.basename(os.readlink(path)) if path.is_symlink() else None
     if etag is None:
@@ -255,7 +255,7 @@ def _hash_on_hub(path: Path, name: str, file: str) -> str | None:
 
 
 def check_hash(path: Path, expected: str, name: str) -> None:
-    """Refuses a file without that SHA-256, or SHA-1 of git, by which hubs name small files."""
+    """Raises a `UserError` unless a file has the expected SHA-256 or, for small files of hubs, git SHA-1."""
     if len(expected) == 64:
         found = sha256_of(path)
     else:
@@ -267,7 +267,7 @@ def check_hash(path: Path, expected: str, name: str) -> None:
 
 
 def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> None:
-    """Refuses a pickle, a damaged file, or one with other classes; nothing in it is executed."""
+    """Raises a `UserError` for a pickle, a damaged file or another number of classes; executes nothing."""
     try:
         with safe_open(path, framework="pt") as file:
             classifier = next((key for key in _CLASSIFIERS if key in set(file.keys())), None)
@@ -280,12 +280,12 @@ def check_safetensors(path: Path, name: str, num_classes: int | None = None) -> 
 
 
 def releases_on_hub(namespace: str, model: str, cache_dir: str | Path | None = None) -> list[str]:
-    """Names the releases of a network, ``model.<tag>``, on the hub or, if it can't be asked, in its cache."""
+    """Lists the releases of a network, ``model.<tag>``, on the hub or, if unreachable, in its cache."""
     name, api = f"{namespace}/{model}", HfApi()
-    start = f"{name}.".lower()  # hubs compare without case
+    start = f"{name}.".lower()  # hubs ignore case
     try:
         with hub_errors(name):
-            with suppress(RepositoryNotFoundError):  # too many requests are told by this, and not by a list
+            with suppress(RepositoryNotFoundError):  # unlike a listing, this request reports rate limits
                 asked(lambda: api.model_info(name))
             ask = partial(api.list_models, author=namespace, search=f"{model}.", limit=_MOST)
             names = [info.id for info in asked(lambda: list(ask()))]

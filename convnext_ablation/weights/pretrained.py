@@ -1,4 +1,4 @@
-"""Which weights and which preprocessing an entry point builds its network with."""
+"""Chooses the weights and preprocessing of a network created by an entry point."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ _HINT = (
 def resolve(
     name: str,
     pretrained: bool,
-    cfg: str | dict[str, Any] | Any | None,  # a tag, or a `PretrainedCfg`, which has no types
+    cfg: str | dict[str, Any] | Any | None,  # a tag, or a `PretrainedCfg`, which is untyped
     overlay: Mapping[str, Any],
     cache_dir: str | Path | None,
     untrained: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Picks the weights that an entry point is asked for, fetches and checks them.
+    """Chooses, downloads and verifies the weights requested from an entry point.
 
     Args:
-        name: Of the network.
-        pretrained: Whether weights are loaded.
+        name: Name of the network.
+        pretrained: Whether to load weights.
         cfg: timm's `pretrained_cfg`, whose fields `overlay` replaces.
         overlay: timm's `pretrained_cfg_overlay`.
-        cache_dir: Another cache than the hub's own.
+        cache_dir: Cache folder; by default the hub's.
         untrained: Preprocessing of the network without weights.
 
     Returns:
-        timm's `pretrained_cfg`, with the path of the weights as its file, and arguments that the network was
-        made with.
+        timm's `pretrained_cfg` with the path of the weights as `file`, and the arguments that the network was
+        created with.
     """
-    # a file or a state dict that the caller gives is left to timm
+    # timm handles files and state dicts passed by the caller
     loads = pretrained and not any(overlay.get(key) for key in ("file", "url", "state_dict"))
-    picks = loads and not overlay.get("hf_hub_id")  # the weights aren't named yet
+    picks = loads and not overlay.get("hf_hub_id")  # the weights are still to be chosen
     release = _release(name, cfg, picks, cache_dir)
     if release:
         base: Any = release.pretrained_cfg()
@@ -74,12 +74,12 @@ def resolve(
 
 
 def _public_tags(name: str) -> list[str]:
-    """Tags of the public weights, timm's own default first."""
+    """Tags of the public weights, timm's default first."""
     return [str(cfg.tag) for cfg in get_arch_pretrained_cfgs(name).values() if cfg.has_weights]
 
 
 def _release(name: str, cfg: Any, picks: bool, cache_dir: str | Path | None) -> Release | None:
-    """The release that is asked for, None if it isn't one."""
+    """The requested release; None if other weights, or none, are requested."""
     if isinstance(cfg, str):
         public = _public_tags(name)
         if cfg in public:
@@ -104,7 +104,7 @@ def _release(name: str, cfg: Any, picks: bool, cache_dir: str | Path | None) -> 
 
 
 def _with_public_weights(name: str, cfg: PretrainedCfg, cache_dir: str | Path | None) -> PretrainedCfg:
-    """The same with the path of the weights of a repository that isn't a release of ours, such as timm's."""
+    """Downloads weights from a repository that isn't our release, such as timm's; returns `cfg` with them."""
     if not cfg.hf_hub_id:
         if cfg.url:
             return cfg

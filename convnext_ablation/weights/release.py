@@ -1,9 +1,9 @@
-"""Releases of one's own: what they hold, and how they are found on a hub or in a folder.
+"""Users' releases: their content, and how to find them on a hub or in a folder.
 
-A release is `config.json` as timm writes it, with the hash of the weights in it, and the weights:
+A release consists of the weights and timm's `config.json` with two more keys:
 
 "weights": {"file": "model.safetensors", "sha256": "...", "size": 112...}
-"trained": what the figures of the model card were computed from
+"trained": data, results and settings behind the figures of the model card
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from convnext_ablation.files import check_name, refuse_stand_in
 from convnext_ablation.weights.download import check_hash, check_safetensors, fetch, releases_on_hub
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_MOST_CONFIG = 16 << 20  # bytes; one with the names of ImageNet-21k's classes has 2 MiB
-HUB, FOLDER = "hf-hub:", "local-dir:"  # timm's words for them
+_MOST_CONFIG = 16 << 20  # bytes; a config with the class names of ImageNet-21k has 2 MiB
+HUB, FOLDER = "hf-hub:", "local-dir:"  # timm's prefixes
 HUB_VARIABLE, FOLDER_VARIABLE = "CONVNEXT_ABLATION_HUB", "CONVNEXT_ABLATION_WEIGHTS"
 
 _logger = logging.getLogger(__name__)
-# what a release must not set: where weights come from, which is the release itself
+# fields that a release must not set, since the weights come from the release itself
 _SOURCES = {"url", "file", "state_dict", "hf_hub_id", "hf_hub_filename", "source", "custom_load"}
 _LABELS = ("label_names", "label_descriptions")
-# what entry points take beside the network's arguments; `weights_from` of earlier versions
+# arguments of entry points that aren't the network's; `weights_from` is from earlier versions
 _OUR_ARGUMENTS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "weights_from"}
 
 
 @dataclass(frozen=True)
 class Release:
-    """What was published of a trained network."""
+    """A published trained network."""
 
     name: str  # ``namespace/name@commit``, or the folder
-    folder: Path | None  # None if it lies on a hub
-    cache_dir: str | Path | None  # that it was fetched into; None for the hub's own
+    folder: Path | None  # None if on a hub
+    cache_dir: str | Path | None  # download cache; None for the hub's default
     architecture: str
     num_classes: int
-    label_names: tuple[str, ...] | None  # in the order of their numbers; None if it doesn't say
-    model_args: Mapping[str, Any]  # that the network was made with
-    file: str  # of the weights
-    sha256: str | None  # of the weights; None if it doesn't say
-    trained: Mapping[str, Any] = field(repr=False)  # what the figures of its card were computed from
-    config: Mapping[str, Any] = field(repr=False)  # all that it says
+    label_names: tuple[str, ...] | None  # in index order; None if not given
+    model_args: Mapping[str, Any]  # arguments with which the network was created
+    file: str  # file name of the weights
+    sha256: str | None  # of the weights; None if not given
+    trained: Mapping[str, Any] = field(repr=False)  # data, results and settings behind the reported figures
+    config: Mapping[str, Any] = field(repr=False)  # the whole `config.json`
 
     @property
     def kind(self) -> str:
-        """Which weights of the run they are, ``plain`` or ``averaged``; empty if it doesn't say."""
+        """Whether the weights are ``plain`` or ``averaged`` (EMA); empty if unknown."""
         return {"plain": "plain", "ema": "averaged"}.get(str(self.trained.get("weights")), "")
 
     def pretrained_cfg(self) -> dict[str, Any]:
-        """Preprocessing, classes and the rest, as timm's `PretrainedCfg` takes it, without the weights."""
-        # a config of a newer timm may have more
+        """Preprocessing, classes and other fields of timm's `PretrainedCfg`, without the weights."""
+        # a newer timm's config may have more fields
         known = {each.name for each in dataclasses.fields(PretrainedCfg)} - _SOURCES
         labels = {name: self.config[name] for name in _LABELS if name in self.config}
         cfg = {**self.config["pretrained_cfg"], "num_classes": self.num_classes, **labels}
@@ -70,11 +70,11 @@ class Release:
             cfg["input_size"] = (channels, *cfg.get("input_size", (3, 224, 224))[1:])
         cfg = {key: value for key, value in cfg.items() if key in known}
         on_hub = {} if self.folder else {"hf_hub_id": self.name}
-        tag = PurePath(self.name.partition("@")[0]).name.partition(".")[2]  # empty if it is called otherwise
+        tag = PurePath(self.name.partition("@")[0]).name.partition(".")[2]  # empty if the name has no tag
         return {**cfg, **on_hub, "architecture": self.architecture, "tag": tag or None}
 
     def weights(self) -> Path:
-        """Fetches the weights and checks that they are the published ones; a hub's cache drops others."""
+        """Downloads the weights if needed; raises a `UserError` if they aren't the published ones."""
         name = f"{self.name}: {self.file}"
         if self.folder is None:
             path = fetch(self.name, self.file, self.cache_dir, self.sha256)
@@ -92,18 +92,18 @@ class Release:
 
 
 def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Release:
-    """Reads what a release says of itself; of the weights nothing is read or fetched yet.
+    """Reads the `config.json` of a release, without reading or downloading the weights.
 
     Args:
-        where: ``hf-hub:namespace/name``, with ``@revision`` if not the newest is wanted; or a folder,
-            ``local-dir:`` before it or not.
-        cache_dir: Another cache than the hub's own.
+        where: ``hf-hub:namespace/name``, optionally with ``@revision``; or a folder, optionally with the
+            prefix ``local-dir:``.
+        cache_dir: Cache folder; by default the hub's.
     """
     text = str(where)
     if text.startswith(HUB):
         repository = text.removeprefix(HUB)
         path = fetch(repository, CONFIG, cache_dir)
-        name = f"{repository.partition('@')[0]}@{path.parent.name}"  # its weights are that commit's
+        name = f"{repository.partition('@')[0]}@{path.parent.name}"  # pin the weights to the same commit
         return _read(path, name, None, cache_dir)
     folder = Path(text.removeprefix(FOLDER)).expanduser()
     if not (folder / CONFIG).is_file():
@@ -114,7 +114,7 @@ def read_release(where: str | Path, cache_dir: str | Path | None = None) -> Rele
 
 
 def release_of(weights: Path) -> Release | None:
-    """The release that a file of weights is that of, in the same folder; None if there is none."""
+    """The release in the folder of a weights file that includes that file; None if there is none."""
     with suppress(UserError):
         release = read_release(weights.parent)
         return release if release.file == weights.name else None
@@ -164,19 +164,19 @@ def _read(path: Path, name: str, folder: Path | None, cache_dir: str | Path | No
 
 @dataclass(frozen=True)
 class Place:
-    """Where one's own releases lie: a folder, or a namespace of a hub."""
+    """Location of a user's releases: a folder, or a namespace of a hub."""
 
-    name: str  # of the folder; or the namespace, with ``@revision`` if not the newest is wanted
-    folder: Path | None  # None if it is a namespace
+    name: str  # the folder; or the namespace, optionally with ``@revision``
+    folder: Path | None  # None for a namespace
 
     def names(self, model: str, cache_dir: str | Path | None = None) -> list[str]:
-        """The releases of a network, ``<model>.<tag>`` each."""
+        """Names of the releases of a network, ``<model>.<tag>``."""
         if self.folder is None:
             return releases_on_hub(self.name.partition("@")[0], model, cache_dir)
         return sorted(path.parent.name for path in self.folder.glob(f"{model}.*/{CONFIG}"))
 
     def read(self, name: str, cache_dir: str | Path | None = None) -> Release:
-        """Reads the release of that name, ``<model>.<tag>``."""
+        """Reads the release `name`, ``<model>.<tag>``; raises a `UserError` if there is none."""
         if self.folder is None:
             namespace, at, revision = self.name.partition("@")
             return read_release(f"{HUB}{namespace}/{name}{at}{revision}", cache_dir)
@@ -188,7 +188,7 @@ class Place:
 
 
 def place_from_environment() -> Place | None:
-    """The place that is set for every network, None if none is."""
+    """The place set by environment variables; None if unset."""
     namespace = os.environ.get(HUB_VARIABLE, "").removeprefix(HUB)
     folder = os.environ.get(FOLDER_VARIABLE, "").removeprefix(FOLDER)
     if namespace and folder:
@@ -203,7 +203,7 @@ def place_from_environment() -> Place | None:
 
 
 def find_release(name: str, tag: str, place: Place, cache_dir: str | Path | None = None) -> Release:
-    """Finds the release of a network by its tag, or the only one that there is."""
+    """Finds the release of a network by tag, or the only one if `tag` is empty; a `UserError` if none."""
     held = [f"{name}.{tag}"] if tag else place.names(name, cache_dir)
     if not held:
         raise UserError(
