@@ -1,4 +1,4 @@
-"""What is asked of a study, checked as far as that takes no torch, whose import takes seconds."""
+"""Checks of a study's command-line arguments that don't need torch, which takes seconds to import."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from convnext_ablation.training.settings import read_recipe, recipe_names
 
 
 def asked_phases(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """The arguments of each phase's study; names and values that don't exist are told."""
+    """Returns the checked arguments of each phase; raises `UserError` for unknown names and bad values."""
     phases = phases_of(args)
-    for phase in phases:  # what is quick to tell, of all of them
+    for phase in phases:  # quick checks first, for all phases
         with named(phase.phase):
             _check_numbers(phase)
             _check_data(phase)
@@ -32,7 +32,7 @@ def asked_phases(args: argparse.Namespace) -> list[argparse.Namespace]:
 
 
 def trains_elsewhere(args: argparse.Namespace) -> bool:
-    """Whether nothing is trained or timed here: neither its device nor a published set need be here."""
+    """Whether this machine trains and times nothing, so it needs neither the device nor published data."""
     return bool(getattr(args, "only_counts", False))
 
 

@@ -1,8 +1,8 @@
-"""A study's runs on a cluster: as jobs of Slurm, through submitit, or as actors of Ray.
+"""Runs a study on a cluster, as Slurm jobs (through submitit) or Ray actors.
 
-Slurm has a job a run, in arrays, and the tuning runs done before the others. A job that is pre-empted or
-reaches its time limit saves its state and is queued again. Ray has an actor a run. Both outlive the driver;
-the next one finds them by their name.
+With Slurm, each run is one job in a job array, and depends on its tuning and pre-training runs. A job that
+is preempted or reaches its time limit saves a checkpoint and is requeued. With Ray, each run is one actor.
+Jobs and actors outlive the driver; the next driver finds them by name.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from convnext_ablation.study.engine import command_of, how_it_ended, imported, n
 from convnext_ablation.study.experiment import Study
 from convnext_ablation.study.status import RunState
 
-JOBS = "slurm"  # folder of submitit's files
-_SECONDS_OF_SILENCE = 600.0  # of squeue, after which the driver gives up
-_SECONDS_TO_SAVE = 60.0  # of the 90 that submitit is told before the time limit
-NAMESPACE = "convnext_ablation"  # of Ray's actors
+JOBS = "slurm"  # folder for submitit's files
+_SECONDS_OF_SILENCE = 600.0  # without an answer from squeue before the driver gives up
+_SECONDS_TO_SAVE = 60.0  # of the 90 between submitit's signal and the time limit
+NAMESPACE = "convnext_ablation"  # of the Ray actors
 _SECONDS_TO_ANSWER = 10.0
 _RETRIES = 3  # when a node is lost
 
 
 @dataclass
 class Job:
-    """What a job does. It is pickled with its code, so that the job need not import torch a second time."""
+    """The work of one job, pickled by value so that the job itself doesn't import torch."""
 
     task: str
     command: list[str]
@@ -42,17 +42,17 @@ class Job:
     process: subprocess.Popen[bytes] | None = None
 
     def __call__(self) -> None:
-        """Does the run, and ends with its exit code, so that Slurm knows of a failure, too."""
+        """Executes the run and exits with its code, so that Slurm also sees a failure."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=log, stderr=log)
-            while (code := self.process.poll()) is None:  # `wait` would keep `checkpoint` from it
+            while (code := self.process.poll()) is None:  # `wait` would block `checkpoint`
                 time.sleep(0.2)
             if code < 0:
                 log.write(b"killed by signal %d (out of memory?)\n" % -code)
         raise SystemExit(code if code >= 0 else 128 - code)
 
     def checkpoint(self) -> Any:
-        """Has the run save where it is, before the job is queued again."""
+        """Makes the run save a checkpoint before the job is requeued."""
         from submitit.helpers import DelayedSubmission
 
         if self.process is not None:
@@ -63,7 +63,7 @@ class Job:
 
 
 class Slurm:
-    """Jobs of Slurm, so many at a time, with more options of sbatch as ``KEY=VALUE`` or ``KEY``."""
+    """Engine that submits Slurm jobs, at most `jobs` at a time; sbatch options: ``KEY=VALUE`` or ``KEY``."""
 
     def __init__(self, study: Study, folder: Path, jobs: int | None, options: Sequence[str]) -> None:
         self._submitit = imported("submitit", "slurm", "cloudpickle", __name__)
@@ -76,24 +76,24 @@ class Slurm:
             key, equals, value = option.partition("=")
             self._options[key.replace("_", "-")] = value if equals else True
         asked = [f"--{key}" if value is True else f"--{key}={value}" for key, value in self._options.items()]
-        alive = _states(self.name)  # of an earlier driver
-        if not alive:  # there may be no room for more
-            held = _ask("sbatch", "--hold", "--parsable", *asked, "--wrap=true")  # refused here, if at all
+        alive = _states(self.name)  # from an earlier driver
+        if not alive:  # otherwise the quota may be used up
+            held = _ask("sbatch", "--hold", "--parsable", *asked, "--wrap=true")  # tests the options
             _ask("scancel", held.partition(";")[0].strip())
         self._executor = self._submitit.SlurmExecutor(folder.resolve() / JOBS, max_num_timeout=10_000)
         self._executor.update_parameters(job_name=self.name, array_parallelism=jobs or 100_000)
         utils = self._submitit.core.utils
-        self._ids: dict[str, str] = {}  # job by task
+        self._ids: dict[str, str] = {}  # job id by task
         for job in alive:
             path = utils.JobPaths(self._executor.folder, job).submitted_pickle
             if path.is_file():
                 self._ids[utils.DelayedSubmission.load(path).function.task] = job
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
-        """Submits arrays of the runs that can begin, and of those that wait for the same runs.
+        """Submits one array per set of dependencies.
 
-        A limit of jobs at a time is each array's own. So with one, each array waits for all of the last, and
-        the next ones come when all have ended.
+        Slurm limits concurrent jobs per array only. With a limit, each array therefore waits for the whole
+        previous array, and nothing new is submitted until all jobs have ended.
         """
         new = [] if self._jobs and self._ids else [run for run in runs if run.task not in self._ids]
         levels: dict[str, int] = {}
@@ -106,12 +106,12 @@ class Slurm:
         return [run for run in runs if run.task in self._ids]
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
-        """Waits, and asks Slurm which jobs it still has."""
+        """Sleeps, then asks squeue which jobs have ended."""
         time.sleep(seconds)
         try:
             alive = _states(self.name)
             self._answered = time.monotonic()
-        except UserError:  # a controller that restarts answers again; its jobs go on
+        except UserError:  # the controller may be restarting; its jobs keep running
             if time.monotonic() - self._answered > _SECONDS_OF_SILENCE:
                 raise
             return []
@@ -123,7 +123,7 @@ class Slurm:
         return [(task, text.format(job, how.get(job, "unknown"))) for job, task in ended.items()]
 
     def cancel(self) -> None:
-        """Leaves the jobs to Slurm."""
+        """Does nothing; the Slurm jobs keep running."""
 
     def _submit(self, runs: Sequence[RunState]) -> None:
         if not runs:
@@ -133,18 +133,18 @@ class Slurm:
         options = self._options | ({"dependency": f"afterany:{':'.join(jobs)}"} if jobs else {})
         self._executor.update_parameters(additional_parameters=options)
         try:
-            with redirect_stderr(StringIO()):  # submitit prints what it raises
+            with redirect_stderr(StringIO()):  # submitit also prints its exceptions
                 made = self._executor.submit_array([Job(r.task, command_of(r), str(r.log)) for r in runs])
         except self._submitit.core.utils.FailedJobError as error:
             if len(runs) == 1:
                 raise _refused(str(error)) from error
-            self._submit(runs[: len(runs) // 2])  # Slurm limits arrays; the rest is for the next call
+            self._submit(runs[: len(runs) // 2])  # Slurm limits array sizes; the next call submits the rest
         else:
             self._ids |= {run.task: job.job_id for run, job in zip(runs, made, strict=True)}
 
 
 def queue_of(folder: Path) -> str:
-    """What Slurm says of a study's jobs, such as ``2 running, 3 pending``; empty if it was never asked."""
+    """Counts a study's Slurm jobs by state: ``2 running, 3 pending``; empty if it never used Slurm."""
     if not (folder / JOBS).is_dir():
         return ""
     try:
@@ -178,19 +178,19 @@ def _refused(words: str) -> UserError:
 
 
 class Actor:
-    """What an actor does. It is pickled with its code, so that the actor need not import torch."""
+    """A Ray actor that executes one run, pickled by value so that it doesn't import torch."""
 
     def __init__(self, command: Sequence[str], log: str) -> None:
         with open(log, "ab") as output:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output)
 
     def wait(self) -> int:
-        """Waits until the run has ended; the exit code."""
+        """Waits for the run to end; returns its exit code."""
         return self.process.wait()
 
 
 class RayCluster:
-    """Actors of Ray, so many at a time, or as many as the cluster has room for."""
+    """Engine that starts Ray actors: at most `jobs` at a time, by default as many as the cluster can hold."""
 
     leave = "Ray goes on with what it has begun"
 
@@ -208,14 +208,14 @@ class RayCluster:
             raise UserError(f"--engine ray: the cluster has room for {room} runs of {each} {kind} each; {do}")
         takes = {"num_cpus": cores, "num_gpus": each if kind == "GPU" else 0}
         self._actor = self._ray.remote(max_restarts=_RETRIES, max_task_retries=_RETRIES, **takes)(Actor)
-        self._at_work: dict[Any, tuple[str, Any]] = {}  # task and actor by Ray's reference
-        for name in self._ray.util.list_named_actors():  # of an earlier driver
+        self._at_work: dict[Any, tuple[str, Any]] = {}  # task and actor by Ray object reference
+        for name in self._ray.util.list_named_actors():  # from an earlier driver
             if name.startswith(self._prefix):
                 actor = self._ray.get_actor(name)
                 self._at_work[actor.wait.remote()] = name.removeprefix(self._prefix), actor
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
-        """Makes an actor for as many runs as there is room for."""
+        """Starts an actor for each run that fits."""
         known = {task for task, _ in self._at_work.values()}
         for run in runs:
             if not run.after and run.task not in known and len(known) < self._jobs:
@@ -227,7 +227,7 @@ class RayCluster:
         return [run for run in runs if run.task in known]
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
-        """Waits for actors."""
+        """Waits for actors to end, and removes them."""
         ended = []
         with _answers():
             ready = self._ray.wait(list(self._at_work), timeout=seconds)[0]
@@ -242,17 +242,17 @@ class RayCluster:
         return ended
 
     def cancel(self) -> None:
-        """Leaves the actors to Ray."""
-        with suppress(Exception):  # of a cluster that is gone
+        """Disconnects; the actors keep running."""
+        with suppress(Exception):  # the cluster may be gone
             self._ray.shutdown()
 
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Says in one line that a cluster which answered once no longer does."""
+    """Turns Ray's errors into a one-line `UserError`: the cluster no longer answers."""
     try:
         yield
-    except Exception as error:  # of several kinds, also of gRPC
+    except Exception as error:  # Ray raises several types, as does gRPC
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"--engine ray: the cluster no longer answers ({reason}); when it does, the same command resumes"
@@ -260,7 +260,7 @@ def _answers() -> Iterator[None]:
 
 
 def _connect(ray: Any, address: str) -> None:
-    """Connects to a cluster, which Ray itself tries for minutes."""
+    """Connects to a cluster with a short timeout; Ray itself would retry for minutes."""
     problems = [f"silent for {_SECONDS_TO_ANSWER:g} s"]
 
     def connect() -> None:
@@ -270,7 +270,7 @@ def _connect(ray: Any, address: str) -> None:
                 socket.create_connection((host, int(port)), _SECONDS_TO_ANSWER).close()
             ray.init(address, namespace=NAMESPACE, logging_level="ERROR", log_to_driver=False)
             problems.clear()
-        except Exception as error:  # of several kinds, also of gRPC
+        except Exception as error:  # Ray raises several types, as does gRPC
             problems[:] = [" ".join(str(error).split())[:200]]
 
     thread = threading.Thread(target=connect, daemon=True)

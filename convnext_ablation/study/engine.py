@@ -1,8 +1,8 @@
-"""Who does a study's runs: processes of this machine, Slurm or Ray; and the driver, which hands the runs out.
+"""Engines that execute a study's runs (local processes, Slurm, Ray), and the driver that schedules the runs.
 
-An engine starts `python -m convnext_ablation.study.run FOLDER` somewhere and says when that has ended; on
-this machine, such a process is handed further runs, as it takes seconds to import torch. What became of a run
-is in its folder.
+An engine starts `python -m convnext_ablation.study.run FOLDER` and reports when it ends. Local workers
+execute several runs in turn, because importing torch takes seconds. The outcome of a run is read from its
+folder.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ _LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0
 class Engine(Protocol):
     """Places runs on machines."""
 
-    leave: str  # what to say when the driver leaves while runs go on; empty if they end with it
+    leave: str  # message for Ctrl-C while runs continue; empty if they end with the driver
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
-        """Has as many runs be done as there is room for; those that it has, from an earlier driver too."""
+        """Starts as many runs as fit; returns all that it now has, including those of an earlier driver."""
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
-        """Waits until a run has ended, so long at most; the tasks of those that have, and how each ended."""
+        """Waits up to `seconds` for a run to end; returns tasks and failure texts (empty on success)."""
 
     def cancel(self) -> None:
-        """Ends what ends with the driver; the runs save where they are."""
+        """Stops the runs that end with the driver; they save a checkpoint."""
 
 
 class Local:
-    """Processes of this machine, one for each slot's environment; they end with the driver."""
+    """Engine of local workers, one per environment in `places`; they end with the driver."""
 
     leave = ""
 
@@ -54,7 +54,7 @@ class Local:
         self._slots = [_Slot(place) for place in places]
 
     def submit(self, runs: Sequence[RunState]) -> Sequence[RunState]:
-        """Begins a run in each slot that is free."""
+        """Starts a run in each free slot."""
         free = [slot for slot in self._slots if not slot.task]
         begun = [run for run in runs if not run.after][: len(free)]
         for slot, run in zip(free, begun, strict=False):
@@ -62,14 +62,14 @@ class Local:
         return begun
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
-        """Waits for runs."""
+        """Polls the slots until a run ends or `seconds` have passed."""
         limit = time.monotonic() + seconds
         while not (ended := list(filter(None, map(_Slot.ended, self._slots)))) and time.monotonic() < limit:
             time.sleep(_POLL_SECONDS)
         return ended
 
     def cancel(self) -> None:
-        """Has all processes save and end; kills those that don't in time."""
+        """Terminates all workers, which save a checkpoint first; kills those still alive after 60 s."""
         processes = [slot.process for slot in self._slots if slot.process]
         for process in processes:
             process.terminate()
@@ -81,19 +81,19 @@ class Local:
 
 
 class _Slot:
-    """Where one run at a time is done, by a process that takes the next run when it can."""
+    """A slot for one run at a time; its worker is reused for the next run where possible."""
 
     def __init__(self, place: Mapping[str, str]) -> None:
-        self.task = ""  # the run that is done
+        self.task = ""  # of the current run; empty if the slot is free
         self.process: subprocess.Popen[bytes] | None = None
         self._place = place
         self._line, _ = Pipe()
 
     def begin(self, run: RunState) -> None:
-        """Hands a run to the process that has done the one before, or to a new one."""
+        """Sends a run to the slot's worker, or starts a new worker."""
         self.task = run.task
         if self.process and self.process.poll() is None:
-            with suppress(OSError):  # it has just been killed
+            with suppress(OSError):  # the worker was just killed
                 self._line.send((str(run.folder), str(run.log)))
                 return
         self._line.close()
@@ -106,11 +106,11 @@ class _Slot:
                 stderr=log,
                 env={**os.environ, **self._place},
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the driver
+                start_new_session=True,  # only the driver handles Ctrl-C
             )
 
     def ended(self) -> tuple[str, str] | None:
-        """The task of the run and how it has ended, its process or just the run; None while it is done."""
+        """Returns the task and failure text of a run that has ended; None while it is running."""
         if not self.task or self.process is None:
             return None
         code = self.process.poll()
@@ -126,12 +126,12 @@ class _Slot:
 
 
 def command_of(run: RunState) -> list[str]:
-    """What does a run."""
+    """The command that executes a run."""
     return [sys.executable, machine.__file__, RUN, str(run.folder)]
 
 
 def how_it_ended(code: int) -> str:
-    """What a process's exit code means."""
+    """Describes an exit code; empty for 0."""
     if code < 0:
         name = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
         return f"its process was killed ({name}; out of memory?)"
@@ -139,7 +139,7 @@ def how_it_ended(code: int) -> str:
 
 
 def imported(name: str, extra: str, pickler: str, module: str) -> Any:
-    """Imports what an engine needs, and has what a module of ours defines be pickled with its code."""
+    """Imports an engine's package and pickles our `module` by value; raises `UserError` if it is missing."""
     try:
         package = importlib.import_module(name)
         importlib.import_module(pickler).register_pickle_by_value(sys.modules[module])
@@ -149,24 +149,24 @@ def imported(name: str, extra: str, pickler: str, module: str) -> Any:
 
 
 def name_of(folder: Path) -> str:
-    """What a study is called on a cluster: no other folder has that name."""
+    """The study's name on a cluster, unique to its folder."""
     folder = folder.resolve()
     return f"study-{folder.name}-{hashlib.sha256(str(folder).encode()).hexdigest()[:8]}"
 
 
 def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: StudyProgress) -> list[RunState]:
-    """Has an engine do all runs of an experiment that are left, and returns the state of each.
+    """Executes all remaining runs of an experiment, and returns the state of every run.
 
-    A run that fails is tried again until its failure is final; others are done meanwhile. The signals that
-    stop a training do what Ctrl-C does.
+    A failed run is retried until its failure is final; other runs continue. Signals that stop training act
+    like Ctrl-C.
     """
-    folder = folder.absolute()  # engines may work in another
+    folder = folder.absolute()  # engines may use another working directory
     for phase in phases:
         (folder_of(phase, folder) / LOGS).mkdir(parents=True, exist_ok=True)
     survey = Survey(phases, folder)
     states = survey.look()
     for state in states:
-        if state.status == "done":  # its process may have been killed a moment too early
+        if state.status == "done":  # its process may have been killed before it cleaned up
             remove_what_resumes(state.folder)
     submitted: dict[str, RunState] = {}
     before = {each: signal.signal(each, _interrupt) for each in machine.STOPPING if each != signal.SIGINT}
@@ -174,7 +174,7 @@ def drive(phases: Sequence[Study], folder: Path, engine: Engine, progress: Study
         while True:
             progress.show(states)
             new = [state for state in states if state.can_begin and state.task not in submitted]
-            new.sort(key=lambda state: state.failure is not None)  # what failed is tried again last
+            new.sort(key=lambda state: state.failure is not None)  # retries come last
             submitted |= {state.task: state for state in engine.submit(new)}
             if not submitted:
                 return states
@@ -193,7 +193,7 @@ def _interrupt(number: int, _: object) -> None:
 
 
 def _note_end(before: RunState, ending: str) -> None:
-    """Notes a failure that the run could not note itself."""
+    """Records a failure that the run could not record itself."""
     if not before.is_known:
         return
     after = look_at(before.run, before.folder)

@@ -1,4 +1,4 @@
-"""A study before it is run: its runs, and the identity of each."""
+"""A study's plan: its runs, and the identity (hash) of each."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from convnext_ablation.study.designs.contrasts import Design, Point
 from convnext_ablation.training.arguments import RETIRED, TrainingArguments
 
 TEST_SPLIT, VALIDATION_SPLIT = "test", "val"
-# of the runs that a learning rate is chosen by; no seed of a study's own runs
+# seed of the tuning runs; a study's own runs never use it
 TUNING_SEED = 1_000_003
-# where files lie, how many processes load data, and how a run is logged change nothing about its result
+# file locations, data-loading workers and logging don't affect a run's result
 _NOT_IDENTITY = (
     "data_dir", "workers", "output", "experiment", "resume", "checkpoint_hist", "log_interval",
     "pretrained_path", "initial_checkpoint",
 )  # fmt: skip
-# arguments of later versions, with the defaults that all runs of earlier ones had
+# arguments added in later versions, with the values that earlier versions implied
 _SINCE: Mapping[str, Any] = {
     "global_batch": None, "early_stopping": 0, "sampler": None, "class_weights": None, "freeze": None,
 }  # fmt: skip
 
 
 def splits_of(root: Path) -> tuple[str, ...]:
-    """The splits of an image folder that a study uses; one without a test split is tested on `val`."""
+    """The splits of an image folder that a study uses; without a test split, `val` is the test set."""
     tested = not root.is_dir() or find_split(root, TEST_SPLIT) or not find_split(root, VALIDATION_SPLIT)
     return SPLITS if tested else (SPLITS[0], VALIDATION_SPLIT)
 
 
 @dataclass(frozen=True)
 class Script:
-    """timm's training script, its hash, and the version of timm that it runs with."""
+    """timm's training script: its path, its SHA-256 and the timm version."""
 
     path: str
     sha256: str
@@ -49,13 +49,13 @@ class Script:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a network of a study starts from.
+    """The initial weights of one network.
 
     Attributes:
-        network: Its key in the design.
-        pretraining_seed: None where there is one pre-training.
-        sha256: Of the file, or what identifies the run that made it.
-        origin: How it was pre-trained, as far as the file tells.
+        network: The network's key in the design.
+        pretraining_seed: None if there is a single pre-training.
+        sha256: Hash of the file, or the identity of the run that trained the weights.
+        origin: How the weights were pre-trained, as far as the file says.
     """
 
     network: str
@@ -70,17 +70,17 @@ class Run:
     """One network, trained and tested once.
 
     Attributes:
-        data_fingerprint: SHA-256 that stands for the data set's contents.
-        threads: Threads of one operation; another number rounds otherwise.
-        weights: SHA-256 of the file that it starts from, or the identity of the run that made it, of another
-            phase; empty if it starts from none.
-        pretraining_seed: Seed of the pre-training that it starts from.
-        phase: The experiment's phase that it is of; empty for a study of its own.
-        published: What `weights_hash` tells of the published weights that it starts from; empty for none.
-        after: Task of another phase's run whose weights it starts from, where these are not there yet.
-        script: timm's script, if that trains it.
-        tuning: Whether it is for choosing a learning rate; such a run is not tested.
-        processes: Processes that train it together, each with its `share` of the arguments' batch.
+        data_fingerprint: SHA-256 of the data set's contents.
+        threads: Threads per operation; the number affects rounding.
+        weights: SHA-256 of the initial weights' file, or the identity of the run in another phase that
+            trained them; empty if there is neither.
+        pretraining_seed: Seed of the pre-training that the run starts from.
+        phase: Name of the run's phase; empty for a single study.
+        published: `weights_hash` of the published initial weights; empty if there are none.
+        after: Task of the run in another phase that has yet to train the initial weights; else empty.
+        script: timm's training script, if it trains the run.
+        tuning: Whether the run serves to choose a learning rate; such a run is not tested.
+        processes: Number of data-parallel processes; each takes its `share` of the batch.
     """
 
     point: Point
@@ -98,12 +98,12 @@ class Run:
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether it starts from weights."""
+        """Whether the run starts from pre-trained weights."""
         return bool(self.weights or self.after or self.arguments.pretrained)
 
     @property
     def tests_last(self) -> bool:
-        """Whether the last epoch is tested: the best epoch is picked on the images of the test."""
+        """Whether to test the last epoch, because validation and test are the same split."""
         return same_split(self.arguments.test_split or "", self.arguments.val_split)
 
     @cached_property
@@ -126,7 +126,7 @@ class Run:
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """How images are prepared for the network, as training resolves it."""
+        """The preprocessing, as timm resolves it for training."""
         import timm
         from timm.data import resolve_data_config
 
@@ -136,15 +136,15 @@ class Run:
 
     @property
     def input_size(self) -> tuple[int, int, int]:
-        """Channels, height and width of the images that the network is given."""
+        """Channels, height and width of the input images, in pixels."""
         channels, height, width = self.data_config["input_size"]
         return channels, height, width
 
     def share(self) -> TrainingArguments:
-        """The arguments of each process: batches that add up to the global batch, or a part of the batch.
+        """The arguments of each process: its part of the batch, or batches that accumulate to `global_batch`.
 
         Raises:
-            UserError: The processes don't divide it.
+            UserError: The processes don't divide the batch, or can't reach `global_batch`.
         """
         if self.arguments.global_batch:
             return self.arguments.accumulated(self.processes)
@@ -157,7 +157,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        """What tells it from the experiment's other runs, whatever is chosen for it."""
+        """A unique name in the experiment, known before the learning rate and weights are."""
         of = f"{self.phase}." if self.phase else ""
         if self.tuning:
             return f"{of}{self.point.key}-lr{self.arguments.lr:g}"
@@ -166,36 +166,36 @@ class Run:
 
     @cached_property
     def name(self) -> str:
-        """What its folder is called."""
+        """Name of the run's folder."""
         what = f"lr{self.arguments.lr:g}" if self.tuning else f"seed{self.arguments.seed}"
         return check_name(f"{self.point.key}-{what}-{self.identity[:8]}", "the folder of a run")
 
     def folder(self, study_folder: Path) -> Path:
-        """Where the run's files go."""
+        """The run's folder inside the study's."""
         return study_folder / ("tuning" if self.tuning else "runs") / self.name
 
 
 @dataclass(frozen=True)
 class Study:
-    """Design x data set x seeds: a study of its own, or a phase of an experiment.
+    """Design x data set x seeds: a single study, or one phase of an experiment.
 
     Attributes:
-        data_fingerprint: SHA-256 that stands for the data set's contents.
+        data_fingerprint: SHA-256 of the data set's contents.
         recipe_name: Name or file of the recipe.
         recipe: The arguments that the recipe sets.
-        learning_rates: By network's key; of those that are chosen on the validation split, what is by now.
+        learning_rates: By network's key; while tuning, only those already chosen on the validation split.
         precision: ``float32``, or ``bfloat16`` or ``float16`` (autocast, or the recipe's `model_dtype`).
-        threads: Threads of one operation.
-        tuning: Learning rates that are tried for each network.
-        weights: What the networks start from; empty if from scratch, or as the recipe says.
-        command: The command line that planned it.
-        processes: Processes that train a run together, one a GPU.
-        workers: Processes that load data, for each of those; they change no result.
-        test_split: Images that accuracies are of; ``val`` for data without a test split.
-        phase: Its name in an experiment, and its folder; empty for a study of its own.
-        start: The phase whose networks its own start from: each of its seeds is a pre-training seed.
-        published: What `weights_hash` tells of published weights, by the model that starts from them.
-        own_recipes: The arguments of networks that have a recipe of their own, by key.
+        threads: Threads per operation.
+        tuning: Learning rates to try for each network; empty if there is no tuning.
+        weights: Initial weights by network and pre-training seed; empty if the recipe decides.
+        command: The command line that planned the study.
+        processes: Data-parallel processes per run, one per GPU.
+        workers: Data-loading workers per process; they don't affect results.
+        test_split: Split on which accuracy is reported; ``val`` if there is no test split.
+        phase: Name of the phase and of its folder; empty for a single study.
+        start: The phase that trains the initial weights; its seeds are the pre-training seeds here.
+        published: `weights_hash` of the published initial weights, by model.
+        own_recipes: Arguments of networks with a recipe of their own, by network's key.
     """
 
     design: Design
@@ -228,42 +228,42 @@ class Study:
 
     @property
     def pretraining_seeds(self) -> list[int]:
-        """Seeds of the pre-trainings, none where there is one pre-training or none."""
+        """The pre-training seeds; empty if the initial weights have none."""
         if self.start is not None:
             return list(self.start.seeds)
         return list(dict.fromkeys(w.pretraining_seed for w in self.weights if w.pretraining_seed is not None))
 
     @property
     def starts(self) -> list[int | None]:
-        """The same, with a place for runs that have none."""
+        """The pre-training seeds, or ``[None]`` if there are none."""
         return [*self.pretraining_seeds] or [None]
 
     def starts_of(self, point: Point) -> list[int | None]:
-        """The pre-trainings that a network starts from; a model with weights of its own has none of them."""
+        """The pre-training seeds of one network; ``[None]`` for a model with published weights of its own."""
         before = {each.key for each in self.start.points} if self.start else set()
         return self.starts if point.key in before | {each.network for each in self.weights} else [None]
 
     @property
     def is_pretrained(self) -> bool:
-        """Whether some networks start from weights."""
+        """Whether any network starts from pre-trained weights."""
         return any(run.is_pretrained for run in self.one_run_each())
 
     @property
     def epochs(self) -> int:
-        """Epochs of a run, of the longest where networks have recipes of their own."""
+        """Epochs per run, including warm-up and cooldown; the maximum if recipes differ."""
         return max(run.arguments.epochs_in_all for run in self.one_run_each())
 
     def tested_runs(self, point: Point) -> int:
-        """Runs of a network that are tested: one of each seed from each of its pre-trainings."""
+        """Number of a network's tested runs: seeds x pre-trainings."""
         return len(self.seeds) * len(self.starts_of(point))
 
     def runs_of(self, point: Point) -> int:
-        """Runs of a network, those for choosing its learning rate included."""
+        """Number of a network's runs, including tuning runs."""
         return self.tested_runs(point) + len(self.tuning)
 
     @property
     def size(self) -> str:
-        """What the number of runs comes from, for people."""
+        """The number of runs as a product, such as ``6 networks x 3 seeds``."""
         seeds = counted(len(self.seeds), "seed")
         started = f"{seeds} x {counted(len(self.pretraining_seeds), 'pre-training seed')}"
         texts = [seeds if self.starts_of(point) == [None] else started for point in self.points]
@@ -274,15 +274,15 @@ class Study:
         )
 
     def one_run_each(self) -> list[Run]:
-        """A run of each network, at any learning rate where it is yet to be chosen."""
+        """One run per network, with a placeholder learning rate if it isn't chosen yet."""
         return self._at_any_rate()[: len(self.points)]
 
     def runs(self) -> list[Run]:
-        """All runs whose learning rate is known, and whose weights to start from are there."""
+        """All tested runs whose learning rate and initial weights are known."""
         return [run for run in self._planned() if self.is_known(run)]
 
     def tuning_runs(self) -> list[Run]:
-        """The runs that learning rates are chosen by: all values for all networks, with one seed."""
+        """The tuning runs: every learning rate for every network, with one seed."""
         return [
             self._run(point, rate, TUNING_SEED, self.starts_of(point)[0], tuning=True)
             for point in self.points
@@ -290,11 +290,11 @@ class Study:
         ]
 
     def all_runs(self) -> list[Run]:
-        """The tuning runs and all others, those too that are not known yet (`is_known`)."""
+        """The tuning runs, then all others, including those that are not known yet (see `is_known`)."""
         return self.tuning_runs() + self._at_any_rate()
 
     def is_known(self, run: Run) -> bool:
-        """Whether its learning rate and weights are known, and so its identity."""
+        """Whether a run's learning rate and initial weights, and so its identity, are known."""
         return not run.after and (run.tuning or run.point.key in self.learning_rates)
 
     def _at_any_rate(self) -> list[Run]:
@@ -302,7 +302,7 @@ class Study:
         return replace(self, learning_rates={**any_rate, **self.learning_rates})._planned()
 
     def _planned(self) -> list[Run]:
-        """The runs of networks with a learning rate, one seed of every network before the next seed."""
+        """The runs of networks with a learning rate, ordered by seed, then by network."""
         return [
             self._run(point, self.learning_rates[point.key], seed, self.starts_of(point)[place])
             for seed in self.seeds
@@ -349,7 +349,7 @@ class Study:
         )
 
     def _task_before(self, point: Point, seed: int | None) -> str:
-        """The run of the phase before that makes a network's weights; empty if there is none."""
+        """Task of the run that pre-trains a network in the starting phase; empty if there is none."""
         if self.start is None or seed is None or point.key not in {each.key for each in self.start.points}:
             return ""
         return self.start._run(point, 1.0, seed, self.start.starts[0]).task

@@ -1,4 +1,4 @@
-"""What is asked: phases, of a file or of flags, and the values that each replaces in its recipe."""
+"""Reads the phases of an experiment from a file or flags, and the recipe values that each overrides."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.settings import known_settings
 from convnext_ablation.yaml_files import mapping, parse_yaml, read_yaml
 
-# what a phase may say, beside `set`, and its values of the recipe there: the rest is said for all phases
+# keys that a phase may set; all other options apply to every phase
 PHASE_KEYS = (
     "data", "recipe", "start", "networks", "seeds", "tune", "epochs", "batch_size", "precision", "init",
     "pretraining_seeds", "set", "by_network",
@@ -27,16 +27,16 @@ PHASE_KEYS = (
 NETWORKS = ("design", "models", "all")
 _TOP_KEYS = ("design", "width", "groups", "models", "phases")
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_RESERVED = ("runs", "tuning", "logs", "report", "slurm", "weights", "recipe")  # folders; what else starts
-_SET = "drop_path=0.1 or aa=null"  # an example
-_LISTS = ("seeds", "pretraining_seeds")  # written 0,1,2 on the command line
-# arguments of training that a study sets itself, and what of the command line says them
+_RESERVED = ("runs", "tuning", "logs", "report", "slurm", "weights", "recipe")  # folders and `start` values
+_SET = "drop_path=0.1 or aa=null"  # example for error messages
+_LISTS = ("seeds", "pretraining_seeds")  # comma-separated on the command line
+# training arguments that a study sets itself, and the option to use instead
 _SET_BY_STUDY = {
     "model": "--design", "seed": "--seeds", "data_dir": "--data", "device": "--device",
     "workers": "--workers", "output": "--output", "pretrained_path": "--init", "initial_checkpoint": "--init",
     "experiment": "", "test_split": "", "resume": "", "checkpoint_hist": "",
 }  # fmt: skip
-# what says the same as an option of its own
+# training arguments that have an option of their own
 SAME_AS = {
     "epochs": "epochs", "batch_size": "batch_size", "amp": "precision", "amp_dtype": "precision",
     "model_dtype": "precision", "lr": "tune", "pretrained": "from_scratch",
@@ -48,24 +48,24 @@ Phase = Mapping[str, Any]
 
 
 def experiment_names() -> list[str]:
-    """Names of the experiments that come with the package."""
+    """Names of the built-in experiments."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def experiment_path(name: str) -> Path:
-    """The file of an experiment of the package."""
+    """Path of a built-in experiment; raises `UserError` for an unknown name."""
     if name not in experiment_names():
         raise unknown_name("experiment", name, experiment_names())
     return _FOLDER / f"{name}.yaml"
 
 
 def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
-    """The arguments of each phase's study, none before the one that it starts from.
+    """Returns the arguments of each phase, every phase after the one that it starts from.
 
-    A command line without an experiment is one phase without a name.
+    Without an experiment, the result is one phase with an empty name.
 
     Raises:
-        UserError: What is given does not define a phase, or phases start from one another.
+        UserError: A phase is incomplete or invalid, or phases start from one another.
     """
     asked = _read(args.experiment) if args.experiment else {}
     named_there = asked.get("phases", {}).items()
@@ -107,7 +107,7 @@ def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
 
 @contextmanager
 def named(phase: str) -> Iterator[None]:
-    """Has an error say which phase it is about."""
+    """Prefixes errors with the phase's name."""
     try:
         yield
     except UserError as error:
@@ -165,7 +165,7 @@ def _checked_name(name: str) -> str:
 
 
 def _checked(name: str, said: object) -> dict[str, Any]:
-    """What is said of a phase, lists as lists."""
+    """Checks a phase's keys and values, and parses its lists of seeds."""
     phase = mapping(said, f"phase {name}", PHASE_KEYS)
     for key, value in phase.items():
         if key in _LISTS:
@@ -191,7 +191,7 @@ def _numbers(name: str, key: str, value: object) -> list[int]:
 
 
 def _pair(option: str, word: str, example: str) -> tuple[str, Any]:
-    """Reads ``NAME=VALUE``, with a value in YAML."""
+    """Parses ``NAME=VALUE``; the value is YAML."""
     name, equals, text = word.partition("=")
     if not equals:
         what = "NAME" if option == "--set" else "KEY"
@@ -200,12 +200,12 @@ def _pair(option: str, word: str, example: str) -> tuple[str, Any]:
 
 
 def _kept(values: Mapping[str, Any] | None, replaced: Collection[str]) -> dict[str, Any]:
-    """Values of a recipe, but for those that the command line replaces."""
+    """Recipe values that the command line doesn't override."""
     return {name: value for name, value in _values((values or {}).items()).items() if name not in replaced}
 
 
 def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str]:
-    """The folders of data sets by name, of ``NAME=FOLDER`` words."""
+    """Parses ``NAME=FOLDER`` words into the folder of each data set."""
     used = list(dict.fromkeys(str(phase["data"]) for phase in phases.values()))
     folders: dict[str, str] = {}
     for word in words:
@@ -226,7 +226,7 @@ def _folders(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, str
 
 
 def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, dict[str, Any]]:
-    """What `--set` says for each phase: ``PHASE.NAME=VALUE``, or ``NAME=VALUE`` for all."""
+    """The `--set` values of each phase: ``PHASE.NAME=VALUE``, or ``NAME=VALUE`` for all."""
     if "" in phases:
         return {"": _values(_pair("--set", word, _SET) for word in words)}
     found: dict[str, list[str]] = {name: [] for name in phases}
@@ -240,7 +240,7 @@ def _settings(words: Iterable[str], phases: Mapping[str, Phase]) -> dict[str, di
 
 
 def _in_order(phases: Mapping[str, Phase]) -> list[str]:
-    """Names of phases as they stand there, but for those that others start from, which come before these."""
+    """Names of phases in the given order, but each after the phase that it starts from."""
     order: list[str] = []
     for name in phases:
         path = [name]
@@ -255,10 +255,10 @@ def _in_order(phases: Mapping[str, Phase]) -> list[str]:
 
 
 def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A recipe with the values that the command line gives instead, and those of `--set` alone.
+    """Returns a recipe with the command line's overrides, and the values of `--set` alone.
 
     Raises:
-        UserError: A value is not what the argument takes, or something is given twice.
+        UserError: A value is invalid, or an argument is given twice.
     """
     given = known_settings(args.set, "--set")
     for name in args.set:
@@ -270,17 +270,17 @@ def overridden(recipe: Mapping[str, Any], args: argparse.Namespace) -> tuple[dic
         ARGUMENTS[name].check(given[name])
     changed = {**recipe, **given}
     if given.keys() & {"lr_base", "lr_base_size", "lr_base_scale"} and "lr" not in given:
-        changed.pop("lr", None)  # it would come before them
+        changed.pop("lr", None)  # it would take precedence
     if args.batch_size is not None:
         changed["batch_size"] = args.batch_size
     if args.epochs is not None:
         changed |= scaled(TrainingArguments(**changed), args.epochs)
-    TrainingArguments(**changed)  # checks them
+    TrainingArguments(**changed)  # validates
     return changed, given
 
 
 def _values(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Values of a recipe, by arguments that a study doesn't set itself."""
+    """Normalises argument names; refuses duplicates and arguments that a study sets itself."""
     found: dict[str, Any] = {}
     for given, value in pairs:
         name = str(given).replace("-", "_")
@@ -296,10 +296,10 @@ def _values(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def scaled(arguments: TrainingArguments, epochs: int) -> dict[str, Any]:
-    """What makes training take so many epochs in all, warm-up and cooldown included, each with its share.
+    """Returns the overrides that scale a schedule to `epochs` in total, including warm-up and cooldown.
 
-    So do the other epochs that a schedule counts. Shares are rounded to whole epochs, and at least one epoch
-    is neither warm-up nor cooldown.
+    Every setting that counts epochs keeps its share of the total. Warm-up and cooldown are rounded to whole
+    epochs, and leave at least one epoch between them.
     """
     if epochs < 1:
         raise UserError(f"--epochs is {epochs}; it must be at least 1")

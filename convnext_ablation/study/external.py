@@ -1,4 +1,4 @@
-"""Training in other processes, by timm's own `train.py` or several of ours, which end with the run's."""
+"""Training in child processes: timm's own `train.py`, or several of ours under torchrun."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ from convnext_ablation.training.history import BEST, LAST
 from convnext_ablation.training.loop import StoppedError, Trainer
 
 LOG, ARGUMENTS = "train.log", "script_args.yaml"
-_START = "start.safetensors"  # the weights that timm's script starts from
+_START = "start.safetensors"  # initial weights for timm's script
 _EARLIER_BEST = "earlier_best.pth.tar"  # timm's script forgets the best epoch when it resumes
-_HALF_RENAMED = "tmp.pth.tar"  # it removes last.pth.tar before it renames this one
-# each of its processes has the standard input of torchrun, and ends with it
+_HALF_RENAMED = "tmp.pth.tar"  # timm removes last.pth.tar before renaming this file
+# its processes inherit torchrun's standard input, and end when it closes
 _TORCHRUN = ("torch.distributed.run", "--standalone", "--log-dir", os.devnull, "--nproc-per-node")
 _SECONDS_BETWEEN_LOOKS = 0.2
 _SECONDS_TO_END = 20
-# ours alone, or set in another way
+# ours only, or passed on the command line
 _NOT_TIMMS = ("data_dir", "resume", "output", "experiment", "test_split", "checkpoint_hist")
 
 
 def find_script(path: str) -> Script:
-    """Describes timm's training script."""
+    """Hashes timm's training script; raises `UserError` if there is no such file."""
     if not Path(path).is_file():
         raise UserError(f"--train-script {path}: no such file; to get timm's: {stock.clone_command()}")
     return Script(str(Path(path).resolve()), sha256_of(Path(path)), timm.__version__)
 
 
 def check_arguments(arguments: TrainingArguments) -> None:
-    """Refuses arguments that timm's script would ignore."""
+    """Raises `UserError` for arguments that timm's script doesn't have."""
     for name in ("class_weights", "early_stopping", "freeze", "sampler", "skip_bad_images"):
         if value := getattr(arguments, name):
             raise UserError(f"{name} is {value}, and timm's script has no such argument; leave one out")
 
 
 def check_script(script: Script) -> None:
-    """Makes sure that the script and timm are those that the study was begun with."""
+    """Raises `UserError` if the script or timm's version has changed since the study began."""
     found = find_script(script.path)
     if found.sha256 != script.sha256:
         raise UserError(f"{script.path}: has changed since the study began; give another --output")
@@ -69,11 +69,11 @@ def check_script(script: Script) -> None:
 
 
 def train_elsewhere(run: Run, trainer: Trainer, folder: Path, should_stop: Callable[[], bool]) -> float:
-    """Trains from the last checkpoint if there is one; returns the seconds that it took.
+    """Trains, resuming from the last checkpoint if there is one; returns the elapsed seconds.
 
     Raises:
-        UserError: The training failed; its last line tells why.
-        StoppedError: It was asked to stop.
+        UserError: Training failed; the message quotes the log's error.
+        StoppedError: `should_stop` became true.
     """
     if run.script:
         check_script(run.script)
@@ -132,7 +132,7 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
 
 
 def _write_start(path: Path, start: Path) -> None:
-    """Writes a checkpoint's weights so that any timm reads them, and runs nothing."""
+    """Writes a checkpoint's weights as safetensors, which every timm version loads without pickle."""
     weights = unwrapped(read_checkpoint(path).weights())
     weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
     with written_whole(start) as temporary:
@@ -144,7 +144,7 @@ def _arguments(run: Run, classes: int) -> dict[str, object]:
     if run.arguments.pretrained_path:
         values["pretrained"] = True  # without it, timm's script ignores the path
     root = Path(str(run.arguments.data_dir))
-    for name in ("train_split", "val_split"):  # timm takes the folder above for a split of another name
+    for name in ("train_split", "val_split"):  # for an unknown split name, timm uses the parent folder
         if place := find_split(root, str(values[name])):
             values[name] = place.name
     listed = root / CLASSES
@@ -154,7 +154,7 @@ def _arguments(run: Run, classes: int) -> dict[str, object]:
 
 
 def _checkpoint(folder: Path) -> Path | None:
-    """What the script resumes from."""
+    """The checkpoint to resume from, repaired if timm was killed while renaming; None if there is none."""
     last, temporary = folder / LAST, folder / _HALF_RENAMED
     if not last.is_file() and temporary.is_file():
         with suppress(UserError):
@@ -171,22 +171,22 @@ def _is_finished(folder: Path, epochs: int) -> bool:
 
 
 def _keep_best(folder: Path, decreasing: bool, aside: bool = False) -> None:
-    """Makes the better of the best epochs before and after an interruption the best one.
+    """Keeps the better of the best checkpoints from before and after an interruption.
 
-    `aside` keeps it in another file, where the script doesn't write.
+    With `aside`, it goes to another file, which timm's script doesn't overwrite.
     """
     earlier, best = folder / _EARLIER_BEST, folder / BEST
     metrics = {path: load_checkpoint(path)["metric"] for path in (earlier, best) if path.is_file()}
     better = (min if decreasing else max)(metrics, key=lambda path: float(metrics[path]), default=None)
     if better is not None and better != (earlier if aside else best):
         with written_whole(earlier if aside else best) as temporary:
-            shutil.copyfile(better, temporary)  # no link: the script may write into the file that is there
+            shutil.copyfile(better, temporary)  # not a link: the script may overwrite the file in place
     if not aside:
         earlier.unlink(missing_ok=True)
 
 
 def _reason(log: Path, before: int) -> str:
-    """The error that ours names, or the last line, behind so many bytes; torchrun's own lines come last."""
+    """Finds our error message, or else the last line before torchrun's, after byte `before` of a log."""
     text = log.read_bytes()[before:].decode(errors="replace")
     lines = list(filter(None, map(str.strip, text.splitlines())))
     lines = list(itertools.takewhile(lambda line: "torch/distributed/elastic/" not in line, lines))

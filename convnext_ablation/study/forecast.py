@@ -1,4 +1,4 @@
-"""What an experiment's runs will take and leave on disk, and which effects and differences it can find."""
+"""Estimates an experiment's compute time, disk use, and detectable effects and differences."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ from convnext_ablation.study.store import STUDY_FILE, read_study
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.loop import Trainer
 
-_SECONDS = 30.0  # that the steps of all networks may take, about
-_FEW_IMAGES = 4  # half of it is enough for BatchNorm
-_FORWARD = 1 / 3  # of a training step
+_SECONDS = 30.0  # budget for timing all networks, approximate
+_FEW_IMAGES = 4  # BatchNorm needs two
+_FORWARD = 1 / 3  # of a training step's time
 _LOADING_SECONDS = 3.0
-# bytes that a run leaves: of a test image's prediction, of an epoch's row, of a line of the log
+# bytes on disk per test image's prediction, per epoch's row, per log line
 _PREDICTION, _EPOCH, _LOG_LINE = 25, 150, 120
-# while a run is at work: the last and the best epoch, weights and two moments of the optimizer each
+# a running run stores the last and best epoch, each with weights and two optimizer moments
 _AT_WORK = 2 * 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What a run of each network takes, in seconds, by the network's key."""
+    """Seconds per training step and per run, by network's key."""
 
-    steps: Mapping[str, float]  # a training step of a whole batch, images in memory
-    runs: Mapping[str, float]  # training, validation after each epoch, and the test; with loading
-    loading: float  # to read and prepare one image; 0 where only the steps are known
+    steps: Mapping[str, float]  # a training step on a full batch, images in memory
+    runs: Mapping[str, float]  # training, validation and test, including data loading
+    loading: float  # per image, to read and preprocess; 0 if not measured
 
 
 @dataclass(frozen=True)
 class PlannedPhase:
-    """A phase of an experiment, or a study of its own, with its images and what is assumed of its answers."""
+    """A phase or single study, with its images and the assumed variance of its results."""
 
     study: Study
     data: FolderSummary
@@ -57,24 +57,24 @@ class PlannedPhase:
 
     @property
     def images(self) -> int:
-        """Images that accuracies are of."""
+        """Number of test images."""
         return self.data.counts[self.study.test_split]
 
     @property
     def counts(self) -> dict[str, int]:
-        """Images of ``train``, ``val`` and ``test``, which is the split that accuracies are of."""
+        """Number of images by split; ``test`` is the split on which accuracy is reported."""
         return {**self.data.counts, "test": self.images}
 
     @property
     def units(self) -> int:
-        """Draws that an effect is measured over: pre-trainings where there are several (see `effects`)."""
+        """Sample size of an effect: pre-trainings if there are several, else seeds (see `effects`)."""
         pretrainings = len(self.study.pretraining_seeds)
         return pretrainings if pretrainings > 1 else len(self.study.seeds)
 
 
 @dataclass(frozen=True)
 class PlannedEffect:
-    """An effect, or how it differs between data sets, and the draws that it will be measured over."""
+    """An effect, or its difference between data sets, and its planned sample size (`draws`)."""
 
     contrast: Contrast
     asked: Asked
@@ -82,15 +82,15 @@ class PlannedEffect:
 
 
 def effects_of(phase: PlannedPhase) -> list[PlannedEffect]:
-    """The effects of a phase's design on its data set."""
+    """The effects of a phase's design on one data set."""
     return _planned([PlannedSet(1.0, phase.scatter, phase.images)], phase.study.design, phase.units)
 
 
 def differences(phases: Sequence[PlannedPhase]) -> dict[str, list[PlannedEffect]]:
-    """How each effect differs between a phase and those that start from it, by what is compared.
+    """Differences of each effect between a phase and those that start from it, by comparison's name.
 
-    Each phase is compared with the one that it starts from, and so is the mean of those that share their
-    start. Holm's correction is over all of these differences, as in `report.across`.
+    Each phase is compared with its starting phase, and so is the mean over phases with the same start. Holm's
+    correction covers all of these differences, as in `report.across`.
     """
     found = {}
     for general in phases:
@@ -115,7 +115,7 @@ def differences(phases: Sequence[PlannedPhase]) -> dict[str, list[PlannedEffect]
 
 
 def _seed_variance(sets: Sequence[PlannedSet]) -> float | None:
-    """Variance between pre-trainings of a network's accuracies weighted over sets; None if not measured."""
+    """Variance between pre-trainings of the weighted sum of accuracies over sets; None if not measured."""
     shared = set.intersection(*(set(each.scatter.by_start) for each in sets))
     networks, starts = sorted({key for key, _ in shared}), sorted({start for _, start in shared})
     if min(len(networks), len(starts)) < 2 or len(shared) < len(networks) * len(starts):
@@ -127,7 +127,7 @@ def _seed_variance(sets: Sequence[PlannedSet]) -> float | None:
 def _planned(
     sets: Sequence[PlannedSet], design: Design, draws: int, comparisons: int = 1, shared: bool = True
 ) -> list[PlannedEffect]:
-    """The contrasts of a design on these sets; as many are adjusted over as there are comparisons of each."""
+    """The contrasts of a design on these sets; Holm's family is the design's times `comparisons`."""
     family, together = comparisons * design.family, _seed_variance(sets) if shared and sets[1:] else None
     found = []
     for contrast in design.contrasts:
@@ -138,10 +138,10 @@ def _planned(
 
 @dataclass(frozen=True)
 class NetworkCost:
-    """What a network costs, by its layers alone."""
+    """Compute and size of a network, from its architecture alone."""
 
-    gmacs: float  # billions of multiply-accumulates for one image of the recipe's size
-    size: int  # bytes of its weights and statistics
+    gmacs: float  # 10^9 multiply-accumulates per image at the recipe's resolution
+    size: int  # bytes of parameters and buffers
 
 
 @functools.cache
@@ -154,7 +154,7 @@ def _network_cost(model: str, kwargs: str, classes: int, input_size: tuple[int, 
 
 
 def network_costs(phase: PlannedPhase) -> dict[str, NetworkCost]:
-    """What a phase's networks cost, by key; no image is needed."""
+    """The cost of each of a phase's networks, by key; needs no images."""
     costs = {}
     for run in phase.study.one_run_each():
         arguments = run.arguments
@@ -164,21 +164,21 @@ def network_costs(phase: PlannedPhase) -> dict[str, NetworkCost]:
 
 
 def reckoned(phases: Sequence[PlannedPhase], seconds: Mapping[str, float]) -> tuple[list[Timing], list[str]]:
-    """Estimates what runs take from the seconds of a training step for each image, where these are known.
+    """Estimates run times from given seconds per image of a training step.
 
-    Steps take as long as a network's multiply-accumulates, which networks of different layers keep to within
-    a factor of two or so. Data loading is not included.
+    Step time is taken as proportional to multiply-accumulates, which holds within a factor of about two
+    across architectures. Data loading is not included.
 
     Args:
-        phases: What is to be run.
-        seconds: By phase, of its network of most multiply-accumulates; under "", of the one among all phases
-            that aren't named.
+        phases: The planned phases.
+        seconds: Seconds per image by phase, for its network with the most multiply-accumulates. The key ""
+            covers all other phases, and refers to the largest network among them.
 
     Returns:
-        What a run of each phase's networks takes, and which network each number was taken to be of.
+        The timing of each phase, and the network to which each given number was applied.
 
     Raises:
-        UserError: Nothing is said of a phase.
+        UserError: No number covers a phase.
     """
     costs = [network_costs(phase) for phase in phases]
     most = [max(each, key=lambda key: each[key].gmacs) for each in costs]
@@ -208,21 +208,21 @@ def reckoned(phases: Sequence[PlannedPhase], seconds: Mapping[str, float]) -> tu
 
 @dataclass(frozen=True)
 class Disk:
-    """Bytes that runs leave, and what one needs besides while it is at work."""
+    """Disk use in bytes, after all runs and during one."""
 
     checkpoints: int
     predictions: int
     logs: int
-    at_work: int  # at most, for each run that is at work
+    at_work: int  # temporary, at most, per running run
 
     @property
     def total(self) -> int:
-        """Bytes that stay."""
+        """Bytes that remain after all runs."""
         return self.checkpoints + self.predictions + self.logs
 
 
 def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
-    """Estimates from parameters, test images and epochs what the runs will leave on disk, without reports."""
+    """Estimates the runs' disk use from parameters, test images and epochs; excludes reports."""
     checkpoints = predictions = logs = at_work = 0
     for phase in phases:
         costs, study = network_costs(phase), phase.study
@@ -240,7 +240,7 @@ def disk_needed(phases: Sequence[PlannedPhase]) -> Disk:
 
 
 def time_networks(phase: PlannedPhase) -> Timing:
-    """Times training steps of one network after another, and estimates what a run of each takes."""
+    """Times training steps of each network, and estimates the duration of its runs."""
     arguments = {run.point.key: run.arguments for run in phase.study.one_run_each()}
     steps, runs, before = {}, {}, torch.get_num_threads()
     torch.set_num_threads(phase.study.threads)
@@ -255,13 +255,13 @@ def time_networks(phase: PlannedPhase) -> Timing:
 
 
 def _trainer(arguments: TrainingArguments) -> Trainer:
-    # random weights take as long; it writes nothing before it runs
+    # random weights take as long; a Trainer writes nothing until it runs
     fresh = replace(arguments, pretrained=False, pretrained_path=None, initial_checkpoint="", resume="")
     return Trainer(fresh, Path())
 
 
 def _load(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """A batch of the training set, and the seconds to load and prepare an image."""
+    """Returns images and targets of a training batch, and the seconds to load and preprocess an image."""
     trainer.train_images.start_at(0, 0)
     start, loaded = time.perf_counter(), 0
     for batch in trainer.train_batches:
@@ -272,8 +272,8 @@ def _load(trainer: Trainer) -> tuple[torch.Tensor, torch.Tensor, float]:
 
 
 def _step_seconds(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor, seconds: float) -> float:
-    """Seconds of a step of a whole batch, estimated from fewer images if it takes longer than `seconds`."""
-    _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES])  # the first warms up
+    """Seconds per step of a full batch, extrapolated from fewer images if it would exceed `seconds`."""
+    _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES])  # warm-up
     image = _step(trainer, images[:_FEW_IMAGES], targets[:_FEW_IMAGES]) / min(_FEW_IMAGES, len(images))
     size = min(len(images), max(_FEW_IMAGES, int(seconds / image / 2)))
     step = min(_step(trainer, images[:size], targets[:size]) for _ in range(2))
@@ -282,28 +282,28 @@ def _step_seconds(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor,
 
 def _step(trainer: Trainer, images: torch.Tensor, targets: torch.Tensor) -> float:
     start = time.perf_counter()
-    trainer.step(images, targets, share=1, updates=True).item()  # waits for a GPU
+    trainer.step(images, targets, share=1, updates=True).item()  # synchronises a GPU
     return time.perf_counter() - start
 
 
 def run_seconds(
     arguments: TrainingArguments, step: float, loading: float, counts: Mapping[str, int]
 ) -> float:
-    """What a run takes, from the seconds of a training step and of loading an image."""
+    """Estimates a run's seconds from those of a training step and of loading an image."""
     steps, epochs = counts["train"] // arguments.batch_size, arguments.epochs_in_all
     training = steps * (step + arguments.batch_size * loading)
-    evaluated = step * _FORWARD / arguments.batch_size + loading  # an image
+    evaluated = step * _FORWARD / arguments.batch_size + loading  # per image
     validations = -(-epochs // arguments.val_interval)
     return epochs * training + (validations * counts["val"] + counts["test"]) * evaluated
 
 
 def read_scatter(folder: Path, phase: str = "", single: bool = False) -> Scatter:
-    """Estimates how much chance there is from the finished runs of a study.
+    """Estimates the variance between seeds and images from the finished runs of a study.
 
     Args:
-        folder: Of the study, or of an experiment that has the phase.
-        phase: Its name.
-        single: Of networks that will be trained with one seed, where one is enough: of the images alone.
+        folder: Folder of the study or experiment.
+        phase: Name of the phase; empty for a single study.
+        single: Whether one seed is planned; one finished seed then gives the image variance alone.
     """
     several = bool(phase) and (folder / phase / STUDY_FILE).is_file()
     folder = folder / phase if several else folder

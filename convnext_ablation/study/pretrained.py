@@ -1,4 +1,4 @@
-"""What a study's networks start from, where it comes from, and whether networks and images fit it."""
+"""Initial weights of a study's networks: finding them, their origin, and whether they fit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from convnext_ablation.training.network import check_finite, create_network
 from convnext_ablation.weights.download import fetch
 
 MODEL, SEED = "{model}", "{pretraining_seed}"
-# arguments in which pre-trainings may differ and still be of one origin
+# arguments in which pre-trainings of the same origin may differ
 _OWN = (
     "model", "model_kwargs", "seed", "lr", "data_dir", "data", "device", "output", "experiment", "resume",
     "workers", "log_interval", "checkpoint_hist", "config", "local_rank", "world_size", "rank", "distributed",
@@ -36,7 +36,7 @@ UNKNOWN = "not told"
 
 
 def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[int]) -> tuple[Weights, ...]:
-    """Finds each network's file by a path with ``{model}``, ``{pretraining_seed}`` and ``*`` in it."""
+    """Finds each network's weights; the pattern may contain ``{model}``, ``{pretraining_seed}`` and ``*``."""
     if not pattern:
         if seeds:
             raise UserError("--pretraining-seeds: say where the pre-trained weights are, with --init")
@@ -56,8 +56,8 @@ def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[i
 
 
 def check_published(points: Sequence[Point], recipe_name: str) -> None:
-    """Makes sure that there are weights of each network that `pretrained=True` finds."""
-    # switches change the network; other models take the size of the images, which their weights are fitted to
+    """Raises `UserError` if a network has no published weights for `pretrained=True`."""
+    # switches rule out published weights; timm's other models get only an image size, and adapt their weights
     missing = [
         each.key
         for each in points
@@ -72,13 +72,13 @@ def check_published(points: Sequence[Point], recipe_name: str) -> None:
 
 
 def fetch_published(study: Study) -> dict[str, str]:
-    """Has the weights that `pretrained=True` finds in the hub's cache, before anything is trained.
+    """Downloads all published initial weights into the hub's cache before training starts.
 
     Returns:
-        The `weights_hash` of each model that starts from some.
+        The `weights_hash` of each model that starts from published weights.
 
     Raises:
-        UserError: There are some that can't be fetched.
+        UserError: A download failed.
     """
     found = {}
     for run in study.one_run_each():
@@ -87,13 +87,13 @@ def fetch_published(study: Study) -> dict[str, str]:
             continue
         config = timm.get_pretrained_cfg(name)
         if name.partition(".")[0] not in zoo.model_names() and config.hf_hub_id:
-            fetch(config.hf_hub_id, "model.safetensors")  # its errors are one line
+            fetch(config.hf_hub_id, "model.safetensors")  # raises one-line errors
         found[name] = weights_hash(name)
     return found
 
 
 def weights_hash(model: str) -> str:
-    """SHA-256 of the names and values that `pretrained=True` loads, whatever file they are in."""
+    """SHA-256 of the parameter names and values that `pretrained=True` loads, whatever the file format."""
     state, digest = timm.create_model(model, pretrained=True).state_dict(), hashlib.sha256()
     for name in sorted(state):
         digest.update(name.encode())
@@ -102,7 +102,7 @@ def weights_hash(model: str) -> str:
 
 
 def mixed_origins(weights: Sequence[Weights]) -> str:
-    """Warns of networks that were pre-trained in different ways; empty if none were."""
+    """Returns a warning if networks were pre-trained in different ways, else an empty string."""
     networks: dict[str, str] = {}
     for each in weights:
         networks.setdefault(each.origin, each.network)
@@ -124,7 +124,7 @@ def _file(pattern: str, point: Point, seed: int | None) -> Path:
 
 
 def _origin(path: Path, point: Point) -> str:
-    """How weights were pre-trained."""
+    """Describes how weights were pre-trained; raises `UserError` if they are another network's."""
     checkpoint = read_checkpoint(path)
     arguments = checkpoint.arguments
     checkpoint.weights()
@@ -142,20 +142,20 @@ def _origin(path: Path, point: Point) -> str:
 def _check_network(path: Path, point: Point, arch: object, arguments: Mapping[str, Any]) -> None:
     if not isinstance(arch, str) or arch not in zoo.model_names():
         return
-    kwargs = dict(arguments.get("model_kwargs") or {})  # others than switches change no weights' shapes
+    kwargs = dict(arguments.get("model_kwargs") or {})  # only switches change weight shapes
     components = zoo.components_of(arch).with_(**{name: kwargs[name] for name in SWITCHES if name in kwargs})
     if components != point.components or arch.endswith("_atto") != point.model.endswith("_atto"):
         raise UserError(f"{path}: holds {arch}, not {point.key}; correct --init")
 
 
 def check_networks(study: Study, classes: int) -> None:
-    """Makes each network without its values, passes an image through, and loads the files it starts from.
+    """Builds each network on the meta device, runs a forward pass, and loads its initial weights.
 
-    What is loaded from files is printed.
+    Prints what each file provided.
 
     Raises:
-        UserError: A network can't be made, can't take images of the recipe's size, or doesn't fit its
-            weights or what the phase before trains.
+        UserError: A network can't be built, can't take the recipe's images, or doesn't fit its initial
+            weights or its counterpart in the starting phase.
     """
     runs = study.one_run_each()
     shapes = {run.point.key: _shapes(run) for run in runs}
@@ -168,13 +168,13 @@ def check_networks(study: Study, classes: int) -> None:
         print(f"{paths[0]}{more}: {line}", file=sys.stderr)
     for run in study.start.one_run_each() if study.start else ():
         if run.point.components is not None and run.point.key in shapes:
-            # timm makes weights for three channels fit any number
+            # timm adapts three-channel weights to any number of channels
             channels = runs[0].arguments.channels if run.arguments.channels == 3 else None
             _check_same(run, _shapes(run, channels), shapes[run.point.key])
 
 
 def _loaded(path: str, run: Run, classes: int) -> list[str]:
-    """Loads the file that a run starts from; what is said meanwhile."""
+    """Loads a run's initial weights; returns the loader's messages."""
     lines: list[str] = []
     try:
         network = create_network(run.arguments, classes, Processes(torch.device("cpu")), say=lines.append)
@@ -186,9 +186,9 @@ def _loaded(path: str, run: Run, classes: int) -> list[str]:
 
 
 def _shapes(run: Run, channels: int | None = None) -> Mapping[str, torch.Size]:
-    """The shapes of a network's parameters, without a classifier; an image has been passed through.
+    """Shapes of a network's parameters and buffers without the classifier, after a test forward pass.
 
-    It has other `channels` than the run's, if these are given.
+    `channels` replaces the run's number of input channels.
     """
     size = run.input_size
     kwargs = json.dumps(dict(run.arguments.model_kwargs), sort_keys=True)

@@ -1,7 +1,7 @@
-"""A study's finished runs, read from its folder: of its own design, or of another that shares the networks.
+"""Reads a study's finished runs, for its own design or for another design with the same networks.
 
-A run is the same whatever design it was made for: its identity holds the network, the data, the arguments and
-the weights that it starts from, and nothing of the design.
+Runs can be shared between designs: their identity covers the network, data, arguments and initial weights,
+but not the design.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class StudyResults:
     study: Study
     folder: Path
     runs: list[FinishedRun]  # in the study's order
-    expected: int  # how many there are when all are finished
-    ids: NDArray[np.str_]  # path of each test image below the split's folder, (N,)
-    sizes: list[tuple[int, int]]  # of the images that networks are given, height and width, each once
+    expected: int  # number of runs when the study is complete
+    ids: NDArray[np.str_]  # path of each test image relative to the split's folder, (N,)
+    sizes: list[tuple[int, int]]  # distinct input sizes, (height, width) in pixels
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes that have test images, by number; those of others are their numbers."""
+        """Class names by index; a class without test images is named by its index."""
         names = {}
         for label, first in zip(*np.unique(self.runs[0].targets, return_index=True), strict=True):
             names[int(label)] = PurePosixPath(str(self.ids[first])).parent.name
@@ -54,13 +54,13 @@ class StudyResults:
 
     @property
     def evidence(self) -> Evidence:
-        """The runs, and the images that they were tested on."""
+        """The runs and their test images, for the report."""
         root, split = Path(self.study.data_dir), self.study.test_split
         folder = (find_split(root, split) if root.is_dir() else None) or root / split
         return Evidence(self.runs, self.ids, self.classes, folder)
 
     def networks(self) -> list[NetworkResult]:
-        """One result for each network that has a finished run."""
+        """One result per network with at least one finished run."""
         return [
             NetworkResult(point.key, point.label, point.adds, mine)
             for point in self.study.points
@@ -68,7 +68,7 @@ class StudyResults:
         ]
 
     def facts(self) -> StudyFacts:
-        """What a reader must know to judge the figures."""
+        """The context that a reader needs to judge the results."""
         study = self.study
         return StudyFacts(
             title=f"{studied(study.design.name)} on {study.data_name}",
@@ -93,7 +93,7 @@ class StudyResults:
         )
 
     def _fault(self) -> str:
-        """What is known to be wrong with the data, if it concerns networks that start from weights."""
+        """A known fault of the data that affects pre-trained networks; empty if there is none."""
         data = data_set_name(Path(self.study.data_dir))
         return KNOWN_FAULTS.get(data, "") if self.study.is_pretrained else ""
 
@@ -125,7 +125,7 @@ class StudyResults:
 
 
 def read_results(study: Study, folder: Path) -> StudyResults:
-    """Reads all finished runs; refuses runs that were tested on different images."""
+    """Reads all finished runs; raises `UserError` if their test images differ or no run is finished."""
     study = as_known(study, folder)
     runs: list[FinishedRun] = []
     first: Predictions | None = None
@@ -153,13 +153,13 @@ def read_results(study: Study, folder: Path) -> StudyResults:
 def seen_as(
     study: Study, folder: Path, name_or_file: str, groups: Mapping[str, Sequence[str]] | None = None
 ) -> Study:
-    """Returns the part of a study, `as_known`, that is of another design, with that design's questions.
+    """Returns the part of a study (from `as_known`) that forms another design, with its contrasts.
 
-    Networks keep the names that they have in the study, as their runs' folders bear these; what they are
-    called for people is the design's. All runs that it needs must be finished.
+    Networks keep their keys from the study, which name the runs' folders, but take their labels from the
+    design. Raises `UserError` if the study lacks a network or a needed run is not finished.
     """
     widths = [name for name, suffix in WIDTHS.items() if study.points[0].model.endswith(suffix)]
-    wanted = design_of(name_or_file, widths[-1], groups)  # full width, without a suffix, is the first
+    wanted = design_of(name_or_file, widths[-1], groups)  # full width has an empty suffix and comes first
     there = {point.components: point for point in study.points}
     lacking = [point.key for point in wanted.points if point.components not in there]
     if lacking:
@@ -187,7 +187,7 @@ def seen_as(
 
 
 def origin_of(part: Study, study: Study, folder: Path) -> str:
-    """Says which study's runs a report of one of its parts is made from."""
+    """Describes the study whose runs a report on another design uses."""
     return (
         f"{len(part.points)} of the {counted(len(study.points), 'network')} of the study "
         f"{folder.resolve().name} (design {study.design.name}); reports of other designs from that study "
@@ -196,7 +196,7 @@ def origin_of(part: Study, study: Study, folder: Path) -> str:
 
 
 def _renamed(contrast: Contrast, names: Mapping[str, str]) -> Contrast:
-    """A contrast of networks that have other names."""
+    """Renames the networks of a contrast."""
     weights = {names[key]: weight for key, weight in contrast.weights.items()}
     if not contrast.baseline:
         return replace(contrast, weights=weights)

@@ -1,7 +1,7 @@
-"""One run of a study: training, the test of the best epoch's weights, and the result.
+"""Executes one run of a study: training, a test of the best epoch's weights, and the result file.
 
-Every engine starts `python -m convnext_ablation.study.run FOLDER`, which does the run of STUDY/runs/NAME or
-STUDY/tuning/NAME from where it was; NAME without the identity at its end is enough.
+Every engine calls `python -m convnext_ablation.study.run FOLDER`, which begins or resumes the run of
+STUDY/runs/NAME or STUDY/tuning/NAME. NAME may omit the identity at its end.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from convnext_ablation.training.loop import StoppedError, Trainer
 from convnext_ablation.version import __version__
 
 FAILED, STOPPED = 1, 75  # exit codes
-_DIVERGED = "the loss is"  # how training says that its loss is not finite
-_SECONDS_FOR_OTHERS = 60.0  # for a process whose driver was killed, or that Slurm is ending
+_DIVERGED = "the loss is"  # from the error message for a non-finite loss
+_SECONDS_FOR_OTHERS = 60.0  # to wait for an earlier process that is still shutting down
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Does the run of a folder; returns 0, `FAILED` with the reason noted in the folder, or `STOPPED`.
+    """Executes the run of a folder; returns 0, `FAILED` (the folder holds the reason), or `STOPPED`.
 
-    A second argument is the file descriptor of a connection to whoever hands out runs. It is sent a message
-    when the run is done, and gives the folder and log of the next, as long as they end well on a CPU. A GPU
-    is left to a new process, with all of its memory.
+    A second argument is the file descriptor of a connection to the driver. After each successful CPU run,
+    the worker sends a message and receives the folder and log of the next run. A GPU run ends its worker, so
+    that the next one starts with all of the memory.
     """
     words = sys.argv[1:] if argv is None else argv
     code, stays = _do(Path(words[0]).absolute())
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _do(asked: Path) -> tuple[int, bool]:
-    """Does the run of a folder; its exit code, and whether the process can do another."""
+    """Executes a run; returns its exit code, and whether this process can take another run."""
     try:
         run = _find(asked)
         folder = run.folder(asked.parents[1])
@@ -86,7 +86,7 @@ def _do(asked: Path) -> tuple[int, bool]:
                 store.note_failure(folder, reason, traceback.format_exc())
                 return FAILED, False
     except (UserError, store.HeldError) as error:
-        print(error, file=sys.stderr)  # the driver notes it
+        print(error, file=sys.stderr)  # the driver reads it from the log
         return FAILED, False
     return 0, run.arguments.device == "cpu"
 
@@ -100,11 +100,11 @@ def _find(folder: Path) -> Run:
 
 
 def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lambda: False) -> None:
-    """Trains a run to its end from where it is, tests the best epoch's weights once, and writes the result.
+    """Trains or resumes a run, tests the best epoch's weights once, and writes the result.
 
     Raises:
-        UserError: The run can't be done as asked.
-        StoppedError, EvaluationStoppedError: It was asked to stop.
+        UserError: The run can't be executed as planned.
+        StoppedError, EvaluationStoppedError: `should_stop` became true.
     """
     folder = run.folder(study_folder)
     torch.set_num_threads(run.threads)
@@ -129,7 +129,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     except UserError as error:
         if not run.tuning or _DIVERGED not in str(error):
             raise
-        history, timed, seconds = [], 0, 0.0  # a learning rate that is too high is a finding
+        history, timed, seconds = [], 0, 0.0  # divergence is a valid tuning result
     best = best_of(history, trainer.metric, run.arguments.decreasing_metric)
     if run.tests_last:
         best = history[-1]
@@ -151,7 +151,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         "gmacs": count_gmacs(trainer.model, trainer.data_config["input_size"]),
         "train_images_per_second": images * timed / seconds if seconds else None,
         "train_seconds": seconds,
-        # of what this process did of the run, with validation: for telling the time that others will take
+        # this process's share of the run, with validation; used to estimate the time left
         "elapsed_seconds": time.monotonic() - start,
         "elapsed_epochs": len(history) - trained,
         "host": platform.node(),
@@ -169,13 +169,13 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
 
 
 class _Data:
-    """The files of a run's images, as they are when it begins: those that the study was planned for."""
+    """Checks that a run's images are those that the study was planned with, before and after training."""
 
     def __init__(self, run: Run) -> None:
         self.root = Path(str(run.arguments.data_dir))
         self.splits = splits_of(self.root)
         self.found = listing(self.root, self.splits)
-        if not os.access(self.root, os.W_OK):  # a check would read every image, as it can't be noted there
+        if not os.access(self.root, os.W_OK):  # no cache: the check would read every image
             return
         if check_folder(self.root, self.splits).fingerprint != run.data_fingerprint:
             last = max(self.found, key=lambda name: max(self.found[name][1:]))
@@ -185,10 +185,10 @@ class _Data:
             )
 
     def check_again(self, folder: Path) -> None:
-        """Removes what is in a run's folder if the files have changed since.
+        """Checks again after training.
 
         Raises:
-            UserError: They have.
+            UserError: The images have changed; the run's files are deleted.
         """
         now = listing(self.root, self.splits)
         changed = [name for name in {**self.found, **now} if self.found.get(name) != now.get(name)]
@@ -203,7 +203,7 @@ class _Data:
 
 
 def _tested(run: Run, trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
-    """Predicts the test images with the best epoch's weights."""
+    """Evaluates the best epoch's weights on the test split, and saves the predictions."""
     kept, best_epoch = load_checkpoint(folder / BEST)["epoch"], best.epoch if best else None
     if kept != best_epoch:
         raise UserError(

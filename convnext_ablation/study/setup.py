@@ -1,4 +1,4 @@
-"""From what is asked on the command line to a study: all that can be checked before anything is trained."""
+"""Plans a study from command-line arguments, and makes every check that is possible before training."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from convnext_ablation.training.distributed import check_device
 from convnext_ablation.training.settings import read_recipe
 from convnext_ablation.training.splits import open_split
 
-_GPU_WORKERS = 4  # timm's default; on a CPU, workers take cores from other runs
+_GPU_WORKERS = 4  # timm's default; on a CPU, workers would compete with other runs
 
 
 def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
-    """Makes an experiment's phases of a command line's arguments, having checked all that can be."""
+    """Plans an experiment's phases from command-line arguments; raises `UserError` if a check fails."""
     planned: dict[str, tuple[Study, FolderSummary]] = {}
     phases = asked_phases(args)
     for phase in phases:
@@ -48,7 +48,7 @@ def plan_phases(args: argparse.Namespace) -> list[tuple[Study, FolderSummary]]:
 
 
 def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[Study, FolderSummary]:
-    """Makes a study of the arguments of a phase, which may start from the networks of another."""
+    """Plans a phase, which may start from the networks of another (`start`)."""
     recipe_name = args.recipe or args.data.replace("-", "_")
     recipe, given, precision = _recipe(args, recipe_name, {})
     design = _design(args, TrainingArguments(**recipe))
@@ -111,7 +111,7 @@ def _plan_study(args: argparse.Namespace, start: Study | None = None) -> tuple[S
 def _recipe(
     args: argparse.Namespace, name: str, values: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
-    """A recipe with what is given instead and further `values`; those of `--set` alone; its precision."""
+    """Returns a recipe with overrides and `values`, the values of `--set` alone, and its precision."""
     own = copy(args)
     own.set = {**args.set, **values}
     recipe, given = overridden(read_recipe(name), own)
@@ -135,7 +135,7 @@ def _design(args: argparse.Namespace, arguments: TrainingArguments) -> Design:
 
 
 def _try(recipe: Mapping[str, Any], point: Point) -> None:
-    """Has timm and torch refuse a recipe before data sets are looked at."""
+    """Lets timm and torch reject a recipe before any data is read."""
     kwargs = recipe.get("model_kwargs", {}) if point.components is not None else {}
     of_point = {"model": point.model, "model_kwargs": {**kwargs, **point.model_kwargs}}
     dry_run(TrainingArguments(**{**recipe, **of_point}))
@@ -144,7 +144,7 @@ def _try(recipe: Mapping[str, Any], point: Point) -> None:
 def _by_network(
     args: argparse.Namespace, design: Design
 ) -> Iterator[tuple[Point, str | None, dict[str, Any]]]:
-    """What is said of single networks; without the width's suffix they are meant, too."""
+    """Yields per-network recipe names and settings; names may omit the width's suffix."""
     points = {point.key: point for point in design.points}
     for name, said in args.by_network.items():
         key = name if name in points else f"{name}{WIDTHS[args.width]}"
@@ -156,7 +156,7 @@ def _by_network(
 def _name_other_models(
     design: Design, name: str, recipe: Mapping[str, Any], own: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Prints which networks a recipe trains that it does not name."""
+    """Prints which networks are trained by a recipe that was written for another model."""
     others: dict[str, list[str]] = {}
     for point in design.points:
         meant = own.get(point.key, recipe).get("model")
@@ -167,7 +167,7 @@ def _name_other_models(
 
 
 def _model_kwargs(name: str, arguments: TrainingArguments) -> dict[str, Any]:
-    """What a model of timm needs for the recipe's images: those of one size only are made for another."""
+    """Sets `img_size` for timm models of a fixed input size that differs from the recipe's."""
     try:
         known = timm.get_pretrained_cfg(name)
     except RuntimeError as error:  # no such tag
@@ -193,7 +193,7 @@ def _check_start(args: argparse.Namespace, design: Design, start: Study) -> None
 
 
 def _data(args: argparse.Namespace) -> FolderSummary:
-    """The images of a folder, made or checked, or those of a published set that is to be prepared yet."""
+    """Prepares or checks the data; a published set that isn't here yet is described by its known counts."""
     root = Path(args.data)
     if args.data in BUILT_IN:
         return prepare(args.data, Path("data") / args.data)
@@ -212,7 +212,7 @@ def _data(args: argparse.Namespace) -> FolderSummary:
 
 
 def local_places(device: str, jobs: int | None, threads: int, each: int = 1) -> list[dict[str, str]]:
-    """The environment of each slot of this machine: `each` GPUs, or as many slots as cores allow."""
+    """Returns the environment variables of each local worker slot: `each` GPUs, or processes, per slot."""
     if device != "cuda":
         cores = machine.available_cores() if device == "cpu" else 1
         return [{}] * (jobs or max(1, cores // (threads * each)))
@@ -233,12 +233,12 @@ def _check_device(args: argparse.Namespace) -> None:
         )
     if getattr(args, "engine", "local") == "local" and not trains_elsewhere(args):
         check_device(args.device)
-    elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # the GPUs may be on other machines only
+    elif args.device.partition(":")[0] not in ("cpu", "cuda"):  # this machine may lack the GPUs
         raise UserError(f"device is {args.device!r}; it takes cpu or cuda")
 
 
 def _check_runs(args: argparse.Namespace, study: Study, data: FolderSummary) -> None:
-    """Compares what the runs take with the images, and the networks with these and their weights."""
+    """Checks the runs' arguments against the data, and the networks against data and initial weights."""
     runs = study.one_run_each()
     for run in runs:
         if study.script:
@@ -262,14 +262,14 @@ def _check_runs(args: argparse.Namespace, study: Study, data: FolderSummary) -> 
             f"{data.root}: has {classes} classes, and the recipe {study.recipe_name} is for "
             f"{arguments.num_classes}; take another recipe, or give --set num_classes={classes}"
         )
-    if data.root.exists():  # else it is a published set that isn't prepared yet
+    if data.root.exists():  # a published set may not be prepared yet
         _check_images(args, study, runs[0])
-    runs[0].share()  # refuses a number of processes that doesn't reach the batch
+    runs[0].share()  # refuses a number of processes that doesn't divide the batch
     check_networks(study, classes)
 
 
 def _check_images(args: argparse.Namespace, study: Study, run: Run) -> None:
-    """Compares the recipe's size and colours with those of the images."""
+    """Compares the recipe's image size and colour mode with the images."""
     images, config = open_split(run.arguments, run.arguments.train_split), run.data_config
     sample = look_at(images, run.arguments, config, "--set input_img_mode=L")
     if not args.enlarge and 0 < sample.side * MOST_ENLARGED < sample.needed:
@@ -279,13 +279,13 @@ def _check_images(args: argparse.Namespace, study: Study, run: Run) -> None:
             f"{config['crop_pct']:g}); prepare larger images, take a recipe of a smaller size, or give "
             "--enlarge"
         )
-    if study.recipe_name != args.data.replace("-", "_"):  # a recipe knows the data set that it is for
+    if study.recipe_name != args.data.replace("-", "_"):  # a data set's own recipe needs no remarks
         for line in sample.remarks:
             print(line, file=sys.stderr)
 
 
 def _precision(args: argparse.Namespace, recipe_name: str, arguments: TrainingArguments) -> str:
-    """The precision that is asked for, or else the recipe's."""
+    """The precision from --precision, or else from the recipe."""
     if args.precision and arguments.model_dtype not in (None, "float32", args.precision):
         instead = f"leave out --precision, or give --set model_dtype={args.precision} instead"
         raise UserError(

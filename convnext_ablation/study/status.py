@@ -1,4 +1,4 @@
-"""How far a study is, read from its folder: its runs may be done by any engine, on any machine."""
+"""A study's progress, read from its folder alone, whatever engine or machine executes the runs."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from convnext_ablation.study.experiment import Run, Study
 from convnext_ablation.study.tuning import as_known
 from convnext_ablation.training.history import SUMMARY
 
-_MOST_NAMED = 8  # running runs that a line names
+_MOST_NAMED = 8  # running runs named in one line
 Status = Literal["done", "running", "failed", "waiting"]
 
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run is."""
+    """The state of one run."""
 
     run: Run
-    folder: Path  # while its learning rate or weights are not known, the name lacks the identity
+    folder: Path  # its name lacks the identity until the run is known
     status: Status = "waiting"
-    is_known: bool = True  # whether these are known
-    after: tuple[str, ...] = ()  # tasks left of those that choose its learning rate or make its weights
-    epochs: int = 0  # that are finished
-    holder: store.Holder | None = None  # the process that does it
-    last_epoch: float = 0.0  # when it was finished, seconds since 1970 by the file system's clock
+    is_known: bool = True  # whether learning rate and initial weights are known
+    after: tuple[str, ...] = ()  # unfinished tasks that determine learning rate or weights
+    epochs: int = 0  # finished
+    holder: store.Holder | None = None  # the process that executes it
+    last_epoch: float = 0.0  # end of the last epoch, Unix time by the file system's clock
     failure: store.Failure | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def task(self) -> str:
-        """What tells it from the experiment's other runs."""
+        """A unique name in the experiment."""
         return self.run.task
 
     @property
     def seed(self) -> str:
-        """Its seed, behind that of its pre-training if it has one; of a tuning run, the learning rate."""
+        """The seed, or ``PRETRAINING_SEED/SEED``; for a tuning run, the learning rate."""
         if self.run.tuning:
             return f"{self.run.arguments.lr:g}"
         start, seed = self.run.pretraining_seed, self.run.arguments.seed
@@ -51,41 +51,41 @@ class RunState:
 
     @property
     def due(self) -> int:
-        """Epochs that it has in all."""
+        """Number of epochs in total."""
         return self.run.arguments.epochs_in_all
 
     @property
     def title(self) -> str:
-        """Its display name."""
+        """Display name."""
         of = f"{self.run.phase}: " if self.run.phase else ""
         return f"{of}{self.run.point.key} {'tuning' if self.run.tuning else 'seed'} {self.seed}"
 
     @property
     def log(self) -> Path:
-        """What its process has printed."""
+        """Path of the log with the process's output."""
         return self.folder.parents[1] / store.LOGS / f"{self.task}.log"
 
     @property
     def is_open(self) -> bool:
-        """Whether it is yet to be done."""
+        """Whether the run is waiting or running."""
         return self.status in ("waiting", "running")
 
     @property
     def can_begin(self) -> bool:
-        """Whether it can be done now, or after others."""
+        """Whether the run can start now, or after others."""
         return self.is_open and (self.is_known or bool(self.after))
 
 
 class Survey:
-    """Looks at an experiment's folder; not again at runs that were done, or have no folder yet."""
+    """Reads run states from an experiment's folder; caches runs that are done or have no folder yet."""
 
     def __init__(self, phases: Sequence[Study], folder: Path) -> None:
         self._phases = [(phase, store.folder_of(phase, folder)) for phase in phases]
-        self._runs: dict[int, list[Run]] = {}  # by the phase's place
+        self._runs: dict[int, list[Run]] = {}  # by the phase's index
         self._known: dict[Path, RunState] = {}
 
     def look(self) -> list[RunState]:
-        """Returns the state of every run, phase by phase, of each the tuning first."""
+        """Returns the state of every run, by phase; tuning runs come first."""
         states: dict[str, RunState] = {}
         for place, (before, folder) in enumerate(self._phases):
             study = as_known(before, folder)
@@ -109,11 +109,11 @@ class Survey:
 
 
 def _waiting(run: Run, folder: Path, states: Mapping[str, RunState]) -> RunState:
-    """The state of a run whose learning rate or weights are not known, by those of the runs before it."""
+    """The state of a run that still depends on tuning or pre-training runs."""
     of, before = (run.phase, run.point.key), states.get(run.after)
     tuning = [] if run.tuning else [state for state in states.values() if state.run.tuning and state.is_open]
     after = [state.task for state in tuning if (state.run.phase, state.run.point.key) == of]
-    if run.after:  # what has failed makes no weights
+    if run.after:  # a failed run provides no weights
         after = [*after, run.after] if before is None or before.can_begin else []
     return RunState(run, run.folder(folder).with_name(run.task), is_known=False, after=tuple(after))
 
@@ -125,7 +125,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def look_at(run: Run, folder: Path) -> RunState:
-    """The state of one run, by what its folder holds."""
+    """Reads the state of one run from its folder."""
     names = _listed(folder)
     if store.RESULT in names:
         return RunState(run, folder, "done", result=store.load_result(folder / store.RESULT))
@@ -139,17 +139,17 @@ def look_at(run: Run, folder: Path) -> RunState:
 
 
 def totals(states: Iterable[RunState]) -> dict[Status, int]:
-    """How many runs are in which state."""
+    """Counts the runs in each state."""
     counts = Counter(state.status for state in states)
     return {status: counts[status] for status in get_args(Status)}
 
 
 def seconds_left(states: Sequence[RunState]) -> float | None:
-    """How long the processes that are at work now will take for what is left; None while that is unknown.
+    """Estimates the seconds left with the current number of running runs; None while unknown.
 
-    Epochs of a network in a phase of which none is finished are taken to last as long as those of others.
+    A network without a finished epoch in its phase is assigned the average epoch time of the others.
     """
-    taken: dict[tuple[str, str], list[float]] = {}  # by an epoch of a network in a phase
+    taken: dict[tuple[str, str], list[float]] = {}  # seconds per epoch, by phase and network
     for state in states:
         if seconds := _epoch_seconds(state):
             taken.setdefault((state.run.phase, state.run.point.key), []).append(seconds)
@@ -167,7 +167,7 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
 
 
 def _epoch_seconds(state: RunState) -> float:
-    """What an epoch of a run took, validation included; 0 if unknown."""
+    """Mean seconds per epoch of a run, including validation; 0 if unknown."""
     seconds, epochs = 0.0, 0
     if state.result:
         seconds = state.result.get("elapsed_seconds") or 0.0
@@ -178,9 +178,9 @@ def _epoch_seconds(state: RunState) -> float:
 
 
 class StudyProgress:
-    """Prints what becomes of a study: a bar with the time left on a terminal, plain lines elsewhere.
+    """Prints a study's progress: a bar with the time left on a terminal, plain lines elsewhere.
 
-    Each end of a run is a line. Elsewhere another says every half minute without one which runs are at work.
+    Each finished or failed run prints a line. Off a terminal, running runs are listed every half minute.
     """
 
     def __init__(self, quiet: bool = False) -> None:
@@ -188,7 +188,7 @@ class StudyProgress:
         self._told: Sequence[RunState] = ()
 
     def show(self, states: Sequence[RunState]) -> None:
-        """Prints what has changed; what was so at the first look is not news."""
+        """Prints what has changed since the last call; the first call sets the baseline."""
         told, self._told = self._told or states, states
         seconds, done = seconds_left(states), totals(told)["done"]
         left = f"; about {duration(seconds)} left" if seconds else ""
@@ -210,7 +210,7 @@ class StudyProgress:
 
 
 def _at_work(states: Sequence[RunState]) -> str:
-    """Which runs are at which epoch."""
+    """Lists the running runs and their epochs."""
     running = [f"{s.title} {s.epochs}/{s.due} epochs" for s in states if s.status == "running"]
     more = f" and {len(running) - _MOST_NAMED} more" if len(running) > _MOST_NAMED else ""
     return f"running: {', '.join(running[:_MOST_NAMED])}{more}" if running else "none is running"

@@ -1,4 +1,4 @@
-"""The folder of a study or an experiment: what it is of, how far each run is, and who works there."""
+"""The folder of a study or experiment: its definition, the runs' files, and locks."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from convnext_ablation.study.experiment import TEST_SPLIT, TUNING_SEED, Run, Scr
 from convnext_ablation.training.history import LAST, SUMMARY
 
 STUDY_FILE, EXPERIMENT_FILE = "study.json", "experiment.json"
-FORMAT = 2  # 1 held what must not change, and not what the runs are made from
+FORMAT = 2  # format 1 lacked what is needed to recreate the runs
 RESULT, PREDICTIONS, FAILURE = "result.json", "predictions.npz", "failure.txt"
 LOCK = ".lock"
-LOGS = "logs"  # folder of what each run printed
-_WITHOUT_UNIT = {"val_top1", "test_top1", "test_top5", "top1", "top5"}  # names in results of earlier versions
+LOGS = "logs"  # folder of the runs' output
+_WITHOUT_UNIT = {"val_top1", "test_top1", "test_top5", "top1", "top5"}  # keys in results of earlier versions
 _ONLY_WHILE_OPEN = (LAST, FAILURE, LOCK)
-# what `study.json` calls the parts of a study that must stay the same, and those that may change
+# keys of `study.json` and attributes of `Study`: those that must not change, and those that may
 _FIXED = {
     "data set": "data_name", "data fingerprint": "data_fingerprint", "recipe": "recipe",
     "recipes of networks": "own_recipes", "learning rates": "learning_rates",
@@ -41,15 +41,15 @@ _MAY_CHANGE = {
     "seeds": "seeds", "published weights": "published", "data folder": "data_dir",
     "recipe name": "recipe_name", "command": "command", "workers": "workers", "phase": "phase",
 }  # fmt: skip
-# of what an earlier version did not say there
+# values for keys that earlier versions didn't write
 _NOT_SAID: Mapping[str, Any] = {"processes": 1, "test split": TEST_SPLIT, "recipes of networks": {}}
-# how often a run may fail before `--retry-failed`, with no epoch finished in between
+# consecutive failures without a finished epoch before a failure is final (see `note_failure`)
 MOST_FAILURES, MOST_DEATHS = 2, 3
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The process that works on a folder: a study's driver, or a run that began with so many epochs done."""
+    """The process that holds a folder: a driver, or a run that started with `epochs` finished epochs."""
 
     where: str
     since: float
@@ -57,7 +57,7 @@ class Holder:
 
 
 class HeldError(Exception):
-    """Another process works on the folder."""
+    """Another process holds the folder's lock."""
 
     def __init__(self, holder: Holder) -> None:
         super().__init__(f"in use by {holder.where}")
@@ -66,11 +66,11 @@ class HeldError(Exception):
 
 @contextmanager
 def held(folder: Path, timeout: float = 0, epochs: int = 0) -> Iterator[None]:
-    """Keeps a folder, made if need be, to this process until the block, or the process, ends.
+    """Creates and locks a folder until the block, or the process, ends.
 
     Raises:
-        HeldError: Another process has the folder.
-        UserError: Its file system has no locks.
+        HeldError: Another process still holds the lock after `timeout` seconds.
+        UserError: The file system has no locks.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK, fallback_to_soft=False)
@@ -95,7 +95,7 @@ def held(folder: Path, timeout: float = 0, epochs: int = 0) -> Iterator[None]:
 
 
 def holder_of(folder: Path) -> Holder | None:
-    """The process that works on a folder now, if one does."""
+    """The process that holds a folder's lock; None if there is none."""
     if not (folder / LOCK).exists():
         return None
     lock = FileLock(folder / LOCK, fallback_to_soft=False)
@@ -103,28 +103,28 @@ def holder_of(folder: Path) -> Holder | None:
         lock.acquire(timeout=0)
     except Timeout:
         return _read_holder(folder)
-    except OSError:  # a folder of somebody else's
+    except OSError:  # no permission: another user's folder
         return None
     lock.release()
     return None
 
 
 def _read_holder(folder: Path) -> Holder:
-    with suppress(OSError, TypeError, ValueError):  # it has just begun
+    with suppress(OSError, TypeError, ValueError):  # not written yet
         return Holder(**json.loads((folder / LOCK).read_text()))
     return Holder("another process", time.time())
 
 
 def folder_of(phase: Study, folder: Path) -> Path:
-    """Where a phase's files go: a folder of its own, unless `folder` itself is that of the study."""
+    """The folder of a phase: a subfolder, unless `folder` itself holds a single study."""
     return folder if (folder / STUDY_FILE).is_file() else folder / phase.phase
 
 
 def save_phases(folder: Path, phases: Sequence[Study]) -> list[Study]:
-    """Writes what an experiment's folder holds, or adds new seeds to what is there; returns what it holds.
+    """Saves an experiment's phases, or adds new seeds to the saved ones; returns the saved phases.
 
     Raises:
-        UserError: It holds another experiment; the message says what differs.
+        UserError: The folder holds another experiment; the message names the difference.
     """
     names, known = [phase.phase for phase in phases], _names(folder)
     if known not in (None, names):
@@ -143,12 +143,12 @@ def save_phases(folder: Path, phases: Sequence[Study]) -> list[Study]:
 
 
 def read_phases(folder: Path) -> list[Study]:
-    """Reads the phases of an experiment, or the one study that a folder holds."""
+    """Reads the phases of an experiment, or a single study as a list of one."""
     return [read_study(folder / name) for name in _names(folder) or [""]]
 
 
 def _names(folder: Path) -> list[str] | None:
-    """The phases that a folder holds, of which a single study is one without a name; None of an empty one."""
+    """Names of the phases in a folder: ``[""]`` for a single study, None for an empty folder."""
     path, single = folder / EXPERIMENT_FILE, (folder / STUDY_FILE).exists()
     if not path.is_file():
         return [""] if single else None
@@ -162,10 +162,10 @@ def _names(folder: Path) -> list[str] | None:
 
 
 def save_study(folder: Path, study: Study) -> Study:
-    """Writes a folder's `study.json`, or adds new seeds to the one that is there; returns what it holds.
+    """Writes `study.json`, or adds new seeds to the existing file; returns the saved study.
 
     Raises:
-        UserError: It holds another study; the message says what differs.
+        UserError: The folder holds another study; the message names the difference.
     """
     saved = _read_content(folder)
     if saved is not None:
@@ -179,7 +179,7 @@ def save_study(folder: Path, study: Study) -> Study:
 
 
 def read_study(folder: Path) -> Study:
-    """Reads what study a folder holds."""
+    """Reads a folder's study; raises `UserError` if there is none or its file is damaged."""
     content = _read_content(folder)
     if content is None:
         raise UserError(
@@ -210,7 +210,7 @@ def _read_content(folder: Path) -> dict[str, Any] | None:
 def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
     old = {**_NOT_SAID, **saved["study"]}
     for key, value in _content(study)["study"].items():
-        if key == "notes" or _unnamed(old.get(key)) == _unnamed(value):  # what explains changes no run
+        if key == "notes" or _unnamed(old.get(key)) == _unnamed(value):  # labels and notes don't affect runs
             continue
         done = counted(len([*folder.glob("runs/*/result.json")]), "finished run")
         lost = f"{done}, and what starts from them, would not" if study.phase else f"{done} would not"
@@ -221,7 +221,7 @@ def _check_same(folder: Path, saved: Mapping[str, Any], study: Study) -> None:
 
 
 def _unnamed(value: Any) -> Any:
-    """What a study holds, without what its networks and questions are called for people."""
+    """Drops the display labels of networks and contrasts."""
     if not isinstance(value, list):
         return value
     return [
@@ -231,7 +231,7 @@ def _unnamed(value: Any) -> Any:
 
 
 def _changed(key: str, old: Any, new: Any) -> str:
-    """What of a study has changed, of several things the first."""
+    """Describes the first difference between two values of a key."""
     if isinstance(old, dict) and isinstance(new, dict):
         name = next(name for name in {**old, **new} if old.get(name) != new.get(name))
         return f"{name} of its {key} is {_brief(old.get(name))}, not {_brief(new.get(name))}"
@@ -263,7 +263,7 @@ def _with_seeds(folder: Path, saved: Study, study: Study) -> Study:
 
 
 def _content(study: Study) -> dict[str, Any]:
-    """What `study.json` holds, as it is read back: lists, not tuples."""
+    """The content of `study.json` as JSON reads it back: lists instead of tuples."""
     fixed = {
         "design": study.design.name,
         "networks": [
@@ -294,7 +294,7 @@ def _study(content: Mapping[str, Any], folder: Path) -> Study:
         fixed, start = {**_NOT_SAID, **content["study"]}, content.get("starts from phase")
         keys = [point["key"] for point in fixed["networks"]]
         for name in filter(None, (start, content.get("phase"), *keys)):
-            check_name(name, str(path))  # they are names of folders
+            check_name(name, str(path))  # they become folder names
         points = (
             Point(**{**point, "components": point["components"] and Components(**point["components"])})
             for point in fixed["networks"]
@@ -319,18 +319,18 @@ def _brief(value: object) -> str:
 
 
 def is_done(run: Run, study_folder: Path) -> bool:
-    """Whether a run has finished; its result is the last thing that it writes."""
+    """Whether a run has finished; `result.json` is its last file."""
     return (run.folder(study_folder) / RESULT).is_file()
 
 
 def remove_what_resumes(folder: Path) -> None:
-    """Removes what only a run that is not done needs."""
+    """Deletes the files that only an unfinished run needs."""
     for name in _ONLY_WHILE_OPEN:
         (folder / name).unlink(missing_ok=True)
 
 
 def load_result(path: Path) -> dict[str, Any]:
-    """Reads a finished run's `result.json`, or the `test.json` of a training."""
+    """Reads a run's `result.json` or `test.json`; raises `UserError` if it is damaged."""
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8")))
         return {f"{name}_percent" if name in _WITHOUT_UNIT else name: value for name, value in found.items()}
@@ -339,7 +339,7 @@ def load_result(path: Path) -> dict[str, Any]:
 
 
 def finished_epochs(folder: Path) -> tuple[int, float]:
-    """How many epochs of a run are finished, and when the last one was, by the file system's clock."""
+    """Number of a run's finished epochs, and the last one's end as Unix time of the file system's clock."""
     path = folder / SUMMARY
     with suppress(OSError, ValueError):
         last = path.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
@@ -349,18 +349,18 @@ def finished_epochs(folder: Path) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Failure:
-    """How a run failed last."""
+    """A run's most recent failure."""
 
     reason: str
-    times: int = 1  # how often in a row, with no epoch finished in between
-    epochs: int = 0  # that were finished
-    final: bool = False  # whether it is not tried again unless asked
+    times: int = 1  # consecutive failures without a finished epoch
+    epochs: int = 0  # finished when it failed
+    final: bool = False  # no retry without --retry-failed
 
 
 def note_failure(folder: Path, reason: str, details: str, killed: bool = False) -> Failure:
-    """Writes down that a run failed: the reason, how often it did, and the traceback or the log's end.
+    """Records a failure: its reason, the number of consecutive failures, and details (traceback or log tail).
 
-    A process that was killed is tried more often, as that also has causes outside the run.
+    The second failure for the same reason is final, else the third; kills never count as the same reason.
     """
     before, epochs, reason = read_failure(folder), finished_epochs(folder)[0], " ".join(reason.split())
     again = before is not None and before.epochs == epochs
@@ -374,11 +374,11 @@ def note_failure(folder: Path, reason: str, details: str, killed: bool = False) 
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """How a run failed last; None if it didn't."""
+    """Reads a run's most recent failure; None if there is none."""
     try:
         reason, _, rest = (folder / FAILURE).read_text(encoding="utf-8").partition("\n")
     except OSError:
         return None
     with suppress(TypeError, ValueError):
         return Failure(reason, **json.loads(rest.partition("\n")[0]))
-    return Failure(reason)  # of an earlier version
+    return Failure(reason)  # from an earlier version

@@ -1,4 +1,4 @@
-"""What a study's runs need of the recipe or of other runs: learning rates, and weights to start from."""
+"""Learning rates and initial weights that a study takes from its recipe or from other runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _COLUMNS = ("network", "lr", "seed", *_RESULTS, "chosen")
 
 
 def parse_tuning(text: str) -> tuple[float, ...]:
-    """Reads ``lr=0.001,0.002,0.004``."""
+    """Parses ``lr=0.001,0.002,0.004``; raises `UserError` for fewer than two positive rates."""
     name, _, values = text.partition("=")
     try:
         rates = tuple(sorted({float(value) for value in values.split(",")}))
@@ -43,8 +43,8 @@ def learning_rates(
 ) -> dict[str, float]:
     """Each network's learning rate: the one in `recipes/learning_rates.csv`, else the recipe's own.
 
-    A recipe with `lr_base` instead of `lr` has that of timm's rule for the images of an update. A learning
-    rate that is `given` for this study comes before the table.
+    A recipe with `lr_base` instead of `lr` follows timm's scaling rule for the batch size. A learning rate
+    among the `given` settings takes precedence over the table.
     """
     table = resources.files("convnext_ablation") / "recipes" / "learning_rates.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
@@ -65,7 +65,7 @@ def learning_rates(
 
 
 def tried(study: Study, folder: Path) -> dict[str, dict[float, Mapping[str, Any]]]:
-    """The result of each learning rate's run, by the networks for which all values have been tried."""
+    """Tuning results by network and learning rate, for networks with all tuning runs finished."""
     found: dict[str, dict[float, Mapping[str, Any]]] = {}
     for run in study.tuning_runs():
         if is_done(run, folder):
@@ -75,7 +75,7 @@ def tried(study: Study, folder: Path) -> dict[str, dict[float, Mapping[str, Any]
 
 
 def best_rate(results: Mapping[float, Mapping[str, Any]]) -> float | None:
-    """The learning rate with the highest top-1, of equals the lowest loss; None if all diverged."""
+    """The learning rate with the highest validation top-1, ties by lowest loss; None if all diverged."""
     trained = [
         (-result["val_top1_percent"], result["val_loss"] or 0.0, rate)
         for rate, result in results.items()
@@ -85,7 +85,7 @@ def best_rate(results: Mapping[float, Mapping[str, Any]]) -> float | None:
 
 
 def as_known(study: Study, folder: Path) -> Study:
-    """A study with what its folder tells by now: weights of finished runs, learning rates chosen."""
+    """Adds to a study what finished runs determine: initial weights and tuned learning rates."""
     if study.start is not None:
         before = folder.parent / study.start.phase
         weights = tuple(
@@ -107,7 +107,7 @@ def as_known(study: Study, folder: Path) -> Study:
 
 
 def write_tuning(study: Study, folder: Path, output: Path | None = None) -> None:
-    """Writes all that was tried into a folder, by default the study's."""
+    """Writes all tuning results to `tuning.csv` in `output`, by default the study's folder."""
     rows = [
         [network, rate, TUNING_SEED, *map(result.get, _RESULTS), int(rate == best_rate(results))]
         for network, results in tried(study, folder).items()
@@ -117,7 +117,7 @@ def write_tuning(study: Study, folder: Path, output: Path | None = None) -> None
 
 
 def tuning_notes(study: Study, folder: Path) -> list[str]:
-    """What a reader must know of how the learning rates were chosen."""
+    """Notes for the report on how learning rates were chosen; empty without tuning."""
     if not study.tuning:
         return []
     rates = ", ".join(f"{rate:g}" for rate in study.tuning)
