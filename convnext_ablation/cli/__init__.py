@@ -1,4 +1,4 @@
-"""Command line tools: one module a command, which imports torch if the command needs it."""
+"""Command-line tools, one module per command; only modules that need torch import it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from convnext_ablation.machine import is_first_process
 
 
 def load_networks(program: str) -> None:
-    """Imports torch and registers the networks; a line says so before, as it takes seconds."""
+    """Imports torch, which takes seconds and is announced, and registers the networks."""
     if "torch" not in sys.modules and is_first_process():
         print(f"{program}: loading PyTorch ...", file=sys.stderr, flush=True)
     convnext_ablation.register_networks()

@@ -1,4 +1,4 @@
-"""What is checked of a command's arguments before torch is imported, which takes seconds."""
+"""Checks of command-line arguments before the slow import of torch; each raises `UserError`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from convnext_ablation.training.trained_arguments import (
     ValidationArguments,
 )
 
-_SURELY = 0.86  # so similar to a name of ours is none of timm's, as a test tries
+_SURELY = 0.86  # a test ensures that no timm name is this similar to one of ours
 
 
 def check_spelling(names: Iterable[str]) -> None:
-    """Refuses misspelt names of our networks; timm alone knows whether others exist."""
+    """Refuses misspelt names of our networks; other names are checked later by timm."""
     for name in names:
         known = name.partition(".")[0]
         if known not in NETWORKS and nearest(known, NETWORKS, _SURELY):
@@ -31,22 +31,22 @@ def check_spelling(names: Iterable[str]) -> None:
 
 
 def train(args: argparse.Namespace) -> TrainingArguments:
-    """The arguments of a training."""
+    """Returns the checked arguments of `train`."""
     arguments = arguments_of(vars(args))
-    if not arguments.device_modules:  # they may register others
+    if not arguments.device_modules:  # they may register further models
         check_spelling([arguments.model])
     return arguments
 
 
 def validate(args: argparse.Namespace) -> ValidationArguments:
-    """The arguments of an evaluation."""
+    """Returns the checked arguments of `validate`."""
     arguments = ValidationArguments.of(given_values(vars(args), VALIDATION_ARGUMENTS))
     check_spelling([arguments.run.model])
     return arguments
 
 
 def predict(args: argparse.Namespace) -> None:
-    """Checks the arguments of a prediction but for its device, which torch knows."""
+    """Checks the arguments of `predict`, except the device, which needs torch."""
     given = {"device": "cpu", **given_values(vars(args), PREDICTION_ARGUMENTS)}
     if not args.inputs and not given.get("data_dir"):
         raise UserError("no pictures are given; name a folder, archive, list or picture")
@@ -54,13 +54,13 @@ def predict(args: argparse.Namespace) -> None:
 
 
 def bench(args: argparse.Namespace) -> BenchArguments:
-    """The arguments of a measurement."""
+    """Returns the checked arguments of `bench`."""
     check_spelling(args.models)
     return BenchArguments(models=tuple(args.models), **given_options(args, OPTIONS))
 
 
 def study_run(args: argparse.Namespace) -> None:
-    """Checks what is asked of a study."""
+    """Checks the arguments of `study run`."""
     if not (args.experiment or args.phase or args.data):
         raise UserError("name an experiment, or the data of a study with --data")
     if args.output is None:
@@ -72,7 +72,7 @@ def study_run(args: argparse.Namespace) -> None:
 
 
 def study_plan(args: argparse.Namespace) -> None:
-    """Checks what is asked of a study."""
+    """Checks the arguments of `study plan`, and sets `only_counts`."""
     if args.seconds_per_image and args.no_timing:
         raise UserError("--no-timing and --seconds-per-image are both given; give one")
     args.only_counts = bool(args.seconds_per_image) or args.no_timing
@@ -84,7 +84,7 @@ def _check_phases(args: argparse.Namespace) -> None:
 
 
 def study_report(args: argparse.Namespace) -> None:
-    """Checks that there is such a study."""
+    """Checks the arguments of `study report`, and that the study exists."""
     if args.groups and not args.design:
         raise UserError("--groups: of which design? give --design")
     from convnext_ablation.study.store import read_phases  # needs the extra `study`

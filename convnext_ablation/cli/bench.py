@@ -1,4 +1,4 @@
-"""`convnext-ablation bench`: how fast networks are on this machine, side by side in one run."""
+"""`convnext-ablation bench`: the speed of networks on this machine, measured in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from convnext_ablation.console import Progress
 from convnext_ablation.files import locked, write_csv, write_text
 
 CSV, PAGE = "bench.csv", "bench.md"
-_CALLS = 3  # turns of a contestant beside its rounds: to prepare it, to warm up, to time a call
+_CALLS = 3  # turns per contestant besides its rounds: set-up, warm-up, timing one call
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        UserError: What is asked for can't be measured here.
+        UserError: This machine can't run the requested measurement.
     """
     asked = configurations(args.asked)
     networks = sorted({(one.model, each.img_size) for each in asked for one in each.contestants})

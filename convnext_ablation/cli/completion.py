@@ -1,4 +1,4 @@
-"""Completion of the `convnext-ablation` command in a shell, by argcomplete; see docs/tutorial.md."""
+"""Shell completion for `convnext-ablation`, by argcomplete; see docs/tutorial.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from convnext_ablation.study.designs.design import DESIGNS, WIDTHS
 from convnext_ablation.study.experiment_file import experiment_names
 from convnext_ablation.training.settings import recipe_names
 
-_NAMES: Mapping[str, Iterable[str]] = {  # by destination of an argument; files are completed besides
+_NAMES: Mapping[str, Iterable[str]] = {  # by argparse destination; file names are completed as well
     "config": recipe_names(),
     "data": BUILT_IN,
     "design": DESIGNS,
@@ -31,11 +31,11 @@ _NAMES: Mapping[str, Iterable[str]] = {  # by destination of an argument; files 
 def complete(
     with_default: Callable[[list[str]], list[str]], parser_of: Callable[[list[str]], argparse.ArgumentParser]
 ) -> None:
-    """Answers the shell, and ends the process.
+    """Prints completions for the shell, and exits.
 
     Args:
-        with_default: Inserts the command into a line of words that users leave out.
-        parser_of: Makes the parser of such a line.
+        with_default: Inserts a group's default command where the typed words omit it.
+        parser_of: Makes the parser for these words.
     """
     import argcomplete
 

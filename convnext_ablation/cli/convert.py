@@ -1,4 +1,4 @@
-"""`convnext-ablation convert`: another project's checkpoint -> safetensors in our names."""
+"""`convnext-ablation convert`: another project's checkpoint -> safetensors with our parameter names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        UserError: The checkpoint can't be read safely or isn't the model's, or the output exists.
+        UserError: The checkpoint can't be read safely or doesn't fit the model, or the output exists.
     """
     output: Path = args.output
     if output.suffix != ".safetensors" or not output.parent.is_dir():
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     with checkpoint.named():
         model, layout = loaded(args.model, weights)
     check_finite(model, str(args.checkpoint))
-    metadata = {  # safetensors holds strings only
+    metadata = {  # safetensors metadata holds strings only
         "model": args.model,
         "num_classes": str(model.num_classes),
         "source_format": layout.format.name,
@@ -57,5 +57,5 @@ def _write(path: Path, model: nn.Module, metadata: dict[str, str]) -> None:
         key: value.clone(memory_format=torch.contiguous_format) for key, value in model.state_dict().items()
     }
     with written_whole(path) as temporary:
-        temporary.touch()  # says more of why it can't be written than safetensors
-        save_file(weights, temporary, {"format": "pt", **metadata})  # as weights of PyTorch are marked
+        temporary.touch()  # its error is clearer than that of safetensors
+        save_file(weights, temporary, {"format": "pt", **metadata})  # marks PyTorch weights

@@ -1,4 +1,4 @@
-"""``convnext-ablation data-report``: what is wrong with an image data set, in a folder of its own."""
+"""``convnext-ablation data-report``: a report on duplicates, leaks and broken images in a data set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from convnext_ablation.data.audit import data_report
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what its arguments say."""
+    """Runs the command."""
     print(f"{args.folder}: reading ...", flush=True)
     data_report(args.folder, against=args.against, output=args.output, distance=args.distance)

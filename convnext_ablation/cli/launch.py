@@ -21,7 +21,7 @@ examples:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Starts processes of a script, `N SCRIPT [ARGUMENTS]`; returns the code of the first to fail."""
+    """Starts N processes, `N SCRIPT [ARGUMENTS]`; returns the exit code of the first that fails, else 0."""
     return exit_code_of(PROGRAM, lambda: _launch(*(sys.argv[1:] if argv is None else argv)))
 
 
@@ -36,12 +36,12 @@ def _launch(processes: str = "", script: str = "", *arguments: str) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
 
-    logging.disable(logging.CRITICAL)  # 40 lines beside those of the processes
+    logging.disable(logging.CRITICAL)  # torchrun adds 40 lines to the processes' own errors
     try:
         torchrun(
             ["--standalone", f"--log-dir={os.devnull}", f"--nproc-per-node={processes}", script, *arguments]
         )
-    except SignalException as error:  # the processes got it, too, and have said how to resume
+    except SignalException as error:  # the processes also got the signal, and say how to resume
         return 128 + error.sigval
     except ChildFailedError as error:
         _, first = error.get_first_failure()

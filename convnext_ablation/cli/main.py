@@ -25,12 +25,12 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        add: Adds its arguments to a parser; its docstring is what the command does.
+        add: Adds the command's arguments to a parser; its docstring is the command's help text.
         examples: Command lines, without the program.
-        asked: Checks them as far as that takes no torch, and may make of them what the command takes.
-        networks: Whether it needs torch.
-        resumes: Whether it resumes, if it is interrupted and given again.
-        timms: Arguments that only timm's script of its name takes.
+        asked: Checks the arguments without torch, and may convert them for the command.
+        networks: Whether the command needs torch.
+        resumes: Whether the same command resumes after an interruption.
+        timms: Arguments that only timm's script of the same name accepts.
     """
 
     add: Callable[[argparse.ArgumentParser], None]
@@ -41,8 +41,8 @@ class Command(NamedTuple):
     timms: Collection[str] = ()
 
 
-# A command's module has its name and is imported when the command is used, since some need the extra `study`.
-# A group's first command is the one that its bare name runs.
+# A command's module has the command's name. It is imported on use, because some need the extra `study`.
+# A group's first command is its default.
 COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "study": {
         "run": Command(
@@ -152,17 +152,17 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
 
 
 def main(argv: Sequence[str] | None = None, script: str = "") -> int:
-    """Runs a command line, that of the process if None; returns the exit code.
+    """Runs a command line; returns the exit code.
 
     Args:
-        argv: Its words.
-        script: The script whose command line it is, ``train.py`` or ``validate.py``, if any.
+        argv: Words of the command line; by default those of the process.
+        script: ``train.py`` or ``validate.py`` if that script was started, else empty.
     """
     return exit_code_of(script or PROGRAM, lambda: _run(sys.argv[1:] if argv is None else argv, script))
 
 
 def _run(argv: Sequence[str], script: str) -> int | None:
-    if "_ARGCOMPLETE" in os.environ:  # a shell asks what could be typed next
+    if "_ARGCOMPLETE" in os.environ:  # the shell requests completions
         from convnext_ablation.cli.completion import complete
 
         complete(_with_default_command, _parser)
@@ -171,7 +171,7 @@ def _run(argv: Sequence[str], script: str) -> int | None:
     except UserError:
         if is_first_process():
             raise
-        return 2  # that one says what is wrong
+        return 2  # the first process prints the error
     finally:
         remove_empty_cache()
 
@@ -195,8 +195,8 @@ def parsed(argv: Sequence[str], script: str = "") -> argparse.Namespace:
     """Parses a command line.
 
     Returns:
-        The values of arguments, and beside them the `command` itself, its `parser`, its `module`, the name of
-        the `program`, and the `words` that were typed.
+        The arguments, and also the `command`, its `parser` and `module`, the name of the `program`, and the
+        `words` that were typed.
     """
     words = [script.removesuffix(".py"), *argv] if script else _with_default_command(argv)
     args, unknown = _parser(words, script).parse_known_args(words)
@@ -210,7 +210,7 @@ def parsed(argv: Sequence[str], script: str = "") -> argparse.Namespace:
 
 
 def _with_default_command(argv: Sequence[str]) -> list[str]:
-    """Inserts a group's first command where none of them is named: ``study --data X`` is ``study run``."""
+    """Inserts a group's default command if none is named: ``study --data X`` means ``study run --data X``."""
     group = COMMANDS.get(argv[0]) if argv else None
     if isinstance(group, Mapping) and (len(argv) < 2 or argv[1] not in group):
         return [argv[0], next(iter(group)), *argv[1:]]
@@ -218,7 +218,7 @@ def _with_default_command(argv: Sequence[str]) -> list[str]:
 
 
 def _parser(words: Sequence[str], script: str = "") -> Parser:
-    """Makes the parser of all commands, with the arguments of the one that is named, or is a script's."""
+    """Makes the parser of all commands, with arguments only for the named command."""
     parser = Parser(prog=PROGRAM, description="From ResNet-50 to ConvNeXt-T, one component at a time.")
     parser.add_argument("--version", action="version", version=__version__)
     parser.set_defaults(program=script or PROGRAM, words=words)
@@ -250,7 +250,7 @@ def _add_commands(
         command.set_defaults(parser=command, command=one, module=group + name.replace("-", "_"))
         one.add(command)
         if group and name == default:
-            command.prog = parser.prog  # without the name that users leave out
+            command.prog = parser.prog  # omits the default command's name
             others = ", ".join(other for other in known if other != default)
             command.epilog += f"\n\nsee also: {parser.prog} {{{others}}}"
 

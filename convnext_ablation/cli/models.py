@@ -1,4 +1,4 @@
-"""`convnext-ablation models`: what networks there are, what they cost, and which weights exist."""
+"""`convnext-ablation models`: lists networks, their cost and their weights."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from convnext_ablation.models.components import FAMILIES, FREE, NETWORKS, STAGES
 from convnext_ablation.models.expected_cost import expected_cost
 
 HEADER = ("model", "adds", "M par.", "GMACs", "weights")
-FOLDER = "CONVNEXT_ABLATION_WEIGHTS"  # of one's own weights
+FOLDER = "CONVNEXT_ABLATION_WEIGHTS"  # environment variable with a folder of own weights
 WEIGHTS_HEADER = ("weights", "classes", "pixels", "crop", "interpolation", "licence", "from")
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command; only weights need torch.
+    """Runs the command; only listing weights needs torch.
 
     Raises:
-        UserError: No model matches, or the images are too small.
+        UserError: No model matches, or the image size is out of range.
     """
     if args.size < 32:
         raise UserError(f"--size is {args.size}; the networks need images of 32 or more a side")
@@ -46,14 +46,14 @@ def _row(name: str, size: int) -> tuple[str, ...]:
     components, factor = NETWORKS[name]
     cost = expected_cost(components, round(components.width * factor), size)
     found = ["timm's"] if factor == 1 and name != FREE and components in TIMM_NAMES else []
-    if os.environ.get(FOLDER):  # else there is no need to import torch
+    if os.environ.get(FOLDER):  # otherwise torch isn't imported
         found += [key.partition(".")[2] for key in _own_weights(name)]
-    weights = ", ".join(found) or "none"  # `--weights` lists them
+    weights = ", ".join(found) or "none"  # --weights shows details
     return name, adds(name), f"{cost.parameters / 1e6:.3f}", f"{cost.macs / 1e9:.3g}", weights
 
 
 def adds(name: str) -> str:
-    """What a registered network adds to its baseline, in a few words."""
+    """The short label of what a registered network adds to its baseline."""
     base = name.removesuffix("_atto")
     variants = {key: variant for family in FAMILIES.values() for key, variant in family.items()}
     for number, variant in enumerate(STAGES.values(), start=1):
@@ -70,7 +70,7 @@ def _weights_row(name: str, cfg: Any) -> tuple[str, ...]:
 
 
 def _known_weights(name: str) -> dict[str, Any]:
-    """Timm's `PretrainedCfg` by name: public ones, its default first, then those in one's own folder."""
+    """Maps tags to timm's `PretrainedCfg`: public weights, the default first, then the user's own."""
     from timm.models import get_arch_pretrained_cfgs
 
     public = {key: cfg for key, cfg in get_arch_pretrained_cfgs(name).items() if cfg.has_weights}

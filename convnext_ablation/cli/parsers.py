@@ -1,4 +1,4 @@
-"""What each command takes; without torch, so `--help` and typing errors are instant."""
+"""Argument parsers of all commands; without torch, so that `--help` and errors appear instantly."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _FILES = (".yaml", ".yml")
 def _one_of(
     kind: str, names: Collection[str], also: Collection[str] = (), or_file: bool = True
 ) -> Callable[[str], str]:
-    """Makes a check for a name, or a YAML file; the nearest of `also` is suggested, too."""
+    """Makes an argparse type for known names, or YAML files; suggestions for typos include `also`."""
 
     def checked(text: str) -> str:
-        # the command says what an empty name lacks
+        # the command itself reports an empty name
         if text and text not in names and not (or_file and text.endswith(_FILES)):
             raise argparse.ArgumentTypeError(str(unknown_name(kind, text, [*names, *also])))
         return text
@@ -51,7 +51,7 @@ def add_validate(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_script(parser: argparse.ArgumentParser, options: Mapping[str, Option]) -> None:
-    parser.allow_abbrev = False  # timm's have names that begin with others
+    parser.allow_abbrev = False  # some of timm's option names are prefixes of others
     parser.usage = "%(prog)s [DIR] [options]"
     parser.add_argument("data", nargs="?", metavar="DIR", help="the same as --data-dir")
     add_options(parser, options, SHORT_FORMS, alone={"torchcompile": "inductor"})
@@ -81,8 +81,8 @@ def add_study_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def add_plan_only(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments that `study plan` alone takes."""
-    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # each may name its phase
+    """Adds the arguments that only `study plan` takes."""
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "default": []}  # each value may name a phase
     group = parser.add_argument_group("timing")
     group.add_argument("--no-timing", action="store_true", help="leave out the cost: a minute a phase")
     group.add_argument(
@@ -102,14 +102,14 @@ def add_plan_only(parser: argparse.ArgumentParser) -> None:
 
 
 def add_study_status(parser: argparse.ArgumentParser) -> None:
-    """Show how far a study is."""
+    """Show a study's progress."""
     parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder")
     codes = "exit code: 0 all runs are done, 1 some have failed, 3 work is left, 2 an error"
     parser.epilog = f"{codes}\n\n{parser.epilog}"
 
 
 def add_study_report(parser: argparse.ArgumentParser) -> None:
-    """Write a study's report again."""
+    """Regenerate a study's report."""
     add = parser.add_argument
     add("study", type=Path, metavar="STUDY", help="the folder of the study or experiment")
     where = "folder to write to (default: STUDY/report, of another design STUDY/report-NAME)"
@@ -274,7 +274,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
-    """Give the classes of pictures without labels."""
+    """Predict the classes of unlabelled images."""
     parser.usage = "%(prog)s INPUT [INPUT ...] [options]"
     text = "a folder, a zip or tar, a text file with a path a line, a picture, or a pattern in quotes"
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help=text)

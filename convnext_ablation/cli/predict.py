@@ -1,4 +1,4 @@
-"""`convnext-ablation predict`: the classes that a network sees in pictures without labels."""
+"""`convnext-ablation predict`: the predicted classes of unlabelled images."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from convnext_ablation.training.distributed import StopRequest, check_device, pr
 from convnext_ablation.training.trained_arguments import PredictionArguments
 
 _ENDINGS = {".csv": "csv", ".json": "json", ".parquet": "parquet"}
-_SHOWN = 10  # pictures whose classes are printed, if there are no more
+_SHOWN = 10  # largest number of images whose classes are printed
 
 
 def run(args: argparse.Namespace) -> None:
     """Runs the command.
 
     Raises:
-        UserError: An argument, an input or the weights are wrong, or the results can't be written.
+        UserError: An argument, an input or the weights are invalid, or the results can't be written.
     """
     arguments = PredictionArguments.of(vars(args))
     inputs = [*args.inputs, *filter(None, [arguments.run.data_dir])]
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _files(arguments: PredictionArguments, prediction: Prediction) -> dict[Path, str]:
-    """The files of the results, and their formats; all can be written."""
+    """Paths of the result files and their formats; raises `UserError` if one can't be written."""
     file = arguments.results_file
     ending = Path(file).suffix if Path(file).suffix in _ENDINGS else ""
     forms = arguments.results_format or (_ENDINGS.get(ending, "csv"),)
@@ -103,7 +103,7 @@ def _print(prediction: Prediction) -> None:
 
 
 def _names(pictures: Unlabelled, full: bool) -> list[str]:
-    """What the pictures are called: by the names of their files, or their paths where two have one name."""
+    """Names of the images: file names, or full paths if file names repeat."""
     paths = [picture.name for picture in pictures.pictures]
     names = [path.rpartition("/")[2] for path in paths]
     if full:
@@ -115,7 +115,7 @@ def _names(pictures: Unlabelled, full: bool) -> list[str]:
 
 
 def _columns(names: Sequence[str], answers: Answers, labels: Sequence[str]) -> dict[str, list[Any]]:
-    """The results by column; those of the classes are numbered if there are several of a picture."""
+    """The results by column; with several classes per image, their columns are numbered by rank."""
     ranks = range(answers.classes.shape[1])
     read = [number not in answers.unread for number in range(len(names))]
     columns: dict[str, list[Any]] = {"filename": list(names)}
@@ -132,7 +132,7 @@ def _columns(names: Sequence[str], answers: Answers, labels: Sequence[str]) -> d
 
 
 def _write(path: Path, form: str, columns: Mapping[str, list[Any]]) -> None:
-    """Writes the results; names that aren't UTF-8 are escaped where a format has no place for them."""
+    """Writes the results; JSON and Parquet escape file names that aren't valid UTF-8."""
     if form == "csv":
         write_csv(path, list(columns), zip(*columns.values(), strict=True))
         return

@@ -1,4 +1,4 @@
-"""``convnext-ablation prepare``: a sub-command for every data set, and ``--verify`` for a prepared folder."""
+"""``convnext-ablation prepare``: a subcommand per data set, and ``--verify`` for a prepared folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from convnext_ablation.errors import UserError
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what its arguments say."""
+    """Runs the command."""
     if args.verify is not None:
         if args.dataset:
             raise UserError("--verify looks at a folder that is there; leave the data set out")

@@ -1,4 +1,4 @@
-"""`convnext-ablation publish`: a finished run, published on a hub or into a folder."""
+"""`convnext-ablation publish`: publishes a finished run to the Hugging Face Hub or a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`convnext-ablation recipes`: what recipes and experiments there are, one of them, or where its file is."""
+"""`convnext-ablation recipes`: lists recipes and experiments, prints one, or locates its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`convnext-ablation study plan`: what an experiment would cost and show, before anything is trained."""
+"""`convnext-ablation study plan`: an experiment's estimated cost and detectable effects before training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WIDTH = 80  # characters
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints what the experiment would cost and what it could show."""
+    """Prints the experiment's estimated cost and detectable effects."""
     seconds = _by_phase("--seconds-per-image", args.seconds_per_image)
     if any(not value > 0 for value in seconds.values()):
         raise UserError("--seconds-per-image: give a number above 0, such as 0.004")
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _planned(args: argparse.Namespace, seconds: Mapping[str, float]) -> list[PlannedPhase]:
-    """The phases, with what is assumed of each or measured."""
+    """The phases, each with its assumed or measured variance."""
     accuracy, seed_sd = _by_phase("--accuracy", args.accuracy), _by_phase("--seed-sd", args.seed_sd)
     assumed = {
         name: assumed_scatter(
@@ -65,7 +65,7 @@ def _planned(args: argparse.Namespace, seconds: Mapping[str, float]) -> list[Pla
         for name in {"": 0, **accuracy, **seed_sd}
     }
     if args.like:
-        read_phases(args.like)  # what is wrong with it is told before data are made, too
+        read_phases(args.like)  # reports a damaged study before data sets are prepared
     planned = plan_phases(args)
     names = [study.phase for study, _ in planned]
     for option, given in (("seconds-per-image", seconds), ("accuracy", accuracy), ("seed-sd", seed_sd)):
@@ -84,7 +84,7 @@ def _planned(args: argparse.Namespace, seconds: Mapping[str, float]) -> list[Pla
 
 
 def _by_phase(option: str, words: Sequence[str]) -> dict[str, float]:
-    """Numbers by the phase that they are for; under "" the one for all."""
+    """Parses ``[PHASE=]NUMBER`` words; the key "" holds the number for all phases."""
     found: dict[str, float] = {}
     for word in words:
         name, equals, text = word.rpartition("=")
@@ -101,10 +101,10 @@ def _by_phase(option: str, words: Sequence[str]) -> dict[str, float]:
 
 
 def commands(study: Study, further: str = "", data: Sequence[str] = ()) -> list[str]:
-    """What to give to have each engine do what was planned, with `further` options and folders of `data`."""
+    """The command that runs the plan with each engine, with `further` options and `--data` words."""
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     add_plan_only(own)
-    if data and not study.phase:  # the folder stands for the name that was planned with
+    if data and not study.phase:  # the folder replaces the planned data set's name
         own.add_argument("--data", nargs="+")
     words = own.parse_known_args(shlex.split(study.command))[1]
     command = shlex.join(word for word in words if word != "plan") + further
@@ -114,7 +114,7 @@ def commands(study: Study, further: str = "", data: Sequence[str] = ()) -> list[
 
 
 def runs_text(phases: Sequence[PlannedPhase]) -> str:
-    """The runs of each phase, and of all."""
+    """Describes the number of runs of each phase and in total."""
     lines, total = [], 0
     for phase in phases:
         study = phase.study
@@ -135,13 +135,13 @@ def runs_text(phases: Sequence[PlannedPhase]) -> str:
 def cost_text(
     studies: Sequence[Study], timings: Sequence[Timing], jobs: int | None, told: Sequence[str] = ()
 ) -> str:
-    """What the runs take: a table of networks, and all together.
+    """Describes compute time: a table by network, and the total.
 
     Args:
         studies: The phases.
-        timings: Of each.
-        jobs: Runs at the same time; by default as many as this machine has room for.
-        told: What was given instead of a timing.
+        timings: The timing of each phase.
+        jobs: Number of concurrent runs; by default as many as fit on this machine.
+        told: The given step times that replace measurements, if any.
     """
     rows, by_phase, several = [], [], len(studies) > 1
     for study, timing in zip(studies, timings, strict=True):
@@ -180,7 +180,7 @@ def cost_text(
 
 
 def disk_text(phases: Sequence[PlannedPhase]) -> str:
-    """What the runs leave on disk."""
+    """Describes the runs' disk use."""
     disk = disk_needed(phases)
     return _wrapped(
         f"Disk: about {_bytes(disk.total)} stay: {_bytes(disk.checkpoints)} of checkpoints (one a run), "
@@ -191,11 +191,11 @@ def disk_text(phases: Sequence[PlannedPhase]) -> str:
 
 
 def effects_text(phases: Sequence[PlannedPhase], resolve: float) -> str:
-    """What can be detected: effects on each data set, how they differ between sets, what that rests on.
+    """Describes detectable effects, their detectable differences between data sets, and the assumptions.
 
     Args:
-        phases: With their images, and how much these and seeds are taken to vary.
-        resolve: Size of an effect to say the seeds for, in points.
+        phases: The phases with their numbers of images and assumed variances.
+        resolve: Effect size, in percentage points, for which to give the number of seeds.
     """
     names = [phase.study.phase or phase.study.data_name for phase in phases]
     designs = [phase.study.design for phase in phases]
@@ -240,7 +240,7 @@ def effects_text(phases: Sequence[PlannedPhase], resolve: float) -> str:
 
 
 def _sizes(columns: Mapping[str, Sequence[PlannedEffect]], resolve: float) -> str:
-    """A table of effects by what they are measured on."""
+    """A table of effects (rows) by data set or comparison (columns)."""
     contrasts = dict.fromkeys(each.contrast.name for column in columns.values() for each in column)
     labels = {each.contrast.name: each.contrast.label for column in columns.values() for each in column}
     cells = {
@@ -269,14 +269,14 @@ def _points(size: float) -> str:
 
 
 def _short(seconds: float) -> str:
-    """A duration, also of a step, with two or three digits."""
+    """Formats a duration, possibly below 1 s, with two or three digits."""
     if seconds < 1:
         return f"{1000 * seconds:.3g} ms"
     return f"{seconds:.2g} s" if seconds < 10 else duration(seconds)
 
 
 def _computed(seconds: float, kind: str) -> str:
-    """Computing time of a kind of device, such as ``12 CPU-minutes``."""
+    """Formats compute time, such as ``12 CPU-minutes``."""
     number, unit = (seconds, "seconds") if seconds < 90 else (seconds / 60, "minutes")
     if seconds >= 90 * 60:
         number, unit = seconds / 3600, "hours"
@@ -284,7 +284,7 @@ def _computed(seconds: float, kind: str) -> str:
 
 
 def _bytes(number: float) -> str:
-    """A size, such as ``3.9 GB``."""
+    """Formats a number of bytes, such as ``3.9 GB``."""
     size, units = number / 1e3, ["kB", "MB", "GB", "TB"]
     while size >= 999.5 and units[1:]:
         size, units = size / 1e3, units[1:]

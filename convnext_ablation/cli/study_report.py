@@ -1,7 +1,4 @@
-"""`convnext-ablation study report`: pages, tables and figures of a study's or experiment's finished runs.
-
-Or those of another design, all of whose runs there are.
-"""
+"""`convnext-ablation study report`: pages, tables and figures of finished runs, also for another design."""
 
 from __future__ import annotations
 
@@ -41,14 +38,15 @@ REPORT = "report"
 
 @dataclass(frozen=True)
 class Asked:
-    """What a report is asked for.
+    """Options of a report.
 
     Attributes:
-        design: Name or file of another design, to report on from the same runs.
-        groups: Of its components.
-        exclude: By phase: a file of the test images to leave out, as `validate.py --exclude` takes it.
-        size: That effects which aren't significant are judged against, a fraction.
-        command: The command line that asks for it.
+        output: Folder to write to; by default inside the study's.
+        design: Name or file of another design to report on with the same runs.
+        groups: Groups of components for that design.
+        exclude: By phase, a file of test images to leave out, as for `validate.py --exclude`.
+        size: Effect size of interest, as a fraction; non-significant effects are compared with it.
+        command: The command line that requested the report.
     """
 
     output: Path | None = None
@@ -89,9 +87,9 @@ def _exclude(words: Sequence[str], phases: Sequence[Study]) -> dict[str, Path]:
 
 
 def report(phases: Sequence[Study], folder: Path, asked: Asked | None = None) -> None:
-    """Writes the report of the finished runs, of each phase and of all; prints tables and answer.
+    """Writes the reports of each phase and of the whole experiment; prints tables and the answer.
 
-    It goes below the folder of the experiment, and each phase's below that of the phase, by default.
+    By default, reports go to the experiment's folder and to each phase's folder.
     """
     asked = asked or Asked()
     found, notes = _finished(phases, folder, asked)
@@ -123,7 +121,7 @@ def report(phases: Sequence[Study], folder: Path, asked: Asked | None = None) ->
 
 
 def _write(report: Report) -> Path:
-    """Writes tables, figures and page; returns the page."""
+    """Writes tables, figures and the page; returns the page's path."""
     write_tables(report)
     return write_page(report, write_charts(report))
 
@@ -131,7 +129,7 @@ def _write(report: Report) -> Path:
 def _finished(
     phases: Sequence[Study], folder: Path, asked: Asked
 ) -> tuple[list[tuple[StudyResults, str]], list[str]]:
-    """The results of the phases that have finished runs, where these come from, and what is left out."""
+    """Returns results and origin of each phase with finished runs, and warnings on omitted phases."""
     found, notes = [], []
     for phase in phases:
         own = folder_of(phase, folder)
@@ -154,7 +152,7 @@ def _finished(
 
 
 def _seen(study: Study, folder: Path, asked: Asked) -> tuple[Study, str]:
-    """The part of a study that is asked for, and where its runs come from."""
+    """The requested part of a study, and the origin of its runs (empty for the study's own design)."""
     if not asked.design:
         return study, ""
     part = seen_as(as_known(study, folder), folder, asked.design, asked.groups)
@@ -189,7 +187,7 @@ def _contents(
 
 
 def _kept(results: StudyResults, exclude: Mapping[str, Path]) -> np.ndarray | None:
-    """Which test images are left where a file of excluded ones is given, (N,)."""
+    """Boolean mask of the test images that --exclude keeps, (N,); None without --exclude."""
     study = results.study
     if study.phase not in exclude:
         return None

@@ -1,4 +1,4 @@
-"""`convnext-ablation study`: from a data set's name to an answer."""
+"""`convnext-ablation study run`: trains a study's networks, and reports the effects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from convnext_ablation.study.tuning import TUNING_FILE, as_known, write_tuning
 
 
 def run(args: argparse.Namespace) -> None:
-    """Does what is left of the study, prints its table and answer, and writes its report."""
+    """Executes the study's remaining runs, prints its tables and answer, and writes its report."""
     start = time.monotonic()
     asked = Asked(size=args.resolve / 100)
     phases = [study for study, _ in plan_phases(args)]
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def engine_of(args: argparse.Namespace, study: Study) -> Engine:
-    """Makes the engine that was asked for."""
+    """Makes the engine that --engine names."""
     if args.engine == "slurm":
         return Slurm(study, args.output, args.jobs, args.sbatch)
     if args.engine == "ray":

@@ -1,4 +1,4 @@
-"""`convnext-ablation study status`: what is done, running, failed and waiting, and how long it will take."""
+"""`convnext-ablation study status`: finished, running, failed and waiting runs, and the time left."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SOME_FAILED, WORK_LEFT = 1, 3
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints how far the study is, and ends with an exit code that says so.
+    """Prints the study's progress, and sets the exit code.
 
     Raises:
-        UserError: There is no such study.
-        SystemExit: Runs are left (3), or have failed (1).
+        UserError: The folder holds no study.
+        SystemExit: Runs have failed (1), or are left (3).
     """
     phases = read_phases(args.study)
     states = Survey(phases, args.study).look()
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def report(phases: Sequence[Study], states: Sequence[RunState], folder: Path, width: int) -> str:
-    """What the command prints on a terminal of so many columns."""
+    """The command's output for a terminal of `width` columns."""
     now = time.time()
     by_phase = [[state for state in states if state.run.phase == phase.phase] for phase in phases]
     seeds = [_by_seed(*each, width) for each in zip(phases, by_phase, strict=True)]
@@ -81,7 +81,7 @@ def _time_to_go(states: Sequence[RunState], running: int) -> str:
 
 
 def _by_seed(study: Study, states: Sequence[RunState], width: int) -> str:
-    """Networks x seeds with the top-1 on validation of what is done; nothing if it doesn't fit."""
+    """A table of validation top-1, networks x seeds; empty if wider than `width`."""
     states = [state for state in states if not state.run.tuning]
     columns = list(dict.fromkeys(state.seed for state in states))
     cells = {(state.run.point.key, state.seed): _cell(state) for state in states}

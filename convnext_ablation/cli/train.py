@@ -1,4 +1,4 @@
-"""`train.py`: trains a network from the command line, alone or under torchrun."""
+"""`train.py`: trains a network from the command line, in one process or under torchrun."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ from convnext_ablation.training.loop import StoppedError, Trainer
 _LOCK = ".train.lock"
 
 
-# what the script runs: 0, 2 for what the user can fix, or 128 + n when signal n asked to stop
+# exit code: 0, 2 for errors that the user can fix, or 128 + n after stopping on signal n
 main = partial(command_line.main, script="train.py")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command, with the `TrainingArguments` that are asked for."""
+    """Runs the command with the `TrainingArguments` in `args.asked`; returns the exit code."""
     return guarded(args.program, lambda: _train(args.asked))
 
 
 def guarded(program: str, work: Callable[[], int]) -> int:
-    """Does a program's work, as one of several processes or alone; see `exit_code_of`."""
+    """Runs `work` with errors handled as in `exit_code_of`, also under torchrun; returns the exit code."""
     try:
         return exit_code_of(program, lambda: _told_once(program, work))
     finally:
@@ -53,7 +53,7 @@ def guarded(program: str, work: Callable[[], int]) -> int:
 
 
 def _told_once(program: str, work: Callable[[], int]) -> int:
-    """Has the first process alone say what is wrong with all of them."""
+    """Lets only the first process report an error that all processes share."""
     try:
         return work()
     except UserError as error:
@@ -70,7 +70,7 @@ def _told_once(program: str, work: Callable[[], int]) -> int:
 
 
 def _lost_others(error: RuntimeError) -> bool:
-    """Whether an error only says that another process has gone; that one says why itself."""
+    """Whether an error only reflects another process's exit; that process reports the cause."""
     return dist.is_initialized() and any(
         words in str(error) for words in ("Connection closed by peer", "Connection reset", "Broken pipe")
     )
@@ -85,7 +85,7 @@ def _train(arguments: TrainingArguments) -> int:
     folder = _run_folder(arguments, processes)
     log = Log(quiet=not processes.is_first)
     with log.progress, StopRequest() as stop, ExitStack() as until_done:
-        # before it is read: two that write there would mix two runs
+        # lock before reading: two writers would mix two runs
         processes.together(lambda: processes.is_first and until_done.enter_context(_alone_in(folder)))
         trainer: Trainer = processes.together(lambda: Trainer(arguments, folder, processes, log, stop))
         if arguments.log_wandb:
@@ -118,7 +118,7 @@ def _train(arguments: TrainingArguments) -> int:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keeps a run's folder to this process.
+    """Locks a run's folder.
 
     Raises:
         UserError: Another process trains there.
@@ -129,11 +129,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
             yield
     finally:
         with suppress(OSError):
-            folder.rmdir()  # where nothing was begun
+            folder.rmdir()  # removes only an empty folder
 
 
 def _run_folder(arguments: TrainingArguments, processes: Processes) -> Path:
-    """The run's folder; the first process names it."""
+    """The run's folder; by default, the first process names it after time and model."""
     name = arguments.experiment
     if not name:
         if arguments.resume == "auto":
@@ -156,7 +156,7 @@ def _introduced(trainer: Trainer) -> str:
 
 
 def _epochs(trainer: Trainer) -> str:
-    """How many epochs there are, and which of them timm adds to `epochs`."""
+    """The number of epochs, with the warm-up and cooldown that timm adds to `epochs`."""
     arguments = trainer.arguments
     text = f"{'up to ' if arguments.early_stopping else ''}{counted(trainer.epochs, 'epoch')}"
     warmup, cooldown = arguments.warmup_epochs * arguments.warmup_prefix, arguments.cooldown_epochs
@@ -176,7 +176,7 @@ def _say_how_to_resume(stopped: StoppedError, trainer: Trainer) -> None:
 
 
 def _results(trainer: Trainer) -> str:
-    """The best epochs, as timm's script prints them."""
+    """The ten best epochs as JSON, in the format of timm's script."""
     results = []
     for epoch in trainer.best_epochs(10):
         result = {"epoch": epoch.epoch, "train": {"loss": epoch.train_loss}}

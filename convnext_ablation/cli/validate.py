@@ -1,4 +1,4 @@
-"""`validate.py`: how well weights do on a split, every image counted once, alone or under torchrun."""
+"""`validate.py`: evaluates weights on a split, each image exactly once, alone or under torchrun."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from convnext_ablation.training.splits import leave_out_broken
 from convnext_ablation.training.trained_arguments import ValidationArguments
 from convnext_ablation.training.validation import Validation
 
-_SHOWN = 3  # confusions that are printed
-# what the script runs: 0, or 2 for what the user can fix
+_SHOWN = 3  # confusions to print
+# exit code: 0, or 2 for errors that the user can fix
 main = partial(command_line.main, script="validate.py")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs the command, with the `ValidationArguments` that are asked for."""
+    """Runs the command with the `ValidationArguments` in `args.asked`; returns the exit code."""
     return guarded(args.program, lambda: _validate(args.asked))
 
 

@@ -1,4 +1,4 @@
-"""`convnext-ablation verify`: a release's figures computed again, and compared with those that it claims."""
+"""`convnext-ablation verify`: recomputes a release's accuracy, and compares it with the reported one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from convnext_ablation.weights import read_release
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the command, which exits with 1 if the figures aren't those that are claimed."""
+    """Runs the command; exits with 1 if the recomputed accuracy differs from the reported one."""
     if not args.tolerance >= 0:
         raise UserError(f"--tolerance is {args.tolerance}; give 0 or more points")
     release = read_release(args.release)
