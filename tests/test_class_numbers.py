@@ -143,7 +143,7 @@ def test_a_data_set_whose_labels_are_words_is_numbered_by_a_class_map(arguments,
     table = datasets.Dataset.from_dict({"image": files, "label": ["oak", "ash", "oak"]})
     table.cast_column("image", datasets.Image()).to_parquet(tmp_path / "d" / "train.parquet")
     given = {"dataset": f"hfds/{tmp_path / 'd'}", "data_dir": str(tmp_path / "cache")}
-    with pytest.raises(UserError, match=re.escape("its labels are words; number them with --class-map")):
+    with pytest.raises(UserError, match=re.escape("its labels are strings; number them with --class-map")):
         open_split(arguments(**given), "train")
     (tmp_path / "map.txt").write_text("oak\nash\n")
     images = open_split(arguments(**given, class_map=str(tmp_path / "map.txt")), "train")
@@ -214,7 +214,7 @@ def test_classes_of_other_names_are_named_or_mapped(
     assert classes == [("dark", "0"), ("gray", "7"), ("light", "7")]
     (tmp_path / "map.txt").write_text("light\ngray\ndark\n")
     assert validate(without_dark, "--checkpoint", trained, "--class-map", tmp_path / "map.txt") == 2
-    assert "numbers 'light', 'dark' otherwise; leave --class-map out" in capsys.readouterr().err
+    assert "numbers 'light', 'dark' differently; leave --class-map out" in capsys.readouterr().err
 
 
 def test_fine_tuning_takes_over_the_head_of_a_release_by_name(trained, arguments, tmp_path):

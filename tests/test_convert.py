@@ -78,7 +78,7 @@ def test_averaged_weights_are_taken_on_demand_only(checkpoint, tmp_path, capsys)
         _run(path.with_name("ema.pth.tar"), output, "--model", "model_iv_atto", *arguments)
         out = capsys.readouterr().out
         assert f"{'averaged' if added else 'plain'} weights" in out
-        assert ("--ema takes the averaged ones" in out) == (name == "plain")
+        assert ("--ema uses the averaged ones" in out) == (name == "plain")
         model = timm.create_model("model_iv_atto", num_classes=7, checkpoint_path=output)
         assert torch.equal(model.head.fc.weight, expected.head.fc.weight + added)
 

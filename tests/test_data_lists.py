@@ -78,7 +78,7 @@ def test_absolute_paths_and_columns_by_option(tmp_path, images):
     ("written", "class_name", "said"),
     [
         ("3.0", "3", "3.0 is called 3"),
-        ("a/b", "a_b", "classes that are called otherwise: 1, such as 'a/b' is called 'a_b'"),
+        ("a/b", "a_b", "renamed classes: 1, such as 'a/b' is called 'a_b'"),
         ("1.5", "1.5", "used: 'kind'"),
     ],
 )
@@ -230,5 +230,5 @@ def test_what_is_not_listed_or_listed_twice_is_said(tmp_path, images, capsys):
     (images / "list.csv").write_text(lines("{name},{label}").replace("ash/0", "ash/1"))
     prepare("csv", tmp_path / "out", file=images / "list.csv", size=16)
     said = capsys.readouterr().out
-    assert "rows that repeat another one, used once: 1, such as 'ash/1.jpg'" in said
+    assert "duplicate rows, used once: 1, such as 'ash/1.jpg'" in said
     assert "not listed: 1 .jpg ('ash/0.jpg')" in said

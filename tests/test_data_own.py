@@ -93,7 +93,7 @@ def test_images_of_one_name_are_kept_apart(tmp_path, capsys):
     assert set(found.values()) == {*files, "train/a/2.png"}
     assert found["train/a/train_a_1.PNG.jpg"] == "train/a/1.PNG"
     assert found["train/a/2.jpg"] == "train/a/2.png"
-    assert "stored under names made of their paths: 6, such as" in capsys.readouterr().out
+    assert "stored under names made from their paths: 6, such as" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_blank_at_the_end_of_a_class_folder_is_stripped_and_said(tmp_path, capsy
     files = {name.replace("ash/", "ash /"): data for name, data in plain(3).items()}
     images = write_folder(tmp_path / "mine", files)
     assert prepare("folder", tmp_path / "out", images=images, size=16).classes == ["ash", "birch"]
-    assert "classes that are called otherwise: 1, such as 'ash ' is called 'ash'" in capsys.readouterr().out
+    assert "renamed classes: 1, such as 'ash ' is called 'ash'" in capsys.readouterr().out
     assert (tmp_path / "out" / "classes.txt").read_text() == "ash\nbirch\n"
 
 
@@ -161,7 +161,7 @@ def test_folders_without_a_picture_are_named(tmp_path, capsys):
     images = write_folder(tmp_path / "mine", {**plain(3), "elm/film.mp4": b"x", ".git/config": b""})
     (images / "oak").mkdir()
     prepare("folder", tmp_path / "out", images=images, size=16)
-    said = capsys.readouterr().out.partition("folders beside the classes without a picture: ")[2]
+    said = capsys.readouterr().out.partition("folders next to the classes without images: ")[2]
     assert sorted(said.splitlines()[0].split(", ")) == ["'elm'", "'oak'"]
 
 

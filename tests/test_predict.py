@@ -301,7 +301,7 @@ def test_files_of_one_name_are_told_apart(weights, pictures, tmp_path, capsys):
     command = ["predict", str(pictures), "--checkpoint", str(weights / "run"), *map(str, CPU)]
     assert main([*command, "--results-file", str(tmp_path / "x.csv")]) == 0
     assert "dark/00.png," in (tmp_path / "x.csv").read_text()
-    assert "several files have one name: paths are given" in capsys.readouterr().out
+    assert "several files have the same name: paths are output" in capsys.readouterr().out
 
 
 def test_many_pictures_are_seen_by_the_fastest_form(predict, pictures, monkeypatch):
@@ -328,7 +328,7 @@ def test_classes_are_called_as_asked(predict, weights, pictures, tmp_path, monke
     assert "label" not in predict(one, label_type="none")[0]
     assert "aren't known" not in capsys.readouterr().out
     assert "label" not in predict(one, weights=bare)[0]
-    assert "the names of the classes aren't known" in capsys.readouterr().out
+    assert "class names aren't known" in capsys.readouterr().out
     # weights that are registered with timm are of ImageNet
     create = timm.create_model
 

@@ -309,7 +309,7 @@ def test_validation_says_first_which_weights_it_took(tiny, data, capsys):
     assert validate_command.main(given) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith(f"{best}: plain weights, 3 classes, ")
-    assert first.endswith("; --use-ema takes the averaged ones, by which the run picked its best epoch")
+    assert first.endswith("; --use-ema uses the averaged ones, by which the run picked its best epoch")
     assert validate_command.main([*given, "--use-ema"]) == 0
     first, *_, result = capsys.readouterr().out.partition("\n")
     assert first.startswith(f"{best}: averaged weights, 3 classes, ")

@@ -370,7 +370,7 @@ def test_given_assumptions_are_percent_and_decide_what_is_detectable(plan_study)
         (False, "--seconds-per-image 0", "--seconds-per-image: give a number above 0"),
         (False, "--seconds-per-image cub=1 cub=2", "cub=2: is given twice for cub; give one"),
         (False, "--seconds-per-image cubs=1", "unknown phase in --seconds-per-image: 'cubs'"),
-        (False, "--seconds-per-image cub=1", "nothing is said of pretrain, dogs, baselines; name"),
+        (False, "--seconds-per-image cub=1", "no value for pretrain, dogs, baselines; add"),
         (False, "--seconds-per-image 1 --no-timing", "--no-timing and --seconds-per-image are both given"),
         (False, "--no-timing --device=cuda --accuracy cubs=70", "unknown phase in --accuracy: 'cubs'"),
         (False, "--no-timing --device=cuda --seed-sd =1", "--seed-sd =1: give a number, or PHASE=NUMBER"),

@@ -152,7 +152,7 @@ def test_what_the_recipe_or_the_data_can_not_take_is_refused(planned, lines, wor
 def test_a_run_that_is_tested_on_its_validation_images_does_not_stop_by_them(planned, image_folder, tmp_path):
     for split in ("train", "val"):
         shutil.copytree(image_folder / split, tmp_path / "data" / split)
-    with pytest.raises(UserError, match="early_stopping would look at the images of the test"):
+    with pytest.raises(UserError, match="early_stopping would use the test images"):
         planned("early_stopping: 2", f"--data={tmp_path / 'data'}")
     assert planned("early_stopping: 2").runs()[0].arguments.early_stopping == 2
 

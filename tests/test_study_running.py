@@ -199,8 +199,8 @@ def test_a_second_driver_is_told_of_the_first(arguments, tmp_path, capsys):
     with held(tmp_path):
         assert cli.main(["study", *arguments, f"--output={tmp_path}"]) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path}: is run by {os.uname().nodename} (process {os.getpid()}) since " in error
-    assert f"`convnext-ablation study status {tmp_path}` says how far it is" in error
+    assert f"{tmp_path}: has been run by {os.uname().nodename} (process {os.getpid()}) for " in error
+    assert f"`convnext-ablation study status {tmp_path}` shows its progress" in error
     assert error.count("\n") == 1
     assert holder_of(tmp_path) is None
 

@@ -152,7 +152,7 @@ def test_networks_that_the_study_lacks_are_named_and_nothing_is_written(folder, 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--groups", "a=wide"], "--groups: of which design? give --design"),
+        (["--groups", "a=wide"], "--groups: needs a design; give --design"),
         (["--design=stage"], "unknown design 'stage'; did you mean 'stages'?"),
         (["--design=stages", "--groups", "a=wide"], "takes no groups"),
     ],

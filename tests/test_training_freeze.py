@@ -82,8 +82,8 @@ def test_statistics_of_frozen_layers_are_not_averaged_over_processes(monkeypatch
 @pytest.mark.parametrize(
     ("model", "what", "message"),
     [
-        ("test_vit", "stages=2", "test_vit has no stages that timm tells of; give head-only"),
-        ("poolformer_s12", "stages=2", "poolformer_s12 has no stages that timm tells of; give head-only"),
+        ("test_vit", "stages=2", "test_vit has no stages known to timm; give head-only"),
+        ("poolformer_s12", "stages=2", "poolformer_s12 has no stages known to timm; give head-only"),
         ("model_v_atto", "stages=5", "freeze is stages=5, and model_v_atto has 4 stages; give a smaller"),
         ("model_v_atto", "head", "freeze is 'head'; give head-only to train the classifier alone, or st"),
     ],

@@ -95,7 +95,7 @@ def test_the_command_line_goes_before_the_file(tmp_path):
         (["--amp", "--model-dtype", "bfloat16"], r"model_dtype is bfloat16; amp needs float32"),
         (["-c", "cub2000_224"], r"unknown recipe 'cub2000_224'; did you mean 'cub200_224'"),
         (["--lr", "-1.0"], r"lr is -1\.0; it must be at least 0"),
-        (["--class-weights", "balanced", "--sampler", "balanced"], "class_weights and sampler would both"),
+        (["--class-weights", "balanced", "--sampler", "balanced"], "class_weights and sampler both"),
         (["--class-weights", "balanced", "--bce-loss"], "class_weights don't go with bce_loss; leave that"),
         (["--sampler", "balance"], "unknown sampler 'balance'; did you mean 'balanced'"),
         (["--early-stopping", "3", "--val-split", ""], "early_stopping is 3; it needs a val_split"),

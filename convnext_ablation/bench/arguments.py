@@ -21,14 +21,14 @@ class BenchArguments:
     """What to measure."""
 
     models: tuple[str, ...]
-    mode: tuple[str, ...] = option((INFERENCE,), "what to time", choices=MODES)
-    batch_size: tuple[int, ...] = option((16,), "images at a time", "[1, 1000000]")
-    img_size: tuple[int, ...] = option((224,), "their side in pixels", "[1, 16384]")
-    dtype: tuple[str, ...] = option(("float32",), "in training, of autocast", choices=DTYPES)
-    device: str = option("", "torch's device; by default cuda if there is a GPU")
-    rounds: int = option(7, "measurements of each", "[3, 1000000]")
-    threads: int = option(available_cores(), "torch's threads", "[1, 1024]")
-    forms: tuple[str, ...] = option(FORMS[INFERENCE], "those that the mode has", choices=FORMS[INFERENCE])
+    mode: tuple[str, ...] = option((INFERENCE,), "modes to benchmark", choices=MODES)
+    batch_size: tuple[int, ...] = option((16,), "batch sizes", "[1, 1000000]")
+    img_size: tuple[int, ...] = option((224,), "image sizes in pixels", "[1, 16384]")
+    dtype: tuple[str, ...] = option(("float32",), "dtypes; in training, autocast dtypes", choices=DTYPES)
+    device: str = option("", "device; cuda by default if there is a GPU")
+    rounds: int = option(7, "measurements per configuration", "[3, 1000000]")
+    threads: int = option(available_cores(), "PyTorch CPU threads", "[1, 1024]")
+    forms: tuple[str, ...] = option(FORMS[INFERENCE], "forms that the mode has", choices=FORMS[INFERENCE])
     baseline: str = option("", "MODEL[:FORM[:DTYPE]]; the first model in its first form if not given")
 
     def __post_init__(self) -> None:

@@ -86,7 +86,7 @@ def _check_phases(args: argparse.Namespace) -> None:
 def study_report(args: argparse.Namespace) -> None:
     """Checks the arguments of `study report`, and that the study exists."""
     if args.groups and not args.design:
-        raise UserError("--groups: of which design? give --design")
+        raise UserError("--groups: needs a design; give --design")
     from convnext_ablation.study.store import read_phases  # needs the extra `study`
 
     read_phases(args.study)

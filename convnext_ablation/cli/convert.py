@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     }
     print(checkpoint.told(layout, kind, model.num_classes))
     if checkpoint.averaged and not args.ema:
-        print("plain weights taken, --ema takes the averaged ones")
+        print("using the plain weights; --ema uses the averaged ones")
     _write(output, model, metadata)
     channels = f"in_chans={model.in_chans}, " if model.in_chans != 3 else ""
     print(

@@ -95,11 +95,11 @@ def _print(prediction: Prediction) -> None:
     if prediction.loaded:
         print(prediction.loaded)
     if prediction.taken:
-        print(f"as in its run: {', '.join(prediction.taken)}")
+        print(f"taken from its run: {', '.join(prediction.taken)}")
     if not prediction.labels and prediction.arguments.label_type != "none":
-        print("the names of the classes aren't known: they are given by number; --class-map names them")
+        print("class names aren't known, so classes are numbered; name them with --class-map")
     if prediction.arguments.topk > (classes := int(prediction.model.num_classes)):
-        print(f"--topk is {prediction.arguments.topk}, and there are {classes} classes: all are given")
+        print(f"--topk is {prediction.arguments.topk}, and there are {classes} classes: all are output")
 
 
 def _names(pictures: Unlabelled, full: bool) -> list[str]:
@@ -109,7 +109,7 @@ def _names(pictures: Unlabelled, full: bool) -> list[str]:
     if full:
         return paths
     if len(set(names)) < len(names):
-        print("several files have one name: paths are given, as with --fullname")
+        print("several files have the same name: paths are output, as with --fullname")
         return paths
     return names
 

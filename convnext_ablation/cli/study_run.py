@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> None:
     except HeldError as error:
         since = duration(time.time() - error.holder.since)
         raise UserError(
-            f"{args.output}: is run by {error.holder.where} since {since}; "
-            f"`convnext-ablation study status {args.output}` says how far it is"
+            f"{args.output}: has been run by {error.holder.where} for {since}; "
+            f"`convnext-ablation study status {args.output}` shows its progress"
         ) from error
     print(f"took {duration(time.monotonic() - start)}")
 

@@ -40,6 +40,6 @@ def run(args: argparse.Namespace) -> None:
     if found:
         raise SystemExit(1)
     if not release.trained.get("manifest_sha256"):
-        print("note: the release doesn't say by a manifest which images its figures are of")
+        print("note: the release has no manifest of the images it was evaluated on")
     top1, top5 = claim["top1_percent"], claim["top5_percent"]
     print(f"verified: {claim['split']}, {len(images)} images, top-1 {top1:.2f} %, top-5 {top5:.2f} %")

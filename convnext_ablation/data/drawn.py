@@ -121,7 +121,7 @@ def font_file(face: str) -> str:
     return str(path)
 
 
-_side = partial(option, help="side of the square images in pixels")
+_side = partial(option, help="image size in pixels")
 _train = partial(option, help="training images per class")
 _val = partial(option, help="validation images per class")
 _test = partial(option, help="test images per class")
@@ -134,7 +134,7 @@ class DrawnSet(DataSet):
     classes: ClassVar[Sequence[str]]
     faces = FACES
 
-    seed: int = option(0, "seed of all that is random")
+    seed: int = option(0, "random seed")
     size: int = _side(32)
     train: int = _train(600)
     val: int = _val(40)
@@ -194,7 +194,7 @@ class FewTypefaces(Typefaces):
     """`Typefaces` at twice the resolution with fewer images, for fine-tuning."""
 
     name = "typefaces-64"
-    summary = "the same at 64 pixels, 100 training images per class, to fine-tune on"
+    summary = "typefaces at 64 pixels, 100 training images per class, for fine-tuning"
 
     size: int = _side(64)
     train: int = _train(100)

@@ -36,9 +36,9 @@ class FashionMNIST(DataSet):
     name = "fashion-mnist"
     summary = "photographs of clothes in 10 classes, from Debian's package or downloaded"
 
-    seed: int = option(0, "seed of the split into train and val")
+    seed: int = option(0, "seed for the train/val split")
     train: int = option(5400, "training images per class")
-    val: int = option(600, "validation images per class, taken off the official train")
+    val: int = option(600, "validation images per class, held out of the official training images")
     test: int = option(1000, "test images per class")
 
     def __post_init__(self) -> None:

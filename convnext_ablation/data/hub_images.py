@@ -22,14 +22,14 @@ class HubPhotographs(OwnPhotographs):
     """A data set on the Hugging Face hub, or a folder in one of its formats, loaded by `datasets`."""
 
     name = "hfds"
-    summary = "a data set of the Hugging Face hub, or a folder in one of its formats"
+    summary = "a data set on the Hugging Face hub, or a folder in one of its formats"
     required = ("source",)
 
-    source: str = option("", "its name on the hub, or the folder")
-    config: str = option("", "which of its configurations")
-    revision: str = option("", "commit, tag or branch; the newest if not given")
-    image_key: str = option("image", "column of the images, or the only one with images")
-    target_key: str = option("label", "column of the labels, or the only one with classes")
+    source: str = option("", "name on the hub, or folder")
+    config: str = option("", "configuration name")
+    revision: str = option("", "commit, tag or branch; the latest if not given")
+    image_key: str = option("image", "image column, or the only one with images")
+    target_key: str = option("label", "label column, or the only one with classes")
 
     def photographs(self, scratch: Path) -> list[Photograph]:
         """Returns all labelled images of the train, val and test splits."""

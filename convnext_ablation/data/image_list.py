@@ -38,36 +38,30 @@ class ImageList(OwnPhotographs):
     """Images listed in tables with their classes and, optionally, splits and groups."""
 
     name = "csv"
-    summary = "your own images, listed in CSV files: path, class and, if you like, split"
+    summary = "your own images, listed in CSV files: path, class and, optionally, split"
     required = ("file", "train_file", "val_file", "test_file")
 
-    file: Path | None = option(None, "the list: CSV or any other delimited text", identity=False)
-    train_file: Path | None = option(None, "a list for each split instead: training", identity=False)
-    val_file: Path | None = option(None, "that of the validation images, if there is one", identity=False)
-    test_file: Path | None = option(None, "that of the test images, if there is one", identity=False)
+    file: Path | None = option(None, "image list: CSV or other delimited text", identity=False)
+    train_file: Path | None = option(None, "training list, instead of --file", identity=False)
+    val_file: Path | None = option(None, "validation list, if any", identity=False)
+    test_file: Path | None = option(None, "test list, if any", identity=False)
     root: Path | None = option(
-        None, "folder that the paths are below, if not that of the file", identity=False
+        None, "folder that paths are relative to; the list's own if not given", identity=False
     )
     names_encoding: str | None = option(
-        None, "encoding of names in an archive that doesn't say it, such as cp932; UTF-8 if not given"
+        None, "encoding of file names in archives that declare none, e.g. cp932; UTF-8 if not given"
     )
     names: Path | None = option(
-        None, "file with the names of numbered classes: number and name, or a name per line", identity=False
+        None, "file naming numbered classes: number and name, or one name per line", identity=False
     )
-    path_column: str | None = option(
-        None, f"column of the paths; if not given, {', '.join(_PATH_COLUMNS[:4])}, ..."
-    )
-    class_column: str | None = option(
-        None, f"column of the classes; else {', '.join(CLASS_COLUMNS[:4])}, ..."
-    )
+    path_column: str | None = option(None, f"path column; by default {', '.join(_PATH_COLUMNS[:4])}, ...")
+    class_column: str | None = option(None, f"class column; by default {', '.join(CLASS_COLUMNS[:4])}, ...")
     split_column: str | None = option(
-        None, f"column of the splits; else {', '.join(_SPLIT_COLUMNS)}, is_test, is_train, ..."
+        None, f"split column; by default {', '.join(_SPLIT_COLUMNS)}, is_test, is_train, ..."
     )
-    group_column: str | None = option(
-        None, "column of groups, such as a site, each of which stays in one split"
-    )
-    folds: int | None = option(None, "deal the images out in so many folds, one of which is the test split")
-    fold: int | None = option(None, "which of them, from 1")
+    group_column: str | None = option(None, "group column, e.g. site; each group stays in one split")
+    folds: int | None = option(None, "number of cross-validation folds, one of which is the test split")
+    fold: int | None = option(None, "test fold, from 1")
 
     def __post_init__(self) -> None:
         """Validates the options."""
@@ -112,10 +106,10 @@ class ImageList(OwnPhotographs):
             if lines.setdefault(path, line) != line:
                 twice.append(path)
         if shortened:
-            what = "rows that name an image in short, without folder or extension"
+            what = "rows that name an image without its folder or extension"
             print(f"{where}: {what}: {len(shortened)}, such as {shortened[0]}")
         if twice:
-            print(f"{where}: rows that repeat another one, used once: {len(twice)}, such as {twice[0]!r}")
+            print(f"{where}: duplicate rows, used once: {len(twice)}, such as {twice[0]!r}")
         for name, piece in files.source.items():
             if name not in rows:
                 self.skipped[name] = why_skipped(name, piece) or "not listed"

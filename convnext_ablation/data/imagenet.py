@@ -48,8 +48,8 @@ class ImageNet(OfficialPhotographs):
 
     archives: Path | None = option(
         None,
-        "the folder of ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz, or "
-        "one that holds train/<synset> and val/<synset>, or what Kaggle gives, with LOC_val_solution.csv",
+        "folder of ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz; or of "
+        "train/<synset> and val/<synset>; or Kaggle's download, with LOC_val_solution.csv",
         identity=False,
     )
 

@@ -60,8 +60,8 @@ class OfficialPhotographs(Photographs):
     # yields all original images of the needed archives, in their official splits
     joined: ClassVar[Callable[..., Iterator[Photograph]]]
 
-    archives: Path | None = option(None, "the folder of the archives, packed or unpacked", identity=False)
-    unofficial: bool = option(False, "take archives that aren't the published ones, or a part of them")
+    archives: Path | None = option(None, "folder of the archives, packed or unpacked", identity=False)
+    unofficial: bool = option(False, "accept archives that differ from the published ones, or a subset")
 
     @classmethod
     def published_size(cls) -> tuple[dict[str, int], int]:
@@ -147,7 +147,7 @@ class OfficialPhotographs(Photographs):
 class HeldOut(OfficialPhotographs):
     """A data set whose validation split is held out of the official training images."""
 
-    seed: int = option(0, "seed of the choice of validation images")
+    seed: int = option(0, "seed for choosing validation images")
     val: int = option(1, "validation images per class, held out of the official training images")
 
     @classmethod

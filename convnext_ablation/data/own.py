@@ -32,11 +32,11 @@ class OwnPhotographs(Photographs):
 
     required: ClassVar[Sequence[str]]  # options that locate the images; at least one must be given
 
-    seed: int = option(0, "seed of the choice of images that are held out")
+    seed: int = option(0, "seed for choosing held-out images")
     val: int | None = option(
-        None, "validation images per class held out of train if there is no such split; a tenth if not given"
+        None, "validation images per class held out of train if there is no val split; a tenth if not given"
     )
-    test: int | None = option(None, "the same for test images")
+    test: int | None = option(None, "same as --val, for test images")
 
     def __post_init__(self) -> None:
         """Validates the options."""
@@ -59,7 +59,7 @@ class OwnPhotographs(Photographs):
                 renamed.append(f"{original.path!r} as {record.id!r}")
             yield record, original
         if renamed:
-            what = "images of one name are stored under names made of their paths"
+            what = "images with the same name are stored under names made from their paths"
             print(f"{self.name}: {what}: {len(renamed)}, such as {renamed[0]}")
 
     def completed(self, originals: Iterable[Photograph], where: str) -> list[Photograph]:
@@ -88,9 +88,9 @@ class ImageFolder(OwnPhotographs):
     summary = "your own images: <class>/<image> or <split>/<class>/<image>"
     required = ("images",)
 
-    images: Path | None = option(None, "the folder, or a zip or tar of it", identity=False)
+    images: Path | None = option(None, "image folder, or a zip or tar of it", identity=False)
     names_encoding: str | None = option(
-        None, "encoding of names in an archive that doesn't say it, such as cp932; UTF-8 if not given"
+        None, "encoding of file names in archives that declare none, e.g. cp932; UTF-8 if not given"
     )
 
     def photographs(self, scratch: Path) -> list[Photograph]:
@@ -117,7 +117,7 @@ class ImageFolder(OwnPhotographs):
         beside = (path for place in sorted(around) for path in (self.images / place).glob("*/"))
         lost = [path.name for path in beside if path.name not in classes and not skipped_by_name(path.name)]
         if lost:
-            print(f"{self.images}: folders beside the classes without a picture: {listed(lost)}")
+            print(f"{self.images}: folders next to the classes without images: {listed(lost)}")
 
 
 def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
@@ -129,7 +129,7 @@ def class_folders(names: Iterable[str], where: str) -> dict[str, str]:
             both = f"the classes {folders[folder]!r} and {name!r} would both become {folder!r}"
             raise UserError(f"{where}: {both}; rename one")
     if changed := [f"{name!r} is called {folder!r}" for folder, name in folders.items() if folder != name]:
-        print(f"{where}: classes that are called otherwise: {len(changed)}, such as {changed[0]}")
+        print(f"{where}: renamed classes: {len(changed)}, such as {changed[0]}")
     return {name: folder for folder, name in folders.items()}
 
 

@@ -161,17 +161,13 @@ class Photographs(DataSet):
     """Common options, and conversion of original to stored images."""
 
     size: int | None = option(
-        256, "side in pixels that images are resized to, or none to keep the originals", parse=pixels
+        256, "resize images to this size in pixels, or none to keep the originals", parse=pixels
     )
-    fit: str = option("squash", "whether that is both sides, or the shorter one", choices=FITS)
-    format: str = option(
-        "jpeg", "how they are stored: jpeg at quality 95, or lossless", choices=tuple(FORMATS)
-    )
-    skip_bad_images: int = option(
-        0, "leave out up to so many pictures that can't be decoded, and list them", identity=False
-    )
+    fit: str = option("squash", "resize both sides to size, or the shorter side", choices=FITS)
+    format: str = option("jpeg", "image format: jpeg at quality 95, or lossless", choices=tuple(FORMATS))
+    skip_bad_images: int = option(0, "maximum number of undecodable images to skip and list", identity=False)
     max_pixels: int | None = option(
-        None, "take pictures of up to so many pixels; 178,956,970 if not given", identity=False
+        None, "maximum pixels per image; 178,956,970 if not given", identity=False
     )
     # reasons for skipping files and rows, by name; filled while reading the originals and by `prepare`
     skipped: dict[str, str] = field(

@@ -186,7 +186,7 @@ def _make(dataset: DataSet, out: Path, workers: int | None) -> FolderSummary:
     numbers = ", ".join(f"{count} {split}" for split, count in counts.items())
     print(f"{out}: {len(classes)} classes, {numbers}; manifest {fingerprint[:12]}")
     if len(classes) == 1:
-        print(f"there is one class, {classes[0]!r}, so that nothing can be told apart")
+        print(f"there is only one class, {classes[0]!r}, so nothing to classify")
     if isinstance(dataset, Photographs):
         place = f" ({out / SKIPPED})" if skipped else ""
         total = len(records) + len(skipped)

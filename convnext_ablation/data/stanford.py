@@ -94,7 +94,7 @@ class StanfordDogs(HeldOut):
     """Stanford Dogs with its options."""
 
     name = "stanford-dogs"
-    summary = "Stanford Dogs: photographs of 120 breeds, out of ImageNet"
+    summary = "Stanford Dogs: photographs of 120 dog breeds, from ImageNet"
     home = "http://vision.stanford.edu/aditya86/ImageNetDogs"
     published = published_at(
         f"{home}/",
@@ -110,7 +110,7 @@ class StanfordDogs(HeldOut):
     official = Official(120, train=12000, test=8580)
 
     val: int = option(20, "validation images per class, held out of the official training images")
-    crop_to_box: bool = option(False, "crop to the bounding box first, one around all of an image")
+    crop_to_box: bool = option(False, "crop to the box that encloses all bounding boxes first")
     images: Path | None = option(None, "images.tar, or a folder where it is unpacked", identity=False)
     lists: Path | None = option(None, "lists.tar, or a folder where it is unpacked", identity=False)
     annotations: Path | None = option(

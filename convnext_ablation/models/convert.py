@@ -52,7 +52,7 @@ def fitted(state_dict: Mapping[str, Any], model: nn.Module) -> tuple[StateDict, 
     names = found.names if found else {nearest.rename(key) or key: key for key in theirs}  # ours -> theirs
     if theirs and not found and 2 * nearest.known(theirs) < len(theirs):
         raise UserError(
-            f"the checkpoint is of another kind of network, whose first parameter is {next(iter(theirs))}; "
+            f"the checkpoint is of another architecture, whose first parameter is {next(iter(theirs))}; "
             f"give one of {model_name}, as {', '.join(known.name for known in FORMATS)} lays it out"
         )
     # the classifier may be missing, and so may BatchNorm's counters in old files

@@ -186,9 +186,7 @@ def reckoned(phases: Sequence[PlannedPhase], seconds: Mapping[str, float]) -> tu
     unnamed = [place for place, name in enumerate(names) if not name or name not in seconds]
     if unnamed and "" not in seconds:
         missing = ", ".join(names[place] for place in unnamed)
-        raise UserError(
-            f"--seconds-per-image: nothing is said of {missing}; name it too, or give one for all"
-        )
+        raise UserError(f"--seconds-per-image: no value for {missing}; add one, or give one for all phases")
     largest = max(unnamed, key=lambda place: costs[place][most[place]].gmacs, default=0)
     timings, said = [], []
     for place, (phase, cost) in enumerate(zip(phases, costs, strict=True)):

@@ -46,7 +46,7 @@ def find_weights(pattern: str | None, points: Sequence[Point], seeds: Sequence[i
     if seeds and SEED not in pattern:
         raise UserError(f"--init {pattern}: names one file for all pre-training seeds; write {SEED} in it")
     if SEED in pattern and not seeds:
-        raise UserError(f"--init {pattern}: which seeds? give --pretraining-seeds")
+        raise UserError(f"--init {pattern}: needs seeds; give --pretraining-seeds")
     starts: list[int | None] = [*seeds] or [None]
     found = [(point, seed, _file(pattern, point, seed)) for seed in starts for point in points]
     return tuple(

@@ -202,9 +202,7 @@ def _data(args: argparse.Namespace) -> FolderSummary:
     splits = splits_of(root)
     if TEST_SPLIT not in splits:
         if args.tune:
-            raise UserError(
-                f"{root} has no folder 'test': learning rates would be chosen on the images of the test"
-            )
+            raise UserError(f"{root} has no folder 'test': learning rates would be chosen on the test images")
         print(
             f"{root}: no test split; accuracies are on val, after the last epoch, which is not picked on it"
         )
@@ -245,7 +243,7 @@ def _check_runs(args: argparse.Namespace, study: Study, data: FolderSummary) -> 
             check_arguments(run.arguments)
         if run.tests_last and run.arguments.early_stopping:
             raise UserError(
-                f"{data.root}: early_stopping would look at the images of the test; leave it out, or add "
+                f"{data.root}: early_stopping would use the test images; leave it out, or add "
                 "a split of images to test on"
             )
     arguments, images, classes = runs[0].arguments, data.counts["train"], len(data.classes)

@@ -162,7 +162,7 @@ def _of_first_stages(model: Any, count: int) -> list[nn.Parameter]:
     names = [name for layer in range(min(count, stages) + 1) for name in groups[layer]]
     are_first = set(names) == set(list(known)[: len(names)])
     if not groups or len(sizes) < 2 or not are_first:
-        raise UserError(f"freeze stages={count}: {name} has no stages that timm tells of; give head-only")
+        raise UserError(f"freeze stages={count}: {name} has no stages known to timm; give head-only")
     if count > stages:
         raise UserError(f"freeze is stages={count}, and {name} has {stages} stages; give a smaller number")
     return [known[name] for name in names]

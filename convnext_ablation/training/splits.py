@@ -118,7 +118,7 @@ def open_split(arguments: TrainingArguments, split: str) -> Images:
                 images.found = by_name(((str(label), label) for label in set(labels)), called)
         images.number_by(read_class_map(path), str(path), "add them, or give another --class-map")
     elif not images.found and any(isinstance(label, str) for label in labels):
-        raise UserError(f"{called}: its labels are words; number them with --class-map")
+        raise UserError(f"{called}: its labels are strings; number them with --class-map")
     return images
 
 
@@ -192,7 +192,7 @@ def count_classes(arguments: TrainingArguments, splits: dict[str, Images]) -> in
             )
     known, given = len(train.classes), arguments.num_classes
     if given is None and not known:
-        raise UserError(f"{arguments.dataset} doesn't tell its classes; give --num-classes")
+        raise UserError(f"{arguments.dataset} doesn't say its number of classes; give --num-classes")
     if known and given not in (None, known):
         where = arguments.data_dir or arguments.dataset
         raise UserError(
@@ -220,7 +220,7 @@ def number_as_trained(images: Images, names: Sequence[str], head: int, class_map
         return
     odd = [name for number, name in enumerate(images.classes) if numbers.get(name, number) != number]
     if odd:
-        raise UserError(f"{class_map}: {whose} numbers {listed(odd)} otherwise; leave --class-map out")
+        raise UserError(f"{class_map}: {whose} numbers {listed(odd)} differently; leave --class-map out")
     if known > head or (0 < known < head and not class_map):
         raise UserError(
             f"{images.name}: has {known} classes and the network {head}, whose names aren't known; number "

@@ -111,7 +111,7 @@ class TrainedWeights:
         if self._checkpoint.averaged and kind == "plain":
             picked = self._saved.get("model_ema") and not self._saved.get("model_ema_force_cpu")
             by = ", by which the run picked its best epoch" if picked else ""
-            loaded += f"; --use-ema takes the averaged ones{by}"
+            loaded += f"; --use-ema uses the averaged ones{by}"
         return loaded
 
 

@@ -41,9 +41,9 @@ class TrainedArguments:
     """The arguments that both programs have."""
 
     run: TrainingArguments  # those shared with `train.py`
-    checkpoint: str = _model("", "weights: a file, the folder of a run or release, or hf-hub:NAME")
-    use_train_size: bool = _model(False, "take the size of training where the weights have another for tests")
-    crop_mode: Literal["squash", "border", "center"] | None = _model(None, "how images are cropped")
+    checkpoint: str = _model("", "weights: a file, a run or release folder, or hf-hub:NAME")
+    use_train_size: bool = _model(False, "use the training image size even if the weights have a test size")
+    crop_mode: Literal["squash", "border", "center"] | None = _model(None, "input image crop mode")
 
     def __post_init__(self) -> None:
         """Checks types and values."""
@@ -57,16 +57,16 @@ class TrainedArguments:
 class ValidationArguments(TrainedArguments):
     """The arguments of timm's `validate.py` that image classification uses, and a few of ours."""
 
-    split: str = _data("validation", "split to evaluate on; '' if data_dir itself is it")
-    exclude: str = _data("", "file of image ids; the figures without these images are given, too")
-    use_ema: bool = _model(False, "take the averaged weights of the checkpoint")
-    reparam: bool = _model(False, "fold what can be folded first")
-    optimize: bool = _model(False, "take the fastest exact form, measured first, in --model-dtype")
-    results_file: str = _results("", "file to write the result to, as timm's script writes it")
-    results_format: Literal["csv", "json"] = _results("csv", "its format")
-    predictions_file: str = _results("", "CSV file to write a line for each image to")
-    per_class_file: str = _results("", "CSV file to write precision, recall and F1 of each class to")
-    report_dir: str = _results("", "folder to write figures of classes, confusions and calibration to")
+    split: str = _data("validation", "split to evaluate; '' if data_dir itself is the split")
+    exclude: str = _data("", "file of image ids; also report results without these images")
+    use_ema: bool = _model(False, "use the checkpoint's EMA weights")
+    reparam: bool = _model(False, "reparameterize the model first")
+    optimize: bool = _model(False, "use the fastest exact form, benchmarked first, in --model-dtype")
+    results_file: str = _results("", "output file for results, in the format of timm's script")
+    results_format: Literal["csv", "json"] = _results("csv", "format of the results file")
+    predictions_file: str = _results("", "output CSV file for per-image predictions")
+    per_class_file: str = _results("", "output CSV file for per-class precision, recall and F1")
+    report_dir: str = _results("", "output folder for figures of classes, confusions and calibration")
 
     def __post_init__(self) -> None:
         """Checks types and values."""
@@ -91,20 +91,20 @@ class ValidationArguments(TrainedArguments):
 class PredictionArguments(TrainedArguments):
     """Arguments of timm's `inference.py`, and a few of ours."""
 
-    no_optimize: bool = _model(False, "take the network as it is, not its fastest exact form")
-    topk: int = _results(1, "classes to give for each image, the most probable first", "[1, 1000000]")
+    no_optimize: bool = _model(False, "use the network as is, not its fastest exact form")
+    topk: int = _results(1, "number of top classes to output per image", "[1, 1000000]")
     label_type: Literal["none", "name", "description", "detailed"] = _results(
-        "description", "what classes of ImageNet are called"
+        "description", "type of ImageNet class labels"
     )
-    fullname: bool = _results(False, "give paths, not names, of files")
-    results_dir: str = _results("", "folder of the results, made if it isn't there")
-    results_file: str = _results("", "file of the results; from network and size if not given")
+    fullname: bool = _results(False, "output full paths, not file names")
+    results_dir: str = _results("", "output folder, created if missing")
+    results_file: str = _results("", "results file name; from model and size if not given")
     results_format: tuple[str, ...] | None = _results(
         None,
-        "their formats; by the file's extension if not given, or csv",
+        "results formats; from the file's extension if not given, or csv",
         choices=("csv", "json", "parquet"),
     )
-    force: bool = _results(False, "overwrite what is there")
+    force: bool = _results(False, "overwrite existing files")
     batch_given: bool = False  # whether the batch size was given
 
     @classmethod
@@ -129,14 +129,14 @@ VALIDATION_ARGUMENTS["batch_size"] = ARGUMENTS["batch_size"]._replace(default=25
 VALIDATION_ARGUMENTS["model"] = ARGUMENTS["model"]._replace(default="", help="by default the checkpoint's")
 PREDICTION_ARGUMENTS = {name: ARGUMENTS[name] for name in _SHARED} | options_of(PredictionArguments)
 _CHANGED: Mapping[str, Mapping[str, Any]] = {
-    "data_dir": {"help": "the same as an INPUT"},
-    "model": {"default": "", "help": "name of the network; by default the checkpoint's"},
-    "pretrained": {"help": "take the pretrained weights of the name, as is done without a checkpoint"},
-    "num_classes": {"help": "classes of the network; by default the checkpoint's"},
-    "class_map": {"help": "file that maps names of classes to numbers; by default the checkpoint's"},
-    "batch_size": {"default": "32 on a CPU, 256 on a GPU", "help": "images at a time"},
+    "data_dir": {"help": "same as an INPUT"},
+    "model": {"default": "", "help": "model name; by default the checkpoint's"},
+    "pretrained": {"help": "use the model's pretrained weights (the default without --checkpoint)"},
+    "num_classes": {"help": "number of classes; by default the checkpoint's"},
+    "class_map": {"help": "file that maps class names to numbers; by default the checkpoint's"},
+    "batch_size": {"default": "32 on a CPU, 256 on a GPU", "help": "batch size"},
     "device": {"default": "", "help": "device: cuda, cpu (default: cuda if there is a GPU)"},
-    "workers": {"help": "processes that load pictures"},
+    "workers": {"help": "data loading workers"},
 }
 for _name, _changes in _CHANGED.items():
     PREDICTION_ARGUMENTS[_name] = PREDICTION_ARGUMENTS[_name]._replace(**_changes)
