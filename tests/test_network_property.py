@@ -13,20 +13,22 @@ import torch
 from convnext_ablation.models.components import DOWNSAMPLINGS, SWITCHES, Components
 from convnext_ablation.models.cost import count_gmacs, count_parameters
 from convnext_ablation.models.expected_cost import expected_cost
+from convnext_ablation.models.layouts import layout_of
 
 CLASSES = 10
 SIDE = 64  # pixels; the stages work at 16, 8, 4 and 2
 WIDTH_FACTOR = 1 / 16  # a dense 7x7 conv on the widest channels of an atto network has 29 million weights
 VALUES = {"kernel_size": (1, 3, 5, 7), "downsampling": DOWNSAMPLINGS}
 DRAWS = random.Random(0)
-# among them are all pairs of two switches' values, and 3,024 of the 3,124 triples
+# of thirteen switches, all pairs of two switches' values are among them, and 3,024 of the 3,124 triples
 COMBINATIONS = [{name: DRAWS.choice(VALUES.get(name, (False, True))) for name in SWITCHES} for _ in range(48)]
 KWARGS = {"width_factor": WIDTH_FACTOR, "num_classes": CLASSES, "layer_scale_init": 0.1}
 
 
 @pytest.mark.parametrize("switches", COMBINATIONS)
-def test_any_combination_costs_what_a_closed_formula_says(switches):
+def test_any_combination_costs_what_a_closed_formula_says_and_is_recognized(switches):
     model = timm.create_model("resnet_to_convnext_atto", **switches, **KWARGS)
+    assert layout_of(model.state_dict()).format.name == "convnext_ablation"
     side = DRAWS.choice((SIDE, 50, 77))
     expected = expected_cost(Components(**switches), 6 if switches["wide"] else 4, side, CLASSES)
     assert count_parameters(model) == expected.parameters

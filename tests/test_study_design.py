@@ -14,6 +14,7 @@ from convnext_ablation.models.zoo import components_of
 from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import DESIGNS, design_of
 from convnext_ablation.study.designs.factorial import STAGE_GROUPS, factorial
+from convnext_ablation.study.report.answer import question, studied
 
 GROUPS = {"stem": ["patchify_stem"], "block": ["inverted", "moved_up"], "kernel": ["kernel_size"]}
 ELEVEN = {switch: [switch] for switch in WAY[:11]}
@@ -311,3 +312,9 @@ def test_what_is_wrong_with_a_design_of_ones_own_is_one_line_that_names_it(own, 
         own(text)
     assert "own.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_a_report_says_what_a_named_design_studies(name):
+    assert studied(name) != name
+    assert "Which change" not in question(name, ["typefaces"])
