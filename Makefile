@@ -13,13 +13,15 @@ ORDER := --dist loadfile --no-loadscope-reorder
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest $(ORDER)
 
 # what runs beside other tests prints its last line, or all if it fails
-reported = mkdir -p .cache; if $(1) > .cache/$@.log 2>&1; \
+reported = mkdir -p $(dir .cache/$@); if $(1) > .cache/$@.log 2>&1; \
     then echo "$@: $$(tail -n 1 .cache/$@.log)"; else cat .cache/$@.log; exit 1; fi
 
 # a module is compiled once, and not in each process
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: study test lint format types copies unit docs slurm-test oldest-timm avx2 clean
+BENCHMARKS := $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))
+
+.PHONY: study test bench $(BENCHMARKS) lint format types copies unit docs slurm-test oldest-timm avx2 clean
 
 # pre-train the five stages on drawn characters, fine-tune them on two finer sets, and say which step matters where
 study: $(VENV)/.study
@@ -28,6 +30,13 @@ study: $(VENV)/.study
 # beside the others, as some tests wait
 test: lint
 	$(MAKE) --no-print-directory -j 2 unit oldest-timm avx2 docs
+
+# the short form of every benchmark, which measures nothing: whether it runs; TIMM_REPO is timm's repository
+bench:
+	$(MAKE) --no-print-directory -j 2 -k $(BENCHMARKS)
+
+$(BENCHMARKS): $(VENV)/.test
+	@$(call reported,OMP_NUM_THREADS=1 $(BIN)/python $@ --short)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

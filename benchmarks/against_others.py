@@ -22,7 +22,7 @@ from typing import Any
 
 import timm
 import torch
-from common import VERSIONS, Row, parser_of, ratio_columns, read_rows, write_rows
+from common import SHORT, VERSIONS, Row, parsed, parser_of, ratio_columns, read_rows, write_rows
 from torch import nn
 
 import convnext_ablation
@@ -42,17 +42,20 @@ FGVC = {
 def main() -> None:
     """Measures all pairs, or one pair in its own process."""
     parser = parser_of(__doc__)
-    parser.add_argument("--fgvc", required=True, help="checkout of the 11785-FGVC project")
-    parser.add_argument("--convnext", required=True, help="checkout of the official ConvNeXt")
+    parser.add_argument("--fgvc", required=not SHORT, help="checkout of the 11785-FGVC project")
+    parser.add_argument("--convnext", required=not SHORT, help="checkout of the official ConvNeXt")
     parser.add_argument("--batch-size", type=int, nargs="+", default=[16])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parsed(parser, batch_size=[1], rounds=1)
     if options.one:
         print(json.dumps(measured(*json.loads(options.one), options.rounds)))
         return
+    if options.short and not options.fgvc:
+        options.fgvc = options.convnext = stand_ins(options.output.parent)
     pairs = [(name, "11785-FGVC", str(Path(options.fgvc) / "Models"), *where) for name, where in FGVC.items()]
     pairs.append(("model_v", "official", str(Path(options.convnext) / "models"), "convnext", "convnext_tiny"))
+    pairs = pairs[:: len(pairs) - 1] if options.short else pairs
     rows = read_rows(options.output)
     keys = ("model", "other", "allocator", "batch_size", "processor")
     known = {tuple(row[key] for key in keys) for row in rows}
@@ -63,6 +66,16 @@ def main() -> None:
                     rows.append(in_a_process([*pair, allocator, batch_size], allocator))
                     print(rows[-1], flush=True)
                     write_rows(options.output, rows)
+
+
+def stand_ins(folder: Path) -> str:
+    """Writes modules that stand for the checkouts in the short form: Models I and V of this package."""
+    for where, name in ("Models/ResNet.resnet50", "model_i"), ("models/convnext.convnext_tiny", "model_v"):
+        module, function = where.rsplit(".", 1)
+        path = folder / f"{module}.py"
+        path.parent.mkdir()
+        path.write_text(f"import timm\n\ndef {function}():\n    return timm.create_model({name!r})\n")
+    return str(folder)
 
 
 def in_a_process(pair: list[Any], allocator: str) -> Row:

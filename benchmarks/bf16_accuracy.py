@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import VERSIONS, Row, in_processes, parser_of, write_rows
+from common import SHORT, VERSIONS, Row, in_processes, parsed, parser_of, small_run, write_rows
 from torch import nn
 
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
@@ -106,11 +106,12 @@ def _right(predictions: Sequence[Predictions]) -> Any:
 def main() -> None:
     """Predicts in all forms, and writes the comparison."""
     parser = parser_of(__doc__)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs")
+    parser.add_argument("runs", type=Path, nargs="*" if SHORT else "+", help="folders of finished runs")
     parser.add_argument("--split", default="test", help="what is predicted")
     parser.add_argument("--data-dir", help="where the data are, if elsewhere than when the runs were made")
     parser.add_argument("--jobs", type=int, default=available_cores())
-    options = parser.parse_args()
+    options = parsed(parser)
+    options.runs = options.runs or [small_run(options.output.parent)]
     data = {run: options.data_dir or read_yaml(run / ARGUMENTS_FILE)["data_dir"] for run in options.runs}
     jobs = [(run, folder, form, options.split) for run, folder in data.items() for form in FORMS]
     found: dict[int, tuple[str, Predictions]] = {}

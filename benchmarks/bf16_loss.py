@@ -19,7 +19,18 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from common import VERSIONS, Row, in_processes, missing, parser_of, read_rows, write_rows
+from common import (
+    SHORT,
+    VERSIONS,
+    Row,
+    in_processes,
+    missing,
+    parsed,
+    parser_of,
+    read_rows,
+    small_data,
+    write_rows,
+)
 from scipy import stats
 
 import convnext_ablation.models.zoo  # noqa: F401  registers the networks
@@ -86,13 +97,14 @@ def train(data: str, run: Run) -> list[float]:
 def main() -> None:
     """Trains the missing runs, and prints the comparison."""
     parser = parser_of(__doc__)
-    parser.add_argument("data", help="folder of typefaces, as `prepare` makes it")
+    parser.add_argument("data", nargs="?" if SHORT else None, help="typefaces, as `prepare` makes them")
     stages = [f"model_{number}_atto" for number in ("i", "ii", "iii", "iv", "v")]
     parser.add_argument("--models", nargs="+", default=stages)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=available_cores())
-    options = parser.parse_args()
+    options = parsed(parser, models=["model_v_atto"], seeds=[0, 1], steps=PARTS, jobs=1)
+    options.data = options.data or small_data(options.output.parent)
     if options.steps % PARTS or options.steps < PARTS:
         parser.error(f"--steps is {options.steps}; give a multiple of {PARTS}")
     rows = read_rows(options.output)

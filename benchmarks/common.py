@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import csv
 import multiprocessing
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import timm
@@ -28,12 +33,60 @@ _NOISE = 16.0  # makes JPEGs of quality 90 as large as in CUB-200-2011, about 10
 
 Row = Mapping[str, Any]
 
+SHORT = "--short" in sys.argv[1:]
 
-def parser_of(doc: str) -> argparse.ArgumentParser:
-    """A parser with `--output`, whose description is the first line of a module's docstring."""
+
+def parser_of(doc: str, output: bool = True) -> argparse.ArgumentParser:
+    """A parser with `--short` and, but for `output`, `--output`; `doc` is a module's docstring."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("--output", type=Path, required=True, help="CSV file to write")
+    parser.add_argument("--short", action="store_true", help="as `make bench`: small, keeps no file")
+    if output:
+        parser.add_argument("--output", type=Path, required=not SHORT, help="CSV file to write")
     return parser
+
+
+def parsed(parser: argparse.ArgumentParser, **short: Any) -> argparse.Namespace:
+    """The options; with `--short` those that aren't given are `short`, and `--output` is a temporary file."""
+    if SHORT:
+        folder = tempfile.mkdtemp(prefix="benchmark-")
+        atexit.register(shutil.rmtree, folder)
+        parser.set_defaults(output=Path(folder) / "short.csv", **short)
+    options = parser.parse_args()
+    if "timm" in options and options.timm is None:
+        left_out("needs timm's repository: make bench TIMM_REPO=path")
+    return options
+
+
+def add_timm(parser: argparse.ArgumentParser) -> None:
+    """Adds `--timm`, without which a short form is left out."""
+    found = os.environ.get("TIMM_REPO") or None
+    about = "timm's repository; $TIMM_REPO if not given"
+    parser.add_argument("--timm", type=Path, default=found, required=not (SHORT or found), help=about)
+
+
+def left_out(why: str) -> NoReturn:
+    """Ends the short form of a benchmark that lacks something, in one line."""
+    print(f"left out: {why}")
+    sys.exit()
+
+
+def small_data(folder: Path) -> str:
+    """Prepares a few typefaces in a folder, as data of a short form."""
+    data = str(folder / "typefaces")
+    few = ["--train", "8", "--val", "1", "--test", "2"]
+    _command("convnext_ablation.cli.main", "prepare", "typefaces", data, *few)
+    return data
+
+
+def small_run(folder: Path) -> Path:
+    """Trains a small network for an epoch, as a run of a short form."""
+    settings = "-c typefaces --model model_v_atto --epochs 1 --device cpu --experiment run".split()
+    _command("convnext_ablation.cli.train", small_data(folder), *settings, "--output", str(folder))
+    return folder / "run"
+
+
+def _command(module: str, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", module, *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def read_rows(path: Path) -> list[Row]:

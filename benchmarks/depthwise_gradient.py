@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import Row, parser_of, ratio_columns, write_rows
+from common import Row, parsed, parser_of, ratio_columns, write_rows
 from torch.nn.grad import conv2d_weight
 
 from convnext_ablation.machine import keep_memory, processor_name
@@ -37,7 +37,7 @@ def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for threads in options.threads:
         torch.set_num_threads(threads)
         for memory_format in FORMATS:
-            for kernel in KERNELS:
+            for kernel in KERNELS[1:2] if options.short else KERNELS:
                 for channels, size in (*MAPS, *SMALL_MAPS) if kernel == 7 else MAPS[:4]:
                     yield measured(threads, memory_format, kernel, channels, size, options.rounds)
 
@@ -88,7 +88,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--rounds", type=int, default=15)
-    options = parser.parse_args()
+    options = parsed(parser, threads=[1], rounds=1)
     keep_memory()
     rows: list[Row] = []
     for row in measurements(options):

@@ -10,12 +10,13 @@ minus the process's own time. The latter is measured by starting as many process
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from common import SHORT, parsed, parser_of
 
 from convnext_ablation.machine import available_cores, processor_name
 from convnext_ablation.study import clusters, engine
@@ -59,12 +60,14 @@ def study_of(runs: int) -> Study:
 
 def main() -> None:
     """Measures one engine."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("engine", choices=("local", "slurm", "ray"))
+    parser = parser_of(__doc__, output=False)
+    parser.add_argument(
+        "engine", nargs="?" if SHORT else None, choices=("local", "slurm", "ray"), default="local"
+    )
     parser.add_argument("address", nargs="?", default="auto", help="of Ray's cluster")
     parser.add_argument("--slots", type=int, default=1, help="runs at the same time")
     parser.add_argument("--runs", type=int, default=200, help=f"a multiple of {NETWORKS}; default: 200")
-    args = parser.parse_args()
+    args = parsed(parser, runs=NETWORKS)
     if args.runs < 1 or args.runs % NETWORKS:
         parser.error(f"--runs {args.runs}: takes a multiple of {NETWORKS}")
     for module in (engine, clusters):

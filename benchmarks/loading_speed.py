@@ -26,7 +26,17 @@ from typing import Any
 import PIL
 import torch
 import torchvision
-from common import MACHINE, VERSIONS, Row, in_turn, parser_of, ratio_columns, write_photographs, write_rows
+from common import (
+    MACHINE,
+    VERSIONS,
+    Row,
+    in_turn,
+    parsed,
+    parser_of,
+    ratio_columns,
+    write_photographs,
+    write_rows,
+)
 from torchvision import transforms
 
 from convnext_ablation.machine import KEEP_MEMORY
@@ -137,7 +147,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16, help="the recipe's if not given")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parsed(parser, rounds=1, images=32)
     if options.measure:
         torch.set_num_threads(1)
         way, folder = options.measure

@@ -26,6 +26,8 @@ from common import (
     MACHINE,
     VERSIONS,
     Row,
+    add_timm,
+    parsed,
     parser_of,
     ratio_columns,
     read_rows,
@@ -42,12 +44,12 @@ CLASSES = 200
 def main() -> None:
     """Measures, and writes the CSV file."""
     parser = parser_of(__doc__)
-    parser.add_argument("--timm", type=Path, required=True, help="checkout of timm's repository")
+    add_timm(parser)
     parser.add_argument("--models", nargs="+", default=["model_i", "model_iv", "model_v"])
     parser.add_argument("--size", type=int, default=224, help="pixels a side of the pictures")
     parser.add_argument("--images", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    options = parsed(parser, models=["model_v_atto"], size=32, images=8, rounds=1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         # in one class folder, without which timm's script finds no images

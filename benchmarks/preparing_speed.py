@@ -24,7 +24,17 @@ from pathlib import Path
 
 import PIL
 import torchvision
-from common import MACHINE, SIZE, Row, in_turn, parser_of, ratio_columns, write_photographs, write_rows
+from common import (
+    MACHINE,
+    SIZE,
+    Row,
+    in_turn,
+    parsed,
+    parser_of,
+    ratio_columns,
+    write_photographs,
+    write_rows,
+)
 from PIL import Image
 from torchvision.transforms import Resize
 
@@ -39,7 +49,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=12_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--formats", nargs="+", default=["jpeg", "webp", "png"])
-    options = parser.parse_args()
+    options = parsed(parser, images=2 * PER_CLASS, rounds=1, formats=["jpeg"])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         kilobytes = write_originals(folder / "CUB_200_2011", options.images)

@@ -1,7 +1,6 @@
 """Peak memory and time of training steps and inference by batch size, resolution and width, on a CPU.
 
     python benchmarks/scale.py --output results/scale.csv
-    python benchmarks/scale.py --output quick.csv --quick --models model_i model_v
 
 One parameter varies at a time around batch 16, 224 px and full width, for each of the five stages. Each row
 is measured in its own process: peak memory above that before the network was built, and median step time.
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from common import VERSIONS, Row, missing, parser_of, read_rows, time_columns, write_rows
+from common import VERSIONS, Row, missing, parsed, parser_of, read_rows, time_columns, write_rows
 from timm.optim import create_optimizer_v2
 from torch.nn.functional import cross_entropy
 
@@ -57,7 +56,7 @@ class Grid(NamedTuple):
 
 
 FULL = Grid(16, 224, 1.0, (1, 2, 4, 8, 16, 32), (64, 112, 160, 224, 320), (0.25, 0.5, 0.75, 1.0))
-QUICK = Grid(8, 96, 0.25, (2, 8), (64, 96), (0.25, 0.5))
+SMALL = Grid(8, 64, 0.25, (2, 8), (32, 64), (0.25, 0.5))  # of the short form
 AXES = {"batch": "images in a batch", "size": "side of the images in pixels", "width": "factor on the width"}
 
 
@@ -179,18 +178,15 @@ def draw(rows: list[Row], grid: Grid, path: Path) -> None:
 def main() -> None:
     """Measures the missing points, and plots all of them."""
     parser = parser_of(__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="a small grid; two minutes with --models model_i model_v"
-    )
     parser.add_argument("--models", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed, behind one that isn't")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parsed(parser, models=["model_v"], steps=1)
     if options.one:
         print(json.dumps(measure(Point(*json.loads(options.one)), options.steps, options.threads)))
         return
-    grid = QUICK if options.quick else FULL
+    grid = SMALL if options.short else FULL
     rows = read_rows(options.output)
     left = missing((point for point in points(grid) if point.model in options.models), rows)
     versions = {"machine": processor_name(), **VERSIONS}

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import timm
 import torch
-from common import VERSIONS, in_processes, missing, parser_of, read_rows, write_rows
+from common import VERSIONS, in_processes, missing, parsed, parser_of, read_rows, write_rows
 from PIL import Image
 from timm.optim import create_optimizer_v2
 from torch import nn
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
-    options = parser.parse_args()
+    options = parsed(parser, models="model_v", random=1, sizes=[32], batches=[8], steps=10, jobs=1)
     networks = [(name, "") for name in _named(options.models)]
     networks += [(FREE, switches) for switches in _drawn(options.random)]
     runs = [

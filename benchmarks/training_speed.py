@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from common import MACHINE, VERSIONS, in_turn, parser_of, ratio_columns, write_rows
+from common import MACHINE, VERSIONS, add_timm, in_turn, parsed, parser_of, ratio_columns, write_rows
 from PIL import Image
 
 from convnext_ablation.machine import KEEP_MEMORY
@@ -70,17 +70,17 @@ def seconds(script: Sequence[str], arguments: str, data: Path) -> float:
 def main() -> None:
     """Times both scripts in turn, and writes a row for each setting."""
     parser = parser_of(__doc__)
-    parser.add_argument("--timm", type=Path, required=True, help="checkout of timm's repository")
+    add_timm(parser)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--images", type=int, default=640)
     parser.add_argument("--workers", type=int, default=1)
-    options = parser.parse_args()
+    options = parsed(parser, rounds=1, images=64)
     scripts = {
         "ours": [str(ROOT / "train.py")],
         "timm": ["-m", "convnext_ablation.stock", str(options.timm / "train.py")],
     }
     rows = []
-    for name, (side, arguments) in SETTINGS.items():
+    for name, (side, arguments) in list(SETTINGS.items())[: 1 if options.short else None]:
         settings = f"{COMMON} {arguments} -j {options.workers}"
         with tempfile.TemporaryDirectory() as folder:
             data = Path(folder) / "data"

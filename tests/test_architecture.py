@@ -1,6 +1,7 @@
 """The package's structure: imports point one way, and what must stand alone does."""
 
 import itertools
+import re
 import runpy
 import subprocess
 import sys
@@ -39,3 +40,11 @@ def test_the_diagram_leaves_out_what_other_arrows_imply():
     diagram = runpy.run_path(str(ROOT / "docs" / "import_diagram.py"))
     chain = set(itertools.pairwise("abcd"))
     assert diagram["reduced"](chain | {("a", "c"), ("b", "d"), ("a", "d")}) == chain
+
+
+def test_make_bench_runs_the_short_form_of_every_benchmark():
+    benchmarks = {path.name: path.read_text() for path in ROOT.glob("benchmarks/*.py")}
+    del benchmarks["common.py"]
+    done = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(re.findall(r"benchmarks/(\w+\.py) --short", done.stdout)) == benchmarks.keys()
+    assert [name for name, text in benchmarks.items() if not re.search(r"= parsed\(\s*parser", text)] == []
