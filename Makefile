@@ -16,20 +16,20 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest $(ORDER)
 reported = mkdir -p $(dir .cache/$@); if $(1) > .cache/$@.log 2>&1; \
     then echo "$@: $$(tail -n 1 .cache/$@.log)"; else cat .cache/$@.log; exit 1; fi
 
-# a module is compiled once, and not in each process
+# a module is compiled by the first process that imports it; `uv --compile-bytecode` compiles six times as much as that
 unexport PYTHONDONTWRITEBYTECODE
 
 BENCHMARKS := $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py))
 
-.PHONY: study test bench $(BENCHMARKS) lint format types copies unit docs slurm-test oldest-timm avx2 clean
+.PHONY: study test bench $(BENCHMARKS) lint style format types unit docs slurm-test oldest-timm avx2 clean
 
 # pre-train the five stages on drawn characters, fine-tune them on two finer sets, and say which step matters where
 study: $(VENV)/.study
 	$(BIN)/convnext-ablation study mini --output $(RUNS)
 
 # beside the others, as some tests wait
-test: lint
-	$(MAKE) --no-print-directory -j 2 unit oldest-timm avx2 docs
+test: style
+	$(MAKE) --no-print-directory -j 2 types unit oldest-timm avx2 docs
 
 # the short form of every benchmark, which measures nothing: whether it runs; TIMM_REPO is timm's repository
 bench:
@@ -38,21 +38,19 @@ bench:
 $(BENCHMARKS): $(VENV)/.test
 	@$(call reported,OMP_NUM_THREADS=1 $(BIN)/python $@ --short)
 
-lint: $(VENV)/.test
+lint: style types
+
+style: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(MAKE) --no-print-directory -j 2 types copies
 
 # mends what `lint` finds in style
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types:
-	$(BIN)/mypy
-
-copies:
-	$(BIN)/pylint --disable=all --enable=duplicate-code --score=no convnext_ablation
+types: $(VENV)/.test
+	@$(call reported,$(BIN)/mypy)
 
 # lines are counted by probes in the bytecode, which torch.compile can't read: `avx2` has the test of that
 unit: $(VENV)/.test
@@ -101,7 +99,7 @@ $(VENV)/.study $(VENV)/.test: setup.cfg pyproject.toml
 	@start=$$(date +%s); \
 	    { test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); } \
 	    && $(BIN)/pip install --quiet uv \
-	    && { $(UV) --compile-bytecode -e '.[$(EXTRAS)]' || $(BIN)/pip install --quiet -e '.[$(EXTRAS)]'; } \
+	    && { $(UV) -e '.[$(EXTRAS)]' || $(BIN)/pip install --quiet -e '.[$(EXTRAS)]'; } \
 	    && touch $(VENV)/.study $@ && echo "environment made in $$(($$(date +%s) - start)) s"
 
 clean:

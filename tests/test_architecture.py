@@ -1,10 +1,12 @@
-"""The package's structure: imports point one way, and what must stand alone does."""
+"""The package's structure: imports point one way, what must stand alone does, and nothing stands twice."""
 
+import ast
 import itertools
 import re
 import runpy
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -48,3 +50,37 @@ def test_make_bench_runs_the_short_form_of_every_benchmark():
     done = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(re.findall(r"benchmarks/(\w+\.py) --short", done.stdout)) == benchmarks.keys()
     assert [name for name, text in benchmarks.items() if not re.search(r"= parsed\(\s*parser", text)] == []
+
+
+def statements(source):
+    """Lines with their numbers, without blank ones, comments, docstrings, imports and signatures."""
+    left_out = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            left_out |= {*range(node.lineno, node.body[0].lineno)}
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) or (
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        ):
+            left_out |= {*range(node.lineno, node.end_lineno + 1)}
+    lines = enumerate((line.partition("#")[0].strip() for line in source.splitlines()), start=1)
+    return [(number, line) for number, line in lines if line and number not in left_out]
+
+
+def copies(sources):
+    """Where ten statements' lines stand a second time: the two files and lines."""
+    first, found = {}, []
+    for name, source in sources.items():
+        lines = statements(source)
+        for at in range(len(lines) - 9):
+            place = f"{name}:{lines[at][0]}"
+            before = first.setdefault(tuple(line for _, line in lines[at : at + 10]), place)
+            found += [(before, place)] if before != place else []
+    return found
+
+
+def test_no_ten_lines_of_the_package_stand_in_it_twice():
+    files = sorted((ROOT / "convnext_ablation").rglob("*.py"))
+    assert copies({str(path.relative_to(ROOT)): path.read_text() for path in files}) == []
+    block = "".join(f"a{number} = f(\n    {number})  # as elsewhere\n" for number in range(5))
+    own = f'def g():\n    """Other."""\n    import os\n\n{textwrap.indent(block, "    ")}'
+    assert copies({"one": block, "two": own}) == [("one:1", "two:5")]
