@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from operator import itemgetter as get
 from pathlib import Path
@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 from convnext_ablation.console import counted
 from convnext_ablation.data.folder import KNOWN_FAULTS
-from convnext_ablation.errors import UserError
 from convnext_ablation.files import write_text
+from convnext_ablation.study.report.findings import Row
 from convnext_ablation.study.report.tables import MISSING, Column, csv_file, laid_out, latex_with_notes
 
 PROJECT = "the 11785-FGVC project"
@@ -47,16 +47,7 @@ _LEGEND = (
 )
 
 
-class Measured(NamedTuple):
-    """An accuracy that was measured, to stand beside a reported one."""
-
-    network: str  # model_i ... model_v, or a timm name of a baseline, such as resnet50.tv_in1k
-    data: str  # imagenet, cub200, stanford-dogs
-    image_size: int  # pixels of the images that the network is given: 112, 224, 448
-    top1_percent: float  # mean over the seeds, on all test images
-    low_percent: float  # its 95 % interval
-    high_percent: float
-    runs: int  # that it is the mean of
+Key = tuple[str, str, int]  # of an accuracy: network, data set, pixels of the images that it is given
 
 
 class Line(NamedTuple):
@@ -74,60 +65,27 @@ class Line(NamedTuple):
     measured: str  # over how many runs; empty where nothing was measured
 
 
-def write_reported_tables(folder: Path, measured: Iterable[Measured]) -> list[Path]:
+def write_reported_tables(folder: Path, measured: Mapping[Key, Row]) -> None:
     """Writes the project's three tables with what was measured beside what it reported.
 
-    Args:
-        folder: Where the files go: ``fgvc_11785_TABLE.csv`` in full precision and ``fgvc_11785_TABLE.tex``
-            (booktabs) for each of `TABLES`, and ``fgvc_11785.md`` with all three.
-        measured: At most one accuracy for each reported one, in any order. Those that are not given are
-            left empty: in CSV an empty cell, for people a dash.
-
-    Returns:
-        The files.
-
-    Raises:
-        UserError: See `beside_reported`.
+    The files are ``fgvc_11785_TABLE.csv`` in full precision and ``fgvc_11785_TABLE.tex`` (booktabs) for each
+    of `TABLES`, and ``fgvc_11785.md`` with all three. What was not measured is empty, for people a dash.
     """
     tables = beside_reported(measured)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
     for name, lines in tables.items():
         stem = folder / f"fgvc_11785_{name}"
         csv_file(stem.with_suffix(".csv"), Line._fields, lines)
         write_text(stem.with_suffix(".tex"), latex_with_notes(*_layout(lines), [_LEGEND, *_faults(lines)]))
-        paths += [stem.with_suffix(".csv"), stem.with_suffix(".tex")]
     write_text(folder / "fgvc_11785.md", _markdown(tables))
-    return [*paths, folder / "fgvc_11785.md"]
 
 
-def beside_reported(measured: Iterable[Measured]) -> dict[str, list[Line]]:
-    """Returns the lines of each of `TABLES`, in the project's order.
-
-    Raises:
-        UserError: An accuracy is of what the project has not reported (`is_reported` says so beforehand), is
-            given twice, or is no percentage within its interval.
-    """
-    found: dict[tuple[str, str, int], Measured] = {}
-    for each in measured:
-        where = f"{each.network} on {each.data} at {each.image_size} px"
-        key = key_of(each.network, each.data, each.image_size)
-        if not is_reported(*key):
-            raise UserError(f"{where}: {PROJECT} reported no such accuracy; leave it out of its tables")
-        if key in found:
-            raise UserError(f"{where}: two accuracies were given; give one, the mean over its runs")
-        if not 0 <= each.low_percent <= each.top1_percent <= each.high_percent <= 100 or each.runs < 1:
-            raise UserError(
-                f"{where}: {each.top1_percent} [{each.low_percent}, {each.high_percent}] over "
-                f"{counted(each.runs, 'run')} is no accuracy with its interval, in percent"
-            )
-        found[key] = each
-    return {name: [_line(row, found) for row in reported_rows(name)] for name in TABLES}
+def beside_reported(measured: Mapping[Key, Row]) -> dict[str, list[Line]]:
+    """Returns the lines of each of `TABLES`, in the project's order."""
+    return {name: [_line(row, measured) for row in reported_rows(name)] for name in TABLES}
 
 
-def is_reported(network: str, data: str, image_size: int) -> bool:
-    """Says whether the project reported the accuracy of a network on a data set; see `Measured`."""
-    key = key_of(network, data, image_size)
+def is_reported(key: Key) -> bool:
+    """Says whether the project reported an accuracy."""
     return any(key == _row_key(row) for name in TABLES for row in reported_rows(name))
 
 
@@ -137,25 +95,24 @@ def reported_rows(table: str) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def key_of(network: str, data: str, image_size: int) -> tuple[str, str, int]:
+def key_of(network: str, data: str, image_size: int) -> Key:
     """Which of the project's accuracies one stands beside: its names have no timm tag, nor a ViT's size."""
     name = re.sub(r"(patch16)_\d+$", r"\1", network.partition(".")[0])
     return name, data.replace("-", "_"), image_size
 
 
-def _row_key(row: dict[str, str]) -> tuple[str, str, int]:
+def _row_key(row: dict[str, str]) -> Key:
     return row["model"], row.get("dataset", "imagenet"), int(row["input_size"])
 
 
-def _line(row: dict[str, str], found: dict[tuple[str, str, int], Measured]) -> Line:
+def _line(row: dict[str, str], measured: Mapping[Key, Row]) -> Line:
     network, data, size = key = _row_key(row)
-    mine = found.get(key)
+    known = (network, NETWORKS[network], data, size, float(row["top1_percent"]), REPORTED)
+    if key not in measured:
+        return Line(*known, None, None, None, "")
+    top1, runs = measured[key].top1, measured[key].runs
     return Line(
-        *(network, NETWORKS[network], data, size, float(row["top1_percent"]), REPORTED),
-        measured_top1_percent=mine.top1_percent if mine else None,
-        measured_low_percent=mine.low_percent if mine else None,
-        measured_high_percent=mine.high_percent if mine else None,
-        measured=f"measured: {counted(mine.runs, 'run')}" if mine else "",
+        *known, 100 * top1.estimate, 100 * top1.low, 100 * top1.high, f"measured: {counted(runs, 'run')}"
     )
 
 

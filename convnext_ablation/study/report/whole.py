@@ -27,7 +27,7 @@ from convnext_ablation.study.report.answer import (
 )
 from convnext_ablation.study.report.contents import Contents
 from convnext_ablation.study.report.findings import RESOLVED, Estimate, Findings, Row
-from convnext_ablation.study.report.reported import Measured, is_reported, key_of
+from convnext_ablation.study.report.reported import Key, is_reported, key_of
 
 
 class Line(NamedTuple):
@@ -218,27 +218,25 @@ class Report:
         return f"it has the images of {same.name}"
 
     @property
-    def measured(self) -> list[Measured]:
+    def measured(self) -> dict[Key, Row]:
         """The accuracies that the 11785-FGVC project reported, too."""
         return self._measured[0]
 
     @cached_property
-    def _measured(self) -> tuple[list[Measured], list[str]]:
+    def _measured(self) -> tuple[dict[Key, Row], list[str]]:
         """Of several that stand for one, that of networks that were pre-trained, or the first."""
-        found: dict[tuple[str, str, int], tuple[Measured, str]] = {}
+        found: dict[Key, tuple[Row, str]] = {}
         warnings = []
         for each in sorted(self.sets, key=lambda each: not each.facts.pretrained):
             for row in each.findings.rows:
-                size, name = each.facts.image_size, row.network.name
-                if self.alone or not is_reported(name, each.data, size):
+                name = row.network.name
+                key, what = key_of(name, each.data, each.facts.image_size), f"{name} of phase {each.name}"
+                if self.alone or not is_reported(key):
                     continue
-                top1, what = row.top1, f"{name} of phase {each.name}"
-                percents = (100 * top1.estimate, 100 * top1.low, 100 * top1.high)
-                mine = Measured(name, each.data, size, *percents, row.runs)
-                first = found.setdefault(key_of(name, each.data, size), (mine, what))
-                if first[0] is not mine:
-                    warnings.append(f"WARNING: the project's tables show {first[1]}, and not {what}.")
-        return [mine for mine, _ in found.values()], warnings
+                first, shown = found.setdefault(key, (row, what))
+                if first is not row:
+                    warnings.append(f"WARNING: the project's tables show {shown}, and not {what}.")
+        return {key: row for key, (row, _) in found.items()}, warnings
 
     @property
     def method(self) -> dict[str, str]:
