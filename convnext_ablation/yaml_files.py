@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Collection, Hashable, Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,26 @@ from yaml.constructor import ConstructorError
 
 from convnext_ablation.errors import UserError, in_one_line, shown, unknown_name
 
+ENDINGS = (".yaml", ".yml")
 _MOST_BYTES = 256 << 10
 _MOST_VALUES = 100_000  # counting values repeated by aliases
 _MOST_LEVELS = 100  # of nested lists and mappings
+
+
+def built_in(folder: str) -> dict[str, Path]:
+    """The YAML files of a folder of this package, ``recipes`` or ``experiments``, by name."""
+    files = Path(str(resources.files("convnext_ablation") / folder)).glob("*.yaml")
+    return {path.stem: path for path in sorted(files)}
+
+
+def find_yaml(kind: str, name_or_file: str) -> Path:
+    """Path of a YAML file, or of a built-in ``recipe`` or ``experiment``; `UserError` for an unknown name."""
+    if name_or_file.endswith(ENDINGS):
+        return Path(name_or_file)
+    known = built_in(f"{kind}s")
+    if name_or_file not in known:
+        raise unknown_name(kind, name_or_file, known)
+    return known[name_or_file]
 
 
 def read_yaml(path: Path, what: str = "") -> Any:

@@ -361,21 +361,6 @@ def test_lists_that_contradict_are_refused(case, tmp_path):
     refused(name, tmp_path, message, archives=folder, unofficial=True, **options)
 
 
-def test_cars_that_are_numbered_through_have_the_same_labels_and_splits(tmp_path):
-    kinds = [("relative_im_path", "O"), ("class", "u1"), ("test", "u1")]
-    listed = [(file, label, split == "test") for split in ("test", "train") for file, label in CARS[split]]
-    rows = [(f"car_ims/{at:06d}.jpg", label, test) for at, (_, label, test) in enumerate(listed)]
-    files = {f"car_ims/{at:06d}.jpg": jpeg(at) for at in range(len(listed))}
-    annotations = mat(annotations=np.array(rows, kinds), class_names=cells(MODELS))
-    folder = write_folder(tmp_path / "archives", {"cars_annos.mat": annotations, "cars_train/1.jpg": b"no"})
-    write_tar(folder / "car_ims.tgz", files, "w:gz")
-    prepare("stanford-cars", tmp_path / "out", archives=folder, unofficial=True, size=32, val=1)
-    for record in read_manifest(tmp_path / "out"):
-        _, label, test = listed[int(record.source[8:14])]
-        assert record.class_name == underscored(MODELS[label - 1])
-        assert (record.split == "test") == test
-
-
 def test_birds_of_one_name_stay_two_classes(tmp_path):
     folder = write_archives("nabirds", tmp_path / "archives")
     summary = prepare("nabirds", tmp_path / "out", archives=folder, unofficial=True, size=32, val=1)

@@ -11,13 +11,13 @@ from scipy import stats
 from timm.data import resolve_data_config
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.study.experiment_file import experiment_names
 from convnext_ablation.study.report.reported import reported_rows
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.images import EvaluatedImages, TrainingImages
 from convnext_ablation.training.loaders import evaluation_loader, training_loader
-from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
+from convnext_ablation.training.settings import read_recipe
 from convnext_ablation.training.splits import open_split
+from convnext_ablation.yaml_files import built_in
 
 STAGES = ("model_i", "model_ii", "model_iii", "model_iv", "model_v")
 AS_REPORTED = tuple(f"in1k_112_as_reported_{stage}" for stage in STAGES)
@@ -37,10 +37,10 @@ NAMES = ("fashion_mnist", "in1k_112", "photographs_224", *DRAWN, *AS_REPORTED, *
 
 
 def test_every_recipe_is_listed_and_valid():
-    assert recipe_names() == sorted(NAMES)
+    assert list(built_in("recipes")) == sorted(NAMES)
     for name in NAMES:
         TrainingArguments(**read_recipe(name))
-        header = recipe_path(name).read_text().partition("\n\n")[0]
+        header = built_in("recipes")[name].read_text().partition("\n\n")[0]
         for part in ("Command", "timm's own", "Models", "Data", "Hardware", "Time", "Accuracy"):
             assert f"\n# {part}  " in header
         assert f"recipes {name} --path" in header
@@ -114,7 +114,7 @@ def test_recipes_for_drawn_sets_differ_in_size_batch_epochs_and_start_alone():
 )
 def test_the_figures_a_recipe_expects_are_those_that_were_reported(table, recipe_of):
     for row in reported_rows(table):
-        text = recipe_path(recipe_of(row)).read_text()
+        text = built_in("recipes")[recipe_of(row)].read_text()
         assert row["top1_percent"] in text
         assert f"convnext_ablation/reported/{table}.csv" in text
 
@@ -174,8 +174,8 @@ def test_evaluation_takes_the_exact_centre(name, size, image_folder):
 def test_the_command_lists_what_each_recipe_is_for(capsys):
     assert cli.main(["recipes"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + len(NAMES) + 3 + len(experiment_names())
-    assert "fgvc_11785 " in "\n".join(lines[-len(experiment_names()) :])
+    assert len(lines) == 2 + len(NAMES) + 3 + len(built_in("experiments"))
+    assert "fgvc_11785 " in "\n".join(lines[-len(built_in("experiments")) :])
     line = next(line for line in lines if line.startswith("cub200_448 "))
     assert line.split("  ")[-2:] == ["3x448x448", "100 + 5 of warm-up"]
     assert "CUB-200-2011 at 448, fine-tuning" in line

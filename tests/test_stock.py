@@ -20,7 +20,8 @@ from two_processes import finished, run_script, start
 import convnext_ablation  # noqa: F401  (registers the networks)
 from convnext_ablation import stock as stock_module
 from convnext_ablation.training.history import read_summary
-from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
+from convnext_ablation.training.settings import read_recipe
+from convnext_ablation.yaml_files import built_in
 
 # A script like timm's: a data set of its own, loader workers, an exit code. Each time it runs, it says so.
 SCRIPT = """
@@ -155,7 +156,8 @@ def trained(image_folder, tmp_path_factory) -> Path:
     """The folder of a run of timm's train.py itself, told of our networks by --device-modules."""
     folder = tmp_path_factory.mktemp("trained")
     command = [sys.executable, FOLDER / "train.py", "--device-modules", "convnext_ablation"]
-    command += ["-c", recipe_path("fashion_mnist"), "--data-dir", image_folder, "--model", "model_v_atto"]
+    command += ["-c", built_in("recipes")["fashion_mnist"], "--data-dir", image_folder]
+    command += ["--model", "model_v_atto"]
     command += "--device cpu --num-classes 3 --epochs 2 -b 16 -j 1 --input-size 3 32 32".split()
     command += ["--mean", *3 * ["0.5"], "--std", *3 * ["0.5"], "--output", folder, "--experiment", "run"]
     done = run(command, folder)
@@ -217,7 +219,9 @@ def test_benchmark_counts_our_parameters(tmp_path):
 
 
 # those for other fine-grained sets differ from that for CUB in their classes alone (tests/test_recipes.py)
-RECIPES = [n for n in recipe_names() if not n.endswith(("_224", "_448")) or n.startswith(("cub", "photo"))]
+RECIPES = [
+    n for n in built_in("recipes") if not n.endswith(("_224", "_448")) or n.startswith(("cub", "photo"))
+]
 
 
 @needs_timm_repo
@@ -231,7 +235,7 @@ def test_timms_script_trains_by_the_recipe(name, image_folder, tmp_path):
         torch.save(timm.create_model("model_iv_atto").state_dict(), tmp_path / "weights.pth")
         options += f" --pretrained-path {tmp_path / 'weights.pth'}"
     folders = ("--data-dir", image_folder, "--output", tmp_path)
-    stock(tmp_path, "train.py", "-c", recipe_path(name), *folders, *options.split())
+    stock(tmp_path, "train.py", "-c", built_in("recipes")[name], *folders, *options.split())
     (row,) = read_summary(tmp_path / "run" / "summary.csv")
     assert math.isfinite(row.train_loss)
     arguments = yaml.safe_load((tmp_path / "run" / "args.yaml").read_text())

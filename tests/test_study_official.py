@@ -17,9 +17,9 @@ from safetensors.torch import save
 
 from convnext_ablation.cli import main as cli
 from convnext_ablation.cli import study_run
-from convnext_ablation.study.experiment_file import experiment_names, experiment_path
 from convnext_ablation.study.pretrained import weights_hash
 from convnext_ablation.study.setup import plan_phases
+from convnext_ablation.yaml_files import built_in
 
 CLASSES = {"imagenet": 2, "cub200": 3, "stanford-dogs": 2}
 SLOW = bool(os.environ.get("CONVNEXT_ABLATION_SLOW_TESTS"))
@@ -31,7 +31,7 @@ NETWORKS = 5 if SLOW else 2
 
 def commands_of(name):
     """The commands in an experiment's header, the study last."""
-    text = re.sub(r" \\\n# +", " ", experiment_path(name).read_text())
+    text = re.sub(r" \\\n# +", " ", built_in("experiments")[name].read_text())
     study, *others = re.findall(r"^# +(?:\w+ +)?convnext-ablation (.*)$", text, re.MULTILINE)
     return [shlex.split(each) for each in (*others, study)]
 
@@ -64,7 +64,7 @@ def prepared(name):
     for command in prepare:
         held_out = ["--val=1"] if command[1] != "imagenet" else []
         assert cli.main([*command, "--unofficial", *held_out]) == 0
-    phases = yaml.safe_load(experiment_path(name).read_text())["phases"]
+    phases = yaml.safe_load(built_in("experiments")[name].read_text())["phases"]
     data = {phase: said["data"].partition("_")[0] for phase, said in phases.items()}
     classes = [f"{phase}.num_classes={CLASSES[each]}" for phase, each in data.items()]
     small = [f"--width={WIDTH}", "--precision=float32", "--device=cpu", "--enlarge", "--epochs=1"]
@@ -140,9 +140,9 @@ def test_published_weights_that_cannot_be_fetched_are_missed_before_anything_is_
     assert not (here / "runs").exists()
 
 
-@pytest.mark.parametrize("name", experiment_names())
+@pytest.mark.parametrize("name", built_in("experiments"))
 def test_models_of_the_shipped_experiments_have_weights_or_start_from_scratch(name):
-    experiment = yaml.safe_load(experiment_path(name).read_text())
+    experiment = yaml.safe_load(built_in("experiments")[name].read_text())
     phases = [phase for phase in experiment["phases"].values() if phase.get("networks") != "design"]
     from_scratch = all(
         phase.get("set", {}).get("pretrained") is False for phase in phases if "start" not in phase

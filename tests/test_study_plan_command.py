@@ -18,7 +18,6 @@ from convnext_ablation.data.layout import SPLITS
 from convnext_ablation.data.prepare import DATASETS, as_published
 from convnext_ablation.errors import UserError
 from convnext_ablation.study import forecast, setup
-from convnext_ablation.study.experiment_file import experiment_names
 from convnext_ablation.study.forecast import (
     PlannedPhase,
     differences,
@@ -32,6 +31,7 @@ from convnext_ablation.study.stats.variance import assumed_scatter, measured_sca
 from convnext_ablation.study.store import save_phases
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checkpoints import save_checkpoint
+from convnext_ablation.yaml_files import built_in
 
 EXPERIMENT = """
 design: stages
@@ -112,7 +112,7 @@ RUNS = {"fgvc_11785": 71, "fgvc_11785_as_reported": 27}
 
 @pytest.mark.parametrize(("name", "runs"), RUNS.items())
 def test_the_shipped_experiments_can_be_planned_anywhere(plan, name, runs):
-    assert {*RUNS, "mini"} == {*experiment_names()}
+    assert {*RUNS, "mini"} == built_in("experiments").keys()
     code, out, err = plan("--no-timing", "--device=cuda", experiment=(name,))
     assert code == 0, err
     assert f"In all {runs} runs." in out

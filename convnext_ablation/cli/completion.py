@@ -11,19 +11,19 @@ from typing import Any
 from convnext_ablation.data.prepare import BUILT_IN
 from convnext_ablation.models.components import NETWORKS
 from convnext_ablation.study.designs.design import DESIGNS, WIDTHS
-from convnext_ablation.study.experiment_file import experiment_names
-from convnext_ablation.training.settings import recipe_names
+from convnext_ablation.yaml_files import built_in
 
+_RECIPES, _EXPERIMENTS = built_in("recipes"), built_in("experiments")
 _NAMES: Mapping[str, Iterable[str]] = {  # by argparse destination; file names are completed as well
-    "config": recipe_names(),
+    "config": _RECIPES,
     "data": BUILT_IN,
     "design": DESIGNS,
-    "experiment": experiment_names(),
+    "experiment": _EXPERIMENTS,
     "model": NETWORKS,
     "models": NETWORKS,
-    "name": [*recipe_names(), *experiment_names()],
+    "name": [*_RECIPES, *_EXPERIMENTS],
     "pattern": NETWORKS,
-    "recipe": recipe_names(),
+    "recipe": _RECIPES,
     "width": WIDTHS,
 }
 

@@ -6,7 +6,7 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -25,129 +25,87 @@ class Command(NamedTuple):
     """A command.
 
     Attributes:
-        add: Adds the command's arguments to a parser; its docstring is the command's help text.
         examples: Command lines, without the program.
-        asked: Checks the arguments without torch, and may convert them for the command.
         networks: Whether the command needs torch.
         resumes: Whether the same command resumes after an interruption.
         timms: Arguments that only timm's script of the same name accepts.
     """
 
-    add: Callable[[argparse.ArgumentParser], None]
     examples: Sequence[str]
-    asked: Callable[[argparse.Namespace], Any] = lambda _: None
     networks: bool = True
     resumes: bool = False
     timms: Collection[str] = ()
 
 
-# A command's module has the command's name. It is imported on use, because some need the extra `study`.
-# A group's first command is its default.
+# The module of a command has its name, below a group's, and so have the functions that add its arguments, in
+# `parsers`, and that check them, if any, in `asked`. A module is imported on use, because some need the extra
+# `study`. A group's first command is its default.
 COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
     "study": {
         "run": Command(
-            parsers.add_study_run,
-            (
-                "study --data typefaces --output runs/typefaces",
-                "study mini --seeds 0 1 2 --output runs/mini",
-            ),
-            asked.study_run,
+            ("study --data typefaces --output runs/typefaces", "study mini --seeds 0 1 2 --output runs/mini"),
             resumes=True,
         ),
         "plan": Command(
-            parsers.add_study_plan,
             (
                 "study plan --data typefaces --design stages --seeds 0 1 2",
                 "study plan fgvc_11785 --seconds-per-image 0.001",
             ),
-            asked.study_plan,
         ),
-        "status": Command(
-            parsers.add_study_status,
-            ("study status runs/typefaces", "study status runs/mini"),
-            networks=False,
-        ),
-        "report": Command(
-            parsers.add_study_report,
-            ("study report runs/typefaces", "study report runs/typefaces --resolve 0.5"),
-            asked.study_report,
-        ),
+        "status": Command(("study status runs/typefaces", "study status runs/mini"), networks=False),
+        "report": Command(("study report runs/typefaces", "study report runs/typefaces --resolve 0.5")),
     },
     "train": Command(
-        parsers.add_train,
         (
             "train data/cub -c cub200_224 --model model_iv",
             "train data/cub --model model_iii --device cpu --epochs 10",
         ),
-        asked.train,
         timms=(*TIMM_ONLY, *WITHOUT_EFFECT),
     ),
     "validate": Command(
-        parsers.add_validate,
         (
             "validate data/cub --split test --checkpoint runs/iv",
             "validate data/imagenet --model model_v --pretrained",
         ),
-        asked.validate,
         timms=trained_arguments.TIMM_ONLY,
     ),
     "predict": Command(
-        parsers.add_predict,
         (
             "predict photos --checkpoint runs/mine",
             "predict photos.zip --model model_v --pretrained --topk 5",
         ),
-        asked.predict,
     ),
     "prepare": Command(
-        parsers.add_prepare,
         ("prepare typefaces data/typefaces", "prepare cub200 data/cub --archives downloads --download"),
         networks=False,
         resumes=True,
     ),
     "data-report": Command(
-        parsers.add_data_report,
         ("data-report data/cub", "data-report data/cub --against data/imagenet"),
         networks=False,
         resumes=True,
     ),
-    "models": Command(
-        parsers.add_models,
-        ("models 'roadmap_*' --size 112", "models model_v --weights"),
-        networks=False,
-    ),
+    "models": Command(("models 'roadmap_*' --size 112", "models model_v --weights"), networks=False),
     "bench": Command(
-        parsers.add_bench,
         ("bench model_i model_v", "bench model_v resnet50 --mode training --dtype bfloat16"),
-        asked.bench,
         resumes=True,
     ),
     "publish": Command(
-        parsers.add_publish,
         (
             "publish output/train/mine --to ./release --dry-run",
             "publish output/train/mine --to me/model_iv.cub200",
         ),
     ),
     "verify": Command(
-        parsers.add_verify,
-        (
-            "verify ./release --data data/cub",
-            "verify hf-hub:me/model_iv.cub200 --data data/cub",
-        ),
+        ("verify ./release --data data/cub", "verify hf-hub:me/model_iv.cub200 --data data/cub"),
     ),
     "convert": Command(
-        parsers.add_convert,
         (
             "convert checkpoint.pth out.safetensors --model model_iii",
             "convert last.pth.tar ema.safetensors --model model_iv --ema",
         ),
     ),
-    "recipes": Command(
-        parsers.add_recipes,
-        ("recipes cub200_224", "recipes cub200_224 --path"),
-        networks=False,
-    ),
+    "recipes": Command(("recipes cub200_224", "recipes cub200_224 --path"), networks=False),
 }
 
 
@@ -179,7 +137,8 @@ def _run(argv: Sequence[str], script: str) -> int | None:
 def _run_to_the_end(args: argparse.Namespace) -> int | None:
     try:
         with _missing_package_named():
-            args.asked = args.command.asked(args)
+            if check := getattr(asked, args.module, None):
+                args.asked = check(args)
             if args.command.networks:
                 load_networks(args.parser.prog)
             module = importlib.import_module(f"convnext_ablation.cli.{args.module}")
@@ -235,20 +194,22 @@ def _add_commands(
 ) -> None:
     commands, default = parser.add_subparsers(metavar="COMMAND", required=True), next(iter(known))
     for name, what in known.items():
-        one: Command = what if isinstance(what, Command) else next(iter(what.values()))
-        command = commands.add_parser(name, help=one.add.__doc__, description=one.add.__doc__)
+        is_group = not isinstance(what, Command)
+        module = f"{group}{name}".replace("-", "_")
+        add = getattr(parsers, f"add_{module}_{next(iter(what))}" if is_group else f"add_{module}")
+        command = commands.add_parser(name, help=add.__doc__, description=add.__doc__)
         if words[:1] != [name]:
             continue
-        if one is not what:
+        if is_group:
             _add_commands(command, what, words[1:], script, f"{name}_")
             continue
-        examples = [f"{PROGRAM} {example}" for example in one.examples]
+        examples = [f"{PROGRAM} {example}" for example in what.examples]
         if script:
             command.prog = script
-            examples = [f"python {script} {example.partition(' ')[2]}" for example in one.examples]
+            examples = [f"python {script} {example.partition(' ')[2]}" for example in what.examples]
         command.epilog = "\n  ".join(["examples:", *examples])
-        command.set_defaults(parser=command, command=one, module=group + name.replace("-", "_"))
-        one.add(command)
+        command.set_defaults(parser=command, command=what, module=module)
+        add(command)
         if group and name == default:
             command.prog = parser.prog  # omits the default command's name
             others = ", ".join(other for other in known if other != default)

@@ -13,13 +13,12 @@ from convnext_ablation.dataclass_options import Option, add_options, options_of
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.models.components import NETWORKS
 from convnext_ablation.study.designs.design import DESIGNS, GROUPED, WIDTHS
-from convnext_ablation.study.experiment_file import PHASE_KEYS, experiment_names
+from convnext_ablation.study.experiment_file import PHASE_KEYS
 from convnext_ablation.study.stats import ACCURACY, SEED_SD
 from convnext_ablation.training.arguments import ARGUMENTS
-from convnext_ablation.training.settings import SHORT_FORMS, recipe_names
+from convnext_ablation.training.settings import SHORT_FORMS
 from convnext_ablation.training.trained_arguments import PREDICTION_ARGUMENTS, VALIDATION_ARGUMENTS
-
-_FILES = (".yaml", ".yml")
+from convnext_ablation.yaml_files import ENDINGS, built_in
 
 
 def _one_of(
@@ -29,7 +28,7 @@ def _one_of(
 
     def checked(text: str) -> str:
         # the command itself reports an empty name
-        if text and text not in names and not (or_file and text.endswith(_FILES)):
+        if text and text not in names and not (or_file and text.endswith(ENDINGS)):
             raise argparse.ArgumentTypeError(str(unknown_name(kind, text, [*names, *also])))
         return text
 
@@ -144,7 +143,7 @@ def _effect(text: str) -> float:
 def _experiment(text: str) -> str:
     if text in BUILT_IN:
         raise argparse.ArgumentTypeError(f"{text!r} is a data set; give it with --data")
-    return _one_of("experiment or command", experiment_names(), ("plan", "status", "report"))(text)
+    return _one_of("experiment or command", built_in("experiments"), ("plan", "status", "report"))(text)
 
 
 def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
@@ -154,7 +153,7 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
         nargs="?",
         metavar="EXPERIMENT",
         type=_experiment,
-        help=f"an experiment of several phases: {', '.join(experiment_names())}, or a YAML file",
+        help=f"an experiment of several phases: {', '.join(built_in('experiments'))}, or a YAML file",
     )
     networks = parser.add_argument_group("networks and data")
     add = networks.add_argument
@@ -189,7 +188,7 @@ def _add_plan(parser: argparse.ArgumentParser, device: str = "cpu") -> None:
     add("--from-scratch", action="store_true", help="train from random weights, whatever the recipe says")
     add = parser.add_argument_group("training").add_argument
     recipe = "training recipe (default: the recipe named after the data set)"
-    add("--recipe", metavar="NAME|FILE", type=_one_of("recipe", recipe_names()), help=recipe)
+    add("--recipe", metavar="NAME|FILE", type=_one_of("recipe", built_in("recipes")), help=recipe)
     in_all = (
         "total epochs per run, including warm-up, instead of the recipe's; warm-up and cooldown scale in "
         "proportion, rounded: --epochs 21 turns cub200_224's 5 + 100 into 1 + 20"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from convnext_ablation.console import table
 from convnext_ablation.errors import UserError, unknown_name
-from convnext_ablation.study.experiment_file import experiment_names, experiment_path
-from convnext_ablation.training.settings import read_recipe, recipe_names, recipe_path
+from convnext_ablation.training.settings import read_recipe
+from convnext_ablation.yaml_files import built_in
 
 
 def run(args: argparse.Namespace) -> None:
@@ -17,32 +17,28 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: There is no such recipe or experiment.
     """
+    recipes, experiments = built_in("recipes"), built_in("experiments")
     if args.name is None:
         if args.path:
             raise UserError("--path needs the name of a recipe or experiment")
-        rows = [_row(name) for name in recipe_names()]
+        rows = [_row(name, path) for name, path in recipes.items()]
         print(table(("recipe", "for", "input", "epochs"), rows, words=range(4), fit=1))
         print()
-        rows = [(name, _first_line(name)) for name in experiment_names()]
+        rows = [(name, _first_line(path)) for name, path in experiments.items()]
         print(table(("experiment of `study`", "for"), rows, words=range(2), fit=1))
-    elif args.path:
-        print(_path(args.name))
-    else:
-        print(_path(args.name).read_text(encoding="utf-8"), end="")
+        return
+    if args.name not in (known := {**experiments, **recipes}):
+        raise unknown_name("recipe", args.name, known)
+    path = known[args.name]
+    print(path) if args.path else print(path.read_text(encoding="utf-8"), end="")
 
 
-def _path(name: str) -> Path:
-    if name not in (known := [*recipe_names(), *experiment_names()]):
-        raise unknown_name("recipe", name, known)
-    return recipe_path(name) if name in recipe_names() else experiment_path(name)
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
 
 
-def _first_line(name: str) -> str:
-    return _path(name).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
-
-
-def _row(name: str) -> tuple[str, ...]:
+def _row(name: str, path: Path) -> tuple[str, ...]:
     recipe = read_recipe(name)
     warmup = recipe["warmup_epochs"] if recipe.get("warmup_prefix") else 0
     epochs = f"{recipe['epochs']} + {warmup} of warm-up" if warmup else str(recipe["epochs"])
-    return name, _first_line(name), "x".join(map(str, recipe["input_size"])), epochs
+    return name, _first_line(path), "x".join(map(str, recipe["input_size"])), epochs

@@ -1,13 +1,8 @@
 """Stanford Cars and Stanford Dogs, whose lists are MATLAB files; val is held out of the training images.
 
 J. Krause, M. Stark, J. Deng, L. Fei-Fei: "3D Object Representations for Fine-Grained Categorization", 3dRR,
-ICCV 2013. Its files exist in two layouts:
-
-- ``cars_annos.mat`` with ``car_ims.tgz``, numbered across splits, as used in metric learning; the MD5 are
-  those of several public repositories' ``Cars196``;
-- torchvision's: ``car_devkit.tgz``, ``cars_train.tgz``, ``cars_test.tgz`` and, since the devkit has no test
-  labels, ``cars_test_annos_withlabels.mat``; the SHA-256 are from TensorFlow Datasets
-  (url_checksums/cars196.txt).
+ICCV 2013. The layout is that of torchvision's ``StanfordCars``, with test labels in a file of their own.
+The SHA-256 are from TensorFlow Datasets (url_checksums/cars196.txt).
 
 A. Khosla, N. Jayadevaprakash, B. Yao, L. Fei-Fei: "Novel Dataset for Fine-Grained Image Categorization",
 First Workshop on Fine-Grained Visual Categorization, CVPR 2011. Its file names are ImageNet ids.
@@ -18,12 +13,11 @@ from __future__ import annotations
 import math
 import unicodedata
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from convnext_ablation.data.archives import Published, Source, published_at
+from convnext_ablation.data.archives import Source, published_at
 from convnext_ablation.data.official import HeldOut, Official, read_mat
 from convnext_ablation.data.own import class_folder
 from convnext_ablation.data.photographs import Box, Photograph
@@ -31,7 +25,6 @@ from convnext_ablation.dataclass_options import option
 from convnext_ablation.errors import UserError, in_one_line
 
 _LABELS = "cars_test_annos_withlabels.mat"
-_NUMBERED_THROUGH = ("annotations", "images")
 
 
 @dataclass(frozen=True)
@@ -43,8 +36,6 @@ class StanfordCars(HeldOut):
     home = "others who have it: https://ai.stanford.edu/~jkrause/cars/car_dataset.html is gone"
     published = published_at(
         "",
-        annotations=("cars_annos.mat", "b407c6086d669747186bd1d764ff9dbc"),
-        images=("car_ims.tgz", "d5c8f0aa497503f355e17dc7886c3f14"),
         labels=(_LABELS, "790f75be8ea34eeded134cc559332baf23e30e91367e9ddca97d26ed9b895f05"),
         devkit=(
             "car_devkit.tgz",
@@ -58,35 +49,20 @@ class StanfordCars(HeldOut):
 
     val: int = option(8, "validation images per class, held out of the official training images")
 
-    @classmethod
-    def needed(cls, options: Mapping[str, Any]) -> dict[str, Published]:
-        """The archives of the layout found in the folder."""
-        folder = Path(options["archives"] or "").expanduser()
-        images = cls.published["images"]
-        through = (folder / images.file).exists() or (folder / images.unpacked).exists()
-        return {
-            which: each for which, each in cls.published.items() if (which in _NUMBERED_THROUGH) == through
-        }
-
-    def joined(self, **sources: Source) -> Iterator[Photograph]:
+    def joined(self, devkit: Source, labels: Source, train: Source, test: Source) -> Iterator[Photograph]:
         """Yields all original images, by the file names in the lists."""
-        through = "images" in sources
-        meta = sources["annotations" if through else "devkit"]
-        (names,) = read_mat(meta, "cars_annos.mat" if through else "cars_meta.mat", "class_names")
-        lists = {"cars_annos.mat": meta}
-        if not through:
-            lists = {"cars_train_annos.mat": meta, _LABELS: sources["labels"]}
-        for name, source in lists.items():
+        (names,) = read_mat(devkit, "cars_meta.mat", "class_names")
+        lists = (("train", devkit, "cars_train_annos.mat", train), ("test", labels, _LABELS, test))
+        for split, source, name, images in lists:
             (rows,) = read_mat(source, name, "annotations")
             for row in rows:
                 with in_one_line(f"{source.path}: {name} has other columns (get it again)"):
-                    label = int(row["class"])
-                    split = ("train", "test")[int(row["test"]) if through else name == _LABELS]
-                    path = str(row["relative_im_path"]) if through else f"cars_{split}/{row['fname']}"
+                    label, file = int(row["class"]), str(row["fname"])
+                path = f"cars_{split}/{file}"
                 if not 1 <= label <= len(names):
                     raise UserError(f"{source.path}: {name} gives {path} the class {label} of {len(names)}")
-                image = sources["images" if through else split].file(path.rpartition("/")[2], name)
-                yield Photograph(path, path, class_folder(str(names[label - 1])), split, image)
+                class_name = class_folder(str(names[label - 1]))
+                yield Photograph(path, path, class_name, split, images.file(file, name))
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
 from convnext_ablation.errors import UserError
-from convnext_ablation.files import check_name, refuse_stand_in, sha256_of
+from convnext_ablation.files import check_name, refuse_stand_in, sha256_of, written_whole
 from convnext_ablation.models.convert import load_weights
 from convnext_ablation.models.layouts import Layout, StateDict, state_dict_in
 from convnext_ablation.models.pickles import damaged, read_pickle
@@ -115,6 +117,14 @@ class Checkpoint:
     def classes(self) -> list[str]:
         """Class names in the order of their numbers, as stored by our training; empty if not stored."""
         return list((self.content.get(OURS) or {}).get("classes") or ())
+
+
+def save_weights(path: Path, weights: StateDict, **metadata: str) -> None:
+    """Writes weights as safetensors, atomically."""
+    # cloned: safetensors refuses tensors that are views into a larger one
+    whole = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
+    with written_whole(path) as temporary:
+        save_file(whole, temporary, {"format": "pt", **metadata})  # marks PyTorch weights
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:

@@ -11,7 +11,8 @@ from convnext_ablation.study.designs.contrasts import parse_groups
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import TUNING_SEED
 from convnext_ablation.study.experiment_file import named, overridden, phases_of
-from convnext_ablation.training.settings import read_recipe, recipe_names
+from convnext_ablation.training.settings import read_recipe
+from convnext_ablation.yaml_files import built_in
 
 
 def asked_phases(args: argparse.Namespace) -> list[argparse.Namespace]:
@@ -24,7 +25,7 @@ def asked_phases(args: argparse.Namespace) -> list[argparse.Namespace]:
     for phase in phases:
         with named(phase.phase):
             recipe = phase.recipe or phase.data.replace("-", "_")
-            if not phase.recipe and recipe not in recipe_names():
+            if not phase.recipe and recipe not in built_in("recipes"):
                 raise UserError(f"--data {phase.data}: no recipe has its name; give one with --recipe")
             overridden(read_recipe(recipe), phase)
             design_of(phase.design, phase.width, parse_groups(phase.groups) if phase.groups else None)

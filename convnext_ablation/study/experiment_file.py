@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from convnext_ablation.files import check_name
 from convnext_ablation.study.designs.contrasts import repeated
 from convnext_ablation.training.arguments import ARGUMENTS, TrainingArguments
 from convnext_ablation.training.settings import known_settings
-from convnext_ablation.yaml_files import mapping, parse_yaml, read_yaml
+from convnext_ablation.yaml_files import find_yaml, mapping, parse_yaml, read_yaml
 
 # keys that a phase may set; all other options apply to every phase
 PHASE_KEYS = (
@@ -42,21 +41,7 @@ SAME_AS = {
     "model_dtype": "precision", "lr": "tune", "pretrained": "from_scratch",
 }  # fmt: skip
 
-_FOLDER = Path(str(resources.files("convnext_ablation") / "experiments"))
-
 Phase = Mapping[str, Any]
-
-
-def experiment_names() -> list[str]:
-    """Names of the built-in experiments."""
-    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
-
-
-def experiment_path(name: str) -> Path:
-    """Path of a built-in experiment; raises `UserError` for an unknown name."""
-    if name not in experiment_names():
-        raise unknown_name("experiment", name, experiment_names())
-    return _FOLDER / f"{name}.yaml"
 
 
 def phases_of(args: argparse.Namespace) -> list[argparse.Namespace]:
@@ -144,15 +129,10 @@ def _arguments(
 
 
 def _read(name_or_file: str) -> dict[str, Any]:
-    is_file = name_or_file.endswith((".yaml", ".yml"))
-    path = Path(name_or_file) if is_file else experiment_path(name_or_file)
-    content = read_yaml(path, name_or_file)
+    content = read_yaml(find_yaml("experiment", name_or_file), name_or_file)
     if not isinstance(content, dict) or not isinstance(content.get("phases"), dict):
         raise UserError(f"{name_or_file}: an experiment has `phases:`, a name and settings for each")
-    for key in content:
-        if key not in _TOP_KEYS:
-            raise unknown_name(f"key in {name_or_file}", str(key), _TOP_KEYS)
-    return content
+    return mapping(content, name_or_file, _TOP_KEYS)
 
 
 def _checked_name(name: str) -> str:

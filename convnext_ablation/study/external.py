@@ -13,16 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import timm
-import torch
 import yaml
-from safetensors.torch import save_file
 
 from convnext_ablation import machine, stock
 from convnext_ablation.data.folder import CLASSES
 from convnext_ablation.data.layout import find_split
 from convnext_ablation.errors import UserError
 from convnext_ablation.files import sha256_of, write_text, written_whole
-from convnext_ablation.models.checkpoint_files import read_checkpoint
+from convnext_ablation.models.checkpoint_files import read_checkpoint, save_weights
 from convnext_ablation.models.layouts import unwrapped
 from convnext_ablation.study.experiment import Run, Script
 from convnext_ablation.training.arguments import TrainingArguments
@@ -104,7 +102,8 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
         program = ["convnext_ablation.cli.train", "--checkpoint-hist", "0", "--resume", "auto"]
     arguments = _arguments(run, classes)
     if run.script and run.arguments.pretrained_path:
-        _write_start(Path(run.arguments.pretrained_path), folder / _START)
+        # as safetensors, which every timm version loads without pickle
+        save_weights(folder / _START, unwrapped(read_checkpoint(run.arguments.pretrained_path).weights()))
         arguments["pretrained_path"] = str(folder / _START)
     write_text(folder / ARGUMENTS, yaml.safe_dump(arguments))
     together = [*_TORCHRUN, str(run.processes), machine.__file__] if run.processes > 1 else []
@@ -129,14 +128,6 @@ def _train(run: Run, classes: int, folder: Path, should_stop: Callable[[], bool]
             process.kill()
             process.communicate()
             (folder / _START).unlink(missing_ok=True)
-
-
-def _write_start(path: Path, start: Path) -> None:
-    """Writes a checkpoint's weights as safetensors, which every timm version loads without pickle."""
-    weights = unwrapped(read_checkpoint(path).weights())
-    weights = {name: value.clone(memory_format=torch.contiguous_format) for name, value in weights.items()}
-    with written_whole(start) as temporary:
-        save_file(weights, temporary, {"format": "pt"})
 
 
 def _arguments(run: Run, classes: int) -> dict[str, object]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from convnext_ablation.errors import UserError, unknown_name
 from convnext_ablation.training.arguments import ARGUMENTS, RETIRED, TrainingArguments
-from convnext_ablation.yaml_files import read_yaml
+from convnext_ablation.yaml_files import find_yaml, read_yaml
 
 # Further arguments of timm's `train.py`, in any supported version: a configuration is accepted if they are
 # off ...
@@ -75,29 +73,12 @@ def timm_only(name: str, where: str, script: str) -> UserError:
     )
 
 
-def recipe_names() -> list[str]:
-    """Names of the built-in recipes."""
-    return sorted(path.stem for path in _folder().glob("*.yaml"))
-
-
-def recipe_path(name: str) -> Path:
-    """Path of a built-in recipe, for programs that need a file."""
-    if name not in recipe_names():
-        raise unknown_name("recipe", name, recipe_names())
-    return _folder() / f"{name}.yaml"
-
-
 def read_recipe(name_or_file: str) -> dict[str, Any]:
     """Reads the arguments set by a built-in recipe or a YAML file."""
-    is_file = name_or_file.endswith((".yaml", ".yml"))
-    path = Path(name_or_file) if is_file else recipe_path(name_or_file)
+    path = find_yaml("recipe", name_or_file)
     if not path.exists():
         raise UserError(f"{name_or_file}: no such recipe file")
     recipe = read_yaml(path, name_or_file)
     if not isinstance(recipe, dict):
         raise UserError(f"{name_or_file}: a recipe is a list of `argument: value` lines")
     return known_settings(recipe, name_or_file)
-
-
-def _folder() -> Path:
-    return Path(str(resources.files("convnext_ablation") / "recipes"))

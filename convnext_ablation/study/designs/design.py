@@ -31,6 +31,7 @@ from convnext_ablation.study.designs.contrasts import (
 from convnext_ablation.study.designs.factorial import factorial
 from convnext_ablation.study.designs.screening import screening
 from convnext_ablation.study.designs.yaml_design import read_design
+from convnext_ablation.yaml_files import ENDINGS
 
 __all__ = ["DESIGNS", "GROUPED", "WIDTHS", "Contrast", "Design", "Point", "design_of"]
 
@@ -136,6 +137,6 @@ def design_of(name_or_file: str, width: str, groups: Mapping[str, Sequence[str]]
         raise UserError(f"--design {name_or_file}: takes no groups; {', '.join(GROUPED)} do")
     if name_or_file in _FIXED:
         return _FIXED[name_or_file](suffix)
-    if name_or_file.endswith((".yaml", ".yml")):
+    if name_or_file.endswith(ENDINGS):
         return read_design(name_or_file, suffix)
     raise unknown_name("design", name_or_file, DESIGNS)
