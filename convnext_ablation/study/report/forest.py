@@ -155,4 +155,5 @@ def _lines(name: str, letters: int) -> list[str]:
 
 def lookup(names: Sequence[str], letters: int) -> str:
     """An expression for the name of a row or a column, in lines."""
-    return f"{json.dumps([_lines(name, letters) for name in names])}[datum.value]"
+    lines = [_lines(name, letters) for name in names]
+    return f"{json.dumps(lines, ensure_ascii=False)}[datum.value]"
