@@ -22,10 +22,16 @@ import torch
 from PIL import Image, ImageFilter
 
 from convnext_ablation.files import write_csv
-from convnext_ablation.machine import available_cores, end_with_parent, keep_memory, processor_name
+from convnext_ablation.machine import (
+    available_cores,
+    end_with_parent,
+    instruction_set,
+    keep_memory,
+    processor_name,
+)
 from convnext_ablation.timing import Ratio, Times
 
-MACHINE = f"{processor_name()}, {available_cores()} cores"
+MACHINE = f"{processor_name()} ({instruction_set()}), {available_cores()} cores"
 VERSIONS = {"torch": torch.__version__, "timm": timm.__version__}
 SIZE = (500, 375)  # of a photograph, in pixels
 DIFFERENT = 200  # distinct photographs; the other files are copies

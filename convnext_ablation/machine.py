@@ -31,6 +31,8 @@ _COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 _SECONDS_BETWEEN_LOOKS = 0.5
 # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of glibc's <malloc.h>; -1 disables trimming
 _MALLOC_SETTINGS = {-3: 2**31 - 1, -1: -1}
+# environment variables by which oneDNN and MKL use less than the processor has
+_INSTRUCTION_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 # environment variables that make third-party programs do what `keep_memory` does
 KEEP_MEMORY = MappingProxyType(
     {"MALLOC_MMAP_THRESHOLD_": str(2**31 - 1), "MALLOC_TRIM_THRESHOLD_": "1000000000000"}
@@ -115,6 +117,14 @@ def processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def instruction_set() -> str:
+    """The instruction set that torch uses on the CPU, such as ``AVX2``, and the environment's limits."""
+    import torch  # slow to import, and only some functions need it
+
+    limits = [f"{name}={os.environ[name]}" for name in _INSTRUCTION_LIMITS if os.environ.get(name)]
+    return " ".join([torch.backends.cpu.get_cpu_capability(), *limits])
 
 
 def device_name(device: str) -> str:

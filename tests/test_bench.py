@@ -136,6 +136,8 @@ def rows_for(one: Configuration, *seconds: tuple[float, ...], peaks: dict[str, f
 def test_rows_say_what_was_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5000")
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.delenv("MKL_ENABLE_INSTRUCTIONS", raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     one = configuration("resnet50", "model_i_atto", "--forms", "plain")
     baseline, twice = rows_for(one, (1.0, 2.0, 3.0), (0.5, 1.0, 1.25), peaks={"float32": 200.0})
     assert tuple(twice) == COLUMNS
@@ -147,6 +149,7 @@ def test_rows_say_what_was_found(monkeypatch: pytest.MonkeyPatch):
         "infer_step_time": "1000.0",
         "train_step_time": "",
         "allocator": "MALLOC_TRIM_THRESHOLD_=5000",
+        "isa": f"{torch.backends.cpu.get_cpu_capability()} ONEDNN_MAX_CPU_ISA=AVX2",
         "baseline": "resnet50:plain:float32",
         "ratio": "2.0",
         "ratio_lowest": "2.0",
@@ -252,6 +255,9 @@ def test_the_same_command_resumes_after_an_interruption(tmp_path, asked, capsys,
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5000")
     assert bench(tmp_path, *given) == 0  # other settings are measured beside these
     assert len({row["configuration"] for row in rows_in(tmp_path)}) == 4
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert bench(tmp_path, *given) == 0  # other instructions too
+    assert len({row["configuration"] for row in rows_in(tmp_path)}) == 6
 
 
 def test_a_second_command_does_not_write_to_the_same_folder(tmp_path, asked, capsys):

@@ -19,7 +19,7 @@ from convnext_ablation.bench.contestants import Configuration, Result
 from convnext_ablation.bench.roofline import Cost
 from convnext_ablation.console import counted, table
 from convnext_ablation.errors import UserError
-from convnext_ablation.machine import device_name
+from convnext_ablation.machine import device_name, instruction_set
 from convnext_ablation.page import render
 from convnext_ablation.version import __version__
 
@@ -31,7 +31,7 @@ TIMMS_COLUMNS = (
     *("infer_gmacs", "train_samples_per_sec", "train_step_time", "train_batch_size", "train_img_size"),
     "param_count",
 )
-_MACHINES = ("processor", "torch", "timm", "convnext_ablation", "python", "allocator")
+_MACHINES = ("processor", "isa", "torch", "timm", "convnext_ablation", "python", "allocator")
 COLUMNS = (
     *TIMMS_COLUMNS,
     *("form", "mode", "device", "dtype", "threads", "rounds"),
@@ -44,14 +44,14 @@ _TRAINING_STEP = 3  # multiply-accumulates relative to a forward pass
 
 
 def machine_of(device: str) -> dict[str, str]:
-    """The processor, versions, and the environment's settings of glibc's allocator."""
+    """Device, instruction set of the CPU, versions, and the environment's settings of glibc's allocator."""
     versions = (torch.__version__, timm.__version__, __version__, platform.python_version())
     settings = [
         f"{name}={value}"
         for name, value in sorted(os.environ.items())
         if name.startswith("MALLOC_") or name == "GLIBC_TUNABLES"
     ]
-    values = (device_name(device), *versions, " ".join(settings) or "default")
+    values = (device_name(device), instruction_set(), *versions, " ".join(settings) or "default")
     return dict(zip(_MACHINES, values, strict=True))
 
 
@@ -144,7 +144,7 @@ def _parts(rows: Sequence[Row], markdown: bool = False) -> dict[str, Any]:
     shown = [heading for heading in cells[0] if any(each[heading] for each in cells)]
     return {
         "title": f"{row['mode']}, {batch}, {row['device']}, {counted(int(row['threads']), 'thread')}",
-        "machine": f"{row['processor']}{told}; {versions}; allocator: {row['allocator']}; "
+        "machine": f"{row['processor']}, {row['isa']}{told}; {versions}; allocator: {row['allocator']}; "
         f"{row['rounds']} rounds",
         "table": table(
             shown,
