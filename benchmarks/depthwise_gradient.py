@@ -17,19 +17,22 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import Row, parsed, parser_of, ratio_columns, write_rows
+from common import MACHINE, Row, parsed, parser_of, ratio_columns, write_rows
 from torch.nn.grad import conv2d_weight
 
-from convnext_ablation.machine import keep_memory, processor_name
+from convnext_ablation.machine import keep_memory
 from convnext_ablation.timing import interleaved
 from convnext_ablation.training.cpu_convs import weight_gradient
 
 FORMATS = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
-# channels and side of the maps in Models IV and V at 224 px, at full and quarter width
-MAPS = ((96, 56), (192, 28), (384, 14), (768, 7), (24, 56), (48, 28), (96, 14), (192, 7))
-SMALL_MAPS = ((24, 16), (24, 8), (96, 8), (48, 4))  # at 32 and 64 px
+# batch, channels and side of the maps: in Models IV and V at 224 px, at full and quarter width
+MAPS = (
+    *((16, 96, 56), (16, 192, 28), (16, 384, 14), (16, 768, 7)),
+    *((16, 24, 56), (16, 48, 28), (16, 96, 14), (16, 192, 7)),
+    *((16, 24, 16), (16, 24, 8), (16, 96, 8), (16, 48, 4)),  # at 32 and 64 px
+    *((64, 24, 8), (8, 24, 16), (8, 192, 7), (4, 96, 14), (2, 48, 28)),  # near the limit of _MIN_ELEMENTS
+)
 KERNELS = (5, 7, 9, 11)  # the paper's kernel sizes
-BATCH = 16
 
 
 def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -38,17 +41,17 @@ def measurements(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         torch.set_num_threads(threads)
         for memory_format in FORMATS:
             for kernel in KERNELS[1:2] if options.short else KERNELS:
-                for channels, size in (*MAPS, *SMALL_MAPS) if kernel == 7 else MAPS[:4]:
-                    yield measured(threads, memory_format, kernel, channels, size, options.rounds)
+                for shape in MAPS if kernel == 7 else MAPS[:4]:
+                    yield measured(threads, memory_format, kernel, *shape, options.rounds)
 
 
 def measured(
-    threads: int, memory_format: str, kernel: int, channels: int, size: int, rounds: int
+    threads: int, memory_format: str, kernel: int, batch: int, channels: int, size: int, rounds: int
 ) -> dict[str, Any]:
-    """Times all forms on maps of ``(16, channels, size, size)``."""
+    """Times all forms on maps of ``(batch, channels, size, size)``."""
     torch.manual_seed(0)
     x, gradient = (
-        torch.randn(BATCH, channels, size, size).to(memory_format=FORMATS[memory_format]) for _ in range(2)
+        torch.randn(batch, channels, size, size).to(memory_format=FORMATS[memory_format]) for _ in range(2)
     )
 
     def columns(width: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -67,7 +70,7 @@ def measured(
         "threads": threads,
         "memory_format": memory_format,
         "kernel": kernel,
-        "batch": BATCH,
+        "batch": batch,
         "channels": channels,
         "size": size,
         "rounds": rounds,
@@ -77,7 +80,7 @@ def measured(
             f"{name}_error": f"{((forms[name]() - true).abs().max() / true.abs().max()).item():.1e}"
             for name in ("whole", "pieces")
         },
-        "machine": processor_name(),
+        "machine": MACHINE,
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
     }

@@ -55,21 +55,21 @@ def test_the_gradient_in_pieces_is_that_of_the_whole_kernel(kernel, memory_forma
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("size", [(7, 7), (56, 56)])
+@pytest.mark.parametrize("size", [(7, 7), (14, 28)])
 def test_outputs_are_the_same_and_gradients_equal_up_to_rounding(size, bias, pieces):
-    fast = conv(bias=bias, channels=192)
-    x = torch.randn(2, 192, *size).to(memory_format=torch.channels_last).requires_grad_()
+    fast = conv(bias=bias, channels=768)
+    x = torch.randn(2, 768, *size).to(memory_format=torch.channels_last).requires_grad_()
     y = fast(x)
     gradient = torch.randn_like(y)
     y.backward(gradient)
     assert pieces == [(7, 7)]
-    assert torch.equal(y, conv2d(x, fast.weight, fast.bias, padding=3, groups=192))
+    assert torch.equal(y, conv2d(x, fast.weight, fast.bias, padding=3, groups=768))
 
     leaves = [leaf.detach().double().requires_grad_() for leaf in (x, *fast.parameters())]
-    true_y = conv2d(leaves[0], leaves[1], leaves[2] if bias else None, padding=3, groups=192)
+    true_y = conv2d(leaves[0], leaves[1], leaves[2] if bias else None, padding=3, groups=768)
     true_y.backward(gradient.double())
     for ours, true in zip((x, *fast.parameters()), leaves, strict=True):
-        # sums of up to 6,272 numbers each, in float32
+        # sums of up to 784 numbers each, in float32
         assert (ours.grad - true.grad).abs().max() <= 1e-5 * true.grad.abs().max()
 
 
@@ -80,7 +80,7 @@ def test_outputs_are_the_same_and_gradients_equal_up_to_rounding(size, bias, pie
         ({"kernel": 7, "stride": 2}, (2, 96, 14, 14)),
         ({"kernel": 7, "padding": 0}, (2, 96, 14, 14)),
         ({"kernel": 7}, (2, 96, 6, 14)),  # a map lower than the kernel
-        ({"kernel": 7, "channels": 24}, (2, 24, 8, 8)),  # too little to do
+        ({"kernel": 7, "channels": 24}, (2, 24, 16, 16)),  # too small a batch
         ({"kernel": 6}, (2, 96, 14, 14)),  # no middle column
     ],
 )
@@ -100,13 +100,14 @@ def test_what_gains_nothing_stays_as_it_is(options, shape, pieces):
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_gradients_have_the_strides_of_their_tensors(memory_format):
+def test_gradients_have_the_strides_of_their_tensors(memory_format, pieces):
     # DistributedDataParallel copies those that have others, and warns
     module = conv().to(memory_format=memory_format)
-    x = torch.randn(2, 96, 14, 14).to(memory_format=memory_format).requires_grad_()
+    x = torch.randn(4, 96, 14, 14).to(memory_format=memory_format).requires_grad_()
     module(x).square().sum().backward()
     assert module.weight.grad.stride() == module.weight.stride()
     assert x.grad.stride() == x.stride()
+    assert pieces
 
 
 def test_trained_depthwise_convs_compute_in_float32_under_autocast(arguments, tmp_path):
