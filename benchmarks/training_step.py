@@ -5,8 +5,8 @@
 A step is forward, loss with label smoothing, backward, clipping and AdamW, on one batch of noise. Each form
 of it has its own process and allocator setting. The processes take turns, one step per round; the first one
 rotates. Ratios are paired by round, against the step with default arguments, of timm's own network where it
-exists (Models I and V). At 224 px, three forms are compared at a time, always including that baseline,
-because all together exceed 24 GB.
+exists (Models I and V). Shares of the peak are for float32, as `convnext-ablation bench` counts them. At 224
+px, three forms are compared at a time, always including that baseline, because all together exceed 24 GB.
 
 Forms: `timm` has the default arguments. `channels_last`, `fused` (optimizer) and `depthwise` (as in our
 `train.py` on a CPU) add up. `bf16` is autocast on top of all three, with the loss in float32. `plain bf16` is
@@ -29,14 +29,15 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from common import VERSIONS, Row, parsed, parser_of, ratio_columns, time_columns, write_rows
+from common import MACHINE, VERSIONS, Row, parsed, parser_of, ratio_columns, time_columns, write_rows
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.models import model_parameters
 from timm.optim import create_optimizer_v2
 from timm.utils import dispatch_clip_grad
 
-import convnext_ablation.models.zoo  # noqa: F401  registers the networks
-from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory, processor_name
+from convnext_ablation.bench.roofline import kernels, peaks_of
+from convnext_ablation.machine import KEEP_MEMORY, end_with_parent, keep_memory
+from convnext_ablation.models.cost import count_gmacs
 from convnext_ablation.timing import Times, interleaved
 from convnext_ablation.training.cpu_convs import make_depthwise_fast
 
@@ -187,9 +188,14 @@ def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list
             key = f"{form.name}, {'kept' if form.kept else 'returned'}"
             entered[key] = timms, form, Contestant(timms, setting, form)
             stack.callback(entered[key][2].end)
-        contestants = {key: contestant for key, (_, _, contestant) in entered.items()}
+        contestants: dict[str, Callable[[], object]] = {key: each for key, (_, _, each) in entered.items()}
+        torch.set_num_threads(setting.threads)
+        machine = kernels("cpu", ["float32"])
+        contestants |= machine
         times = interleaved(contestants, options.rounds, options.warm_up, options.at_least)
         default = times[next(iter(times))]
+        peak = peaks_of({kernel: times[kernel] for kernel in machine})["float32"]
+        gflop = step_gflop(network, setting)
         return [
             {
                 "setting": name,
@@ -200,14 +206,24 @@ def _raced(name: str, network: str, forms: Sequence[Form], options: Any) -> list
                 "batch": setting.batch,
                 "threads": setting.threads,
                 **_figures(times[key], default),
+                "peak_gflops": f"{peak:.1f}",
+                "share_of_peak": "" if form.bf16 else f"{gflop / times[key].median / peak:.3f}",
                 **contestant.measured(),
-                "machine": f"{processor_name()}, {os.cpu_count()} cores",
+                "machine": MACHINE,
                 **VERSIONS,
                 "date": time.strftime("%Y-%m-%d"),
                 "command": " ".join(["benchmarks/training_step.py", *sys.argv[1:]]),
             }
             for key, (model, form, contestant) in entered.items()
         ]
+
+
+def step_gflop(network: str, setting: Setting) -> float:
+    """Billions of operations of a step's convolutions and matrix products: three forward passes."""
+    with torch.device("meta"):
+        model = timm.create_model(network, num_classes=setting.classes, in_chans=setting.channels)
+    gmacs = count_gmacs(model, (setting.channels, setting.size, setting.size))
+    return 3 * 2 * gmacs * setting.batch
 
 
 def _figures(times: Times, default: Times) -> dict[str, Any]:
@@ -234,6 +250,7 @@ def main() -> None:
     options = parsed(parser, **small, rounds=1, warm_up=1, at_least=0.0)
     if any(name in os.environ for name in KEEP_MEMORY):
         parser.error(f"take {' and '.join(KEEP_MEMORY)} out of the environment")
+    keep_memory()
     wanted = options.forms or [form.name for form in FORMS]
     rows: list[Row] = []
     for name in options.settings:
