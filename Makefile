@@ -93,7 +93,7 @@ avx2: $(VENV)/.test
 
 # one environment for both; `test` adds its tools; by uv, in a third of pip's time, or by pip where uv cannot
 $(VENV)/.study: EXTRAS := study
-$(VENV)/.test: EXTRAS := study,test,docs
+$(VENV)/.test: EXTRAS := study,export,test,docs
 $(VENV)/.study $(VENV)/.test: setup.cfg pyproject.toml
 	@echo "making the environment in $(VENV), some minutes the first time"
 	@start=$$(date +%s); \

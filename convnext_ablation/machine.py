@@ -64,17 +64,22 @@ def available_gpus() -> list[str]:
 
 
 def compile_network(model: Any, **options: Any) -> Any:
-    """Calls `torch.compile` with a cache folder for this process, which is removed at exit.
+    """Calls `torch.compile` in this process's `own_compile_cache`."""
+    import torch  # slow to import, and only some functions need it
+
+    own_compile_cache()
+    return torch.compile(model, **options)
+
+
+def own_compile_cache() -> None:
+    """Has torch compile into a folder of this process, which is removed at exit.
 
     torch's default cache in the temporary folder grows with every network. A ``TORCHINDUCTOR_CACHE_DIR``
     elsewhere is used and kept.
     """
-    import torch  # slow to import, and only some functions need it
-
     if remove_empty_cache():
         os.environ[_COMPILED] = folder = tempfile.mkdtemp(prefix="compiled_")
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return torch.compile(model, **options)
 
 
 def remove_empty_cache() -> bool:

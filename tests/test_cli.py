@@ -63,6 +63,9 @@ WRONG = [
     ("", "bench modle_iv", "unknown model 'modle_iv'; did you mean 'model_iv'?"),
     ("", "bench model_iv --mode trainning", "did you mean 'training'?"),
     ("", "predict x --model modle_iv", "unknown model 'modle_iv'; did you mean 'model_iv'?"),
+    ("", "export modle_iv --to onnx", "unknown model 'modle_iv'; did you mean 'model_iv'?"),
+    ("", "export model_iv --to onx", "did you mean 'onnx'?"),
+    ("", "export model_iv", "the following arguments are required: --to"),
     ("", "recipes minni", "unknown recipe 'minni'; did you mean 'mini'?"),
     ("", "prepare cub200 out --vall 3", "unknown argument '--vall'; did you mean '--val'?"),
     ("", "train --model modle_iv", "unknown model 'modle_iv'; did you mean 'model_iv'?"),
@@ -74,6 +77,7 @@ WRONG = [
 ]
 BEGUN = [
     ("", "predict photos --model model_iv", "convnext-ablation predict"),
+    ("", "export model_iv --to torchscript", "convnext-ablation export"),
     ("", "models --weights", "convnext-ablation models"),
     ("", "study plan --data typefaces", "convnext-ablation study plan"),
     ("", "study --data typefaces --output x", "convnext-ablation study"),

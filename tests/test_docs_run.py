@@ -53,6 +53,10 @@ BEFORE = {
     "data_report": """
         convnext-ablation prepare cub200 data/cub --archive CUB_200_2011.tgz
         convnext-ablation prepare imagenet data/imagenet --archives ARCHIVES --size none""",
+    "deploying": """
+        convnext-ablation prepare cub200 data/cub --archive CUB_200_2011.tgz
+        python train.py data/cub -c mine.yaml --model model_iv_atto --device cpu --epochs 1 \
+            --batch-size 2 --output runs --experiment model_iv_cub""",
     "publishing": """
         convnext-ablation prepare cub200 data/cub --archive CUB_200_2011.tgz
         python train.py data/cub -c mine.yaml --model model_iv_atto --device cpu --epochs 1 \
@@ -110,6 +114,7 @@ def write_photographs():
     rows = [f"{name},{name[:3]},site{at // 2}" for at, name in enumerate(names)]
     Path("list.csv").write_text("\n".join(["path,class,site", *rows]))
     write_folder(Path("images"), {f"{label}/{at}.jpg": jpeg(at) for label in (0, 1) for at in range(6)})
+    shutil.copy("images/0/0.jpg", "one.jpg")
     for split, numbers in {"train": range(4), "val": [4], "test": [5]}.items():
         rows = [f"{label},{label}/{at}.jpg" for label in (0, 1) for at in numbers]
         Path(f"{split}.csv").write_text("\n".join(["class_id,dir", *rows]))
@@ -147,6 +152,7 @@ def run_command(words):
 
 @pytest.mark.parametrize("page", [page for page, blocks in BLOCKS.items() if {*RUN} & dict(blocks).keys()])
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of huggingface_hub and httpx
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # deploying shows it nevertheless
 def test_blocks_run(page, here, request):
     if page == "weights":
         request.getfixturevalue("weights_on_hub")

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 from convnext_ablation.bench.arguments import OPTIONS, BenchArguments
 from convnext_ablation.dataclass_options import given_options
@@ -13,12 +19,16 @@ from convnext_ablation.study.asked import asked_phases
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.settings import arguments_of, given_values
 from convnext_ablation.training.trained_arguments import (
+    EXPORT_ARGUMENTS,
+    FORMATS,
     PREDICTION_ARGUMENTS,
     VALIDATION_ARGUMENTS,
     PredictionArguments,
     ValidationArguments,
 )
 
+_EXPORTING_TORCH = (2, 6)  # the first in which ONNX by torch.export and AOTInductor packages are public
+_NAME = r"[\w.-]+(?<!\.pth|\.tar)(?<!\.safetensors)"  # of a network, not of a file
 _SURELY = 0.86  # a test ensures that no timm name is this similar to one of ours
 
 
@@ -51,6 +61,37 @@ def predict(args: argparse.Namespace) -> None:
     if not args.inputs and not given.get("data_dir"):
         raise UserError("no pictures are given; name a folder, archive, list or picture")
     check_spelling([PredictionArguments.of(given).run.model])
+
+
+def export(args: argparse.Namespace) -> PredictionArguments:
+    """Returns the checked arguments of `export`, and sets `output`, which is None for the default."""
+    given, source = given_values(vars(args), EXPORT_ARGUMENTS), args.source
+    is_name = not os.path.exists(source) and re.fullmatch(_NAME, source)
+    if is_name and "model" in given:
+        raise UserError(f"{source}: no such checkpoint; --model says of which network one is")
+    given |= {"device": "cpu", "model" if is_name else "checkpoint": source}
+    arguments = PredictionArguments.of(given)
+    check_spelling([arguments.run.model])
+    if args.output:
+        check_output(args.output, args.to, arguments.force)
+    for package in ("onnx", "onnxruntime", "onnxscript") if args.to == "onnx" else ():
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"{package} is missing; pip install 'convnext_ablation[export]'")
+    if args.to == "aoti" and not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "cl"))):
+        raise UserError("--to aoti needs a C++ compiler, and there is none; install g++, or set CXX")
+    version = importlib.metadata.version("torch")
+    if args.to != "torchscript" and tuple(map(int, version.split(".")[:2])) < _EXPORTING_TORCH:
+        oldest = ".".join(map(str, _EXPORTING_TORCH))
+        raise UserError(f"--to {args.to} needs torch {oldest}, and {version} is installed; upgrade it")
+    return arguments
+
+
+def check_output(output: Path, form: str, force: bool) -> None:
+    """Refuses a file that `export` can't write, or that exists."""
+    if output.suffix != FORMATS[form] or not output.parent.is_dir():
+        raise UserError(f"{output}: --to {form} writes a {FORMATS[form]} file, to a folder that exists")
+    if output.exists() and not force:
+        raise UserError(f"{output}: exists; give --force to overwrite it, or another --output")
 
 
 def bench(args: argparse.Namespace) -> BenchArguments:

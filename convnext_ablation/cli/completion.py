@@ -24,6 +24,7 @@ _NAMES: Mapping[str, Iterable[str]] = {  # by argparse destination; file names a
     "name": [*_RECIPES, *_EXPERIMENTS],
     "pattern": NETWORKS,
     "recipe": _RECIPES,
+    "source": NETWORKS,
     "width": WIDTHS,
 }
 

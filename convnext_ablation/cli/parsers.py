@@ -17,7 +17,12 @@ from convnext_ablation.study.experiment_file import PHASE_KEYS
 from convnext_ablation.study.stats import ACCURACY, SEED_SD
 from convnext_ablation.training.arguments import ARGUMENTS
 from convnext_ablation.training.settings import SHORT_FORMS
-from convnext_ablation.training.trained_arguments import PREDICTION_ARGUMENTS, VALIDATION_ARGUMENTS
+from convnext_ablation.training.trained_arguments import (
+    EXPORT_ARGUMENTS,
+    FORMATS,
+    PREDICTION_ARGUMENTS,
+    VALIDATION_ARGUMENTS,
+)
 from convnext_ablation.yaml_files import ENDINGS, built_in
 
 
@@ -278,6 +283,18 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     text = "a folder, zip, tar, text file with one path per line, image, or quoted glob pattern"
     parser.add_argument("inputs", nargs="*", metavar="INPUT", help=text)
     add_options(parser, PREDICTION_ARGUMENTS, SHORT_FORMS, alone={"torchcompile": "inductor"})
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Write a network as an ONNX file, an AOTInductor package or TorchScript."""
+    parser.usage = "%(prog)s MODEL_OR_RUN --to FORMAT [options]"
+    add = parser.add_argument
+    what = "a model with public weights, a checkpoint, a run or release folder, or hf-hub:NAME"
+    add("source", metavar="MODEL_OR_RUN", help=what)
+    add("--to", required=True, choices=FORMATS, help="format; required")
+    where = "file to write (default: the model's name and size, in the working directory)"
+    add("--output", type=Path, metavar="FILE", help=where)
+    add_options(parser, EXPORT_ARGUMENTS, SHORT_FORMS)
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:

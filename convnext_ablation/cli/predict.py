@@ -72,10 +72,7 @@ def _files(arguments: PredictionArguments, prediction: Prediction) -> dict[Path,
     file = arguments.results_file
     ending = Path(file).suffix if Path(file).suffix in _ENDINGS else ""
     forms = arguments.results_format or (_ENDINGS.get(ending, "csv"),)
-    if not file:
-        name = PurePath(prediction.run.model.rpartition(":")[2]).name
-        file = f"{name}-{prediction.data_config['input_size'][-1]}"
-    stem = Path(arguments.results_dir, file.removesuffix(ending))
+    stem = Path(arguments.results_dir, file.removesuffix(ending) or default_name(prediction))
     if arguments.results_dir:
         stem.parent.mkdir(parents=True, exist_ok=True)
     if not stem.name or not stem.parent.is_dir():
@@ -91,13 +88,24 @@ def _files(arguments: PredictionArguments, prediction: Prediction) -> dict[Path,
     return files
 
 
-def _print(prediction: Prediction) -> None:
+def default_name(prediction: Prediction) -> str:
+    """The network's name and image size, for a file name."""
+    name = PurePath(prediction.run.model.rpartition(":")[2]).name
+    return f"{name}-{prediction.data_config['input_size'][-1]}"
+
+
+def print_network(prediction: Prediction) -> None:
+    """Prints where the weights are from, what came with them, and whether classes have names."""
     if prediction.loaded:
         print(prediction.loaded)
     if prediction.taken:
         print(f"taken from its run: {', '.join(prediction.taken)}")
     if not prediction.labels and prediction.arguments.label_type != "none":
         print("class names aren't known, so classes are numbered; name them with --class-map")
+
+
+def _print(prediction: Prediction) -> None:
+    print_network(prediction)
     if prediction.arguments.topk > (classes := int(prediction.model.num_classes)):
         print(f"--topk is {prediction.arguments.topk}, and there are {classes} classes: all are output")
 

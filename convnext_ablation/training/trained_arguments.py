@@ -140,3 +140,13 @@ _CHANGED: Mapping[str, Mapping[str, Any]] = {
 }
 for _name, _changes in _CHANGED.items():
     PREDICTION_ARGUMENTS[_name] = PREDICTION_ARGUMENTS[_name]._replace(**_changes)
+# those of `export`
+EXPORT_ARGUMENTS = {
+    name: PREDICTION_ARGUMENTS[name]
+    for name in (
+        "model", "num_classes", "class_map", "img_size", "in_chans", "input_size", "crop_pct", "mean", "std",
+        "interpolation", "model_kwargs", "use_train_size", "crop_mode", "label_type", "force",
+    )
+}  # fmt: skip
+EXPORT_ARGUMENTS["model"] = EXPORT_ARGUMENTS["model"]._replace(help="model name of a checkpoint without one")
+FORMATS = {"onnx": ".onnx", "aoti": ".pt2", "torchscript": ".pt"}  # of `export`, and their file endings
