@@ -86,7 +86,7 @@ def small_data(folder: Path) -> str:
 
 def small_run(folder: Path) -> Path:
     """Trains a small network for an epoch, as a run of a short form."""
-    settings = "-c typefaces --model model_v_atto --epochs 1 --device cpu --experiment run".split()
+    settings = "-c typefaces --model model_v_atto --epochs 1 --device cpu -j 0 --experiment run".split()
     _command("convnext_ablation.cli.train", small_data(folder), *settings, "--output", str(folder))
     return folder / "run"
 
