@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=7)
-    # oneDNN's bfloat16 gradients may write past a buffer: convnext_ablation/training/cpu_convs.py
+    # oneDNN's bfloat16 gradients of small maps are wrong: convnext_ablation/training/cpu_convs.py
     options = parsed(parser, batch_size=2, dtype="float32", rounds=3)
     if default_device() == "cpu" and not options.short:
         parser.error("there is no GPU here that torch can use; --short runs on a CPU")
