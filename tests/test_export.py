@@ -94,7 +94,7 @@ def test_a_file_gives_the_probabilities_of_predict_for_any_number_of_pictures(fo
     with open(tmp_path / "rows.csv", newline="") as file:
         expected = [probabilities(row) for row in csv.DictReader(file)]
     about = {name: json.loads(metadata(form, exported(form))[name]) for name in KEYS}
-    network = exporting._FORMS[form].load(exported(form))
+    network = exporting.WRITERS[form].load(exported(form))
     images = np.stack([documented()(path, about) for path in pictures])
     for count in (1, 3, 16):
         assert network(images[:count]) == pytest.approx(np.array(expected[:count]), abs=1e-5)

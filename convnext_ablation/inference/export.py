@@ -153,7 +153,7 @@ class Form(NamedTuple):
     load: Callable[[Path], Run]
 
 
-_FORMS = {
+WRITERS = {
     "onnx": Form(write_onnx, load_onnx),
     "aoti": Form(write_aoti, load_aoti),
     "torchscript": Form(write_torchscript, load_torchscript),
@@ -183,14 +183,14 @@ def export(prediction: Prediction, form: str, output: Path) -> float:
         made = Path(scratch, f"network{FORMATS[form]}")
         try:
             images = torch.from_numpy(_random_images(2, config))
-            _FORMS[form].write(Deployed(model, config), images, metadata_of(prediction), made)
+            WRITERS[form].write(Deployed(model, config), images, metadata_of(prediction), made)
         except (UserError, OSError):
             raise
         except Exception as error:  # torch's exporters have no common public class
             raise UserError(
                 f"{prediction.run.model}: can't be exported to {form}: {first_line(error)}"
             ) from error
-        found = difference(_FORMS[form].load(made), model, config)
+        found = difference(WRITERS[form].load(made), model, config)
         if not found <= TOLERANCE:  # NaN fails too
             raise UserError(
                 f"{form}: log-probabilities differ from the network's by {found:.1e} of the largest, and "
