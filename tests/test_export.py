@@ -170,6 +170,16 @@ def test_nothing_is_written_if_the_file_gives_something_else(forward, run, tmp_p
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("x.pt", "as it was")]
 
 
+def test_a_network_that_cannot_be_exported_is_named(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Deployed, "forward", lambda network, images: torch.cat([images, network.scale]))
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", str(run), "--to", "torchscript"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert f"error: {MODEL}: can't be exported to torchscript: " in said[-1]
+    assert len(said) == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -200,6 +210,7 @@ def test_what_is_wrong_is_one_line(words, message, run, tmp_path, monkeypatch, c
     ("form", "patch", "message"),
     [
         ("onnx", (importlib.util, "find_spec", lambda name: None), "pip install 'convnext_ablation[export]'"),
+        ("onnx", (exporting, "_MOST_BYTES", 10), "GiB, and ONNX files hold 2; give --to aoti"),
         ("aoti", (shutil, "which", lambda name: None), "needs a C++ compiler, and there is none"),
         (
             "aoti",

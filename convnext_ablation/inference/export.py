@@ -83,9 +83,6 @@ def metadata_of(prediction: Prediction) -> dict[str, str]:
 
 def write_onnx(network: nn.Module, images: torch.Tensor, metadata: Mapping[str, str], path: Path) -> None:
     """Writes an ONNX file for batches of any size; `images` are an example of several."""
-    size = sum(each.nbytes for each in network.state_dict().values())
-    if size > _MOST_BYTES:
-        raise UserError(f"the weights take {size / 2**30:.1f} GiB, and ONNX files hold 2; give --to aoti")
     program: Any = torch.onnx.export(
         network,
         (images,),
@@ -176,6 +173,9 @@ def export(prediction: Prediction, form: str, output: Path) -> float:
         UserError: torch can't export the network, or the file's probabilities differ.
     """
     model, config = prediction.model, prediction.data_config
+    size = sum(each.nbytes for each in model.state_dict().values())
+    if form == "onnx" and size > _MOST_BYTES:
+        raise UserError(f"the weights take {size / 2**30:.1f} GiB, and ONNX files hold 2; give --to aoti")
     with (
         written_whole(output) as temporary,
         tempfile.TemporaryDirectory(prefix=".export_", dir=output.parent) as scratch,
@@ -184,13 +184,13 @@ def export(prediction: Prediction, form: str, output: Path) -> float:
         try:
             images = torch.from_numpy(_random_images(2, config))
             WRITERS[form].write(Deployed(model, config), images, metadata_of(prediction), made)
+            found = difference(WRITERS[form].load(made), model, config)
         except (UserError, OSError):
             raise
         except Exception as error:  # torch's exporters have no common public class
             raise UserError(
                 f"{prediction.run.model}: can't be exported to {form}: {first_line(error)}"
             ) from error
-        found = difference(WRITERS[form].load(made), model, config)
         if not found <= TOLERANCE:  # NaN fails too
             raise UserError(
                 f"{form}: log-probabilities differ from the network's by {found:.1e} of the largest, and "
