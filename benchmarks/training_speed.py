@@ -29,7 +29,8 @@ ROOT = Path(__file__).parents[1]
 SETTINGS = {
     "model_v_atto, 32 px, no augmentation": (
         32,
-        "--model model_v_atto --input-size 1 32 32 --mean 0.5 --std 0.5 --crop-pct 1.0 --no-aug -b 32",
+        "--model model_v_atto --input-size 1 32 32 --mean 0.5 --std 0.5 --crop-pct 1.0 --no-aug -b 32 "
+        "--input-img-mode L",
     ),
     "model_i_atto, 112 px, RandAugment, mixup, erasing": (
         128,
