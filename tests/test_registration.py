@@ -37,6 +37,13 @@ print(len(timm.list_models("model_*")))
 """
 
 
+def test_objects_of_the_import_are_not_looked_through_for_garbage_at_its_end():
+    program = (
+        "import gc, convnext_ablation; print(gc.isenabled(), len(gc.get_objects(generation=2)) > 100_000)"
+    )
+    assert output("-c", program) == "True True\n"
+
+
 def test_import_behind_timm_is_quick_builds_nothing_and_takes_no_name_of_timm():
     assert output("-c", IMPORT) == "10\n"
 
