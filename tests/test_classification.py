@@ -56,7 +56,7 @@ def check_files(folder, classes):
         for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score")):
             assert close(line[f"{ours}_percent"], of_class[theirs]), (number, ours)
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert close(metrics["balanced_accuracy_percent"], balanced)
+    assert metrics["balanced_accuracy_percent"] == 100 * balanced
     assert close(metrics["top1_percent"], np.mean(np.equal(targets, predicted)))
     with open(folder / "confusion_matrix.csv", newline="") as file:
         _, *lines = csv.reader(file)

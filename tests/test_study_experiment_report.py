@@ -4,6 +4,8 @@ import csv
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import latex
 import numpy as np
 import page_reader
 import pytest
+from conftest import ONE_THREAD
 from fake_experiment import (
     CLASSES,
     IMAGES,
@@ -442,6 +445,14 @@ def test_another_design_is_reported_from_the_same_runs(tmp_path, capsys):
         assert float(row["estimate_points"]) == pytest.approx(100 * d.estimate, abs=1e-9)
     assert not wanted
     assert (folder / "cub200" / "report-stages" / "index.html").is_file()
+
+
+def test_a_report_without_checkpoints_needs_no_torch(tmp_path):
+    folder = finished(experiment_of(tmp_path)[:1], tmp_path / "out", TABLES)
+    command = [sys.executable, "-X", "importtime", "-m", "convnext_ablation.cli.main", "study", "report"]
+    done = subprocess.run([*command, str(folder)], capture_output=True, text=True, env=ONE_THREAD)
+    assert done.returncode == 0, done.stderr
+    assert not re.search(r" (torch|sklearn)\n", done.stderr)
 
 
 @pytest.mark.usefixtures("no_charts")

@@ -12,9 +12,9 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.models.components import Components
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Script, Study, Weights
-from convnext_ablation.study.pretrained import find_weights, mixed_origins
+from convnext_ablation.study.pretrained import find_weights
 from convnext_ablation.study.store import read_study, save_study
-from convnext_ablation.study.tuning import learning_rates
+from convnext_ablation.study.tuning import learning_rates, mixed_origins
 from convnext_ablation.training.settings import read_recipe
 
 STAGES = design_of("stages", "atto")
@@ -45,6 +45,11 @@ def test_every_network_runs_with_every_seed_one_seed_after_the_other():
     labels = ["Model I", "Model II", "Model III", "Model IV", "Model V"]
     assert runs == [(label, seed) for seed in (0, 1) for label in labels]
     assert len({run.identity for run in STUDY.runs()}) == 10
+
+
+def test_runs_are_made_and_checked_once():
+    assert all(one is other for one, other in zip(STUDY.runs(), STUDY.all_runs(), strict=True))
+    assert STUDY.one_run_each()[0] is STUDY.runs()[0]
 
 
 def test_runs_of_earlier_versions_are_found_by_their_identity(tmp_path):

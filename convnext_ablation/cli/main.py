@@ -53,7 +53,9 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
             ),
         ),
         "status": Command(("study status runs/typefaces", "study status runs/mini"), networks=False),
-        "report": Command(("study report runs/typefaces", "study report runs/typefaces --resolve 0.5")),
+        "report": Command(
+            ("study report runs/typefaces", "study report runs/typefaces --resolve 0.5"), networks=False
+        ),
     },
     "train": Command(
         (

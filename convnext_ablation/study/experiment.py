@@ -130,6 +130,8 @@ class Run:
         import timm
         from timm.data import resolve_data_config
 
+        from convnext_ablation.models import zoo  # noqa: F401  registers the networks
+
         model = timm.get_pretrained_cfg(self.arguments.model, allow_unregistered=True)
         given = self.arguments.preprocessing()
         return dict(resolve_data_config(given, pretrained_cfg=model.to_dict() if model else None))
@@ -137,7 +139,7 @@ class Run:
     @property
     def input_size(self) -> tuple[int, int, int]:
         """Channels, height and width of the input images, in pixels."""
-        channels, height, width = self.data_config["input_size"]
+        channels, height, width = self.arguments.input_size or self.data_config["input_size"]
         return channels, height, width
 
     def share(self) -> TrainingArguments:
@@ -275,11 +277,11 @@ class Study:
 
     def one_run_each(self) -> list[Run]:
         """One run per network, with a placeholder learning rate if it isn't chosen yet."""
-        return self._at_any_rate()[: len(self.points)]
+        return self._at_any_rate[: len(self.points)]
 
     def runs(self) -> list[Run]:
         """All tested runs whose learning rate and initial weights are known."""
-        return [run for run in self._planned() if self.is_known(run)]
+        return [run for run in self._at_any_rate if self.is_known(run)]
 
     def tuning_runs(self) -> list[Run]:
         """The tuning runs: every learning rate for every network, with one seed."""
@@ -291,13 +293,15 @@ class Study:
 
     def all_runs(self) -> list[Run]:
         """The tuning runs, then all others, including those that are not known yet (see `is_known`)."""
-        return self.tuning_runs() + self._at_any_rate()
+        return self.tuning_runs() + self._at_any_rate
 
     def is_known(self, run: Run) -> bool:
         """Whether a run's learning rate and initial weights, and so its identity, are known."""
         return not run.after and (run.tuning or run.point.key in self.learning_rates)
 
+    @cached_property
     def _at_any_rate(self) -> list[Run]:
+        """Every tested run; making and checking the arguments of one takes a millisecond."""
         any_rate = {point.key: rate for point in self.points for rate in self.tuning[:1]}
         return replace(self, learning_rates={**any_rate, **self.learning_rates})._planned()
 

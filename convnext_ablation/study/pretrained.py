@@ -101,17 +101,6 @@ def weights_hash(model: str) -> str:
     return digest.hexdigest()
 
 
-def mixed_origins(weights: Sequence[Weights]) -> str:
-    """Returns a warning if networks were pre-trained in different ways, else an empty string."""
-    networks: dict[str, str] = {}
-    for each in weights:
-        networks.setdefault(each.origin, each.network)
-    if len(networks) < 2:
-        return ""
-    told = "; ".join(f"{network}: {origin}" for origin, network in networks.items())
-    return f"WARNING: the networks start from weights of different origin: {told}."
-
-
 def _file(pattern: str, point: Point, seed: int | None) -> Path:
     name = pattern.replace(MODEL, point.key).replace(SEED, str(seed))
     if Path(name).is_file():

@@ -20,12 +20,11 @@ from convnext_ablation.errors import UserError
 from convnext_ablation.study.designs.contrasts import WIDTHS, Contrast
 from convnext_ablation.study.designs.design import design_of
 from convnext_ablation.study.experiment import Study
-from convnext_ablation.study.pretrained import mixed_origins
 from convnext_ablation.study.report.answer import studied
 from convnext_ablation.study.report.evidence import Evidence, FinishedRun, NetworkResult
 from convnext_ablation.study.report.findings import StudyFacts
 from convnext_ablation.study.store import PREDICTIONS, RESULT, is_done, load_result
-from convnext_ablation.study.tuning import as_known, tuning_notes
+from convnext_ablation.study.tuning import as_known, mixed_origins, tuning_notes
 from convnext_ablation.training.predictions import Predictions
 
 

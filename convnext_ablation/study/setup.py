@@ -23,8 +23,8 @@ from convnext_ablation.study.designs.design import WIDTHS, Design, design_of, wi
 from convnext_ablation.study.experiment import TEST_SPLIT, VALIDATION_SPLIT, Run, Study, splits_of
 from convnext_ablation.study.experiment_file import named, overridden
 from convnext_ablation.study.external import check_arguments, find_script
-from convnext_ablation.study.pretrained import check_networks, check_published, find_weights, mixed_origins
-from convnext_ablation.study.tuning import learning_rates, parse_tuning
+from convnext_ablation.study.pretrained import check_networks, check_published, find_weights
+from convnext_ablation.study.tuning import learning_rates, mixed_origins, parse_tuning
 from convnext_ablation.training.arguments import TrainingArguments
 from convnext_ablation.training.checks import MOST_ENLARGED, dry_run, look_at
 from convnext_ablation.training.distributed import check_device

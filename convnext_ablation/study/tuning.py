@@ -24,6 +24,17 @@ _RESULTS = ("val_top1_percent", "val_loss")
 _COLUMNS = ("network", "lr", "seed", *_RESULTS, "chosen")
 
 
+def mixed_origins(weights: Sequence[Weights]) -> str:
+    """Returns a warning if networks were pre-trained in different ways, else an empty string."""
+    networks: dict[str, str] = {}
+    for each in weights:
+        networks.setdefault(each.origin, each.network)
+    if len(networks) < 2:
+        return ""
+    told = "; ".join(f"{network}: {origin}" for origin, network in networks.items())
+    return f"WARNING: the networks start from weights of different origin: {told}."
+
+
 def parse_tuning(text: str) -> tuple[float, ...]:
     """Parses ``lr=0.001,0.002,0.004``; raises `UserError` for fewer than two positive rates."""
     name, _, values = text.partition("=")

@@ -1,6 +1,7 @@
-"""Classification metrics, by scikit-learn: per-class metrics, confusions and calibration.
+"""Classification metrics: per-class metrics, confusions and calibration, most of them by scikit-learn.
 
-Functions take the true and the predicted class of each image, both ``(N,)``.
+Functions take the true and the predicted class of each image, both ``(N,)``. scikit-learn is imported where
+it is used, because a report needs balanced accuracy alone.
 """
 
 from __future__ import annotations
@@ -14,8 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.calibration import calibration_curve
-from sklearn.metrics import confusion_matrix, precision_recall_fscore_support, recall_score
 
 from convnext_ablation.files import write_csv, write_text
 from convnext_ablation.training.predictions import Predictions, write_predictions
@@ -57,12 +56,16 @@ class Calibration:
 
 
 def balanced_accuracy(targets: Labels, predicted: Labels) -> float:
-    """Mean recall of the classes with images (macro accuracy), by scikit-learn; a fraction."""
-    return float(recall_score(targets, predicted, labels=np.unique(targets), average="macro"))
+    """Mean recall of the classes with images (macro accuracy), equal to scikit-learn's; a fraction."""
+    images = np.bincount(targets)
+    right = np.bincount(targets[predicted == targets], minlength=len(images))
+    return float(np.mean(right[images > 0] / images[images > 0]))
 
 
 def matrix_of(targets: Labels, predicted: Labels, classes: int) -> Labels:
     """Confusion matrix in images, ``(classes, classes)``: rows are true classes, columns predicted ones."""
+    from sklearn.metrics import confusion_matrix
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scikit-learn warns if there is a single class
         return confusion_matrix(targets, predicted, labels=np.arange(classes))
@@ -83,6 +86,8 @@ def confusions(targets: Labels, predicted: Labels, names: Sequence[str]) -> list
 
 def calibration(predictions: Predictions) -> Calibration:
     """Calibration of the top-1 probability, in `BINS` bins of equal width."""
+    from sklearn.calibration import calibration_curve
+
     probability = predictions.probability.clip(0, 1).astype(np.float64)
     bounds = np.linspace(0, 1, BINS + 1)
     images = np.bincount(np.searchsorted(bounds[1:-1], probability), minlength=BINS)
@@ -103,6 +108,8 @@ def write_classes(path: Path, predictions: Predictions, classes: int, names: Seq
     Precision is empty for a class that is never predicted, recall for a class without images, and F1 for a
     class with neither.
     """
+    from sklearn.metrics import precision_recall_fscore_support
+
     *figures, images = precision_recall_fscore_support(
         predictions.targets, predictions.predicted, labels=np.arange(classes), zero_division=np.nan
     )

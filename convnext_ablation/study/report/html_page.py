@@ -30,6 +30,7 @@ from convnext_ablation.study.report.findings import Effect, size_text
 from convnext_ablation.study.report.table_files import Table, tables_of
 from convnext_ablation.study.report.tables import Column
 from convnext_ablation.study.report.whole import Report
+from convnext_ablation.training.history import BEST
 
 _SECTIONS = {
     "answer": "Answer in full", "networks": "Networks and cost", "effects": "Effects",
@@ -188,6 +189,8 @@ def _maps_of(
     title: str, run: FinishedRun, indices: Sequence[int], evidence: Evidence
 ) -> tuple[str, list[Picture]]:
     """What the maps of a run are of, and each with its picture."""
+    if not (run.folder / BEST).is_file():
+        raise UserError(f"{run.folder / BEST}: no such checkpoint")
     from convnext_ablation.study.report.attention import attention  # with torch, which nothing else needs
 
     images = [path for index in indices if (path := evidence.image(index)) is not None]
