@@ -31,7 +31,7 @@ from convnext_ablation.errors import UserError, exit_code_of
 from convnext_ablation.files import sha256_of
 from convnext_ablation.study import engine, external, run
 from convnext_ablation.study.designs.design import design_of
-from convnext_ablation.study.engine import Local, drive, how_it_ended
+from convnext_ablation.study.engine import Local, _Slot, drive, how_it_ended
 from convnext_ablation.study.experiment import Study, Weights
 from convnext_ablation.study.run import execute
 from convnext_ablation.study.setup import local_places
@@ -239,6 +239,17 @@ def test_slots_are_filled_and_have_their_own_environment(study, does, tmp_path):
     logs = [path.read_text().strip() for path in (tmp_path / "logs").iterdir()]
     assert sorted(set(logs)) == ["GPU-a", "MIG-b"]
     assert sorted(ended) == [(task, "") for task in tasks]
+
+
+def test_a_driver_sleeps_until_a_run_ends(study, does, tmp_path, monkeypatch):
+    does("import sys, time; from pathlib import Path; time.sleep(1)\n")
+    (tmp_path / "logs").mkdir()
+    looks, ended = [], _Slot.ended
+    monkeypatch.setattr(_Slot, "ended", lambda slot: looks.append(slot) or ended(slot))
+    local = Local([{}])
+    assert local.submit(Survey([study], tmp_path).look()[:1])
+    assert [ending for _, ending in local.wait(60)] == [""]
+    assert len(looks) < 40  # 200 a second otherwise
 
 
 @pytest.fixture(scope="module")

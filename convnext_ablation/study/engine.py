@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +29,7 @@ from convnext_ablation.study.store import LOGS, folder_of, note_failure, remove_
 
 RUN = "convnext_ablation.study.run"
 _LOOK_SECONDS, _POLL_SECONDS, _SECONDS_TO_END = 2.0, 0.005, 60.0
+_SECONDS_UNHEARD = 0.1  # a killed worker's children may keep its line open
 
 
 class Engine(Protocol):
@@ -62,10 +64,11 @@ class Local:
         return begun
 
     def wait(self, seconds: float) -> list[tuple[str, str]]:
-        """Polls the slots until a run ends or `seconds` have passed."""
+        """Waits until a run ends or `seconds` have passed; polling would take 1 to 2 % of a core."""
         limit = time.monotonic() + seconds
         while not (ended := list(filter(None, map(_Slot.ended, self._slots)))) and time.monotonic() < limit:
-            time.sleep(_POLL_SECONDS)
+            if wait([slot.line for slot in self._slots if slot.task], _SECONDS_UNHEARD):
+                time.sleep(_POLL_SECONDS)  # a worker that has closed its line takes a moment to end
         return ended
 
     def cancel(self) -> None:
@@ -87,17 +90,17 @@ class _Slot:
         self.task = ""  # of the current run; empty if the slot is free
         self.process: subprocess.Popen[bytes] | None = None
         self._place = place
-        self._line, _ = Pipe()
+        self.line, _ = Pipe()
 
     def begin(self, run: RunState) -> None:
         """Sends a run to the slot's worker, or starts a new worker."""
         self.task = run.task
         if self.process and self.process.poll() is None:
             with suppress(OSError):  # the worker was just killed
-                self._line.send((str(run.folder), str(run.log)))
+                self.line.send((str(run.folder), str(run.log)))
                 return
-        self._line.close()
-        self._line, theirs = Pipe()
+        self.line.close()
+        self.line, theirs = Pipe()
         with theirs, open(run.log, "ab") as log:
             self.process = subprocess.Popen(
                 [*command_of(run), str(theirs.fileno())],
@@ -115,8 +118,8 @@ class _Slot:
             return None
         code = self.process.poll()
         with suppress(EOFError, OSError):
-            if self._line.poll():
-                code = self._line.recv()
+            if self.line.poll():
+                code = self.line.recv()
         if code is None:
             return None
         if self.process.poll() is not None:

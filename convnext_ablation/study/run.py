@@ -33,7 +33,7 @@ from convnext_ablation.study.experiment import Run, splits_of
 from convnext_ablation.study.external import train_elsewhere
 from convnext_ablation.study.pretrained import weights_hash
 from convnext_ablation.study.tuning import as_known
-from convnext_ablation.training.checkpoints import copy_whole, load_checkpoint, without_optimizer
+from convnext_ablation.training.checkpoints import copy_whole, without_optimizer
 from convnext_ablation.training.distributed import StopRequest, prepare_torch
 from convnext_ablation.training.evaluation import EvaluationStoppedError
 from convnext_ablation.training.history import BEST, LAST, SUMMARY, Epoch, best_of, read_summary
@@ -94,7 +94,8 @@ def _do(asked: Path) -> tuple[int, bool]:
 def _find(folder: Path) -> Run:
     study = as_known(store.read_study(folder.parents[1]), folder.parents[1])
     for run in filter(study.is_known, study.all_runs()):
-        if folder.name in (run.task, run.name):
+        # the name has a hash, which takes milliseconds
+        if folder.name == run.task or (folder.name.startswith(run.point.key) and folder.name == run.name):
             return run
     raise UserError(f"{folder}: no run of the study, or what it needs of other runs is not there yet")
 
@@ -134,6 +135,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
     if run.tests_last:
         best = history[-1]
         copy_whole(folder / LAST, folder / BEST)
+    state, tested = (None, {}) if run.tuning else _tested(run, trainer, folder, best)
     result = {
         "identity": run.identity,
         "network": run.point.key,
@@ -146,7 +148,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         "best_epoch": best.epoch if best else None,
         "val_top1_percent": best.eval_top1 if best else None,
         "val_loss": best.eval_loss if best else None,
-        **({} if run.tuning else _tested(run, trainer, folder, best)),
+        **tested,
         "parameters": count_parameters(trainer.model),
         "gmacs": count_gmacs(trainer.model, trainer.data_config["input_size"]),
         "train_images_per_second": images * timed / seconds if seconds else None,
@@ -163,7 +165,7 @@ def execute(run: Run, study_folder: Path, should_stop: Callable[[], bool] = lamb
         },
     }
     if (folder / BEST).is_file():
-        without_optimizer(folder / BEST)
+        without_optimizer(folder / BEST, state)
     data.check_again(folder)
     write_text(folder / store.RESULT, json.dumps(result, indent=2) + "\n")
 
@@ -202,18 +204,25 @@ class _Data:
             )
 
 
-def _tested(run: Run, trainer: Trainer, folder: Path, best: Epoch | None) -> dict[str, Any]:
-    """Evaluates the best epoch's weights on the test split, and saves the predictions."""
-    kept, best_epoch = load_checkpoint(folder / BEST)["epoch"], best.epoch if best else None
+def _tested(
+    run: Run, trainer: Trainer, folder: Path, best: Epoch | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Evaluates the best epoch's weights on the test split, and saves the predictions.
+
+    Returns:
+        The checkpoint of the best epoch without its optimizer, and entries of the result.
+    """
+    state = trainer.load_best()
+    state.pop("optimizer", None)  # twice as large as the weights
+    kept, best_epoch = state["epoch"], best.epoch if best else None
     if kept != best_epoch:
         raise UserError(
             f"{folder / BEST}: is of epoch {kept}, and the best was {best_epoch}; two processes wrote to "
             "this folder; delete it to do the run again"
         )
-    trainer.load_best()
     test = trainer.evaluate(str(run.arguments.test_split))
     test.save(folder / store.PREDICTIONS)
-    return {
+    return state, {
         "split": run.arguments.test_split,
         "test_top1_percent": test.top1,
         "test_top5_percent": test.top5_accuracy,

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
-from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad
 
 from convnext_ablation.data.walk import SKIPPED, write_skipped
@@ -91,11 +91,12 @@ class Trainer(Parts):
             return self.average.module
         return self.model
 
-    def load_best(self) -> None:
-        """Loads the best epoch's weights into `evaluated_model`."""
+    def load_best(self) -> dict[str, Any]:
+        """Loads the best epoch's weights into `evaluated_model`; returns their checkpoint."""
         state = load_checkpoint(self.folder / BEST)
         weights = state["state_dict_ema" if self.arguments.evaluates_average else "state_dict"]
         self.evaluated_model.load_state_dict(weights)
+        return state
 
     def evaluate(self, split: str) -> Predictions:
         """Predicts every image of a split with the current weights, in their dtype."""
@@ -207,14 +208,13 @@ class Trainer(Parts):
                 # autocast computes losses in float32 on a GPU, but not on a CPU
                 loss: torch.Tensor = self.loss(outputs.float() if arguments.amp else outputs, targets)
             scaled = loss / share if share != 1 else loss
-            clipped = model_parameters(self.model, exclude_head="agc" in arguments.clip_mode)
             if self.scaler is not None:
                 bound, mode = arguments.clip_grad, arguments.clip_mode
-                self.scaler(scaled, self.optimizer, bound, mode, clipped, need_update=updates)
+                self.scaler(scaled, self.optimizer, bound, mode, self.clipped, need_update=updates)
             else:
                 scaled.backward()
                 if updates and arguments.clip_grad is not None:
-                    dispatch_clip_grad(clipped, arguments.clip_grad, mode=arguments.clip_mode)
+                    dispatch_clip_grad(self.clipped, arguments.clip_grad, mode=arguments.clip_mode)
                 if updates:
                     self.optimizer.step()
         if updates:

@@ -12,6 +12,7 @@ import timm
 import torch
 from timm.data import resolve_data_config
 from timm.data.random_erasing import RandomErasing
+from timm.models import model_parameters
 from timm.utils import ModelEmaV3
 from torch import nn
 
@@ -120,6 +121,8 @@ class Parts:
             on = torch.device("cpu") if arguments.model_ema_force_cpu else None
             decay, warmup = arguments.model_ema_decay, arguments.model_ema_warmup
             self.average = ModelEmaV3(self.model, decay, use_warmup=warmup, device=on)
+        # listed once, as it takes 1 % of a small network's step
+        self.clipped = list(model_parameters(self.model, exclude_head="agc" in arguments.clip_mode))
         self.wrapped = wrap_network(self.model, arguments, self.processes)
         self.metric = arguments.eval_metric if arguments.val_split else "train_loss"
         self.scheduler, self.epochs = create_scheduler(arguments, self.optimizer, self.updates_per_epoch)
