@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 gc.disable()  # until all tests are collected
+os.fsync = lambda file: None  # what tests write need not survive a power failure; 10 ms and more a file
 
 if TYPE_CHECKING:  # the process that only hands tests to others needs none of this
     from page_reader import Reader

@@ -9,7 +9,7 @@ from inline_engine import Inline
 from test_study_running import finished
 
 from convnext_ablation.cli import main as cli
-from convnext_ablation.cli import study_run as command
+from convnext_ablation.cli import study_run
 from convnext_ablation.study import setup
 
 
@@ -30,7 +30,7 @@ def arguments(image_folder, recipe_file, tmp_path):
 @pytest.fixture
 def in_this_process(monkeypatch, no_charts):
     """Has the command do the runs itself, which takes less time than to start processes, and draw nothing."""
-    monkeypatch.setattr(command, "engine_of", lambda *_: Inline())
+    monkeypatch.setattr(study_run, "engine_of", lambda *_: Inline())
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,9 @@ def small(image_folder, recipe_file, tmp_path_factory):
         "--jobs=1",
         f"--output={folder / 'study'}",
     ]
-    assert cli.main([*command, "--seeds", "0"]) == 0
+    with pytest.MonkeyPatch.context() as patch:  # test_study_running.py has processes
+        patch.setattr(study_run, "engine_of", lambda *_: Inline())
+        assert cli.main([*command, "--seeds", "0"]) == 0
     return command, folder
 
 
