@@ -56,7 +56,7 @@ class Grid(NamedTuple):
 
 
 FULL = Grid(16, 224, 1.0, (1, 2, 4, 8, 16, 32), (64, 112, 160, 224, 320), (0.25, 0.5, 0.75, 1.0))
-SMALL = Grid(8, 64, 0.25, (2, 8), (32, 64), (0.25, 0.5))  # of the short form
+SMALL = Grid(2, 32, 0.25, (2,), (32, 64), (0.25,))  # of the short form
 AXES = {"batch": "images in a batch", "size": "side of the images in pixels", "width": "factor on the width"}
 
 
