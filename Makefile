@@ -69,10 +69,10 @@ slurm-test: $(VENV)/.test
 	$(BIN)/pytest tests/test_study_clusters.py -k slurm
 
 # the networks, the training and crafted checkpoints on the oldest timm that is supported, with the same torch,
-# whose deprecations that timm could not know; without what torch alone exports and the costs in docs/, which are
-# the same there
+# whose deprecations that timm could not know; without what torch alone exports and the networks' costs, which are the
+# same there
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
-	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not onnx and not traced and not docs" \
+	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not onnx and not traced and not docs and not macs" \
 	    -W ignore::FutureWarning -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_freeze.py \
 	    tests/test_training_images.py \

@@ -21,6 +21,7 @@ import timm
 
 CACHE = Path(__file__).parents[1] / ".cache"
 MODELS_VARIABLE = "CONVNEXT_ABLATION_TESTED_MODELS"
+DEPTHS_VARIABLE = "CONVNEXT_ABLATION_TESTED_DEPTHS"
 MARKERS = (
     "base", "forward", "backward", "cfg", "cfg_nonstd", "torchscript", "features", "fxforward", "fxbackward",
     "timeout",
@@ -47,8 +48,13 @@ def timm_tests() -> Path:
     return partial.replace(tests)
 
 
-def run_timm_tests(models: Sequence[str]) -> str:
-    """Runs timm's tests on models of ours in a process of their own; returns what pytest prints."""
+def run_timm_tests(models: Sequence[str], depths: Sequence[int] = ()) -> str:
+    """Runs timm's tests on models of ours in a process of their own; returns what pytest prints.
+
+    Args:
+        models: Their names.
+        depths: Blocks in each stage; without it as many as the networks have.
+    """
     tests = timm_tests()
     command = [sys.executable, "-m", "pytest", str(tests), "-p", "timm_suite", "-q", "-p", "no:cacheprovider"]
     # our own settings, which make warnings errors, aren't timm's
@@ -60,6 +66,7 @@ def run_timm_tests(models: Sequence[str]) -> str:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(path),
         MODELS_VARIABLE: " ".join(models),
+        DEPTHS_VARIABLE: " ".join(map(str, depths)),
     }
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return done.stderr + done.stdout
@@ -67,8 +74,10 @@ def run_timm_tests(models: Sequence[str]) -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Puts our models into timm's place before its tests ask for them."""
-    import convnext_ablation  # noqa: F401
+    from convnext_ablation import Components
 
+    if depths := tuple(map(int, os.environ[DEPTHS_VARIABLE].split())):
+        Components.depths = depths
     gc.disable()  # until all tests are collected
     for marker in MARKERS:
         config.addinivalue_line("markers", f"{marker}: timm's")
