@@ -111,7 +111,9 @@ def loaded(
     if not path.exists():
         stem.parent.mkdir(parents=True, exist_ok=True)
         images = torch.zeros(2, *config["input_size"][1:], 3, dtype=torch.uint8)
-        export.WRITERS[name].write(export.Deployed(model, config), images, {}, path)
+        partial = path.with_name(f"partial-{path.name}")
+        export.WRITERS[name].write(export.Deployed(model, config), images, {}, partial)
+        partial.rename(path)
     if name != "onnx":
         return export.WRITERS[name].load(path)
     settings = onnxruntime.SessionOptions()
