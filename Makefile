@@ -72,17 +72,17 @@ slurm-test: $(VENV)/.test
 # whose deprecations that timm could not know; without what torch alone exports and the networks' costs, which are the
 # same there
 oldest-timm: $(VENV)/.test .cache/timm-$(OLDEST_TIMM)
-	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not onnx and not traced and not docs and not macs" \
+	@$(call reported,PYTHONPATH=.cache/timm-$(OLDEST_TIMM) $(PYTEST) -n 0 -k "not traced and not docs and not macs" \
 	    -W ignore::FutureWarning -W ignore::DeprecationWarning tests/test_zoo.py tests/test_network.py \
 	    tests/test_timm_suite.py tests/test_training.py tests/test_training_freeze.py \
 	    tests/test_training_images.py \
 	    tests/test_checkpoint_layouts.py::test_no_command_runs_what_a_file_names_whatever_its_ending)
 
 # the networks and the training as the oldest supported processors compute them, where oneDNN takes other paths;
-# without the test that sets instruction sets itself, what ONNX computes, and what computes nothing
+# without the test that sets instruction sets itself, and what computes nothing
 avx2: $(VENV)/.test
 	@$(call reported,ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(PYTEST) -n 0 \
-	    -k "not double_precision and not onnx and not closed_formula" \
+	    -k "not double_precision and not closed_formula" \
 	    tests/test_network.py tests/test_network_property.py tests/test_training.py tests/test_training_cpu_convs.py)
 
 .cache/timm-$(OLDEST_TIMM): | $(VENV)/.test

@@ -217,22 +217,6 @@ def test_layer_decay_slows_the_layers_near_the_image():
     assert scales["head.fc.weight"] == 1.0
 
 
-# of the exporter's own code
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_onnx_network_gives_equal_outputs_for_batches_of_any_size(images, tmp_path, monkeypatch):
-    import onnxruntime
-
-    monkeypatch.setattr(Components, "depths", (2, 2, 2, 2))  # each block takes as long to export
-    model = randomise(timm.create_model("model_v_atto")).eval()  # what others have are layers of torch's own
-    path = tmp_path / "model.onnx"
-    batch = torch.export.Dim("batch", min=1, max=64)
-    torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=({0: batch},), verbose=False)
-    runtime = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    several = torch.randn(5, 3, 64, 64)
-    (outputs,) = runtime.run(None, {runtime.get_inputs()[0].name: several.numpy()})
-    torch.testing.assert_close(torch.from_numpy(outputs), model(several), rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("side", [32, 31])
 def test_conv_of_few_channels_is_the_strided_conv(side):
     conv = Layers(RESNET_50).conv(15, 8, stride=2, normed=False)
