@@ -4,9 +4,9 @@
 
 Each form takes random uint8 images to probabilities, scaling and normalization included. `timm` is timm's own
 network where it exists (Models I and V), else ours as `timm.create_model` makes it. `optimized` is
-`optimize_for_inference`, chosen for each batch. `onnxruntime`, `aoti` and `torchscript` are what `export`
-writes. Forms take turns in one process; ratios are paired by round. Weights are random. With `--files`,
-exported files are kept in a folder and used again, as exporting takes longer than measuring.
+`optimize_for_inference`, chosen for each batch. `onnxruntime`, `int8`, `aoti` and `torchscript` are what
+`export` writes. Forms take turns in one process; ratios are paired by round. Weights are random. With
+`--files`, exported files are kept in a folder and used again, as exporting takes longer than measuring.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from torch import nn
 
 import convnext_ablation
 from convnext_ablation.inference import export
+from convnext_ablation.inference.quantize import quantize
 from convnext_ablation.machine import available_cores, keep_memory
 from convnext_ablation.timing import interleaved
 
@@ -41,14 +42,21 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 1], help="images at a time")
-    parser.add_argument("--forms", nargs="+", default=["onnxruntime", "aoti", "torchscript"], help="of files")
+    parser.add_argument(
+        "--forms", nargs="+", default=["onnxruntime", "int8", "aoti", "torchscript"], help="of files"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument(
         "--files", type=Path, help="folder of exported files, kept (default: a temporary one)"
     )
     options = parsed(
-        parser, models=["model_i_atto"], size=32, batches=[2], forms=["onnxruntime", "torchscript"], rounds=1
+        parser,
+        models=["model_i_atto"],
+        size=32,
+        batches=[2],
+        forms=["onnxruntime", "int8", "torchscript"],
+        rounds=1,
     )
     torch.set_num_threads(options.threads)
     keep_memory()
@@ -81,7 +89,7 @@ def measure(name: str, options: argparse.Namespace, folder: Path) -> list[Row]:
         times = interleaved(calls, options.rounds, warm_up=CALLS)
         for form, taken in times.items():
             row = {"model": name, "batch": batch, "size": options.size, "form": form, **time_columns(taken)}
-            for baseline in ("timm", "optimized"):
+            for baseline in ("timm", "optimized", options.forms[0]):
                 names = [
                     f"{column}_{baseline}" for column in ("times_faster_than", "lowest_than", "highest_than")
                 ]
@@ -106,7 +114,7 @@ def loaded(
     form: str, model: nn.Module, config: Mapping[str, object], stem: Path, threads: int
 ) -> Callable[[np.ndarray], object]:
     """A form's file, written unless it is there, as its runtime runs it."""
-    name = "onnx" if form == "onnxruntime" else form
+    name = "onnx" if form in ("onnxruntime", "int8") else form
     path = stem.with_suffix(export.FORMATS[name])
     if not path.exists():
         stem.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +122,13 @@ def loaded(
         partial = path.with_name(f"partial-{path.name}")
         export.WRITERS[name].write(export.Deployed(model, config), images, {}, partial)
         partial.rename(path)
+    if form == "int8":
+        source, path = path, stem.with_name(f"{stem.name}-int8.onnx")
+        if not path.exists():  # calibrated on noise, which its speed does not depend on
+            noise = np.random.default_rng(0).integers(0, 256, (4, *config["input_size"][1:], 3), np.uint8)
+            partial = path.with_name(f"partial-{path.name}")
+            quantize(source, partial, [noise])
+            partial.rename(path)
     if name != "onnx":
         return export.WRITERS[name].load(path)
     settings = onnxruntime.SessionOptions()

@@ -72,6 +72,8 @@ def export(args: argparse.Namespace) -> PredictionArguments:
     given |= {"device": "cpu", "model" if is_name else "checkpoint": source}
     arguments = PredictionArguments.of(given)
     check_spelling([arguments.run.model])
+    if args.int8 and args.to != "onnx":
+        raise UserError(f"--int8 is for --to onnx, not {args.to}")
     if args.output:
         check_output(args.output, args.to, arguments.force)
     for package in ("onnx", "onnxruntime", "onnxscript") if args.to == "onnx" else ():

@@ -77,7 +77,12 @@ COMMANDS: Mapping[str, Command | Mapping[str, Command]] = {
             "predict photos.zip --model model_v --pretrained --topk 5",
         ),
     ),
-    "export": Command(("export runs/mine --to onnx", "export model_v --to aoti --output model_v.pt2")),
+    "export": Command(
+        (
+            "export runs/mine --to onnx --int8 data/birds",
+            "export model_v --to aoti --output model_v.pt2",
+        ),
+    ),
     "prepare": Command(
         ("prepare typefaces data/typefaces", "prepare cub200 data/cub --archives downloads --download"),
         networks=False,

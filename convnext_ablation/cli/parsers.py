@@ -294,6 +294,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     add("--to", required=True, choices=FORMATS, help="format; required")
     where = "file to write (default: the model's name and size, in the working directory)"
     add("--output", type=Path, metavar="FILE", help=where)
+    what = "quantize to 8 bits if that costs at most 0.3 points of top-1 on val of this prepared folder"
+    add("--int8", metavar="DATA", help=what)
     add_options(parser, EXPORT_ARGUMENTS, SHORT_FORMS)
 
 

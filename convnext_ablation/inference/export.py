@@ -158,13 +158,19 @@ WRITERS = {
 
 
 @torch.no_grad()
-def export(prediction: Prediction, form: str, output: Path) -> float:
+def export(
+    prediction: Prediction,
+    form: str,
+    output: Path,
+    rework: Callable[[Path, Path], object] | None = None,
+) -> float:
     """Writes a network to a file once the file's own runtime gives the same probabilities.
 
     Args:
         prediction: The network with its preprocessing and class names, on the CPU.
         form: One of `FORMATS`.
         output: The file.
+        rework: Makes the file to keep, its second argument, of the one that was checked; it may raise.
 
     Returns:
         The largest difference found, see `difference`.
@@ -196,6 +202,9 @@ def export(prediction: Prediction, form: str, output: Path) -> float:
                 f"{form}: log-probabilities differ from the network's by {found:.1e} of the largest, and "
                 f"may by {TOLERANCE:.0e}; nothing is written, choose another format"
             )
+        if rework is not None:
+            checked, made = made, Path(scratch, f"reworked{FORMATS[form]}")
+            rework(checked, made)
         os.replace(made, temporary)
     return found
 

@@ -58,7 +58,8 @@ class Prediction:
     Attributes:
         loaded: What was loaded from the checkpoint, in one line; empty without one.
         taken: Arguments taken from the checkpoint's run, and their values.
-        labels: Class names in the order of their numbers; empty if unknown.
+        labels: Class names or descriptions in the order of their numbers; empty if unknown.
+        names: Class names of the weights in that order, as folders are called; empty if unknown.
     """
 
     def __init__(self, arguments: PredictionArguments) -> None:
@@ -73,6 +74,7 @@ class Prediction:
         self.loaded = weights.load(self.model)
         check_finite(self.model, weights.whose)
         self.model.eval()
+        self.names = weights.names
         self.labels = self._labels(weights)
         self.data_config = weights.data_config(self.model)
 
