@@ -29,6 +29,7 @@ SLOW_MODULES = (
     "test_checkpoint_layouts",
     "test_study_phases",
     "test_study_plan_command",
+    "test_export",
     "test_predict",
     "test_training_command",
     "test_study_official",

@@ -20,12 +20,21 @@ from timm.data import resolve_data_config
 from convnext_ablation.cli.main import main
 from convnext_ablation.inference import export as exporting
 from convnext_ablation.inference.export import Deployed, difference, load_torchscript, write_torchscript
+from convnext_ablation.models.components import Components
 
 MODEL, CLASSES, SIZE = "model_iv_atto", ["dark", "grey", "light"], (3, 64, 64)
 KEYS = ["model", "class_names", "input_size", "crop_pct", "interpolation", "mean"]
 compiles = pytest.mark.skipif(not shutil.which("g++"), reason="AOTInductor needs a C++ compiler, g++")
 FORMATS = ["onnx", "torchscript", pytest.param("aoti", marks=compiles)]
 torchscript = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")  # which torch deprecates
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _two_blocks_a_stage():
+    """Each block takes as long to export, and is the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Components, "depths", (2, 2, 2, 2))
+        yield
 
 
 def trained(name=MODEL, **options):
