@@ -56,7 +56,7 @@ class Grid(NamedTuple):
 
 
 FULL = Grid(16, 224, 1.0, (1, 2, 4, 8, 16, 32), (64, 112, 160, 224, 320), (0.25, 0.5, 0.75, 1.0))
-SMALL = Grid(2, 32, 0.25, (2,), (32, 64), (0.25,))  # of the short form
+SMALL = Grid(2, 32, 0.25, (2,), (32,), (0.25,))  # of the short form
 AXES = {"batch": "images in a batch", "size": "side of the images in pixels", "width": "factor on the width"}
 
 
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps that are timed, behind one that isn't")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--one", help=argparse.SUPPRESS)
-    options = parsed(parser, models=["model_v"], steps=1)
+    options = parsed(parser, models=["model_v"], steps=1, threads=1)
     if options.one:
         print(json.dumps(measure(Point(*json.loads(options.one)), options.steps, options.threads)))
         return
