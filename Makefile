@@ -38,7 +38,9 @@ bench:
 $(BENCHMARKS): $(VENV)/.test
 	@$(call reported,OMP_NUM_THREADS=1 $(BIN)/python $@ --short)
 
+# style, types, the direction of imports and copied lines; `test` has the last two in `unit`
 lint: style types
+	$(BIN)/pytest -q tests/test_architecture.py
 
 style: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -109,6 +109,7 @@ def load_onnx(path: Path) -> Run:
 def write_aoti(network: nn.Module, images: torch.Tensor, metadata: Mapping[str, str], path: Path) -> None:
     """Compiles a package of AOTInductor for this kind of processor."""
     own_compile_cache()
+    # PyTorch documents these functions for users, although their module's name begins with an underscore
     program = torch.export.export(network, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     options = {"aot_inductor.metadata": dict(metadata), "freezing": True}  # which packs weights
     torch._inductor.aoti_compile_and_package(program, package_path=str(path), inductor_configs=options)
